@@ -1,0 +1,77 @@
+"""The ledger: which parts are committed, what they hold, and what is still to do.
+
+Nothing is kept beside the parts themselves. A part whose captions file stands is done, and is
+read again only if images of it were found changed or its transient failures are to be retried.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from raycap.bulk.parts import (
+    CAPTIONS,
+    CaptionsFooter,
+    list_parts,
+    read_captions_footer,
+)
+from raycap.bulk.plan import Plan
+from raycap.schema import PART, PARTIAL, WORK
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """Sums over committed parts."""
+
+    num_parts: int = 0
+    num_images: int = 0
+    num_words: int = 0
+    num_bytes: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def add(self, footer: CaptionsFooter) -> None:
+        """Count a part in."""
+        self.num_parts += 1
+        self.num_images += footer.num_rows
+        self.num_words += footer.num_words
+        self.num_bytes += footer.num_bytes
+        self.failed.update(footer.failed)
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What stands and what is to do."""
+
+    totals: Totals = field(default_factory=Totals)
+    """Over the committed parts that stay as they are."""
+    missing: list[int] = field(default_factory=list)
+    """Parts to answer wholly."""
+    partial: list[int] = field(default_factory=list)
+    """Committed parts with rows to answer again."""
+    num_pending: int = 0
+    """Images to answer, those of partial parts estimated by their transient failures."""
+
+    def work(self) -> pa.Table:
+        """List what is to do, as WORK rows in part order."""
+        partial = set(self.partial)
+        numbers = sorted([*self.missing, *self.partial])
+        return pa.table([numbers, [n in partial for n in numbers]], schema=WORK)
+
+
+def read_ledger(store: Store, plan: Plan, *, retry_failed: bool, num_threads: int) -> Ledger:
+    """Compare the committed parts with the plan, by their footers alone."""
+    ledger = Ledger()
+    committed = sorted(set(list_parts(store, CAPTIONS)) & plan.parts.keys())
+    footers = ordered_map(lambda n: read_captions_footer(store, n), committed, num_threads)
+    for number, footer in zip(committed, footers, strict=True):
+        is_stale = footer.revision != plan.parts[number].revision
+        if is_stale or (retry_failed and footer.num_transient):
+            ledger.partial.append(number)
+            ledger.num_pending += footer.num_transient or 1
+        else:
+            ledger.totals.add(footer)
+    ledger.missing = sorted(plan.parts.keys() - set(committed))
+    ledger.num_pending += sum(plan.parts[number].num_rows for number in ledger.missing)
+    return ledger

@@ -1,0 +1,167 @@
+"""The load stage: a part's rows in, decoded pixels out, a failed image as a row with its code.
+
+Fetching and decoding share a task: image bytes never cross the object store, and threads that wait
+for the network leave the cores to those that decode.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.bulk.parts import CAPTIONS, MANIFEST, read_part
+from raycap.config import CaptionConfig, StorageConfig
+from raycap.errors import (
+    TRANSIENT_CODES,
+    ErrorCode,
+    ImageError,
+    ObjectNotFound,
+    TransientError,
+)
+from raycap.images import decode, prepare_process
+from raycap.models.base import ModelSource
+from raycap.storage.address import redact
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import ImageReader, open_store
+
+_MESSAGE_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What every worker needs to know of a run."""
+
+    output: str
+    config: CaptionConfig
+    model: ModelSource
+    batch_size: int
+    """Images a forward pass."""
+    torch_threads: int
+    """CPU threads of a captioner."""
+
+    @property
+    def block_rows(self) -> int:
+        """Images that travel together from a load task to a captioner: two batches.
+
+        A captioner hands its rows on when a block is done, so this bounds how late a commit
+        comes, and how much a dead captioner repeats.
+        """
+        return 2 * self.batch_size
+
+
+def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
+    """Load WORK rows: yield LOADED tables of `spec.block_rows` images, in part order."""
+    prepare_process(spec.config.image)
+    reader = _reader(spec.config.storage)
+    for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
+        rows = rows_to_answer(spec, part, partial)
+        images = ordered_map(
+            lambda row: _load(row, reader, spec), rows, spec.config.engine.fetch_threads
+        )
+        yield from _blocks(images, spec.block_rows)
+
+
+def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
+    """Read what is to answer of a part: all of it, or what has changed or failed transiently."""
+    store = open_store(spec.output, spec.config.storage)
+    manifest = read_part(store, MANIFEST, part)
+    rows: list[dict[str, Any]] = manifest.to_pylist()
+    attempts = [1] * len(rows)
+    chosen = list(range(len(rows)))
+    if partial:
+        old = read_part(store, CAPTIONS, part)
+        attempts, chosen = _stale_rows(manifest, old)
+    return [
+        {
+            **rows[index],
+            schema.PART: part,
+            schema.ROW: index,
+            schema.NUM_ROWS: len(chosen),
+            schema.PARTIAL: partial,
+            schema.ATTEMPTS: attempts[index],
+        }
+        for index in chosen
+    ]
+
+
+def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]]:
+    """Return each row's attempt number, and the rows to answer again.
+
+    If none is (an image changed and changed back), all are: the part must be written anew with
+    its manifest's revision, or it would stay pending for ever.
+    """
+    changed = pc.fill_null(pc.not_equal(manifest[schema.ETAG], old[schema.ETAG]), False)
+    transient = pc.is_in(old[schema.ERROR_CODE], value_set=pa.array(sorted(TRANSIENT_CODES)))
+    attempts = [
+        1 if is_changed else count + 1
+        for is_changed, count in zip(
+            changed.to_pylist(), old[schema.ATTEMPTS].to_pylist(), strict=True
+        )
+    ]
+    stale = pc.indices_nonzero(pc.or_(changed, transient)).to_pylist()
+    return attempts, stale or list(range(len(manifest)))
+
+
+@lru_cache(maxsize=4)
+def _reader(config: StorageConfig) -> ImageReader:
+    """Keep connections open from task to task of a worker process."""
+    return ImageReader(config)
+
+
+def _load(row: dict[str, Any], reader: ImageReader, spec: RunSpec) -> dict[str, Any]:
+    """Fetch and decode one image into a LOADED row."""
+    size_bytes = row.pop(schema.SIZE_BYTES)
+    uri = row[schema.URI]
+    loaded: dict[str, Any] = {
+        **row,
+        schema.URI: redact(uri),
+        schema.STATUS: schema.STATUS_OK,
+        schema.NUM_BYTES: 0,
+        schema.ALTERNATIVES: [],
+    }
+    try:
+        data = _fetch(uri, size_bytes, reader, spec)
+        loaded[schema.NUM_BYTES] = len(data)
+        image = decode(data, spec.model.target, spec.config.image)
+    except ImageError as error:
+        return {**loaded, **failure(error)}
+    loaded[schema.PIXELS] = image.pixels.tobytes()
+    loaded[schema.WIDTH_PX] = image.width_px
+    loaded[schema.HEIGHT_PX] = image.height_px
+    return loaded
+
+
+def _fetch(uri: str, size_bytes: int | None, reader: ImageReader, spec: RunSpec) -> bytes:
+    limit = spec.config.image.max_bytes
+    if size_bytes is not None and size_bytes > limit:
+        raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
+    try:
+        return reader.read(uri, limit)
+    except ObjectNotFound as error:
+        raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
+    except TransientError as error:
+        raise ImageError(error.code, error.message) from error
+
+
+def failure(error: ImageError) -> dict[str, Any]:
+    """Fill the columns of a failed row."""
+    return {
+        schema.STATUS: schema.STATUS_FAILED,
+        schema.ERROR_CODE: str(error.code),
+        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+    }
+
+
+def _blocks(images: Iterator[dict[str, Any]], num_rows: int) -> Iterator[pa.Table]:
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        rows.append(image)
+        if len(rows) == num_rows:
+            yield pa.Table.from_pylist(rows, schema=schema.LOADED)
+            rows = []
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=schema.LOADED)

@@ -1,0 +1,152 @@
+"""Parts on disk: their names, their Parquet encoding, and what their footers tell.
+
+A footer carries what would otherwise need the rows: the first and last id of a manifest part, the
+counts of a captions part. Reading footers alone makes resuming and summing up cheap.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raycap import schema
+from raycap.errors import TRANSIENT_CODES, DatasetError
+from raycap.storage.base import KEY, Store
+
+MANIFEST = "manifest/"
+CAPTIONS = "captions/"
+
+_NUMBER = re.compile(r"^part-(\d{6,})\.parquet$")
+_FOOTER_KEY = b"raycap"
+_TAIL_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestFooter:
+    """What a manifest part's footer tells."""
+
+    first: str
+    last: str
+    num_rows: int
+    num_bytes: int
+    revision: int = 0
+    """Grows when images of the part were found changed; its captions part carries the one that
+    it answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionsFooter:
+    """What a captions part's footer tells."""
+
+    num_rows: int
+    num_words: int
+    num_bytes: int
+    """Bytes read for its images."""
+    revision: int
+    """The revision of the manifest part that it answers."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """Failed rows by error code."""
+
+    @property
+    def num_transient(self) -> int:
+        """Failed rows that another attempt may mend."""
+        return sum(count for code, count in self.failed.items() if code in TRANSIENT_CODES)
+
+
+def part_key(folder: str, number: int) -> str:
+    """Name a part: `captions/part-000012.parquet`."""
+    return f"{folder}part-{number:06d}.parquet"
+
+
+def list_parts(store: Store, folder: str) -> Iterator[int]:
+    """Yield the numbers of the parts that stand in a folder, in no particular order."""
+    for page in store.list(folder):
+        for key in page[KEY].to_pylist():
+            if match := _NUMBER.match(key.removeprefix(folder)):
+                yield int(match[1])
+
+
+def manifest_footer(table: pa.Table, revision: int = 0) -> ManifestFooter:
+    """Sum up the rows of a manifest part, which are sorted by image id."""
+    ids = table[schema.IMAGE_ID]
+    return ManifestFooter(
+        first=ids[0].as_py(),
+        last=ids[-1].as_py(),
+        num_rows=len(table),
+        num_bytes=pc.sum(table[schema.SIZE_BYTES]).as_py() or 0,
+        revision=revision,
+    )
+
+
+def encode_manifest(table: pa.Table, footer: ManifestFooter) -> bytes:
+    """Encode the rows of a manifest part."""
+    return _encode(table.cast(schema.MANIFEST), asdict(footer))
+
+
+def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> bytes:
+    """Encode the rows of a captions part."""
+    failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
+    footer = CaptionsFooter(
+        num_rows=len(table),
+        num_words=pc.sum(table[schema.NUM_WORDS]).as_py() or 0,
+        num_bytes=num_bytes,
+        revision=revision,
+        failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
+    )
+    return _encode(table.cast(schema.CAPTIONS), asdict(footer))
+
+
+def read_manifest_footer(store: Store, number: int) -> ManifestFooter:
+    """Read a manifest part's footer. Raises DatasetError if it is damaged."""
+    return ManifestFooter(**_read_footer(store, part_key(MANIFEST, number)))
+
+
+def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
+    """Read a captions part's footer. Raises DatasetError if it is damaged."""
+    return CaptionsFooter(**_read_footer(store, part_key(CAPTIONS, number)))
+
+
+def read_part(store: Store, folder: str, number: int, columns: list[str] | None = None) -> pa.Table:
+    """Read a part's rows. Raises DatasetError, naming the file, if it is damaged."""
+    key = part_key(folder, number)
+    try:
+        return pq.read_table(pa.BufferReader(store.read(key)), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, key) from error
+
+
+def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    metadata = {_FOOTER_KEY: json.dumps(footer, ensure_ascii=False).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _read_footer(store: Store, key: str) -> dict[str, Any]:
+    tail = store.read_tail(key, _TAIL_BYTES)
+    # The last 8 bytes are the footer's length and "PAR1"; statistics can make it long.
+    footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail[-4:] == b"PAR1" and footer_bytes > len(tail) == _TAIL_BYTES:
+        tail = store.read_tail(key, footer_bytes)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
+        footer: dict[str, Any] = json.loads(metadata[_FOOTER_KEY])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(store, key) from error
+    return footer
+
+
+def _damaged(store: Store, key: str) -> DatasetError:
+    remedy = (
+        "delete the file and run the same command again"
+        if key.startswith(CAPTIONS)
+        else "restore the file, or start in a new output"
+    )
+    return DatasetError(f"{store.address(key)}: is damaged or not a part of raycap; {remedy}")

@@ -1,0 +1,232 @@
+"""Planning: merge a sorted listing with the manifest that stands, in bounded memory.
+
+The manifest is one or more *sorted runs* of consecutive parts: each planning appends what is new
+in key order, so a run ends where a part's first id does not follow the last id of the part before.
+The listing is taken in chunks; for the key range of a chunk every run is read just as far, and the
+two are joined there. New images become new parts; a changed image (another ETag) gets its new
+ETag in the part where it stands, whose revision then grows, so that just this row is captioned
+again; everything else stays. A planning that was killed is completed by the next one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.bulk.parts import (
+    MANIFEST,
+    ManifestFooter,
+    encode_manifest,
+    list_parts,
+    manifest_footer,
+    part_key,
+    read_manifest_footer,
+    read_part,
+)
+from raycap.errors import StorageError
+from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
+from raycap.schema import MANIFEST as MANIFEST_SCHEMA
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+
+_CHUNK_ROWS = 65_536
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """The manifest as planning leaves it."""
+
+    parts: dict[int, ManifestFooter] = field(default_factory=dict)
+    """Every part's footer, by number."""
+    num_new: int = 0
+    """Images that were not in the manifest before."""
+    num_changed: int = 0
+    """Images whose ETag is another than before."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in all."""
+        return sum(part.num_rows for part in self.parts.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images, as far as listing told."""
+        return sum(part.num_bytes for part in self.parts.values())
+
+
+def read_plan(store: Store, num_threads: int) -> Plan:
+    """Read the footers of the manifest that stands."""
+    numbers = sorted(list_parts(store, MANIFEST))
+    footers = ordered_map(lambda n: read_manifest_footer(store, n), numbers, num_threads)
+    return Plan(parts=dict(zip(numbers, footers, strict=True)))
+
+
+def extend_plan(
+    store: Store,
+    listing: Iterable[pa.Table],
+    *,
+    part_size: int,
+    num_threads: int,
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> Plan:
+    """Merge a listing into the manifest and return the whole plan.
+
+    Args:
+        store: the output.
+        listing: MANIFEST tables, sorted by image id, no id twice.
+        part_size: images of a new part.
+        num_threads: small files read or written at a time.
+        limit: look at that many images of the listing only.
+        dry_run: write nothing; new parts are counted all the same.
+    """
+    plan = read_plan(store, num_threads)
+    changes: _Changes = defaultdict(list)
+    runs = [_SortedRun(store, run, num_threads) for run in _sorted_runs(plan)]
+    fresh = _new_rows(_chunks(_limited(listing, limit)), runs, changes)
+    first = max(plan.parts, default=-1) + 1
+
+    def write(numbered: tuple[int, pa.Table]) -> tuple[int, ManifestFooter]:
+        number, table = numbered
+        footer = manifest_footer(table)
+        if not dry_run:
+            store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
+        return number, footer
+
+    parts = enumerate(_cut(fresh, part_size), start=first)
+    for number, footer in ordered_map(write, parts, num_threads):
+        plan.parts[number] = footer
+        plan.num_new += footer.num_rows
+    plan.num_changed = sum(len(rows) for rows in changes.values())
+    if not dry_run:
+        _apply(store, plan, changes)
+    return plan
+
+
+_Change = tuple[int, str, int | None, str]  # row, uri, size, etag
+_Changes = defaultdict[int, list[_Change]]
+
+
+class _SortedRun:
+    """Reads consecutive parts that are sorted as a whole, as far as it is told to."""
+
+    def __init__(self, store: Store, numbers: list[int], num_threads: int) -> None:
+        self._parts = ordered_map(lambda n: _positioned(store, n), numbers, num_threads)
+        self._rest: pa.Table | None = None
+
+    def take_through(self, last: str) -> list[pa.Table]:
+        """Take the rows up to and including an id."""
+        taken: list[pa.Table] = []
+        while True:
+            if self._rest is None:
+                self._rest = next(self._parts, None)
+                if self._rest is None:
+                    return taken
+            stop = pc.sum(pc.less_equal(self._rest[IMAGE_ID], last)).as_py()
+            taken.append(self._rest.slice(0, stop))
+            if stop < len(self._rest):
+                self._rest = self._rest.slice(stop)
+                return taken
+            self._rest = None
+
+
+def _positioned(store: Store, number: int) -> pa.Table:
+    table = read_part(store, MANIFEST, number, [IMAGE_ID, ETAG])
+    return table.append_column(PART, pa.array([number] * len(table), pa.int64())).append_column(
+        ROW, pa.array(range(len(table)), pa.int32())
+    )
+
+
+def _sorted_runs(plan: Plan) -> Iterator[list[int]]:
+    run: list[int] = []
+    for number, footer in plan.parts.items():
+        if run and footer.first <= plan.parts[run[-1]].last:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def _new_rows(
+    chunks: Iterator[pa.Table], runs: list[_SortedRun], changes: _Changes
+) -> Iterator[pa.Table]:
+    """Yield the rows that no run knows, and note those whose ETag has changed."""
+    for chunk in chunks:
+        known = [table for run in runs for table in run.take_through(chunk[IMAGE_ID][-1].as_py())]
+        if not known:
+            yield chunk
+            continue
+        old = pa.concat_tables(known)
+        index = pc.index_in(chunk[IMAGE_ID], value_set=old[IMAGE_ID].combine_chunks())
+        _note_changes(chunk, old, index, changes)
+        yield chunk.filter(pc.is_null(index))
+
+
+def _note_changes(
+    chunk: pa.Table, old: pa.Table, index: pa.ChunkedArray, changes: _Changes
+) -> None:
+    # A null on either side compares as null: where listing does not tell, nothing has changed.
+    differs = pc.not_equal(chunk[ETAG], old[ETAG].take(index))
+    found = chunk.append_column("old", index).filter(differs)
+    positions = old.select([PART, ROW]).take(found["old"])
+    for position, row in zip(positions.to_pylist(), found.to_pylist(), strict=True):
+        change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG])
+        changes[position[PART]].append(change)
+
+
+def _apply(store: Store, plan: Plan, changes: _Changes) -> None:
+    for number, rows in sorted(changes.items()):
+        columns = read_part(store, MANIFEST, number).to_pydict()
+        for row, uri, size, etag in rows:
+            columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
+        table = pa.table(columns, schema=MANIFEST_SCHEMA)
+        footer = manifest_footer(table, plan.parts[number].revision + 1)
+        store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
+        plan.parts[number] = footer
+
+
+def _limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    left = limit
+    for table in listing:
+        if left is None:
+            yield table
+            continue
+        if left <= 0:
+            return
+        yield table.slice(0, left)
+        left -= len(table)
+
+
+def _chunks(listing: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Gather pages into chunks, and make sure that the listing is sorted."""
+    last = ""
+    for chunk in _cut(listing, _CHUNK_ROWS):
+        ids = chunk[IMAGE_ID].combine_chunks()
+        ascending = pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
+        if ascending is False or ids[0].as_py() < last:
+            raise StorageError(
+                f"listing near {ids[0].as_py()!r} is not sorted by key, as this kind of store "
+                "should; write the addresses into a list file and give that as source"
+            )
+        last = ids[-1].as_py()
+        yield chunk
+
+
+def _cut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """Cut a stream of tables into tables of `num_rows`, the last one shorter."""
+    gathered: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        gathered.append(table)
+        count += len(table)
+        if count < num_rows:
+            continue
+        whole = pa.concat_tables(gathered).combine_chunks()
+        stop = count - count % num_rows
+        yield from (whole.slice(start, num_rows) for start in range(0, stop, num_rows))
+        gathered, count = [whole.slice(stop)], count - stop
+    if count:
+        yield pa.concat_tables(gathered).combine_chunks()

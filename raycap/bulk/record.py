@@ -1,0 +1,138 @@
+"""What an output remembers of its run: `run.json` at the start, `summary.json` at the end."""
+
+import difflib
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from raycap.config import CaptionConfig
+from raycap.errors import DatasetError, ObjectNotFound, RunConflict
+from raycap.models.base import ModelSource
+from raycap.storage.base import Store
+
+RUN = "run.json"
+SUMMARY = "summary.json"
+LOCK = "lock.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run came to. In `summary.json`, whose presence means: every image has its row."""
+
+    output: str
+    source: str
+    num_images: int
+    num_ok: int
+    num_failed: int
+    failed: dict[str, int] = field(default_factory=dict)
+    """Failed images by error code."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
+    mean_words: float
+    """Words a caption."""
+    num_bytes: int
+    """Bytes read for all images."""
+    num_captioned: int
+    """Images that this invocation answered; the others stood already."""
+    wall_s: float
+    """Seconds this invocation took, Ray's start included."""
+    images_per_s: float
+    """Images that this invocation answered in a second of its stream, its start-up not counted."""
+    model: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    finished_at: str = ""
+
+    @property
+    def failed_share(self) -> float:
+        """Failed images of all."""
+        return self.num_failed / self.num_images if self.num_images else 0.0
+
+
+def fingerprint(source: str, model: ModelSource, config: CaptionConfig) -> dict[str, Any]:
+    """Say what decides a run's captions: two runs alike in this may share an output."""
+    return {
+        "source": source,
+        "model": {**model.identity(), "precision": config.model.precision},
+        "generation": config.generation.model_dump(mode="json"),
+        "image": config.image.model_dump(mode="json"),
+    }
+
+
+def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> None:
+    """Create `run.json`, or make sure that the one that stands is of the same run.
+
+    Raises:
+        RunConflict: the output belongs to another run; the message shows the difference.
+    """
+    run = {
+        "fingerprint": mark,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "created_at": now(),
+    }
+    if store.create(RUN, _encode(run)):
+        return
+    theirs = read_json(store, RUN).get("fingerprint", {})
+    if theirs != mark:
+        raise RunConflict(
+            f"{store.uri}: belongs to another run; give another output, or the settings of that "
+            f"run (- that run, + this one):\n{_difference(theirs, mark)}"
+        )
+
+
+def read_run(store: Store) -> dict[str, Any]:
+    """Read `run.json`. Raises DatasetError where there is none."""
+    try:
+        return read_json(store, RUN)
+    except ObjectNotFound:
+        raise DatasetError(
+            f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
+            "bucket prefix that `raycap caption` wrote to"
+        ) from None
+
+
+def write_summary(store: Store, summary: Summary) -> None:
+    """Write `summary.json`, the last file of a complete run."""
+    store.write(SUMMARY, _encode(asdict(summary)))
+
+
+def read_json(store: Store, key: str) -> dict[str, Any]:
+    """Read a JSON object. Raises DatasetError if it is damaged."""
+    data = store.read(key)
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise DatasetError(f"{store.address(key)}: is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{store.address(key)}: is not a JSON object")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that a run's captions may depend on."""
+    names = ("raycap", "ray", "torch", "transformers", "pillow", "pyarrow")
+    return {name: version(name) for name in names}
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    lines = difflib.unified_diff(_flat(theirs), _flat(ours), lineterm="", n=0)
+    return "\n".join(f"  {line}" for line in lines if line[:2] not in ("--", "++", "@@"))
+
+
+def _flat(content: dict[str, Any], path: str = "") -> list[str]:
+    lines = []
+    for key, value in sorted(content.items()):
+        name = f"{path}.{key}" if path else key
+        lines += _flat(value, name) if isinstance(value, dict) else [f"{name} = {value!r}"]
+    return lines

@@ -1,0 +1,1 @@
+"""Tell the whole story on rendered scenes with an embedded model."""

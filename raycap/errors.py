@@ -1,0 +1,111 @@
+"""Everything that can go wrong, in one tree.
+
+    RaycapError                 one clear line for the user, and an exit code
+    ├── ConfigError        2    a wrong setting, option or address
+    ├── StorageError       1    a store refused or could not be reached
+    │   ├── ObjectNotFound      nothing stands at that address
+    │   └── TransientError      throttled, timed out or broken: a later attempt may succeed
+    ├── DatasetError       1    an input or output file is not what it should be
+    ├── ModelError         1    a model cannot be found, loaded or run
+    ├── RunConflict        1    the output belongs to another run, or another writer holds it
+    └── RunStopped         1    a run ended before every image had its row
+
+    ImageError                  one image failed: becomes a row, never ends a run
+
+Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, with more failed images than
+`engine.max_failed_share` allows.
+"""
+
+from enum import StrEnum
+
+EXIT_COMPLETE = 0
+EXIT_STOPPED = 1
+EXIT_USAGE = 2
+EXIT_TOO_MANY_FAILED = 3
+
+
+class RaycapError(Exception):
+    """A failure to tell the user about in one line: what, where, and what to do."""
+
+    exit_code = EXIT_STOPPED
+
+
+class ConfigError(RaycapError):
+    """A wrong setting, option or address."""
+
+    exit_code = EXIT_USAGE
+
+
+class StorageError(RaycapError):
+    """A store refused a request or could not be reached."""
+
+
+class ObjectNotFound(StorageError):
+    """Nothing stands at that address."""
+
+
+class DatasetError(RaycapError):
+    """An input or output file is not what it should be."""
+
+
+class ModelError(RaycapError):
+    """A model cannot be found, loaded or run."""
+
+
+class RunConflict(RaycapError):
+    """The output belongs to another run, or another writer holds it."""
+
+
+class RunStopped(RaycapError):
+    """A run ended before every image had its row; the same command continues it."""
+
+
+class ErrorCode(StrEnum):
+    """The closed list of reasons why an image has no caption (column `error_code`)."""
+
+    # Permanent: the image itself is at fault, trying again cannot help.
+    DECODE_FAILED = "decode_failed"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_LARGE = "too_large"
+    EMPTY = "empty"
+    NOT_FOUND = "not_found"
+    MODEL_REJECTED = "model_rejected"
+    # Transient: the way to the image failed, `--retry-failed` tries again.
+    TIMEOUT = "timeout"
+    THROTTLED = "throttled"
+    NETWORK = "network"
+    SERVER_ERROR = "server_error"
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another attempt may succeed."""
+        return self in TRANSIENT_CODES
+
+
+TRANSIENT_CODES = frozenset(
+    {ErrorCode.TIMEOUT, ErrorCode.THROTTLED, ErrorCode.NETWORK, ErrorCode.SERVER_ERROR}
+)
+
+
+class ImageError(Exception):
+    """One image that cannot be captioned; `code` says why."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class TransientError(StorageError):
+    """A request that was throttled, timed out or broke; `code` is the row's if it is an image."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

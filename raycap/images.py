@@ -1,0 +1,269 @@
+"""Image bytes in, uint8 pixels of the size a model wants out.
+
+Every failure is an `ImageError`; nothing here touches global state except `prepare_process`.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from raycap.config import ImageConfig
+from raycap.errors import ErrorCode, ImageError
+
+UNREAD_FORMATS = frozenset(
+    {
+        "EPS",  # runs Ghostscript, a whole programming language, on the file
+        "IPTC",  # opens what it embeds with every format, EPS among them
+        "BUFR", "GRIB", "HDF5", "WMF",  # stubs: named by Pillow, decoded by the system or nobody
+        "MPEG",  # named by Pillow, never decoded
+        "FPX", "MIC",  # need another package: the same file must end alike on every machine
+    }
+)  # fmt: skip
+"""Formats of Pillow that count as unsupported, because they run foreign code or cannot decode."""
+
+DRAFT_MARGIN = 2
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the target's size."""
+
+LONG_SIDE_PX = 32_768
+"""Images longer than this are shrunk by whole factors before they are resampled."""
+
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
+_Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The pixels a model wants: every image is resized to this, its aspect ratio not kept."""
+
+    width_px: int
+    height_px: int
+    resample: str = "bicubic"
+    """A Pillow filter: nearest, bilinear, bicubic, lanczos, box or hamming."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one image, uint8 `[H, W, 3]`."""
+        return self.width_px * self.height_px * 3
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values, for fingerprints."""
+        return {
+            "width_px": self.width_px,
+            "height_px": self.height_px,
+            "resample": self.resample,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodedImage:
+    """An image as a model wants it, and how large it was."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    """RGB, uint8 `[H, W, 3]` of the target's size; read-only."""
+    width_px: int
+    """Of the image itself: upright, before resizing."""
+    height_px: int
+    """Of the image itself: upright, before resizing."""
+
+
+def prepare_process(config: ImageConfig) -> None:
+    """Set Pillow up for `decode`, once in each process that decodes.
+
+    Without it `decode` gives the same pixels, but Pillow prints warnings, and images of more
+    pixels than twice Pillow's own limit are `too_large` even where `config` allows them.
+    """
+    Image.init()
+    # Some plugins decode an inner image while they open the file (ICO, ICNS, BLP); Pillow's own
+    # check is the one that sees its size in time. It raises only above twice this limit.
+    Image.MAX_IMAGE_PIXELS = config.max_pixels
+    # Between once and twice the limit Pillow only warns: `decode` checks and answers itself.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # A million images bring thousands of corrupt EXIF blocks and odd TIFF tags. What matters is
+    # whether pixels come out. Once here, because warnings.catch_warnings is not thread-safe.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
+    """Decode the first frame of an image file, upright, in RGB, at the target's size.
+
+    Transparent images lie on white. 16-bit images are divided by 256; 32-bit and float images
+    are taken as 0..1 (floats), 0..255 or 0..65535, the narrowest that holds all values, and are
+    stretched from their least to their largest value where none does. Colour profiles are ignored.
+
+    Large JPEGs are decoded at 1/2, 1/4 or 1/8. Measured against full decoding, on 152 photos and
+    targets of 32 to 384 pixels: an image's mean difference is 0.4 of 255 levels on average and
+    1.3 at the most, its 99.9th percentile at most 12. On white noise the mean reaches 2.7.
+
+    Raises:
+        ImageError: `empty`, `too_large`, `unsupported_format` (no known image signature) or
+            `decode_failed` (a known signature, but truncated or corrupt).
+    """
+    resample = Image.Resampling[target.resample.upper()]
+    _check_length(data, config)
+    with _pillow_errors(data, config):
+        image = Image.open(BytesIO(data), formats=_formats())
+    with image:
+        _check_size(image.size, config)
+        with _pillow_errors(data, config):
+            box, (width_px, height_px) = _load(image, target)
+        orientation = _orientation(image)
+        with _pillow_errors(data, config):
+            rgb = _resize(_flatten(image), target, resample, box, orientation)
+    if orientation in _SIDEWAYS:
+        width_px, height_px = height_px, width_px
+    return DecodedImage(pixels=np.asarray(rgb), width_px=width_px, height_px=height_px)
+
+
+def _check_length(data: bytes, config: ImageConfig) -> None:
+    if not data:
+        raise ImageError(ErrorCode.EMPTY, "0 bytes")
+    if len(data) > config.max_bytes:
+        limit = f"image.max_bytes={config.max_bytes:,}"
+        raise ImageError(ErrorCode.TOO_LARGE, f"{len(data):,} bytes, more than {limit}")
+
+
+def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
+    width_px, height_px = size
+    if width_px * height_px > config.max_pixels:
+        count = f"{width_px}x{height_px} = {width_px * height_px:,} pixels"
+        limit = f"image.max_pixels={config.max_pixels:,}"
+        raise ImageError(ErrorCode.TOO_LARGE, f"{count}, more than {limit}")
+
+
+@contextmanager
+def _pillow_errors(data: bytes, config: ImageConfig) -> Iterator[None]:
+    """Turn whatever Pillow raises into an `ImageError`; wrap nothing but calls of Pillow in it."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        excess = _brief(error).partition(", could be")[0]
+        reason = f"{excess} (image.max_pixels={config.max_pixels:,})"
+        raise ImageError(ErrorCode.TOO_LARGE, reason) from error
+    # Hostile bytes make Pillow's plugins raise anything: OSError, SyntaxError, struct.error,
+    # IndexError, KeyError, MemoryError...
+    except Exception as error:
+        kind = _signature(data)
+        if kind is None:
+            start = f"starts with {data[:16]!r}"
+            reason = f"not an image format that is read here, {start}"
+            raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, reason) from error
+        raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    # Its text holds the address of our buffer: equal images must give equal rows.
+    if isinstance(error, UnidentifiedImageError):
+        return "the header cannot be read"
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 160 else f"{text[:157]}..."
+    return text or type(error).__name__
+
+
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in UNREAD_FORMATS)
+
+
+def _signature(data: bytes) -> str | None:
+    """Name the format that the first bytes announce, by Pillow's own tests."""
+    # Padded, since Pillow's tests index into the 16 bytes without looking at the length.
+    prefix = data[:16].ljust(16, b"\0")
+    for name in _formats():
+        accept = Image.OPEN[name][1]
+        # A text means: known, but this build of Pillow cannot read it.
+        if accept and (answer := accept(prefix)) and not isinstance(answer, str):
+            return name
+    return None
+
+
+def _load(image: Image.Image, target: Target) -> tuple[_Box | None, tuple[int, int]]:
+    """Decode the first frame; return the part of it that is image, and the size of the whole."""
+    size = image.size
+    # The longer side both ways, because only EXIF knows yet which way is up.
+    side = DRAFT_MARGIN * max(target.width_px, target.height_px)
+    draft = image.draft(None, (side, side))
+    image.load()
+    # A reduced JPEG is rounded up to whole pixels: its box keeps the true, fractional edge.
+    return (draft[1], size) if draft else (None, image.size)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation of a loaded image (only then is all of its EXIF known)."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - the parser raises anything; the pixels are good without it
+        return 1
+    return value if isinstance(value, int) and value in _TRANSPOSES else 1
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Give an opaque 8-bit image, RGB or L, of the same look."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if image.format == "PPM" and image.mode == "I":
+            # Pillow's 16-bit PGM: dark ones must not be taken for 8-bit ones.
+            values = values.astype(np.uint16)
+        return Image.fromarray(_scale_to_uint8(values))
+    # Pillow drops the palette object of ICNS images, and then fails to answer the question.
+    if (image.mode != "P" or image.palette) and image.has_transparency_data:
+        # Through LA, as Pillow cannot turn premultiplied grey into RGBA at once.
+        straight = image.convert("LA") if image.mode == "La" else image
+        rgba = straight.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba)
+        return white
+    # Grey stays grey until it is small: three equal channels resize alike. All others must be
+    # RGB first, as palettes cannot be averaged and CMYK, LAB and HSV are not linear in RGB.
+    if image.mode in ("1", "L"):
+        return image.convert("L")
+    return image.convert("RGB")
+
+
+def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Bring 16-bit, 32-bit or float grey into 0..255; `decode` says how."""
+    if values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if low >= 0 and high <= 255 * 256 + 255:
+        is_unit = high <= 1 and values.dtype.kind == "f"
+        # Up to 65,535, 255 * 256 is white: the division by 256 of the 16-bit images.
+        low, high = 0.0, 1.0 if is_unit else 255.0 if high <= 255 else 255.0 * 256
+    scaled = np.nan_to_num(np.interp(values, (low, high), (0.0, 255.0)))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _resize(
+    image: Image.Image,
+    target: Target,
+    resample: Image.Resampling,
+    box: _Box | None,
+    orientation: int,
+) -> Image.Image:
+    """Resize to the target and turn upright: in this order, as the small image turns cheaply."""
+    size = (target.width_px, target.height_px)
+    if orientation in _SIDEWAYS:
+        size = (target.height_px, target.width_px)
+    # Pillow resizes the width first: a 1 x 100,000,000 image would need 150 GB in between.
+    gap = 3.0 if max(image.size) > LONG_SIDE_PX else None
+    small = image.resize(size, resample, box, gap).convert("RGB")
+    return small.transpose(_TRANSPOSES[orientation]) if orientation > 1 else small

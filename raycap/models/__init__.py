@@ -1,0 +1,1 @@
+"""Captioning models: architecture, loading and decoding. Knows no Ray and no storage."""

@@ -1,0 +1,51 @@
+"""Turn a model source into a captioner, on whatever node of the cluster this runs."""
+
+from pathlib import Path
+
+from raycap.config import GenerationConfig, ModelConfig
+from raycap.errors import ModelError
+from raycap.models.base import Captioner, ModelSource
+from raycap.models.folders import digest_folder
+from raycap.models.hub import download
+from raycap.models.sources import DEMO_FOLDER
+from raycap.models.stub import StubCaptioner
+
+
+def load_captioner(
+    source: ModelSource, model: ModelConfig, generation: GenerationConfig
+) -> Captioner:
+    """Load a captioner, fetching a Hub model again where this node has no copy.
+
+    Raises:
+        ModelError: the model is not here, differs from the one that was found, or cannot be
+            loaded.
+    """
+    if source.kind == "stub":
+        return StubCaptioner(model, generation)
+    if source.kind != "blip":
+        raise ModelError(
+            f"{source.name}: no captioner of kind {source.kind!r}; there are: blip, stub"
+        )
+    # torch and transformers take seconds to import, and the stub needs neither
+    from raycap.models.blip import BlipCaptioner  # noqa: PLC0415
+
+    return BlipCaptioner.from_pretrained(_folder_here(source), model, generation)
+
+
+def _folder_here(source: ModelSource) -> Path:
+    """Find the model's folder on this node, and make sure that it is the same model."""
+    if source.revision is not None:
+        # Immediate where the commit is cached, and the commit pins the content.
+        return download(source.name, source.revision)
+    folder = DEMO_FOLDER if source.name == "demo" else Path(source.folder or "")
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder}: the model's folder is not on this node: put it at the same path on every "
+            "node (a shared or copied folder), or name a model of the Hub"
+        )
+    if digest_folder(folder) != source.digest:
+        raise ModelError(
+            f"{folder}: not the model this run started with (its files differ on this node, or "
+            "changed since): restore them, or start a new run"
+        )
+    return folder

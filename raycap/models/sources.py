@@ -1,0 +1,79 @@
+"""Find and identify the model a user named, without loading it: no torch is imported here.
+
+A name is, in this order: `stub`, `demo`, a local folder, a Hub name or `name@revision`.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from raycap.errors import ModelError
+from raycap.images import Target
+from raycap.models.base import ModelSource
+from raycap.models.folders import KIND_FILE, check_folder, digest_folder, read_json
+from raycap.models.hub import download
+
+DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
+"""The small trained captioner that ships with raycap."""
+
+STUB_TARGET = Target(width_px=64, height_px=64)
+"""The pixels of the `stub` model."""
+
+_STUB_VERSION = "raycap stub 1"  # raised whenever the stub's captions change
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
+
+
+def find_model(name: str) -> ModelSource:
+    """Find a model by name, fetch its files where they are not local, check and identify it.
+
+    Args:
+        name: `stub`, `demo`, a local folder, a Hub name, or a Hub `name@revision`. What starts
+            with `.`, `/` or `~`, or exists, is a path.
+
+    Raises:
+        ModelError: it cannot be found or is not a model raycap can caption with.
+    """
+    if name == "stub":
+        return _stub(name)
+    if name == "demo":
+        return _from_folder(DEMO_FOLDER, name, None)
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if name.startswith((".", "/", "~")) or path.exists():
+        if not path.is_dir():
+            raise ModelError(f"{name}: no such folder: point at the folder of a saved model")
+        return _from_folder(path.resolve(), name, None)
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r}: not a model: give a local folder, a Hub name (or name@revision), "
+            "demo or stub"
+        )
+    repository, _, revision = name.partition("@")
+    folder = download(repository, revision or None)
+    # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
+    return _from_folder(folder, repository, folder.name)
+
+
+def _stub(name: str) -> ModelSource:
+    return ModelSource(
+        kind="stub",
+        name=name,
+        revision=None,
+        folder=None,
+        digest=hashlib.sha256(_STUB_VERSION.encode()).hexdigest(),
+        target=STUB_TARGET,
+    )
+
+
+def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
+    kind_file = folder / KIND_FILE
+    if kind_file.is_file() and read_json(kind_file).get("kind") == "stub":
+        return _stub(name)
+    preprocessing = check_folder(folder)
+    return ModelSource(
+        kind="blip",
+        name=name,
+        revision=revision,
+        folder=str(folder),
+        digest=digest_folder(folder),
+        target=preprocessing.target,
+    )

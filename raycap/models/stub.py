@@ -1,0 +1,116 @@
+"""A real, deterministic captioner without weights: dry runs, tests, engine benchmarks."""
+
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from raycap.config import GenerationConfig, ModelConfig
+from raycap.images import Target
+from raycap.models.base import Caption
+from raycap.models.folders import KIND_FILE, write_json
+from raycap.models.sources import STUB_TARGET
+
+_GRID = 8  # looks at every 8th pixel of every 8th row: enough for colour and light
+
+_COLOURS = {
+    "black": (0, 0, 0),
+    "grey": (128, 128, 128),
+    "white": (255, 255, 255),
+    "red": (200, 40, 40),
+    "orange": (230, 140, 40),
+    "yellow": (230, 220, 60),
+    "green": (50, 150, 60),
+    "teal": (40, 150, 150),
+    "blue": (50, 80, 200),
+    "purple": (130, 60, 170),
+    "pink": (230, 130, 180),
+    "brown": (120, 80, 50),
+}
+_COLOUR_NAMES = list(_COLOURS)
+_COLOUR_TABLE = np.array(list(_COLOURS.values()), dtype=np.int64)
+_LIGHTS = ("a dark", "a dim", "a bright", "a brilliant")
+_CONTRASTS = ("flat", "soft", "clear", "harsh")
+_CONSONANTS = "bdfghjklmnprstvz"
+_VOWELS = "aiou"
+
+
+class StubCaptioner:
+    """Says what colour, light and contrast an image has, and a word made of its pixels.
+
+    Of the generation settings it honours `prompt` and `num_captions`.
+    """
+
+    def __init__(self, model: ModelConfig, generation: GenerationConfig) -> None:
+        self._latency_s = model.stub_latency_s
+        self._start = f"{generation.prompt.strip()} ".lstrip()
+        self._num_captions = generation.num_captions
+
+    @property
+    def target(self) -> Target:
+        """The pixels it wants."""
+        return STUB_TARGET
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        """Caption a batch; takes `stub_latency_s`, whatever its size."""
+        if self._latency_s:
+            time.sleep(self._latency_s)
+        if not len(pixels):
+            return []
+        sample = pixels[:, ::_GRID, ::_GRID].reshape(len(pixels), -1, 3)
+        looks = zip(_colours(sample), *_light_and_contrast(sample), strict=True)
+        return [
+            self._one(f"{light} {colour} image with {contrast} edges", zlib.crc32(image))
+            for (colour, light, contrast), image in zip(
+                looks, np.ascontiguousarray(pixels), strict=True
+            )
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `find_model` knows as a stub."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / KIND_FILE, {"kind": "stub"})
+
+    def _one(self, look: str, number: int) -> Caption:
+        first = -1.0 - number / 2**32
+        best, *rest = (
+            Caption(
+                text=f"{self._start}{look}, called {_word((number + rank) % 2**32)}",
+                logprob=first * (rank + 1),
+            )
+            for rank in range(self._num_captions)
+        )
+        return best if not rest else replace(best, alternatives=tuple(rest))
+
+
+def _colours(sample: UInt8[np.ndarray, "b n 3"]) -> list[str]:
+    """Name the palette colour nearest to each image's mean."""
+    mean = sample.sum(axis=1, dtype=np.int64) // sample.shape[1]
+    distance = ((mean[:, None] - _COLOUR_TABLE) ** 2).sum(axis=2)
+    return [_COLOUR_NAMES[index] for index in distance.argmin(axis=1)]
+
+
+def _light_and_contrast(sample: UInt8[np.ndarray, "b n 3"]) -> tuple[list[str], list[str]]:
+    grey: Int64[np.ndarray, "b n"] = sample.sum(axis=2, dtype=np.int64)  # 0 to 765
+    light = grey.mean(axis=1).astype(np.int64) // 192
+    contrast = (grey.max(axis=1) - grey.min(axis=1)) // 192
+    return [_LIGHTS[index] for index in light], [_CONTRASTS[index] for index in contrast]
+
+
+def _word(number: int) -> str:
+    """Spell 32 bits so that they can be said: "lusab-babad".
+
+    Source: Wilkerson 2009, "A proposal for proquints", arXiv:0901.4016.
+    """
+    halves = (number >> 16, number & 0xFFFF)
+    return "-".join(
+        _CONSONANTS[half >> 12]
+        + _VOWELS[half >> 10 & 3]
+        + _CONSONANTS[half >> 6 & 15]
+        + _VOWELS[half >> 4 & 3]
+        + _CONSONANTS[half & 15]
+        for half in halves
+    )

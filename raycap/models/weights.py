@@ -1,0 +1,72 @@
+"""Load a checked folder with transformers: safetensors only, nothing fetched, no code of it run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+
+from raycap.errors import ModelError
+
+_LOAD_ERRORS = (OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError)
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a BLIP captioning network, on the CPU, and its tokenizer.
+
+    Args:
+        folder: Hugging Face folder, checked already.
+        dtype: Arithmetic wanted, whatever the weights are stored in.
+
+    Raises:
+        ModelError: the files are broken or do not fit together.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            return _load_complete(folder, dtype), tokenizer
+    except _LOAD_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{folder}: cannot be loaded as BLIP ({type(error).__name__}: {reason}): "
+            "restore its files or choose another model"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice out of the log; faults are raised anyway."""
+    logs: Any = transformers.utils.logging
+    verbosity, had_bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(verbosity)
+        if had_bars:
+            logs.enable_progress_bar()
+
+
+def _load_complete(folder: Path, dtype: torch.dtype) -> Any:
+    load: Any = BlipForConditionalGeneration.from_pretrained
+    network, report = load(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    # transformers fills what is missing with random numbers, and the captions with nonsense.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
+    return network

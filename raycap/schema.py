@@ -1,0 +1,99 @@
+"""Column names and Arrow schemas of every table raycap writes or streams.
+
+Two tables live on disk. A *manifest part* lists images, `part_size` of them, sorted by
+`image_id` in UTF-8 byte order; a *captions part* of the same number answers it row for row.
+"""
+
+import pyarrow as pa
+
+IMAGE_ID = "image_id"
+URI = "uri"
+SIZE_BYTES = "size_bytes"
+ETAG = "etag"
+STATUS = "status"
+ERROR_CODE = "error_code"
+ERROR_MESSAGE = "error_message"
+ATTEMPTS = "attempts"
+CAPTION = "caption"
+NUM_WORDS = "num_words"
+LOGPROB = "logprob"
+WIDTH_PX = "width_px"
+HEIGHT_PX = "height_px"
+ALTERNATIVES = "alternatives"
+
+# Only in the stream, between the stages of one run.
+PART = "part"
+ROW = "row"
+NUM_ROWS = "num_rows"
+NUM_BYTES = "num_bytes"
+PARTIAL = "partial"
+PIXELS = "pixels"
+
+STATUS_OK = "ok"
+STATUS_FAILED = "failed"
+
+MANIFEST = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(URI, pa.string(), nullable=False),
+        pa.field(SIZE_BYTES, pa.int64()),
+        pa.field(ETAG, pa.string()),
+    ]
+)
+"""One image to caption. `image_id` is its key relative to the source; `etag` the S3 ETag, or size
+and modification time of a local file, or null where listing does not tell."""
+
+CAPTIONS = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(URI, pa.string(), nullable=False),
+        pa.field(ETAG, pa.string()),
+        pa.field(STATUS, pa.string(), nullable=False),
+        pa.field(ERROR_CODE, pa.string()),
+        pa.field(ERROR_MESSAGE, pa.string()),
+        pa.field(ATTEMPTS, pa.int32(), nullable=False),
+        pa.field(CAPTION, pa.string()),
+        pa.field(NUM_WORDS, pa.int32()),
+        pa.field(LOGPROB, pa.float32()),
+        pa.field(WIDTH_PX, pa.int32()),
+        pa.field(HEIGHT_PX, pa.int32()),
+        pa.field(
+            ALTERNATIVES,
+            pa.list_(pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])),
+            nullable=False,
+        ),
+    ]
+)
+"""One answered image: `status` is `ok` with a caption, or `failed` with an error code.
+
+`logprob` is the mean log-probability of the caption's tokens under the model; `width_px` and
+`height_px` are the image's own size, upright; `alternatives` holds the other captions where
+`generation.num_captions` asks for more than one."""
+
+POSITION = pa.schema(
+    [
+        pa.field(PART, pa.int64(), nullable=False),
+        pa.field(ROW, pa.int32(), nullable=False),
+        pa.field(NUM_ROWS, pa.int32(), nullable=False),
+        pa.field(PARTIAL, pa.bool_(), nullable=False),
+        pa.field(NUM_BYTES, pa.int64(), nullable=False),
+    ]
+)
+"""Where a streamed row belongs: its part, its row there, how many rows of that part this run
+answers (so that the committer knows a part is whole without reading its manifest), whether the
+part's other rows stand already, and how many bytes were read for the image."""
+
+WORK = pa.schema(
+    [
+        pa.field(PART, pa.int64(), nullable=False),
+        pa.field(PARTIAL, pa.bool_(), nullable=False),
+    ]
+)
+"""What the driver hands out: a part to answer wholly, or those rows of it that need it again."""
+
+ANSWERED = pa.schema([*POSITION, *CAPTIONS])
+"""What the captioners stream back to the driver."""
+
+LOADED = pa.schema([*ANSWERED, pa.field(PIXELS, pa.large_binary())])
+"""What the load stage streams to the captioners: the row so far, and `pixels`, uint8 `[H, W, 3]`
+as bytes, null for a failed image. `caption`, `num_words` and `logprob` are still null."""

@@ -1,0 +1,81 @@
+"""What a store offers, and the retry policy that all of them share."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import pyarrow as pa
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from raycap.config import StorageConfig
+from raycap.errors import TransientError
+from raycap.schema import ETAG, SIZE_BYTES
+
+KEY = "key"
+LISTING = pa.schema(
+    [
+        pa.field(KEY, pa.string(), nullable=False),
+        pa.field(SIZE_BYTES, pa.int64()),
+        pa.field(ETAG, pa.string()),
+    ]
+)
+"""One listed object; `key` is relative to the store. Sorted by `key` in UTF-8 byte order."""
+
+
+class WriteLock(Protocol):
+    """Proof of being the only writer of an output."""
+
+    def check(self) -> None:
+        """Raise RunConflict if another writer has taken over."""
+
+
+class Store(Protocol):
+    """A folder or bucket prefix. Keys are relative, with `/` between their parts.
+
+    Every method raises StorageError, with one clear line, when the store refuses or stays
+    unreachable after the configured retries; ObjectNotFound where nothing stands at the key.
+    """
+
+    @property
+    def uri(self) -> str:
+        """Its address, without a trailing slash."""
+
+    def address(self, key: str) -> str:
+        """The full address of a key, as `storage.fetch` takes it."""
+
+    def list(self, prefix: str = "") -> Iterator[pa.Table]:
+        """List all objects under a prefix as LISTING tables, sorted, in bounded memory."""
+
+    def read(self, key: str) -> bytes:
+        """Read a whole object."""
+
+    def read_tail(self, key: str, num_bytes: int) -> bytes:
+        """Read at most the last `num_bytes` of an object."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace an object; a reader sees the old content or the new, never a part."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless one stands there already; say whether it was written."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object; nothing happens where there is none."""
+
+    def lock(self, key: str) -> AbstractContextManager[WriteLock]:
+        """Hold the output for writing. Raises RunConflict while another writer holds it."""
+
+    def remove_leftovers(self, prefix: str) -> None:
+        """Delete half-written temporary files of a writer that died. Only under the lock."""
+
+
+def retrying(config: StorageConfig) -> Retrying:
+    """Build the retry policy: TransientError is tried again after growing random waits.
+
+    Full jitter, as in Brooker 2015, "Exponential Backoff And Jitter" (AWS Architecture Blog).
+    """
+    return Retrying(
+        stop=stop_after_attempt(config.num_retries + 1),
+        wait=wait_random_exponential(multiplier=0.2, max=20),
+        retry=retry_if_exception_type(TransientError),
+        reraise=True,
+    )

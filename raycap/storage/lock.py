@@ -1,0 +1,182 @@
+"""One writer at a time on a store without locks of its own: a heartbeat by conditional writes.
+
+The lock is a small object that its holder rewrites every few seconds. Whether a holder lives is
+told by whether the object changes while we watch, never by comparing clocks. Every write names
+the version that it replaces, so of two that would take over a dead holder's lock one loses, and a
+holder that was taken over finds out at its next beat.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any, Protocol
+
+from raycap.errors import ObjectNotFound, RunConflict, StorageError
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+"""Seconds between two beats."""
+DEAD_AFTER_S = 30.0
+"""A holder that does not beat for so long is dead."""
+
+
+class VersionedStore(Protocol):
+    """What the lock needs of a store."""
+
+    @property
+    def uri(self) -> str:
+        """Its address."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write unless something stands there."""
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Read content and version."""
+
+    def swap(self, key: str, data: bytes, etag: str) -> str | None:
+        """Replace that version; return the new one, or None if it was another."""
+
+    def delete(self, key: str) -> None:
+        """Delete."""
+
+
+class HeartbeatLock:
+    """A held lock; beats in a thread of its own."""
+
+    def __init__(
+        self, store: VersionedStore, key: str, version: str, owner: dict[str, Any]
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._version = version
+        self._owner = owner
+        self._lost = Event()
+        self._released = Event()
+        self._thread = Thread(target=self._beat, daemon=True, name="raycap-heartbeat")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise RunConflict if another writer has taken over."""
+        if self._lost.is_set():
+            raise RunConflict(
+                f"{self._store.uri}: another run took over as this one was silent for more than "
+                f"{DEAD_AFTER_S:g} s; let that one finish, or run the same command again after it"
+            )
+
+    def release(self) -> None:
+        """Stop beating and delete the lock, unless it has become another writer's."""
+        self._released.set()
+        self._thread.join()
+        if not self._lost.is_set():
+            self._store.delete(self._key)
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._released.wait(BEAT_S):
+            beat += 1
+            try:
+                version = self._store.swap(self._key, _content(self._owner, beat), self._version)
+            except StorageError as error:
+                # A passing outage: a beat may be missed; `swap` tells if somebody took over.
+                logger.warning("heartbeat_failed error=%s", error)
+                continue
+            if version is None and not self._is_ours():
+                self._lost.set()
+                return
+            self._version = version or self._version
+
+    def _is_ours(self) -> bool:
+        """Whether a refused beat was our own, whose answer had got lost."""
+        try:
+            data, version = self._store.read_versioned(self._key)
+        except ObjectNotFound:
+            return False
+        if describe(data).get("owner") != self._owner["owner"]:
+            return False
+        self._version = version
+        return True
+
+
+@contextmanager
+def heartbeat_lock(store: VersionedStore, key: str) -> Iterator[HeartbeatLock]:
+    """Hold a lock object for the length of a `with` block.
+
+    Raises:
+        RunConflict: another writer holds it and lives.
+    """
+    owner = {"owner": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
+    lock = HeartbeatLock(store, key, _acquire(store, key, owner), owner)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _acquire(store: VersionedStore, key: str, owner: dict[str, Any]) -> str:
+    while not store.create(key, _content(owner, 0)):
+        try:
+            data, version = store.read_versioned(key)
+        except ObjectNotFound:
+            continue
+        if not _died_here(describe(data)):
+            _watch(store, key, version)
+        taken = store.swap(key, _content(owner, 0), version)
+        if taken is not None:
+            return taken
+    return store.read_versioned(key)[1]
+
+
+def _watch(store: VersionedStore, key: str, version: str) -> None:
+    """Return once the holder has been silent for long enough; raise if it beats."""
+    logger.warning(
+        "lock_found output=%s: waiting %g s to see whether its writer lives",
+        store.uri,
+        DEAD_AFTER_S,
+    )
+    deadline = time.monotonic() + DEAD_AFTER_S
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        try:
+            data, seen = store.read_versioned(key)
+        except ObjectNotFound:
+            return
+        if seen != version:
+            holder = describe(data)
+            raise RunConflict(
+                f"{store.uri}: another run is writing here (host {holder.get('host')}, pid "
+                f"{holder.get('pid')}); wait for it, stop it, or choose another output"
+            )
+
+
+def _died_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is gone: no need to wait then."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError, TypeError):
+        return False
+    return False
+
+
+def describe(data: bytes) -> dict[str, Any]:
+    """Read a lock's content; an unreadable one is an unknown writer's."""
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _content(owner: dict[str, Any], beat: int) -> bytes:
+    # The beat makes every version differ, since an ETag is a digest of the content.
+    return json.dumps({**owner, "beat": beat}).encode()

@@ -1,0 +1,86 @@
+"""Doing many small requests at a time while keeping their order and a bound on memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import Queue
+from threading import Event, Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
+    """Apply a function in threads and yield the results in order.
+
+    At most twice `num_threads` items are under way or waiting to be yielded. The first error is
+    raised at its place; what is not yet begun is then dropped.
+    """
+    remaining = iter(items)
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in islice(remaining, num_threads * 2):
+                pending.append(pool.submit(function, item))
+            while pending:
+                result = pending.popleft().result()
+                for item in islice(remaining, 1):
+                    pending.append(pool.submit(function, item))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Stream(Iterator[T]):
+    """An iterable drained by a thread of its own into a short queue."""
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        self._queue: Queue[tuple[T | None, BaseException | None, bool]] = Queue(depth)
+        self._stopped = Event()
+        self._thread = Thread(target=self._drain, args=(items,), daemon=True)
+        self._thread.start()
+
+    def _drain(self, items: Iterable[T]) -> None:
+        try:
+            for item in items:
+                self._queue.put((item, None, False))
+                if self._stopped.is_set():
+                    return
+            self._queue.put((None, None, True))
+        except BaseException as error:  # noqa: BLE001  raised again where the stream is read
+            self._queue.put((None, error, True))
+
+    def __next__(self) -> T:
+        item, error, ended = self._queue.get()
+        if error is not None:
+            raise error
+        if ended:
+            raise StopIteration
+        return item  # type: ignore[return-value]  # an item, since the stream has not ended
+
+    def stop(self) -> None:
+        """Let the thread end: take what it may be waiting to put."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(timeout=0.01)
+
+
+def ordered_chain(streams: Iterable[Iterable[T]], num_threads: int, depth: int = 4) -> Iterator[T]:
+    """Chain iterables in order while up to `num_threads` of them are read ahead.
+
+    Each is read ahead by at most `depth` items, so memory does not grow with their length.
+    """
+    remaining = iter(streams)
+    active: deque[_Stream[T]] = deque(_Stream(s, depth) for s in islice(remaining, num_threads))
+    try:
+        while active:
+            yield from active[0]
+            active.popleft()
+            active.extend(_Stream(s, depth) for s in islice(remaining, 1))
+    finally:
+        for stream in active:
+            stream.stop()

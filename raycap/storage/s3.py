@@ -1,0 +1,318 @@
+"""S3 and what speaks its protocol: AWS, MinIO, R2, Ceph.
+
+Credentials, region, profile and `AWS_ENDPOINT_URL` come from boto3's usual chain and stay there:
+nothing of them is ever logged, stored or sent along.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import boto3
+import pyarrow as pa
+from botocore import UNSIGNED
+from botocore import exceptions as botocore_errors
+from botocore.config import Config
+
+from raycap.config import StorageConfig
+from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.base import LISTING, WriteLock, retrying
+from raycap.storage.lock import heartbeat_lock
+from raycap.storage.parallel import ordered_chain
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+T = TypeVar("T")
+
+_MIN_KEYS_A_BRANCH = 50
+_NOT_FOUND = frozenset({"404", "NoSuchKey", "NotFound"})
+_THROTTLED = frozenset(
+    {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+)
+_TIMEOUT = frozenset({"RequestTimeout", "408", "504"})
+_PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_REMEDY = {
+    "NoSuchBucket": "there is no such bucket; check the name, region and AWS_ENDPOINT_URL",
+    "AccessDenied": "access denied; check the credentials and the bucket's policy, or set "
+    "storage.anonymous=true for a public bucket",
+    "InvalidAccessKeyId": "the access key is not known there; check the credentials",
+    "SignatureDoesNotMatch": "the secret key does not match; check the credentials",
+    "ExpiredToken": "the session token has expired; log in again and run the same command",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it and run the same command",
+}
+_REMEDY["403"] = _REMEDY["AccessDenied"]
+
+
+class S3Store:
+    """A bucket prefix; see `Store`. Safe to use from many threads."""
+
+    def __init__(self, bucket: str, prefix: str, config: StorageConfig) -> None:
+        self._bucket = bucket
+        self._prefix = prefix.strip("/")
+        self._config = config
+        self._retrying = retrying(config)
+        self._client = make_client(config)
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def address(self, key: str) -> str:
+        """`s3://bucket/prefix/key`."""
+        return f"s3://{self._bucket}/{self._full(key)}"
+
+    def list(self, prefix: str = "") -> Iterator[pa.Table]:
+        """List all objects under a prefix, sub-prefixes side by side, in key order."""
+        root = f"{self._prefix}/" if self._prefix else ""
+        for page in self._list_branching(root + prefix):
+            yield _table([(key.removeprefix(root), size, etag) for key, size, etag in page])
+
+    def read(self, key: str) -> bytes:
+        """Read a whole object."""
+        return get_object(self._client, self._retrying, (self._bucket, self._full(key)))
+
+    def read_tail(self, key: str, num_bytes: int) -> bytes:
+        """Read at most the last `num_bytes` of an object by a ranged request."""
+        request = {"Range": f"bytes=-{num_bytes}"}
+        return get_object(self._client, self._retrying, (self._bucket, self._full(key)), request)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write or replace an object in one PUT, which S3 makes atomic."""
+        self._put(key, data, {})
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless one stands there already (`If-None-Match: *`)."""
+        return self._put(key, data, {"IfNoneMatch": "*"}) is not None
+
+    def swap(self, key: str, data: bytes, etag: str) -> str | None:
+        """Replace an object if it still has that ETag; return the new one, or None."""
+        return self._put(key, data, {"IfMatch": etag})
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Read a small object and its ETag."""
+
+        def attempt() -> tuple[bytes, str]:
+            reply = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
+            return reply["Body"].read(), reply["ETag"]
+
+        return self._call(key, attempt)
+
+    def delete(self, key: str) -> None:
+        """Delete an object; nothing happens where there is none."""
+        full = self._full(key)
+        self._call(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=full))
+
+    def lock(self, key: str) -> AbstractContextManager[WriteLock]:
+        """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
+        return heartbeat_lock(self, key)
+
+    def remove_leftovers(self, prefix: str) -> None:
+        """Nothing to remove: an interrupted PUT leaves nothing on S3."""
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _put(self, key: str, data: bytes, condition: dict[str, Any]) -> str | None:
+        def attempt() -> str | None:
+            try:
+                reply = self._client.put_object(
+                    Bucket=self._bucket, Key=self._full(key), Body=data, **condition
+                )
+            except botocore_errors.ClientError as error:
+                code = error.response["Error"]["Code"]
+                if condition and (code in _PRECONDITION_FAILED or code in _NOT_FOUND):
+                    return None  # another version stands there, or none to replace
+                raise
+            return reply["ETag"]
+
+        return self._call(key, attempt)
+
+    def _call(self, key: str, attempt: Callable[[], T]) -> T:
+        address = self.address(key)
+        result: T = self._retrying(_mapped, attempt, address)
+        return result
+
+    def _list_branching(self, prefix: str) -> Iterator["_Page"]:
+        """List a small or a fine-grained tree page by page, others a thread a branch."""
+        first = next(self._pages(Prefix=prefix))
+        if not first.get("IsTruncated") or _is_fine_grained(first, prefix):
+            yield from self._list_flat(prefix)
+            return
+        entries = self._list_level(self._branching_prefix(prefix))
+        yield from ordered_chain(
+            (
+                self._list_flat(group) if isinstance(group, str) else iter([group])
+                for group in _grouped(entries)
+            ),
+            self._config.list_threads,
+        )
+
+    def _branching_prefix(self, prefix: str) -> str:
+        """Descend while there is one sub-prefix and nothing else."""
+        while True:
+            reply = next(self._pages(Prefix=prefix, Delimiter="/"))
+            prefixes = reply.get("CommonPrefixes", [])
+            if len(prefixes) != 1 or reply.get("Contents") or reply.get("IsTruncated"):
+                return prefix
+            prefix = prefixes[0]["Prefix"]
+
+    def _list_level(self, prefix: str) -> Iterator[tuple[str, "_Object | None"]]:
+        """Yield one level's (key, object) and (sub-prefix, None), merged in key order."""
+        for reply in self._pages(Prefix=prefix, Delimiter="/"):
+            objects = ((o["Key"], _object(o)) for o in reply.get("Contents", []))
+            prefixes = ((p["Prefix"], None) for p in reply.get("CommonPrefixes", []))
+            yield from heapq.merge(objects, prefixes, key=lambda item: item[0])
+
+    def _list_flat(self, prefix: str) -> Iterator["_Page"]:
+        for reply in self._pages(Prefix=prefix):
+            page = [_object(o) for o in reply.get("Contents", []) if not o["Key"].endswith("/")]
+            if page:
+                yield page
+
+    def _pages(self, **request: Any) -> Iterator[dict[str, Any]]:
+        token: dict[str, Any] = {}
+        while True:
+            call = partial(self._client.list_objects_v2, Bucket=self._bucket, **request, **token)
+            reply: dict[str, Any] = self._retrying(_mapped, call, self.uri)
+            yield reply
+            if not reply.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": reply["NextContinuationToken"]}
+
+
+_Object = tuple[str, int, str]
+_Page = list[_Object]
+
+
+def make_client(config: StorageConfig) -> "S3Client":
+    """Build a client whose time-outs are ours and whose retries are off (`retrying` does them).
+
+    Raises:
+        StorageError: the profile or the configuration of the credential chain is wrong.
+    """
+    settings = Config(
+        connect_timeout=config.timeout_s,
+        read_timeout=config.timeout_s,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=256,
+        signature_version=UNSIGNED if config.anonymous else None,
+        # Checksums that stores other than AWS may not know are sent where S3 demands them only.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        return boto3.session.Session().client("s3", config=settings)
+    except (botocore_errors.BotoCoreError, ValueError) as error:
+        raise StorageError(f"S3 cannot be reached: {error}") from error
+
+
+def get_object(
+    client: "S3Client",
+    policy: Any,
+    address: tuple[str, str],
+    request: dict[str, Any] | None = None,
+    max_bytes: int | None = None,
+) -> bytes:
+    """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
+
+    The body is read inside the retried attempt: connections break there too.
+    """
+    bucket, key = address
+
+    def attempt() -> bytes:
+        body = client.get_object(Bucket=bucket, Key=key, **(request or {}))["Body"]
+        try:
+            return body.read() if max_bytes is None else body.read(max_bytes + 1)
+        finally:
+            body.close()
+
+    data: bytes = policy(_mapped, attempt, f"s3://{bucket}/{key}")
+    return data
+
+
+def _mapped(attempt: Callable[[], T], address: str) -> T:
+    """Run one attempt and turn botocore's errors into ours."""
+    try:
+        return attempt()
+    except botocore_errors.ClientError as error:
+        raise _explain_reply(error, address) from error
+    except (
+        botocore_errors.NoCredentialsError,
+        botocore_errors.PartialCredentialsError,
+        botocore_errors.CredentialRetrievalError,
+        botocore_errors.TokenRetrievalError,
+        botocore_errors.UnauthorizedSSOTokenError,
+    ) as error:
+        raise StorageError(
+            f"{address}: no usable AWS credentials ({error}); configure them, or set "
+            "storage.anonymous=true for a public bucket"
+        ) from error
+    except (
+        botocore_errors.ConnectTimeoutError,
+        botocore_errors.ReadTimeoutError,
+    ) as error:
+        raise TransientError(ErrorCode.TIMEOUT, f"{address}: timed out") from error
+    except (
+        botocore_errors.HTTPClientError,
+        botocore_errors.ResponseStreamingError,
+        botocore_errors.IncompleteReadError,
+    ) as error:
+        raise TransientError(
+            ErrorCode.NETWORK, f"{address}: connection failed ({type(error).__name__})"
+        ) from error
+    except botocore_errors.BotoCoreError as error:
+        raise StorageError(f"{address}: {error}") from error
+
+
+def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageError:
+    code = error.response["Error"].get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _NOT_FOUND:
+        return ObjectNotFound(f"{address}: no such object")
+    if code == "InvalidObjectState":
+        return ObjectNotFound(f"{address}: is archived; restore it first")
+    if code in _THROTTLED or status in (429, 503):
+        return TransientError(ErrorCode.THROTTLED, f"{address}: throttled ({code})")
+    if code in _TIMEOUT or status in (408, 504):
+        return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out ({code})")
+    if status >= 500:
+        return TransientError(ErrorCode.SERVER_ERROR, f"{address}: server error {status} ({code})")
+    return StorageError(f"{address}: {_REMEDY.get(code, f'refused, HTTP {status} ({code})')}")
+
+
+def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:
+    """Whether the tree has so few objects a branch that a request a branch would be waste."""
+    keys = [item["Key"].removeprefix(prefix) for item in page.get("Contents", [])]
+    branches = {key.partition("/")[0] for key in keys if "/" in key}
+    return len(branches) * _MIN_KEYS_A_BRANCH > len(keys)
+
+
+def _object(item: Any) -> _Object:
+    return item["Key"], item["Size"], item["ETag"].strip('"')
+
+
+def _grouped(entries: Iterator[tuple[str, _Object | None]]) -> Iterator[str | _Page]:
+    """Gather neighbouring objects into pages; pass sub-prefixes through."""
+    for is_object, group in groupby(entries, key=lambda item: item[1] is not None):
+        if not is_object:
+            yield from (key for key, _ in group)
+            continue
+        page: _Page = []
+        for _, item in group:
+            if item is not None and not item[0].endswith("/"):
+                page.append(item)
+            if len(page) == 1000:
+                yield page
+                page = []
+        if page:
+            yield page
+
+
+def _table(page: _Page) -> pa.Table:
+    keys, sizes, etags = zip(*page, strict=True)
+    return pa.table([pa.array(keys), pa.array(sizes), pa.array(etags)], schema=LISTING)

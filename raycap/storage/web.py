@@ -1,0 +1,77 @@
+"""Images at `http://` and `https://` addresses."""
+
+import urllib3
+
+from raycap.config import StorageConfig
+from raycap.errors import ErrorCode, ObjectNotFound, TransientError
+from raycap.storage.address import redact
+from raycap.storage.base import retrying
+
+_USER_AGENT = "raycap (+image captioning; python-urllib3)"
+
+
+class WebReader:
+    """Reads web addresses over a pool of connections; safe to use from many threads."""
+
+    def __init__(self, config: StorageConfig) -> None:
+        self._retrying = retrying(config)
+        self._pool = urllib3.PoolManager(
+            num_pools=64,
+            maxsize=16,
+            timeout=urllib3.Timeout(connect=config.timeout_s, read=config.timeout_s),
+            # Redirects are followed here; every other failure is retried by `retrying`.
+            retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5),
+            headers={"User-Agent": _USER_AGENT},
+        )
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """Read a web address, at most `max_bytes + 1` of it.
+
+        Raises:
+            ObjectNotFound: the server refuses it for good (any 4xx but 408 and 429).
+            TransientError: it stayed unreachable after the configured retries.
+        """
+        return self._retrying(self._attempt, uri, max_bytes)
+
+    def _attempt(self, uri: str, max_bytes: int) -> bytes:
+        shown = redact(uri)
+        try:
+            reply = self._pool.request("GET", uri, preload_content=False)
+            try:
+                _check(reply.status, shown)
+                return _read_body(reply, max_bytes)
+            finally:
+                # A body read to its end has given its connection back already.
+                reply.close()
+        except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            raise TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out") from error
+        except urllib3.exceptions.LocationValueError as error:
+            raise ObjectNotFound(f"{shown}: not a web address") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            cause = type(getattr(error, "reason", None) or error).__name__
+            raise TransientError(
+                ErrorCode.NETWORK, f"{shown}: connection failed ({cause})"
+            ) from error
+
+
+def _read_body(reply: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in reply.stream(65_536):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            break
+    return b"".join(chunks)[: max_bytes + 1]
+
+
+def _check(status: int, shown: str) -> None:
+    if status < 300:
+        return
+    if status in (429, 503):
+        raise TransientError(ErrorCode.THROTTLED, f"{shown}: throttled (HTTP {status})")
+    if status in (408, 504):
+        raise TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out (HTTP {status})")
+    if status >= 500:
+        raise TransientError(ErrorCode.SERVER_ERROR, f"{shown}: HTTP {status}")
+    raise ObjectNotFound(f"{shown}: HTTP {status}")
