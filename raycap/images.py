@@ -46,8 +46,6 @@ _TRANSPOSES = {
 }
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
-_Box = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -118,16 +116,24 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
             `decode_failed` (a known signature, but truncated or corrupt).
     """
     resample = Image.Resampling[target.resample.upper()]
+    # The longer side both ways: only EXIF, read later, knows which way is up.
+    side = DRAFT_MARGIN * max(target.width_px, target.height_px)
     _check_length(data, config)
     with _pillow_errors(data, config):
         image = Image.open(BytesIO(data), formats=_formats())
     with image:
-        _check_size(image.size, config)
-        with _pillow_errors(data, config):
-            box, (width_px, height_px) = _load(image, target)
+        size = image.size
+        _check_size(size, config)
+        with _pillow_errors(data, config, image.format):
+            draft = image.draft(None, (side, side))
+            image.load()
         orientation = _orientation(image)
-        with _pillow_errors(data, config):
-            rgb = _resize(_flatten(image), target, resample, box, orientation)
+        with _pillow_errors(data, config, image.format):
+            # A reduced JPEG is rounded up to whole pixels: the draft's box tells the true edge.
+            edge = draft[1][2:] if draft else (float(image.width), float(image.height))
+            rgb = _resize(_flatten(image), target, resample, edge, orientation)
+    # Without a draft the loaded size counts: icons and TIFFs only know it then.
+    width_px, height_px = size if draft else image.size
     if orientation in _SIDEWAYS:
         width_px, height_px = height_px, width_px
     return DecodedImage(pixels=np.asarray(rgb), width_px=width_px, height_px=height_px)
@@ -150,7 +156,9 @@ def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
 
 
 @contextmanager
-def _pillow_errors(data: bytes, config: ImageConfig) -> Iterator[None]:
+def _pillow_errors(
+    data: bytes, config: ImageConfig, opened_as: str | None = None
+) -> Iterator[None]:
     """Turn whatever Pillow raises into an `ImageError`; wrap nothing but calls of Pillow in it."""
     try:
         yield
@@ -161,7 +169,7 @@ def _pillow_errors(data: bytes, config: ImageConfig) -> Iterator[None]:
     # Hostile bytes make Pillow's plugins raise anything: OSError, SyntaxError, struct.error,
     # IndexError, KeyError, MemoryError...
     except Exception as error:
-        kind = _signature(data)
+        kind = opened_as or _signature(data)  # some formats, such as TGA, have no signature
         if kind is None:
             start = f"starts with {data[:16]!r}"
             reason = f"not an image format that is read here, {start}"
@@ -193,17 +201,6 @@ def _signature(data: bytes) -> str | None:
         if accept and (answer := accept(prefix)) and not isinstance(answer, str):
             return name
     return None
-
-
-def _load(image: Image.Image, target: Target) -> tuple[_Box | None, tuple[int, int]]:
-    """Decode the first frame; return the part of it that is image, and the size of the whole."""
-    size = image.size
-    # The longer side both ways, because only EXIF knows yet which way is up.
-    side = DRAFT_MARGIN * max(target.width_px, target.height_px)
-    draft = image.draft(None, (side, side))
-    image.load()
-    # A reduced JPEG is rounded up to whole pixels: its box keeps the true, fractional edge.
-    return (draft[1], size) if draft else (None, image.size)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -249,21 +246,29 @@ def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
         # Up to 65,535, 255 * 256 is white: the division by 256 of the 16-bit images.
         low, high = 0.0, 1.0 if is_unit else 255.0 if high <= 255 else 255.0 * 256
     scaled = np.nan_to_num(np.interp(values, (low, high), (0.0, 255.0)))
-    return np.rint(scaled).astype(np.uint8)
+    levels: np.ndarray = np.rint(scaled).astype(np.uint8)
+    return levels
 
 
 def _resize(
     image: Image.Image,
     target: Target,
     resample: Image.Resampling,
-    box: _Box | None,
+    edge: tuple[float, float],
     orientation: int,
 ) -> Image.Image:
-    """Resize to the target and turn upright: in this order, as the small image turns cheaply."""
-    size = (target.width_px, target.height_px)
-    if orientation in _SIDEWAYS:
-        size = (target.height_px, target.width_px)
-    # Pillow resizes the width first: a 1 x 100,000,000 image would need 150 GB in between.
+    """Resize what lies within `edge` to the target, in RGB, and turn it upright.
+
+    In this order, as the small image turns cheaply.
+    """
+    (right, bottom), size = edge, (target.width_px, target.height_px)
+    # Pillow resizes the width first: a 1 x 100,000,000 image would take 150 GB in between.
     gap = 3.0 if max(image.size) > LONG_SIDE_PX else None
-    small = image.resize(size, resample, box, gap).convert("RGB")
+    if orientation in _SIDEWAYS:
+        # Its upright width is the stored height: the same pass first, so that the pixels are
+        # exactly those of an image turned before.
+        size = (target.height_px, target.width_px)
+        within = (0, 0, image.width, bottom)
+        image, bottom = image.resize((image.width, size[1]), resample, within, gap), size[1]
+    small = image.resize(size, resample, (0, 0, right, bottom), gap).convert("RGB")
     return small.transpose(_TRANSPOSES[orientation]) if orientation > 1 else small

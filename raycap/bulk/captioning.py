@@ -11,7 +11,8 @@ from raycap import schema
 from raycap.bulk.loading import RunSpec, failure
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.models.base import Caption, Captioner
-from raycap.models.load import is_out_of_memory, load_captioner, prepare_process
+from raycap.models.load import load_captioner
+from raycap.models.runtime import is_out_of_memory, use_threads
 from raycap.text import count_words
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class CaptionActor:
         """
         if self._captioner is None:
             # Not in __init__: an error there would reach the driver as text only.
-            prepare_process(self._spec.torch_threads)
+            use_threads(self._spec.torch_threads)
             config = self._spec.config
             self._captioner = load_captioner(self._spec.model, config.model, config.generation)
         pixels, rows = _pixels(batch, self._spec)
@@ -70,7 +71,7 @@ def caption_all(
         batch = pixels[start : start + outcomes.batch_size]
         try:
             outcomes.results += captioner.caption(batch)
-        except Exception as error:  # noqa: BLE001  whatever a model raises; sorted out below
+        except Exception as error:
             if not is_out_of_memory(error):
                 outcomes.results += _bisect(captioner, batch, error)
             elif len(batch) == 1:
@@ -108,13 +109,11 @@ def _check_alive(
     """Raise if the model fails on a grey image as well: a bug must not pass as bad images."""
     try:
         captioner.caption(np.full_like(image, 128))
-    except Exception as inner:
+    except Exception as inner:  # noqa: BLE001  whatever a model raises
         raise ModelError(f"the model fails on every image: {_one_line(inner)}") from error
 
 
-def _pixels(
-    batch: pa.Table, spec: RunSpec
-) -> tuple[UInt8[np.ndarray, "b h w 3"], list[int]]:
+def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"], list[int]]:
     """Gather the pixels of the loaded images, and the rows where they stand."""
     column = batch[schema.PIXELS]
     rows = [index for index, is_loaded in enumerate(column.is_valid().to_pylist()) if is_loaded]

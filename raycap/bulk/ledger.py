@@ -16,7 +16,7 @@ from raycap.bulk.parts import (
     read_captions_footer,
 )
 from raycap.bulk.plan import Plan
-from raycap.schema import PART, PARTIAL, WORK
+from raycap.schema import WORK
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 

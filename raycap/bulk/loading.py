@@ -42,6 +42,8 @@ class RunSpec:
     """Images a forward pass."""
     torch_threads: int
     """CPU threads of a captioner."""
+    debug: bool = False
+    """Let Ray tell what it does."""
 
     @property
     def block_rows(self) -> int:

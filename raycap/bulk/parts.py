@@ -89,8 +89,8 @@ def encode_manifest(table: pa.Table, footer: ManifestFooter) -> bytes:
     return _encode(table.cast(schema.MANIFEST), asdict(footer))
 
 
-def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> bytes:
-    """Encode the rows of a captions part."""
+def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> tuple[bytes, CaptionsFooter]:
+    """Encode the rows of a captions part, and return its footer as well."""
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
     footer = CaptionsFooter(
         num_rows=len(table),
@@ -99,7 +99,7 @@ def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> bytes:
         revision=revision,
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
     )
-    return _encode(table.cast(schema.CAPTIONS), asdict(footer))
+    return _encode(table.cast(schema.CAPTIONS), asdict(footer)), footer
 
 
 def read_manifest_footer(store: Store, number: int) -> ManifestFooter:

@@ -70,11 +70,11 @@ _HUES: dict[Colour, tuple[float, float, float, float]] = {
 _POLYGONS: dict[Shape, list[tuple[float, float]]] = {
     "square": [(1.18, 45 + 90 * k) for k in range(4)],
     "triangle": [(1.12, 120 * k) for k in range(3)],
-    "star": [(1.12 if k % 2 == 0 else 0.48, 36 * k) for k in range(10)],
+    "star": [(1.12 if k % 2 == 0 else 0.44, 36 * k) for k in range(10)],
     "cross": [(r, 90 * k + a) for k in range(4) for r, a in ((1.08, -16), (1.08, 16), (0.42, 45))],
 }
 # The object's extent as a share of the picture's (geometric mean) side.
-_EXTENTS = {"small": (0.20, 0.25), "medium": (0.33, 0.38), "large": (0.50, 0.56)}
+_EXTENTS = {"small": (0.25, 0.29), "medium": (0.37, 0.41), "large": (0.52, 0.57)}
 # What each phrase names: "red" -> ("colour", "red").
 _NAMED: dict[str, tuple[str, str]] = {
     value: (name, value) for name, of in zip(ATTRIBUTES, _VALUES, strict=True) for value in of

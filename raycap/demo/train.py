@@ -14,7 +14,7 @@ import logging
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-)
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from raycap.demo.scenes import (
     ATTRIBUTES,
+    Place,
     Scene,
     is_exactly_right,
     long_captions,
@@ -45,14 +41,20 @@ from raycap.demo.scenes import (
 
 logger = logging.getLogger(__name__)
 
-IMAGE_PX = 64
-"""Side of the model's square input in pixels."""
+IMAGE_PX = 64  # side of the model's square input
 
 _CHECK_SEED_OFFSET = 1_000_003  # scenes of this other seed are never trained on
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_POSITIONS = 64  # tokens; long captions need 21
 _MAX_NEW_TOKENS = 24
 _IGNORED_LABEL = -100
+_MIRRORED: dict[Place, Place] = {
+    "top left": "top right",
+    "top right": "top left",
+    "bottom left": "bottom right",
+    "bottom right": "bottom left",
+    "middle": "middle",
+}
 _CHUNK = 250  # images rendered, or captioned, at a time
 
 
@@ -61,9 +63,9 @@ class TrainingSettings:
     """How the embedded model is trained; the defaults made the shipped one."""
 
     seed: int = 0
-    num_scenes: int = 40_000
+    num_scenes: int = 60_000
     num_check_scenes: int = 2_000
-    num_steps: int = 6_000
+    num_steps: int = 10_000
     batch_size: int = 64
     peak_lr: float = 2e-3
     weight_decay: float = 0.01
@@ -74,14 +76,10 @@ class TrainingSettings:
 class Accuracy:
     """How right a set of captions is; shares lie between 0 and 1."""
 
-    attributes: float
-    """Share of the named attributes that are right."""
-    by_attribute: dict[str, float]
-    """The same for each attribute that was named at all."""
+    attributes: float  # share of the named attributes that are right
+    by_attribute: dict[str, float]  # the same, for each that was named at all
     num_named: dict[str, int]
-    """How often each attribute was named."""
-    exactly_right: float
-    """Share of the captions that are true short captions of their scene."""
+    exactly_right: float  # share of the captions that are true short captions
     mean_words: float
 
 
@@ -95,7 +93,7 @@ def normalise(pixels: UInt8[np.ndarray, "b 64 64 3"]) -> Float32[torch.Tensor, "
     """Turn pixels into what BLIP reads, with CLIP's mean and deviation."""
     mean = torch.tensor(OPENAI_CLIP_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(OPENAI_CLIP_STD).view(1, 3, 1, 1)
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
+    return (torch.tensor(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 def build_tokenizer() -> BertTokenizer:
@@ -162,6 +160,17 @@ def render_pixels(scenes: list[Scene], num_processes: int) -> UInt8[np.ndarray, 
         return np.concatenate(list(pool.map(_render_chunk, chunks)))
 
 
+def _draw_batch(
+    scenes: list[Scene], pixels: UInt8[np.ndarray, "n 64 64 3"], rng: np.random.Generator, size: int
+) -> tuple[list[Scene], UInt8[np.ndarray, "b 64 64 3"]]:
+    """Draw scenes with replacement, the first half mirrored to double the pool."""
+    chosen = rng.integers(len(scenes), size=size)
+    shown, batch, half = [scenes[index] for index in chosen], pixels[chosen], size // 2
+    batch[:half] = batch[:half, :, ::-1]
+    mirrored = [replace(each, place=_MIRRORED[each.place]) for each in shown[:half]]
+    return mirrored + shown[half:], batch
+
+
 def fit(
     model: BlipForConditionalGeneration, tokenizer: BertTokenizer, settings: TrainingSettings
 ) -> None:
@@ -178,9 +187,9 @@ def fit(
     rng = np.random.default_rng(settings.seed)
     model.train()
     for step in range(settings.num_steps):
-        chosen = rng.integers(len(scenes), size=settings.batch_size)
-        captions = [short_caption(scenes[index], draw=step) for index in chosen]
-        loss = model(pixel_values=normalise(pixels[chosen]), **encode(tokenizer, captions)).loss
+        shown, batch = _draw_batch(scenes, pixels, rng, settings.batch_size)
+        captions = [short_caption(each, draw=step) for each in shown]
+        loss = model(pixel_values=normalise(batch), **encode(tokenizer, captions)).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -278,18 +287,13 @@ def train(folder: Path, settings: TrainingSettings) -> dict[str, Any]:
 
 def main() -> None:
     """Train from the command line."""
-    defaults = TrainingSettings()
     parser = argparse.ArgumentParser(description="Train the demo's small BLIP.")
     parser.add_argument("output_dir", type=Path)
-    parser.add_argument("--num-steps", type=int, default=defaults.num_steps)
-    parser.add_argument("--num-scenes", type=int, default=defaults.num_scenes)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--num-steps", type=int, default=TrainingSettings().num_steps)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    settings = TrainingSettings(
-        seed=given.seed, num_scenes=given.num_scenes, num_steps=given.num_steps
-    )
-    logger.info("finished %s", json.dumps(train(given.output_dir, settings)))
+    summary = train(given.output_dir, TrainingSettings(num_steps=given.num_steps))
+    logger.info("finished %s", json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Source: Li et al. 2022, arXiv:2201.12086; the decoding is that of transformers'
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class BlipCaptioner:
     @classmethod
     def from_pretrained(
         cls, folder: Path, model: ModelConfig, generation: GenerationConfig
-    ) -> Self:
+    ) -> "BlipCaptioner":
         """Load a folder onto the accelerator, or the CPU where there is none.
 
         Args:

@@ -13,7 +13,15 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrained
 
 from raycap.errors import ModelError
 
-_LOAD_ERRORS = (OSError, RuntimeError, SafetensorError, StrictDataclassError, TypeError, ValueError)
+_LOAD_ERRORS = (
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 
 
 def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:

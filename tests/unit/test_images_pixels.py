@@ -44,8 +44,7 @@ def test_orientation_is_applied(kind: str, orientation: int) -> None:
     upright = ImageOps.exif_transpose(stored).convert("RGB")
     expected = np.asarray(upright.resize((30, 45), Image.Resampling.BICUBIC), dtype=int)
     assert (image.width_px, image.height_px) == upright.size
-    # Turned after resizing instead of before: the passes round in another order.
-    assert np.abs(image.pixels - expected).max() <= 2
+    assert (image.pixels == expected).all()
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65_535])
@@ -56,12 +55,12 @@ def test_unknown_orientation_is_ignored(orientation: int) -> None:
     assert (shown(encode(source, "PNG", exif=exif)) == np.asarray(source)).all()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_lies_on_white(mode: str) -> None:
     source = Image.new("RGBA", (8, 6), (40, 40, 40, 0))
     source.paste((40, 40, 40, 255), (0, 0, 4, 6))
     source.putpixel((0, 0), (40, 40, 40, 128))
-    pixels = shown(encode(source.convert(mode), "TIFF" if mode == "RGBa" else "PNG"))
+    pixels = shown(encode(source.convert(mode), "PNG"))
     assert (pixels[:, 4:] == 255).all()
     assert (pixels[1:, :4] == 40).all()
     assert abs(pixels[0, 0, 0] - 147) <= 1
@@ -108,7 +107,7 @@ def test_other_colour_spaces_become_rgb(mode: str, kind: str) -> None:
 
 
 def test_lab_becomes_rgb() -> None:
-    grey = Image.new("LAB", (8, 6), (128, 0, 0))
+    grey = Image.new("LAB", (8, 6), (128, 128, 128))
     pixels = shown(encode(grey, "TIFF"))
     assert np.abs(pixels - 119).max() <= 3  # L* = 50 is sRGB 119
 

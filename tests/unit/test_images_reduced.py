@@ -30,8 +30,8 @@ def difference(data: bytes, target: Target = TARGET) -> np.ndarray:
     """Levels between decoding as we do and in full, `[H, W, 3]`."""
     full = Image.open(BytesIO(data)).convert("RGB")
     full = full.resize((target.width_px, target.height_px), Image.Resampling.BICUBIC)
-    signed: np.ndarray = decode(data, target, CONFIG).pixels - np.asarray(full, dtype=float)
-    return np.abs(signed)
+    levels: np.ndarray = np.abs(decode(data, target, CONFIG).pixels - np.asarray(full, dtype=float))
+    return levels
 
 
 def generated(name: str) -> Image.Image:

@@ -1,0 +1,9 @@
+"""Bulk captioning as a Ray job: `ray job submit -- python jobs/caption.py SOURCE OUTPUT`."""
+
+import sys
+
+from raycap.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "caption")
+    main()

@@ -1,0 +1,32 @@
+"""raycap: distributed image captioning on Ray.
+
+    import raycap
+    summary = raycap.caption("photos/", "captions/", model="demo")
+
+Everything is loaded when first used, so importing raycap is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raycap.bulk.record import Summary
+    from raycap.bulk.run import caption, forecast
+    from raycap.config import CaptionConfig
+    from raycap.errors import RaycapError
+
+_WHERE = {
+    "CaptionConfig": "raycap.config",
+    "RaycapError": "raycap.errors",
+    "Summary": "raycap.bulk.record",
+    "caption": "raycap.bulk.run",
+    "forecast": "raycap.bulk.run",
+}
+
+__all__ = ["CaptionConfig", "RaycapError", "Summary", "caption", "forecast"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'raycap' has no attribute {name!r}")

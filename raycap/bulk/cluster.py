@@ -1,0 +1,90 @@
+"""Ray: attach to the cluster that runs, or start a local one; and fit the actors to it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import ray
+
+from raycap.bulk.pipeline import Resources
+from raycap.config import ActorRange, EngineConfig
+from raycap.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_MIN_LOCAL_CPUS = 4
+
+
+@contextmanager
+def ray_cluster(*, debug: bool = False) -> Iterator[None]:
+    """Be connected to Ray within the block.
+
+    An existing connection is used and left as it is; then a running cluster is looked for
+    (`RAY_ADDRESS`, a submitted job's own, `ray start` on this machine); otherwise a local Ray is
+    started, and stopped at the end.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Ray reports usage to its makers by default when it starts a cluster.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not debug:
+        # Ray's C++ side warns on every run whose actors may restart.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    level = logging.INFO if debug else logging.ERROR
+    try:
+        ray.init(address="auto", logging_level=level, log_to_driver=debug)
+    except ConnectionError:
+        # Fewer logical CPUs than stages would leave a stage without any, and hang.
+        num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level=level,
+            log_to_driver=debug,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def fit_resources(engine: EngineConfig, *, uses_gpus: bool) -> Resources:
+    """Decide what the captioners take, from the settings and what the cluster has.
+
+    Args:
+        engine: the settings.
+        uses_gpus: whether the model runs on GPUs where there are any.
+
+    Raises:
+        ConfigError: the cluster cannot hold the actors that the settings ask for.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_gpus = total.get("GPU", 0.0)
+    gpus = engine.gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if num_gpus and uses_gpus else 0.0
+    most = int(num_gpus / gpus) if gpus else 1
+    actors = engine.num_actors or ActorRange(min=1, max=max(1, most))
+    cpus = float(engine.torch_threads or 1)
+    if gpus * actors.min > num_gpus:
+        raise ConfigError(
+            f"engine.num_actors={actors.min} x engine.gpus_per_actor={gpus:g} GPUs are more than "
+            f"the cluster's {num_gpus:g}; lower one of them"
+        )
+    if cpus * actors.min + 1 > total.get("CPU", 0.0):
+        raise ConfigError(
+            f"{actors.min} captioners of {cpus:g} CPUs and a load task need "
+            f"{cpus * actors.min + 1:g} CPUs, the cluster has {total.get('CPU', 0.0):g}; lower "
+            "engine.num_actors or engine.torch_threads"
+        )
+    return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
+
+
+def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
+    """CPU threads of a captioner: the machine's cores, shared by the actors."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return engine.torch_threads or max(1, cores // num_actors)

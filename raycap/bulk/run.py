@@ -1,0 +1,307 @@
+"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.bulk.cluster import fit_resources, ray_cluster, threads_per_actor
+from raycap.bulk.commit import Committer
+from raycap.bulk.ledger import Ledger, Totals, read_ledger
+from raycap.bulk.loading import RunSpec
+from raycap.bulk.parts import CAPTIONS, MANIFEST
+from raycap.bulk.pipeline import answered_rows
+from raycap.bulk.plan import Plan, extend_plan
+from raycap.bulk.record import (
+    LOCK,
+    SUMMARY,
+    Summary,
+    claim_output,
+    fingerprint,
+    now,
+    versions,
+    write_summary,
+)
+from raycap.bulk.source import Listing, open_source
+from raycap.config import CaptionConfig
+from raycap.errors import ConfigError, RunStopped
+from raycap.models.base import ModelSource
+from raycap.models.sources import find_model
+from raycap.storage.base import Store, WriteLock
+from raycap.storage.stores import open_store
+
+logger = logging.getLogger(__name__)
+
+_BATCH_SIZES = {"stub": 64, "gpu": 32, "cpu": 8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is."""
+
+    num_done: int
+    """Images that have their row, those of earlier runs included."""
+    num_total: int
+    num_failed: int
+    images_per_s: float
+    """Of this invocation, since its first answered image. 0 before there is one."""
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at this rate; None before there is a rate."""
+        left = self.num_total - self.num_done
+        return left / self.images_per_s if self.images_per_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a dry run finds: nothing is written, no model is loaded."""
+
+    num_images: int
+    num_bytes: int
+    """As far as listing tells sizes."""
+    num_parts: int
+    num_parts_done: int
+    num_images_done: int
+    num_pending: int
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def caption(  # noqa: PLR0913  the public call: all but two by keyword
+    source: str | Path,
+    output: str | Path,
+    *,
+    config: CaptionConfig | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> Summary:
+    """Caption every image of a source, each exactly once, into an output.
+
+    The same call continues a run that was interrupted, and captions what is new or changed in a
+    source whose run was complete.
+
+    Args:
+        source: a folder, glob, `s3://bucket/prefix`, image, or list file of addresses.
+        output: a folder or `s3://bucket/prefix`.
+        config: all settings; defaults where it is None.
+        model: shorthand for the setting `model.name`.
+        limit: caption only the first images of the source, in key order.
+        retry_failed: try again what failed for a passing reason.
+        on_progress: called as images are answered.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        ConfigError: a setting, the source or the output is wrong.
+        RunConflict: the output belongs to another run, or is being written.
+        RunStopped: the run was interrupted, or ended early.
+        StorageError: a store refuses.
+        ModelError: the model cannot be found, loaded or run.
+    """
+    started = time.monotonic()
+    config = _with_model(config or CaptionConfig(), model)
+    listing = open_source(str(source), config.storage)
+    store = open_store(str(output), config.storage)
+    found = find_model(config.model.name)
+    with store.lock(LOCK) as lock:
+        claim_output(store, fingerprint(listing.source, found, config), config)
+        store.remove_leftovers(MANIFEST)
+        store.remove_leftovers(CAPTIONS)
+        plan = _plan(store, listing, config, limit=limit, dry_run=False)
+        ledger = read_ledger(
+            store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
+        )
+        run = _Run(store, lock, plan, ledger, config, found)
+        if ledger.num_pending:
+            store.delete(SUMMARY)
+            with _stoppable(run), ray_cluster(debug=debug):
+                run.stream(on_progress or (lambda _: None), debug=debug)
+        summary = run.summary(listing, started)
+        write_summary(store, summary)
+    return summary
+
+
+def forecast(
+    source: str | Path,
+    output: str | Path,
+    *,
+    config: CaptionConfig | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+) -> Forecast:
+    """Say what `caption` would do. Lists the source and the output, and writes nothing."""
+    config = config or CaptionConfig()
+    listing = open_source(str(source), config.storage)
+    store = open_store(str(output), config.storage)
+    plan = _plan(store, listing, config, limit=limit, dry_run=True)
+    ledger = read_ledger(
+        store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
+    )
+    return Forecast(
+        num_images=plan.num_images,
+        num_bytes=plan.num_bytes,
+        num_parts=len(plan.parts),
+        num_parts_done=ledger.totals.num_parts,
+        num_images_done=plan.num_images - ledger.num_pending,
+        num_pending=ledger.num_pending + plan.num_changed,
+        skipped=dict(listing.skipped),
+    )
+
+
+class _Run:
+    """One invocation: what stood before, and what it has added."""
+
+    def __init__(
+        self,
+        store: Store,
+        lock: WriteLock,
+        plan: Plan,
+        ledger: Ledger,
+        config: CaptionConfig,
+        model: ModelSource,
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._plan = plan
+        self._ledger = ledger
+        self._config = config
+        self._model = model
+        self.totals: Totals = ledger.totals
+        self.num_answered = 0
+        self._num_failed = self.totals.failed.total()
+        self._stream_s = 0.0
+
+    def stream(self, on_progress: OnProgress, *, debug: bool) -> None:
+        """Answer everything pending."""
+        resources = fit_resources(self._config.engine, uses_gpus=self._model.kind != "stub")
+        kind = "stub" if self._model.kind == "stub" else "gpu"
+        spec = RunSpec(
+            output=self._store.uri,
+            config=self._config,
+            model=self._model,
+            batch_size=self._config.engine.batch_size
+            or _BATCH_SIZES[kind if resources.gpus_per_actor or kind == "stub" else "cpu"],
+            torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
+            debug=debug,
+        )
+        logger.info(
+            "stream_started images=%d parts=%d actors=%d..%d batch=%d",
+            self._ledger.num_pending,
+            len(self._ledger.work()),
+            resources.actors.min,
+            resources.actors.max,
+            spec.batch_size,
+        )
+        started = time.monotonic()
+        with Committer(self._store, self._lock, self._plan, self.totals.add) as committer:
+            try:
+                for table in answered_rows(self._ledger.work(), spec, resources):
+                    self._count(committer.add(table), time.monotonic() - started, on_progress)
+                committer.finish()
+            finally:
+                committer.drain()
+                self._stream_s = time.monotonic() - started
+
+    def summary(self, listing: Listing, started: float) -> Summary:
+        """Sum up a run of which nothing is pending."""
+        totals = self.totals
+        num_failed = totals.failed.total()
+        num_ok = totals.num_images - num_failed
+        rate = self.num_answered / self._stream_s if self._stream_s else 0.0
+        return Summary(
+            output=self._store.uri,
+            source=listing.source,
+            num_images=totals.num_images,
+            num_ok=num_ok,
+            num_failed=num_failed,
+            failed=dict(totals.failed),
+            skipped={name: count for name, count in listing.skipped.items() if count},
+            mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
+            num_bytes=totals.num_bytes,
+            num_captioned=self.num_answered,
+            wall_s=round(time.monotonic() - started, 2),
+            images_per_s=round(rate, 2),
+            model=self._model.identity(),
+            versions=versions(),
+            finished_at=now(),
+        )
+
+    def describe_stop(self) -> str:
+        """Say how far a stopped run came, and how to continue it."""
+        committed, total = self.totals.num_images, self._plan.num_images
+        return (
+            f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
+            "the same command to continue"
+        )
+
+    def _count(self, answered: Any, elapsed_s: float, on_progress: OnProgress) -> None:
+        self.num_answered += len(answered)
+        failed = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
+        self._num_failed += failed
+        total = self._plan.num_images
+        progress = Progress(
+            num_done=min(total, total - self._ledger.num_pending + self.num_answered),
+            num_total=total,
+            num_failed=self._num_failed,
+            images_per_s=self.num_answered / elapsed_s,
+        )
+        on_progress(progress)
+
+
+@contextmanager
+def _stoppable(run: _Run) -> Iterator[None]:
+    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped(run.describe_stop()) from None
+
+
+def _plan(
+    store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
+) -> Plan:
+    plan = extend_plan(
+        store,
+        listing.tables,
+        part_size=config.engine.part_size,
+        num_threads=config.storage.list_threads,
+        limit=limit,
+        dry_run=dry_run,
+    )
+    logger.info(
+        "planned images=%d new=%d changed=%d parts=%d skipped=%d",
+        plan.num_images,
+        plan.num_new,
+        plan.num_changed,
+        len(plan.parts),
+        listing.skipped.total(),
+    )
+    if not plan.num_images:
+        skipped = ", ".join(f"{n} {suffix}" for suffix, n in listing.skipped.most_common(5))
+        raise ConfigError(
+            f"{listing.source}: no images found"
+            + (f" (other files: {skipped})" if skipped else "; check the address")
+        )
+    return plan
+
+
+def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
+    if model is None:
+        return config
+    values = config.model_dump()
+    values["model"]["name"] = model
+    return CaptionConfig.model_validate(values)

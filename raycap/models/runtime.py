@@ -1,0 +1,27 @@
+"""The process a model runs in: its threads, and how it says that memory has run out."""
+
+import os
+import sys
+
+
+def use_threads(num_threads: int) -> None:
+    """Give CPU arithmetic that many threads.
+
+    Ray sets OMP_NUM_THREADS to the CPUs that a worker reserved, which is too few for a model that
+    has the machine to itself. Works before torch is imported, and after.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ["MKL_NUM_THREADS"] = str(num_threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(num_threads)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a smaller batch may succeed."""
+    # torch's class by name, so that a captioner without torch need not import it; on a CPU torch
+    # raises a plain RuntimeError.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )

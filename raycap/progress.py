@@ -1,0 +1,82 @@
+"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from raycap.bulk.run import Progress
+
+logger = logging.getLogger(__name__)
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Show the progress that the yielded function is told of."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task("starting Ray", total=None)
+            yield lambda progress: bar.update(
+                task,
+                total=progress.num_total,
+                completed=progress.num_done,
+                description=_describe(progress),
+            )
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    """Logs the first progress, then one every LINE_EVERY_S, and the last."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next or progress.num_done == progress.num_total:
+            self._next = time.monotonic() + LINE_EVERY_S
+            logger.info("progress %s", _line(progress))
+
+
+def _bar(console: Console) -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _describe(progress: Progress) -> str:
+    failed = f"  [red]{progress.num_failed:,} failed[/red]" if progress.num_failed else ""
+    return (
+        f"{progress.num_done:,}/{progress.num_total:,}{failed}  "
+        f"{progress.images_per_s:.1f} images/s  ETA {duration(progress.eta_s)}"
+    )
+
+
+def _line(progress: Progress) -> str:
+    return (
+        f"done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
+        f"images_per_s={progress.images_per_s:.1f} eta={duration(progress.eta_s)}"
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time span as a person reads it: `42s`, `3m05s`, `2h07m`."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
