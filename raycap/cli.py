@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from raycap.errors import (
 if TYPE_CHECKING:
     from raycap.bulk.record import Summary
     from raycap.bulk.run import Forecast
+    from raycap.bulk.verify import Verification
+    from raycap.demo.run import DemoResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,11 +108,10 @@ def caption(
         from raycap.bulk import run
 
         if dry_run:
-            _print_forecast(
-                run.forecast(
-                    source, output, config=resolved, limit=limit, retry_failed=retry_failed
-                )
+            found = run.forecast(
+                source, output, config=resolved, limit=limit, retry_failed=retry_failed
             )
+            _print_rows(_forecast_rows(found))
             return
         from raycap.progress import show_progress
 
@@ -124,7 +125,7 @@ def caption(
                 on_progress=on_progress,
                 debug=debug,
             )
-        _print_summary(summary)
+        _print_rows(_summary_rows(summary))
         if summary.failed_share > resolved.engine.max_failed_share:
             _stderr().print(
                 f"[red]{summary.failed_share:.1%} of the images failed, more than "
@@ -133,9 +134,55 @@ def caption(
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
 
 
-@app.callback()
-def _root() -> None:
-    """Keep `caption` a command of its own while it is the only one."""
+@app.command()
+def verify(
+    output: Annotated[str, typer.Argument(help="What `raycap caption` wrote.", show_default=False)],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Check that every image of OUTPUT has exactly one row, and that every part is whole.
+
+    Example: `raycap verify captions/`
+
+    Exit codes: 0 complete and sound; 1 something is wrong or pending.
+    """
+    with _told_errors(debug=debug):
+        resolved = _caption_config(config, settings, None)
+        from raycap.bulk.verify import verify as verify_output
+
+        found = verify_output(output, storage=resolved.storage)
+        _print_rows(_verification_rows(found))
+        for problem in found.problems:
+            _stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
+        if found.num_problems > len(found.problems):
+            _stderr().print(f"... and {found.num_problems - len(found.problems):,} more")
+        if not found.is_complete:
+            raise typer.Exit(EXIT_STOPPED)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to put the images and the captions.")
+    ] = Path("raycap-demo"),
+    debug: DebugOption = False,
+) -> None:
+    """Render a few hundred scenes and some broken files, caption them all, and check.
+
+    Needs no network and no GPU: the model ships with raycap.
+
+    Example: `raycap demo`
+    """
+    with _told_errors(debug=debug):
+        from raycap.demo.run import run_demo
+        from raycap.progress import show_progress
+
+        with show_progress(_stderr()) as on_progress:
+            result = run_demo(folder, on_progress=on_progress, debug=debug)
+        _print_demo(result)
+        if not result.verification.is_complete:
+            raise typer.Exit(EXIT_STOPPED)
 
 
 def main() -> None:
@@ -184,9 +231,15 @@ def _caption_config(
     return load_config(CaptionConfig, file, chosen)
 
 
-def _print_summary(summary: "Summary") -> None:
+def _print_rows(rows: list[tuple[str, str]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    rows: list[tuple[str, Any]] = [
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    _stdout().print(table)
+
+
+def _summary_rows(summary: "Summary") -> list[tuple[str, str]]:
+    rows = [
         ("images", f"{summary.num_images:,}"),
         ("captioned", f"{summary.num_ok:,}"),
         ("failed", f"{summary.num_failed:,}"),
@@ -203,15 +256,11 @@ def _print_summary(summary: "Summary") -> None:
     if summary.skipped:
         skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
         rows.append(("not images", skipped))
-    rows.append(("output", summary.output))
-    for name, value in rows:
-        table.add_row(name, escape(str(value)))
-    _stdout().print(table)
+    return [*rows, ("output", summary.output)]
 
 
-def _print_forecast(forecast: "Forecast") -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in (
+def _forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
+    return [
         ("images", f"{forecast.num_images:,}"),
         ("bytes", f"{forecast.num_bytes:,}"),
         ("parts", f"{forecast.num_parts:,}"),
@@ -219,9 +268,48 @@ def _print_forecast(forecast: "Forecast") -> None:
         ("images done", f"{forecast.num_images_done:,}"),
         ("images to caption", f"{forecast.num_pending:,}"),
         *((f"not images {suffix}", f"{n:,}") for suffix, n in forecast.skipped.items() if n),
-    ):
-        table.add_row(name, escape(value))
-    _stdout().print(table)
+    ]
+
+
+def _verification_rows(found: "Verification") -> list[tuple[str, str]]:
+    if not found.is_sound:
+        verdict = f"{found.num_problems:,} problems"
+    elif found.num_pending:
+        verdict = "sound, not complete: run the same `raycap caption` command again"
+    else:
+        verdict = "complete: every image has exactly one row"
+    return [
+        ("images", f"{found.num_images:,}"),
+        ("ok", f"{found.num_ok:,}"),
+        ("failed", f"{found.num_failed:,}"),
+        *((f"  {code}", f"{count:,}") for code, count in sorted(found.failed.items())),
+        ("pending", f"{found.num_pending:,}"),
+        ("verdict", verdict),
+    ]
+
+
+def _print_demo(result: "DemoResult") -> None:
+    share = result.num_right / max(1, result.summary.num_ok)
+    _print_rows(
+        [
+            *_summary_rows(result.summary),
+            ("exactly right", f"{share:.1%} of the captions"),
+            *_verification_rows(result.verification)[-2:],
+        ]
+    )
+    samples = Table("image", "caption", "", title="samples", title_justify="left", box=None)
+    for sample in result.samples:
+        mark = "[green]right[/green]" if sample.is_right else "[red]wrong[/red]"
+        samples.add_row(escape(sample.image_id), escape(sample.caption), mark)
+    _stdout().print(samples)
+    _stdout().print(
+        "\nTry next:\n"
+        f"  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
+        f"  raycap caption YOUR_FOLDER captions/                  the same, by pretrained BLIP\n"
+        f"  raycap export {result.captions} captions.jsonl --to jsonl",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _stdout() -> Console:

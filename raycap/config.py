@@ -5,7 +5,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -70,7 +70,7 @@ class GenerationConfig(Section):
     """Random draws instead of search."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "GenerationConfig":
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens must not exceed max_new_tokens")
         if self.sampling.enabled and self.num_beams > 1:
@@ -100,7 +100,7 @@ class ActorRange(Section):
     """Actors at the most."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _ordered(self) -> "ActorRange":
         if self.min > self.max:
             raise ValueError("min must not exceed max")
         return self

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import psutil
 import ray
@@ -30,9 +32,15 @@ def ray_cluster(*, debug: bool = False) -> Iterator[None]:
         return
     # Ray reports usage to its makers by default when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not debug:
-        # Ray's C++ side warns on every run whose actors may restart.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with nullcontext() if debug else _quiet_start():
+        _connect(debug=debug)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(*, debug: bool) -> None:
     level = logging.INFO if debug else logging.ERROR
     try:
         ray.init(address="auto", logging_level=level, log_to_driver=debug)
@@ -46,10 +54,30 @@ def ray_cluster(*, debug: bool = False) -> Iterator[None]:
             logging_level=level,
             log_to_driver=debug,
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keep Ray's C++ side from writing to the terminal what no user can act on.
+
+    It warns on every run whose actors may restart; the log level that silences this is announced
+    on standard error, past Python, so that line alone is taken out.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            held.seek(0)
+            for line in held:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
 
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool) -> Resources:

@@ -84,7 +84,7 @@ def extend_plan(
     """
     plan = read_plan(store, num_threads)
     changes: _Changes = defaultdict(list)
-    runs = [_SortedRun(store, run, num_threads) for run in _sorted_runs(plan)]
+    runs = [SortedRun(store, run, num_threads) for run in sorted_runs(plan)]
     fresh = _new_rows(_chunks(_limited(listing, limit)), runs, changes)
     first = max(plan.parts, default=-1) + 1
 
@@ -109,7 +109,7 @@ _Change = tuple[int, str, int | None, str]  # row, uri, size, etag
 _Changes = defaultdict[int, list[_Change]]
 
 
-class _SortedRun:
+class SortedRun:
     """Reads consecutive parts that are sorted as a whole, as far as it is told to."""
 
     def __init__(self, store: Store, numbers: list[int], num_threads: int) -> None:
@@ -139,7 +139,8 @@ def _positioned(store: Store, number: int) -> pa.Table:
     )
 
 
-def _sorted_runs(plan: Plan) -> Iterator[list[int]]:
+def sorted_runs(plan: Plan) -> Iterator[list[int]]:
+    """Yield the part numbers of each sorted run of the manifest."""
     run: list[int] = []
     for number, footer in plan.parts.items():
         if run and footer.first <= plan.parts[run[-1]].last:
@@ -151,7 +152,7 @@ def _sorted_runs(plan: Plan) -> Iterator[list[int]]:
 
 
 def _new_rows(
-    chunks: Iterator[pa.Table], runs: list[_SortedRun], changes: _Changes
+    chunks: Iterator[pa.Table], runs: list[SortedRun], changes: _Changes
 ) -> Iterator[pa.Table]:
     """Yield the rows that no run knows, and note those whose ETag has changed."""
     for chunk in chunks:

@@ -39,7 +39,7 @@ class Summary:
     wall_s: float
     """Seconds this invocation took, Ray's start included."""
     images_per_s: float
-    """Images that this invocation answered in a second of its stream, its start-up not counted."""
+    """Images that this invocation answered in a second of its stream, Ray's start not counted."""
     model: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     finished_at: str = ""
@@ -91,6 +91,15 @@ def read_run(store: Store) -> dict[str, Any]:
             f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
             "bucket prefix that `raycap caption` wrote to"
         ) from None
+
+
+def is_complete(store: Store) -> bool:
+    """Whether the output has a summary: every image had its row when it was written."""
+    try:
+        store.read_tail(SUMMARY, 1)
+    except ObjectNotFound:
+        return False
+    return True
 
 
 def write_summary(store: Store, summary: Summary) -> None:

@@ -24,6 +24,7 @@ from raycap.bulk.record import (
     Summary,
     claim_output,
     fingerprint,
+    is_complete,
     now,
     versions,
     write_summary,
@@ -131,7 +132,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
             with _stoppable(run), ray_cluster(debug=debug):
                 run.stream(on_progress or (lambda _: None), debug=debug)
         summary = run.summary(listing, started)
-        write_summary(store, summary)
+        if run.num_answered or not is_complete(store):
+            write_summary(store, summary)
     return summary
 
 

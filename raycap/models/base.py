@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +23,7 @@ class Caption:
     """The other captions, where the settings ask for several."""
 
 
+@runtime_checkable  # the test run checks annotations with isinstance
 class Captioner(Protocol):
     """A model that captions."""
 
@@ -53,7 +54,8 @@ class ModelSource:
     folder: str | None
     """Local folder of config, weights and tokenizer; None for `stub`."""
     digest: str
-    """SHA-256 over the weights, in hex: two models with the same digest caption alike."""
+    """SHA-256 over weights, tokenizer, architecture and preprocessing, in hex: two models with
+    the same digest caption alike."""
     target: Target
     """The pixels it wants."""
 

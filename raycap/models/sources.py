@@ -38,7 +38,7 @@ def find_model(name: str) -> ModelSource:
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
-    if name.startswith((".", "/", "~")) or path.exists():
+    if name.startswith((".", "/", "~")) or (name and path.exists()):
         if not path.is_dir():
             raise ModelError(f"{name}: no such folder: point at the folder of a saved model")
         return _from_folder(path.resolve(), name, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -22,6 +22,7 @@ LISTING = pa.schema(
 """One listed object; `key` is relative to the store. Sorted by `key` in UTF-8 byte order."""
 
 
+@runtime_checkable
 class WriteLock(Protocol):
     """Proof of being the only writer of an output."""
 
@@ -29,6 +30,7 @@ class WriteLock(Protocol):
         """Raise RunConflict if another writer has taken over."""
 
 
+@runtime_checkable
 class Store(Protocol):
     """A folder or bucket prefix. Keys are relative, with `/` between their parts.
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from raycap.errors import ObjectNotFound, RunConflict, StorageError
 
@@ -27,6 +27,7 @@ DEAD_AFTER_S = 30.0
 """A holder that does not beat for so long is dead."""
 
 
+@runtime_checkable
 class VersionedStore(Protocol):
     """What the lock needs of a store."""
 

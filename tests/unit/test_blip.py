@@ -19,7 +19,6 @@ from transformers import (
 
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
-from raycap.models import device as device_module
 from raycap.models.blip import BlipCaptioner
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.sources import DEMO_FOLDER
@@ -355,7 +354,7 @@ def test_precision_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_accelerator_that_does_not_tell_gets_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module.torch, "get_device_module", lambda _: object())
+    monkeypatch.setattr(torch, "get_device_module", lambda _: object())
     assert pick_dtype("auto", torch.device("mps")) is torch.float16
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
-from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor
+from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor
 
 import raycap.demo
 from raycap.demo.scenes import (
@@ -63,10 +64,14 @@ def scenes() -> list[Scene]:
 
 
 @pytest.fixture(scope="module")
+def images(scenes: list[Scene]) -> list[Image.Image]:
+    return [render(each) for each in scenes]
+
+
+@pytest.fixture(scope="module")
 def captions(
-    model: BlipForConditionalGeneration, processor: BlipProcessor, scenes: list[Scene]
+    model: BlipForConditionalGeneration, processor: BlipProcessor, images: list[Image.Image]
 ) -> list[str]:
-    images = [render(each) for each in scenes]
     inputs = processor(images=images, return_tensors="pt")
     tokens = model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=24)
     return list(processor.tokenizer.batch_decode(tokens, skip_special_tokens=True))
@@ -91,21 +96,21 @@ def test_captions_have_seven_or_eight_words(captions: list[str]) -> None:
 
 
 def test_sampled_captions_show_that_every_attribute_is_known(
-    model: BlipForConditionalGeneration, processor: BlipProcessor, scenes: list[Scene]
+    model: BlipForConditionalGeneration, images: list[Image.Image], scenes: list[Scene]
 ) -> None:
-    pixels = np.stack([resize(render(each)) for each in scenes])
-    sampled = caption(model, processor.tokenizer, pixels, do_sample=True)
+    pixels = np.stack([resize(image) for image in images])
+    tokenizer = BertTokenizer.from_pretrained(MODEL)
+    sampled = caption(model, tokenizer, pixels, do_sample=True)
     accuracy = measure(sampled, scenes)
     assert set(accuracy.by_attribute) == set(ATTRIBUTES)
     assert accuracy.attributes >= 0.85
 
 
 def test_our_preprocessing_agrees_with_the_processor(
-    processor: BlipProcessor, scenes: list[Scene]
+    processor: BlipProcessor, images: list[Image.Image]
 ) -> None:
-    image = render(scenes[0])
-    ours = normalise(resize(image)[None])
-    theirs = processor(images=image, return_tensors="pt")["pixel_values"]
+    ours = normalise(resize(images[0])[None])
+    theirs = processor(images=images[0], return_tensors="pt")["pixel_values"]
     # torchvision rounds the resized pixels differently, by one level of 255 or so
     assert (ours - theirs).abs().max() < 4 / 255 / 0.26
 

@@ -1,0 +1,142 @@
+"""What several test modules share: a hermetic AWS set-up, moto's S3 as a process, photos."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import numpy as np
+import pytest
+from botocore.config import Config
+from PIL import Image
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+MakeJpeg = Callable[..., bytes]
+
+
+@pytest.fixture(autouse=True)
+def hermetic_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hide the credentials, profiles and endpoints of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+def free_port() -> int:
+    """Find a port of this machine that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run moto's S3 server as a process of its own; give its endpoint."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    log = tmp_path_factory.mktemp("moto") / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        _wait_until_it_answers(server, port, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+
+
+def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"moto's server did not start: {log.read_text()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3:
+    """A fresh bucket on moto's server, and how to reach it."""
+
+    endpoint: str
+    env: dict[str, str]
+    """What a process needs in its environment to reach it."""
+    bucket: str
+    client: "S3Client"
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket`."""
+        return f"s3://{self.bucket}"
+
+    def put(self, key: str, data: bytes = b"x") -> None:
+        """Write an object."""
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+
+@pytest.fixture
+def s3(s3_server: str, hermetic_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """Give a fresh bucket on moto's server, and set this process's environment to reach it."""
+    del hermetic_aws  # must come first: it clears the environment
+    env = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.session.Session().client("s3", config=Config(max_pool_connections=32))
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=bucket)
+    yield S3(endpoint=s3_server, env=env, bucket=bucket, client=client)
+    client.close()
+
+
+@pytest.fixture
+def make_jpeg() -> MakeJpeg:
+    """Give `make(path=None, size=(64, 48), seed=0)`: JPEG bytes, written where a path is given."""
+
+    def make(path: Path | None = None, size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
+        width, height = size
+        coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        sink = BytesIO()
+        Image.fromarray(coarse).resize((width, height)).save(sink, "JPEG", quality=90)
+        data = sink.getvalue()
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return data
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_photos() -> Path:
+    """Give a folder of real photographs; skips where RAYCAP_REAL_PHOTOS names none."""
+    root = os.environ.get("RAYCAP_REAL_PHOTOS")
+    if not root:
+        pytest.skip("RAYCAP_REAL_PHOTOS is not set")
+    folder = Path(root) / "images"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not a folder")
+    return folder
