@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from raycap.config import CaptionConfig, load_config
 from raycap.errors import (
@@ -19,12 +18,6 @@ from raycap.errors import (
     EXIT_TOO_MANY_FAILED,
     RaycapError,
 )
-
-if TYPE_CHECKING:
-    from raycap.bulk.record import Summary
-    from raycap.bulk.run import Forecast
-    from raycap.bulk.verify import Verification
-    from raycap.demo.run import DemoResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,12 +99,13 @@ def caption(
     with _told_errors(debug=debug):
         resolved = _caption_config(config, settings, model)
         from raycap.bulk import run
+        from raycap.tables import forecast_rows, print_rows, summary_rows
 
         if dry_run:
             found = run.forecast(
                 source, output, config=resolved, limit=limit, retry_failed=retry_failed
             )
-            _print_rows(_forecast_rows(found))
+            print_rows(forecast_rows(found))
             return
         from raycap.progress import show_progress
 
@@ -125,7 +119,7 @@ def caption(
                 on_progress=on_progress,
                 debug=debug,
             )
-        _print_rows(_summary_rows(summary))
+        print_rows(summary_rows(summary))
         if summary.failed_share > resolved.engine.max_failed_share:
             _stderr().print(
                 f"[red]{summary.failed_share:.1%} of the images failed, more than "
@@ -150,14 +144,59 @@ def verify(
     with _told_errors(debug=debug):
         resolved = _caption_config(config, settings, None)
         from raycap.bulk.verify import verify as verify_output
+        from raycap.tables import print_rows, verification_rows
 
         found = verify_output(output, storage=resolved.storage)
-        _print_rows(_verification_rows(found))
+        print_rows(verification_rows(found))
         for problem in found.problems:
             _stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
         if found.num_problems > len(found.problems):
             _stderr().print(f"... and {found.num_problems - len(found.problems):,} more")
         if not found.is_complete:
+            raise typer.Exit(EXIT_STOPPED)
+
+
+@app.command()
+def export(
+    output: Annotated[str, typer.Argument(help="What `raycap caption` wrote.", show_default=False)],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            help="A file for jsonl, csv, parquet and coco; a folder for sidecar and webdataset. "
+            "Local, or `s3://bucket/key`.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[
+        Literal["jsonl", "csv", "parquet", "sidecar", "webdataset", "coco"],
+        typer.Option("--to", help="The format.", show_default=False),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what stands there with other content.")
+    ] = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write the captions of a finished run in a format that other tools read.
+
+    Example: `raycap export captions/ captions.jsonl --to jsonl`
+
+    Exit codes: 0 all exported; 1 stopped, or images could not be read any more.
+    """
+    with _told_errors(debug=debug):
+        resolved = _caption_config(config, settings, None)
+        from raycap.bulk.export import ExportFormat
+        from raycap.bulk.export import export as export_output
+        from raycap.tables import export_rows, print_rows
+
+        counts = export_output(
+            output, destination, to=ExportFormat(to), force=force, storage=resolved.storage
+        )
+        print_rows([*export_rows(counts), ("written to", destination)])
+        for problem in counts.unreadable:
+            _stderr().print(f"[red]unreadable:[/red] {escape(problem)}", soft_wrap=True)
+        if counts.num_unreadable:
             raise typer.Exit(EXIT_STOPPED)
 
 
@@ -177,10 +216,11 @@ def demo(
     with _told_errors(debug=debug):
         from raycap.demo.run import run_demo
         from raycap.progress import show_progress
+        from raycap.tables import print_demo
 
         with show_progress(_stderr()) as on_progress:
             result = run_demo(folder, on_progress=on_progress, debug=debug)
-        _print_demo(result)
+        print_demo(result)
         if not result.verification.is_complete:
             raise typer.Exit(EXIT_STOPPED)
 
@@ -229,91 +269,6 @@ def _caption_config(
     if model is not None:
         chosen.append(f"model.name={model}")
     return load_config(CaptionConfig, file, chosen)
-
-
-def _print_rows(rows: list[tuple[str, str]]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows:
-        table.add_row(name, escape(value))
-    _stdout().print(table)
-
-
-def _summary_rows(summary: "Summary") -> list[tuple[str, str]]:
-    rows = [
-        ("images", f"{summary.num_images:,}"),
-        ("captioned", f"{summary.num_ok:,}"),
-        ("failed", f"{summary.num_failed:,}"),
-        *((f"  {code}", f"{count:,}") for code, count in sorted(summary.failed.items())),
-        ("mean words", f"{summary.mean_words:g}"),
-    ]
-    if summary.num_captioned:
-        rows += [
-            ("this run", f"{summary.num_captioned:,} images in {summary.wall_s:.1f} s"),
-            ("rate", f"{summary.images_per_s:g} images/s"),
-        ]
-    else:
-        rows.append(("this run", "nothing to do: every image had its row"))
-    if summary.skipped:
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
-        rows.append(("not images", skipped))
-    return [*rows, ("output", summary.output)]
-
-
-def _forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
-    return [
-        ("images", f"{forecast.num_images:,}"),
-        ("bytes", f"{forecast.num_bytes:,}"),
-        ("parts", f"{forecast.num_parts:,}"),
-        ("parts done", f"{forecast.num_parts_done:,}"),
-        ("images done", f"{forecast.num_images_done:,}"),
-        ("images to caption", f"{forecast.num_pending:,}"),
-        *((f"not images {suffix}", f"{n:,}") for suffix, n in forecast.skipped.items() if n),
-    ]
-
-
-def _verification_rows(found: "Verification") -> list[tuple[str, str]]:
-    if not found.is_sound:
-        verdict = f"{found.num_problems:,} problems"
-    elif found.num_pending:
-        verdict = "sound, not complete: run the same `raycap caption` command again"
-    else:
-        verdict = "complete: every image has exactly one row"
-    return [
-        ("images", f"{found.num_images:,}"),
-        ("ok", f"{found.num_ok:,}"),
-        ("failed", f"{found.num_failed:,}"),
-        *((f"  {code}", f"{count:,}") for code, count in sorted(found.failed.items())),
-        ("pending", f"{found.num_pending:,}"),
-        ("verdict", verdict),
-    ]
-
-
-def _print_demo(result: "DemoResult") -> None:
-    share = result.num_right / max(1, result.summary.num_ok)
-    _print_rows(
-        [
-            *_summary_rows(result.summary),
-            ("exactly right", f"{share:.1%} of the captions"),
-            *_verification_rows(result.verification)[-2:],
-        ]
-    )
-    samples = Table("image", "caption", "", title="samples", title_justify="left", box=None)
-    for sample in result.samples:
-        mark = "[green]right[/green]" if sample.is_right else "[red]wrong[/red]"
-        samples.add_row(escape(sample.image_id), escape(sample.caption), mark)
-    _stdout().print(samples)
-    _stdout().print(
-        "\nTry next:\n"
-        f"  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
-        f"  raycap caption YOUR_FOLDER captions/                  the same, by pretrained BLIP\n"
-        f"  raycap export {result.captions} captions.jsonl --to jsonl",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _stdout() -> Console:
-    return Console()
 
 
 def _stderr() -> Console:

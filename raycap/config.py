@@ -4,8 +4,9 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 (`--set engine.batch_size=16`); the command line wins. `None` always means "decide for me".
 """
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -15,10 +16,29 @@ from raycap.errors import ConfigError
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 
 
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
 class Section(BaseModel):
     """A group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_sections(cls, values: Any) -> Any:
+        """Take a heading whose settings are all commented out, which YAML reads as null."""
+        if not isinstance(values, dict):
+            return values
+        empty = [
+            name
+            for name, field in cls.model_fields.items()
+            if _is_section(field.annotation) and values.get(name, ...) is None
+        ]
+        return {name: value for name, value in values.items() if name not in empty}
 
 
 class ModelConfig(Section):
@@ -108,11 +128,15 @@ class ActorRange(Section):
 
 def _actor_range(value: object) -> object:
     """Read `4` as exactly four actors and `1..8` as one to eight."""
-    text = str(value)
-    low, dots, high = text.partition("..")
-    if low.isdigit() and (not dots or high.isdigit()):
-        return {"min": int(low), "max": int(high or low)}
-    return value
+    if value is None or isinstance(value, dict | ActorRange):
+        return value
+    match = _ACTORS.fullmatch(str(value))
+    if match is None:
+        raise ValueError("must be a number of actors, such as 4, or a range, such as 1..8")
+    return {"min": match[1], "max": match[2] or match[1]}
+
+
+_ACTORS = re.compile(r"\s*([0-9]+)\s*(?:\.\.\s*([0-9]+)\s*)?")
 
 
 class EngineConfig(Section):
@@ -120,7 +144,7 @@ class EngineConfig(Section):
 
     batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Images a forward pass. None: 32 on an accelerator, 8 on a CPU, 64 for `stub`."""
-    num_actors: Annotated[ActorRange, BeforeValidator(_actor_range)] | None = None
+    num_actors: Annotated[ActorRange | None, BeforeValidator(_actor_range)] = None
     """Captioner actors: `4`, or `1..8`. None: one up to as many as the cluster's GPUs, or one."""
     gpus_per_actor: float | None = Field(default=None, ge=0.0)
     """GPUs (or parts of one) an actor. None: 1 where the cluster has GPUs, otherwise 0."""
@@ -177,9 +201,9 @@ def load_config(kind: type[ConfigT], file: Path | None, settings: list[str]) -> 
     values = _read_yaml(file) if file else {}
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not path.strip():
             raise ConfigError(f"--set {setting}: write it as --set section.field=value")
-        _assign(values, path.strip(), _parse_value(path, text))
+        _assign(values, path.strip(), _parse_value(path.strip(), text.strip()))
     return validate_config(kind, values)
 
 
@@ -199,7 +223,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: cannot be read as YAML: {reason}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -208,18 +233,28 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _parse_value(path: str, text: str) -> Any:
+    """Read a value: as YAML where it is quoted, a mapping, a list or null, else as it stands.
+
+    Numbers and truth values stay text, which the field turns into what it wants: a prompt may
+    well be "2024" or "no".
+    """
+    if text.lower() in ("null", "~"):
+        return None
+    if not text.startswith(("'", '"', "{", "[")):
+        return text
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {path}: {text!r} is not a YAML value: {error}") from None
-    # YAML reads 1e-5 as text; pydantic turns it into a number where a number is wanted.
-    return value if value is not None or text.strip() in ("null", "~") else ""
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--set {path}: {text!r} is not a YAML value: {reason}") from None
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
     *sections, field = path.split(".")
     for section in sections:
         inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"{path}: {section} is a value, not a section")
         values = inner
@@ -232,10 +267,17 @@ def _explain(kind: type[Section], error: Any) -> str:
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
         return f"{path or 'config'}: {reason}, got {_brief(error['input'])}"
-    section: Any = kind
+    section = kind
     for name in error["loc"][:-1]:
-        section = section.model_fields[name].annotation
+        section = _section_of(section, str(name))
     return f"{path}: no such setting; there are: {', '.join(section.model_fields)}"
+
+
+def _section_of(section: type[Section], name: str) -> type[Section]:
+    """Find the type of a section's field, which may be optional."""
+    kind: Any = section.model_fields[name].annotation
+    found = next((item for item in (kind, *get_args(kind)) if _is_section(item)), section)
+    return cast(type[Section], found)
 
 
 def _brief(value: object) -> str:

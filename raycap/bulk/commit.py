@@ -40,9 +40,10 @@ class _OpenPart:
 
     def add(self, table: pa.Table) -> int:
         """Add the rows that are not there yet, and return their number."""
-        rows = table[schema.ROW].to_pylist()
-        fresh = [row not in self._seen for row in rows]
-        self._seen.update(rows)
+        fresh = []
+        for row in table[schema.ROW].to_pylist():
+            fresh.append(row not in self._seen)
+            self._seen.add(row)
         added = table if all(fresh) else table.filter(pa.array(fresh))
         self.tables.append(added)
         return len(added)

@@ -1,20 +1,23 @@
 """List files: addresses of images as text, CSV, JSON Lines or Parquet."""
 
+import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from raycap.config import StorageConfig
-from raycap.errors import DatasetError
+from raycap.errors import DatasetError, StorageError
 from raycap.schema import IMAGE_ID, MANIFEST, URI
 from raycap.storage.address import redact, scheme_of
 from raycap.storage.stores import open_store
+
+T = TypeVar("T")
 
 _PAGE_ROWS = 65_536
 
@@ -36,20 +39,21 @@ def read_list(source: str, config: StorageConfig) -> Iterator[pa.Table]:
             for uris, ids in _READERS[suffix](file):
                 yield _page(source, base, uris, ids, row)
                 row += len(uris)
-    except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{source}: cannot be read as {suffix[1:]}: {error}") from error
+    except (pa.ArrowException, csv.Error, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"{source}: cannot be read as {suffix[1:]}: {reason}") from error
     except KeyError as error:
         raise DatasetError(
             f"{source}: has no column {error}; name the column of addresses '{URI}'"
         ) from error
+    except OSError as error:
+        raise StorageError(f"{source}: {error.strerror or error}") from error
 
 
-_Page = tuple[list[str | None], list[str | None] | None]
+_Page = tuple[list[Any], list[Any] | None]
 
 
-def _page(
-    source: str, base: str, uris: list[str | None], ids: list[str | None] | None, row: int
-) -> pa.Table:
+def _page(source: str, base: str, uris: list[Any], ids: list[Any] | None, row: int) -> pa.Table:
     absolute = []
     for number, uri in enumerate(uris, start=row + 1):
         if not uri or not isinstance(uri, str):
@@ -57,7 +61,7 @@ def _page(
         is_relative = scheme_of(uri) == "" and not uri.startswith("/")
         absolute.append(f"{base}/{uri}" if is_relative else uri)
     names = [
-        str(name) if name is not None else redact(str(uri))
+        redact(str(uri)) if name is None or name == "" else str(name)
         for name, uri in zip(ids or [None] * len(uris), uris, strict=True)
     ]
     unknown = pa.nulls(len(names))
@@ -74,40 +78,38 @@ def _open(source: str, config: StorageConfig) -> BinaryIO:
 
 
 def _read_text(file: BinaryIO) -> Iterator[_Page]:
-    lines: list[str | None] = []
-    for line in io.TextIOWrapper(file, encoding="utf-8-sig"):
-        if text := line.strip():
-            lines.append(text)
-        if len(lines) == _PAGE_ROWS:
-            yield lines, None
-            lines = []
-    if lines:
-        yield lines, None
+    lines = (line.strip() for line in io.TextIOWrapper(file, encoding="utf-8-sig"))
+    for page in _paged(line for line in lines if line):
+        yield page, None
 
 
 def _read_json_lines(file: BinaryIO) -> Iterator[_Page]:
-    rows: list[dict[str, Any]] = []
-    for line in file:
-        if line.strip():
-            rows.append(json.loads(line))
-        if len(rows) == _PAGE_ROWS:
-            yield _columns_of(rows)
-            rows = []
-    if rows:
-        yield _columns_of(rows)
-
-
-def _columns_of(rows: list[dict[str, Any]]) -> _Page:
-    return [row[URI] for row in rows], [row.get(IMAGE_ID) for row in rows]
+    lines = (line for line in io.TextIOWrapper(file, encoding="utf-8-sig") if line.strip())
+    for page in _paged(lines):
+        rows = [json.loads(line) for line in page]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError('a line is not an object, such as {"uri": "a.jpg"}')
+        yield [row.get(URI) for row in rows], [row.get(IMAGE_ID) for row in rows]
 
 
 def _read_csv(file: BinaryIO) -> Iterator[_Page]:
     # Everything is text here: an id such as 000042 must keep its zeros.
-    convert = pyarrow.csv.ConvertOptions(
-        column_types={URI: pa.string(), IMAGE_ID: pa.string()}, strings_can_be_null=True
-    )
-    for batch in pyarrow.csv.open_csv(file, convert_options=convert):
-        yield _columns(batch)
+    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    header = next(rows, [])
+    if URI not in header:
+        raise KeyError(URI)
+    for page in _paged(row for row in rows if row):
+        for row in page:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} fields instead of {len(header)}: {','.join(row)}")
+        columns = dict(zip(header, zip(*page, strict=True), strict=True))
+        yield list(columns[URI]), list(columns[IMAGE_ID]) if IMAGE_ID in columns else None
+
+
+def _paged(items: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while page := list(islice(remaining, _PAGE_ROWS)):
+        yield page
 
 
 def _read_parquet(file: BinaryIO) -> Iterator[_Page]:
@@ -116,15 +118,8 @@ def _read_parquet(file: BinaryIO) -> Iterator[_Page]:
     if URI not in wanted:
         raise KeyError(URI)
     for batch in parquet.iter_batches(batch_size=_PAGE_ROWS, columns=wanted):
-        yield _columns(batch)
-
-
-def _columns(batch: pa.RecordBatch) -> _Page:
-    names = batch.schema.names
-    if URI not in names:
-        raise KeyError(URI)
-    ids = batch.column(IMAGE_ID).cast(pa.string()).to_pylist() if IMAGE_ID in names else None
-    return batch.column(URI).to_pylist(), ids
+        ids = batch.column(IMAGE_ID).cast(pa.string()).to_pylist() if IMAGE_ID in wanted else None
+        yield batch.column(URI).to_pylist(), ids
 
 
 _READERS: dict[str, Callable[[BinaryIO], Iterator[_Page]]] = {

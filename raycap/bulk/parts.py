@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,6 +59,11 @@ class CaptionsFooter:
         return sum(count for code, count in self.failed.items() if code in TRANSIENT_CODES)
 
 
+FooterT = TypeVar("FooterT", ManifestFooter, CaptionsFooter)
+
+_SCHEMAS = {MANIFEST: schema.MANIFEST, CAPTIONS: schema.CAPTIONS}
+
+
 def part_key(folder: str, number: int) -> str:
     """Name a part: `captions/part-000012.parquet`."""
     return f"{folder}part-{number:06d}.parquet"
@@ -104,32 +109,36 @@ def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> tuple[byt
 
 def read_manifest_footer(store: Store, number: int) -> ManifestFooter:
     """Read a manifest part's footer. Raises DatasetError if it is damaged."""
-    return ManifestFooter(**_read_footer(store, part_key(MANIFEST, number)))
+    return _read_footer(store, part_key(MANIFEST, number), ManifestFooter)
 
 
 def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
     """Read a captions part's footer. Raises DatasetError if it is damaged."""
-    return CaptionsFooter(**_read_footer(store, part_key(CAPTIONS, number)))
+    return _read_footer(store, part_key(CAPTIONS, number), CaptionsFooter)
 
 
 def read_part(store: Store, folder: str, number: int, columns: list[str] | None = None) -> pa.Table:
     """Read a part's rows. Raises DatasetError, naming the file, if it is damaged."""
     key = part_key(folder, number)
+    wanted = columns or _SCHEMAS[folder].names
     try:
-        return pq.read_table(pa.BufferReader(store.read(key)), columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        source = pa.BufferReader(store.read(key))
+        table = pq.ParquetFile(source, page_checksum_verification=True).read(wanted)
+        return table.select(wanted)
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise _damaged(store, key) from error
 
 
 def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:
     sink = pa.BufferOutputStream()
     metadata = {_FOOTER_KEY: json.dumps(footer, ensure_ascii=False).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 
 
-def _read_footer(store: Store, key: str) -> dict[str, Any]:
+def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
     tail = store.read_tail(key, _TAIL_BYTES)
     # The last 8 bytes are the footer's length and "PAR1"; statistics can make it long.
     footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
@@ -137,10 +146,9 @@ def _read_footer(store: Store, key: str) -> dict[str, Any]:
         tail = store.read_tail(key, footer_bytes)
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-        footer: dict[str, Any] = json.loads(metadata[_FOOTER_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        return kind(**json.loads(metadata[_FOOTER_KEY]))
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise _damaged(store, key) from error
-    return footer
 
 
 def _damaged(store: Store, key: str) -> DatasetError:

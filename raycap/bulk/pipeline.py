@@ -40,8 +40,7 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
         RaycapError: as a worker raised it, in one clear line.
         RunStopped: workers died again and again, or nothing moved for `engine.stall_timeout_s`.
     """
-    context = DataContext.get_current().copy()
-    _configure(context, spec)
+    context = _context(spec)
     with DataContext.current(context):
         answered = _stages(work, spec, resources)
         try:
@@ -82,7 +81,12 @@ def _restart_limits() -> dict[str, Any]:
     return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
 
 
-def _configure(context: DataContext, spec: RunSpec) -> None:
+def _context(spec: RunSpec) -> DataContext:
+    """Copy Ray Data's settings with our own in them, so that a caller's stay as they are."""
+    with warnings.catch_warnings():
+        # Copying sets every field, those included that Ray warns of setting.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = spec.config.engine.stall_timeout_s
     # Blocks of pixels leave a load task as soon as they are full, so that captioning starts with
@@ -91,7 +95,8 @@ def _configure(context: DataContext, spec: RunSpec) -> None:
     context.target_max_block_size = spec.block_rows * row_bytes
     context.raise_original_map_exception = True
     if not spec.debug:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return context
 
 
 def _blocks_of(work: pa.Table) -> list[pa.Table]:

@@ -83,8 +83,10 @@ def extend_plan(
         dry_run: write nothing; new parts are counted all the same.
     """
     plan = read_plan(store, num_threads)
-    changes: _Changes = defaultdict(list)
-    runs = [SortedRun(store, run, num_threads) for run in sorted_runs(plan)]
+    numbers = list(sorted_runs(plan))
+    threads_per_run = max(1, num_threads // max(1, len(numbers)))
+    runs = [SortedRun(store, run, threads_per_run) for run in numbers]
+    changes = _Changes(store, plan, num_threads, dry_run=dry_run)
     fresh = _new_rows(_chunks(_limited(listing, limit)), runs, changes)
     first = max(plan.parts, default=-1) + 1
 
@@ -99,14 +101,48 @@ def extend_plan(
     for number, footer in ordered_map(write, parts, num_threads):
         plan.parts[number] = footer
         plan.num_new += footer.num_rows
-    plan.num_changed = sum(len(rows) for rows in changes.values())
-    if not dry_run:
-        _apply(store, plan, changes)
+    changes.apply()
     return plan
 
 
 _Change = tuple[int, str, int | None, str]  # row, uri, size, etag
-_Changes = defaultdict[int, list[_Change]]
+
+
+class _Changes:
+    """Gathers the changed rows of each part, and rewrites a part once all of its rows are known.
+
+    So only the parts that are being looked at wait in memory, however many images have changed.
+    """
+
+    def __init__(self, store: Store, plan: Plan, num_threads: int, *, dry_run: bool) -> None:
+        self._store = store
+        self._plan = plan
+        self._num_threads = num_threads
+        self._dry_run = dry_run
+        self._rows: defaultdict[int, list[_Change]] = defaultdict(list)
+
+    def note(self, part: int, change: _Change) -> None:
+        """Remember a changed row."""
+        self._rows[part].append(change)
+        self._plan.num_changed += 1
+
+    def apply(self, through: str | None = None) -> None:
+        """Rewrite the changed parts that end at or before an id, or all of them."""
+        parts = self._plan.parts
+        numbers = [n for n in sorted(self._rows) if through is None or parts[n].last <= through]
+        changed = [(number, self._rows.pop(number)) for number in numbers]
+        if not self._dry_run:
+            parts.update(ordered_map(self._rewrite, changed, self._num_threads))
+
+    def _rewrite(self, changed: tuple[int, list[_Change]]) -> tuple[int, ManifestFooter]:
+        number, rows = changed
+        columns = read_part(self._store, MANIFEST, number).to_pydict()
+        for row, uri, size, etag in rows:
+            columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
+        table = pa.table(columns, schema=MANIFEST_SCHEMA)
+        footer = manifest_footer(table, self._plan.parts[number].revision + 1)
+        self._store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
+        return number, footer
 
 
 class SortedRun:
@@ -156,13 +192,15 @@ def _new_rows(
 ) -> Iterator[pa.Table]:
     """Yield the rows that no run knows, and note those whose ETag has changed."""
     for chunk in chunks:
-        known = [table for run in runs for table in run.take_through(chunk[IMAGE_ID][-1].as_py())]
+        last = chunk[IMAGE_ID][-1].as_py()
+        known = [table for run in runs for table in run.take_through(last)]
         if not known:
             yield chunk
             continue
         old = pa.concat_tables(known)
         index = pc.index_in(chunk[IMAGE_ID], value_set=old[IMAGE_ID].combine_chunks())
         _note_changes(chunk, old, index, changes)
+        changes.apply(through=last)
         yield chunk.filter(pc.is_null(index))
 
 
@@ -175,18 +213,7 @@ def _note_changes(
     positions = old.select([PART, ROW]).take(found["old"])
     for position, row in zip(positions.to_pylist(), found.to_pylist(), strict=True):
         change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG])
-        changes[position[PART]].append(change)
-
-
-def _apply(store: Store, plan: Plan, changes: _Changes) -> None:
-    for number, rows in sorted(changes.items()):
-        columns = read_part(store, MANIFEST, number).to_pydict()
-        for row, uri, size, etag in rows:
-            columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
-        table = pa.table(columns, schema=MANIFEST_SCHEMA)
-        footer = manifest_footer(table, plan.parts[number].revision + 1)
-        store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
-        plan.parts[number] = footer
+        changes.note(position[PART], change)
 
 
 def _limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
@@ -203,11 +230,11 @@ def _limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Tabl
 
 def _chunks(listing: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Gather pages into chunks, and make sure that the listing is sorted."""
-    last = ""
+    last: str | None = None
     for chunk in _cut(listing, _CHUNK_ROWS):
         ids = chunk[IMAGE_ID].combine_chunks()
         ascending = pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
-        if ascending is False or ids[0].as_py() < last:
+        if ascending is False or (last is not None and ids[0].as_py() <= last):
             raise StorageError(
                 f"listing near {ids[0].as_py()!r} is not sorted by key, as this kind of store "
                 "should; write the addresses into a list file and give that as source"

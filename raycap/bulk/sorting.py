@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from raycap.schema import IMAGE_ID, MANIFEST
 
 _RUN_ROWS = 1_000_000
+_RUN_BYTES = 512_000_000  # signed addresses are long
 _PAGE_ROWS = 65_536
 
 
@@ -39,13 +40,14 @@ def sort_unique(tables: Iterable[pa.Table], run_rows: int = _RUN_ROWS) -> Iterat
 
 def _sorted_runs(tables: Iterable[pa.Table], run_rows: int) -> Iterator[pa.Table]:
     gathered: list[pa.Table] = []
-    count = 0
+    num_rows = num_bytes = 0
     for table in tables:
         gathered.append(table)
-        count += len(table)
-        if count >= run_rows:
+        num_rows += len(table)
+        num_bytes += table.nbytes
+        if num_rows >= run_rows or num_bytes >= _RUN_BYTES:
             yield _sort(gathered)
-            gathered, count = [], 0
+            gathered, num_rows, num_bytes = [], 0, 0
     if gathered:
         yield _sort(gathered)
 

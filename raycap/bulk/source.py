@@ -6,13 +6,14 @@ Whatever it is, it comes out as MANIFEST tables sorted by image id in UTF-8 byte
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raycap.bulk.listfile import LIST_SUFFIXES, read_list
 from raycap.bulk.sorting import sort_unique
@@ -21,7 +22,7 @@ from raycap.errors import ConfigError
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import scheme_of
 from raycap.storage.base import KEY, Store
-from raycap.storage.local import etag_of
+from raycap.storage.local import display, etag_of, status_of
 from raycap.storage.stores import open_store
 
 _SUFFIXES = """
@@ -32,6 +33,7 @@ _SUFFIXES = """
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 """Files of a folder or prefix that are taken as images; those without a suffix are, too."""
 
+_PAGE_ROWS = 10_000
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -44,7 +46,7 @@ class Listing:
     tables: Iterable[pa.Table]
     """MANIFEST rows, sorted by image id, no id twice."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Files that are not images, counted by suffix (or `duplicate` in a list)."""
+    """Files that are not images, counted by suffix (or `hidden`, or `duplicate` in a list)."""
 
 
 def open_source(source: str, config: StorageConfig) -> Listing:
@@ -54,14 +56,14 @@ def open_source(source: str, config: StorageConfig) -> Listing:
         ConfigError: nothing of that name exists, or its kind is unknown.
     """
     is_local = scheme_of(source) in ("", "file")
-    path = Path(source.removeprefix("file://")).expanduser()
-    if is_local and not path.exists():
+    path = Path(os.path.expanduser(source.removeprefix("file://")))
+    if is_local and not os.path.exists(path):
         if not _WILDCARD.search(source):
             raise ConfigError(f"{source}: no such file or folder")
         return _open_glob(str(path))
-    if source.lower().endswith(LIST_SUFFIXES) and not (is_local and path.is_dir()):
+    if source.lower().endswith(LIST_SUFFIXES) and not (is_local and os.path.isdir(path)):
         return _open_list(str(path.resolve()) if is_local else source, config)
-    if is_local and path.is_file():
+    if is_local and os.path.isfile(path):
         return _open_one(open_store(str(path.parent), config), path.name)
     if not is_local and _WILDCARD.search(source):
         return _open_remote_glob(source, config)
@@ -92,24 +94,25 @@ def _open_one(store: Store, name: str) -> Listing:
         path = Path(store.address(name))
         row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
-    pages = (table.filter(pc.equal(table[KEY], name)) for table in store.list(name))
-    found = (_manifest(store, table) for table in pages if len(table))
+    # Of all keys that begin with the name, the name itself is the first.
+    pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
+    found = (_manifest(store, table) for table in pages if table[KEY][0].as_py() == name)
     return Listing(source=store.address(name), tables=found)
 
 
 def _open_glob(pattern: str) -> Listing:
     pattern = os.path.abspath(pattern)
-    base = _glob_base(pattern)
+    base = _glob_base(pattern) or "/"
 
     def tables() -> Iterator[pa.Table]:
-        rows = []
-        for name in glob.iglob(pattern, recursive=True):
-            status = os.stat(name)
-            if not os.path.isdir(name):
-                key = os.path.relpath(name, base)
-                rows.append((key, name, status.st_size, etag_of(status)))
-        if rows:
-            columns = [list(column) for column in zip(*rows, strict=True)]
+        files = ((name, status_of(name)) for name in glob.iglob(pattern, recursive=True))
+        rows = (
+            (display(os.path.relpath(name, base)), display(name), status.st_size, etag_of(status))
+            for name, status in files
+            if status is not None and stat.S_ISREG(status.st_mode)
+        )
+        while page := list(islice(rows, _PAGE_ROWS)):
+            columns = [list(column) for column in zip(*page, strict=True)]
             yield pa.table(columns, schema=MANIFEST)
 
     return Listing(source=pattern, tables=sort_unique(tables()))
@@ -117,8 +120,13 @@ def _open_glob(pattern: str) -> Listing:
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
+    if not scheme_of(base):
+        raise ConfigError(f"{pattern}: a bucket's name must be written out")
     store = open_store(base, config)
-    matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
+    try:
+        matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
+    except re.error as error:
+        raise ConfigError(f"{pattern}: not a glob: {error}") from error
 
     def tables() -> Iterator[pa.Table]:
         for table in store.list():
@@ -156,7 +164,7 @@ def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> 
             is_image = not name.startswith(".") and (not suffix or suffix in IMAGE_SUFFIXES)
             keep.append(is_image)
             if not is_image:
-                skipped[suffix or name] += 1
+                skipped["hidden" if name.startswith(".") else suffix] += 1
         found = table if all(keep) else table.filter(pa.array(keep))
         if len(found):
             yield _manifest(store, found)
@@ -179,16 +187,30 @@ def _glob_base(pattern: str) -> str:
 
 
 def _glob_regex(pattern: str) -> str:
-    """Translate a glob over keys: `*` and `?` stay within a folder, `**/` is any depth."""
-    translated = re.escape(pattern)
-    for glob_part, regex in (
-        (r"\*\*/", "(?:.*/)?"),
-        (r"\*\*", ".*"),
-        (r"\*", "[^/]*"),
-        (r"\?", "[^/]"),
-        (r"\[", "["),
-        (r"\]", "]"),
-        (r"\-", "-"),
-    ):
-        translated = translated.replace(glob_part, regex)
-    return translated
+    """Translate a glob over keys as Python's `glob` reads one of paths.
+
+    `*`, `?` and `[...]` stay within a folder, `**` is any depth of folders; what begins with a
+    dot is matched by a dot only.
+    """
+    *folders, name = pattern.split("/")
+    above = "".join(_DEEP if f == "**" else _name_regex(f) + "/" for f in folders)
+    return above + (_DEEP + _name_regex("*") if name == "**" else _name_regex(name))
+
+
+_DEEP = r"(?:(?!\.)[^/]+/)*"
+_WILD = re.compile(r"(\*+)|(\?)|\[(!?)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
+
+
+def _name_regex(name: str) -> str:
+    hides_dot = r"(?!\.)" if name.startswith(("*", "?", "[")) else ""
+    return hides_dot + _WILD.sub(_wild_regex, name)
+
+
+def _wild_regex(found: re.Match[str]) -> str:
+    star, one, negated, chars, literal = found.groups()
+    if literal:
+        return re.escape(literal)
+    if star or one:
+        return "[^/]*" if star else "[^/]"
+    escaped = "".join(char if char == "-" else re.escape(char) for char in chars)
+    return f"[{'^/' if negated else ''}{escaped}]"

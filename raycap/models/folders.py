@@ -156,13 +156,19 @@ def digest_folder(folder: Path) -> str:
 
     Returns:
         SHA-256 in hex, over names and contents in the order of the names.
+
+    Raises:
+        ModelError: a file cannot be read.
     """
     weights = [path.name for path in folder.glob("*.safetensors")]
     present = [name for name in _DIGESTED_FILES if (folder / name).is_file()]
     total = hashlib.sha256()
     for name in sorted({*weights, *present}):
-        with (folder / name).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with (folder / name).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from None
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
 

@@ -4,6 +4,7 @@ A name is, in this order: `stub`, `demo`, a local folder, a Hub name or `name@re
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def find_model(name: str) -> ModelSource:
         return _stub(name)
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
-    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    path = Path(os.path.expanduser(name))  # unlike Path.expanduser leaves an unknown ~user as it is
     if name.startswith((".", "/", "~")) or (name and path.exists()):
         if not path.is_dir():
             raise ModelError(f"{name}: no such folder: point at the folder of a saved model")

@@ -1,10 +1,14 @@
 """Addresses: which store they belong to, and what of them may be shown."""
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_SECRET_QUERY = re.compile(r"(?i)(signature|credential|token|sig=|key|secret|password|auth)")
+_SECRET_NAME = re.compile(
+    r"(?i)signature|credential|token|key|secret|pass|pwd|auth|jwt|session|^sig$|^x-(amz|goog)-"
+)
+_AZURE_NAMES = {"se", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "sv"}
+_SIGNING_NAMES = frozenset({"expires", "policy", "st"} | _AZURE_NAMES)
 
 
 def scheme_of(uri: str) -> str:
@@ -20,7 +24,11 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def redact(uri: str) -> str:
-    """Drop what may be secret of a web address: user and password, and a signed query."""
+    """Drop what may be secret of a web address: user and password, and a query's signature.
+
+    All of a signature goes, its date as well, so that an image keeps its name when its address
+    is signed anew; the rest of the query stays, as it may be what tells two images apart.
+    """
     if scheme_of(uri) not in ("http", "https"):
         return uri
     try:
@@ -28,5 +36,16 @@ def redact(uri: str) -> str:
     except ValueError:
         return "(an address that cannot be read)"
     host = parts.netloc.rpartition("@")[2]
-    query = "" if _SECRET_QUERY.search(parts.query) else parts.query
-    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+    return urlunsplit((parts.scheme, host, parts.path, _without_secrets(parts.query), ""))
+
+
+def _without_secrets(query: str) -> str:
+    fields = query.split("&")
+    names = [unquote_plus(field.partition("=")[0]) for field in fields]
+    is_secret = [bool(_SECRET_NAME.search(name)) for name in names]
+    if any(is_secret):
+        is_secret = [
+            secret or name.lower() in _SIGNING_NAMES
+            for name, secret in zip(names, is_secret, strict=True)
+        ]
+    return "&".join(field for field, secret in zip(fields, is_secret, strict=True) if not secret)

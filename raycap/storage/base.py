@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -56,6 +57,12 @@ class Store(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object; a reader sees the old content or the new, never a part."""
+
+    def upload(self, key: str, file: Path) -> None:
+        """Write or replace an object, as `write` does, from a local file of any size.
+
+        The file may be moved away.
+        """
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one stands there already; say whether it was written."""

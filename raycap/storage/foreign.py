@@ -1,15 +1,17 @@
 """Every other store that fsspec knows: `gs://`, `az://`, `memory://` and many more."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 
-from raycap.errors import ConfigError, ObjectNotFound, StorageError
-from raycap.storage.base import LISTING, WriteLock
+from raycap.config import StorageConfig
+from raycap.errors import ConfigError, ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -23,7 +25,7 @@ def open_filesystem(scheme: str) -> Any:
         ConfigError: there is none of that name, or its package is not installed.
     """
     try:
-        return fsspec.filesystem(scheme)
+        kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         remedy = f'pip install "raycap[{extra}]"' if extra else f"install it ({error})"
@@ -33,13 +35,18 @@ def open_filesystem(scheme: str) -> Any:
             f"{scheme}:// is not a known kind of address; use a local path, s3://, https:// or a "
             "scheme of fsspec"
         ) from error
+    try:
+        return kind()
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
 
 
 class ForeignStore:
     """A prefix on an fsspec file system; see `Store`."""
 
-    def __init__(self, scheme: str, root: str) -> None:
+    def __init__(self, scheme: str, root: str, config: StorageConfig) -> None:
         self._scheme = scheme
+        self._retrying = retrying(config)
         self._root = root.rstrip("/")
         self._files = open_filesystem(scheme)
 
@@ -55,8 +62,8 @@ class ForeignStore:
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
         """List all objects under a prefix; fsspec gathers a listing before it can be sorted."""
         root = self._files._strip_protocol(self.uri)
-        with _Mapped(self.address(prefix)):
-            found = self._files.find(f"{root}/{prefix}".rstrip("/"), detail=True)
+        folder = f"{root}/{prefix}".rstrip("/")
+        found = self._call(prefix, lambda _: self._files.find(folder, detail=True))
         rows = sorted(
             (path.removeprefix(root).lstrip("/"), info.get("size"), _version(info))
             for path, info in found.items()
@@ -67,32 +74,45 @@ class ForeignStore:
 
     def read(self, key: str) -> bytes:
         """Read a whole object."""
-        return read_foreign(self._files, self.address(key))
+        data: bytes = self._call(key, self._files.cat_file)
+        return data
 
     def read_tail(self, key: str, num_bytes: int) -> bytes:
         """Read at most the last `num_bytes` of an object."""
-        address = self.address(key)
-        with _Mapped(address):
-            tail: bytes = self._files.tail(address, num_bytes)
+        tail: bytes = self._call(key, lambda address: self._files.tail(address, num_bytes))
         return tail
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object in one request, as object stores make atomic."""
-        address = self.address(key)
-        with _Mapped(address):
+
+        def attempt(address: str) -> None:
             self._make_parent(address)
             self._files.pipe_file(address, data)
 
+        self._call(key, attempt)
+
+    def upload(self, key: str, file: Path) -> None:
+        """Write or replace an object from a local file, in parts where fsspec knows them."""
+
+        def attempt(address: str) -> None:
+            self._make_parent(address)
+            self._files.put_file(str(file), address)
+
+        self._call(key, attempt)
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one stands there already."""
-        address = self.address(key)
-        with _Mapped(address):
+
+        def attempt(address: str) -> bool:
             self._make_parent(address)
             try:
                 self._files.pipe_file(address, data, mode="create")
             except FileExistsError:
                 return False
-        return True
+            return True
+
+        created: bool = self._call(key, attempt)
+        return created
 
     def swap(self, key: str, data: bytes, etag: str) -> str | None:
         """Replace an object if it still has that content.
@@ -112,10 +132,12 @@ class ForeignStore:
 
     def delete(self, key: str) -> None:
         """Delete an object; nothing happens where there is none."""
-        address = self.address(key)
-        with _Mapped(address):
+
+        def attempt(address: str) -> None:
             if self._files.exists(address):
                 self._files.rm_file(address)
+
+        self._call(key, attempt)
 
     def lock(self, key: str) -> AbstractContextManager[WriteLock]:
         """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
@@ -124,29 +146,31 @@ class ForeignStore:
     def remove_leftovers(self, prefix: str) -> None:
         """Nothing to remove: an interrupted upload leaves nothing on an object store."""
 
+    def _call(self, key: str, attempt: Callable[[str], Any]) -> Any:
+        return self._retrying(_mapped, attempt, self.address(key))
+
     def _make_parent(self, address: str) -> None:
         self._files.makedirs(address.rpartition("/")[0], exist_ok=True)
 
 
-def read_foreign(files: Any, uri: str, max_bytes: int | None = None) -> bytes:
+def read_foreign(files: Any, uri: str, max_bytes: int) -> bytes:
     """Read an object of an fsspec file system, at most `max_bytes + 1` of it."""
-    with _Mapped(uri):
-        end = None if max_bytes is None else max_bytes + 1
-        data: bytes = files.cat_file(uri, end=end)
+    data: bytes = _mapped(lambda address: files.cat_file(address, end=max_bytes + 1), uri)
     return data
 
 
-class _Mapped(AbstractContextManager[None]):
-    """Turn the errors of an fsspec file system into ours."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, FileNotFoundError | IsADirectoryError):
-            raise ObjectNotFound(f"{self._address}: no such object") from error
-        if isinstance(error, OSError):
-            raise StorageError(f"{self._address}: {error}") from error
+def _mapped(attempt: Callable[[str], Any], address: str) -> Any:
+    """Run one attempt and turn the errors of an fsspec file system into ours."""
+    try:
+        return attempt(address)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ObjectNotFound(f"{address}: no such object") from error
+    except (TimeoutError, ConnectionError) as error:
+        code = ErrorCode.TIMEOUT if isinstance(error, TimeoutError) else ErrorCode.NETWORK
+        reason = str(error) or type(error).__name__
+        raise TransientError(code, f"{address}: {reason}") from error
+    except OSError as error:
+        raise StorageError(f"{address}: {error}") from error
 
 
 def _digest(data: bytes) -> str:

@@ -1,13 +1,17 @@
 """A folder of this machine, or of a file system that all machines mount."""
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
@@ -37,17 +41,15 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
         """Walk the folder in key order; names that are not UTF-8 are percent-encoded."""
         folder = self._root / prefix
-        if not folder.exists():
-            return
         rows: list[tuple[str, int, str]] = []
-        try:
-            for name, status in _walk(folder, prefix, ()):
+        with _mapped_errors(folder):
+            if status_of(str(folder)) is None:
+                return
+            for name, status in _walk(str(folder), prefix, ()):
                 rows.append((name, status.st_size, etag_of(status)))
                 if len(rows) == _PAGE_ROWS:
                     yield _table(rows)
                     rows = []
-        except OSError as error:
-            raise _explain(error, str(folder)) from error
         if rows:
             yield _table(rows)
 
@@ -58,12 +60,9 @@ class LocalStore:
     def read_tail(self, key: str, num_bytes: int) -> bytes:
         """Read at most the last `num_bytes` of a file."""
         path = self._root / key
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
-                return file.read()
-        except OSError as error:
-            raise _explain(error, str(path)) from error
+        with _mapped_errors(path), path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+            return file.read()
 
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
@@ -71,6 +70,20 @@ class LocalStore:
         with _mapped_errors(path):
             temporary = _write_temporary(path, data)
             try:
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def upload(self, key: str, file: Path) -> None:
+        """Rename a file to the name; one of another file system is copied beside it first."""
+        path = self._root / key
+        with _mapped_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _temporary_beside(path)
+            try:
+                shutil.move(file, temporary)
+                with temporary.open("rb") as moved:
+                    os.fsync(moved.fileno())
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -102,24 +115,30 @@ class LocalStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise RunConflict(
-                    f"{self.uri}: another run is writing here ({holder}); "
-                    "wait for it, stop it, or choose another output"
-                ) from None
+            with _mapped_errors(path):
+                self._take(file)
             file.truncate(0)
             file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
             file.flush()
             yield _HeldLock()
 
+    def _take(self, file: TextIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise RunConflict(
+                f"{self.uri}: another run is writing here ({holder}); "
+                "wait for it, stop it, or choose another output"
+            ) from None
+
     def remove_leftovers(self, prefix: str) -> None:
         """Delete temporary files that a killed writer left."""
-        for path in (self._root / prefix).glob(f"*{_TEMPORARY}"):
-            path.unlink(missing_ok=True)
+        folder = self._root / prefix
+        with _mapped_errors(folder):
+            for path in folder.glob(f"*{_TEMPORARY}"):
+                path.unlink(missing_ok=True)
 
 
 class _HeldLock:
@@ -134,32 +153,28 @@ def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
         ObjectNotFound: there is none, or a folder stands there.
         StorageError: it cannot be read.
     """
-    try:
+    with _mapped_errors(path):
         if not os.path.exists(path) and "%" in str(path):
-            path = os.fsdecode(unquote_to_bytes(str(path)))  # as `_display` wrote it
+            path = _undisplay(Path(path))
         with open(path, "rb") as file:
             return file.read() if max_bytes is None else file.read(max_bytes + 1)
-    except OSError as error:
-        raise _explain(error, str(path)) from error
 
 
 @contextmanager
-def _mapped_errors(path: Path) -> Iterator[None]:
+def _mapped_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ObjectNotFound(f"{error.filename or path}: no such file") from error
     except OSError as error:
-        raise _explain(error, str(path)) from error
-
-
-def _explain(error: OSError, path: str) -> StorageError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return ObjectNotFound(f"{path}: no such file")
-    return StorageError(f"{path}: {error.strerror or error}")
+        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error
+    except ValueError as error:  # a null byte in the name
+        raise ObjectNotFound(f"{str(path)!r}: no such file") from error
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = _temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -171,30 +186,75 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     return temporary
 
 
+def _temporary_beside(path: Path) -> Path:
+    # Without the file's own name: that may be as long as a name can be.
+    return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+
+
 def _walk(
-    folder: Path, prefix: str, ancestors: tuple[str, ...]
+    folder: str, prefix: str, ancestors: tuple[str, ...]
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (key, status) of every file in key order, following links but no loop of links."""
     real = os.path.realpath(folder)
     if real in ancestors:
         return
     with os.scandir(folder) as entries:
-        # A folder sorts as its name with "/", so that whole keys come out in byte order.
-        named = [(_display(e.name) + ("/" if e.is_dir() else ""), e) for e in entries]
-    named.sort(key=lambda item: item[0])  # code points sort as their UTF-8 bytes do
-    for name, entry in named:
+        # A folder sorts as its name with "/", so that whole keys come out in byte order. Names
+        # alone are kept: a folder may hold millions.
+        names = [entry.name + ("/" if _is_folder(entry) else "") for entry in entries]
+    names.sort(key=display)  # code points sort as their UTF-8 bytes do
+    for name in names:
+        path = os.path.join(folder, name)
         if name.endswith("/"):
-            yield from _walk(Path(entry.path), prefix + name, (*ancestors, real))
-        elif entry.is_file():
-            yield prefix + name, entry.stat()
+            yield from _walk(path[:-1], prefix + display(name), (*ancestors, real))
+            continue
+        status = status_of(path)
+        if status is not None and stat.S_ISREG(status.st_mode):
+            yield prefix + display(name), status
 
 
-def _display(name: str) -> str:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        name.encode()
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
+def status_of(path: str) -> os.stat_result | None:
+    """Look at a file; None where none is: gone meanwhile, or a link to nothing or to itself."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
+def display(path: str) -> str:
+    """Percent-encode the names of a path that are not UTF-8, which no table can hold."""
+    if _is_utf8(path):
+        return path
+    names = path.split("/")
+    return "/".join(name if _is_utf8(name) else quote(os.fsencode(name)) for name in names)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
     except UnicodeEncodeError:
-        return quote(os.fsencode(name))
-    return name
+        return False
+    return True
+
+
+def _undisplay(path: Path) -> Path:
+    """Find the file whose names `display` wrote, each decoded only if it does not stand as is."""
+    found = Path(path.anchor)
+    for name in path.relative_to(path.anchor).parts:
+        as_is = found / name
+        found = as_is if os.path.lexists(as_is) else found / os.fsdecode(unquote_to_bytes(name))
+    return found
 
 
 def etag_of(status: os.stat_result) -> str:

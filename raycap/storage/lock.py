@@ -75,8 +75,13 @@ class HeartbeatLock:
         """Stop beating and delete the lock, unless it has become another writer's."""
         self._released.set()
         self._thread.join()
-        if not self._lost.is_set():
+        if self._lost.is_set():
+            return
+        try:
             self._store.delete(self._key)
+        except StorageError as error:
+            # What was written under the lock stands; the next writer finds this one silent.
+            logger.warning("lock_not_released error=%s", error)
 
     def _beat(self) -> None:
         beat = 0
@@ -84,13 +89,13 @@ class HeartbeatLock:
             beat += 1
             try:
                 version = self._store.swap(self._key, _content(self._owner, beat), self._version)
+                if version is None and not self._is_ours():
+                    self._lost.set()
+                    return
             except StorageError as error:
                 # A passing outage: a beat may be missed; `swap` tells if somebody took over.
                 logger.warning("heartbeat_failed error=%s", error)
                 continue
-            if version is None and not self._is_ours():
-                self._lost.set()
-                return
             self._version = version or self._version
 
     def _is_ours(self) -> bool:
@@ -126,6 +131,8 @@ def _acquire(store: VersionedStore, key: str, owner: dict[str, Any]) -> str:
             data, version = store.read_versioned(key)
         except ObjectNotFound:
             continue
+        if describe(data).get("owner") == owner["owner"]:
+            return version  # our own write, whose answer had got lost
         if not _died_here(describe(data)):
             _watch(store, key, version)
         taken = store.swap(key, _content(owner, 0), version)
@@ -143,7 +150,7 @@ def _watch(store: VersionedStore, key: str, version: str) -> None:
     )
     deadline = time.monotonic() + DEAD_AFTER_S
     while time.monotonic() < deadline:
-        time.sleep(1.0)
+        time.sleep(min(1.0, DEAD_AFTER_S / 10))
         try:
             data, seen = store.read_versioned(key)
         except ObjectNotFound:
@@ -164,7 +171,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
         os.kill(int(holder["pid"]), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, KeyError, ValueError, TypeError):
+    except (PermissionError, KeyError, ValueError, TypeError, OverflowError):
         return False
     return False
 

@@ -6,9 +6,10 @@ nothing of them is ever logged, stored or sent along.
 
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, closing
+from functools import cached_property, partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
@@ -18,10 +19,17 @@ from botocore import exceptions as botocore_errors
 from botocore.config import Config
 
 from raycap.config import StorageConfig
-from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.errors import StorageError
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
+from raycap.storage.s3_errors import (
+    EMPTY_RANGE,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    error_code,
+    mapped,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -29,22 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MIN_KEYS_A_BRANCH = 50
-_NOT_FOUND = frozenset({"404", "NoSuchKey", "NotFound"})
-_THROTTLED = frozenset(
-    {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
-)
-_TIMEOUT = frozenset({"RequestTimeout", "408", "504"})
-_PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
-_REMEDY = {
-    "NoSuchBucket": "there is no such bucket; check the name, region and AWS_ENDPOINT_URL",
-    "AccessDenied": "access denied; check the credentials and the bucket's policy, or set "
-    "storage.anonymous=true for a public bucket",
-    "InvalidAccessKeyId": "the access key is not known there; check the credentials",
-    "SignatureDoesNotMatch": "the secret key does not match; check the credentials",
-    "ExpiredToken": "the session token has expired; log in again and run the same command",
-    "RequestTimeTooSkewed": "this machine's clock is wrong; set it and run the same command",
-}
-_REMEDY["403"] = _REMEDY["AccessDenied"]
 
 
 class S3Store:
@@ -78,12 +70,32 @@ class S3Store:
 
     def read_tail(self, key: str, num_bytes: int) -> bytes:
         """Read at most the last `num_bytes` of an object by a ranged request."""
-        request = {"Range": f"bytes=-{num_bytes}"}
-        return get_object(self._client, self._retrying, (self._bucket, self._full(key)), request)
+
+        def attempt() -> bytes:
+            try:
+                reply = self._client.get_object(
+                    Bucket=self._bucket, Key=self._full(key), Range=f"bytes=-{num_bytes}"
+                )
+            except botocore_errors.ClientError as error:
+                if error_code(error) in EMPTY_RANGE:
+                    return b""  # an empty object has no last bytes
+                raise
+            return read_body(reply)
+
+        return self._call(key, attempt)
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object in one PUT, which S3 makes atomic."""
         self._put(key, data, {})
+
+    def upload(self, key: str, file: Path) -> None:
+        """Write or replace an object from a local file, in parts where it is large; atomic."""
+
+        def attempt() -> None:
+            with file.open("rb") as content:
+                self._uploader.upload_fileobj(content, self._bucket, self._full(key))
+
+        mapped(attempt, self.address(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one stands there already (`If-None-Match: *`)."""
@@ -98,7 +110,7 @@ class S3Store:
 
         def attempt() -> tuple[bytes, str]:
             reply = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
-            return reply["Body"].read(), reply["ETag"]
+            return read_body(reply), reply["ETag"]
 
         return self._call(key, attempt)
 
@@ -114,6 +126,11 @@ class S3Store:
     def remove_leftovers(self, prefix: str) -> None:
         """Nothing to remove: an interrupted PUT leaves nothing on S3."""
 
+    @cached_property
+    def _uploader(self) -> "S3Client":
+        # It retries by itself: `retrying` would send all parts of a large file again for one.
+        return make_client(self._config, num_attempts=self._config.num_retries + 1)
+
     def _full(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
@@ -124,8 +141,7 @@ class S3Store:
                     Bucket=self._bucket, Key=self._full(key), Body=data, **condition
                 )
             except botocore_errors.ClientError as error:
-                code = error.response["Error"]["Code"]
-                if condition and (code in _PRECONDITION_FAILED or code in _NOT_FOUND):
+                if condition and error_code(error) in PRECONDITION_FAILED | NOT_FOUND:
                     return None  # another version stands there, or none to replace
                 raise
             return reply["ETag"]
@@ -134,7 +150,7 @@ class S3Store:
 
     def _call(self, key: str, attempt: Callable[[], T]) -> T:
         address = self.address(key)
-        result: T = self._retrying(_mapped, attempt, address)
+        result: T = self._retrying(mapped, attempt, address)
         return result
 
     def _list_branching(self, prefix: str) -> Iterator["_Page"]:
@@ -178,7 +194,7 @@ class S3Store:
         token: dict[str, Any] = {}
         while True:
             call = partial(self._client.list_objects_v2, Bucket=self._bucket, **request, **token)
-            reply: dict[str, Any] = self._retrying(_mapped, call, self.uri)
+            reply: dict[str, Any] = self._retrying(mapped, call, self.uri)
             yield reply
             if not reply.get("IsTruncated"):
                 return
@@ -189,8 +205,10 @@ _Object = tuple[str, int, str]
 _Page = list[_Object]
 
 
-def make_client(config: StorageConfig) -> "S3Client":
+def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
     """Build a client whose time-outs are ours and whose retries are off (`retrying` does them).
+
+    With `num_attempts` above 1 it retries by itself, each request of a transfer on its own.
 
     Raises:
         StorageError: the profile or the configuration of the credential chain is wrong.
@@ -198,7 +216,7 @@ def make_client(config: StorageConfig) -> "S3Client":
     settings = Config(
         connect_timeout=config.timeout_s,
         read_timeout=config.timeout_s,
-        retries={"total_max_attempts": 1},
+        retries={"total_max_attempts": num_attempts, "mode": "standard"},
         max_pool_connections=256,
         signature_version=UNSIGNED if config.anonymous else None,
         # Checksums that stores other than AWS may not know are sent where S3 demands them only.
@@ -212,11 +230,7 @@ def make_client(config: StorageConfig) -> "S3Client":
 
 
 def get_object(
-    client: "S3Client",
-    policy: Any,
-    address: tuple[str, str],
-    request: dict[str, Any] | None = None,
-    max_bytes: int | None = None,
+    client: "S3Client", policy: Any, address: tuple[str, str], max_bytes: int | None = None
 ) -> bytes:
     """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
 
@@ -225,64 +239,23 @@ def get_object(
     bucket, key = address
 
     def attempt() -> bytes:
-        body = client.get_object(Bucket=bucket, Key=key, **(request or {}))["Body"]
-        try:
-            return body.read() if max_bytes is None else body.read(max_bytes + 1)
-        finally:
-            body.close()
+        return read_body(client.get_object(Bucket=bucket, Key=key), max_bytes)
 
-    data: bytes = policy(_mapped, attempt, f"s3://{bucket}/{key}")
+    data: bytes = policy(mapped, attempt, f"s3://{bucket}/{key}")
     return data
 
 
-def _mapped(attempt: Callable[[], T], address: str) -> T:
-    """Run one attempt and turn botocore's errors into ours."""
-    try:
-        return attempt()
-    except botocore_errors.ClientError as error:
-        raise _explain_reply(error, address) from error
-    except (
-        botocore_errors.NoCredentialsError,
-        botocore_errors.PartialCredentialsError,
-        botocore_errors.CredentialRetrievalError,
-        botocore_errors.TokenRetrievalError,
-        botocore_errors.UnauthorizedSSOTokenError,
-    ) as error:
-        raise StorageError(
-            f"{address}: no usable AWS credentials ({error}); configure them, or set "
-            "storage.anonymous=true for a public bucket"
-        ) from error
-    except (
-        botocore_errors.ConnectTimeoutError,
-        botocore_errors.ReadTimeoutError,
-    ) as error:
-        raise TransientError(ErrorCode.TIMEOUT, f"{address}: timed out") from error
-    except (
-        botocore_errors.HTTPClientError,
-        botocore_errors.ResponseStreamingError,
-        botocore_errors.IncompleteReadError,
-    ) as error:
-        raise TransientError(
-            ErrorCode.NETWORK, f"{address}: connection failed ({type(error).__name__})"
-        ) from error
-    except botocore_errors.BotoCoreError as error:
-        raise StorageError(f"{address}: {error}") from error
-
-
-def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageError:
-    code = error.response["Error"].get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _NOT_FOUND:
-        return ObjectNotFound(f"{address}: no such object")
-    if code == "InvalidObjectState":
-        return ObjectNotFound(f"{address}: is archived; restore it first")
-    if code in _THROTTLED or status in (429, 503):
-        return TransientError(ErrorCode.THROTTLED, f"{address}: throttled ({code})")
-    if code in _TIMEOUT or status in (408, 504):
-        return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out ({code})")
-    if status >= 500:
-        return TransientError(ErrorCode.SERVER_ERROR, f"{address}: server error {status} ({code})")
-    return StorageError(f"{address}: {_REMEDY.get(code, f'refused, HTTP {status} ({code})')}")
+def read_body(reply: Any, max_bytes: int | None = None) -> bytes:
+    """Read the body of a reply, at most `max_bytes + 1` of it, and close it."""
+    with closing(reply["Body"]) as body:
+        if max_bytes is None:
+            whole: bytes = body.read()
+            return whole
+        data: bytes = body.read(max_bytes + 1)
+    expected = min(reply["ContentLength"], max_bytes + 1)
+    if len(data) < expected:  # botocore notices a broken body only where all of it is read
+        raise botocore_errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)
+    return data
 
 
 def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:

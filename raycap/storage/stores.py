@@ -1,18 +1,21 @@
 """Opening a store by its address, and reading one image from wherever it stands."""
 
 import os
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.storage.address import scheme_of, split_s3
+from raycap.storage.address import redact, scheme_of, split_s3
 from raycap.storage.base import Store, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
 from raycap.storage.local import LocalStore, read_file
 from raycap.storage.s3 import S3Store, get_object, make_client
 from raycap.storage.web import WebReader
+
+T = TypeVar("T")
 
 
 def open_store(uri: str, config: StorageConfig) -> Store:
@@ -23,7 +26,7 @@ def open_store(uri: str, config: StorageConfig) -> Store:
     """
     scheme = scheme_of(uri)
     if scheme in ("", "file"):
-        return LocalStore(Path(os.path.abspath(Path(uri.removeprefix("file://")).expanduser())))
+        return LocalStore(Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))))
     if scheme in ("s3", "s3a"):
         bucket, prefix = split_s3(uri)
         if not bucket:
@@ -31,10 +34,24 @@ def open_store(uri: str, config: StorageConfig) -> Store:
         return S3Store(bucket, prefix, config)
     if scheme in ("http", "https"):
         raise ConfigError(
-            f"{uri}: a web address cannot be listed or written; give a list file of addresses "
-            "as source, and a folder or bucket as output"
+            f"{redact(uri)}: a web address cannot be listed or written; give a list file of "
+            "addresses as source, and a folder or bucket as output"
         )
-    return ForeignStore(scheme, uri.partition("://")[2])
+    return ForeignStore(scheme, uri.partition("://")[2], config)
+
+
+def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
+    """Keep what `make` gives; threads that ask for it in the same moment get the same one."""
+    made: dict[str, T] = {}
+    lock = Lock()
+
+    def get(scheme: str) -> T:
+        with lock:
+            if scheme not in made:
+                made[scheme] = make(scheme)
+            return made[scheme]
+
+    return get
 
 
 class ImageReader:
@@ -46,9 +63,9 @@ class ImageReader:
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
         self._retrying = retrying(config)
-        self._s3 = lru_cache(1)(lambda: make_client(config))
-        self._web = lru_cache(1)(lambda: WebReader(config))
-        self._foreign = lru_cache(None)(open_filesystem)
+        self._s3 = _made_once(lambda _: make_client(config))
+        self._web = _made_once(lambda _: WebReader(config))
+        self._foreign = _made_once(open_filesystem)
 
     def read(self, uri: str, max_bytes: int) -> bytes:
         """Read an image file, at most `max_bytes + 1` of it (so that a caller sees an excess).
@@ -62,8 +79,9 @@ class ImageReader:
         if scheme in ("", "file"):
             return read_file(uri.removeprefix("file://"), max_bytes)
         if scheme in ("s3", "s3a"):
-            return get_object(self._s3(), self._retrying, split_s3(uri), max_bytes=max_bytes)
+            return get_object(self._s3(scheme), self._retrying, split_s3(uri), max_bytes=max_bytes)
         if scheme in ("http", "https"):
-            return self._web().read(uri, max_bytes)
+            return self._web(scheme).read(uri, max_bytes)
         files: Any = self._foreign(scheme)
-        return read_foreign(files, uri, max_bytes)
+        data: bytes = self._retrying(read_foreign, files, uri, max_bytes)
+        return data

@@ -1,9 +1,13 @@
 """Images at `http://` and `https://` addresses."""
 
+from urllib.parse import unquote
+
 import urllib3
+from urllib3 import exceptions as errors
+from urllib3.util import parse_url
 
 from raycap.config import StorageConfig
-from raycap.errors import ErrorCode, ObjectNotFound, TransientError
+from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
 from raycap.storage.address import redact
 from raycap.storage.base import retrying
 
@@ -21,7 +25,6 @@ class WebReader:
             timeout=urllib3.Timeout(connect=config.timeout_s, read=config.timeout_s),
             # Redirects are followed here; every other failure is retried by `retrying`.
             retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5),
-            headers={"User-Agent": _USER_AGENT},
         )
 
     def read(self, uri: str, max_bytes: int) -> bytes:
@@ -36,22 +39,39 @@ class WebReader:
     def _attempt(self, uri: str, max_bytes: int) -> bytes:
         shown = redact(uri)
         try:
-            reply = self._pool.request("GET", uri, preload_content=False)
+            address, headers = _authorized(uri)
+            reply = self._pool.request("GET", address, headers=headers, preload_content=False)
             try:
                 _check(reply.status, shown)
                 return _read_body(reply, max_bytes)
             finally:
                 # A body read to its end has given its connection back already.
                 reply.close()
-        except (urllib3.exceptions.TimeoutError, TimeoutError) as error:
-            raise TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out") from error
-        except urllib3.exceptions.LocationValueError as error:
+        except errors.LocationValueError as error:
             raise ObjectNotFound(f"{shown}: not a web address") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            cause = type(getattr(error, "reason", None) or error).__name__
-            raise TransientError(
-                ErrorCode.NETWORK, f"{shown}: connection failed ({cause})"
-            ) from error
+        except (errors.HTTPError, OSError) as error:
+            raise _explain(error, shown) from error
+
+
+def _authorized(uri: str) -> tuple[str, dict[str, str]]:
+    """Turn `https://user:password@host/` into an address without them and a header with them."""
+    url = parse_url(uri)
+    headers = {"User-Agent": _USER_AGENT}
+    if url.auth is not None:
+        headers |= urllib3.make_headers(basic_auth=unquote(url.auth))
+    return url._replace(auth=None).url, headers
+
+
+def _explain(error: Exception, shown: str) -> StorageError:
+    # A failure to get as far as a reply comes wrapped in MaxRetryError, with its reason in it.
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, errors.ResponseError):
+        return ObjectNotFound(f"{shown}: is redirected too often")
+    is_refused = isinstance(cause, errors.NewConnectionError)  # a time-out to urllib3
+    if isinstance(cause, errors.TimeoutError | TimeoutError) and not is_refused:
+        return TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out")
+    name = type(cause).__name__
+    return TransientError(ErrorCode.NETWORK, f"{shown}: connection failed ({name})")
 
 
 def _read_body(reply: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:

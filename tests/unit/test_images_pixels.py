@@ -1,6 +1,10 @@
 """Every mode, orientation and animation gives the pixels that a viewer shows."""
 
+import os
+import struct
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +70,17 @@ def test_alpha_lies_on_white(mode: str) -> None:
     assert abs(pixels[0, 0, 0] - 147) <= 1
 
 
+@pytest.mark.parametrize(("mode", "levels"), [("LA", (100, 128)), ("RGBA", (100, 60, 0, 128))])
+def test_premultiplied_alpha_lies_on_white(mode: str, levels: tuple[int, ...]) -> None:
+    data = encode(Image.new(mode, (8, 6), levels), "TIFF")
+    # Pillow reads but does not write it: the TIFF's ExtraSamples tag goes from 2 to 1.
+    tag = struct.pack("<HHIH", 338, 3, 1, 2)
+    assert data.count(tag) == 1
+    pixels = shown(data.replace(tag, struct.pack("<HHIH", 338, 3, 1, 1)))
+    colour = levels[:-1] if mode == "RGBA" else levels[:1] * 3
+    assert np.abs(pixels - [level + 127 for level in colour]).max() <= 1
+
+
 def two_colours(mode: str, left: Any, right: Any) -> Image.Image:
     image = Image.new(mode, (8, 6), left)
     image.paste(right, (4, 0, 8, 6))
@@ -73,21 +88,20 @@ def two_colours(mode: str, left: Any, right: Any) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("mode", "left", "right", "clear"),
-    [("RGB", (1, 2, 3), (9, 9, 9), (9, 9, 9)), ("L", 0, 200, 200), ("P", 0, 1, 1), ("1", 0, 1, 1)],
+    ("kind", "mode", "left", "right"),
+    [
+        ("PNG", "RGB", (1, 2, 3), (9, 9, 9)),
+        *(("PNG", "L", 0, 200), ("PNG", "P", 0, 1), ("PNG", "1", 0, 1)),
+        *(("GIF", "L", 0, 200), ("GIF", "P", 0, 1)),
+    ],
 )
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_transparent_colour_lies_on_white(
-    kind: str, mode: str, left: Any, right: Any, clear: Any
-) -> None:
-    if kind == "GIF" and mode in ("RGB", "1"):
-        pytest.skip("Pillow writes no such transparency to GIF")
+def test_transparent_colour_lies_on_white(kind: str, mode: str, left: Any, right: Any) -> None:
     source = two_colours(mode, left, right)
     if mode == "P":
         source.putpalette([10, 20, 30, 200, 0, 0])
-    pixels = shown(encode(source, kind, transparency=clear))
+    pixels = shown(encode(source, kind, transparency=right))
     assert (pixels[:, 4:] == 255).all()
-    assert (pixels[:, :4].max()) <= 30
+    assert pixels[:, :4].max() <= 30
 
 
 def test_palette_with_alpha_of_each_colour_lies_on_white() -> None:
@@ -117,6 +131,12 @@ def test_palette_is_resampled_as_colours() -> None:
     source.putpalette([0, 0, 0, 200, 100, 50])
     pixels = shown(encode(source, "PNG"), Target(width_px=1, height_px=1, resample="box"))
     assert pixels.tolist() == [[[100, 50, 25]]]
+
+
+def test_palette_inside_an_icon_is_kept() -> None:
+    source = Image.new("P", (16, 16), 1)
+    source.putpalette([0, 0, 0, 200, 100, 50])
+    assert (shown(encode(source, "ICNS")) == [200, 100, 50]).all()
 
 
 def test_one_bit_image_is_resampled_as_grey() -> None:
@@ -154,6 +174,12 @@ def test_float_image_is_scaled_by_its_range(values: list[float], expected: list[
     assert pixels[0, :, 0].tolist() == expected
 
 
+def test_signalling_nan_is_black() -> None:
+    values = np.array([[0x7F800001, 0, 0x3F800000]], dtype=np.uint32).view(np.float32)
+    pixels = shown(encode(Image.fromarray(values), "TIFF"), Target(width_px=3, height_px=1))
+    assert pixels[0, :, 0].tolist() == [0, 0, 255]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([0, 1, 255], [0, 1, 255]), ([0, 256, 65_535], [0, 1, 255]), ([-2, 0, 2], [0, 128, 255])],
@@ -187,7 +213,7 @@ def test_pixels_are_uint8_rows_columns_rgb() -> None:
     assert image.pixels.flags["C_CONTIGUOUS"]
 
 
-SOURCES = {
+SOURCES: dict[str, Callable[[], bytes]] = {
     "photo": lambda: encode(scene(640, 427), "JPEG"),
     "upright": lambda: encode(scene(300, 500), "PNG"),
     "tiny": lambda: encode(scene(7, 5), "PNG"),
@@ -196,6 +222,11 @@ SOURCES = {
     "palette": lambda: encode(scene(320, 200).convert("P"), "PNG"),
     "alpha": lambda: encode(translucent(), "PNG"),
 }
+
+
+PHOTOS = os.environ.get("RAYCAP_REAL_PHOTOS")
+for photo in sorted(Path(PHOTOS, "images").glob("*.jpg"))[:40] if PHOTOS else []:
+    SOURCES[photo.stem] = photo.read_bytes
 
 
 def translucent() -> Image.Image:
@@ -207,8 +238,9 @@ def translucent() -> Image.Image:
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
     ("processor", "worst", "mean"),
-    # Torchvision interpolates with other rounding.
-    [(BlipImageProcessorPil(), 1.0, 0.01), (BlipImageProcessor(), 2.0, 0.3)],
+    # Torchvision rounds otherwise, and cuts off overshoot along rows first where Pillow 13 cuts
+    # it along columns: single pixels of upright photos differ by up to 11 levels.
+    [(BlipImageProcessorPil(), 0.0, 0.0), (BlipImageProcessor(), 12.0, 0.3)],
 )
 def test_pixels_equal_those_of_the_models_own_processor(
     processor: Any, worst: float, mean: float, source: str
@@ -218,5 +250,6 @@ def test_pixels_equal_those_of_the_models_own_processor(
     reference = processor(Image.open(BytesIO(data)), return_tensors="np")["pixel_values"][0]
     levels = reference.transpose(1, 2, 0) * processor.image_std + processor.image_mean
     difference = np.abs(pixels - levels * 255)
-    assert difference.max() <= worst + 1e-3
-    assert difference.mean() <= mean
+    assert difference.max() <= worst + 1e-3  # the processor's own float32 arithmetic
+    assert np.quantile(difference, 0.999) <= 1 + 1e-3
+    assert difference.mean() <= mean + 1e-3

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from raycap.config import ImageConfig
 from raycap.images import DRAFT_MARGIN, Target, decode
@@ -28,7 +28,7 @@ def encode(image: Image.Image, **options: Any) -> bytes:
 
 def difference(data: bytes, target: Target = TARGET) -> np.ndarray:
     """Levels between decoding as we do and in full, `[H, W, 3]`."""
-    full = Image.open(BytesIO(data)).convert("RGB")
+    full = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
     full = full.resize((target.width_px, target.height_px), Image.Resampling.BICUBIC)
     levels: np.ndarray = np.abs(decode(data, target, CONFIG).pixels - np.asarray(full, dtype=float))
     return levels
@@ -58,6 +58,16 @@ def test_edge_of_a_size_that_no_scale_divides_is_not_shifted() -> None:
     error = difference(encode(generated("gradient").crop((0, 0, 1193, 777)), quality=95))
     assert error.mean() <= 0.2
     assert error[:, -1].max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_jpeg_is_turned_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encode(generated("gradient").crop((0, 0, 1193, 777)), quality=95, exif=exif)
+    assert difference(data, Target(width_px=96, height_px=60)).max() <= 2
+    image = decode(data, TARGET, CONFIG)
+    assert (image.width_px, image.height_px) == ((1193, 777) if orientation < 5 else (777, 1193))
 
 
 @pytest.mark.parametrize(("excess", "is_reduced"), [(-1, False), (0, True)])

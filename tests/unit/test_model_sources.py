@@ -153,6 +153,10 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     ),
     "pickle": (pickled, r"only pickled weights \(pytorch_model.bin\), .* can run code"),
     "no weights": (remove("model.safetensors"), "no model.safetensors: save the model"),
+    "weights not a file": (
+        lambda folder: (folder / "more.safetensors").mkdir(),
+        "more.safetensors: cannot be read",
+    ),
     "no tokenizer": (remove("tokenizer.json"), "no tokenizer .*save_pretrained"),
     "no preprocessor": (remove("preprocessor_config.json"), "no preprocessor_config.json"),
     "another size": (
@@ -178,7 +182,7 @@ def test_a_faulty_folder_is_one_clear_line(edit: Edit, message: str, folder: Pat
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "../nowhere"])
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "~nobody/model"])
 def test_a_path_is_never_looked_up_on_the_hub(name: str) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         find_model(name)

@@ -1,0 +1,38 @@
+# Each target creates .venv and installs what it needs on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check fix bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "raycap needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)            # caption rendered scenes with the model that ships with raycap
+	$(BIN)/raycap demo
+
+test: $(STAMP)            # everything; takes minutes, needs no network
+	$(BIN)/python -m pytest
+
+check: $(STAMP)           # format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP)             # format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)           # side by side, prints ratios
+	$(BIN)/python bench/engine.py
+
+clean:
+	rm -rf $(VENV) raycap-demo

@@ -1,0 +1,157 @@
+"""A web server whose answers can be made to fail, alone or in front of another server."""
+
+import http.client
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What is sent back."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers with the next fault, or else truly."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # headers and body in one packet
+    server: "FaultyServer"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.num_connections += 1
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.requests.append((self.command, self.path, dict(self.headers)))
+        fault = self.server.faults.popleft() if self.server.faults else Handler.send
+        fault(self, self.server.true_reply(self, body))
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+    def send(self, reply: Reply, sent: int | None = None) -> None:
+        """Send a reply, of its body only the first `sent` bytes."""
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        if reply.status != 204 and "Content-Length" not in reply.headers:
+            self.send_header("Content-Length", str(len(reply.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body[:sent])
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+Fault = Callable[[Handler, Reply], None]
+
+
+def refused(status: int, code: str = "") -> Fault:
+    """Answer with a status, and an error as S3 writes it if a code is given."""
+    text = f"<Error><Code>{code}</Code><Message>It is\nso.</Message></Error>" if code else "sorry"
+
+    def fault(handler: Handler, reply: Reply) -> None:
+        del reply
+        handler.send(Reply(status=status, body=text.encode()))
+
+    return fault
+
+
+def reset(handler: Handler, reply: Reply) -> None:
+    """Break the connection before any answer."""
+    del reply
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.hang_up()
+
+
+def truncated(handler: Handler, reply: Reply) -> None:
+    """Promise the whole body, send half of it, and hang up."""
+    handler.send(reply, sent=len(reply.body) // 2)
+    handler.hang_up()
+
+
+def stalled(handler: Handler, reply: Reply) -> None:
+    """Send nothing, for longer than anybody waits."""
+    del reply
+    handler.server.stopped.wait(30)
+    handler.hang_up()
+
+
+def stalled_midway(handler: Handler, reply: Reply) -> None:
+    """Send half of the body and then nothing more."""
+    handler.send(reply, sent=len(reply.body) // 2)
+    handler.wfile.flush()
+    stalled(handler, reply)
+
+
+def garbled(handler: Handler, reply: Reply) -> None:
+    """Answer 200 with what is not XML."""
+    del reply
+    handler.send(Reply(body=b"<html>welcome to the hotel's Wi-Fi"))
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Serves `pages`, or what the server at `upstream` does."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.pages: dict[str, Reply] = {}
+        self.faults: deque[Fault] = deque()
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.num_connections = 0
+        self.stopped = Event()
+        self._upstream = upstream
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def true_reply(self, request: Handler, body: bytes) -> Reply:
+        if self._upstream is None:
+            return self.pages.get(request.path, Reply(status=404, body=b"not here"))
+        connection = http.client.HTTPConnection(urlsplit(self._upstream).netloc, timeout=30)
+        try:
+            headers = {**request.headers, "Host": urlsplit(self._upstream).netloc}
+            headers.pop("Expect", None)
+            connection.request(request.command, request.path, body, headers)
+            reply = connection.getresponse()
+            kept = {k: v for k, v in reply.getheaders() if k not in ("Connection", "Date")}
+            return Reply(status=reply.status, body=reply.read(), headers=kept)
+        finally:
+            connection.close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up."""
+
+
+@contextmanager
+def faulty_server(upstream: str | None = None) -> Iterator[FaultyServer]:
+    """Run a server in a thread."""
+    server = FaultyServer(upstream)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopped.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,282 @@
+"""Bulk captioning on a local Ray: every image one row, from folders, again and again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import raycap
+from raycap.bulk.run import Progress
+from raycap.bulk.verify import verify
+from raycap.config import CaptionConfig, validate_config
+from raycap.demo.scenes import write_scenes
+from raycap.errors import ConfigError, ModelError, RunConflict
+from raycap.images import decode
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.storage.local import LocalStore
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def config(**sections: Any) -> CaptionConfig:
+    sections.setdefault("model", {"name": "stub"})
+    return validate_config(CaptionConfig, sections)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """All rows of an output, in part order."""
+    rows: list[dict[str, Any]] = []
+    for part in sorted((output / "captions").iterdir()):
+        rows += pq.read_table(part).to_pylist()
+    return rows
+
+
+def write_images(folder: Path, count: int, start: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:05d}.jpg")
+
+
+@pytest.fixture
+def mixed_folder(tmp_path: Path) -> Path:
+    """Images of several kinds, broken files, a file that is no image, in a tree."""
+    folder = tmp_path / "photos"
+    write_images(folder / "a", 10)
+    write_images(folder / "b" / "deep", 7, start=50)
+    (folder / "a" / "empty.jpg").write_bytes(b"")
+    (folder / "a" / "page.jpg").write_bytes(b"<html>not an image</html>")
+    whole = (folder / "a" / "00000.jpg").read_bytes()
+    (folder / "b" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "b" / "no-suffix").write_bytes(whole)
+    (folder / "notes.txt").write_text("not an image, by its name")
+    (folder / ".hidden.jpg").write_bytes(whole)
+    return folder
+
+
+def test_every_image_of_a_tree_gets_exactly_one_row_in_key_order(
+    mixed_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    seen: list[Progress] = []
+    summary = raycap.caption(
+        mixed_folder, output, config=config(engine={"part_size": 8}), on_progress=seen.append
+    )
+    rows = rows_of(output)
+    expected = sorted(
+        str(path.relative_to(mixed_folder))
+        for path in mixed_folder.rglob("*")
+        if path.is_file() and path.name not in ("notes.txt", ".hidden.jpg")
+    )
+    assert [row["image_id"] for row in rows] == expected
+    failed = {row["image_id"]: row["error_code"] for row in rows if row["status"] == "failed"}
+    assert failed == {
+        "a/empty.jpg": "empty",
+        "a/page.jpg": "unsupported_format",
+        "b/cut.jpg": "decode_failed",
+    }
+    ok = next(row for row in rows if row["status"] == "ok")
+    assert (ok["width_px"], ok["height_px"], ok["attempts"]) == (32, 24, 1)
+    assert ok["num_words"] == len(ok["caption"].split())
+    assert (summary.num_images, summary.num_ok, summary.num_failed) == (21, 18, 3)
+    assert summary.skipped == {".txt": 1, "hidden": 1}
+    assert json.loads((output / "summary.json").read_text())["failed"] == summary.failed
+    assert seen[-1].num_done == seen[-1].num_total == 21
+    assert verify(output).is_complete
+
+
+def test_the_pipeline_says_what_the_model_says(tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 20, seed=11)
+    settings = config(model={"name": "demo"})
+    raycap.caption(folder, output, config=settings)
+    source = find_model("demo")
+    captioner = load_captioner(source, settings.model, settings.generation)
+    for row in rows_of(output):
+        image = decode(Path(row["uri"]).read_bytes(), source.target, settings.image)
+        alone = captioner.caption(image.pixels[None])[0]
+        assert row["caption"] == alone.text
+        assert row["logprob"] == pytest.approx(alone.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_captions_do_not_depend_on_batches_actors_or_parts(tmp_path: Path, num_beams: int) -> None:
+    folder = tmp_path / "scenes"
+    write_scenes(folder, 24, seed=5)
+    captions = []
+    for number, engine in enumerate(
+        (
+            {"batch_size": 8, "part_size": 1024},
+            {"batch_size": 3, "part_size": 7, "num_actors": "2", "fetch_threads": 1},
+        )
+    ):
+        output = tmp_path / f"out-{number}"
+        generation = {"num_beams": num_beams}
+        raycap.caption(
+            folder,
+            output,
+            config=config(model={"name": "demo"}, engine=engine, generation=generation),
+        )
+        captions.append({row["image_id"]: row["caption"] for row in rows_of(output)})
+    assert captions[0] == captions[1]
+
+
+def test_the_same_command_again_reads_nothing_and_keeps_every_file(
+    mixed_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    raycap.caption(mixed_folder, output, config=config())
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    summary = raycap.caption(mixed_folder, output, config=config())
+    assert summary.num_captioned == 0
+    del before[output / "lock.json"]
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_lost_parts_are_answered_again_and_committed_ones_are_left_alone(
+    tmp_path: Path,
+) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 40)
+    settings = config(engine={"part_size": 8})
+    raycap.caption(folder, output, config=settings)
+    whole = rows_of(output)
+    parts = sorted((output / "captions").iterdir())
+    kept = {path: path.stat().st_mtime_ns for path in (parts[0], parts[2], parts[4])}
+    parts[1].unlink()
+    parts[3].unlink()
+    (output / "summary.json").unlink()
+    assert verify(output).num_pending == 16
+    summary = raycap.caption(folder, output, config=settings)
+    assert summary.num_captioned == 16
+    assert summary.num_images == 40
+    assert rows_of(output) == whole
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_new_and_changed_images_alone_are_captioned_in_a_finished_output(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 10)
+    settings = config(engine={"part_size": 4})
+    raycap.caption(folder, output, config=settings)
+    before = {row["image_id"]: row for row in rows_of(output)}
+    write_images(folder, 3, start=90)
+    Image.new("RGB", (50, 40), "red").save(folder / "00005.jpg")
+    summary = raycap.caption(folder, output, config=settings)
+    after = {row["image_id"]: row for row in rows_of(output)}
+    assert summary.num_captioned == 4
+    assert summary.num_images == len(rows_of(output)) == len(after) == 13
+    assert after["00005.jpg"]["caption"] != before["00005.jpg"]["caption"]
+    assert after["00005.jpg"]["width_px"] == 50
+    unchanged = before.keys() - {"00005.jpg"}
+    assert {i: before[i] for i in unchanged} == {i: after[i] for i in unchanged}
+    assert verify(output).is_complete
+
+
+def test_a_limit_takes_the_first_images_and_a_later_run_the_rest(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 9)
+    assert raycap.caption(folder, output, config=config(), limit=4).num_images == 4
+    assert [row["image_id"] for row in rows_of(output)] == [f"{n:05d}.jpg" for n in range(4)]
+    assert raycap.caption(folder, output, config=config()).num_captioned == 5
+    assert verify(output).is_complete
+
+
+def test_other_settings_or_another_source_are_refused_with_the_difference(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 2)
+    raycap.caption(folder, output, config=config())
+    with pytest.raises(RunConflict, match=r"\+generation\.num_beams = 1") as conflict:
+        raycap.caption(folder, output, config=config(generation={"num_beams": 1}))
+    assert "-generation.num_beams = 3" in str(conflict.value)
+    write_images(tmp_path / "other", 2)
+    with pytest.raises(RunConflict, match="source = "):
+        raycap.caption(tmp_path / "other", output, config=config())
+
+
+def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 2)
+    with (
+        LocalStore(output).lock("lock.json"),
+        pytest.raises(RunConflict, match="another run is writing here"),
+    ):
+        raycap.caption(folder, output, config=config())
+    assert raycap.caption(folder, output, config=config()).num_ok == 2
+
+
+def test_a_source_without_images_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"no images found \(other files: 1 \.txt\)"):
+        raycap.caption(folder, tmp_path / "out", config=config())
+
+
+def test_an_error_of_a_worker_reaches_the_caller_as_it_was_raised(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    found = find_model("demo")
+    assert found.folder is not None
+    model.mkdir()
+    for file in Path(found.folder).iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    folder = tmp_path / "photos"
+    write_images(folder, 4)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=str(model)):
+        raycap.caption(folder, tmp_path / "out", config=config(model={"name": str(model)}))
+
+
+def test_several_captions_an_image_land_in_alternatives(tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 3, seed=3)
+    raycap.caption(
+        folder,
+        output,
+        config=config(model={"name": "demo"}, generation={"num_beams": 4, "num_captions": 3}),
+    )
+    for row in rows_of(output):
+        assert len(row["alternatives"]) == 2
+        assert all(isinstance(other["caption"], str) for other in row["alternatives"])
+
+
+def test_a_damaged_part_is_named_by_verify_and_by_the_next_run(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 6)
+    settings = config(engine={"part_size": 3})
+    raycap.caption(folder, output, config=settings)
+    part = output / "captions" / "part-000001.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    found = verify(output)
+    assert not found.is_sound
+    assert "part-000001.parquet: is damaged" in found.problems[0]
+    part.unlink()
+    assert raycap.caption(folder, output, config=settings).num_captioned == 3
+    assert verify(output).is_complete
+
+
+def test_rows_moved_between_parts_are_found(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    write_images(folder, 6)
+    raycap.caption(folder, output, config=config(engine={"part_size": 3}))
+    first, second = sorted((output / "captions").iterdir())
+    second.write_bytes(first.read_bytes())
+    found = verify(output)
+    assert found.num_problems == 1
+    assert "are not the 3 images of its manifest" in found.problems[0]
+
+
+def test_the_real_photos_are_captioned_whole(real_photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    summary = raycap.caption(real_photos, output, config=config())
+    assert (summary.num_images, summary.num_ok) == (152, 152)
+    assert len({row["caption"] for row in rows_of(output)}) > 100
+    assert verify(output).is_complete
+    assert pa.unify_schemas([pq.read_schema(p) for p in (output / "captions").iterdir()])

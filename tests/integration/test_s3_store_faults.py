@@ -1,0 +1,171 @@
+"""S3Store when the way to the bucket fails: what is tried again, and what is told."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from raycap.config import StorageConfig
+from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.s3 import S3Store
+from raycap.storage.stores import ImageReader
+from tests.conftest import S3, free_port
+from tests.faulty_http import (
+    Fault,
+    FaultyServer,
+    faulty_server,
+    garbled,
+    refused,
+    reset,
+    stalled,
+    stalled_midway,
+    truncated,
+)
+
+CONFIG = StorageConfig(timeout_s=0.5, num_retries=2)
+DATA = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    with faulty_server(s3.endpoint) as server:
+        s3.put("p/a.jpg", DATA)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+def store(s3: S3, server: FaultyServer) -> S3Store:
+    del server
+    return S3Store(s3.bucket, "p", CONFIG)
+
+
+FAULTS = {
+    "slow down": (refused(503, "SlowDown"), ErrorCode.THROTTLED),
+    "503 without a word": (refused(503), ErrorCode.THROTTLED),
+    "429": (refused(429, "TooManyRequests"), ErrorCode.THROTTLED),
+    "an internal error": (refused(500, "InternalError"), ErrorCode.SERVER_ERROR),
+    "a bad gateway": (refused(502), ErrorCode.SERVER_ERROR),
+    "a gateway's time-out": (refused(504), ErrorCode.TIMEOUT),
+    "a request's time-out": (refused(400, "RequestTimeout"), ErrorCode.TIMEOUT),
+    "a broken connection": (reset, ErrorCode.NETWORK),
+    "silence": (stalled, ErrorCode.TIMEOUT),
+}
+BODY_FAULTS = {
+    "half a body": (truncated, ErrorCode.NETWORK),
+    "silence after half a body": (stalled_midway, ErrorCode.TIMEOUT),
+}
+
+
+@pytest.mark.parametrize(("fault", "code"), {**FAULTS, **BODY_FAULTS}.values(), ids=str)
+def test_reading_is_tried_again_as_often_as_configured(
+    s3: S3, server: FaultyServer, store: S3Store, fault: Fault, code: ErrorCode
+) -> None:
+    server.faults.extend([fault] * 3)
+    with pytest.raises(TransientError) as caught:
+        store.read("a.jpg")
+    assert caught.value.code == code
+    assert str(caught.value).startswith(f"s3://{s3.bucket}/p/a.jpg: ")
+    assert "\n" not in str(caught.value)
+    assert len(server.requests) == 3
+    server.faults.extend([fault] * 2)
+    assert store.read("a.jpg") == DATA
+
+
+@pytest.mark.parametrize("fault", [fault for fault, _ in BODY_FAULTS.values()], ids=BODY_FAULTS)
+def test_half_an_image_is_never_taken_for_a_whole_one(
+    server: FaultyServer, store: S3Store, fault: Fault
+) -> None:
+    reader = ImageReader(CONFIG)
+    server.faults.extend([fault] * 2)
+    assert reader.read(store.address("a.jpg"), 1_000_000) == DATA
+    server.faults.extend([fault] * 2)
+    assert store.read_tail("a.jpg", 1000) == DATA[-1000:]
+    server.faults.extend([fault] * 2)
+    assert store.read_versioned("a.jpg")[0] == DATA
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
+def test_writing_is_tried_again(
+    server: FaultyServer, store: S3Store, fault: Fault, code: ErrorCode
+) -> None:
+    del code
+    server.faults.extend([fault] * 2)
+    store.write("b.jpg", b"new")
+    server.faults.extend([fault] * 2)
+    assert store.create("c.jpg", b"new")
+    server.faults.extend([fault] * 2)
+    store.delete("a.jpg")
+    assert [key for table in store.list() for key in table["key"].to_pylist()] == ["b.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize(
+    "fault", [refused(503, "SlowDown"), reset, truncated, stalled_midway, garbled]
+)
+def test_listing_is_tried_again(server: FaultyServer, store: S3Store, fault: Fault) -> None:
+    server.faults.extend([fault] * 2)
+    assert next(store.list())["key"].to_pylist() == ["a.jpg"]
+    server.faults.extend([fault] * 3)
+    with pytest.raises(TransientError):
+        list(store.list())
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (refused(403, "AccessDenied"), "access denied; check the credentials"),
+        (refused(403), "access denied; check the credentials"),
+        (refused(403, "InvalidAccessKeyId"), "access key is not known"),
+        (refused(403, "SignatureDoesNotMatch"), "secret key does not match"),
+        (refused(400, "ExpiredToken"), "session token has expired"),
+        (refused(403, "RequestTimeTooSkewed"), "clock is wrong"),
+        (refused(404, "NoSuchBucket"), "no such bucket"),
+        (refused(501, "NotImplemented"), "lacks a request"),
+        (refused(400, "Odd"), r"refused, HTTP 400 \(Odd: It is so\.\)"),
+    ],
+)
+def test_a_refusal_is_told_at_once_in_one_line(
+    server: FaultyServer, store: S3Store, fault: Fault, words: str
+) -> None:
+    for attempt in (lambda: store.read("a.jpg"), lambda: list(store.list())):
+        server.requests.clear()
+        server.faults.append(fault)
+        with pytest.raises(StorageError, match=words) as caught:
+            attempt()
+        assert not isinstance(caught.value, TransientError | ObjectNotFound)
+        assert "\n" not in str(caught.value)
+        assert len(server.requests) == 1
+
+
+def test_a_missing_image_is_asked_for_once(server: FaultyServer, store: S3Store) -> None:
+    with pytest.raises(ObjectNotFound):
+        store.read("none.jpg")
+    assert len(server.requests) == 1
+
+
+def test_nobody_listening_is_tried_again_and_told(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(TransientError) as caught:
+        S3Store(s3.bucket, "p", CONFIG).read("a")
+    assert caught.value.code == ErrorCode.NETWORK
+
+
+def test_missing_credentials_are_told_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(StorageError, match="no usable AWS credentials"):
+        S3Store(s3.bucket, "p", CONFIG).read("a")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StorageError, match="S3 cannot be reached: .*nobody"):
+        S3Store(s3.bucket, "p", CONFIG)
+
+
+def test_anonymous_requests_are_not_signed(server: FaultyServer, s3: S3) -> None:
+    anonymous = StorageConfig(timeout_s=0.5, num_retries=0, anonymous=True)
+    assert ImageReader(anonymous).read(f"s3://{s3.bucket}/p/a.jpg", 10**6) == DATA
+    assert "Authorization" not in server.requests[-1][2]
+
+
+def test_a_connection_is_used_again(server: FaultyServer, store: S3Store) -> None:
+    reader = ImageReader(CONFIG)
+    for _ in range(10):
+        assert reader.read(store.address("a.jpg"), 10**6) == DATA
+    assert server.num_connections == 1

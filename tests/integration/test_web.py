@@ -1,0 +1,156 @@
+"""Web addresses: what a server does wrong, and what becomes of it."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from raycap.config import StorageConfig
+from raycap.errors import ErrorCode, ObjectNotFound, TransientError
+from raycap.storage.stores import ImageReader
+from tests.conftest import free_port
+from tests.faulty_http import (
+    Fault,
+    FaultyServer,
+    Handler,
+    Reply,
+    faulty_server,
+    refused,
+    reset,
+    stalled,
+    stalled_midway,
+    truncated,
+)
+
+CONFIG = StorageConfig(timeout_s=0.3, num_retries=2)
+IMAGE = bytes(range(256)) * 100
+MAX_BYTES = 1_000_000
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with faulty_server() as server:
+        server.pages["/a.jpg"] = Reply(body=IMAGE)
+        yield server
+
+
+@pytest.fixture
+def reader() -> ImageReader:
+    return ImageReader(CONFIG)
+
+
+FAULTS = {
+    "throttled by 503": (refused(503), ErrorCode.THROTTLED),
+    "throttled by 429": (refused(429), ErrorCode.THROTTLED),
+    "a server error": (refused(500), ErrorCode.SERVER_ERROR),
+    "a bad gateway": (refused(502), ErrorCode.SERVER_ERROR),
+    "a gateway's time-out": (refused(504), ErrorCode.TIMEOUT),
+    "a broken connection": (reset, ErrorCode.NETWORK),
+    "half a body": (truncated, ErrorCode.NETWORK),
+    "silence": (stalled, ErrorCode.TIMEOUT),
+    "silence after half a body": (stalled_midway, ErrorCode.TIMEOUT),
+}
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_tried_again_as_often_as_configured(
+    server: FaultyServer, reader: ImageReader, fault: Fault, code: ErrorCode
+) -> None:
+    server.faults.extend([fault] * 3)
+    with pytest.raises(TransientError) as caught:
+        reader.read(f"{server.url}/a.jpg", MAX_BYTES)
+    assert caught.value.code == code
+    assert len(server.requests) == 3
+    assert f"{server.url}/a.jpg" in str(caught.value)
+    server.faults.extend([fault] * 2)
+    assert reader.read(f"{server.url}/a.jpg", MAX_BYTES) == IMAGE
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_refusal_is_final(server: FaultyServer, reader: ImageReader, status: int) -> None:
+    server.faults.append(refused(status))
+    with pytest.raises(ObjectNotFound, match=f"HTTP {status}"):
+        reader.read(f"{server.url}/a.jpg", MAX_BYTES)
+    assert len(server.requests) == 1
+
+
+def test_nobody_listening_is_a_failed_connection(reader: ImageReader) -> None:
+    with pytest.raises(TransientError) as caught:
+        reader.read(f"http://127.0.0.1:{free_port()}/a.jpg", MAX_BYTES)
+    assert caught.value.code == ErrorCode.NETWORK
+
+
+@pytest.mark.parametrize(
+    "address", ["http://", "http:///a.jpg", "http://[::1/a.jpg", "http://h:99999/a", "http://a b/c"]
+)
+def test_what_is_no_address_is_not_found(reader: ImageReader, address: str) -> None:
+    with pytest.raises((ObjectNotFound, TransientError)):
+        reader.read(address, MAX_BYTES)
+
+
+def test_names_with_spaces_and_letters_of_any_alphabet_are_encoded(
+    server: FaultyServer, reader: ImageReader
+) -> None:
+    server.pages["/%C3%A9t%C3%A9%20a.jpg?x=1"] = Reply(body=IMAGE)
+    assert reader.read(f"{server.url}/été a.jpg?x=1", MAX_BYTES) == IMAGE
+
+
+def test_redirects_are_followed_but_not_for_ever(server: FaultyServer, reader: ImageReader) -> None:
+    server.pages["/old"] = Reply(status=301, headers={"Location": "/a.jpg"})
+    server.pages["/loop"] = Reply(status=302, headers={"Location": "/loop"})
+    server.pages["/odd"] = Reply(status=302, headers={"Location": "file:///etc/passwd"})
+    assert reader.read(f"{server.url}/old", MAX_BYTES) == IMAGE
+    with pytest.raises(ObjectNotFound, match="redirected too often"):
+        reader.read(f"{server.url}/loop", MAX_BYTES)
+    with pytest.raises(ObjectNotFound, match="not a web address"):
+        reader.read(f"{server.url}/odd", MAX_BYTES)
+
+
+def test_user_and_password_are_sent_but_never_shown(
+    server: FaultyServer, reader: ImageReader
+) -> None:
+    host = server.url.removeprefix("http://")
+    assert reader.read(f"http://me:s%3Acret@{host}/a.jpg", MAX_BYTES) == IMAGE
+    sent = {name.lower(): value for name, value in server.requests[-1][2].items()}
+    assert sent["authorization"] == "Basic " + b64encode(b"me:s:cret").decode()
+    secret = f"http://me:s3cret@{host}/a.jpg?X-Amz-Signature=abc123"
+    for fault in (refused(404), refused(500), reset, truncated):
+        server.pages["/a.jpg?X-Amz-Signature=abc123"] = Reply(body=IMAGE)
+        server.faults.extend([fault] * 3)
+        with pytest.raises((ObjectNotFound, TransientError)) as caught:
+            reader.read(secret, MAX_BYTES)
+        server.faults.clear()
+        assert f"http://{host}/a.jpg" in str(caught.value)
+        assert not any(word in str(caught.value) for word in ("me:", "s3cret", "abc123"))
+
+
+def test_no_more_is_read_than_asked_for(server: FaultyServer, reader: ImageReader) -> None:
+    asked = []
+
+    def endless(handler: Handler, reply: Reply) -> None:
+        handler.send(Reply(headers={"Content-Length": str(10**12)}, body=reply.body))
+        while not handler.server.stopped.is_set():
+            handler.wfile.write(bytes(65_536))
+            asked.append(65_536)
+
+    server.faults.append(endless)
+    data = reader.read(f"{server.url}/a.jpg", 100_000)
+    assert len(data) == 100_001
+    assert sum(asked) < 50_000_000
+    assert len(reader.read(f"{server.url}/a.jpg", len(IMAGE))) == len(IMAGE)
+    assert len(reader.read(f"{server.url}/a.jpg", len(IMAGE) - 1)) == len(IMAGE)
+    assert len(reader.read(f"{server.url}/a.jpg", 10)) == 11
+
+
+def test_a_connection_is_used_again(server: FaultyServer, reader: ImageReader) -> None:
+    for _ in range(20):
+        reader.read(f"{server.url}/a.jpg", MAX_BYTES)
+    assert server.num_connections == 1
+
+
+def test_many_threads_share_one_reader(server: FaultyServer, reader: ImageReader) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: reader.read(f"{server.url}/a.jpg", MAX_BYTES), range(200)))
+    assert found == [IMAGE] * 200
+    assert server.num_connections <= 16

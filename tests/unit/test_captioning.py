@@ -1,0 +1,157 @@
+"""The caption stage isolates bad images and shrinks batches, whatever the model."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from jaxtyping import UInt8
+
+from raycap import schema
+from raycap.bulk.captioning import CaptionActor, caption_all
+from raycap.bulk.loading import RunSpec
+from raycap.config import CaptionConfig, ModelConfig
+from raycap.errors import ErrorCode, ImageError, ModelError
+from raycap.images import Target
+from raycap.models.base import Caption
+from raycap.models.sources import find_model
+
+
+class Picky:
+    """A captioner that breaks on some images, and on batches that are too large."""
+
+    target = Target(width_px=2, height_px=2)
+
+    def __init__(self, *, bad: frozenset[int] = frozenset(), max_batch: int = 1000) -> None:
+        self.bad = bad
+        self.max_batch = max_batch
+        self.batches: list[int] = []
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        self.batches.append(len(pixels))
+        if len(pixels) > self.max_batch:
+            raise MemoryError("no room")
+        values = [int(image[0, 0, 0]) for image in pixels]
+        if self.bad.intersection(values):
+            raise ValueError("cannot look\nat this")
+        return [Caption(text=f"number {value}", logprob=-1.0) for value in values]
+
+    def save(self, folder: Path) -> None:
+        raise AssertionError(f"nobody asked to save to {folder}")
+
+
+def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
+    return np.broadcast_to(
+        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 2, 3)
+    ).copy()
+
+
+def test_every_image_of_a_sound_batch_is_captioned_in_order() -> None:
+    outcomes = caption_all(Picky(), numbered(10), batch_size=4)
+    assert [o.text for o in outcomes.results if isinstance(o, Caption)] == [
+        f"number {n}" for n in range(10)
+    ]
+
+
+@pytest.mark.parametrize("bad", [{0}, {9}, {3, 4}, {1, 5, 6, 9}, set(range(10))])
+def test_images_that_break_the_model_become_rows_and_spare_their_neighbours(bad: set[int]) -> None:
+    outcomes = caption_all(Picky(bad=frozenset(bad)), numbered(10), batch_size=10)
+    rejected = {n for n, o in enumerate(outcomes.results) if isinstance(o, ImageError)}
+    assert rejected == bad
+    for number, outcome in enumerate(outcomes.results):
+        if isinstance(outcome, Caption):
+            assert outcome.text == f"number {number}"
+        else:
+            assert outcome.code is ErrorCode.MODEL_REJECTED
+            assert outcome.message == "ValueError: cannot look at this"
+
+
+def test_isolating_one_image_takes_few_calls() -> None:
+    picky = Picky(bad=frozenset({17}))
+    caption_all(picky, numbered(64), batch_size=64)
+    assert len(picky.batches) <= 2 + 2 * 6 + 1
+
+
+def test_a_model_that_fails_on_every_image_is_a_crash_not_a_million_bad_rows() -> None:
+    with pytest.raises(ModelError, match="fails on every image: ValueError"):
+        caption_all(Picky(bad=frozenset(range(256))), numbered(4), batch_size=4)
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
+    picky = Picky(max_batch=5)
+    outcomes = caption_all(picky, numbered(40), batch_size=32)
+    assert outcomes.batch_size == 4
+    assert len(outcomes.results) == 40
+    assert picky.batches == [32, 16, 8, 4, *[4] * 9]
+
+
+def test_no_memory_for_a_single_image_stops_with_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"memory does not suffice .* model\.precision"):
+        caption_all(Picky(max_batch=0), numbered(4), batch_size=4)
+
+
+def spec_for(config: CaptionConfig, batch_size: int) -> RunSpec:
+    return RunSpec(
+        output="unused",
+        config=config,
+        model=find_model("stub"),
+        batch_size=batch_size,
+        torch_threads=1,
+    )
+
+
+def loaded_rows(spec: RunSpec, rows: list[int | None]) -> pa.Table:
+    """Rows whose pixels are all of one value, or null for a failed image."""
+    target = spec.model.target
+    base = {
+        schema.URI: "u",
+        schema.PART: 0,
+        schema.NUM_ROWS: len(rows),
+        schema.PARTIAL: False,
+        schema.NUM_BYTES: 1,
+        schema.ATTEMPTS: 1,
+        schema.ALTERNATIVES: [],
+    }
+    return pa.Table.from_pylist(
+        [
+            {
+                **base,
+                schema.IMAGE_ID: str(index),
+                schema.ROW: index,
+                schema.STATUS: "failed" if value is None else "ok",
+                schema.ERROR_CODE: "empty" if value is None else None,
+                schema.PIXELS: None if value is None else bytes([value]) * target.num_bytes,
+            }
+            for index, value in enumerate(rows)
+        ],
+        schema=schema.LOADED,
+    )
+
+
+def test_failed_rows_pass_the_actor_untouched_and_the_others_get_their_own_caption() -> None:
+    spec = spec_for(CaptionConfig(model=ModelConfig(name="stub")), 4)
+    rows = [10, None, 200, 90, None, 30]
+    actor = CaptionActor(spec)
+    answered = actor(loaded_rows(spec, rows))
+    alone = [actor(loaded_rows(spec, [value]))[schema.CAPTION][0].as_py() for value in rows]
+    assert answered.schema == schema.ANSWERED
+    assert answered[schema.CAPTION].to_pylist() == alone
+    assert answered[schema.STATUS].to_pylist() == ["ok", "failed", "ok", "ok", "failed", "ok"]
+    assert answered[schema.NUM_WORDS].to_pylist()[1] is None
+
+
+def test_a_sliced_and_chunked_block_keeps_pixels_with_their_rows() -> None:
+    spec = spec_for(CaptionConfig(model=ModelConfig(name="stub")), 64)
+    table = loaded_rows(spec, [5, None, 120, 250, None, 60, 33])
+    chunked = pa.concat_tables([table.slice(1, 2), table.slice(4, 3)])
+    actor = CaptionActor(spec)
+    whole = dict(zip(*(actor(table)[c].to_pylist() for c in ("image_id", "caption")), strict=True))
+    pieces = actor(chunked)
+    assert pieces[schema.IMAGE_ID].to_pylist() == ["1", "2", "4", "5", "6"]
+    assert pieces[schema.CAPTION].to_pylist() == [whole[i] for i in ("1", "2", "4", "5", "6")]
+
+
+def test_a_block_of_failed_rows_only_is_answered() -> None:
+    spec = spec_for(CaptionConfig(model=ModelConfig(name="stub")), 64)
+    answered = CaptionActor(spec)(loaded_rows(spec, [None, None]))
+    assert answered[schema.STATUS].to_pylist() == ["failed", "failed"]
