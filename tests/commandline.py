@@ -1,10 +1,8 @@
 """The installed command line, run as a person or a scheduler runs it, and what it leaves."""
 
-import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,15 +83,3 @@ def ray_processes_of(home: Path) -> list[int]:
         if environ.get("HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
             left.append(process.info["pid"])
     return left
-
-
-@dataclass(frozen=True)
-class RequestLog:
-    """What moto's server was asked for."""
-
-    file: Path
-
-    def image_reads(self, bucket: str) -> Counter[str]:
-        """Count GETs of each image of a bucket."""
-        pattern = re.compile(rf'"GET /{bucket}/([^ ?"]+\.jpg)[^"]*" 200')
-        return Counter(pattern.findall(self.file.read_text(errors="replace")))

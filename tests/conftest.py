@@ -1,12 +1,14 @@
 """What several test modules share: a hermetic AWS set-up, moto's S3 as a process, photos."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 MakeJpeg = Callable[..., bytes]
+
+S3_PAGE_KEYS = 100
+"""Keys that moto's server lists at a time; AWS lists 1,000."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +50,36 @@ def free_port() -> int:
     return port
 
 
+@dataclass(frozen=True)
+class RequestLog:
+    """What moto's server was asked for."""
+
+    file: Path
+
+    def image_reads(self, bucket: str) -> Counter[str]:
+        """Count the GETs of each image of a bucket."""
+        pattern = re.compile(rf'"GET /{bucket}/([^ ?"]+\.jpg)[^"]*" 20')
+        return Counter(pattern.findall(self.file.read_text(errors="replace")))
+
+
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def s3_log(tmp_path_factory: pytest.TempPathFactory) -> RequestLog:
+    """Give the log of moto's server."""
+    return RequestLog(tmp_path_factory.mktemp("moto") / "server.log")
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_log: RequestLog) -> Iterator[str]:
     """Run moto's S3 server as a process of its own; give its endpoint."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = tmp_path_factory.mktemp("moto") / "server.log"
+    log = s3_log.file
+    # Short pages: the tests of listings of many pages need fewer objects.
+    env = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(S3_PAGE_KEYS)}
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=env, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         _wait_until_it_answers(server, port, log)
         yield f"http://127.0.0.1:{port}"
@@ -93,8 +120,28 @@ class S3:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
 
+@pytest.fixture(scope="session")
+def s3_client(s3_server: str) -> Iterator["S3Client"]:
+    """Give a client of moto's server that is told all it needs to know."""
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=s3_server,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        region_name="us-east-1",
+        config=Config(max_pool_connections=32),
+    )
+    yield client
+    client.close()
+
+
 @pytest.fixture
-def s3(s3_server: str, hermetic_aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+def s3(
+    s3_server: str,
+    s3_client: "S3Client",
+    hermetic_aws: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> S3:
     """Give a fresh bucket on moto's server, and set this process's environment to reach it."""
     del hermetic_aws  # must come first: it clears the environment
     env = {
@@ -105,11 +152,9 @@ def s3(s3_server: str, hermetic_aws: None, monkeypatch: pytest.MonkeyPatch) -> I
     }
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    client = boto3.session.Session().client("s3", config=Config(max_pool_connections=32))
     bucket = f"test-{uuid.uuid4().hex[:12]}"
-    client.create_bucket(Bucket=bucket)
-    yield S3(endpoint=s3_server, env=env, bucket=bucket, client=client)
-    client.close()
+    s3_client.create_bucket(Bucket=bucket)
+    return S3(endpoint=s3_server, env=env, bucket=bucket, client=s3_client)
 
 
 @pytest.fixture

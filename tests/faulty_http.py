@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from urllib.parse import urlsplit
@@ -33,11 +34,16 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         self.server.num_connections += 1
 
+    def handle_expect_100(self) -> bool:
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
+
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path, dict(self.headers)))
-        fault = self.server.faults.popleft() if self.server.faults else Handler.send
-        fault(self, self.server.true_reply(self, body))
+        fault = self.server.faults.popleft() if self.server.faults else truthful
+        fault(self, partial(self.server.true_reply, self, body))
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
@@ -59,48 +65,64 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-Fault = Callable[[Handler, Reply], None]
+TrueReply = Callable[[], Reply]
+"""Does what is asked for, and gives the answer."""
+
+Fault = Callable[[Handler, TrueReply], None]
+
+
+def truthful(handler: Handler, reply: TrueReply) -> None:
+    """Do as asked."""
+    handler.send(reply())
 
 
 def refused(status: int, code: str = "") -> Fault:
     """Answer with a status, and an error as S3 writes it if a code is given."""
     text = f"<Error><Code>{code}</Code><Message>It is\nso.</Message></Error>" if code else "sorry"
 
-    def fault(handler: Handler, reply: Reply) -> None:
+    def fault(handler: Handler, reply: TrueReply) -> None:
         del reply
         handler.send(Reply(status=status, body=text.encode()))
 
     return fault
 
 
-def reset(handler: Handler, reply: Reply) -> None:
+def reset(handler: Handler, reply: TrueReply) -> None:
     """Break the connection before any answer."""
     del reply
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.hang_up()
 
 
-def truncated(handler: Handler, reply: Reply) -> None:
+def lost(handler: Handler, reply: TrueReply) -> None:
+    """Do as asked, and break the connection instead of answering."""
+    found = reply()
+    reset(handler, lambda: found)
+
+
+def truncated(handler: Handler, reply: TrueReply) -> None:
     """Promise the whole body, send half of it, and hang up."""
-    handler.send(reply, sent=len(reply.body) // 2)
+    found = reply()
+    handler.send(found, sent=len(found.body) // 2)
     handler.hang_up()
 
 
-def stalled(handler: Handler, reply: Reply) -> None:
+def stalled(handler: Handler, reply: TrueReply) -> None:
     """Send nothing, for longer than anybody waits."""
     del reply
     handler.server.stopped.wait(30)
     handler.hang_up()
 
 
-def stalled_midway(handler: Handler, reply: Reply) -> None:
+def stalled_midway(handler: Handler, reply: TrueReply) -> None:
     """Send half of the body and then nothing more."""
-    handler.send(reply, sent=len(reply.body) // 2)
+    found = reply()
+    handler.send(found, sent=len(found.body) // 2)
     handler.wfile.flush()
     stalled(handler, reply)
 
 
-def garbled(handler: Handler, reply: Reply) -> None:
+def garbled(handler: Handler, reply: TrueReply) -> None:
     """Answer 200 with what is not XML."""
     del reply
     handler.send(Reply(body=b"<html>welcome to the hotel's Wi-Fi"))

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -41,19 +43,31 @@ def ray_cluster(*, debug: bool = False) -> Iterator[None]:
 
 
 def _connect(*, debug: bool) -> None:
+    """Attach to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
+
+    Raises:
+        ConfigError: a cluster is named and does not answer.
+    """
+    on_terminate = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if debug else logging.ERROR
+    # Fewer logical CPUs than stages would leave a stage without any, and hang.
+    num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
     try:
-        ray.init(address="auto", logging_level=level, log_to_driver=debug)
-    except ConnectionError:
-        # Fewer logical CPUs than stages would leave a stage without any, and hang.
-        num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
+        # Not address="auto": that attaches to any Ray of this machine, other programs' own too.
         ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            logging_level=level,
-            log_to_driver=debug,
+            num_cpus=num_cpus, include_dashboard=False, logging_level=level, log_to_driver=debug
         )
+    except ValueError:  # a cluster is named, whose size is not ours to say
+        try:
+            ray.init(logging_level=level, log_to_driver=debug)
+        except ConnectionError as error:
+            raise ConfigError(
+                "the Ray cluster that RAY_ADDRESS or `ray start` named does not answer; start it, "
+                "or unset RAY_ADDRESS and run `ray stop` to caption on this machine alone"
+            ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray has put in its own, which exits on the spot.
+        signal.signal(signal.SIGTERM, on_terminate)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,10 @@ def test_importing_the_command_line_loads_neither_ray_nor_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_help_answers_well_under_a_second_and_names_every_command(raycap: CommandLine) -> None:
+def test_help_names_every_command(raycap: CommandLine) -> None:
     code, out, _ = raycap("--help")
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        raycap("--help")
-        times.append(time.perf_counter() - started)
     assert code == 0
     assert all(command in out for command in COMMANDS)
-    assert min(times) < 1.0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,6 +16,7 @@ from tests.commandline import (
 NUM_IMAGES = 400
 SETTINGS = ("--model", "stub", "--set", "engine.part_size=20", "--set", "engine.batch_size=10")
 SLOW = ("--set", "model.stub_latency_s=0.25")
+SLOWER = ("--set", "model.stub_latency_s=2")
 
 
 def test_kill_9_at_half_and_the_same_command_give_the_rows_of_an_undisturbed_run(
@@ -87,9 +88,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_continue(raycap: CommandLine) -> N
 
 def test_a_second_run_into_the_same_output_is_refused_at_once(raycap: CommandLine) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
-    process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW)
+    process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOWER)
     wait_until(lambda: committed_parts(raycap.folder / "out") >= 1, process)
-    code, _, err = raycap("caption", "photos", "out", *SETTINGS, *SLOW)
+    code, _, err = raycap("caption", "photos", "out", *SETTINGS, *SLOWER)
     assert code == 1
     assert "another run is writing here" in " ".join(err.split())
     process.send_signal(signal.SIGTERM)

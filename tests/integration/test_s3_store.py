@@ -109,12 +109,10 @@ def test_folder_marks_and_neighbours_of_the_prefix_are_not_listed(s3: S3, store:
 
 
 def test_a_flat_listing_of_many_pages_is_whole_and_in_order(s3: S3, store: S3Store) -> None:
-    keys = [f"{n * 7919 % 2100:04d}.jpg" for n in range(2100)]
+    keys = [f"{n * 7919 % 210:04d}.jpg" for n in range(210)]
     fill(s3, [f"some/prefix/{key}" for key in keys])
-    tables = list(store.list())
-    assert [len(table) for table in tables] == [1000, 1000, 100]
-    assert keys_of(store) == sorted(keys)
-    table = pa.concat_tables(tables)
+    table = pa.concat_tables(store.list())
+    assert table["key"].to_pylist() == sorted(keys)
     assert table["size_bytes"].to_pylist() == [len(f"some/prefix/{key}") for key in sorted(keys)]
     head = s3.client.head_object(Bucket=s3.bucket, Key="some/prefix/0000.jpg")
     assert table["etag"][0].as_py() == head["ETag"].strip('"')
@@ -136,16 +134,16 @@ def test_any_tree_is_listed_whole_and_in_order(s3: S3, store: S3Store, seed: int
 def random_tree(rng: random.Random) -> list[str]:
     names = ["a", "a-b", "a b", "a.", "a0", "b", "é", "照", "😀", "~", "+", "x/y/z", "q//r"]
     deep = rng.choice(["", "only/", "only/child/"])
-    keys = [f"{deep}loose-{n}{rng.choice(['', '.jpg', '/'])}" for n in range(rng.randrange(60))]
-    for name in rng.sample(names, rng.randrange(2, 7)):
-        for n in range(rng.choice([1, 40, 300, 600])):
+    keys = [f"{deep}loose-{n}{rng.choice(['', '.jpg', '/'])}" for n in range(rng.randrange(130))]
+    for name in rng.sample(names, rng.randrange(1, 5)):
+        for n in range(rng.choice([1, 10, 60, 120])):
             keys.append(f"{deep}{name}/{n:03d}{rng.choice(['.jpg', '-.jpg', '/x.jpg'])}")
         keys.append(f"{deep}{name}{rng.choice(['', '.jpg', '-', '0', '/'])}")
     return keys
 
 
 def test_a_listing_may_be_left_early(s3: S3, store: S3Store) -> None:
-    fill(s3, [f"some/prefix/{branch}/{n:04d}" for branch in "abcd" for n in range(300)])
+    fill(s3, [f"some/prefix/{branch}/{n:04d}" for branch in "abcd" for n in range(110)])
     listing = store.list()
     assert next(iter(listing))["key"][0].as_py() == "a/0000"
     listing.close()  # type: ignore[attr-defined]  # a generator

@@ -21,7 +21,7 @@ from tests.faulty_http import (
     truncated,
 )
 
-CONFIG = StorageConfig(timeout_s=0.5, num_retries=2)
+CONFIG = StorageConfig(timeout_s=0.3, num_retries=2)
 DATA = bytes(range(256)) * 100
 
 
@@ -56,7 +56,9 @@ BODY_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("fault", "code"), {**FAULTS, **BODY_FAULTS}.values(), ids=str)
+@pytest.mark.parametrize(
+    ("fault", "code"), {**FAULTS, **BODY_FAULTS}.values(), ids=[*FAULTS, *BODY_FAULTS]
+)
 def test_reading_is_tried_again_as_often_as_configured(
     s3: S3, server: FaultyServer, store: S3Store, fault: Fault, code: ErrorCode
 ) -> None:
@@ -84,11 +86,8 @@ def test_half_an_image_is_never_taken_for_a_whole_one(
     assert store.read_versioned("a.jpg")[0] == DATA
 
 
-@pytest.mark.parametrize(("fault", "code"), FAULTS.values(), ids=FAULTS)
-def test_writing_is_tried_again(
-    server: FaultyServer, store: S3Store, fault: Fault, code: ErrorCode
-) -> None:
-    del code
+@pytest.mark.parametrize("fault", [refused(503, "SlowDown"), refused(500), reset, stalled])
+def test_writing_is_tried_again(server: FaultyServer, store: S3Store, fault: Fault) -> None:
     server.faults.extend([fault] * 2)
     store.write("b.jpg", b"new")
     server.faults.extend([fault] * 2)
@@ -154,12 +153,13 @@ def test_missing_credentials_are_told_at_once(s3: S3, monkeypatch: pytest.Monkey
     with pytest.raises(StorageError, match="no usable AWS credentials"):
         S3Store(s3.bucket, "p", CONFIG).read("a")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(StorageError, match="S3 cannot be reached: .*nobody"):
+    with pytest.raises(StorageError, match=r"S3 cannot be reached: .*nobody"):
         S3Store(s3.bucket, "p", CONFIG)
 
 
 def test_anonymous_requests_are_not_signed(server: FaultyServer, s3: S3) -> None:
-    anonymous = StorageConfig(timeout_s=0.5, num_retries=0, anonymous=True)
+    anonymous = StorageConfig(timeout_s=0.3, num_retries=0, anonymous=True)
+    s3.client.put_object_acl(Bucket=s3.bucket, Key="p/a.jpg", ACL="public-read")
     assert ImageReader(anonymous).read(f"s3://{s3.bucket}/p/a.jpg", 10**6) == DATA
     assert "Authorization" not in server.requests[-1][2]
 

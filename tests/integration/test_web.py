@@ -15,6 +15,7 @@ from tests.faulty_http import (
     FaultyServer,
     Handler,
     Reply,
+    TrueReply,
     faulty_server,
     refused,
     reset,
@@ -128,8 +129,8 @@ def test_user_and_password_are_sent_but_never_shown(
 def test_no_more_is_read_than_asked_for(server: FaultyServer, reader: ImageReader) -> None:
     asked = []
 
-    def endless(handler: Handler, reply: Reply) -> None:
-        handler.send(Reply(headers={"Content-Length": str(10**12)}, body=reply.body))
+    def endless(handler: Handler, reply: TrueReply) -> None:
+        handler.send(Reply(headers={"Content-Length": str(10**12)}, body=reply().body))
         while not handler.server.stopped.is_set():
             handler.wfile.write(bytes(65_536))
             asked.append(65_536)

@@ -1,0 +1,61 @@
+"""What of an address is a secret, and which store it belongs to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.storage.address import redact, scheme_of, split_s3
+
+
+@pytest.mark.parametrize(
+    ("address", "scheme"),
+    [
+        ("a/b.jpg", ""),
+        ("/a://b", ""),
+        ("S3://b/k", "s3"),
+        ("https://h/", "https"),
+        ("git+ssh://h", "git+ssh"),
+        ("c:\\x", ""),
+        ("", ""),
+    ],
+)
+def test_the_scheme_is_what_stands_before_two_slashes(address: str, scheme: str) -> None:
+    assert scheme_of(address) == scheme
+
+
+def test_a_key_may_hold_what_ends_a_path_on_the_web() -> None:
+    assert split_s3("s3://bucket/a#b?c=d/e") == ("bucket", "a#b?c=d/e")
+    assert split_s3("s3://bucket") == ("bucket", "")
+    assert split_s3("s3://bucket/") == ("bucket", "")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/a?token=x", "/a?token=x"),
+        ("s3://b/k?signature=x", "s3://b/k?signature=x"),
+        ("https://me:secret@h:8/a.jpg", "https://h:8/a.jpg"),
+        ("https://h/a.jpg?w=10&h=20#frag", "https://h/a.jpg?w=10&h=20"),
+        ("https://h/a?id=7&token=abc", "https://h/a?id=7"),
+        ("https://h/a?design=1&assign=2", "https://h/a?design=1&assign=2"),
+        ("https://h/a?ACCESS%5Ftoken=abc&v=1", "https://h/a?v=1"),
+        (
+            "https://b.s3.amazonaws.com/k?X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Date=D"
+            "&X-Amz-Expires=9&X-Amz-SignedHeaders=host&X-Amz-Signature=S&versionId=7",
+            "https://b.s3.amazonaws.com/k?versionId=7",
+        ),
+        ("https://b/k?AWSAccessKeyId=A&Expires=1&Signature=S", "https://b/k"),
+        ("https://h.cloudfront.net/k?Expires=1&Policy=p&Signature=S&Key-Pair-Id=K", "https://h.cloudfront.net/k"),
+        ("https://a.blob.core.windows.net/c/k?sv=2&st=1&se=3&sr=b&sp=r&sig=S", "https://a.blob.core.windows.net/c/k"),
+        ("https://h/k?X-Goog-Signature=S&X-Goog-Date=D&generation=5", "https://h/k?generation=5"),
+        ("https://[::1/a?token=x", "(an address that cannot be read)"),
+    ],
+)  # fmt: skip
+def test_secrets_of_a_web_address_are_not_shown(address: str, shown: str) -> None:
+    assert redact(address) == shown
+    assert redact(shown) == shown
+
+
+@given(st.text(), st.sampled_from(["https://me:hunter2@h/", "https://h/?x=1&api_key=hunter2&y="]))
+def test_a_secret_is_hidden_whatever_follows_it(rest: str, start: str) -> None:
+    assert "hunter2" not in redact(start + rest.replace("hunter2", ""))

@@ -1,0 +1,150 @@
+"""Stores of fsspec: in memory, of this machine, failing, and missing."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from raycap.config import StorageConfig
+from raycap.errors import (
+    ConfigError,
+    ErrorCode,
+    ObjectNotFound,
+    RunConflict,
+    StorageError,
+    TransientError,
+)
+from raycap.storage.base import Store
+from raycap.storage.stores import ImageReader, open_store
+
+CONFIG = StorageConfig(timeout_s=1, num_retries=1)
+
+
+@pytest.fixture(params=["memory", "local"])
+def store(request: Any, tmp_path: Path) -> Iterator[Store]:
+    root = str(tmp_path) if request.param == "local" else "/bucket/prefix"
+    yield open_store(f"{request.param}://{root}", CONFIG)
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+def keys_of(store: Store, prefix: str = "") -> list[str]:
+    return [key for table in store.list(prefix) for key in table["key"].to_pylist()]
+
+
+def test_an_object_is_written_replaced_read_and_deleted(store: Store) -> None:
+    store.write("x/a.json", b"one")
+    store.write("x/a.json", b"0123456789")
+    assert store.read("x/a.json") == b"0123456789"
+    assert store.read_tail("x/a.json", 3) == b"789"
+    assert store.read_tail("x/a.json", 100) == b"0123456789"
+    assert ImageReader(CONFIG).read(store.address("x/a.json"), 4) == b"01234"
+    assert ImageReader(CONFIG).read(store.address("x/a.json"), 400) == b"0123456789"
+    store.delete("x/a.json")
+    store.delete("x/a.json")
+    for attempt in (lambda: store.read("x/a.json"), lambda: store.read_tail("x/a.json", 3)):
+        with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
+            attempt()
+    with pytest.raises(ObjectNotFound):
+        ImageReader(CONFIG).read(store.address("x/a.json"), 10)
+
+
+def test_an_object_is_created_once(store: Store) -> None:
+    assert store.create("run.json", b"one")
+    assert not store.create("run.json", b"two")
+    assert store.read("run.json") == b"one"
+
+
+def test_a_file_is_uploaded(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"new")
+    store.upload("x/a", tmp_path / "made")
+    assert store.read("x/a") == b"new"
+
+
+def test_keys_come_in_byte_order(store: Store) -> None:
+    keys = ["a-b", "a.jpg", "a/x", "a0", "ab/y", "B", "é", "照.jpg", "😀", "~"]
+    for key in keys:
+        store.write(key, key.encode())
+    assert keys_of(store) == sorted(keys, key=str.encode)
+    assert keys_of(store, "a/") == ["a/x"]
+    assert keys_of(store, "none/") == []
+    sizes = [size for table in store.list() for size in table["size_bytes"].to_pylist()]
+    assert sizes == [len(key.encode()) for key in keys_of(store)]
+
+
+def test_a_changed_object_has_another_version(store: Store) -> None:
+    store.write("a", b"one")
+    before = [table["etag"].to_pylist() for table in store.list()]
+    store.write("a", b"two")
+    assert [table["etag"].to_pylist() for table in store.list()] != before
+
+
+def test_the_lock_keeps_a_second_writer_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.05)
+    monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 2.0)
+    with store.lock("lock.json") as lock:
+        with pytest.raises(RunConflict, match="another run is writing here"):
+            store.lock("lock.json").__enter__()
+        lock.check()
+    assert keys_of(store) == []
+
+
+class FailingFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """Fails as network file systems do."""
+
+    protocol = "failing"
+    faults: list[Exception] = []  # noqa: RUF012  the faults of the next calls
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> Any:
+        if self.faults:
+            raise self.faults.pop(0)
+        return super().cat_file(path, start, end)
+
+
+def test_faults_are_tried_again_and_told() -> None:
+    fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
+    store = open_store("failing://bucket", CONFIG)
+    reader = ImageReader(CONFIG)
+    store.write("a", b"data")
+    for error, code in (
+        (fsspec.exceptions.FSTimeoutError(), ErrorCode.TIMEOUT),
+        (ConnectionResetError("reset by peer"), ErrorCode.NETWORK),
+    ):
+        FailingFileSystem.faults[:] = [error]
+        assert reader.read(store.address("a"), 100) == b"data"
+        FailingFileSystem.faults[:] = [error] * 2
+        with pytest.raises(TransientError) as caught:
+            store.read("a")
+        assert caught.value.code == code
+    FailingFileSystem.faults[:] = [PermissionError("not yours")]
+    with pytest.raises(StorageError, match="failing://bucket/a: not yours"):
+        store.read("a")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extra", "package"),
+    [("gs", "gcs", "gcsfs"), ("az", "azure", "adlfs"), ("abfs", "azure", "adlfs")],
+)
+def test_a_missing_package_is_named_with_its_remedy(scheme: str, extra: str, package: str) -> None:
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    remedy = rf'{scheme}:// needs a package .*: pip install "raycap\[{extra}\]"'
+    with pytest.raises(ConfigError, match=remedy):
+        open_store(f"{scheme}://bucket/x", CONFIG)
+    with pytest.raises(ConfigError, match=remedy):
+        ImageReader(CONFIG).read(f"{scheme}://bucket/x.jpg", 100)
+
+
+def test_an_address_that_cannot_be_opened_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigError, match="nosuch:// is not a known kind of address"):
+        open_store("nosuch://bucket", CONFIG)
+    with pytest.raises(ConfigError, match="zip:// cannot be opened"):
+        open_store("zip://folder", CONFIG)
+    with pytest.raises(ConfigError, match="https://h/x: a web address cannot be listed"):
+        open_store("https://me:secret@h/x?token=1", CONFIG)
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_store("s3://", CONFIG)

@@ -1,0 +1,275 @@
+"""LocalStore: whole files or none, one winner, and a listing in key order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycap.config import StorageConfig
+from raycap.errors import ObjectNotFound, RunConflict, StorageError
+from raycap.storage.local import LocalStore, etag_of
+from raycap.storage.stores import ImageReader, open_store
+
+READER = ImageReader(StorageConfig())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def keys_of(store: LocalStore, prefix: str = "") -> list[str]:
+    return [key for table in store.list(prefix) for key in table["key"].to_pylist()]
+
+
+def fill(store: LocalStore, *keys: str) -> None:
+    for key in keys:
+        path = Path(store.address(key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(key.encode())
+
+
+def test_a_file_is_written_replaced_read_and_deleted(store: LocalStore) -> None:
+    store.write("x/a.json", b"one")
+    store.write("x/a.json", b"two")
+    assert store.read("x/a.json") == b"two"
+    assert keys_of(store) == ["x/a.json"]
+    store.delete("x/a.json")
+    store.delete("x/a.json")
+    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such file"):
+        store.read("x/a.json")
+
+
+def test_a_file_is_moved_in_whole(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"new")
+    store.write("x/a", b"old")
+    store.upload("x/a", tmp_path / "made")
+    assert store.read("x/a") == b"new"
+    assert keys_of(store) == ["x/a"]
+
+
+def test_the_tail_is_at_most_the_whole_file(store: LocalStore) -> None:
+    store.write("a", b"0123456789")
+    store.write("empty", b"")
+    assert store.read_tail("a", 3) == b"789"
+    assert store.read_tail("a", 100) == b"0123456789"
+    assert store.read_tail("empty", 100) == b""
+    with pytest.raises(ObjectNotFound):
+        store.read_tail("none", 1)
+
+
+KILLED_WRITER = """
+import os, sys
+from pathlib import Path
+from raycap.storage.local import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+os.fsync = lambda number: print("written", flush=True) or sys.stdin.read()
+getattr(store, sys.argv[2])("captions/a", b"new" * 1_000_000)
+"""
+
+
+@pytest.mark.parametrize("method", ["write", "create"])
+def test_a_writer_killed_midway_leaves_the_old_content(store: LocalStore, method: str) -> None:
+    if method == "write":
+        store.write("captions/a", b"old")
+    command = [sys.executable, "-c", KILLED_WRITER, store.uri, method]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"written\n"
+        writer.send_signal(signal.SIGKILL)
+    leftover = [key for key in keys_of(store) if key.endswith(".raycap-tmp")]
+    assert len(leftover) == 1
+    assert [key for key in keys_of(store) if key not in leftover] == (
+        ["captions/a"] if method == "write" else []
+    )
+    if method == "write":
+        assert store.read("captions/a") == b"old"
+    store.remove_leftovers("manifest/")
+    assert leftover[0] in keys_of(store)
+    store.remove_leftovers("captions/")
+    assert leftover[0] not in keys_of(store)
+
+
+def create(root: Path, number: int) -> bool:
+    time.sleep(0.05 - time.time() % 0.05)  # all at the same moment
+    return LocalStore(root).create("run.json", str(number).encode())
+
+
+def test_of_eight_processes_exactly_one_creates(store: LocalStore) -> None:
+    root = Path(store.uri)
+    with ProcessPoolExecutor(8, mp_context=get_context("fork")) as pool:
+        won = list(pool.map(create, [root] * 8, range(8)))
+    assert sum(won) == 1
+    assert store.read("run.json") == str(won.index(True)).encode()
+    assert keys_of(store) == ["run.json"]
+
+
+def test_keys_come_in_byte_order(store: LocalStore) -> None:
+    keys = ["a-b", "a.jpg", "a/x", "a0", "ab/y", "B", "é", "照.jpg", "\ufffd", "😀", "~", " x"]
+    fill(store, *keys)
+    assert keys_of(store) == sorted(keys, key=str.encode)
+    assert keys_of(store, "a/") == ["a/x"]
+    sizes = [size for table in store.list() for size in table["size_bytes"].to_pylist()]
+    assert sizes == [len(key.encode()) for key in keys_of(store)]
+    etags = [etag for table in store.list("a/") for etag in table["etag"].to_pylist()]
+    assert etags == [etag_of(Path(store.address("a/x")).stat())]
+
+
+NAME = st.text("ab-. 0é😀", min_size=1, max_size=3).filter(lambda n: n.strip(".") != "")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sets(st.lists(NAME, min_size=1, max_size=3).map(tuple), max_size=15))
+def test_any_tree_is_listed_in_byte_order(
+    tmp_path_factory: pytest.TempPathFactory, names: set[tuple[str, ...]]
+) -> None:
+    files = {"/".join(n) for n in names if not any(m[: len(n)] == n and m != n for m in names)}
+    store = LocalStore(tmp_path_factory.mktemp("tree"))
+    fill(store, *files)
+    assert keys_of(store) == sorted(files, key=str.encode)
+
+
+def test_many_files_come_in_several_tables(store: LocalStore) -> None:
+    fill(store, "0")
+    for number in range(10_050):
+        os.link(store.address("0"), store.address(f"n{number:05d}"))
+    assert [len(table) for table in store.list()] == [10_000, 51]
+
+
+def test_a_folder_that_is_not_there_lists_nothing(store: LocalStore) -> None:
+    assert keys_of(store) == []
+    assert keys_of(store, "captions/") == []
+    store.remove_leftovers("captions/")
+
+
+def test_a_file_in_place_of_the_folder_is_told(store: LocalStore) -> None:
+    Path(store.uri).write_bytes(b"")
+    with pytest.raises(StorageError):
+        keys_of(store)
+    with pytest.raises(StorageError):
+        store.write("x/a", b"")
+
+
+def test_names_that_are_not_utf8_are_listed_and_read(store: LocalStore) -> None:
+    odd = os.fsencode(store.uri) + b"/caf\xe9 1"
+    os.makedirs(odd)
+    for name in (b"\xff.jpg", b"100%25.jpg", b"a b.jpg"):
+        with open(odd + b"/" + name, "wb") as file:
+            file.write(name)
+    keys = keys_of(store)
+    assert keys == ["caf%E9%201/%FF.jpg", "caf%E9%201/100%25.jpg", "caf%E9%201/a b.jpg"]
+    found = [READER.read(store.address(key), 100) for key in keys]
+    assert found == [b"\xff.jpg", b"100%25.jpg", b"a b.jpg"]
+
+
+def test_links_are_followed_but_no_loop_of_links(store: LocalStore, tmp_path: Path) -> None:
+    fill(store, "a/b/x.jpg")
+    root = Path(store.uri)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "y.jpg").write_bytes(b"")
+    (outside / "back").symlink_to(root)
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "b" / "self").symlink_to(".")
+    (root / "nested").symlink_to(outside)
+    (root / "z.jpg").symlink_to(root / "a" / "b" / "x.jpg")
+    (root / "nowhere.jpg").symlink_to(root / "gone")
+    (root / "itself.jpg").symlink_to(root / "itself.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    assert keys_of(store) == ["a/b/x.jpg", "nested/y.jpg", "z.jpg"]
+
+
+FORBIDDEN = """
+import os, sys
+from pathlib import Path
+from raycap.errors import StorageError
+from raycap.storage.local import LocalStore
+os.getuid() or os.seteuid(65534)
+store = LocalStore(Path(sys.argv[1]))
+for attempt in (
+    lambda: list(store.list()), lambda: list(store.list("a/")), lambda: store.read("a/x"),
+    lambda: store.read_tail("a/x", 9), lambda: store.write("b", b""),
+    lambda: store.create("b", b""), lambda: store.lock("lock").__enter__(),
+):
+    try:
+        attempt()
+    except StorageError as error:
+        print(error)
+"""
+
+
+def test_a_forbidden_folder_is_told_in_one_line(store: LocalStore, tmp_path: Path) -> None:
+    fill(store, "a/x")
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    Path(store.address("a")).chmod(0o000)
+    Path(store.uri).chmod(0o555)
+    try:
+        command = [sys.executable, "-c", FORBIDDEN, store.uri]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    finally:
+        Path(store.uri).chmod(0o755)
+        Path(store.address("a")).chmod(0o755)
+    assert told.count("Permission denied") == 7, told
+    assert len(told.splitlines()) == 7
+    assert all(line.startswith(store.uri) for line in told.splitlines())
+
+
+@pytest.mark.parametrize("name", ["none.jpg", "folder", "folder/none", "file/none", "nul\0byte"])
+def test_what_is_no_file_is_not_found(store: LocalStore, name: str) -> None:
+    fill(store, "file", "folder/x")
+    with pytest.raises(ObjectNotFound):
+        READER.read(f"{store.uri}/{name}", 100)
+
+
+def test_a_file_is_read_no_further_than_one_byte_beyond_the_limit(store: LocalStore) -> None:
+    store.write("a", b"0123456789")
+    assert READER.read(store.address("a"), 10) == b"0123456789"
+    assert READER.read(f"file://{store.address('a')}", 4) == b"01234"
+
+
+def test_a_second_writer_is_refused_while_the_first_holds_the_lock(store: LocalStore) -> None:
+    with store.lock("lock.json") as lock:
+        lock.check()
+        with pytest.raises(RunConflict, match=f"another run is writing here.*{os.getpid()}"):
+            store.lock("lock.json").__enter__()
+    with store.lock("lock.json"):
+        assert json.loads(store.read("lock.json"))["pid"] == os.getpid()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from raycap.storage.local import LocalStore
+with LocalStore(Path(sys.argv[1])).lock("lock.json"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_lock_ends_with_its_process(store: LocalStore) -> None:
+    command = [sys.executable, "-c", HOLDER, store.uri]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RunConflict, match=str(holder.pid)):
+            store.lock("lock.json").__enter__()
+        holder.send_signal(signal.SIGKILL)
+    with store.lock("lock.json"):
+        pass
+
+
+def test_addresses_open_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for address in ("x", "./x/", str(tmp_path / "x"), f"file://{tmp_path}/x", "~/x"):
+        assert open_store(address, StorageConfig()).uri == str(tmp_path / "x")
