@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,10 @@ def write_blip_base(folder: Path) -> None:
     """Save BLIP-base with random weights: its captions are noise, its arithmetic is real."""
     torch.manual_seed(0)
     config = BlipConfig()
-    config.text_config.vocab_size = 30_524
-    config.vision_config.image_size = 384
+    text: Any = config.text_config
+    text.vocab_size = 30_524
+    vision: Any = config.vision_config
+    vision.image_size = 384
     BlipForConditionalGeneration(config).save_pretrained(folder)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
     words += [f"word{number}" for number in range(30_524 - len(words))]
@@ -107,7 +110,9 @@ def main() -> None:
         write_blip_base(model)
         write_photos(photos, arguments.images)
         rounds = []
-        print(f"{'round':>5} {'bare images/s':>14} {'pipeline':>9} {'ratio':>6} {'with start-up':>14}")
+        print(
+            f"{'round':>5} {'bare images/s':>14} {'pipeline':>9} {'ratio':>6} {'with start-up':>14}"
+        )
         for number in range(arguments.rounds):
             bare = bare_loop(photos, model, config)
             whole, steady = pipeline(photos, model, folder / f"out-{number}", config)

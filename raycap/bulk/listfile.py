@@ -78,32 +78,37 @@ def _open(source: str, config: StorageConfig) -> BinaryIO:
 
 
 def _read_text(file: BinaryIO) -> Iterator[_Page]:
-    lines = (line.strip() for line in io.TextIOWrapper(file, encoding="utf-8-sig"))
-    for page in _paged(line for line in lines if line):
-        yield page, None
+    with _text(file) as lines:
+        for page in _paged(text for line in lines if (text := line.strip())):
+            yield page, None
 
 
 def _read_json_lines(file: BinaryIO) -> Iterator[_Page]:
-    lines = (line for line in io.TextIOWrapper(file, encoding="utf-8-sig") if line.strip())
-    for page in _paged(lines):
-        rows = [json.loads(line) for line in page]
-        if not all(isinstance(row, dict) for row in rows):
-            raise ValueError('a line is not an object, such as {"uri": "a.jpg"}')
-        yield [row.get(URI) for row in rows], [row.get(IMAGE_ID) for row in rows]
+    with _text(file) as lines:
+        for page in _paged(line for line in lines if line.strip()):
+            rows = [json.loads(line) for line in page]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError('a line is not an object, such as {"uri": "a.jpg"}')
+            yield [row.get(URI) for row in rows], [row.get(IMAGE_ID) for row in rows]
 
 
 def _read_csv(file: BinaryIO) -> Iterator[_Page]:
     # Everything is text here: an id such as 000042 must keep its zeros.
-    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    header = next(rows, [])
-    if URI not in header:
-        raise KeyError(URI)
-    for page in _paged(row for row in rows if row):
-        for row in page:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} fields instead of {len(header)}: {','.join(row)}")
-        columns = dict(zip(header, zip(*page, strict=True), strict=True))
-        yield list(columns[URI]), list(columns[IMAGE_ID]) if IMAGE_ID in columns else None
+    with _text(file) as lines:
+        rows = csv.reader(lines, strict=True)
+        header = next(rows, [])
+        if URI not in header:
+            raise KeyError(URI)
+        for page in _paged(row for row in rows if row):
+            for row in page:
+                if len(row) != len(header):
+                    raise ValueError(f"{len(row)} fields instead of {len(header)}: {','.join(row)}")
+            columns = dict(zip(header, zip(*page, strict=True), strict=True))
+            yield list(columns[URI]), list(columns[IMAGE_ID]) if IMAGE_ID in columns else None
+
+
+def _text(file: BinaryIO) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 def _paged(items: Iterable[T]) -> Iterator[list[T]]:

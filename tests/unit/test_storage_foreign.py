@@ -28,8 +28,7 @@ CONFIG = StorageConfig(timeout_s=1, num_retries=1)
 def store(request: Any, tmp_path: Path) -> Iterator[Store]:
     root = str(tmp_path) if request.param == "local" else "/bucket/prefix"
     yield open_store(f"{request.param}://{root}", CONFIG)
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
+    fsspec.get_filesystem_class("memory")().rm("/", recursive=True)
 
 
 def keys_of(store: Store, prefix: str = "") -> list[str]:

@@ -1,0 +1,23 @@
+"""Counting words."""
+
+import pytest
+
+from raycap.text import count_words
+
+
+@pytest.mark.parametrize(
+    ("caption", "number"),
+    [
+        ("", 0),
+        ("  .,!? -- ' ", 0),
+        ("a dog runs", 3),
+        ("A dog, a cat; and (two) birds.", 7),
+        ("the man's well-known t-shirt", 4),
+        ("the man’s hat", 3),  # noqa: RUF001  a typographic apostrophe is meant
+        ("2 x 3.5 m", 5),
+        ("été à la plage\nun chien", 6),
+        ("dogs' tails", 2),
+    ],
+)
+def test_a_word_is_a_run_of_letters_and_digits(caption: str, number: int) -> None:
+    assert count_words(caption) == number
