@@ -227,7 +227,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read as YAML: {reason}") from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ConfigError(f"{file}: must be a mapping of sections, such as 'engine: {{...}}'")
     return values
 

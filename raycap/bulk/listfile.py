@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +50,7 @@ def read_list(source: str, config: StorageConfig) -> Iterator[pa.Table]:
         raise StorageError(f"{source}: {error.strerror or error}") from error
 
 
+_File = io.BufferedReader | io.BytesIO
 _Page = tuple[list[Any], list[Any] | None]
 
 
@@ -70,20 +71,20 @@ def _page(source: str, base: str, uris: list[Any], ids: list[Any] | None, row: i
     return pa.table(arrays, schema=MANIFEST)
 
 
-def _open(source: str, config: StorageConfig) -> BinaryIO:
+def _open(source: str, config: StorageConfig) -> _File:
     if scheme_of(source) in ("", "file"):
         return open(source.removeprefix("file://"), "rb")
     folder, _, name = source.rpartition("/")
     return io.BytesIO(open_store(folder, config).read(name))
 
 
-def _read_text(file: BinaryIO) -> Iterator[_Page]:
+def _read_text(file: _File) -> Iterator[_Page]:
     with _text(file) as lines:
         for page in _paged(text for line in lines if (text := line.strip())):
             yield page, None
 
 
-def _read_json_lines(file: BinaryIO) -> Iterator[_Page]:
+def _read_json_lines(file: _File) -> Iterator[_Page]:
     with _text(file) as lines:
         for page in _paged(line for line in lines if line.strip()):
             rows = [json.loads(line) for line in page]
@@ -92,7 +93,7 @@ def _read_json_lines(file: BinaryIO) -> Iterator[_Page]:
             yield [row.get(URI) for row in rows], [row.get(IMAGE_ID) for row in rows]
 
 
-def _read_csv(file: BinaryIO) -> Iterator[_Page]:
+def _read_csv(file: _File) -> Iterator[_Page]:
     # Everything is text here: an id such as 000042 must keep its zeros.
     with _text(file) as lines:
         rows = csv.reader(lines, strict=True)
@@ -107,7 +108,7 @@ def _read_csv(file: BinaryIO) -> Iterator[_Page]:
             yield list(columns[URI]), list(columns[IMAGE_ID]) if IMAGE_ID in columns else None
 
 
-def _text(file: BinaryIO) -> io.TextIOWrapper:
+def _text(file: _File) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
@@ -117,7 +118,7 @@ def _paged(items: Iterable[T]) -> Iterator[list[T]]:
         yield page
 
 
-def _read_parquet(file: BinaryIO) -> Iterator[_Page]:
+def _read_parquet(file: _File) -> Iterator[_Page]:
     parquet = pq.ParquetFile(file)
     wanted = [name for name in (URI, IMAGE_ID) if name in parquet.schema_arrow.names]
     if URI not in wanted:
@@ -127,7 +128,7 @@ def _read_parquet(file: BinaryIO) -> Iterator[_Page]:
         yield batch.column(URI).to_pylist(), ids
 
 
-_READERS: dict[str, Callable[[BinaryIO], Iterator[_Page]]] = {
+_READERS: dict[str, Callable[[_File], Iterator[_Page]]] = {
     ".txt": _read_text,
     ".csv": _read_csv,
     ".jsonl": _read_json_lines,

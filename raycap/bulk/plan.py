@@ -31,7 +31,7 @@ from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 
-_CHUNK_ROWS = 65_536
+_CHUNK_ROWS = 8_192
 
 
 @dataclass(kw_only=True)
@@ -90,19 +90,24 @@ def extend_plan(
     fresh = _new_rows(_chunks(_limited(listing, limit)), runs, changes)
     first = max(plan.parts, default=-1) + 1
 
-    def write(numbered: tuple[int, pa.Table]) -> tuple[int, ManifestFooter]:
-        number, table = numbered
-        footer = manifest_footer(table)
+    def write(part: tuple[int, bytes]) -> None:
         if not dry_run:
-            store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
-        return number, footer
+            store.write(part_key(MANIFEST, part[0]), part[1])
 
-    parts = enumerate(_cut(fresh, part_size), start=first)
-    for number, footer in ordered_map(write, parts, num_threads):
-        plan.parts[number] = footer
-        plan.num_new += footer.num_rows
+    # Encoded by this thread: every thread that encodes would keep the memory that it once needed.
+    for _ in ordered_map(write, _encoded(_cut(fresh, part_size), first, plan), num_threads):
+        pass
     changes.apply()
     return plan
+
+
+def _encoded(tables: Iterator[pa.Table], first: int, plan: Plan) -> Iterator[tuple[int, bytes]]:
+    """Number and encode new parts, and enter them in the plan."""
+    for number, table in enumerate(tables, start=first):
+        footer = manifest_footer(table)
+        plan.parts[number] = footer
+        plan.num_new += footer.num_rows
+        yield number, encode_manifest(table, footer)
 
 
 _Change = tuple[int, str, int | None, str]  # row, uri, size, etag

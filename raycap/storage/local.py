@@ -19,7 +19,7 @@ import pyarrow as pa
 from raycap.errors import ObjectNotFound, RunConflict, StorageError
 from raycap.storage.base import LISTING, WriteLock
 
-_PAGE_ROWS = 10_000
+_PAGE_ROWS = 1_000
 _TEMPORARY = ".raycap-tmp"
 
 

@@ -24,7 +24,7 @@ from tests.faulty_http import (
     truncated,
 )
 
-CONFIG = StorageConfig(timeout_s=0.3, num_retries=2)
+CONFIG = StorageConfig(timeout_s=0.3, num_retries=1)
 IMAGE = bytes(range(256)) * 100
 MAX_BYTES = 1_000_000
 
@@ -58,7 +58,7 @@ FAULTS = {
 def test_a_fault_is_tried_again_as_often_as_configured(
     server: FaultyServer, reader: ImageReader, fault: Fault, code: ErrorCode
 ) -> None:
-    server.faults.extend([fault] * 3)
+    server.faults.extend([fault] * 2)
     with pytest.raises(TransientError) as caught:
         reader.read(f"{server.url}/a.jpg", MAX_BYTES)
     assert caught.value.code == code
@@ -118,7 +118,7 @@ def test_user_and_password_are_sent_but_never_shown(
     secret = f"http://me:s3cret@{host}/a.jpg?X-Amz-Signature=abc123"
     for fault in (refused(404), refused(500), reset, truncated):
         server.pages["/a.jpg?X-Amz-Signature=abc123"] = Reply(body=IMAGE)
-        server.faults.extend([fault] * 3)
+        server.faults.extend([fault] * 2)
         with pytest.raises((ObjectNotFound, TransientError)) as caught:
             reader.read(secret, MAX_BYTES)
         server.faults.clear()

@@ -108,7 +108,7 @@ WRONG = {
     "engine": "--set engine: write it as --set section.field=value",
     "=3": "--set =3: write it as --set section.field=value",
     "generation.prompt=[x": "--set generation.prompt: '[x' is not a YAML value",
-    "generation.prompt=" + "[" + "x, " * 50 + "]": "x',...",
+    "generation.prompt=" + "[" + "x, " * 50 + "]": "'...",
 }
 
 
@@ -144,7 +144,7 @@ def test_every_wrong_setting_is_told(file: Path) -> None:
         ("word", "must be a mapping of sections"),
         ("a: [\n", "cannot be read as YAML"),
         ("!!python/object:os.system {}", "cannot be read as YAML"),
-        ("1: 2\n", "Keys should be strings"),
+        ("1: 2\n", "must be a mapping of sections"),
         ("engine: [1]\n", "engine: Input should be a valid dictionary"),
         ("engine: {1: 2}\n", "Keys should be strings"),
         ("engine.batch_size: 4\n", "engine.batch_size: no such setting"),

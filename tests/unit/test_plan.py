@@ -66,7 +66,7 @@ ROUND = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(ROUND, min_size=1, max_size=5), st.integers(2, 9))
 def test_any_listings_give_every_image_once_with_its_latest_etag(
     tmp_path_factory: pytest.TempPathFactory,

