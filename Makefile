@@ -32,7 +32,9 @@ fix: $(STAMP)             # format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)           # side by side, prints ratios
-	$(BIN)/python bench/engine.py
+	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.interruption --images 5000
 
 clean:
 	rm -rf $(VENV) raycap-demo

@@ -4,7 +4,7 @@ Both caption the same images with BLIP-base of the real architecture and random 
 process tree, one after the other, several times; the table shows each round's ratio and the
 median. The bare loop gets its pixels decoded beforehand and does nothing but call the model.
 
-    python bench/engine.py [--images 48] [--rounds 3] [--beams 1]
+    python -m bench.engine [--images 48] [--rounds 3] [--beams 1]
 """
 
 import argparse

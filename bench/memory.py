@@ -3,7 +3,7 @@
 Captions generated JPEGs, 1 % of them broken, with the `stub` model through the installed command,
 and samples the resident memory of the driver and of every process that it started.
 
-    python bench/memory.py [--images 2000 20000]
+    python -m bench.memory [--images 2000 20000]
 """
 
 import argparse

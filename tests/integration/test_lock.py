@@ -28,7 +28,7 @@ KEY = "lock.json"
 @pytest.fixture
 def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.1)
-    monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 1.5)
+    monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 1.2)
     return S3Store(s3.bucket, "out", CONFIG)
 
 
@@ -95,11 +95,11 @@ def test_a_silent_holder_whose_process_cannot_be_seen_is_waited_for(
     store.write(KEY, json.dumps({"owner": "other", "host": host, "pid": pid, "beat": 7}).encode())
     started = time.monotonic()
     with store.lock(KEY) as lock:
-        assert 1.5 <= time.monotonic() - started < 10
+        assert 1.2 <= time.monotonic() - started < 10
         lock.check()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"host": 3, "pid": "x"}'])
+@pytest.mark.parametrize("content", [b"\xff", b'{"host": 3, "pid": "x"}'])
 def test_an_unreadable_lock_is_an_unknown_writers(store: S3Store, content: bytes) -> None:
     store.write(KEY, content)
     with store.lock(KEY) as lock:
@@ -159,7 +159,7 @@ def test_a_lock_whose_answer_was_lost_is_held_at_once(server: FaultyServer, stor
     server.faults.append(lost)
     started = time.monotonic()
     with store.lock(KEY) as lock:
-        assert time.monotonic() - started < 1.4
+        assert time.monotonic() - started < 1.1
         lock.check()
 
 

@@ -17,6 +17,7 @@ from raycap.storage.stores import ImageReader
 from tests.conftest import S3
 
 CONFIG = StorageConfig(timeout_s=5, num_retries=1, list_threads=4)
+READER = ImageReader(CONFIG)  # its S3 client is made when first needed: one server for all tests
 TREE = [
     "a-b.png", "a.jpg", "a/1.JPG", "a/[x].jpg", "a/b/2.webp", "a/b/noext", "a/b/c/3.gif", "b.jpg",
     "b/4.jpg", ".hidden.jpg", ".git/5.jpg", "notes.txt", "a/table.csv", "a/b/.DS_Store",
@@ -31,9 +32,8 @@ LISTED = ["b.jpg", "a.jpg", "a/b/2.webp", "a.jpg"]
 def ids(listing: Listing) -> list[str]:
     table = pa.concat_tables([MANIFEST.empty_table(), *listing.tables])
     assert table.schema == MANIFEST
-    reader = ImageReader(CONFIG)
     for name, uri in zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True):
-        assert reader.read(uri, 1000).decode().endswith(os.path.basename(name))
+        assert READER.read(uri, 1000).decode().endswith(os.path.basename(name))
     found: list[str] = table["image_id"].to_pylist()
     return found
 
