@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from raycap.bulk.run import Progress
+from raycap.bulk.status import Progress
 
 logger = logging.getLogger(__name__)
 

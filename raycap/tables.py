@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raycap.bulk.export import ExportCounts
 from raycap.bulk.record import Summary
-from raycap.bulk.run import Forecast
+from raycap.bulk.status import Forecast
 from raycap.bulk.verify import Verification
 from raycap.demo.run import DemoResult
 

@@ -25,6 +25,7 @@ from raycap.errors import (
 from raycap.images import decode, prepare_process
 from raycap.models.base import ModelSource
 from raycap.storage.address import redact
+from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
 
@@ -69,7 +70,7 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
     """Read what is to answer of a part: all of it, or what has changed or failed transiently."""
-    store = open_store(spec.output, spec.config.storage)
+    store = _store(spec.output, spec.config.storage)
     manifest = read_part(store, MANIFEST, part)
     rows: list[dict[str, Any]] = manifest.to_pylist()
     attempts = [1] * len(rows)
@@ -106,6 +107,12 @@ def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]
     ]
     stale = pc.indices_nonzero(pc.or_(changed, transient)).to_pylist()
     return attempts, stale or list(range(len(manifest)))
+
+
+@lru_cache(maxsize=4)
+def _store(output: str, config: StorageConfig) -> Store:
+    """Keep the output's client from task to task of a worker process."""
+    return open_store(output, config)
 
 
 @lru_cache(maxsize=4)

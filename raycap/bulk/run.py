@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from raycap.bulk.record import (
     write_summary,
 )
 from raycap.bulk.source import Listing, open_source
+from raycap.bulk.status import Forecast, OnProgress, Progress
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
@@ -40,41 +40,6 @@ from raycap.storage.stores import open_store
 logger = logging.getLogger(__name__)
 
 _BATCH_SIZES = {"stub": 64, "gpu": 32, "cpu": 8}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run is."""
-
-    num_done: int
-    """Images that have their row, those of earlier runs included."""
-    num_total: int
-    num_failed: int
-    images_per_s: float
-    """Of this invocation, since its first answered image. 0 before there is one."""
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at this rate; None before there is a rate."""
-        left = self.num_total - self.num_done
-        return left / self.images_per_s if self.images_per_s else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """What a dry run finds: nothing is written, no model is loaded."""
-
-    num_images: int
-    num_bytes: int
-    """As far as listing tells sizes."""
-    num_parts: int
-    num_parts_done: int
-    num_images_done: int
-    num_pending: int
-    skipped: dict[str, int] = field(default_factory=dict)
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def caption(  # noqa: PLR0913  the public call: all but two by keyword

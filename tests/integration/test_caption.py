@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import raycap
-from raycap.bulk.run import Progress
+from raycap.bulk.status import Progress
 from raycap.bulk.verify import verify
 from raycap.config import CaptionConfig, validate_config
 from raycap.demo.scenes import write_scenes
