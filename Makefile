@@ -1,5 +1,6 @@
 # Each target creates .venv and installs what it needs on first use.
 PYTHON ?= python3
+export PYTHONUNBUFFERED := 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -12,6 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "raycap needs Python 3.11 or newer; name one: make PYTHON=python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): about five minutes the first time"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -33,6 +35,7 @@ fix: $(STAMP)             # format, and mend what the linter can
 
 bench: $(STAMP)           # side by side, prints ratios
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.plan
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.interruption --images 5000
 

@@ -2,9 +2,11 @@
 
 Both caption the same images with BLIP-base of the real architecture and random weights, in one
 process tree, one after the other, several times; the table shows each round's ratio and the
-median. The bare loop gets its pixels decoded beforehand and does nothing but call the model.
+median. The bare loop gets its pixels decoded beforehand and does nothing but call the model. The
+pipeline runs at two sizes: the images between them over the time between them is its rate, and
+what is left of the smaller run is the start-up of Ray, the workers and the model.
 
-    python -m bench.engine [--images 48] [--rounds 3] [--beams 1]
+    python -m bench.engine [--images 16 80] [--rounds 3] [--beams 1]
 """
 
 import argparse
@@ -28,6 +30,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 
 BATCH_SIZE = 8
+Round = dict[str, float]
 
 
 def write_blip_base(folder: Path) -> None:
@@ -70,30 +73,34 @@ def bare_loop(photos: Path, model: Path, config: CaptionConfig) -> float:
     return len(pixels) / (time.perf_counter() - started)
 
 
-def pipeline(photos: Path, model: Path, output: Path, config: CaptionConfig) -> tuple[float, float]:
-    """Return images/s of the whole run, start-up included, and from the first rows on."""
-    arrivals: list[tuple[float, int]] = []
+def wall_s(photos: Path, model: Path, output: Path, config: CaptionConfig) -> float:
+    """Return the seconds that a whole run takes, from finding the model to the summary."""
     started = time.perf_counter()
     with ray_cluster():
-        connected = time.perf_counter()
-        raycap.caption(
-            photos,
-            output,
-            config=config,
-            model=str(model),
-            on_progress=lambda p: arrivals.append((time.perf_counter(), p.num_done)),
-        )
-    ended, count = arrivals[-1]
-    first, before = arrivals[0]
-    steady = (count - before) / (ended - first)
-    del connected
-    return count / (time.perf_counter() - started), steady
+        raycap.caption(photos, output, config=config, model=str(model))
+    return time.perf_counter() - started
+
+
+def compare(folder: Path, number: int, counts: tuple[int, int], config: CaptionConfig) -> Round:
+    """Run one round: the bare loop, and the pipeline at both sizes."""
+    model = folder / "blip-base"
+    few, many = (folder / f"photos-{count}" for count in counts)
+    bare = bare_loop(many, model, config)
+    short = wall_s(few, model, folder / f"few-{number}", config)
+    long = wall_s(many, model, folder / f"many-{number}", config)
+    marginal = (counts[1] - counts[0]) / (long - short)
+    return {
+        "bare": bare,
+        "pipeline": marginal,
+        "ratio": marginal / bare,
+        "start_up_s": short - counts[0] / marginal,
+    }
 
 
 def main() -> None:
     """Run the rounds and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, nargs=2, default=[16, 80])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", type=int, default=1)
     arguments = parser.parse_args()
@@ -104,21 +111,23 @@ def main() -> None:
             "engine": {"batch_size": BATCH_SIZE},
         },
     )
+    counts = (arguments.images[0], arguments.images[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, photos = folder / "blip-base", folder / "photos"
-        write_blip_base(model)
-        write_photos(photos, arguments.images)
-        rounds = []
-        print(
-            f"{'round':>5} {'bare images/s':>14} {'pipeline':>9} {'ratio':>6} {'with start-up':>14}"
-        )
+        write_blip_base(folder / "blip-base")
+        for count in counts:
+            write_photos(folder / f"photos-{count}", count)
+        rounds: list[Round] = []
+        print("round  bare images/s  pipeline images/s  ratio  start-up s")
         for number in range(arguments.rounds):
-            bare = bare_loop(photos, model, config)
-            whole, steady = pipeline(photos, model, folder / f"out-{number}", config)
-            rounds.append({"bare": bare, "pipeline": steady, "whole": whole})
-            print(f"{number:>5} {bare:>14.3f} {steady:>9.3f} {steady / bare:>6.3f} {whole:>14.3f}")
-    ratio = statistics.median(r["pipeline"] / r["bare"] for r in rounds)
+            found = compare(folder, number, counts, config)
+            rounds.append(found)
+            print(
+                f"{number:>5}  {found['bare']:>13.3f}  {found['pipeline']:>17.3f}"
+                f"  {found['ratio']:>5.3f}  {found['start_up_s']:>10.1f}",
+                flush=True,
+            )
+    ratio = statistics.median(found["ratio"] for found in rounds)
     print(f"median ratio {ratio:.3f} (bar: 0.9)")
     print(json.dumps({"rounds": rounds, "median_ratio": ratio}))
 

@@ -102,7 +102,7 @@ def print_demo(result: DemoResult) -> None:
     Console().print(
         "\nTry next:\n"
         f"  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
-        f"  raycap caption YOUR_FOLDER captions/                  the same, by pretrained BLIP\n"
+        f"  raycap caption YOUR_FOLDER blip/                      the same, by pretrained BLIP\n"
         f"  raycap export {result.captions} captions.jsonl --to jsonl",
         highlight=False,
         soft_wrap=True,

@@ -25,8 +25,14 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
-        self._captioner: Captioner | None = None
         self._batch_size = spec.batch_size
+        use_threads(spec.torch_threads)
+        self._captioner: Captioner | Exception
+        try:
+            self._captioner = load_captioner(spec.model, spec.config.model, spec.config.generation)
+        except Exception as error:  # noqa: BLE001  raised at the first call
+            # From here it would reach the driver as mere text.
+            self._captioner = error
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer every row that has pixels; pass failed rows through. Returns ANSWERED rows.
@@ -34,11 +40,8 @@ class CaptionActor:
         Raises:
             ModelError: the model cannot be loaded, or fails on any image whatever.
         """
-        if self._captioner is None:
-            # Not in __init__: an error there would reach the driver as text only.
-            use_threads(self._spec.torch_threads)
-            config = self._spec.config
-            self._captioner = load_captioner(self._spec.model, config.model, config.generation)
+        if isinstance(self._captioner, Exception):
+            raise self._captioner
         pixels, rows = _pixels(batch, self._spec)
         outcomes = caption_all(self._captioner, pixels, self._batch_size)
         self._batch_size = min(self._batch_size, outcomes.batch_size)

@@ -22,32 +22,36 @@ _MIN_LOCAL_CPUS = 4
 
 
 @contextmanager
-def ray_cluster(*, debug: bool = False) -> Iterator[None]:
-    """Be connected to Ray within the block.
+def ray_cluster(*, debug: bool = False) -> Iterator[bool]:
+    """Be connected to Ray within the block; yield whether its size is fixed.
 
     An existing connection is used and left as it is; then a running cluster is looked for
     (`RAY_ADDRESS`, a submitted job's own, `ray start` on this machine); otherwise a local Ray is
-    started, and stopped at the end.
+    started, and stopped at the end. Any cluster but the local one may grow as work waits.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     # Ray reports usage to its makers by default when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with nullcontext() if debug else _quiet_start():
-        _connect(debug=debug)
+        is_fixed = _connect(debug=debug)
     try:
-        yield
+        yield is_fixed
     finally:
         ray.shutdown()
 
 
-def _connect(*, debug: bool) -> None:
+def _connect(*, debug: bool) -> bool:
     """Attach to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
+
+    Returns:
+        Whether it is a local one of our own.
 
     Raises:
         ConfigError: a cluster is named and does not answer.
     """
+    is_local = True
     on_terminate = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if debug else logging.ERROR
     # Fewer logical CPUs than stages would leave a stage without any, and hang.
@@ -58,6 +62,7 @@ def _connect(*, debug: bool) -> None:
             num_cpus=num_cpus, include_dashboard=False, logging_level=level, log_to_driver=debug
         )
     except ValueError:  # a cluster is named, whose size is not ours to say
+        is_local = False
         try:
             ray.init(logging_level=level, log_to_driver=debug)
         except ConnectionError as error:
@@ -68,6 +73,7 @@ def _connect(*, debug: bool) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray has put in its own, which exits on the spot.
         signal.signal(signal.SIGTERM, on_terminate)
+    return is_local
 
 
 @contextmanager
@@ -94,15 +100,16 @@ def _quiet_start() -> Iterator[None]:
                     os.write(2, line)
 
 
-def fit_resources(engine: EngineConfig, *, uses_gpus: bool) -> Resources:
+def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
     """Decide what the captioners take, from the settings and what the cluster has.
 
     Args:
         engine: the settings.
         uses_gpus: whether the model runs on GPUs where there are any.
+        is_fixed: whether the cluster cannot grow.
 
     Raises:
-        ConfigError: the cluster cannot hold the actors that the settings ask for.
+        ConfigError: the actors that the settings ask for do not fit, and never will.
     """
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_gpus = total.get("GPU", 0.0)
@@ -112,17 +119,18 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool) -> Resources:
     most = int(num_gpus / gpus) if gpus else 1
     actors = engine.num_actors or ActorRange(min=1, max=max(1, most))
     cpus = float(engine.torch_threads or 1)
-    if gpus * actors.min > num_gpus:
-        raise ConfigError(
-            f"engine.num_actors={actors.min} x engine.gpus_per_actor={gpus:g} GPUs are more than "
-            f"the cluster's {num_gpus:g}; lower one of them"
-        )
-    if cpus * actors.min + 1 > total.get("CPU", 0.0):
-        raise ConfigError(
-            f"{actors.min} captioners of {cpus:g} CPUs and a load task need "
-            f"{cpus * actors.min + 1:g} CPUs, the cluster has {total.get('CPU', 0.0):g}; lower "
-            "engine.num_actors or engine.torch_threads"
-        )
+    needed = {"GPU": gpus * actors.min, "CPU": cpus * actors.min + 1}  # one for a load task
+    for name, amount in needed.items():
+        if amount > total.get(name, 0.0):
+            shortage = (
+                f"engine.num_actors={actors.min} needs {amount:g} {name}s (a CPU for "
+                f"loading included), the cluster has {total.get(name, 0.0):g}"
+            )
+            if is_fixed:
+                raise ConfigError(
+                    f"{shortage}; lower engine.num_actors, .gpus_per_actor or .torch_threads"
+                )
+            logger.warning("cluster_small %s: waiting for it to grow", shortage)
     return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
 
 

@@ -44,7 +44,10 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
     with DataContext.current(context):
         answered = _stages(work, spec, resources)
         try:
-            yield from answered.iter_batches(batch_size=None, batch_format="pyarrow")
+            # Without reading ahead: it would hold the rows of one block back until the next.
+            yield from answered.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
         except Exception as error:
             raise _explain(error) from error
 

@@ -15,7 +15,7 @@ from raycap.bulk.commit import Committer
 from raycap.bulk.ledger import Ledger, Totals, read_ledger
 from raycap.bulk.loading import RunSpec
 from raycap.bulk.parts import CAPTIONS, MANIFEST
-from raycap.bulk.pipeline import answered_rows
+from raycap.bulk.pipeline import Resources, answered_rows
 from raycap.bulk.plan import Plan, extend_plan
 from raycap.bulk.record import (
     LOCK,
@@ -94,8 +94,11 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         run = _Run(store, lock, plan, ledger, config, found)
         if ledger.num_pending:
             store.delete(SUMMARY)
-            with _stoppable(run), ray_cluster(debug=debug):
-                run.stream(on_progress or (lambda _: None), debug=debug)
+            with _stoppable(run), ray_cluster(debug=debug) as is_fixed:
+                resources = fit_resources(
+                    config.engine, uses_gpus=found.kind != "stub", is_fixed=is_fixed
+                )
+                run.stream(resources, on_progress or (lambda _: None), debug=debug)
         summary = run.summary(listing, started)
         if run.num_answered or not is_complete(store):
             write_summary(store, summary)
@@ -152,9 +155,8 @@ class _Run:
         self._num_failed = self.totals.failed.total()
         self._stream_s = 0.0
 
-    def stream(self, on_progress: OnProgress, *, debug: bool) -> None:
+    def stream(self, resources: Resources, on_progress: OnProgress, *, debug: bool) -> None:
         """Answer everything pending."""
-        resources = fit_resources(self._config.engine, uses_gpus=self._model.kind != "stub")
         kind = "stub" if self._model.kind == "stub" else "gpu"
         spec = RunSpec(
             output=self._store.uri,

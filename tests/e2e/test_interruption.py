@@ -13,8 +13,13 @@ from tests.commandline import (
     write_images,
 )
 
-NUM_IMAGES = 400
-SETTINGS = ("--model", "stub", "--set", "engine.part_size=20", "--set", "engine.batch_size=10")
+NUM_IMAGES = 200
+PART_SIZE = 10
+SETTINGS = (
+    *("--model", "stub"),
+    *("--set", f"engine.part_size={PART_SIZE}"),
+    *("--set", "engine.batch_size=10"),
+)
 SLOW = ("--set", "model.stub_latency_s=0.25")
 SLOWER = ("--set", "model.stub_latency_s=2")
 
@@ -29,7 +34,7 @@ def test_kill_9_at_half_and_the_same_command_give_the_rows_of_an_undisturbed_run
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     committed = {p: p.stat().st_mtime_ns for p in (output / "captions").glob("part-*.parquet")}
-    assert 10 <= len(committed) < NUM_IMAGES // 20
+    assert 10 <= len(committed) < NUM_IMAGES // PART_SIZE
     assert not (output / "summary.json").exists()
     code, out, _ = raycap("verify", "killed")
     assert code == 1
@@ -38,7 +43,7 @@ def test_kill_9_at_half_and_the_same_command_give_the_rows_of_an_undisturbed_run
     code, out, err = raycap("caption", "photos", "killed", *SETTINGS, *SLOW)
     assert code == 0, err
     assert {p: p.stat().st_mtime_ns for p in committed} == committed
-    assert f"{NUM_IMAGES - 20 * len(committed)} images in" in out
+    assert f"{NUM_IMAGES - PART_SIZE * len(committed)} images in" in out
     assert raycap("verify", "killed")[0] == 0
 
     code, _, err = raycap("caption", "photos", "whole", *SETTINGS, *SLOW)

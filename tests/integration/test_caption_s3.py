@@ -98,6 +98,16 @@ def test_a_missing_bucket_stops_at_once_with_one_line(s3: S3, tmp_path: Path) ->
     assert s3.bucket
 
 
+def test_a_refusal_that_a_worker_meets_stops_the_run_with_the_same_line(
+    s3: S3, tmp_path: Path
+) -> None:
+    listed = tmp_path / "images.txt"
+    listed.write_text(f"s3://nowhere-at-all/photo.jpg\n{s3.uri}/other.jpg\n")
+    with pytest.raises(StorageError, match="there is no such bucket; check the name"):
+        raycap.caption(listed, tmp_path / "out", config=config())
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 class _Flaky(BaseHTTPRequestHandler):
     """Serves an image, but answers 503 to those named `flaky` until it is mended."""
 

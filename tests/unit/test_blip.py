@@ -1,7 +1,5 @@
 """The BLIP captioner against transformers' own `generate`, on small random models."""
 
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,42 +7,17 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import UInt8
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-)
+from transformers import BlipForConditionalGeneration, BlipProcessor
 
-from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
-from raycap.errors import ModelError
-from raycap.models.blip import BlipCaptioner
-from raycap.models.device import pick_device, pick_dtype
-from raycap.models.sources import DEMO_FOLDER
+from raycap.config import GenerationConfig
+from tests import tiny_blip
+from tests.tiny_blip import DEC, SEP, SIDE_PX, Load, sampling
 
-SIDE_PX = 32
-WORDS = "a the red blue big small dog cat bird car tree on in under sits runs sleeps and picture of"
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
-VOCABULARY = [*SPECIALS, *WORDS.split(), *(f"w{number}" for number in range(14))]
-PAD, SEP, DEC = 0, 3, 5
-FP32 = ModelConfig(precision="fp32")
-
-Load = Callable[[GenerationConfig], BlipCaptioner]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """So small a model is slower on two threads, and far slower where others use the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("blip"))
+# The fixtures of tests/tiny_blip.py, which pytest looks for under these names.
+_one_thread = tiny_blip.one_thread
+folder = tiny_blip.folder
+load = tiny_blip.load
+pixels = tiny_blip.pixels
 
 
 @pytest.fixture(scope="module")
@@ -57,56 +30,6 @@ def reference(folder: Path) -> Any:
 def processor(folder: Path) -> Any:
     load: Any = BlipProcessor.from_pretrained
     return load(folder)
-
-
-@pytest.fixture(scope="module")
-def pixels() -> UInt8[np.ndarray, "8 h w 3"]:
-    return random_pixels(8)
-
-
-@pytest.fixture
-def load(folder: Path) -> Load:
-    return lambda generation: BlipCaptioner.from_pretrained(folder, FP32, generation)
-
-
-def random_pixels(num_images: int) -> UInt8[np.ndarray, "b h w 3"]:
-    """Blocks of colour: noise alone would look the same to a random vision model."""
-    blocks = np.random.default_rng(1).integers(0, 256, (num_images, 4, 4, 3), dtype=np.uint8)
-    return blocks.repeat(SIDE_PX // 4, axis=1).repeat(SIDE_PX // 4, axis=2)
-
-
-def save_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a random BLIP whose weights are large enough for captions that differ by image."""
-    (folder / "words.txt").write_text("\n".join(VOCABULARY))
-    tokenizer: Any = BertTokenizer(str(folder / "words.txt"), bos_token="[DEC]")
-    (folder / "words.txt").unlink()
-    sides = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    text = {"vocab_size": len(VOCABULARY), "num_attention_heads": 4, "initializer_range": 0.5}
-    tokens = {"bos_token_id": DEC, "sep_token_id": SEP, "eos_token_id": SEP, "pad_token_id": PAD}
-    config = BlipConfig(
-        text_config={**sides, **text, **tokens, "max_position_embeddings": 64},
-        vision_config={
-            **sides,
-            "num_attention_heads": 4,
-            "image_size": SIDE_PX,
-            "patch_size": 16,
-            "initializer_range": 0.5,
-        },
-    )
-    torch.manual_seed(3)
-    model: Any = BlipForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "norm" not in name.lower() and weight.ndim > 1:
-                weight.normal_(0, 0.45)
-        # Special tokens would vanish from the text, by which the tests find the tokens again.
-        model.text_decoder.cls.predictions.bias[: len(SPECIALS)] = -30.0
-        model.text_decoder.cls.predictions.bias[SEP] = 1.0
-    model.to(dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    size = {"height": SIDE_PX, "width": SIDE_PX}
-    BlipImageProcessor(size=size).save_pretrained(folder)
-    return folder
 
 
 def reference_captions(
@@ -224,27 +147,6 @@ def test_several_captions_come_best_first_and_differ(
             assert min(abs(found.logprob - value) for value in forced) < 1e-4
 
 
-def sampling(seed: int = 0, num_captions: int = 1, **settings: Any) -> GenerationConfig:
-    return GenerationConfig(
-        num_beams=1,
-        num_captions=num_captions,
-        sampling=SamplingConfig(enabled=True, seed=seed, **settings),
-    )
-
-
-def test_sampling_depends_on_seed_and_image_alone(
-    load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> None:
-    captioner = load(sampling(temperature=3.0))
-    torch.manual_seed(99)
-    before = torch.random.get_rng_state()
-    whole = captioner.caption(pixels)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(7)
-    assert [captioner.caption(image[None])[0] for image in pixels[::-1]] == whole[::-1]
-    assert load(sampling(seed=1, temperature=3.0)).caption(pixels) != whole
-
-
 def test_sampled_captions_come_best_first_with_true_logprobs(
     load: Load, reference: Any, processor: Any, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
@@ -260,155 +162,9 @@ def test_sampled_captions_come_best_first_with_true_logprobs(
             assert min(abs(one.logprob - value) for value in forced) < 1e-4
 
 
-def test_top_k_of_one_is_greedy(load: Load, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
-    greedy = load(GenerationConfig(num_beams=1)).caption(pixels)
-    sampled = load(sampling(top_k=1, temperature=5.0)).caption(pixels)
-    assert [caption.text for caption in sampled] == [caption.text for caption in greedy]
-
-
-def test_a_folders_own_generation_settings_change_nothing(
-    folder: Path, load: Load, tmp_path: Path, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> None:
-    copied = copy_folder(folder, tmp_path)
-    own = {"num_beams": 1, "max_length": 3, "repetition_penalty": 9.0, "suppress_tokens": [6, 7]}
-    (copied / "generation_config.json").write_text(json.dumps(own))
-    config = json.loads((copied / "config.json").read_text())
-    config["text_config"] |= {"max_length": 4, "min_length": 2, "length_penalty": -3.0, "top_k": 2}
-    (copied / "config.json").write_text(json.dumps(config))
-    altered = BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
-    assert altered.caption(pixels) == load(GenerationConfig()).caption(pixels)
-
-
-@pytest.mark.parametrize("generation", [GenerationConfig(), sampling()], ids=["beams", "sampling"])
-def test_a_saved_captioner_reloads_to_the_same_captions(
-    generation: GenerationConfig, load: Load, tmp_path: Path, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> None:
-    captioner = load(generation)
-    captioner.save(tmp_path / "saved")
-    again = BlipCaptioner.from_pretrained(tmp_path / "saved", FP32, generation)
-    assert again.caption(pixels) == captioner.caption(pixels)
-    assert again.target == captioner.target
-    names = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert names >= {"model.safetensors", "generation_config.json", "preprocessor_config.json"}
-    assert json.loads((tmp_path / "saved" / "raycap.json").read_text()) == {"kind": "blip"}
-
-
 def test_pixels_are_normalised_as_the_image_processor_does(
     load: Load, processor: Any, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
     expected = processor(images=list(pixels), return_tensors="pt").pixel_values
     found = load(GenerationConfig())._normalise(pixels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("generation", [GenerationConfig(), sampling()], ids=["beams", "sampling"])
-def test_numbers_that_are_not_finite_name_their_image(
-    generation: GenerationConfig, folder: Path, tmp_path: Path
-) -> None:
-    copied = copy_folder(folder, tmp_path)
-    settings = json.loads((copied / "preprocessor_config.json").read_text())
-    settings["rescale_factor"] = 1e37  # white overflows fp32, black does not
-    (copied / "preprocessor_config.json").write_text(json.dumps(settings))
-    captioner = BlipCaptioner.from_pretrained(copied, FP32, generation)
-    images = np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8)
-    assert len(captioner.caption(images)) == 3
-    images[1] = 255
-    # A sampled image is a batch of its own.
-    where = "image 0 of" if generation.sampling.enabled else "image 1 of"
-    with pytest.raises(FloatingPointError, match=where):
-        captioner.caption(images)
-
-
-def test_weights_stored_in_fp16_run_in_fp32(tmp_path: Path, pixels: Any) -> None:
-    stored = save_model(tmp_path, torch.float16)
-    captioner = BlipCaptioner.from_pretrained(stored, FP32, GenerationConfig())
-    assert {weight.dtype for weight in captioner._model.parameters()} == {torch.float32}
-    assert captioner._normalise(pixels).dtype == torch.float32
-    assert all(np.isfinite(caption.logprob) for caption in captioner.caption(pixels))
-
-
-def test_bf16_captions_too(folder: Path, pixels: Any) -> None:
-    captioner = BlipCaptioner.from_pretrained(
-        folder, ModelConfig(precision="bf16"), GenerationConfig()
-    )
-    assert captioner._model.dtype == torch.bfloat16
-    assert all(np.isfinite(caption.logprob) for caption in captioner.caption(pixels))
-
-
-def test_precision_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert pick_dtype("auto", cpu) is torch.float32
-    assert pick_dtype("bf16", cpu) is torch.bfloat16
-    assert pick_dtype("fp16", gpu) is torch.float16
-    assert pick_dtype("fp32", gpu) is torch.float32
-    if torch.accelerator.is_available():
-        assert pick_device().type != "cpu"
-    else:
-        assert pick_device() == cpu
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert pick_dtype("auto", gpu) is torch.bfloat16
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda **asked: asked["including_emulation"]
-    )
-    assert pick_dtype("auto", gpu) is torch.float16
-
-
-def test_an_accelerator_that_does_not_tell_gets_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_device_module", lambda _: object())
-    assert pick_dtype("auto", torch.device("mps")) is torch.float16
-
-
-def test_a_caption_longer_than_the_model_can_write_is_refused(load: Load) -> None:
-    load(GenerationConfig(max_new_tokens=64, num_beams=1)).caption(random_pixels(1))
-    with pytest.raises(ModelError, match=r"max_new_tokens: with the prompt's 3 tokens at most 61"):
-        load(GenerationConfig(max_new_tokens=62, prompt="a picture of"))
-
-
-def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
-    copied = copy_folder(folder, tmp_path)
-    config = json.loads((copied / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 3
-    (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"the weights lack \d+ tensors"):
-        BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("model.safetensors", b"not weights"), ("tokenizer.json", b"{}")],
-)
-def test_broken_files_are_a_model_error(
-    name: str, content: bytes, folder: Path, tmp_path: Path
-) -> None:
-    copied = copy_folder(folder, tmp_path)
-    (copied / name).write_bytes(content)
-    with pytest.raises(ModelError, match="cannot be loaded as BLIP"):
-        BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
-
-
-def test_nothing_is_written_to_the_terminal(
-    load: Load, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    captioner = load(GenerationConfig(prompt="a picture of"))
-    captioner.caption(random_pixels(2))
-    captioner.save(tmp_path)
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.skipif(not DEMO_FOLDER.is_dir(), reason="the demo model is not built")
-def test_the_demo_model_captions_alike_in_any_batch() -> None:
-    captioner = BlipCaptioner.from_pretrained(DEMO_FOLDER, FP32, GenerationConfig())
-    target = captioner.target
-    shape = (4, target.height_px, target.width_px, 3)
-    images = np.full(shape, np.arange(0, 256, 64, dtype=np.uint8)[:, None, None, None])
-    whole = captioner.caption(images)
-    assert all(caption.text and caption.logprob < 0 for caption in whole)
-    alone = [captioner.caption(image[None])[0] for image in images]
-    assert [caption.text for caption in alone] == [caption.text for caption in whole]
-    assert {weight.dtype for weight in captioner._model.parameters()} == {torch.float32}
-
-
-def copy_folder(folder: Path, to: Path) -> Path:
-    for file in folder.iterdir():
-        (to / file.name).write_bytes(file.read_bytes())
-    return to

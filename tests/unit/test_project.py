@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def name_of(requirement: str) -> str:
+    """The normalised name of a requirement such as `ray[data]>=2.60,<2.64` (PEP 503)."""
+    return re.split(r"[\[<>=~;]", requirement)[0].strip().lower().replace("_", "-")
+
+
 def tracked_files() -> set[str]:
     """Every file of the project, whether or not git is there to ask."""
     ignored = re.compile(r"(^|/)(\.|__pycache__|build/|dist/|raycap-demo/|[^/]*\.egg-info)")
@@ -27,7 +32,7 @@ def readme_tree() -> dict[str, str]:
     """The README's tree: path to its one-line purpose."""
     block = re.search(r"<!-- tree:.*?-->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert block
-    lines = [line.split("  ", 1) for line in block[1].splitlines()]
+    lines = [line.split("  ", 1) for line in block[1].splitlines() if line]
     return {path.strip(): purpose.strip() for path, purpose in lines}
 
 
@@ -42,7 +47,7 @@ def test_the_readme_names_every_file_with_its_purpose_and_no_other() -> None:
 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
-    declared = {re.split(r"[\[<>=~;]", item)[0].lower() for item in PROJECT["dependencies"]}
+    declared = {name_of(item) for item in PROJECT["dependencies"]}
     distributions = packages_distributions()
     for file in (ROOT / "raycap").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -55,7 +60,7 @@ def test_every_third_party_import_is_a_declared_dependency() -> None:
             for top in {name.partition(".")[0] for name in names}:
                 if top in sys.stdlib_module_names or top in ("raycap", "mypy_boto3_s3"):
                     continue
-                owners = {owner.lower() for owner in distributions[top]}
+                owners = {name_of(owner) for owner in distributions[top]}
                 owners |= {"boto3"} if top == "botocore" else set()
                 assert owners & declared, f"{file.name} imports {top}"
 
@@ -71,6 +76,7 @@ def test_every_shipped_config_is_valid(file: Path) -> None:
 
 
 def test_the_constraints_pin_every_dependency() -> None:
-    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").open()}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {name_of(line) for line in lines if not line.startswith("#")}
     for item in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
-        assert re.split(r"[\[<>=~;]", item)[0].lower() in pinned, item
+        assert name_of(item) in pinned, item

@@ -1,0 +1,90 @@
+"""Planning a million keys from a paged lister, and resuming when 90 % of the parts are committed.
+
+python -m bench.plan [--keys 1000000]
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from raycap import schema
+from raycap.bulk.ledger import read_ledger
+from raycap.bulk.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
+from raycap.bulk.plan import Plan, extend_plan
+from raycap.storage.local import LocalStore
+
+PAGE = 1000
+THREADS = 16
+
+
+def pages(count: int) -> Iterator[pa.Table]:
+    """List keys as S3 would: sorted, a thousand a page."""
+    for start in range(0, count, PAGE):
+        numbers = range(start, min(start + PAGE, count))
+        keys = [f"2026/photos/{number:09d}.jpg" for number in numbers]
+        uris = [f"s3://bucket/{key}" for key in keys]
+        etags = [f"{number:032x}" for number in numbers]
+        yield pa.table([keys, uris, [100_000] * len(keys), etags], schema=schema.MANIFEST)
+
+
+def commit(store: LocalStore, plan: Plan, share: float) -> None:
+    """Write captions parts for a share of the plan."""
+    for number in range(int(len(plan.parts) * share)):
+        rows = read_part(store, MANIFEST, number).to_pylist()
+        answered = [
+            {
+                **row,
+                schema.STATUS: schema.STATUS_OK,
+                schema.ATTEMPTS: 1,
+                schema.CAPTION: "a picture of something or other",
+                schema.NUM_WORDS: 6,
+                schema.LOGPROB: -1.0,
+                schema.ALTERNATIVES: [],
+            }
+            for row in rows
+        ]
+        table = pa.Table.from_pylist(answered, schema=schema.CAPTIONS)
+        data, _ = encode_captions(table, 0, 0)
+        store.write(part_key(CAPTIONS, number), data)
+
+
+def plan_keys(store: LocalStore, count: int) -> tuple[Plan, float]:
+    """Plan, and return the plan and the seconds it took."""
+    started = time.perf_counter()
+    plan = extend_plan(store, pages(count), part_size=1024, num_threads=THREADS)
+    return plan, time.perf_counter() - started
+
+
+def peak_mb() -> float:
+    """Return the most memory this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Plan, commit 90 %, and resume."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    count = parser.parse_args().keys
+    with tempfile.TemporaryDirectory() as name:
+        store = LocalStore(Path(name))
+        before = peak_mb()
+        plan, seconds = plan_keys(store, count)
+        print(f"plan    {count / seconds:>10,.0f} keys/s  {seconds:.2f} s  {len(plan.parts)} parts")
+        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB at the most")
+        commit(store, plan, 0.9)
+        started = time.perf_counter()
+        plan, _ = plan_keys(store, count)
+        ledger = read_ledger(store, plan, retry_failed=False, num_threads=THREADS)
+        ready = time.perf_counter() - started
+        print(
+            f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, listing included"
+        )
+
+
+if __name__ == "__main__":
+    main()
