@@ -145,15 +145,17 @@ def test_a_failed_write_is_raised_not_swallowed(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     plan = planned(store, [1])
     (tmp_path / "captions").write_text("a file where the folder should be")
-    with committing(store, plan) as (committer, _):
-        with pytest.raises(StorageError):  # at the next rows, or at the end
-            _add_and_finish(committer)
+    # At the next rows, or at the end.
+    with committing(store, plan) as (committer, _), pytest.raises(StorageError):
+        _add_and_finish(committer)
 
 
 def test_a_writer_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     plan = planned(store, [1])
-    with Committer(store, LostLock(), plan, lambda _: None) as committer:
-        with pytest.raises(RunConflict):  # at the next rows, or at the end
-            _add_and_finish(committer)
+    with (
+        Committer(store, LostLock(), plan, lambda _: None) as committer,
+        pytest.raises(RunConflict),  # at the next rows, or at the end
+    ):
+        _add_and_finish(committer)
     assert list(list_parts(store, CAPTIONS)) == []
