@@ -10,9 +10,9 @@ def use_threads(num_threads: int) -> None:
     Ray sets OMP_NUM_THREADS to the CPUs that a worker reserved, which is too few for a model that
     has the machine to itself. Works before torch is imported, and after.
     """
-    # Threads that spin while they wait take the cores from those that decode the next images:
-    # measured on two busy cores, captioning was seven times slower. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait take the cores from those that decode the next
+    # images; those that do not spin at all are slow to wake. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["MKL_NUM_THREADS"] = str(num_threads)
     if "torch" in sys.modules:
