@@ -1,0 +1,1 @@
+"""Caption datasets: annotation formats to one schema."""

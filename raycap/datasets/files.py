@@ -1,0 +1,175 @@
+"""Annotation files: opened wherever they stand, read block by block, never held whole."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BufferedReader, TextIOWrapper
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import ijson
+import pyarrow as pa
+
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.storage.base import KEY, Store
+from raycap.storage.local import LocalStore
+from raycap.storage.ranged import RangedFile
+
+T = TypeVar("T")
+
+_LOCAL_BLOCK_BYTES = 262_144
+# On S3, a request takes about as long as 2 MB: so what is seldom wanted is skipped in larger steps.
+_REMOTE_BLOCK_BYTES = 4_194_304
+_LINE_CHARS = 67_108_864
+_BOM = b"\xef\xbb\xbf"
+# RecursionError: JSON nested a thousand deep. OSError: Arrow's, of a page that does not decompress;
+# a store's own would be a StorageError.
+_MALFORMED = (csv.Error, ijson.JSONError, pa.ArrowException, ValueError, RecursionError, OSError)
+_END = "\0end of file\0"
+
+
+class _BlockFile(RangedFile):
+    """A RangedFile that BufferedReader can read."""
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotationFile:
+    """A file that says something of images; not opened yet."""
+
+    store: Store
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """Its full address."""
+        return self.store.address(self.key)
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The address of the folder that it is in, without a trailing slash."""
+        return self.uri.rpartition("/")[0]
+
+    def stands(self) -> bool:
+        """Whether there is such a file."""
+        try:
+            self.store.read_range(self.key, 0, 1)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def open(self) -> BufferedReader:
+        """Open it to read and to seek; holds one block of it.
+
+        Raises:
+            ObjectNotFound: nothing stands there.
+            StorageError: it cannot be read, now or when it is read on.
+        """
+        is_local = isinstance(self.store, LocalStore)
+        block_bytes = _LOCAL_BLOCK_BYTES if is_local else _REMOTE_BLOCK_BYTES
+        size = self.store.size(self.key)
+        return BufferedReader(_BlockFile(self.store, self.key, size), block_bytes)
+
+
+def open_json(file: AnnotationFile) -> BufferedReader:
+    """Open a file behind its byte order mark, which a JSON parser does not know."""
+    data = file.open()
+    data.seek(len(_BOM) if data.peek(len(_BOM)).startswith(_BOM) else 0)
+    return data
+
+
+def read_lines(file: AnnotationFile, newline: str = "\n") -> Iterator[str]:
+    """Yield a text file's lines with their ends; `newline` is that of `open`.
+
+    What is not UTF-8 becomes lone surrogates: one such caption among millions does not end all.
+
+    Raises:
+        DatasetError: a line that is too long to be one.
+    """
+    text = TextIOWrapper(file.open(), "utf-8-sig", errors="surrogateescape", newline=newline)
+    with text:
+        number = 0
+        while line := text.readline(_LINE_CHARS):
+            number += 1
+            if len(line) == _LINE_CHARS and line[-1] not in "\r\n":
+                raise DatasetError(
+                    f"{file.uri}: line {number} is longer than {_LINE_CHARS:,} characters; "
+                    "this is no file of lines"
+                )
+            yield line
+
+
+def read_csv(file: AnnotationFile, delimiter: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, the header too, that are not empty.
+
+    Raises:
+        csv.Error: a field is longer than 131,072 characters, or its quote is never closed, which
+            would make one caption of all that follows.
+    """
+    lines = chain(read_lines(file, newline=""), [_END])
+    rows = csv.reader(lines, delimiter=delimiter)
+    begins = 1
+    for row in rows:
+        if row == [_END]:
+            return
+        if row and row[-1].endswith(_END):
+            raise csv.Error(f"a quote in the row that begins in line {begins} is not closed")
+        if row:
+            yield row
+        begins = rows.line_num + 1
+
+
+def guarded(
+    file: AnnotationFile, kind: str, items: Iterable[T], data: BufferedReader | None = None
+) -> Iterator[T]:
+    """Yield what a parser yields, and turn its complaint into ours.
+
+    Args:
+        file: what is parsed.
+        kind: as what.
+        items: the parser's; its rows, where `data` is None.
+        data: what the parser reads from, if it tells no rows.
+
+    Raises:
+        DatasetError: it cannot be parsed any further; says where, and why.
+    """
+    remaining = iter(items)
+    number = 1
+    while True:
+        try:
+            item = next(remaining)
+        except StopIteration:
+            return
+        except _MALFORMED as error:
+            place = f"before byte {data.tell() + 1:,}" if data else f"at row {number}"
+            reason = " ".join(str(error).split())
+            raise DatasetError(
+                f"{file.uri}: {place}: cannot be read as {kind}: {reason}"
+            ) from error
+        yield item
+        number += 1
+
+
+def paged(items: Iterable[T], num_items: int) -> Iterator[list[T]]:
+    """Gather items into lists of at most that many."""
+    remaining = iter(items)
+    while page := list(islice(remaining, num_items)):
+        yield page
+
+
+def list_files(store: Store, suffixes: tuple[str, ...]) -> Iterator[AnnotationFile]:
+    """Yield the files of a folder, and of those within it, that have such a suffix."""
+    for table in store.list():
+        for key in table[KEY].to_pylist():
+            file = AnnotationFile(store=store, key=key)
+            if file.name.lower().endswith(suffixes) and not file.name.startswith("."):
+                yield file

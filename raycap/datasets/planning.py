@@ -1,0 +1,218 @@
+"""Planning: the images of the subset, with their captions and splits, in parts to be built.
+
+Planning happens once. An interrupted run goes on with the plan that stands, whatever has become of
+the annotations since.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from raycap import schema
+from raycap.config import PrepareConfig
+from raycap.datasets.grouping import AnnotatedImage, Group, Rejection, read_groups
+from raycap.datasets.parts import (
+    IS_GIVEN,
+    PLANNED,
+    PLANNED_PARTS,
+    RANK,
+    RowGroupWriter,
+    damaged,
+    encode_table,
+    part_key,
+)
+from raycap.datasets.record import PLAN, WORK
+from raycap.datasets.splits import hashed_split, rank_of, subset_limit
+from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.records import encode_json, read_json
+from raycap.storage.address import redact
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+
+PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What is to be built, and what became of everything else of the source."""
+
+    fingerprint: dict[str, Any]
+    part_size: int
+    num_images: int = 0
+    """To be built; all parts but the last have `part_size` of them."""
+    num_captions: int = 0
+    num_source_images: int = 0
+    num_source_captions: int = 0
+    num_images_not_in_subset: int = 0
+    num_captions_not_in_subset: int = 0
+    rejected_images: dict[str, int] = field(default_factory=dict)
+    rejected_captions: dict[str, int] = field(default_factory=dict)
+    splits: list[str] = field(default_factory=list)
+    """Every split that an image is planned for."""
+
+    @property
+    def num_parts(self) -> int:
+        """Parts to be built."""
+        return -(-self.num_images // self.part_size)
+
+    def images_of(self, number: int) -> int:
+        """Images of a part."""
+        return min(self.part_size, self.num_images - number * self.part_size)
+
+
+_FORM = TypeAdapter(Plan)
+
+
+def read_plan(store: Store) -> Plan | None:
+    """Read the plan of an unfinished dataset; None where there is none.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        return _FORM.validate_python(read_json(store, PLAN))
+    except ObjectNotFound:
+        return None
+    except ValidationError as error:
+        raise damaged(store, PLAN) from error
+
+
+def write_plan(
+    store: Store,
+    tables: Iterable[pa.Table],
+    config: PrepareConfig,
+    fingerprint: dict[str, Any],
+) -> Plan:
+    """Group the annotations, choose the subset and the splits, and write the parts to build.
+
+    Memory does not grow with the annotations; see `engine.memory_bytes`.
+
+    Args:
+        store: the output.
+        tables: ANNOTATIONS, in any order.
+        config: all settings.
+        fingerprint: what only the same may continue.
+
+    Raises:
+        ConfigError: images within tars are to be referenced, which no address can do.
+        DatasetError: the source has no image with a caption.
+    """
+    planner = _Planner(config, fingerprint)
+    groups = read_groups(tables, config.engine.memory_bytes, needs_image=True)
+    with tempfile.TemporaryDirectory(prefix="raycap-plan-") as folder:
+        path = Path(folder) / "rejected.parquet"
+        rejected = RowGroupWriter(path, schema.REJECTED)
+
+        def write(part: tuple[int, bytes]) -> None:
+            store.write(part_key(PLANNED_PARTS, part[0]), part[1])
+
+        parts = _encoded(planner.rows(groups, rejected), config.engine.part_size)
+        for _ in ordered_map(write, parts, config.storage.list_threads):
+            pass
+        rejected.close()
+        plan = planner.plan
+        if not plan.num_images:
+            raise DatasetError(_describe_nothing(plan))
+        store.upload(PLANNED_REJECTIONS, path)
+    store.write(PLAN, encode_json(asdict(plan)))
+    return plan
+
+
+class _Planner:
+    """Goes through the groups, and counts what becomes of them."""
+
+    def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any]) -> None:
+        self.plan = Plan(fingerprint=fingerprint, part_size=config.engine.part_size)
+        self._config = config
+        self._limit = subset_limit(config.subset)
+        self._images: Counter[str] = Counter()
+        self._captions: Counter[str] = Counter()
+        self._splits: set[str] = set()
+
+    def rows(self, groups: Iterable[Group], rejected: RowGroupWriter) -> Iterator[dict[str, Any]]:
+        """Yield PLANNED rows, and write down what is rejected."""
+        plan = self.plan
+        for group in groups:
+            plan.num_source_images += group.num_images
+            plan.num_source_captions += group.num_captions
+            rank = rank_of(group.image_id)
+            if rank >= self._limit:
+                plan.num_images_not_in_subset += group.num_images
+                plan.num_captions_not_in_subset += group.num_captions
+                continue
+            for rejection in group.rejections:
+                self._count(rejection)
+                rejected.write(rejected_row(rejection), len(rejection.caption or ""))
+            if group.image is not None:
+                yield self._row(group.image, rank)
+        plan.rejected_images = dict(self._images)
+        plan.rejected_captions = dict(self._captions)
+        plan.splits = sorted(self._splits)
+
+    def _count(self, rejection: Rejection) -> None:
+        counter = self._images if rejection.caption is None else self._captions
+        counter[rejection.reason] += 1
+
+    def _row(self, image: AnnotatedImage, rank: int) -> dict[str, Any]:
+        if image.offset_bytes is not None and not self._config.embed.enabled:
+            raise ConfigError(
+                f"{image.uri}: images within tars cannot be referenced; set embed.enabled=true"
+            )
+        split = image.split or hashed_split(image.image_id, self._config.split)
+        self._splits.add(split)
+        self.plan.num_images += 1
+        self.plan.num_captions += len(image.captions)
+        return {
+            schema.IMAGE_ID: image.image_id,
+            schema.SOURCE_ID: image.source_id,
+            schema.URI: image.uri,
+            schema.OFFSET_BYTES: image.offset_bytes,
+            schema.SIZE_BYTES: image.size_bytes,
+            schema.SPLIT: split,
+            IS_GIVEN: image.split is not None,
+            RANK: rank,
+            schema.CAPTIONS_LIST: image.captions,
+        }
+
+
+def rejected_row(rejection: Rejection) -> dict[str, Any]:
+    """Give a REJECTED row."""
+    return {
+        schema.IMAGE_ID: rejection.image_id,
+        schema.URI: redact(rejection.uri) if rejection.uri is not None else None,
+        schema.CAPTION: rejection.caption,
+        schema.REASON: str(rejection.reason),
+        schema.MESSAGE: rejection.message,
+    }
+
+
+def _encoded(rows: Iterator[dict[str, Any]], part_size: int) -> Iterator[tuple[int, bytes]]:
+    """Number and encode parts; by one thread, as each would keep the memory it once needed."""
+    part: list[dict[str, Any]] = []
+    number = 0
+    for row in rows:
+        part.append(row)
+        if len(part) == part_size:
+            yield number, encode_table(pa.Table.from_pylist(part, schema=PLANNED), PLANNED)
+            part, number = [], number + 1
+    if part:
+        yield number, encode_table(pa.Table.from_pylist(part, schema=PLANNED), PLANNED)
+
+
+def _describe_nothing(plan: Plan) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in plan.rejected_images.items())
+    where = plan.fingerprint["source"]
+    if plan.num_images_not_in_subset:
+        reasons = f"{reasons}, " if reasons else ""
+        reasons += f"{plan.num_images_not_in_subset} not in the subset"
+    return f"{where}: no image with a caption ({reasons or 'nothing at all'}); " + (
+        "name the folder of the images by --images"
+        if "no_image" in reasons
+        else "check the address"
+    )
