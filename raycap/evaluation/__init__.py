@@ -1,0 +1,1 @@
+"""Evaluation: several systems of captions against one set of references."""

@@ -1,0 +1,165 @@
+"""The systems of an evaluation: sets of captions, read page by page from what others wrote."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raycap import schema
+from raycap.bulk.finished import open_finished
+from raycap.bulk.record import read_run
+from raycap.config import StorageConfig
+from raycap.errors import ConfigError
+from raycap.evaluation.captionfile import FILE, ROWS, read_file_names, read_rows
+
+_NOT_IN_NAMES = frozenset("/\\:")
+
+
+class CaptionsFormat(StrEnum):
+    """What captions are read from."""
+
+    RAYCAP = "raycap"
+    """The output of a finished run."""
+    COCO = "coco"
+    """COCO results, or a whole COCO captions file with `images` and `annotations`."""
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+_SUFFIXES = {
+    ".json": CaptionsFormat.COCO,
+    ".jsonl": CaptionsFormat.JSONL,
+    ".csv": CaptionsFormat.CSV,
+    ".parquet": CaptionsFormat.PARQUET,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captions:
+    """One system's captions, not read yet."""
+
+    name: str
+    source: str
+    format: CaptionsFormat
+    pages: Callable[[], Iterator[pa.Table]]
+    """Begins a pass over all rows, as ROWS tables in any order."""
+    file_names: Callable[[], Iterator[pa.Table]] | None = None
+    """Begins a pass over what the rows' image ids stand for, as FILE_NAMES tables, where the
+    file says so."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """What made the captions, where it is known."""
+
+
+def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[Captions]:
+    """Open sets of captions, each under a name of its own.
+
+    Args:
+        sources: what `raycap caption` wrote, or JSON, JSON Lines, CSV or Parquet files; local or
+            in a bucket; `name=address` gives a name.
+        config: how stores are reached.
+
+    Raises:
+        ConfigError: no source, two of one name, or one that is none of those.
+        DatasetError: an output of raycap that is unfinished or damaged.
+        StorageError: a store refuses.
+    """
+    if not sources:
+        raise ConfigError("no captions to evaluate; give at least one output or file of captions")
+    given = [_split_name(source) for source in sources]
+    names = _unique_names([name for name, _ in given], [source for _, source in given])
+    return [_open(name, source, config) for name, (_, source) in zip(names, given, strict=True)]
+
+
+def _split_name(source: str | Path) -> tuple[str | None, str]:
+    """Split `name=address`; what stands as a local path is one, whatever its name."""
+    text = str(source)
+    name, equals, address = text.partition("=")
+    is_named = bool(name and equals and address) and not _NOT_IN_NAMES & set(name)
+    if isinstance(source, Path) or not is_named or os.path.exists(text):
+        return None, text
+    return name, address
+
+
+def _unique_names(names: list[str | None], sources: list[str]) -> list[str]:
+    """Name each system as it was named, or by the last parts of its address that tell it apart."""
+    chosen = [name for name in names if name is not None]
+    twice = {name for name in chosen if chosen.count(name) > 1}
+    if twice:
+        raise ConfigError(f"{sorted(twice)[0]}: two sets of captions have this name")
+    parts = [_parts(source) for source in sources]
+    depths = [1] * len(parts)
+    while True:
+        found = [
+            name if name is not None else "/".join(steps[-depth:])
+            for name, steps, depth in zip(names, parts, depths, strict=True)
+        ]
+        clashes = [
+            place
+            for place, name in enumerate(found)
+            if found.count(name) > 1 and names[place] is None and depths[place] < len(parts[place])
+        ]
+        if not clashes:
+            return _numbered(found, names)
+        for place in clashes:
+            depths[place] += 1
+
+
+def _parts(source: str) -> list[str]:
+    """Split an address into its parts, the last without the suffix of a file of captions."""
+    root, suffix = os.path.splitext(source.rstrip("/"))
+    path = root if suffix.lower() in _SUFFIXES else source
+    return [part for part in path.split("/") if part] or [source]
+
+
+def _numbered(found: list[str], names: list[str | None]) -> list[str]:
+    """Number what still has the same name: the same address, given twice."""
+    taken = {name for name in names if name is not None}
+    unique = []
+    for name, chosen in zip(found, names, strict=True):
+        number, candidate = 1, name
+        while chosen is None and candidate in taken:
+            number += 1
+            candidate = f"{name} ({number})"
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+def _open(name: str, source: str, config: StorageConfig) -> Captions:
+    suffix = os.path.splitext(source)[1].lower()
+    if suffix not in _SUFFIXES:
+        return _open_output(name, source, config)
+    kind = _SUFFIXES[suffix]
+    return Captions(
+        name=name,
+        source=source,
+        format=kind,
+        pages=partial(read_rows, source, config),
+        file_names=partial(read_file_names, source, config) if kind == "coco" else None,
+    )
+
+
+def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
+    if os.path.isfile(source):
+        known = ", ".join(_SUFFIXES)
+        raise ConfigError(f"{source}: is not a file of captions by its name ({known})")
+    finished = open_finished(source, config)
+    model = read_run(finished.store).get("fingerprint", {}).get("model", {})
+
+    def pages() -> Iterator[pa.Table]:
+        for page in finished.pages(_OUTPUT_COLUMNS):
+            yield pa.table([page[_COLUMN_OF.get(name, name)] for name in ROWS.names], schema=ROWS)
+
+    return Captions(
+        name=name, source=finished.store.uri, format=CaptionsFormat.RAYCAP, pages=pages, model=model
+    )
+
+
+_COLUMN_OF = {FILE: schema.IMAGE_ID}
+_OUTPUT_COLUMNS = [name for name in ROWS.names if name not in _COLUMN_OF]

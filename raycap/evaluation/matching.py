@@ -1,0 +1,301 @@
+"""Joining systems with references: which caption belongs to which image, and what is left over.
+
+Everything lies in scratch tables of DuckDB, on disk beyond its memory: `refs` holds the references
+in their order, `captions_N` the rows of system N, `matched_N` those of them that have references.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import duckdb
+import pyarrow as pa
+
+from raycap import schema
+from raycap.errors import DatasetError
+from raycap.evaluation.captionfile import FILE_NAMES, ROWS
+from raycap.evaluation.captions import Captions
+
+NUM_NAMED = 5
+"""How many ids a message or record names before it only counts."""
+
+IS_SCORED = "is_scored"
+UNKNOWN = "unknown"
+"""Stands for the error code of a failed row that gives none."""
+
+_SYSTEM_COLUMNS = (
+    schema.URI,
+    schema.STATUS,
+    schema.ERROR_CODE,
+    schema.CAPTION,
+    schema.LOGPROB,
+)
+
+# The last part of a path, and that without its suffix, as posixpath has them.
+_NAME = "regexp_extract({}, '[^/]*$')"
+_STEM = f"regexp_replace({_NAME}, '(?s)^(.*[^.].*)\\.[^.]*$', '\\1')"
+
+_RULES = {
+    "image_id": ("image_id", "image_id"),
+    "source_id": ("image_id", "source_id"),
+    "file name": (_NAME.format("file"), _NAME.format("image_id")),
+    "stem": (_STEM.format("file"), _STEM.format("image_id")),
+}
+"""How a row may name an image, and the references' name that it is compared with; best first."""
+
+
+class MissingPolicy(StrEnum):
+    """What to do about images of the references that a system has no caption for."""
+
+    ERROR = "error"
+    """Stop and name them."""
+    WORST = "worst"
+    """Score them as empty captions: 0, and they count."""
+    DROP = "drop"
+    """Compare on those images only that every system has a caption for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """How one system's rows fit the references."""
+
+    matched_by: str
+    num_missing: int
+    missing: list[str] = field(default_factory=list)
+    num_extra: int
+    extra: list[str] = field(default_factory=list)
+    num_failed: int
+    failed: dict[str, int] = field(default_factory=dict)
+
+
+def column(name: str, system: int) -> str:
+    """Name a system's column of a chunk."""
+    return f"{name}_{system}"
+
+
+def load_references(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> int:
+    """Read REFERENCES, sorted by image id, into the scratch database; return how many."""
+    database.execute(
+        "CREATE TABLE refs "
+        "(place BIGINT, image_id VARCHAR, source_id VARCHAR, uri VARCHAR, captions VARCHAR[])"
+    )
+    num_rows = 0
+    for table in tables:
+        places = pa.array(range(num_rows, num_rows + len(table)), pa.int64())
+        _insert(database, "refs", table.drop_columns([schema.SPLIT]).add_column(0, "place", places))
+        num_rows += len(table)
+    return num_rows
+
+
+def match_system(
+    database: duckdb.DuckDBPyConnection, system: int, captions: Captions, references: str
+) -> Match:
+    """Read a system's rows and join them with the references by the first rule that fits any.
+
+    Args:
+        database: holds the references.
+        system: its number.
+        captions: its rows.
+        references: the address of the references, for messages.
+
+    Raises:
+        DatasetError: it has an image twice, or none of the references' images.
+    """
+    _load_captions(database, system, captions)
+    _refuse_duplicates(database, system, captions.source)
+    for rule, (ours, theirs) in _RULES.items():
+        if _join(database, system, ours, theirs):
+            return _describe(database, system, rule)
+    raise _nothing_fits(database, system, captions.source, references)
+
+
+def settle(
+    database: duckdb.DuckDBPyConnection, matches: dict[str, Match], policy: MissingPolicy
+) -> int:
+    """Decide which images are scored; return how many.
+
+    Args:
+        database: holds the references and every matched system.
+        matches: by the systems' names, in their order.
+        policy: what to do about images without a caption.
+
+    Raises:
+        DatasetError: images have no caption and the policy is to stop; or none is left.
+    """
+    lacking = {name: match for name, match in matches.items() if _is_lacking(match)}
+    if policy == MissingPolicy.ERROR and lacking:
+        told = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
+        raise DatasetError(
+            f"{told}; caption these images too, or choose --missing worst (they score 0) or "
+            "--missing drop (they are left out, for every system)"
+        )
+    query = "CREATE TABLE scored AS SELECT place FROM refs"
+    if policy == MissingPolicy.DROP:
+        for system in range(len(matches)):
+            ok = f"SELECT place FROM matched_{system} WHERE status = '{schema.STATUS_OK}'"
+            query += f" INTERSECT ({ok})"
+    database.execute(query)
+    num_scored = _number(database, "SELECT count(*) FROM scored")
+    if not num_scored:
+        raise DatasetError(
+            f"no image has a caption of {' and of '.join(matches)}; nothing is left to compare"
+        )
+    return num_scored
+
+
+def read_chunks(
+    database: duckdb.DuckDBPyConnection, num_systems: int, num_rows: int
+) -> Iterator[pa.Table]:
+    """Read the joined rows in the references' order, so many at a time.
+
+    Yields:
+        Tables of `image_id`, `references`, `is_scored` and, of each system, `column(name, system)`
+        for `uri`, `status`, `error_code`, `caption` and `logprob`.
+    """
+    columns = ["r.image_id", f"r.captions AS {schema.REFERENCE_CAPTIONS}"]
+    columns.append(f"s.place IS NOT NULL AS {IS_SCORED}")
+    joins = ["refs r LEFT JOIN scored s ON s.place = r.place"]
+    for system in range(num_systems):
+        joins.append(f"LEFT JOIN matched_{system} m{system} ON m{system}.place = r.place")
+        columns += [f"{_value(name, system)} AS {column(name, system)}" for name in _SYSTEM_COLUMNS]
+    query = f"SELECT {', '.join(columns)} FROM {' '.join(joins)} ORDER BY r.place"
+    for batch in database.sql(query).to_arrow_reader(num_rows):
+        yield pa.Table.from_batches([batch])
+
+
+def _value(name: str, system: int) -> str:
+    if name == schema.STATUS:
+        return f"coalesce(m{system}.status, '{schema.STATUS_MISSING}')"
+    if name == schema.URI:
+        return f"coalesce(r.uri, m{system}.uri)"
+    return f"m{system}.{name}"
+
+
+def _insert(database: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
+    database.register("page", table)
+    database.execute(f"INSERT INTO {name} SELECT * FROM page")
+    database.unregister("page")
+
+
+def _load_captions(database: duckdb.DuckDBPyConnection, system: int, captions: Captions) -> None:
+    name = f"captions_{system}"
+    _load(database, name, ROWS, captions.pages())
+    if captions.file_names is None:
+        return
+    _load(database, "file_names", FILE_NAMES, captions.file_names())
+    # Where a file says what its numbers stand for, the numbers are its own.
+    database.execute(
+        f"UPDATE {name} SET image_id = n.file_name, file = n.file_name "
+        f"FROM file_names n WHERE n.image_id = {name}.image_id"
+    )
+    database.execute("DROP TABLE file_names")
+
+
+def _load(
+    database: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema, tables: Iterable[pa.Table]
+) -> None:
+    database.register("page", columns.empty_table())
+    database.execute(f"CREATE TABLE {name} AS SELECT * FROM page")
+    database.unregister("page")
+    for table in tables:
+        _insert(database, name, table)
+
+
+def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source: str) -> None:
+    twice = _names(
+        database, f"SELECT image_id FROM captions_{system} GROUP BY image_id HAVING count(*) > 1"
+    )
+    if twice:
+        raise DatasetError(f"{source}: {_named(*twice)} has more than one caption; keep one each")
+
+
+def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
+    """Join rows and references whose names are equal, and are nobody else's on either side."""
+    columns = ", ".join(f"c.{name}" for name in _SYSTEM_COLUMNS)
+    database.execute(
+        f"""
+        CREATE OR REPLACE TABLE matched_{system} AS
+        WITH ours AS (
+            SELECT {ours} AS name, any_value(rowid) AS row FROM captions_{system}
+            GROUP BY name HAVING count(*) = 1 AND name <> ''
+        ), theirs AS (
+            SELECT {theirs} AS name, any_value(place) AS place FROM refs
+            GROUP BY name HAVING count(*) = 1 AND name <> ''
+        )
+        SELECT theirs.place, c.rowid AS row, {columns}
+        FROM ours JOIN theirs USING (name) JOIN captions_{system} c ON c.rowid = ours.row
+        """
+    )
+    return _number(database, f"SELECT count(*) FROM matched_{system}")
+
+
+def _describe(database: duckdb.DuckDBPyConnection, system: int, rule: str) -> Match:
+    matched = f"matched_{system}"
+    num_missing, missing = _names(
+        database, f"SELECT image_id FROM refs ANTI JOIN {matched} USING (place)"
+    ) or (0, [])
+    num_extra, extra = _names(
+        database,
+        f"SELECT c.image_id FROM captions_{system} c ANTI JOIN {matched} m ON m.row = c.rowid",
+    ) or (0, [])
+    codes = database.execute(
+        f"SELECT coalesce(error_code, '{UNKNOWN}') AS code, count(*) FROM {matched} "
+        f"WHERE status = '{schema.STATUS_FAILED}' GROUP BY code ORDER BY code"
+    ).fetchall()
+    return Match(
+        matched_by=rule,
+        num_missing=num_missing,
+        missing=missing,
+        num_extra=num_extra,
+        extra=extra,
+        num_failed=sum(count for _, count in codes),
+        failed=dict(codes),
+    )
+
+
+def _names(database: duckdb.DuckDBPyConnection, query: str) -> tuple[int, list[str]] | None:
+    """Count the ids that a query gives, and name the first few; None where there are none."""
+    count = _number(database, f"SELECT count(*) FROM ({query})")
+    first = f"SELECT image_id FROM ({query}) ORDER BY image_id LIMIT {NUM_NAMED}"
+    return (count, [name for (name,) in database.execute(first).fetchall()]) if count else None
+
+
+def _number(database: duckdb.DuckDBPyConnection, query: str) -> int:
+    ((count,),) = database.execute(query).fetchall()
+    return int(count)
+
+
+def _named(count: int, names: list[str]) -> str:
+    more = f" and {count - len(names):,} more" if count > len(names) else ""
+    return f"{', '.join(names)}{more}"
+
+
+def _is_lacking(match: Match) -> bool:
+    return bool(match.num_missing or match.num_failed)
+
+
+def _describe_lack(name: str, match: Match) -> str:
+    told = []
+    if match.num_missing:
+        named = _named(match.num_missing, match.missing)
+        told.append(f"{match.num_missing:,} images have no row ({named})")
+    if match.num_failed:
+        codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
+        told.append(
+            f"{match.num_failed:,} rows failed ({codes}); `raycap caption --retry-failed` mends "
+            "passing failures"
+        )
+    return f"{name}: {', '.join(told)}"
+
+
+def _nothing_fits(
+    database: duckdb.DuckDBPyConnection, system: int, source: str, references: str
+) -> DatasetError:
+    count, ours = _names(database, f"SELECT image_id FROM captions_{system}") or (0, [])
+    if not count:
+        return DatasetError(f"{source}: holds no captions")
+    _, theirs = _names(database, "SELECT image_id FROM refs") or (0, ["none"])
+    return DatasetError(
+        f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; it "
+        f"names them {ours[0]}, and the references {theirs[0]}"
+    )

@@ -1,0 +1,181 @@
+"""What an evaluation found: `evaluation.json`, and where its per-image scores lie.
+
+evaluation.json              the Evaluation below
+scores/part-000.parquet      SCORES rows of the first system, sorted by image id; and so on
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.records import encode_json, read_json
+from raycap.storage.base import Store
+
+EVALUATION = "evaluation.json"
+SCORES = "scores/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number of one system, with its confidence interval over images."""
+
+    name: str
+    """`bleu_1`..`bleu_4`, `rouge_l`, `cider_d`, `meteor`, `spice`, `clip_score`,
+    `ref_clip_score`."""
+    value: float | None
+    """None where it was skipped."""
+    low: float | None = None
+    high: float | None = None
+    skipped: str | None = None
+    """Why there is no value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths of captions, in tokens."""
+
+    mean: float
+    median: float
+    histogram: dict[int, int]
+    """Captions by their length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthGap:
+    """How far the lengths of a system's captions lie from those of the references."""
+
+    difference: float
+    """Mean of the generated less the mean of the references: negative means too short."""
+    low: float | None
+    high: float | None
+    wasserstein: float
+    """Earth mover's distance between the two distributions, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diversity:
+    """How varied a system's captions are."""
+
+    distinct_1: float
+    """Different tokens of all tokens (Li et al. 2016, arXiv:1510.03055)."""
+    distinct_2: float
+    """Different pairs of tokens of all pairs."""
+    repetition: float
+    """Share of captions in which a run of up to four tokens follows itself at once."""
+    vocabulary_size: int
+    num_different_captions: int
+    copied_from_training: float | None
+    """Share of captions that stand word for word in the training split; None without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One system: a set of captions, and what they are worth."""
+
+    name: str
+    source: str
+    """The address of its captions."""
+    format: str
+    """`raycap`, `coco`, `jsonl`, `csv` or `parquet`."""
+    scores: str
+    """Key of its per-image scores, relative to the evaluation; "" where none were written."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """What made the captions, where it is known."""
+    matched_by: str
+    """How ids were matched with the references: `image_id`, `source_id`, `file name` or `stem`."""
+    num_images: int
+    """Images that were scored."""
+    num_missing: int
+    """References without a row."""
+    missing: list[str] = field(default_factory=list)
+    """The first few of those."""
+    num_extra: int
+    """Captions without references."""
+    extra: list[str] = field(default_factory=list)
+    """The first few of those."""
+    num_failed: int
+    failed: dict[str, int] = field(default_factory=dict)
+    """Failed rows by error code."""
+    mean_logprob: float | None
+    metrics: list[Metric]
+    lengths: Lengths
+    length_gap: LengthGap
+    diversity: Diversity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two systems on the same images: a paired bootstrap of their difference.
+
+    Source: Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation".
+    """
+
+    metric: str
+    """A metric's name, or `length`."""
+    first: str
+    second: str
+    difference: float
+    """The first less the second."""
+    low: float
+    high: float
+    p_value: float
+    """Two-sided: how often resampling turns the sign, twice; 1 where there is no difference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Several systems against one set of references."""
+
+    references: str
+    """Their address."""
+    splits: list[str]
+    """The splits of it that were used; empty means all."""
+    references_dropped: dict[str, int] = field(default_factory=dict)
+    """Captions, and images without any, that could not be used, by reason."""
+    num_images: int
+    num_references: int
+    reference_lengths: Lengths
+    tokenizer: str
+    """Every figure in tokens, and every n-gram metric, depends on it."""
+    missing_policy: str
+    """`error`, `worst` or `drop`."""
+    confidence: float
+    num_resamples: int
+    seed: int
+    systems: list[System]
+    comparisons: list[Comparison]
+    wall_s: float
+    versions: dict[str, str] = field(default_factory=dict)
+    created_at: str = ""
+
+
+_FORM = TypeAdapter(Evaluation)
+
+
+def write_evaluation(store: Store, evaluation: Evaluation) -> None:
+    """Write `evaluation.json`, the last file of an evaluation."""
+    store.write(EVALUATION, encode_json(asdict(evaluation)))
+
+
+def read_evaluation(store: Store) -> Evaluation:
+    """Read `evaluation.json`.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+        StorageError: the store refuses.
+    """
+    try:
+        return _FORM.validate_python(read_json(store, EVALUATION))
+    except ObjectNotFound:
+        raise DatasetError(
+            f"{store.uri}: is not an evaluation (it has no {EVALUATION}); give the folder or "
+            "bucket prefix that `raycap evaluate --output` wrote to"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(
+            f"{store.address(EVALUATION)}: is damaged ({place}: {first['msg']}); evaluate again"
+        ) from error

@@ -1,0 +1,215 @@
+"""Scoring chunks of an evaluation: tokens in, scores and statistics of each system out.
+
+A chunk is a table of `matching.read_chunks`. It is gone through twice: once to count the
+references' n-grams, which CIDEr-D weighs by, and once to score.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float64, Int64, UInt64
+
+from raycap import schema
+from raycap.errors import ConfigError
+from raycap.evaluation.java import JavaError
+from raycap.evaluation.matching import IS_SCORED, column
+from raycap.evaluation.meteor import Meteor
+from raycap.evaluation.ptb import PTB, PtbTokenizer, ptb_missing
+from raycap.evaluation.spice import spice_scores
+from raycap.metrics.diversity import DiversityCounts, count_diversity, hash_captions
+from raycap.metrics.frequencies import DocumentFrequencies
+from raycap.metrics.lengths import count_lengths
+from raycap.metrics.ngrams import Sentences
+from raycap.metrics.scores import ImageScores, score_images
+from raycap.metrics.tokenizer import TOKENIZER, tokenize
+
+TokenizerName = Literal["raycap", "ptb"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringSpec:
+    """What every worker needs to know."""
+
+    num_systems: int
+    tokenizer: TokenizerName
+    meteor: bool
+    """Score METEOR; it can run here."""
+    spice_jars: Path | None
+    """Score SPICE with these jars; it can run here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What the first pass counts of a chunk: of the references of scored images."""
+
+    frequencies: DocumentFrequencies
+    lengths: Counter[int]
+    """References by their length in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemScores:
+    """One system's scores of the scored images of a chunk, in their order."""
+
+    images: ImageScores
+    has_caption: Bool[np.ndarray, " images"]
+    lengths: Int64[np.ndarray, " images"]
+    """Of the captions, in tokens; 0 where there is none."""
+    diversity: DiversityCounts
+    meteor: Float64[np.ndarray, "images 23"] | None = None
+    """Statistics; see `meteor.NUM_STATISTICS`."""
+    spice: Float64[np.ndarray, " images"] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Metrics that failed on this chunk, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredChunk:
+    """What the second pass finds of a chunk."""
+
+    reference_tokens: list[list[int]]
+    """Lengths of the references, of every image of the chunk."""
+    systems: list[SystemScores]
+
+
+class Scorer:
+    """Counts and scores chunks; in this process, or as an actor."""
+
+    def __init__(self, spec: ScoringSpec) -> None:
+        self._spec = spec
+        self._open = ExitStack()  # Java programs, which end with this process at the latest
+        self._tokenize = self._tokenizer()
+        self._meteor: Meteor | None = None
+        self._failed: dict[str, str] = {}
+
+    def close(self) -> None:
+        """End the Java programs."""
+        self._open.close()
+
+    def count(self, chunk: pa.Table) -> Counted:
+        """Count the references' n-grams and lengths.
+
+        Raises:
+            JavaError: the ptb tokenizer failed.
+        """
+        scored = chunk.filter(chunk[IS_SCORED])
+        references = self._references(scored)
+        return Counted(
+            frequencies=DocumentFrequencies.of(references),
+            lengths=count_lengths(chain.from_iterable(references)),
+        )
+
+    def hash_captions(self, captions: Sequence[str]) -> UInt64[np.ndarray, " captions"]:
+        """Hash training captions as `metrics.diversity` compares them."""
+        return hash_captions(self._tokenize(captions))
+
+    def score(
+        self,
+        chunk: pa.Table,
+        frequencies: DocumentFrequencies,
+        training: UInt64[np.ndarray, " training"] | None,
+    ) -> ScoredChunk:
+        """Score every system.
+
+        Args:
+            chunk: as `matching.read_chunks` yields it.
+            frequencies: those of all chunks, merged.
+            training: hashes of the training captions; None where nothing can be copied.
+
+        Raises:
+            JavaError: the ptb tokenizer failed. Where METEOR or SPICE fail, `skipped` says so.
+        """
+        references = self._references(chunk)
+        is_scored = chunk[IS_SCORED].to_pylist()
+        scored = chunk.filter(chunk[IS_SCORED])
+        scored_references = [
+            tokens for tokens, yes in zip(references, is_scored, strict=True) if yes
+        ]
+        systems = [
+            self._score(
+                scored[column(schema.CAPTION, number)], scored_references, frequencies, training
+            )
+            for number in range(self._spec.num_systems)
+        ]
+        lengths = [list(map(len, image)) for image in references]
+        return ScoredChunk(reference_tokens=lengths, systems=systems)
+
+    def _score(
+        self,
+        captions: pa.ChunkedArray,
+        references: list[Sentences],
+        frequencies: DocumentFrequencies,
+        training: UInt64[np.ndarray, " training"] | None,
+    ) -> SystemScores:
+        has_caption = np.asarray(pc.is_valid(captions).to_numpy(), np.bool_)
+        tokens = self._tokenize(captions.fill_null("").to_pylist())
+        present = [words for words, yes in zip(tokens, has_caption, strict=True) if yes]
+        meteor = self._meteor_statistics(tokens, references) if self._spec.meteor else None
+        spice = self._spice(tokens, references) if self._spec.spice_jars else None
+        return SystemScores(
+            images=score_images(tokens, references, frequencies),
+            has_caption=has_caption,
+            lengths=np.fromiter(map(len, tokens), np.int64, len(tokens)),
+            diversity=count_diversity(present, training),
+            meteor=meteor,
+            spice=spice,
+            skipped=dict(self._failed),
+        )
+
+    def _references(self, chunk: pa.Table) -> list[Sentences]:
+        """Tokenize the references of each image, all at once."""
+        written: list[list[str]] = chunk[schema.REFERENCE_CAPTIONS].to_pylist()
+        tokens = iter(self._tokenize(list(chain.from_iterable(written))))
+        return [[next(tokens) for _ in image] for image in written]
+
+    def _meteor_statistics(
+        self, captions: Sentences, references: list[Sentences]
+    ) -> Float64[np.ndarray, "images 23"] | None:
+        if schema.METEOR in self._failed:
+            return None
+        try:
+            if self._meteor is None:
+                self._meteor = self._open.enter_context(Meteor())
+            return self._meteor.statistics(captions, references)
+        except JavaError as error:
+            self._failed[schema.METEOR] = str(error)
+            return None
+
+    def _spice(
+        self, captions: Sentences, references: list[Sentences]
+    ) -> Float64[np.ndarray, " images"] | None:
+        assert self._spec.spice_jars is not None
+        if schema.SPICE in self._failed:
+            return None
+        try:
+            return spice_scores(captions, references, self._spec.spice_jars)
+        except JavaError as error:
+            self._failed[schema.SPICE] = str(error)
+            return None
+
+    def _tokenizer(self) -> Callable[[Sequence[str]], list[list[str]]]:
+        if self._spec.tokenizer == "ptb":
+            return self._open.enter_context(PtbTokenizer()).tokenize
+        return lambda captions: [tokenize(caption) for caption in captions]
+
+
+def tokenizer_name(chosen: TokenizerName) -> str:
+    """Name a tokenizer as results do.
+
+    Raises:
+        ConfigError: it cannot run here.
+    """
+    if chosen == "raycap":
+        return TOKENIZER
+    reason = ptb_missing()
+    if reason is not None:
+        raise ConfigError(f"tokenizer=ptb: {reason}")
+    return PTB

@@ -1,0 +1,1 @@
+"""Caption metrics: pure functions and mergeable statistics; no Ray, no storage, no torch."""

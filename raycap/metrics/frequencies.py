@@ -1,0 +1,69 @@
+"""In how many images' references each n-gram stands: what CIDEr weighs n-grams by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt64
+
+from raycap.metrics.ascending import distinct, find, starts_of_runs
+from raycap.metrics.ngrams import Sentences, count_ngrams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentFrequencies:
+    """Images by the n-grams of orders 1 to 4 of their references.
+
+    Compact: 12 bytes an n-gram, about 100 MB for 200,000 images with 5 references each; and two
+    arrays, which Ray shares among processes without copies.
+    """
+
+    hashes: UInt64[np.ndarray, " ngrams"]
+    """The n-grams, ascending. On collisions see `ngrams.py`: none is to be expected."""
+    counts: Int32[np.ndarray, " ngrams"]
+    """In how many images each stands."""
+    num_images: int
+
+    @classmethod
+    def of(cls, references: Sequence[Sentences]) -> "DocumentFrequencies":
+        """Count in how many images each n-gram stands.
+
+        Args:
+            references: Tokens of each reference of each image.
+        """
+        image_of = np.repeat(np.arange(len(references)), [len(image) for image in references])
+        found = count_ngrams(list(chain.from_iterable(references)))
+        num_ngrams = max(1, len(found.hashes))
+        in_images = distinct(image_of[found.sentences] * num_ngrams + found.ngrams)
+        counts = np.bincount(in_images % num_ngrams, minlength=len(found.hashes))
+        return cls(hashes=found.hashes, counts=counts.astype(np.int32), num_images=len(references))
+
+    def counts_of(self, hashes: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Look n-grams up; 0 where one stands nowhere."""
+        places, found = find(hashes, self.hashes)
+        counts = np.zeros(len(hashes), np.int64)
+        counts[found] = self.counts[places[found]]
+        return counts
+
+
+def merge_frequencies(parts: Sequence[DocumentFrequencies]) -> DocumentFrequencies:
+    """Merge what was counted of different images; in whatever order, the result is the same."""
+    merged = list(parts) or [DocumentFrequencies.of([])]
+    while len(merged) > 1:  # by twos: what is copied stays small
+        pairs = [merged[start : start + 2] for start in range(0, len(merged), 2)]
+        merged = [_merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return merged[0]
+
+
+def _merge(first: DocumentFrequencies, second: DocumentFrequencies) -> DocumentFrequencies:
+    hashes = np.concatenate([first.hashes, second.hashes])
+    counts = np.concatenate([first.counts, second.counts])
+    order = np.argsort(hashes, kind="stable")  # merges two sorted runs
+    hashes, counts = hashes[order], counts[order]
+    starts = starts_of_runs(hashes)
+    return DocumentFrequencies(
+        hashes=hashes[starts],
+        counts=np.add.reduceat(counts, starts, dtype=np.int32) if len(starts) else counts,
+        num_images=first.num_images + second.num_images,
+    )

@@ -1,0 +1,110 @@
+"""Find and identify the CLIP a user named, without loading it: no torch is imported here.
+
+A name is a local folder, a Hub name, or a Hub `name@revision`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from raycap.errors import ModelError
+from raycap.images import Target
+from raycap.models.base import ModelSource
+from raycap.models.folders import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
+    WEIGHT_FILE,
+    WEIGHT_INDEX_FILE,
+    digest_folder,
+    read_json,
+)
+from raycap.models.hub import download
+
+CLIP_KIND = "clip"
+
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+_DEFAULT_SIDE_PX = 224  # what transformers' CLIPVisionConfig assumes
+
+
+def find_clip(name: str) -> ModelSource:
+    """Find a CLIP by name, fetch its files where they are not local, check and identify it.
+
+    Args:
+        name: A local folder (what starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
+            `name@revision`.
+
+    Raises:
+        ModelError: it cannot be found or is not a whole CLIP of safetensors.
+    """
+    path = Path(os.path.expanduser(name))
+    if name.startswith((".", "/", "~")) or (name and path.exists()):
+        if not path.is_dir():
+            raise ModelError(f"{name}: no such folder: point at the folder of a saved CLIP")
+        return _from_folder(path.resolve(), name, None)
+    repository, _, revision = name.partition("@")
+    folder = download(repository, revision or None)
+    # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
+    return _from_folder(folder, repository, folder.name)
+
+
+def clip_folder(source: ModelSource) -> Path:
+    """Find a CLIP's folder on this node, and make sure that it is the same model.
+
+    Raises:
+        ModelError: it is not here, or differs from the one that was found.
+    """
+    named = f"{source.name}@{source.revision}" if source.revision else str(source.folder)
+    found = find_clip(named)
+    if found.digest != source.digest:
+        raise ModelError(
+            f"{found.folder}: not the CLIP that this evaluation began with (its files differ on "
+            "this node, or changed since): restore them, or begin again"
+        )
+    return Path(str(found.folder))
+
+
+def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
+    config = read_json(folder / CONFIG_FILE)
+    _check(folder, config)
+    vision = config.get("vision_config")
+    side_px = vision.get("image_size", _DEFAULT_SIDE_PX) if isinstance(vision, dict) else None
+    if not isinstance(side_px, int):
+        raise ModelError(f"{folder / CONFIG_FILE}: no vision_config with an image_size in pixels")
+    return ModelSource(
+        kind=CLIP_KIND,
+        name=name,
+        revision=revision,
+        folder=str(folder),
+        digest=digest_folder(folder),
+        target=Target(width_px=side_px, height_px=side_px),
+    )
+
+
+def _check(folder: Path, config: dict[str, Any]) -> None:
+    kind = config.get("model_type")
+    if kind != CLIP_KIND:
+        raise ModelError(f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'")
+    # Halves of a CLIP have the same model_type.
+    architectures = config.get("architectures") or ["CLIPModel"]
+    if "CLIPModel" not in architectures:
+        raise ModelError(
+            f"{folder}: holds {', '.join(map(str, architectures))}: CLIPScore needs a CLIPModel, "
+            "which reads images and text"
+        )
+    if not _has_any(folder, WEIGHT_FILE, WEIGHT_INDEX_FILE):
+        raise ModelError(
+            f"{folder}: no {WEIGHT_FILE} (pickled weights can run code when loaded and are "
+            "refused): save the model there with save_pretrained"
+        )
+    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        raise ModelError(f"{folder}: no tokenizer: save it there with tokenizer.save_pretrained")
+    if not _has_any(folder, PREPROCESSOR_FILE, PROCESSOR_FILE):
+        raise ModelError(
+            f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
+            "CLIPImageProcessor.save_pretrained"
+        )
+
+
+def _has_any(folder: Path, *names: str) -> bool:
+    return any((folder / name).is_file() for name in names)
