@@ -1,0 +1,61 @@
+"""Numbers as the page shows them."""
+
+import math
+from datetime import UTC, datetime
+
+NONE = "\N{EN DASH}"
+"""Stands where there is no number."""
+
+_MINUS = "\N{MINUS SIGN}"
+# Whatever the locale, which strftime follows.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def integer(value: int) -> str:
+    """12345 as `12,345`."""
+    return f"{value:,}".replace("-", _MINUS)
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Give a number with so many digits behind the point; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    text = f"{value:,.{digits}f}"
+    # A rounded -0.0004 is no less than nothing.
+    text = text.lstrip("-") if float(text.replace(",", "")) == 0 else text
+    return text.replace("-", _MINUS)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Give a number with its sign; none for 0."""
+    text = decimal(value, digits)
+    is_plain = text == NONE or text.startswith(_MINUS) or not text.strip("0.")
+    return text if is_plain else f"+{text}"
+
+
+def percent(share: float) -> str:
+    """0.0123 as `1.2 %`; what is not nothing is not shown as `0.0 %`."""
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def byte_count(num_bytes: int) -> str:
+    """1234567 as `1.2 MB`."""
+    power = min((len(str(num_bytes)) - 1) // 3, len(_UNITS) - 1)
+    size = num_bytes / 1000**power
+    return f"{size:,.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def probability(value: float, num_resamples: int) -> str:
+    """Give a p-value; one below what the resamples can tell as less than that."""
+    least = 2 / num_resamples if num_resamples else 0.0
+    return f"<{least:.2g}" if value < least else f"{value:.3f}"
+
+
+def moment(time: str) -> str:
+    """`2026-11-24T07:00:00+00:00` as `24 Nov 2026, 07:00 UTC`; what is no time as it stands."""
+    try:
+        at = datetime.fromisoformat(time).astimezone(UTC)
+    except ValueError:
+        return time
+    return f"{at.day} {_MONTHS[at.month - 1]} {at.year}, {at:%H:%M} UTC"

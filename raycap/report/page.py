@@ -1,0 +1,75 @@
+"""The page: sections in a template, with its style sheet and script, and nothing from outside."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from raycap.report import numbers
+from raycap.report.captions_section import CaptionsSection
+from raycap.report.dataset_section import DatasetSection
+from raycap.report.evaluation_section import EvaluationSection
+from raycap.report.score_table import WHISKER_PX, WHISKER_ROW_PX
+
+Section = CaptionsSection | DatasetSection | EvaluationSection
+
+_NUM_COLOURS = 6  # of the style sheet, for systems
+
+
+def render(sections: Sequence[Section]) -> str:
+    """Write the page. The same sections give the same text."""
+    style, script = _asset("page.css"), _asset("page.js")
+    return _ENVIRONMENT.get_template("page.html.jinja").render(
+        title=" \N{MIDDLE DOT} ".join(section.title for section in sections),
+        sections=sections,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Allow the page's own style sheet, script and pictures, and nothing else."""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            f"style-src {_hash(style)}",
+            f"script-src {_hash(script)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> Markup:
+    """Read a file of the package that goes into the page as it is."""
+    source, _, _ = _LOADER.get_source(_ENVIRONMENT, name)
+    return Markup(source)
+
+
+def _colour(system: int) -> str:
+    """Name the class that gives a system its colour."""
+    return f"system-{system % _NUM_COLOURS}"
+
+
+_LOADER = PackageLoader("raycap.report")
+_ENVIRONMENT = Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "colour": _colour,
+    "integer": numbers.integer,
+    "percent": numbers.percent,
+}
+_ENVIRONMENT.globals |= {"WHISKER_PX": WHISKER_PX, "WHISKER_ROW_PX": WHISKER_ROW_PX}

@@ -1,0 +1,116 @@
+"""The report: one HTML file about anything that raycap wrote."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycap.bulk.record import RUN
+from raycap.config import ReportConfig, StorageConfig
+from raycap.datasets.record import DATASET, PLAN
+from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.evaluation.record import EVALUATION
+from raycap.images import prepare_process
+from raycap.report.captions_section import captions_section
+from raycap.report.dataset_section import dataset_section
+from raycap.report.evaluation_section import evaluation_section
+from raycap.report.page import Section, render
+from raycap.storage.address import scheme_of
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+
+_BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
+    EVALUATION: evaluation_section,
+    RUN: captions_section,
+    DATASET: dataset_section,
+    PLAN: dataset_section,  # refused by it: unfinished
+}
+"""What stands in a folder tells what it is, and so how its section is built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSummary:
+    """What a report came to."""
+
+    path: str
+    """Where the page stands."""
+    num_bytes: int
+    num_sections: int
+    num_examples: int
+    """Images in the galleries."""
+    num_unreadable: int
+    """Those of them whose picture could not be shown; the page tells why."""
+
+
+def report(
+    paths: Sequence[str | Path],
+    destination: str | Path,
+    *,
+    config: ReportConfig | None = None,
+) -> ReportSummary:
+    """Write one HTML file about captions, evaluations or datasets, which works without a network.
+
+    The same inputs give the same file.
+
+    Args:
+        paths: what `raycap caption`, `raycap evaluate` or `raycap prepare` wrote, local or in
+            buckets; each becomes a section.
+        destination: the file to write or replace, local or in a bucket.
+        config: how many images, of which size; defaults where it is None.
+
+    Raises:
+        ConfigError: an address is wrong, or there is no path.
+        DatasetError: a path is none of these, is unfinished, or is damaged.
+        StorageError: a store refuses.
+    """
+    config = config or ReportConfig()
+    if not paths:
+        raise ConfigError("nothing to report on; name what a raycap command wrote")
+    prepare_process(config.image)
+    store, key = _open_file(str(destination), config.storage)
+    sections = [
+        _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
+    ]
+    page = render(sections).encode()
+    store.write(key, page)
+    galleries = [section.gallery for section in sections if section.gallery is not None]
+    return ReportSummary(
+        path=store.address(key),
+        num_bytes=len(page),
+        num_sections=len(sections),
+        num_examples=sum(len(gallery.examples) for gallery in galleries),
+        num_unreadable=sum(gallery.num_unreadable for gallery in galleries),
+    )
+
+
+def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
+    """Build the section of what stands at an address."""
+    store = open_store(uri, config.storage)
+    for mark, build in _BUILDERS.items():
+        if _stands(store, mark):
+            return build(store, anchor, config)
+    raise DatasetError(
+        f"{store.uri}: is nothing that raycap wrote (it has no {EVALUATION}, {RUN} or {DATASET}); "
+        "give the folder or bucket prefix that a raycap command wrote to"
+    )
+
+
+def _stands(store: Store, key: str) -> bool:
+    try:
+        store.read_tail(key, 1)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def _open_file(destination: str, config: StorageConfig) -> tuple[Store, str]:
+    """Open the folder or prefix of a file; return it and the file's key there."""
+    path = destination
+    if is_local := scheme_of(destination) in ("", "file"):
+        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
+    folder, _, name = path.rpartition("/")
+    is_folder = (is_local and os.path.isdir(path)) or destination.endswith("/")
+    if is_folder or not (is_local or folder.partition("://")[2]):
+        example = f"{destination.rstrip('/')}/report.html"
+        raise ConfigError(f"{destination}: names no file; write {example}")
+    return open_store(folder or "/", config), name

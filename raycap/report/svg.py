@@ -1,0 +1,117 @@
+"""Matplotlib's SVG made fit for a page: no styles of its own, colours by CSS class, own ids.
+
+The page's Content-Security-Policy allows no inline style, and its colours follow the reader's
+light or dark scheme. So every style becomes an attribute, and every colour of `INKS` a class, such
+as `fill-system`, which the page's style sheet colours.
+"""
+
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+INKS = {
+    "text": "#000001",
+    "grid": "#000002",
+    "people": "#000003",
+    "system": "#000004",
+    **{f"line-{number}": f"#00001{number}" for number in range(6)},
+}
+"""Colours of a figure that stand for a class of the style sheet."""
+
+POINTS_PER_INCH = 72
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_CLASSES = {colour: name for name, colour in INKS.items()}
+_FONT_SIZE = re.compile(r"([\d.]+)px")
+_BOLD = re.compile(r"\b(?:bold|700)\b")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_KEPT = {"fill", "fill-opacity", "opacity", "stroke", "stroke-opacity", "stroke-width"} | {
+    "stroke-dasharray",
+    "stroke-linecap",
+    "stroke-linejoin",
+    "font-weight",
+    "text-anchor",
+}
+
+ElementTree.register_namespace("", _SVG[1:-1])
+
+
+def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
+    """Draw a figure as an SVG element: the same figure gives the same text.
+
+    Args:
+        figure: what to draw; its texts must be our own, as no glyph of others may be missing.
+        name: begins the ids within it; one for each figure of a page.
+        title: what a screen reader says first; may hold anything.
+        description: what the figure shows, in words; may hold anything.
+    """
+    root = ElementTree.fromstring(_drawn(figure))
+    for element in list(root.iter()):
+        for child in [child for child in element if _is_dropped(child)]:
+            element.remove(child)
+    _rename(root, name)
+    for element in root.iter():
+        _unstyle(element)
+    for attribute in ("width", "height", "version"):
+        root.attrib.pop(attribute, None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-title {name}-description")
+    _say(root, f"{name}-description", "desc", description)
+    _say(root, f"{name}-title", "title", title)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _drawn(figure: Figure) -> bytes:
+    sink = BytesIO()
+    # Texts stay texts: small, and set in the page's own font.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raycap"}):
+        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    return sink.getvalue()
+
+
+def _is_dropped(element: ElementTree.Element) -> bool:
+    return element.tag == f"{_SVG}style" or element.tag.endswith("metadata")
+
+
+def _rename(root: ElementTree.Element, name: str) -> None:
+    """Keep the ids that something refers to, under names that are the figure's own."""
+    used = {found for value in _values(root) for found in _REFERENCE.findall(value)}
+    for element in root.iter():
+        own = element.attrib.pop("id", None)
+        if own in used:
+            element.set("id", f"{name}-{own}")
+        for key, value in element.attrib.items():
+            element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+
+
+def _values(root: ElementTree.Element) -> Iterator[str]:
+    for element in root.iter():
+        yield from element.attrib.values()
+
+
+def _unstyle(element: ElementTree.Element) -> None:
+    """Turn the declarations of `style` into attributes and classes."""
+    classes = []
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, _, value = (part.strip() for part in declaration.partition(":"))
+        if key in ("fill", "stroke") and value in _CLASSES:
+            classes.append(f"{key}-{_CLASSES[value]}")
+        elif key in _KEPT:
+            element.set(key, value)
+        elif key in ("font", "font-size") and (size := _FONT_SIZE.search(value)):
+            element.set("font-size", size[1])
+            if _BOLD.search(value):
+                element.set("font-weight", "bold")
+    if classes:
+        element.set("class", " ".join(classes))
+
+
+def _say(root: ElementTree.Element, own: str, tag: str, text: str) -> None:
+    element = ElementTree.Element(f"{_SVG}{tag}", {"id": own})
+    element.text = text
+    root.insert(0, element)

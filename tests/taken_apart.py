@@ -1,0 +1,62 @@
+"""A page of a report taken apart, to look at its tags and at its text."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+HOSTILE = "</script></style><script>alert(1)</script>\"><img src=x onerror=alert(2)>'`{{7*7}}&lt;"
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: tags with their attributes, and the text outside of scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.raw: list[tuple[str, str]] = []
+        """Content of style and script elements."""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] in ("script", "style"):
+            self.raw.append((self._open[-1], data))
+        else:
+            self.texts.append(data)
+
+    def attributes(self, tag: str) -> Iterator[dict[str, str | None]]:
+        """Give the attributes of each element of a kind."""
+        return (attributes for name, attributes in self.tags if name == tag)
+
+    @property
+    def text(self) -> str:
+        """All text, with single spaces."""
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def assert_nothing_is_markup(path: Path) -> None:
+    """Make sure that HOSTILE, which a page's input was full of, came through as text alone."""
+    page = Page(path)
+    scripts = list(page.attributes("script"))
+    assert [script.get("type") for script in scripts] == ["application/json", None]
+    assert len(list(page.attributes("style"))) == 1
+    assert not any(attributes.get("src") == "x" for attributes in page.attributes("img"))
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert HOSTILE in page.text
+    assert "49" not in "".join(page.texts)
