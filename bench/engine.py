@@ -23,11 +23,13 @@ from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
 import raycap
-from raycap.bulk.cluster import ray_cluster, threads_per_actor
-from raycap.config import CaptionConfig, validate_config
+from raycap.bulk.resources import threads_per_actor
+from raycap.cluster import ray_cluster
+from raycap.config import CaptionConfig
 from raycap.images import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
+from raycap.settings import validate_config
 
 BATCH_SIZE = 8
 Round = dict[str, float]

@@ -18,6 +18,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 
+_SUFFIXES = """
+    apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli gif heic heif icns ico im j2c j2k
+    jfif jp2 jpc jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd qoi ras rgb rgba
+    sgi tga tif tiff webp xbm xpm
+"""
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
+"""Files of a folder or prefix that are taken as images; those without a suffix are, too."""
+
 UNREAD_FORMATS = frozenset(
     {
         "EPS",  # runs Ghostscript, a whole programming language, on the file

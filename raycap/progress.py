@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from raycap.bulk.status import Progress
+from raycap.status import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,17 @@ def _bar(console: Console) -> Bar:
 
 def _describe(progress: Progress) -> str:
     failed = f"  [red]{progress.num_failed:,} failed[/red]" if progress.num_failed else ""
+    stage = f"{progress.stage}  " if progress.stage else ""
     return (
-        f"{progress.num_done:,}/{progress.num_total:,}{failed}  "
+        f"{stage}{progress.num_done:,}/{progress.num_total:,}{failed}  "
         f"{progress.images_per_s:.1f} images/s  ETA {duration(progress.eta_s)}"
     )
 
 
 def _line(progress: Progress) -> str:
+    stage = f'stage="{progress.stage}" ' if progress.stage else ""
     return (
-        f"done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
+        f"{stage}done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
         f"images_per_s={progress.images_per_s:.1f} eta={duration(progress.eta_s)}"
     )
 

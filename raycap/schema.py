@@ -97,3 +97,109 @@ ANSWERED = pa.schema([*POSITION, *CAPTIONS])
 LOADED = pa.schema([*ANSWERED, pa.field(PIXELS, pa.large_binary())])
 """What the load stage streams to the captioners: the row so far, and `pixels`, uint8 `[H, W, 3]`
 as bytes, null for a failed image. `caption`, `num_words` and `logprob` are still null."""
+
+CAPTIONS_LIST = "captions"
+SOURCE_ID = "source_id"
+SPLIT = "split"
+BYTES = "bytes"
+OFFSET_BYTES = "offset_bytes"
+DIGEST = "digest"
+REASON = "reason"
+MESSAGE = "message"
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(SOURCE_ID, pa.string()),
+        pa.field(URI, pa.string()),
+        pa.field(OFFSET_BYTES, pa.int64()),
+        pa.field(SIZE_BYTES, pa.int64()),
+        pa.field(SPLIT, pa.string()),
+        pa.field(CAPTION, pa.string()),
+    ]
+)
+"""One caption of one image, as an annotation file gives it: ungrouped, in any order.
+
+`image_id` is the image's key relative to its folder; `source_id` what the annotation file itself
+calls it, where that is something else (the number of COCO); `uri` the image's full address, null
+where the source has no image for the caption; `offset_bytes` and `size_bytes` where it lies within
+that object, for the member of a tar; `split` as the source says, or null; `caption` as it stands,
+null for an image without any."""
+
+REFERENCES = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(SOURCE_ID, pa.string()),
+        pa.field(URI, pa.string()),
+        pa.field(SPLIT, pa.string()),
+        pa.field(CAPTIONS_LIST, pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""All captions that people wrote for one image. Sorted by `image_id`, no id twice, none empty."""
+
+DATASET = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(SOURCE_ID, pa.string()),
+        pa.field(URI, pa.string()),
+        pa.field(BYTES, pa.large_binary()),
+        pa.field(CAPTIONS_LIST, pa.list_(pa.string()), nullable=False),
+        pa.field(SPLIT, pa.string(), nullable=False),
+        pa.field(WIDTH_PX, pa.int32(), nullable=False),
+        pa.field(HEIGHT_PX, pa.int32(), nullable=False),
+        pa.field(DIGEST, pa.string(), nullable=False),
+    ]
+)
+"""One image of a caption dataset, with all its captions. `bytes` holds the image file where images
+are embedded, and is null where they are referenced by `uri`; `width_px` and `height_px` are its
+size as it would be trained on, upright; `digest` is that of the original file's bytes."""
+
+REJECTED = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(URI, pa.string()),
+        pa.field(CAPTION, pa.string()),
+        pa.field(REASON, pa.string(), nullable=False),
+        pa.field(MESSAGE, pa.string()),
+    ]
+)
+"""What a caption dataset left out, and why; `reason` is a RejectReason or an ErrorCode."""
+
+REFERENCE_CAPTIONS = "references"
+NUM_TOKENS = "num_tokens"
+REFERENCE_TOKENS = "reference_tokens"
+BLEU = tuple(f"bleu_{order}" for order in range(1, 5))
+ROUGE_L = "rouge_l"
+CIDER_D = "cider_d"
+METEOR = "meteor"
+SPICE = "spice"
+CLIP_SCORE = "clip_score"
+REF_CLIP_SCORE = "ref_clip_score"
+
+SCORES = pa.schema(
+    [
+        pa.field(IMAGE_ID, pa.string(), nullable=False),
+        pa.field(URI, pa.string()),
+        pa.field(STATUS, pa.string(), nullable=False),
+        pa.field(ERROR_CODE, pa.string()),
+        pa.field(CAPTION, pa.string()),
+        pa.field(LOGPROB, pa.float32()),
+        pa.field(REFERENCE_CAPTIONS, pa.list_(pa.string()), nullable=False),
+        pa.field(NUM_TOKENS, pa.int32()),
+        pa.field(REFERENCE_TOKENS, pa.list_(pa.int32()), nullable=False),
+        *(pa.field(name, pa.float64()) for name in BLEU),
+        pa.field(ROUGE_L, pa.float64()),
+        pa.field(CIDER_D, pa.float64()),
+        pa.field(METEOR, pa.float64()),
+        pa.field(SPICE, pa.float64()),
+        pa.field(CLIP_SCORE, pa.float64()),
+        pa.field(REF_CLIP_SCORE, pa.float64()),
+    ]
+)
+"""One image of one system of an evaluation: its caption, the references and the scores.
+
+`status` is `ok`, `failed` (the system has a row and no caption) or `missing` (it has no row);
+scores are null where there is nothing to score or the metric was skipped; `reference_tokens` are
+the references' lengths in tokens, as `num_tokens` is the caption's."""
+
+STATUS_MISSING = "missing"

@@ -23,6 +23,7 @@ from raycap.bulk.parts import (
 )
 from raycap.bulk.plan import Plan
 from raycap.errors import RunStopped
+from raycap.records import now
 from raycap.storage.base import Store, WriteLock
 
 _WRITE_THREADS = 4
@@ -140,7 +141,8 @@ class Committer:
             rows = _replace_rows(read_part(self._store, CAPTIONS, number), rows)
         else:
             rows = rows.sort_by(schema.ROW).select(schema.CAPTIONS.names)
-        data, footer = encode_captions(rows, num_bytes, self._plan.parts[number].revision)
+        revision = self._plan.parts[number].revision
+        data, footer = encode_captions(rows, num_bytes, revision, now())
         self._lock.check()
         self._store.write(part_key(CAPTIONS, number), data)
         return footer

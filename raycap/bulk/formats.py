@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
-from raycap.bulk.source import IMAGE_SUFFIXES
+from raycap.images import IMAGE_SUFFIXES
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,

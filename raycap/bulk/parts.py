@@ -52,6 +52,8 @@ class CaptionsFooter:
     """The revision of the manifest part that it answers."""
     failed: dict[str, int] = field(default_factory=dict)
     """Failed rows by error code."""
+    committed_at: str = ""
+    """When it was written, in UTC; empty where that is not known."""
 
     @property
     def num_transient(self) -> int:
@@ -94,7 +96,9 @@ def encode_manifest(table: pa.Table, footer: ManifestFooter) -> bytes:
     return _encode(table.cast(schema.MANIFEST), asdict(footer))
 
 
-def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> tuple[bytes, CaptionsFooter]:
+def encode_captions(
+    table: pa.Table, num_bytes: int, revision: int, committed_at: str = ""
+) -> tuple[bytes, CaptionsFooter]:
     """Encode the rows of a captions part, and return its footer as well."""
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
     footer = CaptionsFooter(
@@ -103,6 +107,7 @@ def encode_captions(table: pa.Table, num_bytes: int, revision: int) -> tuple[byt
         num_bytes=num_bytes,
         revision=revision,
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
+        committed_at=committed_at,
     )
     return _encode(table.cast(schema.CAPTIONS), asdict(footer)), footer
 

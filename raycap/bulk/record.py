@@ -1,15 +1,12 @@
 """What an output remembers of its run: `run.json` at the start, `summary.json` at the end."""
 
-import difflib
-import json
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from raycap.config import CaptionConfig
 from raycap.errors import DatasetError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
+from raycap.records import difference, encode_json, now, read_json, versions
 from raycap.storage.base import Store
 
 RUN = "run.json"
@@ -72,13 +69,13 @@ def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> N
         "versions": versions(),
         "created_at": now(),
     }
-    if store.create(RUN, _encode(run)):
+    if store.create(RUN, encode_json(run)):
         return
     theirs = read_json(store, RUN).get("fingerprint", {})
     if theirs != mark:
         raise RunConflict(
             f"{store.uri}: belongs to another run; give another output, or the settings of that "
-            f"run (- that run, + this one):\n{_difference(theirs, mark)}"
+            f"run (- that run, + this one):\n{difference(theirs, mark)}"
         )
 
 
@@ -104,44 +101,4 @@ def is_complete(store: Store) -> bool:
 
 def write_summary(store: Store, summary: Summary) -> None:
     """Write `summary.json`, the last file of a complete run."""
-    store.write(SUMMARY, _encode(asdict(summary)))
-
-
-def read_json(store: Store, key: str) -> dict[str, Any]:
-    """Read a JSON object. Raises DatasetError if it is damaged."""
-    data = store.read(key)
-    try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise DatasetError(f"{store.address(key)}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{store.address(key)}: is not a JSON object")
-    return content
-
-
-def versions() -> dict[str, str]:
-    """Name the versions that a run's captions may depend on."""
-    names = ("raycap", "ray", "torch", "transformers", "pillow", "pyarrow")
-    return {name: version(name) for name in names}
-
-
-def now() -> str:
-    """The time, in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _encode(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    lines = difflib.unified_diff(_flat(theirs), _flat(ours), lineterm="", n=0)
-    return "\n".join(f"  {line}" for line in lines if line[:2] not in ("--", "++", "@@"))
-
-
-def _flat(content: dict[str, Any], path: str = "") -> list[str]:
-    lines = []
-    for key, value in sorted(content.items()):
-        name = f"{path}.{key}" if path else key
-        lines += _flat(value, name) if isinstance(value, dict) else [f"{name} = {value!r}"]
-    return lines
+    store.write(SUMMARY, encode_json(asdict(summary)))

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.bulk.cluster import fit_resources, ray_cluster, threads_per_actor
 from raycap.bulk.commit import Committer
+from raycap.bulk.forecast import Forecast
 from raycap.bulk.ledger import Ledger, Totals, read_ledger
 from raycap.bulk.loading import RunSpec
 from raycap.bulk.parts import CAPTIONS, MANIFEST
@@ -24,16 +24,18 @@ from raycap.bulk.record import (
     claim_output,
     fingerprint,
     is_complete,
-    now,
-    versions,
     write_summary,
 )
+from raycap.bulk.resources import fit_resources, threads_per_actor
 from raycap.bulk.source import Listing, open_source
-from raycap.bulk.status import Forecast, OnProgress, Progress
+from raycap.cluster import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
+from raycap.models.saved import settled_generation
 from raycap.models.sources import find_model
+from raycap.records import now, versions
+from raycap.status import OnProgress, Progress
 from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 
@@ -83,6 +85,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     listing = open_source(str(source), config.storage)
     store = open_store(str(output), config.storage)
     found = find_model(config.model.name)
+    generation = settled_generation(config.generation, found)
+    config = config.model_copy(update={"generation": generation})
     with store.lock(LOCK) as lock:
         claim_output(store, fingerprint(listing.source, found, config), config)
         store.remove_leftovers(MANIFEST)
@@ -271,6 +275,5 @@ def _plan(
 def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
     if model is None:
         return config
-    values = config.model_dump()
-    values["model"]["name"] = model
-    return CaptionConfig.model_validate(values)
+    # Not by way of model_dump, after which every setting would count as set.
+    return config.model_copy(update={"model": config.model.model_copy(update={"name": model})})

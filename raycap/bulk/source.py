@@ -19,19 +19,12 @@ from raycap.bulk.listfile import LIST_SUFFIXES, read_list
 from raycap.bulk.sorting import sort_unique
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
+from raycap.images import IMAGE_SUFFIXES
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import scheme_of
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import display, etag_of, status_of
 from raycap.storage.stores import open_store
-
-_SUFFIXES = """
-    apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli gif heic heif icns ico im j2c j2k
-    jfif jp2 jpc jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd qoi ras rgb rgba
-    sgi tga tif tiff webp xbm xpm
-"""
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
-"""Files of a folder or prefix that are taken as images; those without a suffix are, too."""
 
 _PAGE_ROWS = 10_000
 _WILDCARD = re.compile(r"[*?\[]")

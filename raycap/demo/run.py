@@ -11,11 +11,11 @@ from raycap import schema
 from raycap.bulk.parts import CAPTIONS, list_parts, read_part
 from raycap.bulk.record import Summary
 from raycap.bulk.run import caption
-from raycap.bulk.status import OnProgress
 from raycap.bulk.verify import Verification, verify
 from raycap.config import CaptionConfig, EngineConfig, ModelConfig, StorageConfig
 from raycap.demo.scenes import is_exactly_right, write_scenes
 from raycap.errors import ConfigError
+from raycap.status import OnProgress
 from raycap.storage.stores import open_store
 
 NUM_SCENES = 300

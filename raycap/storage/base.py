@@ -55,6 +55,12 @@ class Store(Protocol):
     def read_tail(self, key: str, num_bytes: int) -> bytes:
         """Read at most the last `num_bytes` of an object."""
 
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read `num_bytes` of an object from an offset on; fewer, or none, where it ends."""
+
+    def size(self, key: str) -> int:
+        """The size of an object in bytes."""
+
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object; a reader sees the old content or the new, never a part."""
 
@@ -69,6 +75,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete an object; nothing happens where there is none."""
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object under a prefix that ends with `/`."""
 
     def lock(self, key: str) -> AbstractContextManager[WriteLock]:
         """Hold the output for writing. Raises RunConflict while another writer holds it."""

@@ -82,6 +82,17 @@ class ForeignStore:
         tail: bytes = self._call(key, lambda address: self._files.tail(address, num_bytes))
         return tail
 
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read `num_bytes` of an object from an offset on."""
+        end = offset_bytes + num_bytes
+        data: bytes = self._call(key, lambda a: self._files.cat_file(a, offset_bytes, end))
+        return data
+
+    def size(self, key: str) -> int:
+        """The size of an object in bytes."""
+        num_bytes: int = self._call(key, self._files.size)
+        return num_bytes
+
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object in one request, as object stores make atomic."""
 
@@ -139,6 +150,15 @@ class ForeignStore:
 
         self._call(key, attempt)
 
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object under a prefix."""
+
+        def attempt(address: str) -> None:
+            if self._files.exists(address.rstrip("/")):
+                self._files.rm(address.rstrip("/"), recursive=True)
+
+        self._call(prefix, attempt)
+
     def lock(self, key: str) -> AbstractContextManager[WriteLock]:
         """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
         return heartbeat_lock(self, key)
@@ -153,9 +173,9 @@ class ForeignStore:
         self._files.makedirs(address.rpartition("/")[0], exist_ok=True)
 
 
-def read_foreign(files: Any, uri: str, max_bytes: int) -> bytes:
-    """Read an object of an fsspec file system, at most `max_bytes + 1` of it."""
-    data: bytes = _mapped(lambda address: files.cat_file(address, end=max_bytes + 1), uri)
+def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
+    """Read an object of an fsspec file system from one byte up to another, or to its end."""
+    data: bytes = _mapped(lambda address: files.cat_file(address, start, end), uri)
     return data
 
 

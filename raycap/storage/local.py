@@ -64,6 +64,16 @@ class LocalStore:
             file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
             return file.read()
 
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read `num_bytes` of a file from an offset on."""
+        return read_file_range(self._root / key, offset_bytes, num_bytes)
+
+    def size(self, key: str) -> int:
+        """The size of a file in bytes."""
+        path = self._root / key
+        with _mapped_errors(path):
+            return path.stat().st_size
+
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
         path = self._root / key
@@ -106,6 +116,13 @@ class LocalStore:
         path = self._root / key
         with _mapped_errors(path):
             path.unlink(missing_ok=True)
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete a folder and all that is in it, if there is one."""
+        folder = self._root / prefix
+        with _mapped_errors(folder):
+            if folder.is_dir():
+                shutil.rmtree(folder)
 
     @contextmanager
     def lock(self, key: str) -> Iterator[WriteLock]:
@@ -153,11 +170,21 @@ def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
         ObjectNotFound: there is none, or a folder stands there.
         StorageError: it cannot be read.
     """
-    with _mapped_errors(path):
-        if not os.path.exists(path) and "%" in str(path):
-            path = _undisplay(Path(path))
-        with open(path, "rb") as file:
-            return file.read() if max_bytes is None else file.read(max_bytes + 1)
+    with _mapped_errors(path), open(_real_path(path), "rb") as file:
+        return file.read() if max_bytes is None else file.read(max_bytes + 1)
+
+
+def read_file_range(path: Path | str, offset_bytes: int, num_bytes: int) -> bytes:
+    """Read `num_bytes` of a local file from an offset on. Raises as `read_file` does."""
+    with _mapped_errors(path), open(_real_path(path), "rb") as file:
+        file.seek(offset_bytes)
+        return file.read(num_bytes)
+
+
+def _real_path(path: Path | str) -> Path | str:
+    if not os.path.exists(path) and "%" in str(path):
+        return _undisplay(Path(path))
+    return path
 
 
 @contextmanager
@@ -167,7 +194,10 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{error.filename or path}: no such file") from error
     except OSError as error:
-        raise StorageError(f"{error.filename or path}: {error.strerror or error}") from error
+        # Too long for a name, or a link to itself: no file can stand there.
+        is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+        kind = ObjectNotFound if is_no_name else StorageError
+        raise kind(f"{error.filename or path}: {error.strerror or error}") from error
     except ValueError as error:  # a null byte in the name
         raise ObjectNotFound(f"{str(path)!r}: no such file") from error
 

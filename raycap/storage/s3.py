@@ -1,38 +1,27 @@
-"""S3 and what speaks its protocol: AWS, MinIO, R2, Ceph.
-
-Credentials, region, profile and `AWS_ENDPOINT_URL` come from boto3's usual chain and stay there:
-nothing of them is ever logged, stored or sent along.
-"""
+"""S3 as a store, and what speaks its protocol: AWS, MinIO, R2, Ceph."""
 
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import boto3
 import pyarrow as pa
-from botocore import UNSIGNED
 from botocore import exceptions as botocore_errors
-from botocore.config import Config
 
 from raycap.config import StorageConfig
 from raycap.errors import StorageError
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
-from raycap.storage.s3_errors import (
-    EMPTY_RANGE,
-    NOT_FOUND,
-    PRECONDITION_FAILED,
-    error_code,
-    mapped,
-)
+from raycap.storage.s3_errors import NOT_FOUND, PRECONDITION_FAILED, error_code, mapped
+from raycap.storage.s3_requests import get_object, get_range, make_client, read_body
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 T = TypeVar("T")
 
@@ -70,19 +59,20 @@ class S3Store:
 
     def read_tail(self, key: str, num_bytes: int) -> bytes:
         """Read at most the last `num_bytes` of an object by a ranged request."""
+        address = (self._bucket, self._full(key))
+        return get_range(self._client, self._retrying, address, f"-{num_bytes}")
 
-        def attempt() -> bytes:
-            try:
-                reply = self._client.get_object(
-                    Bucket=self._bucket, Key=self._full(key), Range=f"bytes=-{num_bytes}"
-                )
-            except botocore_errors.ClientError as error:
-                if error_code(error) in EMPTY_RANGE:
-                    return b""  # an empty object has no last bytes
-                raise
-            return read_body(reply)
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read `num_bytes` of an object from an offset on by a ranged request."""
+        address = (self._bucket, self._full(key))
+        span = f"{offset_bytes}-{offset_bytes + num_bytes - 1}"
+        return get_range(self._client, self._retrying, address, span)
 
-        return self._call(key, attempt)
+    def size(self, key: str) -> int:
+        """The size of an object in bytes."""
+        full = self._full(key)
+        head = self._call(key, lambda: self._client.head_object(Bucket=self._bucket, Key=full))
+        return head["ContentLength"]
 
     def write(self, key: str, data: bytes) -> None:
         """Write or replace an object in one PUT, which S3 makes atomic."""
@@ -118,6 +108,23 @@ class S3Store:
         """Delete an object; nothing happens where there is none."""
         full = self._full(key)
         self._call(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=full))
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete every object under a prefix, a thousand with each request."""
+        for page in self._pages(Prefix=self._full(prefix)):
+            keys: list[ObjectIdentifierTypeDef] = [
+                {"Key": item["Key"]} for item in page.get("Contents", [])
+            ]
+            if keys:
+                request = partial(
+                    self._client.delete_objects,
+                    Bucket=self._bucket,
+                    Delete={"Objects": keys, "Quiet": True},
+                )
+                for error in self._call(prefix, request).get("Errors", []):
+                    raise StorageError(
+                        f"s3://{self._bucket}/{error['Key']}: cannot be deleted ({error['Code']})"
+                    )
 
     def lock(self, key: str) -> AbstractContextManager[WriteLock]:
         """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
@@ -203,59 +210,6 @@ class S3Store:
 
 _Object = tuple[str, int, str]
 _Page = list[_Object]
-
-
-def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
-    """Build a client whose time-outs are ours and whose retries are off (`retrying` does them).
-
-    With `num_attempts` above 1 it retries by itself, each request of a transfer on its own.
-
-    Raises:
-        StorageError: the profile or the configuration of the credential chain is wrong.
-    """
-    settings = Config(
-        connect_timeout=config.timeout_s,
-        read_timeout=config.timeout_s,
-        retries={"total_max_attempts": num_attempts, "mode": "standard"},
-        max_pool_connections=256,
-        signature_version=UNSIGNED if config.anonymous else None,
-        # Checksums that stores other than AWS may not know are sent where S3 demands them only.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        return boto3.session.Session().client("s3", config=settings)
-    except (botocore_errors.BotoCoreError, ValueError) as error:
-        raise StorageError(f"S3 cannot be reached: {error}") from error
-
-
-def get_object(
-    client: "S3Client", policy: Any, address: tuple[str, str], max_bytes: int | None = None
-) -> bytes:
-    """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
-
-    The body is read inside the retried attempt: connections break there too.
-    """
-    bucket, key = address
-
-    def attempt() -> bytes:
-        return read_body(client.get_object(Bucket=bucket, Key=key), max_bytes)
-
-    data: bytes = policy(mapped, attempt, f"s3://{bucket}/{key}")
-    return data
-
-
-def read_body(reply: Any, max_bytes: int | None = None) -> bytes:
-    """Read the body of a reply, at most `max_bytes + 1` of it, and close it."""
-    with closing(reply["Body"]) as body:
-        if max_bytes is None:
-            whole: bytes = body.read()
-            return whole
-        data: bytes = body.read(max_bytes + 1)
-    expected = min(reply["ContentLength"], max_bytes + 1)
-    if len(data) < expected:  # botocore notices a broken body only where all of it is read
-        raise botocore_errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)
-    return data
 
 
 def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:

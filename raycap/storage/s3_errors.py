@@ -14,6 +14,10 @@ NOT_FOUND = frozenset({"404", "NoSuchKey", "NotFound"})
 PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 EMPTY_RANGE = frozenset({"InvalidRange", "416"})
 
+_UNREADABLE = {
+    "InvalidObjectState": "is archived; restore it first",
+    "KeyTooLongError": "is longer than the name of an object can be",
+}
 _THROTTLED = frozenset(
     {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
 )
@@ -56,8 +60,8 @@ def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageE
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in NOT_FOUND:
         return ObjectNotFound(f"{address}: no such object")
-    if code == "InvalidObjectState":
-        return ObjectNotFound(f"{address}: is archived; restore it first")
+    if code in _UNREADABLE:
+        return ObjectNotFound(f"{address}: {_UNREADABLE[code]}")
     if code in _THROTTLED or status in (429, 503):
         return TransientError(ErrorCode.THROTTLED, f"{address}: throttled ({code})")
     if code in _TIMEOUT or status in (408, 504):

@@ -11,8 +11,9 @@ from raycap.errors import ConfigError
 from raycap.storage.address import redact, scheme_of, split_s3
 from raycap.storage.base import Store, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
-from raycap.storage.local import LocalStore, read_file
-from raycap.storage.s3 import S3Store, get_object, make_client
+from raycap.storage.local import LocalStore, read_file, read_file_range
+from raycap.storage.s3 import S3Store
+from raycap.storage.s3_requests import get_object, get_range, make_client
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
@@ -83,5 +84,25 @@ class ImageReader:
         if scheme in ("http", "https"):
             return self._web(scheme).read(uri, max_bytes)
         files: Any = self._foreign(scheme)
-        data: bytes = self._retrying(read_foreign, files, uri, max_bytes)
+        data: bytes = self._retrying(read_foreign, files, uri, 0, max_bytes + 1)
+        return data
+
+    def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read what lies within another file, such as a member of a tar; raises as `read` does.
+
+        Fewer bytes come, or none, where that file ends.
+        """
+        if num_bytes <= 0:
+            return b""
+        scheme = scheme_of(uri)
+        end = offset_bytes + num_bytes
+        if scheme in ("", "file"):
+            return read_file_range(uri.removeprefix("file://"), offset_bytes, num_bytes)
+        if scheme in ("s3", "s3a"):
+            span = f"{offset_bytes}-{end - 1}"
+            return get_range(self._s3(scheme), self._retrying, split_s3(uri), span)
+        if scheme in ("http", "https"):
+            return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
+        files: Any = self._foreign(scheme)
+        data: bytes = self._retrying(read_foreign, files, uri, offset_bytes, end)
         return data

@@ -1,5 +1,6 @@
 """Images at `http://` and `https://` addresses."""
 
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import urllib3
@@ -10,6 +11,8 @@ from raycap.config import StorageConfig
 from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
 from raycap.storage.address import redact
 from raycap.storage.base import retrying
+
+_Receive = Callable[[urllib3.BaseHTTPResponse], bytes]
 
 _USER_AGENT = "raycap (+image captioning; python-urllib3)"
 
@@ -34,16 +37,35 @@ class WebReader:
             ObjectNotFound: the server refuses it for good (any 4xx but 408 and 429).
             TransientError: it stayed unreachable after the configured retries.
         """
-        return self._retrying(self._attempt, uri, max_bytes)
+        return self._retrying(self._attempt, uri, {}, lambda reply: _read_body(reply, max_bytes))
 
-    def _attempt(self, uri: str, max_bytes: int) -> bytes:
+    def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
+        """Read `num_bytes` of a web address from an offset on; raises as `read` does.
+
+        A server that knows no ranges sends all, of which the rest is dropped.
+        """
+        end = offset_bytes + num_bytes
+        span = {"Range": f"bytes={offset_bytes}-{end - 1}"}
+
+        def receive(reply: urllib3.BaseHTTPResponse) -> bytes:
+            if reply.status == 206:
+                return _read_body(reply, num_bytes - 1)
+            return _read_body(reply, end - 1)[offset_bytes:]
+
+        return self._retrying(self._attempt, uri, span, receive)
+
+    def _attempt(self, uri: str, extra: dict[str, str], receive: _Receive) -> bytes:
         shown = redact(uri)
         try:
             address, headers = _authorized(uri)
-            reply = self._pool.request("GET", address, headers=headers, preload_content=False)
+            reply = self._pool.request(
+                "GET", address, headers=headers | extra, preload_content=False
+            )
             try:
+                if reply.status == 416:  # the file ends before the range
+                    return b""
                 _check(reply.status, shown)
-                return _read_body(reply, max_bytes)
+                return receive(reply)
             finally:
                 # A body read to its end has given its connection back already.
                 reply.close()

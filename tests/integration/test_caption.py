@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 import raycap
-from raycap.bulk.status import Progress
 from raycap.bulk.verify import verify
-from raycap.config import CaptionConfig, validate_config
+from raycap.config import CaptionConfig
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict
 from raycap.images import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
+from raycap.settings import validate_config
+from raycap.status import Progress
 from raycap.storage.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -12,8 +12,9 @@ import pytest
 
 import raycap
 from raycap.bulk.verify import verify
-from raycap.config import CaptionConfig, validate_config
+from raycap.config import CaptionConfig
 from raycap.errors import StorageError
+from raycap.settings import validate_config
 from tests.conftest import S3, MakeJpeg, RequestLog
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raycap.config import CaptionConfig, load_config, validate_config
+from raycap.config import CaptionConfig
 from raycap.errors import ConfigError
+from raycap.settings import load_config, validate_config
 
 
 def load(*settings: str, file: Path | None = None) -> CaptionConfig:

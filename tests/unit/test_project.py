@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raycap.config import CaptionConfig, load_config
+from raycap.config import CaptionConfig
+from raycap.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,4 +1,4 @@
-"""Ray: attach to the cluster that runs, or start a local one; and fit the actors to it."""
+"""Ray: attach to the cluster that runs, or start a local one."""
 
 import logging
 import os
@@ -9,14 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import psutil
 import ray
 
-from raycap.bulk.pipeline import Resources
-from raycap.config import ActorRange, EngineConfig
 from raycap.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 _MIN_LOCAL_CPUS = 4
 
@@ -98,43 +93,3 @@ def _quiet_start() -> Iterator[None]:
             for line in held:
                 if b"RAY_BACKEND_LOG_LEVEL" not in line:
                     os.write(2, line)
-
-
-def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
-    """Decide what the captioners take, from the settings and what the cluster has.
-
-    Args:
-        engine: the settings.
-        uses_gpus: whether the model runs on GPUs where there are any.
-        is_fixed: whether the cluster cannot grow.
-
-    Raises:
-        ConfigError: the actors that the settings ask for do not fit, and never will.
-    """
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_gpus = total.get("GPU", 0.0)
-    gpus = engine.gpus_per_actor
-    if gpus is None:
-        gpus = 1.0 if num_gpus and uses_gpus else 0.0
-    most = int(num_gpus / gpus) if gpus else 1
-    actors = engine.num_actors or ActorRange(min=1, max=max(1, most))
-    cpus = float(engine.torch_threads or 1)
-    needed = {"GPU": gpus * actors.min, "CPU": cpus * actors.min + 1}  # one for a load task
-    for name, amount in needed.items():
-        if amount > total.get(name, 0.0):
-            shortage = (
-                f"engine.num_actors={actors.min} needs {amount:g} {name}s (a CPU for "
-                f"loading included), the cluster has {total.get(name, 0.0):g}"
-            )
-            if is_fixed:
-                raise ConfigError(
-                    f"{shortage}; lower engine.num_actors, .gpus_per_actor or .torch_threads"
-                )
-            logger.warning("cluster_small %s: waiting for it to grow", shortage)
-    return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
-
-
-def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
-    """CPU threads of a captioner: the machine's cores, shared by the actors."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return engine.torch_threads or max(1, cores // num_actors)

@@ -1,73 +1,25 @@
-"""The command line: parse, load the config, call one function, print, exit with its code."""
+"""`raycap caption`, `raycap verify`, `raycap export`."""
 
-import logging
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from raycap.config import CaptionConfig, load_config
-from raycap.errors import (
-    EXIT_STOPPED,
-    EXIT_TOO_MANY_FAILED,
-    RaycapError,
+from raycap.cli.errors import stderr, told_errors
+from raycap.cli.options import (
+    ConfigOption,
+    DebugOption,
+    ModelOption,
+    OutputArg,
+    SetOption,
+    SourceArg,
 )
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distributed image captioning on Ray: folders and S3 buckets, every image exactly once.",
-)
-
-SourceArg = Annotated[
-    str,
-    typer.Argument(
-        help="A folder, a glob, `s3://bucket/prefix`, one image, or a list of addresses "
-        "(.txt, .csv, .jsonl, .parquet with a column `uri`).",
-        show_default=False,
-    ),
-]
-OutputArg = Annotated[
-    str, typer.Argument(help="A folder or `s3://bucket/prefix`.", show_default=False)
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A Hub name, `name@revision`, a local folder, `demo` or `stub`. "
-        "Default: Salesforce/blip-image-captioning-base.",
-        show_default=False,
-    ),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="YAML file of settings.", show_default=False),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        "-s",
-        help="A setting, such as `generation.num_beams=5`; may be repeated.",
-        show_default=False,
-    ),
-]
-DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks, and the workers' own output.")
-]
+from raycap.config import CaptionConfig
+from raycap.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILED
+from raycap.settings import load_config
 
 
-@app.command()
 def caption(
     source: SourceArg,
     output: OutputArg,
@@ -96,10 +48,11 @@ def caption(
     Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, with a larger share of
     failed images than engine.max_failed_share.
     """
-    with _told_errors(debug=debug):
+    with told_errors(debug=debug):
         resolved = _caption_config(config, settings, model)
         from raycap.bulk import run
-        from raycap.tables import forecast_rows, print_rows, summary_rows
+        from raycap.tables.bulk import forecast_rows, summary_rows
+        from raycap.tables.columns import print_rows
 
         if dry_run:
             found = run.forecast(
@@ -109,7 +62,7 @@ def caption(
             return
         from raycap.progress import show_progress
 
-        with show_progress(_stderr()) as on_progress:
+        with show_progress(stderr()) as on_progress:
             summary = run.caption(
                 source,
                 output,
@@ -121,14 +74,13 @@ def caption(
             )
         print_rows(summary_rows(summary))
         if summary.failed_share > resolved.engine.max_failed_share:
-            _stderr().print(
+            stderr().print(
                 f"[red]{summary.failed_share:.1%} of the images failed, more than "
                 f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
 
 
-@app.command()
 def verify(
     output: Annotated[str, typer.Argument(help="What `raycap caption` wrote.", show_default=False)],
     config: ConfigOption = None,
@@ -141,22 +93,22 @@ def verify(
 
     Exit codes: 0 complete and sound; 1 something is wrong or pending.
     """
-    with _told_errors(debug=debug):
+    with told_errors(debug=debug):
         resolved = _caption_config(config, settings, None)
         from raycap.bulk.verify import verify as verify_output
-        from raycap.tables import print_rows, verification_rows
+        from raycap.tables.bulk import verification_rows
+        from raycap.tables.columns import print_rows
 
         found = verify_output(output, storage=resolved.storage)
         print_rows(verification_rows(found))
         for problem in found.problems:
-            _stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
+            stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
         if found.num_problems > len(found.problems):
-            _stderr().print(f"... and {found.num_problems - len(found.problems):,} more")
+            stderr().print(f"... and {found.num_problems - len(found.problems):,} more")
         if not found.is_complete:
             raise typer.Exit(EXIT_STOPPED)
 
 
-@app.command()
 def export(
     output: Annotated[str, typer.Argument(help="What `raycap caption` wrote.", show_default=False)],
     destination: Annotated[
@@ -184,82 +136,21 @@ def export(
 
     Exit codes: 0 all exported; 1 stopped, or images could not be read any more.
     """
-    with _told_errors(debug=debug):
+    with told_errors(debug=debug):
         resolved = _caption_config(config, settings, None)
         from raycap.bulk.export import ExportFormat
         from raycap.bulk.export import export as export_output
-        from raycap.tables import export_rows, print_rows
+        from raycap.tables.bulk import export_rows
+        from raycap.tables.columns import print_rows
 
         counts = export_output(
             output, destination, to=ExportFormat(to), force=force, storage=resolved.storage
         )
         print_rows([*export_rows(counts), ("written to", destination)])
         for problem in counts.unreadable:
-            _stderr().print(f"[red]unreadable:[/red] {escape(problem)}", soft_wrap=True)
+            stderr().print(f"[red]unreadable:[/red] {escape(problem)}", soft_wrap=True)
         if counts.num_unreadable:
             raise typer.Exit(EXIT_STOPPED)
-
-
-@app.command()
-def demo(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to put the images and the captions.")
-    ] = Path("raycap-demo"),
-    debug: DebugOption = False,
-) -> None:
-    """Render a few hundred scenes and some broken files, caption them all, and check.
-
-    Needs no network and no GPU: the model ships with raycap.
-
-    Example: `raycap demo`
-    """
-    with _told_errors(debug=debug):
-        from raycap.demo.run import run_demo
-        from raycap.progress import show_progress
-        from raycap.tables import print_demo
-
-        with show_progress(_stderr()) as on_progress:
-            result = run_demo(folder, on_progress=on_progress, debug=debug)
-        print_demo(result)
-        if not result.verification.is_complete:
-            raise typer.Exit(EXIT_STOPPED)
-
-
-def main() -> None:
-    """Run the command line. SIGTERM stops it as cleanly as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    app()
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def _told_errors(*, debug: bool) -> Iterator[None]:
-    """Tell a user's mistake in one line, and exit with its code."""
-    # A terminal has the progress bar; the log lines are for files and jobs.
-    level = logging.WARNING if sys.stderr.isatty() and not debug else logging.INFO
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    _quiet_libraries()
-    try:
-        yield
-    except RaycapError as error:
-        if debug:
-            raise
-        _stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        _stderr().print("stopped; run the same command to continue")
-        raise typer.Exit(EXIT_STOPPED) from None
-
-
-def _quiet_libraries() -> None:
-    """Leave the log to raycap's own events; warnings of others still show."""
-    for name in ("botocore", "boto3", "urllib3", "httpx", "ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _caption_config(
@@ -269,11 +160,3 @@ def _caption_config(
     if model is not None:
         chosen.append(f"model.name={model}")
     return load_config(CaptionConfig, file, chosen)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,9 @@
-"""Results as a person reads them: names and values in columns, on the terminal."""
-
-from collections.abc import Sequence
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+"""What captioning, verifying and exporting came to, as names and values."""
 
 from raycap.bulk.export import ExportCounts
+from raycap.bulk.forecast import Forecast
 from raycap.bulk.record import Summary
-from raycap.bulk.status import Forecast
 from raycap.bulk.verify import Verification
-from raycap.demo.run import DemoResult
-
-
-def print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    """Print names and values as two columns."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows:
-        table.add_row(name, escape(value))
-    Console().print(table)
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -82,28 +67,3 @@ def export_rows(counts: ExportCounts) -> list[tuple[str, str]]:
     if counts.num_unreadable:
         rows.append(("unreadable now", f"{counts.num_unreadable:,}"))
     return rows
-
-
-def print_demo(result: DemoResult) -> None:
-    """Print what the demonstration came to, some captions, and what to try next."""
-    share = result.num_right / max(1, result.summary.num_ok)
-    print_rows(
-        [
-            *summary_rows(result.summary),
-            ("exactly right", f"{share:.1%} of the captions"),
-            *verification_rows(result.verification)[-2:],
-        ]
-    )
-    samples = Table("image", "caption", "", title="samples", title_justify="left", box=None)
-    for sample in result.samples:
-        mark = "[green]right[/green]" if sample.is_right else "[red]wrong[/red]"
-        samples.add_row(escape(sample.image_id), escape(sample.caption), mark)
-    Console().print(samples)
-    Console().print(
-        "\nTry next:\n"
-        f"  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
-        f"  raycap caption YOUR_FOLDER blip/                      the same, by pretrained BLIP\n"
-        f"  raycap export {result.captions} captions.jsonl --to jsonl",
-        highlight=False,
-        soft_wrap=True,
-    )

@@ -1,0 +1,31 @@
+"""The command line: parse, load the config, call one function, print, exit with its code."""
+
+import signal
+
+import typer
+
+from raycap.cli.bulk import caption, export, verify
+from raycap.cli.demo import demo
+from raycap.cli.evaluation import evaluate, prepare, report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distributed image captioning on Ray: folders and S3 buckets, every image exactly once.",
+)
+
+for command in (caption, verify, export, prepare, evaluate, report, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line. SIGTERM stops it as cleanly as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

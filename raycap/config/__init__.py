@@ -1,0 +1,66 @@
+"""Every setting of raycap.
+
+A setting is given in a YAML file (`--config run.yaml`) or on the command line
+(`--set engine.batch_size=16`); the command line wins. `None` always means "decide for me".
+"""
+
+from raycap.config.base import Section, is_section
+from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
+from raycap.config.caption import ActorRange, CaptionConfig, EngineConfig
+from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
+from raycap.config.evaluation import (
+    BootstrapConfig,
+    EvaluateConfig,
+    ExternalMetricsConfig,
+    ReportConfig,
+)
+from raycap.config.shared import (
+    DEFAULT_MODEL,
+    GenerationConfig,
+    ImageConfig,
+    ModelConfig,
+    SamplingConfig,
+    StorageConfig,
+)
+from raycap.config.train import (
+    ArchitectureConfig,
+    AugmentConfig,
+    BlipTuningConfig,
+    LoopConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainEngineConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "ActorRange",
+    "ArchitectureConfig",
+    "AugmentConfig",
+    "BlipTuningConfig",
+    "BootstrapConfig",
+    "CalibrateConfig",
+    "CaptionConfig",
+    "EmbedConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "ExternalMetricsConfig",
+    "GenerationConfig",
+    "ImageConfig",
+    "LengthSearchConfig",
+    "LoopConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PrepareConfig",
+    "PrepareEngineConfig",
+    "ReportConfig",
+    "SamplingConfig",
+    "Section",
+    "SplitConfig",
+    "StorageConfig",
+    "TrainConfig",
+    "TrainEngineConfig",
+    "ValidationConfig",
+    "is_section",
+]

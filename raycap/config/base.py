@@ -1,0 +1,31 @@
+"""What every group of settings shares: frozen, checked, with its unit in its name."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+def is_section(kind: object) -> bool:
+    """Whether a field's type is a group of settings."""
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_sections(cls, values: Any) -> Any:
+        """Take a heading whose settings are all commented out, which YAML reads as null."""
+        if not isinstance(values, dict):
+            return values
+        empty = [
+            name
+            for name, field in cls.model_fields.items()
+            if is_section(field.annotation) and values.get(name, ...) is None
+        ]
+        return {name: value for name, value in values.items() if name not in empty}

@@ -1,0 +1,92 @@
+"""Settings of models, images and stores, which several commands share."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from raycap.config.base import Section
+
+DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
+
+
+class ModelConfig(Section):
+    """Which model captions, and in which arithmetic."""
+
+    name: str = DEFAULT_MODEL
+    """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on an accelerator that has it, otherwise fp16 there, and fp32 on a CPU."""
+    stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
+    """Seconds that the `stub` model takes for a batch: for dry runs and engine benchmarks."""
+
+
+class SamplingConfig(Section):
+    """Draw tokens at random instead of searching for the likeliest caption."""
+
+    enabled: bool = False
+    """Sample. Needs `generation.num_beams` 1."""
+    temperature: float = Field(default=1.0, gt=0.0, le=10.0)
+    """Above 1 flattens the distribution, below 1 sharpens it."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Draw from the k likeliest tokens only. None: from all."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Draw from the likeliest tokens that together have this probability."""
+    seed: int = Field(default=0, ge=0)
+    """With the image's own pixels it fixes every draw, whatever the batch or the actor."""
+
+
+class GenerationConfig(Section):
+    """How a caption is searched for."""
+
+    num_beams: int = Field(default=3, ge=1, le=64)
+    """Beams of the search; 1 is greedy. BLIP's authors use 3."""
+    max_new_tokens: int = Field(default=20, ge=1, le=500)
+    """Longest caption, in tokens, the prompt not counted."""
+    min_new_tokens: int = Field(default=0, ge=0, le=500)
+    """Shortest caption, in tokens, the prompt not counted."""
+    length_penalty: float = 1.0
+    """Exponent of the length in the beam score: above 0 favours long captions. Beams only."""
+    repetition_penalty: float = Field(default=1.0, gt=0.0)
+    """Above 1 makes tokens that stand in the caption already less likely."""
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    """No run of that many tokens appears twice; 0 allows all."""
+    prompt: str = ""
+    """Text that every caption continues, such as "a picture of"."""
+    num_captions: int = Field(default=1, ge=1, le=64)
+    """Captions an image: the best in `caption`, the rest in `alternatives`."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Random draws instead of search."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "GenerationConfig":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens must not exceed max_new_tokens")
+        if self.sampling.enabled and self.num_beams > 1:
+            raise ValueError("sampling needs num_beams=1")
+        if not self.sampling.enabled and self.num_captions > self.num_beams:
+            raise ValueError(
+                "num_captions must not exceed num_beams (or set sampling.enabled=true)"
+            )
+        return self
+
+
+class ImageConfig(Section):
+    """What is accepted as an image."""
+
+    max_bytes: int = Field(default=100_000_000, ge=1)
+    """Larger files become `too_large` rows, unread."""
+    max_pixels: int = Field(default=178_956_970, ge=1)
+    """Images of more pixels become `too_large` rows, undecoded (the default is Pillow's limit)."""
+
+
+class StorageConfig(Section):
+    """How folders, buckets and web addresses are reached."""
+
+    timeout_s: float = Field(default=30.0, gt=0.0)
+    """Longest wait for a connection or for the next bytes."""
+    num_retries: int = Field(default=5, ge=0, le=50)
+    """Further attempts after a throttled, failed or broken request, with growing random waits."""
+    anonymous: bool = False
+    """Do not sign requests: for public buckets."""
+    list_threads: int = Field(default=16, ge=1, le=256)
+    """Prefixes listed, and small files read or written, at a time."""

@@ -1,0 +1,34 @@
+"""Scratch tables: sorting, grouping and joining what may be larger than memory, by DuckDB."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+
+@contextmanager
+def scratch_database(memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database that lives within the block, on disk beyond `memory_bytes`.
+
+    Text sorts and compares in UTF-8 byte order, as image ids do everywhere in raycap. It never
+    reaches for the network.
+    """
+    with tempfile.TemporaryDirectory(prefix="raycap-scratch-") as folder:
+        connection = duckdb.connect(
+            str(Path(folder) / "scratch.duckdb"),
+            config={
+                "memory_limit": f"{memory_bytes}B",
+                "temp_directory": folder,
+                "threads": os.cpu_count() or 1,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+                "preserve_insertion_order": False,
+            },
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()

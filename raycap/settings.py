@@ -1,0 +1,106 @@
+"""Reading settings: a YAML file, `--set key.path=value` over it, and what is wrong with them."""
+
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from raycap.config import Section, is_section
+from raycap.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def load_config(kind: type[ConfigT], file: Path | None, settings: list[str]) -> ConfigT:
+    """Read a YAML file, lay `key.path=value` settings over it, and check the whole.
+
+    Raises:
+        ConfigError: the file cannot be read, a setting has no `=`, or a value is not allowed;
+            the message names the path and what is allowed there.
+    """
+    values = _read_yaml(file) if file else {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set {setting}: write it as --set section.field=value")
+        _assign(values, path.strip(), _parse_value(path.strip(), text.strip()))
+    return validate_config(kind, values)
+
+
+def validate_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """Check a nested mapping of settings.
+
+    Raises:
+        ConfigError: a key is unknown or a value not allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(kind, item) for item in error.errors())) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: cannot be read as YAML: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ConfigError(f"{file}: must be a mapping of sections, such as 'engine: {{...}}'")
+    return values
+
+
+def _parse_value(path: str, text: str) -> Any:
+    """Read a value: as YAML where it is quoted, a mapping, a list or null, else as it stands.
+
+    Numbers and truth values stay text, which the field turns into what it wants: a prompt may
+    well be "2024" or "no".
+    """
+    if text.lower() in ("null", "~"):
+        return None
+    if not text.startswith(("'", '"', "{", "[")):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--set {path}: {text!r} is not a YAML value: {reason}") from None
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    *sections, field = path.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {section} is a value, not a section")
+        values = inner
+    values[field] = value
+
+
+def _explain(kind: type[Section], error: Any) -> str:
+    """Say in one line which setting is wrong, and what is allowed there."""
+    path = ".".join(str(item) for item in error["loc"])
+    if error["type"] != "extra_forbidden":
+        reason = error["msg"].removeprefix("Value error, ")
+        return f"{path or 'config'}: {reason}, got {_brief(error['input'])}"
+    section = kind
+    for name in error["loc"][:-1]:
+        section = _section_of(section, str(name))
+    return f"{path}: no such setting; there are: {', '.join(section.model_fields)}"
+
+
+def _section_of(section: type[Section], name: str) -> type[Section]:
+    """Find the type of a section's field, which may be optional."""
+    kind: Any = section.model_fields[name].annotation
+    found = next((item for item in (kind, *get_args(kind)) if is_section(item)), section)
+    return cast(type[Section], found)
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,44 @@
+"""A stored object as a file to seek in, so that only what is wanted of it is read."""
+
+from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
+
+from raycap.storage.base import Store
+
+
+class RangedFile(RawIOBase):
+    """Reads an object by ranges; `num_bytes` is its size. Not for several threads at a time."""
+
+    def __init__(self, store: Store, key: str, num_bytes: int) -> None:
+        super().__init__()
+        self._store = store
+        self._key = key
+        self._num_bytes = num_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Move to an offset from the start, from here, or from the end."""
+        base = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._num_bytes}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read that many bytes, or all that are left; raises as `Store.read_range` does."""
+        left = max(0, self._num_bytes - self._position)
+        wanted = left if size is None or size < 0 else min(size, left)
+        if not wanted:
+            return b""
+        data = self._store.read_range(self._key, self._position, wanted)
+        self._position += len(data)
+        return data
