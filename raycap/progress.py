@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from raycap.schema import CIDER_D
 from raycap.status import Progress
+from raycap.train.scores import LENGTH_GAP
+from raycap.train.state import EpochRecord
+from raycap.train.status import OnTrainingProgress, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,72 @@ class _Lines:
         if time.monotonic() >= self._next or progress.num_done == progress.num_total:
             self._next = time.monotonic() + LINE_EVERY_S
             logger.info("progress %s", _line(progress))
+
+
+@contextmanager
+def show_training(console: Console) -> Iterator[OnTrainingProgress]:
+    """Show the training that the yielded function is told of: a bar, and a line an epoch."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            yield _TrainingBar(bar)
+    else:
+        yield _TrainingLines()
+
+
+class _TrainingBar:
+    """Moves a bar, and leaves a line above it for each epoch that is over."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting Ray", total=1.0)
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if progress.epoch_record is not None:
+            self._bar.console.print(_describe_epoch(progress.epoch_record, progress.num_epochs))
+        self._bar.update(
+            self._task, completed=progress.share, description=_describe_training(progress)
+        )
+
+
+class _TrainingLines:
+    """Logs the first progress, and one every LINE_EVERY_S; the ends of epochs are logged anyway."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if progress.epoch_record is None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            logger.info("progress %s", _training_line(progress))
+
+
+def _describe_training(progress: TrainingProgress) -> str:
+    place = "validating" if progress.is_validating else f"step {progress.step}/{progress.num_steps}"
+    return (
+        f"epoch {progress.epoch}/{progress.num_epochs}  {place}  loss {_loss(progress)}  "
+        f"{progress.images_per_s:.1f} images/s  ETA {duration(progress.eta_s)}"
+    )
+
+
+def _training_line(progress: TrainingProgress) -> str:
+    return (
+        f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
+        f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
+        f"eta={duration(progress.eta_s)}"
+    )
+
+
+def _describe_epoch(record: EpochRecord, num_epochs: int) -> str:
+    best = "  [green]best so far[/green]" if record.is_best else ""
+    return (
+        f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
+        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores[CIDER_D]:.3f}  "
+        f"length gap {record.scores[LENGTH_GAP]:+.1f}{best}"
+    )
+
+
+def _loss(progress: TrainingProgress) -> str:
+    return "?" if progress.loss is None else f"{progress.loss:.3f}"
 
 
 def _bar(console: Console) -> Bar:

@@ -7,6 +7,7 @@ import typer
 from raycap.cli.bulk import caption, export, verify
 from raycap.cli.demo import demo
 from raycap.cli.evaluation import evaluate, prepare, report
+from raycap.cli.training import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +18,7 @@ app = typer.Typer(
     help="Distributed image captioning on Ray: folders and S3 buckets, every image exactly once.",
 )
 
-for command in (caption, verify, export, prepare, evaluate, report, demo):
+for command in (caption, verify, export, prepare, evaluate, report, train, demo):
     app.command()(command)
 
 

@@ -1,5 +1,7 @@
 """Settings of `raycap calibrate`."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from raycap.config.base import Section
@@ -13,11 +15,13 @@ class LengthSearchConfig(Section):
     num_min_lengths: int = Field(default=5, ge=1, le=50)
     """Values of `generation.min_new_tokens` to try: 0, and those between the length of the
     captions and that of the references."""
-    max_length_ratios: tuple[float, ...] = Field(default=(1.5, 1.2), min_length=1)
+    max_length_ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
+        default=(1.5, 1.2), min_length=1
+    )
     """Values of `generation.max_new_tokens` to try, in mean lengths of the references."""
     length_penalties: tuple[float, ...] = Field(default=(0.0, 1.0, 2.0), min_length=1)
     """Values of `generation.length_penalty` to try; with one beam there is nothing to try."""
-    ngram_sizes: tuple[int, ...] = Field(default=(0, 3), min_length=1)
+    ngram_sizes: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 3), min_length=1)
     """Values of `generation.no_repeat_ngram_size` to try."""
 
 

@@ -109,6 +109,8 @@ class LoopConfig(Section):
     """Write a checkpoint also within an epoch after so many seconds."""
     seed: int = Field(default=0, ge=0)
     """Fixes initial weights, order, augmentation and dropout."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too (extra raycap[tensorboard])."""
 
 
 class ValidationConfig(Section):

@@ -14,7 +14,7 @@ from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.references import References
 from raycap.errors import ErrorCode, ImageError
 from raycap.evaluation.clip import ClipSpec, ReadImages, UriImages, clip_scores, spread_clip_scores
-from raycap.evaluation.matching import IS_SCORED, column
+from raycap.evaluation.chunks import IS_SCORED, column
 from raycap.models.clip_source import find_clip
 
 ClipColumns = dict[str, Float64[np.ndarray, " images"]]
@@ -62,7 +62,7 @@ def clip_columns(
 
     Args:
         spec: as `clip_spec` gave it.
-        chunks: as `matching.read_chunks` yields them.
+        chunks: as `chunks.read_chunks` yields them.
         system: its number.
         is_spread: by actors of Ray, which must be connected.
 

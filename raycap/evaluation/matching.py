@@ -1,10 +1,11 @@
 """Joining systems with references: which caption belongs to which image, and what is left over.
 
 Everything lies in scratch tables of DuckDB, on disk beyond its memory: `refs` holds the references
-in their order, `captions_N` the rows of system N, `matched_N` those of them that have references.
+in their order, `captions_N` the rows of system N, `matched_N` those of them that have references,
+`scored` the places of what is compared, `reference_tokens` what `chunks` keeps.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -12,28 +13,22 @@ import duckdb
 import pyarrow as pa
 
 from raycap import schema
-from raycap.errors import DatasetError
+from raycap.errors import DatasetError, ErrorCode
 from raycap.evaluation.captionfile import FILE_NAMES, ROWS
 from raycap.evaluation.captions import Captions
+from raycap.evaluation.chunks import PLACE, SYSTEM_COLUMNS
 
 NUM_NAMED = 5
 """How many ids a message or record names before it only counts."""
 
-IS_SCORED = "is_scored"
 UNKNOWN = "unknown"
 """Stands for the error code of a failed row that gives none."""
-
-_SYSTEM_COLUMNS = (
-    schema.URI,
-    schema.STATUS,
-    schema.ERROR_CODE,
-    schema.CAPTION,
-    schema.LOGPROB,
-)
 
 # The last part of a path, and that without its suffix, as posixpath has them.
 _NAME = "regexp_extract({}, '[^/]*$')"
 _STEM = f"regexp_replace({_NAME}, '(?s)^(.*[^.].*)\\.[^.]*$', '\\1')"
+
+_PASSING = frozenset(str(code) for code in ErrorCode if code.is_transient)
 
 _RULES = {
     "image_id": ("image_id", "image_id"),
@@ -68,21 +63,17 @@ class Match:
     failed: dict[str, int] = field(default_factory=dict)
 
 
-def column(name: str, system: int) -> str:
-    """Name a system's column of a chunk."""
-    return f"{name}_{system}"
-
-
 def load_references(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> int:
     """Read REFERENCES, sorted by image id, into the scratch database; return how many."""
     database.execute(
         "CREATE TABLE refs "
         "(place BIGINT, image_id VARCHAR, source_id VARCHAR, uri VARCHAR, captions VARCHAR[])"
     )
+    database.execute("CREATE TABLE reference_tokens (place BIGINT, tokens VARCHAR[])")
     num_rows = 0
     for table in tables:
         places = pa.array(range(num_rows, num_rows + len(table)), pa.int64())
-        _insert(database, "refs", table.drop_columns([schema.SPLIT]).add_column(0, "place", places))
+        _insert(database, "refs", table.drop_columns([schema.SPLIT]).add_column(0, PLACE, places))
         num_rows += len(table)
     return num_rows
 
@@ -129,46 +120,21 @@ def settle(
             f"{told}; caption these images too, or choose --missing worst (they score 0) or "
             "--missing drop (they are left out, for every system)"
         )
-    query = "CREATE TABLE scored AS SELECT place FROM refs"
-    if policy == MissingPolicy.DROP:
-        for system in range(len(matches)):
-            ok = f"SELECT place FROM matched_{system} WHERE status = '{schema.STATUS_OK}'"
-            query += f" INTERSECT ({ok})"
-    database.execute(query)
+    captioned = [
+        f"SELECT place FROM matched_{system} WHERE status = '{schema.STATUS_OK}'"
+        for system in range(len(matches))
+    ]
+    for query, (name, match) in zip(captioned, matches.items(), strict=True):
+        if not _number(database, f"SELECT count(*) FROM ({query})"):
+            raise DatasetError(f"{name}: has no caption at all; {_describe_lack(name, match)}")
+    wanted = ["SELECT place FROM refs", *(captioned if policy == MissingPolicy.DROP else ())]
+    database.execute(f"CREATE TABLE scored AS {' INTERSECT '.join(wanted)}")
     num_scored = _number(database, "SELECT count(*) FROM scored")
     if not num_scored:
         raise DatasetError(
             f"no image has a caption of {' and of '.join(matches)}; nothing is left to compare"
         )
     return num_scored
-
-
-def read_chunks(
-    database: duckdb.DuckDBPyConnection, num_systems: int, num_rows: int
-) -> Iterator[pa.Table]:
-    """Read the joined rows in the references' order, so many at a time.
-
-    Yields:
-        Tables of `image_id`, `references`, `is_scored` and, of each system, `column(name, system)`
-        for `uri`, `status`, `error_code`, `caption` and `logprob`.
-    """
-    columns = ["r.image_id", f"r.captions AS {schema.REFERENCE_CAPTIONS}"]
-    columns.append(f"s.place IS NOT NULL AS {IS_SCORED}")
-    joins = ["refs r LEFT JOIN scored s ON s.place = r.place"]
-    for system in range(num_systems):
-        joins.append(f"LEFT JOIN matched_{system} m{system} ON m{system}.place = r.place")
-        columns += [f"{_value(name, system)} AS {column(name, system)}" for name in _SYSTEM_COLUMNS]
-    query = f"SELECT {', '.join(columns)} FROM {' '.join(joins)} ORDER BY r.place"
-    for batch in database.sql(query).to_arrow_reader(num_rows):
-        yield pa.Table.from_batches([batch])
-
-
-def _value(name: str, system: int) -> str:
-    if name == schema.STATUS:
-        return f"coalesce(m{system}.status, '{schema.STATUS_MISSING}')"
-    if name == schema.URI:
-        return f"coalesce(r.uri, m{system}.uri)"
-    return f"m{system}.{name}"
 
 
 def _insert(database: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
@@ -211,7 +177,7 @@ def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source:
 
 def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
     """Join rows and references whose names are equal, and are nobody else's on either side."""
-    columns = ", ".join(f"c.{name}" for name in _SYSTEM_COLUMNS)
+    columns = ", ".join(f"c.{name}" for name in SYSTEM_COLUMNS)
     database.execute(
         f"""
         CREATE OR REPLACE TABLE matched_{system} AS
@@ -281,10 +247,9 @@ def _describe_lack(name: str, match: Match) -> str:
         told.append(f"{match.num_missing:,} images have no row ({named})")
     if match.num_failed:
         codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
-        told.append(
-            f"{match.num_failed:,} rows failed ({codes}); `raycap caption --retry-failed` mends "
-            "passing failures"
-        )
+        told.append(f"{match.num_failed:,} rows failed ({codes})")
+        if _PASSING & match.failed.keys():
+            told.append("of which `raycap caption --retry-failed` may mend some")
     return f"{name}: {', '.join(told)}"
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from raycap import schema
 from raycap.evaluation.clipping import ClipColumns
-from raycap.evaluation.matching import IS_SCORED, column
+from raycap.evaluation.chunks import IS_SCORED, column
 from raycap.evaluation.meteor import corpus_meteor
 from raycap.evaluation.record import SCORES
 from raycap.evaluation.scoring import ScoredChunk, SystemScores
@@ -34,7 +34,7 @@ class ScoreFiles:
         """Write a chunk.
 
         Args:
-            chunk: as `matching.read_chunks` yields it.
+            chunk: as `chunks.read_chunks` yields it.
             scored: what was found of it.
             clips: of each system, the chunk's share of CLIPScores; empty without.
         """

@@ -1,7 +1,7 @@
 """Scoring chunks of an evaluation: tokens in, scores and statistics of each system out.
 
-A chunk is a table of `matching.read_chunks`. It is gone through twice: once to count the
-references' n-grams, which CIDEr-D weighs by, and once to score.
+A chunk is a table of `chunks.read_chunks`. It is gone through twice: once to tokenize the
+references and count their n-grams, which CIDEr-D weighs by, and once to score.
 """
 
 from collections import Counter
@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 
 from raycap import schema
 from raycap.errors import ConfigError
+from raycap.evaluation.chunks import IS_SCORED, TOKENS, column, join_tokens, split_tokens
 from raycap.evaluation.java import JavaError
-from raycap.evaluation.matching import IS_SCORED, column
 from raycap.evaluation.meteor import Meteor
 from raycap.evaluation.ptb import PTB, PtbTokenizer, ptb_missing
 from raycap.evaluation.spice import spice_scores
@@ -48,11 +48,14 @@ class ScoringSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What the first pass counts of a chunk: of the references of scored images."""
+    """What the first pass finds of a chunk."""
 
+    tokens: pa.Array
+    """Of the references of every image, as `chunks.keep_tokens` takes them."""
     frequencies: DocumentFrequencies
+    """Of the references of scored images."""
     lengths: Counter[int]
-    """References by their length in tokens."""
+    """Those references by their length in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +98,19 @@ class Scorer:
         self._open.close()
 
     def count(self, chunk: pa.Table) -> Counted:
-        """Count the references' n-grams and lengths.
+        """Tokenize the references, and count their n-grams and lengths.
 
         Raises:
             JavaError: the ptb tokenizer failed.
         """
-        scored = chunk.filter(chunk[IS_SCORED])
-        references = self._references(scored)
+        written: list[list[str]] = chunk[schema.REFERENCE_CAPTIONS].to_pylist()
+        tokens = iter(self._tokenize(list(chain.from_iterable(written))))
+        references = [[next(tokens) for _ in image] for image in written]
+        scored = _only_scored(references, chunk)
         return Counted(
-            frequencies=DocumentFrequencies.of(references),
-            lengths=count_lengths(chain.from_iterable(references)),
+            tokens=join_tokens(references),
+            frequencies=DocumentFrequencies.of(scored),
+            lengths=count_lengths(chain.from_iterable(scored)),
         )
 
     def hash_captions(self, captions: Sequence[str]) -> UInt64[np.ndarray, " captions"]:
@@ -120,27 +126,23 @@ class Scorer:
         """Score every system.
 
         Args:
-            chunk: as `matching.read_chunks` yields it.
+            chunk: as `chunks.read_chunks` yields it, with its tokens.
             frequencies: those of all chunks, merged.
             training: hashes of the training captions; None where nothing can be copied.
 
         Raises:
             JavaError: the ptb tokenizer failed. Where METEOR or SPICE fail, `skipped` says so.
         """
-        references = self._references(chunk)
-        is_scored = chunk[IS_SCORED].to_pylist()
-        scored = chunk.filter(chunk[IS_SCORED])
-        scored_references = [
-            tokens for tokens, yes in zip(references, is_scored, strict=True) if yes
-        ]
-        systems = [
-            self._score(
-                scored[column(schema.CAPTION, number)], scored_references, frequencies, training
-            )
-            for number in range(self._spec.num_systems)
-        ]
-        lengths = [list(map(len, image)) for image in references]
-        return ScoredChunk(reference_tokens=lengths, systems=systems)
+        references = split_tokens(chunk[TOKENS])
+        scored = _only_scored(references, chunk)
+        captions = chunk.filter(chunk[IS_SCORED])
+        return ScoredChunk(
+            reference_tokens=[list(map(len, image)) for image in references],
+            systems=[
+                self._score(captions[column(schema.CAPTION, number)], scored, frequencies, training)
+                for number in range(self._spec.num_systems)
+            ],
+        )
 
     def _score(
         self,
@@ -163,12 +165,6 @@ class Scorer:
             spice=spice,
             skipped=dict(self._failed),
         )
-
-    def _references(self, chunk: pa.Table) -> list[Sentences]:
-        """Tokenize the references of each image, all at once."""
-        written: list[list[str]] = chunk[schema.REFERENCE_CAPTIONS].to_pylist()
-        tokens = iter(self._tokenize(list(chain.from_iterable(written))))
-        return [[next(tokens) for _ in image] for image in written]
 
     def _meteor_statistics(
         self, captions: Sentences, references: list[Sentences]
@@ -199,6 +195,11 @@ class Scorer:
         if self._spec.tokenizer == "ptb":
             return self._open.enter_context(PtbTokenizer()).tokenize
         return lambda captions: [tokenize(caption) for caption in captions]
+
+
+def _only_scored(references: list[list[list[str]]], chunk: pa.Table) -> list[list[list[str]]]:
+    pairs = zip(references, chunk[IS_SCORED].to_pylist(), strict=True)
+    return [tokens for tokens, is_scored in pairs if is_scored]
 
 
 def tokenizer_name(chosen: TokenizerName) -> str:

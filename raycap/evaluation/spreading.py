@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from raycap.errors import RaycapError, RunStopped
 
@@ -42,10 +42,11 @@ def spread(
             pending.append((item, call.remote(item, *arguments)))
         while pending:
             yield _answer(pending)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaycapError):
+            raise error.cause from error
+        raise
     except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, RaycapError):
-            raise cause from error
         first_line = str(error).partition("\n")[0]
         raise RunStopped(f"a worker of the evaluation gave up ({first_line})") from error
 

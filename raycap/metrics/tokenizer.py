@@ -2,8 +2,10 @@
 
 coco-caption tokenizes by Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`), a Java program,
 and drops punctuation. One regular expression does nearly the same here; its rules were found by
-asking that program. There, an initial that ends a caption ("Avenue S.") is read by what the next
-caption begins with; here as if that were "A": it loses its period.
+asking that program. Of COCO 2014's captions it splits all 202,654 for validation as that does, and
+all but 5 of the 414,113 for training ("C++", "corner.4-5", underscores). There, an initial that
+ends a caption ("Avenue S.") is read by what the next caption begins with; here as if that were "A":
+it loses its period.
 """
 
 import re
@@ -44,14 +46,14 @@ _CLITIC = r"'(?:s|m|d|re|ve|ll)\b"
 _HYPHENATED = rf"{_W}+(?:-{_W}+)*"
 
 # The first that fits is taken: what is longer comes before what begins alike. Plain words come
-# first of all, for speed.
+# first of all, for speed; and what looks behind does so lest a long run be read again and again.
 _TOKEN = re.compile(
-    rf"""\s*+(
+    rf"""(?<!\s)\s*+(
       [A-Za-z][a-z]*+(?=[ ,])(?<!annot|gonna|gotta|wanna|gimme|lemme)
     | (?i:
       (?:can(?=not\b) | (?:gon|wan)(?=na\b) | got(?=ta\b) | (?:gim|lem)(?=me\b))(?!\w+-)
     | https?://[^\s"<>()]*[^\s"<>().,:;!?]
-    | (?<![.+-])[\w.+-]++@\w+(?:[.-]\w+)+ | [@\#]{_A}{_W}*  # e-mail, @name, #tag
+    | (?<![\w.+-])[\w.+-]++@\w+(?:[.-]\w+)+ | [@\#]{_A}{_W}*  # e-mail, @name, #tag
     | </?{_A}[^\s<>]*>  # <unk>
     | n't\b | {_CLITIC} | 't(?=is\b|was\b) | '(?:n'|n\b|em\b|cause\b|till?\b|\d0s\b|\d\d(?=\s|$))
     | (?={_A}+')(?:

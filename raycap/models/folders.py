@@ -1,4 +1,6 @@
-"""What a Hugging Face BLIP folder says of itself, read and checked before torch is loaded.
+"""What the folder of a model says of itself, read and checked before torch is loaded.
+
+Here what all kinds share, and what is BLIP's; see `scratch_folders` for those trained from scratch.
 
 Every fault is a `ModelError` that names the folder and what to do, because a model is chosen by
 hand and a traceback out of a worker an hour later helps nobody.
@@ -15,17 +17,22 @@ from PIL import Image
 from raycap.errors import ModelError
 from raycap.images import Target
 
-SUPPORTED_KINDS = ("blip",)
+SCRATCH_KINDS = ("cnn-lstm", "transformer", "hybrid")
+"""Kinds of model that raycap trains from scratch."""
+
+SUPPORTED_KINDS = ("blip", *SCRATCH_KINDS)
 """Kinds of model that can be loaded from a folder of weights."""
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 KIND_FILE = "raycap.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 WEIGHT_FILE = "model.safetensors"
 WEIGHT_INDEX_FILE = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+_VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.txt")
 
 _DIGESTED_FILES = (
     CONFIG_FILE,
@@ -34,7 +41,7 @@ _DIGESTED_FILES = (
     WEIGHT_INDEX_FILE,
     "added_tokens.json",
     "special_tokens_map.json",
-    "tokenizer.json",
+    TOKENIZER_FILE,
     "tokenizer_config.json",
     "vocab.txt",
 )
@@ -83,8 +90,8 @@ def check_folder(folder: Path) -> Preprocessing:
         ModelError: something is missing, of another kind, or contradicts itself.
     """
     config = read_json(folder / CONFIG_FILE)
-    _check_kind(folder, config)
-    _check_weights(folder)
+    _check_blip(folder, config)
+    check_weights(folder)
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise ModelError(
             f"{folder}: no tokenizer ({' or '.join(_VOCABULARY_FILES)}): "
@@ -173,26 +180,36 @@ def digest_folder(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _check_kind(folder: Path, config: dict[str, Any]) -> None:
-    kind = config.get("model_type")
+def read_kind(folder: Path) -> str:
+    """Read which kind of model a folder holds, one of SUPPORTED_KINDS.
+
+    Raises:
+        ModelError: it is none of these, or its files contradict each other.
+    """
+    found = read_json(folder / CONFIG_FILE).get("model_type")
+    marked = found
     if (folder / KIND_FILE).is_file():
-        kind = read_json(folder / KIND_FILE).get("kind", kind)
-    for value in (kind, config.get("model_type")):
-        if value not in SUPPORTED_KINDS:
+        marked = read_json(folder / KIND_FILE).get("kind", found)
+    for kind in (found, marked):
+        if kind not in SUPPORTED_KINDS:
             raise ModelError(
-                f"{folder}: a model of kind {value!r}; raycap captions with kinds: "
+                f"{folder}: a model of kind {kind!r}; raycap captions with kinds: "
                 f"{', '.join(SUPPORTED_KINDS)}"
             )
-    # BLIP for questions or retrieval has the same model_type, loads, and captions nonsense.
-    architectures = config.get("architectures") or ["BlipForConditionalGeneration"]
-    if "BlipForConditionalGeneration" not in architectures:
+    if found != marked:
         raise ModelError(
-            f"{folder}: holds {', '.join(map(str, architectures))}, which does not caption: "
-            "choose a BlipForConditionalGeneration model"
+            f"{folder}: a model of kind {marked!r} by {KIND_FILE}, but {found!r} by {CONFIG_FILE}: "
+            "restore the files"
         )
+    return str(found)
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Check that a folder holds weights that are safe to load.
+
+    Raises:
+        ModelError: it holds none.
+    """
     if (folder / WEIGHT_FILE).is_file() or (folder / WEIGHT_INDEX_FILE).is_file():
         return
     pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
@@ -202,6 +219,19 @@ def _check_weights(folder: Path) -> None:
             f"are refused: convert them to {WEIGHT_FILE} (load with transformers, save_pretrained)"
         )
     raise ModelError(f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained")
+
+
+def _check_blip(folder: Path, config: dict[str, Any]) -> None:
+    kind = read_kind(folder)
+    if kind != "blip":
+        raise ModelError(f"{folder}: a model of kind {kind!r}, not 'blip': choose another folder")
+    # BLIP for questions or retrieval has the same model_type, loads, and captions nonsense.
+    architectures = config.get("architectures") or ["BlipForConditionalGeneration"]
+    if "BlipForConditionalGeneration" not in architectures:
+        raise ModelError(
+            f"{folder}: holds {', '.join(map(str, architectures))}, which does not caption: "
+            "choose a BlipForConditionalGeneration model"
+        )
 
 
 def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:

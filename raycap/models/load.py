@@ -5,7 +5,7 @@ from pathlib import Path
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.models.base import Captioner, ModelSource
-from raycap.models.folders import digest_folder
+from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, digest_folder
 from raycap.models.hub import download
 from raycap.models.sources import DEMO_FOLDER
 from raycap.models.stub import StubCaptioner
@@ -22,14 +22,20 @@ def load_captioner(
     """
     if source.kind == "stub":
         return StubCaptioner(model, generation)
-    if source.kind != "blip":
+    if source.kind not in SUPPORTED_KINDS:
         raise ModelError(
-            f"{source.name}: no captioner of kind {source.kind!r}; there are: blip, stub"
+            f"{source.name}: no captioner of kind {source.kind!r}; there are: "
+            f"{', '.join(SUPPORTED_KINDS)}, stub"
         )
+    folder = _folder_here(source)
     # torch and transformers take seconds to import, and the stub needs neither
+    if source.kind in SCRATCH_KINDS:
+        from raycap.models.scratch_captioner import load_scratch_captioner  # noqa: PLC0415
+
+        return load_scratch_captioner(folder, model, generation)
     from raycap.models.blip import BlipCaptioner  # noqa: PLC0415
 
-    return BlipCaptioner.from_pretrained(_folder_here(source), model, generation)
+    return BlipCaptioner.from_pretrained(folder, model, generation)
 
 
 def _folder_here(source: ModelSource) -> Path:

@@ -11,8 +11,17 @@ from pathlib import Path
 from raycap.errors import ModelError
 from raycap.images import Target
 from raycap.models.base import ModelSource
-from raycap.models.folders import KIND_FILE, check_folder, digest_folder, read_json
+from raycap.models.folders import (
+    KIND_FILE,
+    Preprocessing,
+    check_folder,
+    digest_folder,
+    read_json,
+    read_kind,
+)
 from raycap.models.hub import download
+from raycap.models.saved import read_generation
+from raycap.models.scratch_folders import check_scratch_folder
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
@@ -69,12 +78,20 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     kind_file = folder / KIND_FILE
     if kind_file.is_file() and read_json(kind_file).get("kind") == "stub":
         return _stub(name)
-    preprocessing = check_folder(folder)
+    kind = read_kind(folder)
+    preprocessing = _check(folder, kind)
     return ModelSource(
-        kind="blip",
+        kind=kind,
         name=name,
         revision=revision,
         folder=str(folder),
         digest=digest_folder(folder),
         target=preprocessing.target,
+        generation=read_generation(folder),
     )
+
+
+def _check(folder: Path, kind: str) -> Preprocessing:
+    if kind == "blip":
+        return check_folder(folder)
+    return check_scratch_folder(folder).preprocessing

@@ -14,7 +14,7 @@ HEIGHT = 236
 """Of a plot, in points."""
 
 _WIDTH = 440  # in points: readable at the width of a phone, and not huge beyond
-_LEFT, _RIGHT, _BOTTOM, _TOP = 46, 5, 45, 24  # margins, in points
+_LEFT, _RIGHT, _BOTTOM, _TOP = 52, 5, 45, 24  # margins, in points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

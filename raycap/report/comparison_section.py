@@ -31,12 +31,8 @@ def comparison_section(runs: Sequence[TrainingRun], anchor: str) -> ComparisonSe
     names = _names(runs)
     losses, scores = list[Curve](), list[Curve]()
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        losses.append(
-            _curve(number, name, run, [record.validation_loss for record in run.history])
-        )
-        scores.append(
-            _curve(number, name, run, [record.scores[CIDER_D] for record in run.history])
-        )
+        losses.append(_curve(number, name, run, [record.validation_loss for record in run.history]))
+        scores.append(_curve(number, name, run, [record.scores[CIDER_D] for record in run.history]))
     told = ", ".join(f"{run.kind}: {run.end}" for run in runs)
     return ComparisonSection(
         anchor=anchor,
@@ -49,8 +45,7 @@ def comparison_section(runs: Sequence[TrainingRun], anchor: str) -> ComparisonSe
                 f"Validation loss of {len(runs)} runs over their epochs ({told}).",
                 losses,
                 note="Nats a token. Of models that cut captions into different tokens, only the "
-                "shapes can be compared, not the heights. The ring is each run\N{RIGHT SINGLE "
-                "QUOTATION MARK}s best epoch.",
+                "shapes can be compared, not the heights. Rings are at the best epochs.",
             ),
             epoch_chart(
                 f"{anchor}-cider-plot",

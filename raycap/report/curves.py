@@ -101,19 +101,18 @@ def _draw(axes: Axes, curve: Curve, *, has_dots: bool) -> None:
         marker="o" if has_dots and not curve.is_dashed else "",
         markersize=4,
     )
-    if curve.ringed in curve.epochs:
-        at = list(curve.epochs).index(curve.ringed)
-        axes.plot(
-            [curve.ringed],
-            [values[at]],
-            linestyle="",
-            marker="o",
-            markersize=11,
-            markerfacecolor="none",
-            markeredgecolor=INKS[curve.ink],
-            markeredgewidth=1.8,
-            clip_on=False,
-        )
+    ringed = [pair for pair in zip(curve.epochs, values, strict=True) if pair[0] == curve.ringed]
+    axes.plot(
+        [epoch for epoch, _ in ringed],
+        [value for _, value in ringed],
+        linestyle="",
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=INKS[curve.ink],
+        markeredgewidth=1.8,
+        clip_on=False,
+    )
 
 
 def _shade(axes: Axes, since: int, end: float) -> None:

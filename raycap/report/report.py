@@ -5,23 +5,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.bulk.record import RUN
+from raycap.bulk.record import RUN, read_run
 from raycap.config import ReportConfig, StorageConfig
 from raycap.datasets.record import DATASET, PLAN
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
 from raycap.evaluation.record import EVALUATION
 from raycap.images import prepare_process
 from raycap.report.captions_section import captions_section
+from raycap.report.comparison_section import comparison_section
 from raycap.report.dataset_section import dataset_section
 from raycap.report.evaluation_section import evaluation_section
 from raycap.report.page import Section, render
+from raycap.report.training_section import TrainingSection, training_section
 from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
+
+def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
+    """Build the section of an output that holds `run.json`: of training, or of captioning."""
+    is_training = "kind" in read_run(store).get("fingerprint", {})
+    return (training_section if is_training else captions_section)(store, anchor, config)
+
+
 _BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
     EVALUATION: evaluation_section,
-    RUN: captions_section,
+    RUN: _run_section,
     DATASET: dataset_section,
     PLAN: dataset_section,  # refused by it: unfinished
 }
@@ -48,13 +57,14 @@ def report(
     *,
     config: ReportConfig | None = None,
 ) -> ReportSummary:
-    """Write one HTML file about captions, evaluations or datasets, which works without a network.
+    """Write one HTML file about anything that raycap wrote, which works without a network.
 
     The same inputs give the same file.
 
     Args:
-        paths: what `raycap caption`, `raycap evaluate` or `raycap prepare` wrote, local or in
-            buckets; each becomes a section.
+        paths: what `raycap caption`, `evaluate`, `prepare`, `train` or `calibrate` wrote, local or
+            in buckets; each becomes a section, and several training runs one more that compares
+            them.
         destination: the file to write or replace, local or in a bucket.
         config: how many images, of which size; defaults where it is None.
 
@@ -68,10 +78,10 @@ def report(
         raise ConfigError("nothing to report on; name what a raycap command wrote")
     prepare_process(config.image)
     store, key = _open_file(str(destination), config.storage)
-    sections = [
+    sections: list[Section] = [
         _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
     ]
-    page = render(sections).encode()
+    page = render(_with_comparison(sections)).encode()
     store.write(key, page)
     galleries = [section.gallery for section in sections if section.gallery is not None]
     return ReportSummary(
@@ -93,6 +103,16 @@ def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
         f"{store.uri}: is nothing that raycap wrote (it has no {EVALUATION}, {RUN} or {DATASET}); "
         "give the folder or bucket prefix that a raycap command wrote to"
     )
+
+
+def _with_comparison(sections: list[Section]) -> list[Section]:
+    """Put a comparison before the first of several training runs."""
+    places = [place for place, it in enumerate(sections) if isinstance(it, TrainingSection)]
+    if len(places) < 2:
+        return sections
+    runs = [section.run for section in sections if isinstance(section, TrainingSection)]
+    comparison = comparison_section(runs, "comparison")
+    return [*sections[: places[0]], comparison, *sections[places[0] :]]
 
 
 def _stands(store: Store, key: str) -> bool:

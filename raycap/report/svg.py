@@ -26,6 +26,7 @@ INKS = {
 POINTS_PER_INCH = 72
 
 _SVG = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
 _CLASSES = {colour: name for name, colour in INKS.items()}
 _FONT_SIZE = re.compile(r"([\d.]+)px")
 _BOLD = re.compile(r"\b(?:bold|700)\b")
@@ -80,11 +81,17 @@ def _is_dropped(element: ElementTree.Element) -> bool:
 
 def _rename(root: ElementTree.Element, name: str) -> None:
     """Keep the ids that something refers to, under names that are the figure's own."""
+    for element in root.iter():
+        if link := element.attrib.pop(_LINK, None):
+            element.set("href", link)  # HTML takes this name, and no prefix of our own
     used = {found for value in _values(root) for found in _REFERENCE.findall(value)}
+    used |= {element.attrib["href"][1:] for element in root.iter() if "href" in element.attrib}
     for element in root.iter():
         own = element.attrib.pop("id", None)
         if own in used:
             element.set("id", f"{name}-{own}")
+        if "href" in element.attrib:
+            element.set("href", f"#{name}-{element.attrib['href'][1:]}")
         for key, value in element.attrib.items():
             element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
 

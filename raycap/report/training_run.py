@@ -6,21 +6,42 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from raycap.bulk.record import RUN
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.records import read_json
 from raycap.report.blocks import last_name
 from raycap.report.score_table import METRIC_LABELS
 from raycap.storage.base import Store
-from raycap.train.record import CONFIG, RUN, Training, read_training
 from raycap.train.scores import LENGTH_GAP
 from raycap.train.state import EpochRecord
 
-# As in `train.epochs` and `train.nonfinite`, which would load torch.
+# As in `train.record`, `train.epochs` and `train.nonfinite`, which would load torch.
+CONFIG = "config.json"
+TRAINING = "training.json"
 HISTORY = "history.jsonl"
 NON_FINITE = "nonfinite.json"
 
 _LABELS = {**METRIC_LABELS, "loss": "validation loss", LENGTH_GAP: "length gap"}
 _RECORD = TypeAdapter(EpochRecord)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What `training.json` tells of the whole run; see `train.record.Training`."""
+
+    dataset: str
+    end: str
+    num_images: int
+    num_steps: int
+    global_batch: int
+    micro_batch: int
+    images_per_s: float
+    wall_s: float
+    versions: dict[str, str] = field(default_factory=dict)
+    finished_at: str = ""
+
+
+_OUTCOME = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +56,7 @@ class TrainingRun:
     """What the best epoch is chosen by."""
     num_epochs_planned: int
     history: tuple[EpochRecord, ...]
-    training: Training | None
+    outcome: Outcome | None
     """None where the run is not complete."""
     non_finite: dict[str, Any] | None
     """The step whose loss was no number; None where all were."""
@@ -75,9 +96,9 @@ class TrainingRun:
         if self.non_finite:
             step, epoch = self.non_finite.get("step"), self.non_finite.get("epoch")
             return f"stopped at step {step} of epoch {epoch}: the loss was not finite"
-        if self.training is None:
+        if self.outcome is None:
             return f"not complete: {num_done} of {self.num_epochs_planned} epochs so far"
-        if self.training.end == "exhausted":
+        if self.outcome.end == "exhausted":
             return f"stopped early after {num_done} epochs: no better {self.metric_label} came"
         return f"all {num_done} epochs were trained"
 
@@ -90,20 +111,28 @@ def read_run(store: Store) -> TrainingRun:
         StorageError: the store refuses.
     """
     run, config = read_json(store, RUN), _read_optional(store, CONFIG) or {}
-    training, mark = read_training(store), run.get("fingerprint", {})
+    outcome, mark = _read_outcome(store), run.get("fingerprint", {})
     return TrainingRun(
         address=store.uri,
-        dataset=training.dataset if training else str(mark.get("dataset", {}).get("source", "")),
+        dataset=outcome.dataset if outcome else str(mark.get("dataset", {}).get("source", "")),
         kind=str(mark.get("kind", "")),
         metric=str(config.get("validation", {}).get("metric", "loss")),
         num_epochs_planned=int(config.get("train", {}).get("num_epochs", 0)),
         history=tuple(_read_history(store)),
-        training=training,
-        non_finite=None if training else _read_optional(store, NON_FINITE),
+        outcome=outcome,
+        non_finite=None if outcome else _read_optional(store, NON_FINITE),
         started_at=str(run.get("created_at", "")),
         config=config,
-        versions=training.versions if training else run.get("versions", {}),
+        versions=outcome.versions if outcome else run.get("versions", {}),
     )
+
+
+def _read_outcome(store: Store) -> Outcome | None:
+    found = _read_optional(store, TRAINING)
+    try:
+        return None if found is None else _OUTCOME.validate_python(found)
+    except ValidationError as error:
+        raise _damaged(store, TRAINING) from error
 
 
 def _read_optional(store: Store, key: str) -> dict[str, Any] | None:
@@ -122,6 +151,10 @@ def _read_history(store: Store) -> list[EpochRecord]:
     try:
         return [_RECORD.validate_python(json.loads(line)) for line in lines]
     except (ValidationError, ValueError) as error:
-        raise DatasetError(
-            f"{store.address(HISTORY)}: is damaged; restore it, or train again in a new output"
-        ) from error
+        raise _damaged(store, HISTORY) from error
+
+
+def _damaged(store: Store, key: str) -> DatasetError:
+    return DatasetError(
+        f"{store.address(key)}: is damaged; restore it, or train again in a new output"
+    )

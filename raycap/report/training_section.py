@@ -68,7 +68,7 @@ def training_section(store: Store, anchor: str, config: ReportConfig) -> Trainin
         StorageError: the store refuses.
     """
     run = read_run(store)
-    finished = moment(run.training.finished_at) if run.training else moment(run.started_at)
+    finished = moment(run.outcome.finished_at) if run.outcome else moment(run.started_at)
     return TrainingSection(
         anchor=anchor,
         title=f"{run.kind} trained on {last_name(run.dataset)}",
@@ -95,7 +95,7 @@ def _warnings(run: TrainingRun) -> Iterator[Fact]:
         alone = f"; alone, these give it too: {', '.join(suspects)}" if suspects else ""
         text = f"It was {run.end}. The step had {integer(images)} images{alone}."
         yield "The loss was not finite.", text
-    elif run.training is None:
+    elif run.outcome is None:
         yield "The run is not complete.", "The same `raycap train` command goes on with it."
     num_unreadable = run.last.num_unreadable if run.last else 0
     if num_unreadable:
@@ -107,8 +107,8 @@ def _tiles(run: TrainingRun) -> Iterator[Tile]:
     yield Tile(label="epochs", value=integer(len(run.history)), note=planned)
     if run.best and run.last:
         yield from _epoch_tiles(run, run.best, run.last)
-    if run.training:
-        yield Tile(label="images/s", value=decimal(run.training.images_per_s, 1))
+    if run.outcome:
+        yield Tile(label="images/s", value=decimal(run.outcome.images_per_s, 1))
 
 
 def _epoch_tiles(run: TrainingRun, best: EpochRecord, last: EpochRecord) -> Iterator[Tile]:
@@ -150,12 +150,12 @@ def _settings(run: TrainingRun) -> Iterator[Fact]:
     yield "dataset", run.dataset
     yield "end", run.end
     yield "started", moment(run.started_at)
-    if run.training:
-        yield "finished", moment(run.training.finished_at)
-        yield "time of the last invocation", f"{decimal(run.training.wall_s, 1)} s"
-        yield "training images", integer(run.training.num_images)
-        yield "steps", integer(run.training.num_steps)
-        yield "images a step", integer(run.training.global_batch)
-        yield "captions at a time", integer(run.training.micro_batch)
+    if run.outcome:
+        yield "finished", moment(run.outcome.finished_at)
+        yield "time of the last invocation", f"{decimal(run.outcome.wall_s, 1)} s"
+        yield "training images", integer(run.outcome.num_images)
+        yield "steps", integer(run.outcome.num_steps)
+        yield "images a step", integer(run.outcome.global_batch)
+        yield "captions at a time", integer(run.outcome.micro_batch)
     yield from flat_facts(run.config)
     yield from flat_facts(run.versions, "version")

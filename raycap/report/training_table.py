@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raycap.report.numbers import decimal, integer, signed
+from raycap.report.numbers import NONE, decimal, integer, signed
 from raycap.report.score_table import METRIC_LABELS
 from raycap.report.training_run import TrainingRun
 from raycap.schema import BLEU, CIDER_D, ROUGE_L
@@ -18,15 +18,16 @@ class Table:
     """A table of figures."""
 
     columns: tuple[str, ...]
+    """Their heads; the first one is that of the rows' names."""
     rows: tuple[tuple[str, ...], ...]
-    """Each begins with its own name."""
 
 
 def best_and_last(run: TrainingRun) -> Table:
     """Put the best epoch beside the last; measures in rows."""
     chosen = [record for record in (run.best, run.last) if record is not None]
     rows = tuple((label, *map(show, chosen)) for label, show in _MEASURES)
-    return Table(columns=(f"best, by {run.metric_label}", "last")[: len(chosen)], rows=rows)
+    heads = ("", f"best, by {run.metric_label}", "last")
+    return Table(columns=heads[: 1 + len(chosen)], rows=rows)
 
 
 def all_epochs(run: TrainingRun) -> Table:
@@ -40,12 +41,13 @@ def compared(runs: Sequence[TrainingRun], names: Sequence[str]) -> Table:
     measures = [(label, show) for label, show in _COLUMNS if label in _COMPARED]
     rows = []
     for run, name in zip(runs, names, strict=True):
-        best = run.best
-        figures = [show(best) if best else "" for _, show in measures]
-        since = "" if run.overfits_since is None else f"epoch {run.overfits_since}"
-        rows.append((name, run.kind, *figures, since or "no", run.end))
+        figures = [show(run.best) if run.best else NONE for _, show in measures]
+        since = NONE if run.overfits_since is None else integer(run.overfits_since)
+        done = f"{len(run.history)} of {run.num_epochs_planned}"
+        rows.append((f"{name} ({run.kind})", done, *figures, since))
     labels = ("best epoch" if label == "epoch" else label for label, _ in measures)
-    return Table(columns=("run", "model", *labels, "overfits since", "end"), rows=tuple(rows))
+    columns = ("run", "epochs", *labels, "overfits from epoch")
+    return Table(columns=columns, rows=tuple(rows))
 
 
 def _score(key: str) -> Show:
@@ -86,4 +88,4 @@ _COLUMNS: tuple[tuple[str, Show], ...] = (
     ("length gap", lambda record: signed(record.scores[LENGTH_GAP], 1)),
     ("learning rate", lambda record: f"{record.lr:.3g}"),
 )
-_COMPARED = ("epoch", "validation loss", "gap", "CIDEr-D", "BLEU-4", "mean tokens", "length gap")
+_COMPARED = ("epoch", "validation loss", "gap", "CIDEr-D", "BLEU-4", "length gap")

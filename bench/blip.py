@@ -1,0 +1,205 @@
+"""BLIP as raycap decodes it against transformers' own `generate`: seconds an image, and the ratio.
+
+The real architectures with random weights, 20 tokens forced, on pixels that are there already. In
+every round each job is done by both, one right after the other and in changing order; the table
+shows medians of the seconds and of the rounds' ratios. `arithmetic` is the time that our
+multiplications would take at the speed of one large matrix product, measured in the same run.
+
+    python -m bench.blip [--architectures base large] [--batches 1 4 8 16] [--beams 1 3 5]
+                         [--rounds 3] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+
+from raycap.config import GenerationConfig
+from raycap.images import Target
+from raycap.models.blip import BlipCaptioner
+from raycap.models.blip_decoding import encode_images
+from raycap.models.device import pick_device, pick_dtype
+from raycap.models.folders import Preprocessing
+
+NUM_TOKENS = 20
+NUM_WORDS = 30_524
+SIDE_PX = 384
+TEXT = {"vocab_size": NUM_WORDS, "num_attention_heads": 12}
+VISION: dict[str, dict[str, int]] = {
+    "base": {"hidden_size": 768, "intermediate_size": 3072},
+    "large": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One size of job; seconds are an image's."""
+
+    architecture: str
+    batch_size: int
+    num_beams: int
+    generate_s: float
+    ours_s: float
+    encoder_s: float
+    arithmetic_s: float
+    ratio: float
+    bar: float | None
+
+
+def bar(batch_size: int, num_beams: int) -> float | None:
+    """Return the ratio to reach on two quiet cores in fp32, where one is set."""
+    if num_beams == 1:
+        return 1.25
+    if num_beams == 3 and batch_size >= 4:
+        return 2.0 if batch_size >= 8 else 1.4
+    return None
+
+
+def build(architecture: str) -> Any:
+    """Make a BLIP of random weights: its captions are noise, its arithmetic is real."""
+    torch.manual_seed(0)
+    # transformers' own 1e-10 makes numbers so small that processors slow down on them.
+    vision = {**VISION[architecture], "image_size": SIDE_PX, "initializer_range": 0.02}
+    model: Any = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=TEXT))
+    device = pick_device()
+    return model.eval().to(device, pick_dtype("auto", device))
+
+
+def captioner(model: Any, num_beams: int) -> BlipCaptioner:
+    """Wrap the model as raycap does, with a vocabulary of the right size."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+    words += [f"word{number}" for number in range(NUM_WORDS - len(words))]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.txt"
+        vocabulary.write_text("\n".join(words))
+        tokenizer: Any = BertTokenizer(str(vocabulary))
+    generation = GenerationConfig(
+        num_beams=num_beams, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
+    )
+    target = Target(width_px=SIDE_PX, height_px=SIDE_PX)
+    return BlipCaptioner(model, tokenizer, Preprocessing(target=target), generation)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Time one call, the accelerator's part of it included."""
+    started = time.perf_counter()
+    work()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter() - started
+
+
+def flops_a_second(dtype: torch.dtype) -> float:
+    """Measure one large matrix product, of the encoder's kind."""
+    left = torch.randn(8 * 577, 768, device=pick_device(), dtype=dtype)
+    right = torch.randn(768, 3072, device=pick_device(), dtype=dtype)
+    times = [seconds(lambda: left @ right) for _ in range(10)]
+    return 2 * left.shape[0] * left.shape[1] * right.shape[1] / statistics.median(times)
+
+
+def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -> Row:
+    """Measure one job, a batch size and a number of beams, both ways."""
+    batch_size, num_beams = size
+    ours = captioner(model, num_beams)
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (batch_size, SIDE_PX, SIDE_PX, 3), dtype=np.uint8
+    )
+    inputs = torch.randn(batch_size, 3, SIDE_PX, SIDE_PX, device=model.device, dtype=model.dtype)
+
+    def generate() -> None:
+        with torch.inference_mode():
+            model.generate(
+                pixel_values=inputs,
+                num_beams=num_beams,
+                min_new_tokens=NUM_TOKENS,
+                max_new_tokens=NUM_TOKENS,
+            )
+
+    jobs: list[tuple[str, Callable[[], object]]] = [
+        ("generate", generate),
+        ("ours", lambda: ours.caption(pixels)),
+        ("encoder", lambda: _encode(model, inputs)),
+    ]
+    times: dict[str, list[float]] = {name: [] for name, _ in jobs}
+    # Warm up on the whole job: memory is asked for, and kernels are chosen, at first use.
+    for _, job in jobs:
+        job()
+    for number in range(rounds):
+        for name, job in jobs if number % 2 else reversed(jobs):
+            times[name].append(seconds(job) / batch_size)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    pairs = zip(times["generate"], times["ours"], strict=True)
+    return Row(
+        architecture=architecture,
+        batch_size=batch_size,
+        num_beams=num_beams,
+        generate_s=medians["generate"],
+        ours_s=medians["ours"],
+        encoder_s=medians["encoder"],
+        arithmetic_s=_num_flops(ours, pixels) / flops_a_second(model.dtype) / batch_size,
+        ratio=statistics.median(theirs / mine for theirs, mine in pairs),
+        bar=bar(batch_size, num_beams),
+    )
+
+
+def _encode(model: Any, inputs: torch.Tensor) -> None:
+    with torch.inference_mode():
+        encode_images(model.vision_model, inputs)
+
+
+def _num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        ours.caption(pixels)
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    """Measure all sizes, and print the table and its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architectures", nargs="+", choices=list(VISION), default=list(VISION))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    arguments = parser.parse_args()
+    print("architecture  batch  beams  generate s  ours s  encoder s  arithmetic s  ratio  bar")
+    rows: list[Row] = []
+    for architecture in arguments.architectures:
+        model = build(architecture)
+        for size in [(batch, beams) for batch in arguments.batches for beams in arguments.beams]:
+            row = compare(model, architecture, size, arguments.rounds)
+            rows.append(row)
+            print(
+                f"{row.architecture:<12}  {row.batch_size:>5}  {row.num_beams:>5}"
+                f"  {row.generate_s:>10.3f}  {row.ours_s:>6.3f}  {row.encoder_s:>9.3f}"
+                f"  {row.arithmetic_s:>12.3f}  {row.ratio:>5.2f}  {row.bar or '':>4}",
+                flush=True,
+            )
+    found = {
+        "threads": torch.get_num_threads(),
+        "device": str(pick_device()),
+        "rows": [asdict(row) for row in rows],
+    }
+    print(json.dumps(found))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Length calibration: decoding settings that close the length gap, without training."""

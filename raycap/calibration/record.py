@@ -1,0 +1,123 @@
+"""What a calibration came to: `calibration.json` beside the model that it wrote.
+
+trials.jsonl             what was tried so far; a run that was killed goes on from it
+lock.json                held while a run writes
+config.json, ...         the model, as it was
+generation_config.json   the chosen settings, in transformers' words
+raycap.json              kind, training if it was trained, `generation`: the chosen settings
+calibration.json         the Calibration below; written last: with it, the folder is complete
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycap.calibration.search import Trial, changes
+from raycap.calibration.trials import SliceRecord
+from raycap.config import CalibrateConfig
+from raycap.datasets.dataset import CaptionDataset
+from raycap.datasets.record import INDEX
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.models.base import ModelSource
+from raycap.records import encode_json, read_json
+from raycap.storage.base import Store
+
+CALIBRATION = "calibration.json"
+LOCK = "lock.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a calibration came to."""
+
+    output: str
+    model: dict[str, Any]
+    """Which model was calibrated."""
+    dataset: dict[str, Any]
+    """Which dataset settings were tried on."""
+    split: str
+    images: SliceRecord
+    tokenizer: str
+    """Lengths in tokens, and CIDEr-D and BLEU, depend on it."""
+    start: Trial
+    """The settings to start from, which is the first trial."""
+    chosen: Trial
+    trials: list[Trial]
+    """All, in the order in which they were tried."""
+    max_cider_loss: float
+    closed_gap: float
+    config: dict[str, Any]
+    wall_s: float
+    """Seconds that the last invocation took, Ray's start included."""
+    versions: dict[str, str] = field(default_factory=dict)
+    created_at: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """Say in short, for `raycap.json`, where the settings come from."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "num_images": self.images.num_images,
+            "changed": changes(self.chosen.generation),
+            "length_gap": {"start": self.start.length_gap, "chosen": self.chosen.length_gap},
+            "cider_d": {"start": self.start.cider_d, "chosen": self.chosen.cider_d},
+        }
+
+
+_FORM = TypeAdapter(Calibration)
+
+
+def identify(dataset: CaptionDataset) -> dict[str, Any]:
+    """Say what a dataset consists of, wherever it lies."""
+    return {
+        "source": dataset.record.source,
+        "num_images": dataset.record.num_images,
+        "num_captions": dataset.record.num_captions,
+        "parts": hashlib.sha256(dataset.store.read(INDEX)).hexdigest(),
+    }
+
+
+def fingerprint(
+    dataset: dict[str, Any], model: ModelSource, config: CalibrateConfig
+) -> dict[str, Any]:
+    """Say what decides a trial: two calibrations alike in this may share their trials.
+
+    Which settings are tried, and by what the best of them is chosen, does not.
+    """
+    return {
+        "dataset": dataset,
+        "split": config.split,
+        "num_images": config.num_images,
+        "model": {**model.identity(), "precision": config.model.precision},
+        "generation": config.generation.model_dump(mode="json"),
+        "image": config.image.model_dump(mode="json"),
+    }
+
+
+def write_calibration(store: Store, calibration: Calibration) -> None:
+    """Write `calibration.json`, the last file of a calibration."""
+    store.write(CALIBRATION, encode_json(_FORM.dump_python(calibration, mode="json")))
+
+
+def read_calibration(store: Store) -> Calibration:
+    """Read `calibration.json`.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+        StorageError: the store refuses.
+    """
+    try:
+        return _FORM.validate_python(read_json(store, CALIBRATION))
+    except ObjectNotFound:
+        raise DatasetError(
+            f"{store.uri}: is not a calibrated model (it has no {CALIBRATION}); give the folder "
+            "that `raycap calibrate --output` wrote, or run that command again to finish it"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(
+            f"{store.address(CALIBRATION)}: is damaged ({place}: {first['msg']}); calibrate again"
+        ) from error

@@ -1,0 +1,174 @@
+"""BLIP's arithmetic arranged for captioning: transformers' modules and weights, less waste.
+
+What differs from `BlipForConditionalGeneration.generate`, which computes the same numbers:
+
+- attention is torch's fused one;
+- keys and values of the patches are computed and kept once an image: its beams are the queries of
+  one attention, so that nothing is copied for them;
+- keys and values of the tokens are written into memory set aside at the start;
+- an image that is done leaves the batch, at the cost of moving the last one into its place;
+- the vocabulary's scores are computed for the last token alone.
+
+Every module is called, not its weights read, so that low-rank updates, autocast and weights that
+are still being trained count.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+# B = images left, H = heads, S = patches and class token, D = size of a head, R = rows an image,
+# N = B * R rows, T = tokens
+
+
+def encode_images(vision: Any, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s d"]:
+    """Compute what the text decoder attends to: `vision(pixels).last_hidden_state`.
+
+    Args:
+        vision: A `BlipVisionModel` in evaluation mode.
+        pixels: Normalised.
+    """
+    hidden = vision.embeddings(pixels)
+    for layer in vision.encoder.layers:
+        hidden = hidden + _attend_patches(layer.self_attn, layer.layer_norm1(hidden))
+        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+    normed: Tensor = vision.post_layernorm(hidden)
+    return normed
+
+
+class BlipDecodingState:
+    """A batch of images read by BLIP's text decoder; a `DecodingState`."""
+
+    def __init__(self, decoder: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> None:
+        """Prepare to caption.
+
+        Args:
+            decoder: A `BlipTextLMHeadModel` in evaluation mode.
+            images: What `encode_images` makes of them.
+            num_tokens: Tokens that a row reads, at most.
+        """
+        self._decoder = decoder
+        self._num_images = len(images)
+        self._num_read = 0
+        self._layers = [
+            _LayerState(layer, images, num_tokens) for layer in decoder.bert.encoder.layer
+        ]
+
+    def feed(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n v"]:
+        """Read all that captions start with, or one token more of every row."""
+        hidden = self._decoder.bert.embeddings(
+            input_ids=tokens, past_key_values_length=self._num_read
+        )
+        for layer in self._layers:
+            hidden = layer.advance(hidden, self._num_images, self._num_read)
+        self._num_read += tokens.shape[1]
+        logits: Tensor = self._decoder.cls(hidden[:, -1])
+        return logits
+
+    def widen(self, num_rows: int) -> None:
+        """Copy every image's row."""
+        for layer in self._layers:
+            layer.widen(num_rows)
+
+    def reorder(self, rows: Int[Tensor, " n"]) -> None:
+        """Let rows go on from others of their images."""
+        places = torch.arange(len(rows), device=rows.device)
+        moved = (rows != places).nonzero()[:, 0]
+        for layer in self._layers:
+            layer.copy_rows(rows[moved], moved, self._num_read)
+
+    def keep(self, images: Int[Tensor, " k"]) -> None:
+        """Drop all images but these."""
+        places = torch.arange(len(images), device=images.device)
+        moved = (images != places).nonzero()[:, 0]
+        for layer in self._layers:
+            layer.copy_images(images[moved], moved)
+        self._num_images = len(images)
+
+
+class _LayerState:
+    """One layer of the decoder, and the keys and values that it attends to.
+
+    Those of the images left stand at the front.
+    """
+
+    def __init__(self, layer: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> None:
+        self._layer = layer
+        cross = layer.crossattention.self
+        self._head_size = cross.attention_head_size
+        self._image_keys = self._split(cross.key(images)).contiguous()
+        self._image_values = self._split(cross.value(images)).contiguous()
+        shape = (len(images), self._image_keys.shape[1], num_tokens, self._head_size)
+        self._keys = self._image_keys.new_empty(shape)
+        self._values = self._image_keys.new_empty(shape)
+
+    def advance(
+        self, hidden: Float[Tensor, "n t d"], num_images: int, num_read: int
+    ) -> Float[Tensor, "n t d"]:
+        """Apply the layer to the next tokens of every row."""
+        own, cross = self._layer.attention, self._layer.crossattention
+        hidden = own.output(self._attend_tokens(own.self, hidden, num_read), hidden)
+        hidden = cross.output(self._attend_images(cross.self, hidden, num_images), hidden)
+        output: Tensor = self._layer.feed_forward_chunk(hidden)
+        return output
+
+    def widen(self, num_rows: int) -> None:
+        """Copy every row."""
+        self._keys = self._keys.repeat_interleave(num_rows, 0)
+        self._values = self._values.repeat_interleave(num_rows, 0)
+
+    def copy_rows(
+        self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"], num_read: int
+    ) -> None:
+        """Copy the tokens' keys and values of rows to other rows."""
+        for kept in (self._keys, self._values):
+            read = kept[:, :, :num_read]
+            read[places] = read[origins]
+
+    def copy_images(self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"]) -> None:
+        """Copy images, with their rows, to the places of others."""
+        for kept in (self._image_keys, self._image_values):
+            kept[places] = kept[origins]
+        for kept in (self._keys, self._values):
+            of_images = kept.unflatten(0, (len(self._image_keys), -1))
+            of_images[places] = of_images[origins]
+
+    def _attend_tokens(
+        self, attention: Any, hidden: Float[Tensor, "n t d"], num_read: int
+    ) -> Float[Tensor, "n t d"]:
+        num_rows, num_new, _ = hidden.shape
+        until = num_read + num_new
+        self._keys[:num_rows, :, num_read:until] = self._split(attention.key(hidden))
+        self._values[:num_rows, :, num_read:until] = self._split(attention.value(hidden))
+        attended = functional.scaled_dot_product_attention(
+            self._split(attention.query(hidden)),
+            self._keys[:num_rows, :, :until],
+            self._values[:num_rows, :, :until],
+            is_causal=num_new > 1,  # only the start is of several tokens, and nothing is before it
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def _attend_images(
+        self, attention: Any, hidden: Float[Tensor, "n t d"], num_images: int
+    ) -> Float[Tensor, "n t d"]:
+        # All rows of an image, and all their tokens, are queries of one attention.
+        queries = attention.query(hidden).view(num_images, -1, hidden.shape[2])
+        attended = functional.scaled_dot_product_attention(
+            self._split(queries), self._image_keys[:num_images], self._image_values[:num_images]
+        )
+        return attended.transpose(1, 2).reshape(hidden.shape)
+
+    def _split(self, states: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t e"]:
+        return states.unflatten(-1, (-1, self._head_size)).transpose(1, 2)
+
+
+def _attend_patches(attention: Any, hidden: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
+    """Compute `attention(hidden)[0]` of a `BlipAttention`."""
+    mixed = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
+    queries, keys, values = mixed.permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
+    output: Tensor = attention.projection(attended.transpose(1, 2).flatten(2))
+    return output

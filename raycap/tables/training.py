@@ -1,0 +1,62 @@
+"""What a training run came to."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from raycap.schema import BLEU, CIDER_D
+from raycap.tables.columns import print_rows
+from raycap.train.record import Training
+from raycap.train.scores import LENGTH_GAP, MEAN_TOKENS
+from raycap.train.state import EpochRecord
+from raycap.train.watch import describe_overfitting
+
+_SCORES = (CIDER_D, BLEU[-1], MEAN_TOKENS, LENGTH_GAP)
+
+
+def print_training(found: Training) -> None:
+    """Print the epochs, the best of which is in `model/`, and what to try next."""
+    Console().print(epoch_table(found.history, best=found.best.epoch))
+    print_rows(training_rows(found))
+    Console().print(
+        f"\nTry next:\n  raycap caption YOUR_FOLDER captions/ --model {found.output}/model",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
+    """Show the losses and scores of each epoch, a line each."""
+    names = ("epoch", "train loss", "fitted", "validation", "gap", *_SCORES, "")
+    table = Table(*names, box=None)
+    for record in history:
+        losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
+        scores = [record.scores[name] for name in _SCORES]
+        numbers = [f"{value:.3f}" for value in (*losses, *scores)]
+        table.add_row(str(record.epoch), *numbers, "best" if record.epoch == best else "")
+    return table
+
+
+def training_rows(found: Training) -> list[tuple[str, str]]:
+    """Say what a run came to."""
+    rows = [
+        ("images", f"{found.num_images:,}"),
+        ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
+        ("ended", _END[found.end].format(metric=found.metric, epochs=found.num_epochs)),
+        ("best epoch", f"{found.best.epoch} by {found.metric}"),
+    ]
+    num_unreadable = found.last.num_unreadable
+    if num_unreadable:
+        rows.append(("unreadable", f"{num_unreadable:,} images an epoch"))
+    if found.overfits_since is not None:
+        losses = [record.losses for record in found.history]
+        rows.append(("watch", describe_overfitting(losses, found.overfits_since)))
+    return [*rows, ("rate", f"{found.images_per_s:g} images/s"), ("output", found.output)]
+
+
+_END = {
+    "finished": "after all {epochs} epochs",
+    "exhausted": "early: {metric} got no better",
+}

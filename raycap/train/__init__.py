@@ -1,0 +1,1 @@
+"""Training: Ray Data streams and augments, Ray Train runs the workers."""

@@ -1,0 +1,179 @@
+"""A model being trained, on one worker: forward, backward, update, and what of it is kept."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raycap.config import TrainConfig
+from raycap.models.device import pick_dtype
+from raycap.models.trainable import IGNORED, TokenBatch, Trainable
+from raycap.train.feed import Batch
+from raycap.train.losses import token_losses
+from raycap.train.optimization import Average, make_optimizer
+from raycap.train.plan import draw_seed
+from raycap.train.workers import Workers
+
+_SMALLEST_SCALE = 2.0**-4
+"""A loss scale of fp16 that has fallen so far will find no finite gradient any more."""
+
+
+class NonFinite(Exception):
+    """A loss or gradient that is not a number, or infinite."""
+
+
+class Learner:
+    """A network with its optimizer and, where asked for, its average; on one device."""
+
+    def __init__(self, trainable: Trainable, config: TrainConfig, workers: Workers) -> None:
+        self.trainable = trainable
+        self.network = trainable.network.to(workers.device)
+        self.trained = {
+            name: value for name, value in self.network.named_parameters() if value.requires_grad
+        }
+        self._config = config
+        self._workers = workers
+        self._dtype = pick_dtype(config.train.precision, workers.device)
+        self.optimizer = make_optimizer(self.trained, config.optimizer.weight_decay)
+        decay = config.optimizer.ema_decay
+        self.average = None if decay is None else Average(self.trained, decay)
+        self.scaler = torch.amp.GradScaler(
+            workers.device.type, enabled=self._dtype == torch.float16
+        )
+        self._parallel: nn.Module = self.network
+
+    def connect(self) -> None:
+        """Let the workers' gradients be averaged from now on; parameters without one are left out.
+
+        Call it with the gradients of a trial in place: a network may have parameters that its
+        loss does not depend on.
+        """
+        unused = [name for name, value in self.trained.items() if value.grad is None]
+        for name in unused:
+            self.trained[name].requires_grad_(False)
+        self.optimizer.zero_grad()
+        if self._workers.size > 1:
+            devices = None if self._workers.device.type == "cpu" else [self._workers.device]
+            self._parallel = DistributedDataParallel(self.network, device_ids=devices)
+
+    def learn(self, batch: Batch, num_tokens: float, lr: float, max_captions: int) -> float:
+        """Take one step: this worker's share of it, and the gradients of all.
+
+        Args:
+            batch: this worker's share.
+            num_tokens: tokens with a loss in the whole step, over all workers.
+            lr: learning rate.
+            max_captions: captions of a micro-batch.
+
+        Returns:
+            The sum of this worker's token losses, without label smoothing.
+
+        Raises:
+            NonFinite: on all workers alike; the weights are as they were.
+        """
+        self.network.train()
+        # Gradients are averaged over the workers: this makes it the mean over all tokens.
+        weight = self._workers.size / max(1.0, num_tokens)
+        loss_sum = torch.zeros((), device=self._workers.device)
+        starts = range(0, len(batch.owners), max_captions)
+        for start in starts:
+            with nullcontext() if start == starts[-1] else self._apart():
+                torch.manual_seed(self._dropout_seed(batch, start))
+                trained, shown = self._losses(
+                    self._parallel, batch, slice(start, start + max_captions)
+                )
+                torch.autograd.backward(self.scaler.scale(trained * weight))
+            loss_sum += shown.detach()
+        self._update(lr)
+        return float(loss_sum)
+
+    def _update(self, lr: float) -> None:
+        self.scaler.unscale_(self.optimizer)
+        gradients = [value.grad for value in self.trained.values() if value.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        clip_norm = self._config.optimizer.clip_norm
+        if clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.trained.values(), clip_norm, norm)
+        if not self.scaler.is_enabled() and not math.isfinite(float(norm)):
+            self.optimizer.zero_grad()
+            raise NonFinite
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
+            raise NonFinite
+        if self.average is not None:
+            self.average.update()
+
+    def measure(self, batch: Batch, max_captions: int) -> tuple[float, int]:
+        """Sum the token losses of a batch without learning from it; return the sum and tokens."""
+        self.network.eval()
+        loss_sum = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(batch.owners), max_captions):
+                share = slice(start, start + max_captions)
+                loss_sum += float(self._losses(self.network, batch, share)[1])
+        return loss_sum, count_tokens(batch.tokens)
+
+    def try_out(self, batch: Batch) -> None:
+        """Go forward and backward over a whole batch, and keep nothing but the gradients."""
+        self.network.train()
+        buffers = {name: value.clone() for name, value in self.network.named_buffers()}
+        try:
+            trained, _ = self._losses(self.network, batch, slice(0, len(batch.owners)))
+            torch.autograd.backward(self.scaler.scale(trained))
+        finally:
+            for name, value in self.network.named_buffers():
+                value.copy_(buffers[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Work with the averaged weights within the block, where there are any."""
+        with self.average.in_place() if self.average else nullcontext():
+            yield
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Compute in the settings' precision within the block."""
+        device = self._workers.device.type
+        return torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32)
+
+    def _losses(
+        self, network: nn.Module, batch: Batch, share: slice
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        device = self._workers.device
+        tokens = batch.tokens
+        # Padding that no caption of the share needs is left out.
+        length = max(1, int(tokens.mask[share].sum(dim=1).max()))
+        pixels = batch.pixels[batch.owners[share]].to(device, non_blocking=True)
+        inputs, mask, targets = (
+            values[share, :length].to(device, non_blocking=True)
+            for values in (tokens.inputs, tokens.mask, tokens.targets)
+        )
+        smoothing = self._config.optimizer.label_smoothing if self.network.training else 0.0
+        with self.arithmetic():
+            logits = network(pixels, inputs, mask)
+        return token_losses(logits, targets, smoothing)
+
+    def _apart(self) -> AbstractContextManager[Any]:
+        """Keep the gradients of a micro-batch on this worker: those of the last go with them."""
+        if isinstance(self._parallel, DistributedDataParallel):
+            return self._parallel.no_sync()
+        return nullcontext()
+
+    def _dropout_seed(self, batch: Batch, start: int) -> int:
+        # Of the place in the run alone: neither a new start nor another number of workers
+        # changes what is dropped.
+        place = (batch.epoch, batch.number, int(batch.offsets[start]))
+        return draw_seed(self._config.train.seed, "dropout", *place)
+
+
+def count_tokens(tokens: TokenBatch) -> int:
+    """Count the tokens that carry a loss."""
+    return int((tokens.targets != IGNORED).sum())

@@ -1,0 +1,59 @@
+"""The workers of a run, as one of them sees the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """This worker among all. What is done together must be called by all, in the same order."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up numbers over all workers."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        sums: list[float] = total.tolist()
+        return sums
+
+    def least(self, value: int) -> int:
+        """Find the least of a number over all workers."""
+        return min(self.gather(value))
+
+    def gather(self, value: T) -> list[T]:
+        """Give everyone what each worker has, in the order of the workers."""
+        if self.size == 1:
+            return [value]
+        gathered: list[T] = [value] * self.size
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
+    def share(self, value: T | None) -> T:
+        """Give everyone what the first worker has."""
+        shared = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(shared, src=0)
+        assert shared[0] is not None
+        return shared[0]
+
+    def equalise_buffers(self, network: nn.Module) -> None:
+        """Give everyone the first worker's buffers, such as the statistics of batch norms."""
+        if self.size > 1:
+            for buffer in network.buffers():
+                distributed.broadcast(buffer, src=0)
