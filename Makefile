@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)            # caption rendered scenes with the model that ships with raycap
+demo: $(STAMP)            # the whole on rendered scenes, with the model that ships with raycap
 	$(BIN)/raycap demo
 
 test: $(STAMP)            # everything; takes minutes, needs no network

@@ -63,9 +63,7 @@ class Vocabulary:
         }
 
 
-def captions_of(
-    vocabulary: Vocabulary, rng: random.Random, num_captions: int
-) -> Iterator[str]:
+def captions_of(vocabulary: Vocabulary, rng: random.Random, num_captions: int) -> Iterator[str]:
     """Say several times what is in an image; each time about one word in four is another."""
     seen = vocabulary.draw(rng)
     for _ in range(num_captions):

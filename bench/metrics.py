@@ -3,8 +3,8 @@
 Both score the same tokens in one process, one after the other, several times; the table shows each
 round's ratio and the median. The captions are those of COCO 2014's validation set, which the
 pycocoevalcap wheel holds: of each image one as the hypothesis; its references are the others and,
-to make as many as asked for, some of the next image. Scores must agree to 1e-9. Then the tokenizers: ours, and
-Stanford's program where it can run.
+to make as many as asked for, some of the next image. Scores must agree to 1e-9. Then the
+tokenizers, ours and Stanford's program, split all captions of that set.
 
     python -m bench.metrics [--images 5000] [--references 5] [--rounds 5]
 """

@@ -1,4 +1,4 @@
-"""Outputs of training runs for reports, written by hand."""
+"""Outputs of training runs and of calibrations for reports, written by hand."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raycap.config import StorageConfig, TrainConfig
+from raycap.calibration.record import Calibration, write_calibration
+from raycap.calibration.search import ReferenceLengths, Trial, choose
+from raycap.calibration.trials import SliceRecord
+from raycap.config import CalibrateConfig, GenerationConfig, StorageConfig, TrainConfig
 from raycap.records import encode_json
 from raycap.report.training_run import HISTORY, NON_FINITE
 from raycap.report.training_section import PREVIEW
@@ -130,3 +133,55 @@ def write_non_finite(store: Store, suspects: list[str]) -> None:
     """Write which images came with a loss that was no number."""
     found = {"epoch": 3, "step": 4, "image_ids": ["a", "b", *suspects], "suspects": suspects}
     store.write(NON_FINITE, encode_json(found))
+
+
+def trials_of(num_lengths: int = 8) -> list[Trial]:
+    """Tell of settings that ask for ever longer captions, twice: blocking repetition or not."""
+    trials = []
+    for ngram in (0, 3):
+        for number in range(num_lengths):
+            gap = -10.0 + 11.5 * number / (num_lengths - 1)
+            generation = GenerationConfig(
+                min_new_tokens=2 * number, max_new_tokens=30, no_repeat_ngram_size=ngram
+            )
+            trials.append(
+                Trial(
+                    generation=generation,
+                    cider_d=0.8 + 0.5 * math.exp(-((gap + 2) ** 2) / 18) + 0.01 * ngram,
+                    bleu_4=0.2 + 0.01 * number,
+                    mean_length=REFERENCE_TOKENS + gap,
+                    length_gap=gap,
+                    repetition=0.01 * number,
+                    longest_repeat=2,
+                )
+            )
+    return trials
+
+
+def write_calibration_sample(folder: Path, **changes: Any) -> Calibration:
+    """Write what a calibration left; `changes` are of its record."""
+    trials = trials_of()
+    config = CalibrateConfig()
+    lengths = ReferenceLengths(metric_tokens=REFERENCE_TOKENS, model_tokens=19.0)
+    calibration = Calibration(
+        output=str(folder),
+        model={"kind": "blip", "name": "someone/blip"},
+        dataset={"source": "/data/scenes", "num_images": 800},
+        split="validation",
+        images=SliceRecord(
+            num_images=500, num_unreadable=0, digest="d1", num_references=2500, lengths=lengths
+        ),
+        tokenizer="raycap-1",
+        start=trials[0],
+        chosen=choose(trials, config),
+        trials=trials,
+        max_cider_loss=config.max_cider_loss,
+        closed_gap=config.closed_gap,
+        config=config.model_dump(mode="json"),
+        wall_s=12.5,
+        versions={"raycap": "0.1.0"},
+        created_at=FINISHED_AT,
+    )
+    calibration = replace(calibration, **changes)
+    write_calibration(open_store(str(folder), StorageConfig()), calibration)
+    return calibration

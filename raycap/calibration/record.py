@@ -12,16 +12,15 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap.calibration.search import Trial, changes
 from raycap.calibration.trials import SliceRecord
 from raycap.config import CalibrateConfig
 from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.record import INDEX
-from raycap.errors import DatasetError, ObjectNotFound
 from raycap.models.base import ModelSource
-from raycap.records import encode_json, read_json
+from raycap.records import encode_json
 from raycap.storage.base import Store
 
 CALIBRATION = "calibration.json"
@@ -99,25 +98,3 @@ def fingerprint(
 def write_calibration(store: Store, calibration: Calibration) -> None:
     """Write `calibration.json`, the last file of a calibration."""
     store.write(CALIBRATION, encode_json(_FORM.dump_python(calibration, mode="json")))
-
-
-def read_calibration(store: Store) -> Calibration:
-    """Read `calibration.json`.
-
-    Raises:
-        DatasetError: there is none, or it is damaged.
-        StorageError: the store refuses.
-    """
-    try:
-        return _FORM.validate_python(read_json(store, CALIBRATION))
-    except ObjectNotFound:
-        raise DatasetError(
-            f"{store.uri}: is not a calibrated model (it has no {CALIBRATION}); give the folder "
-            "that `raycap calibrate --output` wrote, or run that command again to finish it"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(CALIBRATION)}: is damaged ({place}: {first['msg']}); calibrate again"
-        ) from error

@@ -99,7 +99,7 @@ def frontier(trials: Sequence[Trial]) -> list[Trial]:
     return best
 
 
-def changes(generation: GenerationConfig) -> dict[str, float]:
+def changes(generation: GenerationConfig) -> dict[str, int | float]:
     """Give those settings that calibration varies."""
     return {name: getattr(generation, name) for name in _CHANGED}
 
@@ -218,5 +218,5 @@ def _tokens(length: float) -> int:
     return min(_MOST_TOKENS, max(1, round(length)))
 
 
-def _varied(generation: GenerationConfig, **changed: float) -> GenerationConfig:
+def _varied(generation: GenerationConfig, **changed: int | float) -> GenerationConfig:
     return GenerationConfig.model_validate({**generation.model_dump(), **changed})

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.config import StorageConfig
-from raycap.datasets.files import AnnotationFile, guarded, open_json, paged
+from raycap.datasets.files import AnnotationFile, guarded, paged
 from raycap.datasets.imagefolders import NUM_TRIED, find_folder, image_uri, usual_folders
 from raycap.datasets.joining import KEY, KEYED_CAPTIONS, KEYED_IMAGES, scratch_join
+from raycap.datasets.jsontext import JsonText
 from raycap.datasets.rows import id_of, text_of, unnamed
 from raycap.datasets.splits import split_in_name, word_in_name
 from raycap.errors import DatasetError
@@ -53,9 +54,10 @@ def json_kind(file: AnnotationFile) -> JsonKind | None:
         DatasetError: it is no JSON.
     """
     has_images = False
-    with open_json(file) as data:
-        events = islice(ijson.parse(data), _NUM_EVENTS)
-        for prefix, event, value in guarded(file, "JSON", events, data):
+    with file.open() as data:
+        text = JsonText(data)
+        events = islice(ijson.parse(text), _NUM_EVENTS)
+        for prefix, event, value in guarded(file, "JSON", events, text):
             if not prefix and event == "start_array":
                 return JsonKind.LIST
             if not prefix and event == "map_key" and value == _ANNOTATIONS:
@@ -72,9 +74,10 @@ def read_items(file: AnnotationFile, prefix: str) -> Iterator[Any]:
     Raises:
         DatasetError: the file cannot be parsed any further.
     """
-    with open_json(file) as data:
-        items = ijson.items(data, prefix, use_float=True)
-        yield from guarded(file, "JSON", items, data)
+    with file.open() as data:
+        text = JsonText(data)
+        items = ijson.items(text, prefix, use_float=True)
+        yield from guarded(file, "JSON", items, text)
 
 
 def read_coco(

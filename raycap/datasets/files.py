@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import ijson
 import pyarrow as pa
 
+from raycap.datasets.jsontext import JsonText
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import LocalStore
@@ -21,9 +22,8 @@ _LOCAL_BLOCK_BYTES = 262_144
 # On S3, a request takes about as long as 2 MB: so what is seldom wanted is skipped in larger steps.
 _REMOTE_BLOCK_BYTES = 4_194_304
 _LINE_CHARS = 67_108_864
-_BOM = b"\xef\xbb\xbf"
-# RecursionError: JSON nested a thousand deep. OSError: Arrow's, of a page that does not decompress;
-# a store's own would be a StorageError.
+# RecursionError: a line of JSON nested a thousand deep. OSError: Arrow's, of a page that does not
+# decompress; a store's own would be a StorageError.
 _MALFORMED = (csv.Error, ijson.JSONError, pa.ArrowException, ValueError, RecursionError, OSError)
 _END = "\0end of file\0"
 
@@ -80,13 +80,6 @@ class AnnotationFile:
         return BufferedReader(_BlockFile(self.store, self.key, size), block_bytes)
 
 
-def open_json(file: AnnotationFile) -> BufferedReader:
-    """Open a file behind its byte order mark, which a JSON parser does not know."""
-    data = file.open()
-    data.seek(len(_BOM) if data.peek(len(_BOM)).startswith(_BOM) else 0)
-    return data
-
-
 def read_lines(file: AnnotationFile, newline: str = "\n") -> Iterator[str]:
     """Yield a text file's lines with their ends; `newline` is that of `open`.
 
@@ -129,7 +122,7 @@ def read_csv(file: AnnotationFile, delimiter: str) -> Iterator[list[str]]:
 
 
 def guarded(
-    file: AnnotationFile, kind: str, items: Iterable[T], data: BufferedReader | None = None
+    file: AnnotationFile, kind: str, items: Iterable[T], data: JsonText | None = None
 ) -> Iterator[T]:
     """Yield what a parser yields, and turn its complaint into ours.
 

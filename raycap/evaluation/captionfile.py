@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
@@ -116,20 +117,19 @@ def _open(source: str, config: StorageConfig) -> _File:
 
 
 def _read_coco(file: _File) -> Iterator[_Row]:
-    items = ijson.items(file, _prefix(file, "annotations"), use_float=True)
-    yield from items
+    yield from ijson.items(file, "item" if _is_list(file) else "annotations.item", use_float=True)
 
 
 def _read_coco_images(file: _File) -> Iterator[_Row]:
-    if (prefix := _prefix(file, "images")) != "item":
-        yield from ijson.items(file, prefix, use_float=True)
+    if not _is_list(file):
+        yield from ijson.items(file, "images.item", use_float=True)
 
 
-def _prefix(file: _File, name: str) -> str:
-    """Say where the items are: of a bare list, or of a list within an object."""
-    start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    file.seek(0)
-    return "item" if start == b"[" else f"{name}.item"
+def _is_list(file: _File) -> bool:
+    """Say whether a file holds a bare list; and go past its byte order mark, if it has one."""
+    start = file.read(1024)
+    file.seek(len(BOM_UTF8) if start.startswith(BOM_UTF8) else 0)
+    return start.removeprefix(BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _read_json_lines(file: _File) -> Iterator[_Row]:
@@ -188,7 +188,7 @@ def _row(source: str, number: int, row: _Row) -> dict[str, Any]:
         FILE: file,
         schema.URI: uri,
         schema.STATUS: schema.STATUS_FAILED if is_failed else schema.STATUS_OK,
-        schema.ERROR_CODE: row.get(schema.ERROR_CODE) if is_failed else None,
+        schema.ERROR_CODE: _text(row.get(schema.ERROR_CODE)) if is_failed else None,
         schema.CAPTION: None if is_failed else caption,
         schema.LOGPROB: None if is_failed else _number(source, number, row.get(schema.LOGPROB)),
     }
@@ -198,8 +198,11 @@ def _names(source: str, number: int, row: _Row) -> tuple[str, str, str | None]:
     """Give a row's image id, the path of its file, and its full address if it has one."""
     given = [row.get(name) for name in _NAMES]
     if any(isinstance(name, bool) or not isinstance(name, str | int | None) for name in given):
-        raise DatasetError(f"{source}: row {number} names its image by neither text nor a number")
-    image_id, file_name, uri = [None if name is None or name == "" else str(name) for name in given]
+        raise DatasetError(
+            f"{source}: row {number} names its image by neither text nor a whole number: "
+            f"{' '.join(repr(name) for name in given if name is not None)}"
+        )
+    image_id, file_name, uri = [None if name == "" else _text(name) for name in given]
     named = image_id or file_name or (redact(uri) if uri else None)
     if named is None:
         raise DatasetError(f"{source}: row {number} names no image ({', '.join(_NAMES)})")
@@ -211,6 +214,10 @@ def _names(source: str, number: int, row: _Row) -> tuple[str, str, str | None]:
 def _path_of(uri: str) -> str:
     """Give the path of an address: a web address may carry a query behind it."""
     return unquote(urlsplit(uri).path) if scheme_of(uri) in ("http", "https") else uri
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _number(source: str, number: int, value: Any) -> float | None:

@@ -69,7 +69,7 @@ def join_tokens(references: Sequence[Sentences]) -> pa.Array:
     return pa.array(joined, pa.list_(pa.string()))
 
 
-def split_tokens(kept: pa.ChunkedArray) -> list[list[list[str]]]:
+def split_tokens(kept: pa.ChunkedArray) -> list[Sentences]:
     """Undo `join_tokens`."""
     return [[text.split(" ") if text else [] for text in image] for image in kept.to_pylist()]
 

@@ -13,8 +13,8 @@ from raycap.config import EvaluateConfig, ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.references import References
 from raycap.errors import ErrorCode, ImageError
-from raycap.evaluation.clip import ClipSpec, ReadImages, UriImages, clip_scores, spread_clip_scores
 from raycap.evaluation.chunks import IS_SCORED, column
+from raycap.evaluation.clip import ClipSpec, ReadImages, UriImages, clip_scores, spread_clip_scores
 from raycap.models.clip_source import find_clip
 
 ClipColumns = dict[str, Float64[np.ndarray, " images"]]

@@ -3,33 +3,21 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
-from raycap.config import EvaluateConfig
+from raycap.config import BootstrapConfig, EvaluateConfig
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
 from raycap.evaluation.captions import Captions, open_captions
 from raycap.evaluation.findings import SystemFound, describe_lengths, describe_systems
 from raycap.evaluation.intervals import resample
-from raycap.evaluation.matching import (
-    Match,
-    MissingPolicy,
-    load_references,
-    match_system,
-    settle,
-)
-from raycap.evaluation.passes import Matched, PassesFound, run_passes
-from raycap.evaluation.record import (
-    EVALUATION,
-    Comparison,
-    Evaluation,
-    System,
-    write_evaluation,
-)
+from raycap.evaluation.matching import MissingPolicy, load_references, match_system, settle
+from raycap.evaluation.passes import Matched, PassesFound, Plan, plan_passes, run_passes
+from raycap.evaluation.record import EVALUATION, Evaluation, write_evaluation
 from raycap.evaluation.scorefile import score_files, score_key
-from raycap.evaluation.scoring import tokenizer_name
 from raycap.records import now, versions
 from raycap.scratch import scratch_database
 from raycap.status import OnProgress
@@ -72,36 +60,20 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     """
     config = config or EvaluateConfig()
     started = time.monotonic()
-    tokenizer = tokenizer_name(config.tokenizer)
     systems = open_captions(captions, config.storage)
     written = read_references(references, config.storage, splits=splits)
+    plan = plan_passes(config, written, len(systems))
     store = None if output is None else open_store(str(output), config.storage)
     with scratch_database(_MEMORY_BYTES) as database:
-        matched, matches = _match(database, systems, written, splits, missing)
+        matched = _match(
+            database, systems, written, splits, missing, on_progress or (lambda _: None)
+        )
         if store is not None:
             store.delete(EVALUATION)  # without it, what stands there is no evaluation
         with score_files(store, len(systems)) as files:
-            tell = on_progress or (lambda _: None)
-            found = run_passes(matched, config, files, tell, debug=debug)
-    parts = _conclude(matched, matches, found, config, is_written=store is not None)
-    evaluation = Evaluation(
-        references=written.source,
-        splits=sorted({known_split(name) for name in splits}),
-        references_dropped=dict(written.dropped),
-        num_images=matched.num_scored,
-        num_references=found.reference_lengths.total(),
-        reference_lengths=describe_lengths(found.reference_lengths),
-        tokenizer=tokenizer,
-        missing_policy=str(missing),
-        confidence=config.bootstrap.confidence,
-        num_resamples=config.bootstrap.num_resamples,
-        seed=config.bootstrap.seed,
-        systems=parts[0],
-        comparisons=parts[1],
-        wall_s=round(time.monotonic() - started, 2),
-        versions=versions(),
-        created_at=now(),
-    )
+            found = run_passes(matched, plan, config, files, debug=debug)
+    evaluation = _conclude(matched, plan, found, config.bootstrap, is_written=store is not None)
+    evaluation = replace(evaluation, wall_s=round(time.monotonic() - started, 2))
     if store is not None:
         write_evaluation(store, evaluation)
     return evaluation
@@ -113,40 +85,40 @@ def _match(
     written: References,
     splits: Sequence[str],
     missing: MissingPolicy,
-) -> tuple[Matched, dict[str, Match]]:
+    on_progress: OnProgress,
+) -> Matched:
     """Read everything into the scratch database, join it, and settle what is scored."""
     num_rows = load_references(database, written.tables)
     if written.dropped:
         logger.warning("references_dropped %s", dict(written.dropped))
-    matches = {
-        system.name: match_system(database, number, system, written.source)
+    matches = [
+        match_system(database, number, system, written.source)
         for number, system in enumerate(systems)
-    }
-    matched = Matched(
+    ]
+    names = [system.name for system in systems]
+    return Matched(
         database=database,
         systems=systems,
+        matches=matches,
         references=written,
-        splits=splits,
+        splits=sorted({known_split(name) for name in splits}),
+        missing=missing,
         num_rows=num_rows,
-        num_scored=settle(database, matches, missing),
+        num_scored=settle(database, dict(zip(names, matches, strict=True)), missing),
+        on_progress=on_progress,
     )
-    return matched, matches
 
 
 def _conclude(
-    matched: Matched,
-    matches: dict[str, Match],
-    found: PassesFound,
-    config: EvaluateConfig,
-    *,
-    is_written: bool,
-) -> tuple[list[System], list[Comparison]]:
+    matched: Matched, plan: Plan, found: PassesFound, config: BootstrapConfig, *, is_written: bool
+) -> Evaluation:
     """Compute the corpus's scores of each system, their intervals and comparisons."""
-    resampled = resample(list(matches), found.sums, found.reference_sums, config.bootstrap)
+    names = [system.name for system in matched.systems]
+    resampled = resample(names, found.sums, found.reference_sums, config)
     systems = [
         SystemFound(
             captions=captions,
-            match=matches[captions.name],
+            match=matched.matches[number],
             sums=found.sums[number],
             diversity=found.diversity[number],
             mean_logprob=found.mean_logprobs[number],
@@ -155,7 +127,22 @@ def _conclude(
         )
         for number, captions in enumerate(matched.systems)
     ]
-    described = describe_systems(
-        systems, resampled, found.reference_lengths, tells_copies=found.tells_copies
+    lengths = found.reference_lengths
+    return Evaluation(
+        references=matched.references.source,
+        splits=list(matched.splits),
+        references_dropped=dict(matched.references.dropped),
+        num_images=matched.num_scored,
+        num_references=lengths.total(),
+        reference_lengths=describe_lengths(lengths),
+        tokenizer=plan.tokenizer,
+        missing_policy=str(matched.missing),
+        confidence=config.confidence,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+        systems=describe_systems(systems, resampled, lengths, tells_copies=found.tells_copies),
+        comparisons=resampled.comparisons,
+        wall_s=0.0,
+        versions=versions(),
+        created_at=now(),
     )
-    return described, resampled.comparisons

@@ -4,11 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Int64
-
-from raycap.config import EvaluateConfig
-from raycap.errors import DatasetError
 from raycap.evaluation.captions import Captions
 from raycap.evaluation.intervals import Interval, Resampled
 from raycap.evaluation.matching import Match
@@ -33,16 +28,7 @@ class SystemFound:
     """Key of its per-image scores; "" where none were written."""
 
     def lengths(self) -> Counter[int]:
-        """Count its captions by their length.
-
-        Raises:
-            DatasetError: it has none.
-        """
-        if not self.sums.has_caption.any():
-            raise DatasetError(
-                f"{self.captions.source}: none of the {len(self.sums.has_caption):,} images to "
-                "compare has a caption; every row failed or is missing"
-            )
+        """Count its captions by their length."""
         return Counter(self.sums.lengths[self.sums.has_caption].tolist())
 
 
@@ -60,9 +46,6 @@ def describe_systems(
         resampled: their intervals.
         references: captions of people, by their length.
         tells_copies: whether copies of training captions were counted.
-
-    Raises:
-        DatasetError: a system has no caption at all.
     """
     parts = zip(found, resampled.metrics, resampled.length_gaps, strict=True)
     return [
@@ -78,29 +61,6 @@ def describe_lengths(histogram: Histogram) -> Lengths:
         median=median_length(histogram),
         histogram=dict(sorted(histogram.items())),
     )
-
-
-def reference_sums(tokens: Sequence[Sequence[int]]) -> Int64[np.ndarray, "images 2"]:
-    """Sum up each image's references: their tokens, and their number."""
-    sums = [(sum(image), len(image)) for image in tokens]
-    return np.array(sums, np.int64).reshape(-1, 2)
-
-
-def why_skipped(config: EvaluateConfig, reasons: dict[str, str | None]) -> dict[str, str]:
-    """Say which metrics are not to be had, and why.
-
-    Args:
-        config: what is asked for.
-        reasons: by metric, why it cannot run here; None if it can.
-    """
-    external = config.external
-    off = {
-        "meteor": None if external.meteor else "external.meteor is off",
-        "clip_score": None if external.clip_model else "no external.clip_model is named",
-        "ref_clip_score": None if external.clip_model else "no external.clip_model is named",
-    }
-    merged = {name: off.get(name) or reasons.get(name) for name in (*off, *reasons)}
-    return {name: reason for name, reason in merged.items() if reason is not None}
 
 
 def _system(

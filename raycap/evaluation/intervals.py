@@ -5,7 +5,7 @@ The systems of an evaluation are scored on the same images, and so resampled tog
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -47,13 +47,12 @@ def resample(
     if not config.num_resamples:
         return Resampled(metrics=[{} for _ in systems], length_gaps=[None] * len(systems))
     columns = [system.columns() for system in systems]
-    widths = [block.shape[1] for block in columns]
-    whole = np.concatenate([*columns, references.astype(np.float64)], axis=1)
+    widths = [sum(block.shape[1] for block in blocks) for blocks in columns]
+    whole = np.concatenate([*chain.from_iterable(columns), references], axis=1, dtype=np.float64)
     bootstrap = Bootstrap(
         num_images=len(whole), num_resamples=config.num_resamples, seed=config.seed
     )
-    sums = bootstrap.sums(whole)
-    blocks = np.split(sums, np.cumsum(widths), axis=1)
+    blocks = np.split(bootstrap.sums(whole), np.cumsum(widths), axis=1)
     values = [system.values(block) for system, block in zip(systems, blocks[:-1], strict=True)]
     reference_lengths = blocks[-1][:, 0] / blocks[-1][:, 1]
     gaps = [found[LENGTH] - reference_lengths for found in values]

@@ -126,7 +126,7 @@ def settle(
     ]
     for query, (name, match) in zip(captioned, matches.items(), strict=True):
         if not _number(database, f"SELECT count(*) FROM ({query})"):
-            raise DatasetError(f"{name}: has no caption at all; {_describe_lack(name, match)}")
+            raise DatasetError(f"no caption at all: {_describe_lack(name, match)}")
     wanted = ["SELECT place FROM refs", *(captioned if policy == MissingPolicy.DROP else ())]
     database.execute(f"CREATE TABLE scored AS {' INTERSECT '.join(wanted)}")
     num_scored = _number(database, "SELECT count(*) FROM scored")
@@ -172,7 +172,7 @@ def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source:
         database, f"SELECT image_id FROM captions_{system} GROUP BY image_id HAVING count(*) > 1"
     )
     if twice:
-        raise DatasetError(f"{source}: {_named(*twice)} has more than one caption; keep one each")
+        raise DatasetError(f"{source}: more than one caption of {_named(*twice)}; keep one each")
 
 
 def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
@@ -244,13 +244,13 @@ def _describe_lack(name: str, match: Match) -> str:
     told = []
     if match.num_missing:
         named = _named(match.num_missing, match.missing)
-        told.append(f"{match.num_missing:,} images have no row ({named})")
+        told.append(f"{match.num_missing:,} without a row ({named})")
     if match.num_failed:
         codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
-        told.append(f"{match.num_failed:,} rows failed ({codes})")
+        told.append(f"{match.num_failed:,} failed ({codes})")
         if _PASSING & match.failed.keys():
             told.append("of which `raycap caption --retry-failed` may mend some")
-    return f"{name}: {', '.join(told)}"
+    return f"{name} lacks captions of images: {', '.join(told)}"
 
 
 def _nothing_fits(

@@ -1,14 +1,15 @@
 """The passes of an evaluation over its matched images, chunk by chunk.
 
-First the references' n-grams are counted, then training captions are hashed, then images are
-scored by CLIP where that is asked for, and last everything else is scored and written. What stays
-in memory is some hundred bytes an image and system.
+Images are scored by CLIP where that is asked for; then the references are tokenized and their
+n-grams counted, training captions are hashed, and last everything else is scored and written. What
+stays in memory is some hundred bytes an image and system, and 12 bytes a different n-gram.
 """
 
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import duckdb
@@ -18,17 +19,19 @@ import pyarrow.compute as pc
 from jaxtyping import Int64, UInt64
 
 from raycap import schema
-from raycap.config import EvaluateConfig, StorageConfig
+from raycap.cluster import ray_cluster
+from raycap.config import EvaluateConfig, ExternalMetricsConfig, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.references import References
-from raycap.datasets.splits import TRAIN, known_split
+from raycap.datasets.splits import TRAIN
 from raycap.evaluation.captions import Captions
+from raycap.evaluation.chunks import IS_SCORED, column, keep_tokens, read_chunks
+from raycap.evaluation.clip import ClipSpec
 from raycap.evaluation.clipping import ClipColumns, clip_columns, clip_spec
-from raycap.evaluation.findings import reference_sums, why_skipped
-from raycap.evaluation.matching import IS_SCORED, column, read_chunks
+from raycap.evaluation.matching import Match, MissingPolicy
 from raycap.evaluation.meteor import meteor_missing
 from raycap.evaluation.scorefile import ScoreFiles
-from raycap.evaluation.scoring import ScoredChunk, ScoringSpec, SystemScores
+from raycap.evaluation.scoring import ScoredChunk, ScoringSpec, SystemScores, tokenizer_name
 from raycap.evaluation.spice import spice_missing
 from raycap.evaluation.sums import SystemSums
 from raycap.evaluation.workers import Workers, open_workers
@@ -37,8 +40,21 @@ from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
 from raycap.status import OnProgress, Progress
 
 _CHUNK_IMAGES = 4_096
+_CLIP_CHUNK_IMAGES = 512
 _MERGED_AT_A_TIME = 16
 """Chunks whose counts are merged at once: many small copies less, and little memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is scored, and by what; known before anything is read."""
+
+    scoring: ScoringSpec
+    tokenizer: str
+    """Its name in results."""
+    clip: ClipSpec | None
+    skipped: dict[str, str]
+    """Metrics that are not to be had, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +63,38 @@ class Matched:
 
     database: duckdb.DuckDBPyConnection
     systems: Sequence[Captions]
+    matches: Sequence[Match]
+    """Of each system."""
     references: References
     splits: Sequence[str]
+    """By their known names; empty: all."""
+    missing: MissingPolicy
     num_rows: int
     """Images of the references."""
     num_scored: int
+    on_progress: OnProgress
 
-    def chunks(self) -> Iterator[pa.Table]:
-        """Begin a pass over all images; see `matching.read_chunks`."""
-        return read_chunks(self.database, len(self.systems), _CHUNK_IMAGES)
+    def chunks(self, num_rows: int, stage: str) -> Iterator[pa.Table]:
+        """Begin a pass over all images, so many at a time, and tell how far it is.
+
+        Args:
+            num_rows: images of a chunk; see `chunks.read_chunks`.
+            stage: what the pass is for.
+        """
+        started = time.monotonic()
+        num_done = 0
+        for chunk in read_chunks(self.database, len(self.systems), num_rows):
+            yield chunk
+            num_done += len(chunk)
+            self.on_progress(
+                Progress(
+                    num_done=num_done,
+                    num_total=self.num_rows,
+                    num_failed=0,
+                    images_per_s=num_done / max(1e-9, time.monotonic() - started),
+                    stage=stage,
+                )
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +113,33 @@ class PassesFound:
     """Whether copies of training captions were counted."""
 
 
+def plan_passes(config: EvaluateConfig, references: References, num_systems: int) -> Plan:
+    """Find out which metrics can be had.
+
+    Raises:
+        ConfigError: the tokenizer cannot run here.
+        ModelError: the CLIP cannot be found.
+    """
+    external = config.external
+    skipped = _skipped(external)
+    return Plan(
+        scoring=ScoringSpec(
+            num_systems=num_systems,
+            tokenizer=config.tokenizer,
+            meteor=schema.METEOR not in skipped,
+            spice_jars=None if schema.SPICE in skipped else external.spice_jars,
+        ),
+        tokenizer=tokenizer_name(config.tokenizer),
+        clip=clip_spec(config, references),
+        skipped=skipped,
+    )
+
+
 def run_passes(
     matched: Matched,
+    plan: Plan,
     config: EvaluateConfig,
     files: ScoreFiles,
-    on_progress: OnProgress,
     *,
     debug: bool,
 ) -> PassesFound:
@@ -87,41 +148,34 @@ def run_passes(
     Raises:
         RaycapError: as `evaluate`.
     """
-    external = config.external
-    spice = spice_missing(external.spice_jars)
-    skipped = why_skipped(config, {schema.METEOR: meteor_missing(), schema.SPICE: spice})
-    clip = clip_spec(config, matched.references)
-    spec = ScoringSpec(
-        num_systems=len(matched.systems),
-        tokenizer=config.tokenizer,
-        meteor=schema.METEOR not in skipped,
-        spice_jars=external.spice_jars if schema.SPICE not in skipped else None,
-    )
-    is_spread = matched.num_rows * len(matched.systems) >= config.spread_images
+    num_systems = len(matched.systems)
+    is_spread = matched.num_rows * num_systems >= config.spread_images
     num_chunks = -(-matched.num_rows // _CHUNK_IMAGES)
-    numbers = range(len(matched.systems))
-    with open_workers(spec, num_chunks=num_chunks, is_spread=is_spread, debug=debug) as workers:
+    with ExitStack() as opened:
+        if is_spread:
+            opened.enter_context(ray_cluster(debug=debug))
+        # First, as its workers would wait for ever for CPUs that the others hold.
+        clips = _score_by_clip(matched, plan.clip, is_spread=is_spread)
+        workers = opened.enter_context(
+            open_workers(plan.scoring, num_chunks=num_chunks, is_spread=is_spread)
+        )
         frequencies, lengths = _count(matched, workers)
         training = _hash_training(matched, workers, config.storage)
-        clips: list[ClipColumns] = [
-            {}
-            if clip is None
-            else clip_columns(clip, matched.chunks(), number, is_spread=workers.are_spread)
-            for number in numbers
-        ]
-        scoring = _Scoring(clips, files, _Teller(on_progress, matched.num_scored))
-        for chunk, scored in workers.run("score", matched.chunks(), frequencies, training):
+        scoring = _Scoring(clips, files)
+        chunks = matched.chunks(_CHUNK_IMAGES, "scoring")
+        for chunk, scored in workers.run("score", chunks, frequencies, training):
             scoring.take(chunk, scored)
     return PassesFound(
         reference_lengths=lengths,
         reference_sums=np.concatenate(scoring.reference_sums),
-        sums=[SystemSums.of(scoring.scores[number], clips[number]) for number in numbers],
+        sums=[
+            SystemSums.of(scoring.scores[number], clips[number]) for number in range(num_systems)
+        ],
         diversity=[
-            merge_diversity([scores.diversity for scores in scoring.scores[number]])
-            for number in numbers
+            merge_diversity([chunk.diversity for chunk in chunks]) for chunks in scoring.scores
         ],
         mean_logprobs=[_mean(values) for values in scoring.logprobs],
-        skipped=[skipped | scoring.failed(number) for number in numbers],
+        skipped=[plan.skipped | _failed(chunks) for chunks in scoring.scores],
         tells_copies=training is not None,
     )
 
@@ -129,11 +183,10 @@ def run_passes(
 class _Scoring:
     """Takes scored chunks in, one after the other."""
 
-    def __init__(self, clips: list[ClipColumns], files: ScoreFiles, teller: "_Teller") -> None:
+    def __init__(self, clips: list[ClipColumns], files: ScoreFiles) -> None:
         self._clips = clips
         self._files = files
-        self._tell = teller
-        self._num_done = 0
+        self._num_scored = 0
         self.reference_sums: list[Int64[np.ndarray, "images 2"]] = []
         self.scores: list[list[SystemScores]] = [[] for _ in clips]
         self.logprobs: list[list[float]] = [[] for _ in clips]
@@ -141,52 +194,60 @@ class _Scoring:
     def take(self, chunk: pa.Table, scored: ScoredChunk) -> None:
         """Write a chunk's scores, and keep what the corpus's are made of."""
         is_scored = chunk[IS_SCORED].to_pylist()
-        rows = slice(self._num_done, self._num_done + sum(is_scored))
+        rows = slice(self._num_scored, self._num_scored + sum(is_scored))
+        self._num_scored = rows.stop
         shares = [{name: scores[rows] for name, scores in clip.items()} for clip in self._clips]
         self._files.write(chunk, scored, shares)
         pairs = zip(scored.reference_tokens, is_scored, strict=True)
-        self.reference_sums.append(reference_sums([tokens for tokens, yes in pairs if yes]))
+        sums = [(sum(tokens), len(tokens)) for tokens, yes in pairs if yes]
+        self.reference_sums.append(np.array(sums, np.int64).reshape(-1, 2))
         only = chunk.filter(chunk[IS_SCORED])
         for number, scores in enumerate(scored.systems):
             self.scores[number].append(scores)
             values = only[column(schema.LOGPROB, number)].drop_null()
             self.logprobs[number] += values.cast(pa.float64()).to_pylist()
-        self._num_done = rows.stop
-        self._tell(self._num_done)
-
-    def failed(self, system: int) -> dict[str, str]:
-        """Say which metrics failed on some chunk of a system, and why."""
-        merged: dict[str, str] = {}
-        for scores in self.scores[system]:
-            merged.update(scores.skipped)
-        return merged
 
 
-class _Teller:
-    """Tells how far the last pass is."""
+def _skipped(external: ExternalMetricsConfig) -> dict[str, str]:
+    """Say which metrics are not to be had, and why."""
+    no_clip = None if external.clip_model else "no external.clip_model is named"
+    reasons = {
+        schema.METEOR: meteor_missing() if external.meteor else "external.meteor is off",
+        schema.SPICE: spice_missing(external.spice_jars),
+        schema.CLIP_SCORE: no_clip,
+        schema.REF_CLIP_SCORE: no_clip,
+    }
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def __init__(self, on_progress: OnProgress, num_total: int) -> None:
-        self._on_progress = on_progress
-        self._num_total = num_total
-        self._started = time.monotonic()
 
-    def __call__(self, num_done: int) -> None:
-        seconds = time.monotonic() - self._started
-        self._on_progress(
-            Progress(
-                num_done=num_done,
-                num_total=self._num_total,
-                num_failed=0,
-                images_per_s=num_done / seconds if seconds else 0.0,
-            )
+def _failed(chunks: Sequence[SystemScores]) -> dict[str, str]:
+    """Say which metrics failed on some chunk of a system, and why."""
+    return {name: reason for chunk in chunks for name, reason in chunk.skipped.items()}
+
+
+def _score_by_clip(
+    matched: Matched, spec: ClipSpec | None, *, is_spread: bool
+) -> list[ClipColumns]:
+    """Score every system by CLIP; without one, there are no columns."""
+    if spec is None:
+        return [{} for _ in matched.systems]
+    return [
+        clip_columns(
+            spec,
+            matched.chunks(_CLIP_CHUNK_IMAGES, f"CLIPScore of {system.name}"),
+            number,
+            is_spread=is_spread,
         )
+        for number, system in enumerate(matched.systems)
+    ]
 
 
 def _count(matched: Matched, workers: Workers) -> tuple[DocumentFrequencies, Counter[int]]:
-    """Count the references' n-grams and lengths."""
+    """Tokenize the references, and count their n-grams and lengths."""
     merged: list[DocumentFrequencies] = []
     lengths: Counter[int] = Counter()
-    for _, counted in workers.run("count", matched.chunks()):
+    for chunk, counted in workers.run("count", matched.chunks(_CHUNK_IMAGES, "references")):
+        keep_tokens(matched.database, chunk, counted.tokens)
         merged.append(counted.frequencies)
         lengths += counted.lengths
         if len(merged) == _MERGED_AT_A_TIME:
@@ -198,8 +259,8 @@ def _hash_training(
     matched: Matched, workers: Workers, storage: StorageConfig
 ) -> UInt64[np.ndarray, " training"] | None:
     """Hash the training captions; None where there are none, or they are what is evaluated."""
-    wanted = {known_split(name) for name in matched.splits}
-    if not matched.references.is_dataset or not wanted or TRAIN in wanted:
+    splits = matched.splits
+    if not matched.references.is_dataset or not splits or TRAIN in splits:
         return None
     dataset = open_dataset(matched.references.source, storage)
     if TRAIN not in dataset.splits:

@@ -76,6 +76,6 @@ class PtbTokenizer:
 
 def _keep_words(line: str) -> list[str]:
     words = [token for token in line.split(" ") if token not in PUNCTUATION]
-    # "1 1/2" is one token, with a no-break space in it; BLEU and CIDEr-D, which split at any
-    # space, have always counted two.
+    # "1 1/2" is one token, with a no-break space in it. coco-caption's BLEU and CIDEr-D count two,
+    # as here; its ROUGE-L counts one.
     return " ".join(words).split()

@@ -1,5 +1,6 @@
 """Per-image scores as files: SCORES tables, written chunk by chunk, uploaded when whole."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap import schema
-from raycap.evaluation.clipping import ClipColumns
 from raycap.evaluation.chunks import IS_SCORED, column
+from raycap.evaluation.clipping import ClipColumns
 from raycap.evaluation.meteor import corpus_meteor
 from raycap.evaluation.record import SCORES
 from raycap.evaluation.scoring import ScoredChunk, SystemScores
-from raycap.storage.base import Store
+from raycap.storage.base import KEY, Store
+
+_SCORE_KEY = re.compile(rf"{re.escape(SCORES)}part-\d{{3,}}\.parquet")
 
 
 def score_key(system: int) -> str:
@@ -57,9 +60,16 @@ def score_files(store: Store | None, num_systems: int) -> Iterator[ScoreFiles]:
                 for path in paths
             ]
             yield ScoreFiles(writers)
-        store.delete_all(SCORES)
+        for key in _written_before(store):
+            store.delete(key)
         for number, path in enumerate(paths):
             store.upload(score_key(number), path)
+
+
+def _written_before(store: Store) -> list[str]:
+    """List the scores of an earlier evaluation, and nothing else that may stand there."""
+    keys = [key for page in store.list(SCORES) for key in page[KEY].to_pylist()]
+    return [key for key in keys if _SCORE_KEY.fullmatch(key)]
 
 
 def scores_table(chunk: pa.Table, system: int, scored: ScoredChunk, clip: ClipColumns) -> pa.Table:

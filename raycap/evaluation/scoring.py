@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import ImageScores, score_images
 from raycap.metrics.tokenizer import TOKENIZER, tokenize
 
+T = TypeVar("T")
 TokenizerName = Literal["raycap", "ptb"]
 
 
@@ -89,7 +90,7 @@ class Scorer:
     def __init__(self, spec: ScoringSpec) -> None:
         self._spec = spec
         self._open = ExitStack()  # Java programs, which end with this process at the latest
-        self._tokenize = self._tokenizer()
+        self._ptb: PtbTokenizer | None = None
         self._meteor: Meteor | None = None
         self._failed: dict[str, str] = {}
 
@@ -105,7 +106,7 @@ class Scorer:
         """
         written: list[list[str]] = chunk[schema.REFERENCE_CAPTIONS].to_pylist()
         tokens = iter(self._tokenize(list(chain.from_iterable(written))))
-        references = [[next(tokens) for _ in image] for image in written]
+        references: list[Sentences] = [[next(tokens) for _ in image] for image in written]
         scored = _only_scored(references, chunk)
         return Counted(
             tokens=join_tokens(references),
@@ -154,8 +155,11 @@ class Scorer:
         has_caption = np.asarray(pc.is_valid(captions).to_numpy(), np.bool_)
         tokens = self._tokenize(captions.fill_null("").to_pylist())
         present = [words for words, yes in zip(tokens, has_caption, strict=True) if yes]
-        meteor = self._meteor_statistics(tokens, references) if self._spec.meteor else None
-        spice = self._spice(tokens, references) if self._spec.spice_jars else None
+        jars, meteor, spice = self._spec.spice_jars, None, None
+        if self._spec.meteor:
+            meteor = self._attempt(schema.METEOR, lambda: self._align(tokens, references))
+        if jars is not None:
+            spice = self._attempt(schema.SPICE, lambda: spice_scores(tokens, references, jars))
         return SystemScores(
             images=score_images(tokens, references, frequencies),
             has_caption=has_caption,
@@ -166,38 +170,32 @@ class Scorer:
             skipped=dict(self._failed),
         )
 
-    def _meteor_statistics(
-        self, captions: Sentences, references: list[Sentences]
-    ) -> Float64[np.ndarray, "images 23"] | None:
-        if schema.METEOR in self._failed:
+    def _attempt(self, name: str, score: Callable[[], T]) -> T | None:
+        """Score by a program, unless it has failed: then never again, and `skipped` says why."""
+        if name in self._failed:
             return None
         try:
-            if self._meteor is None:
-                self._meteor = self._open.enter_context(Meteor())
-            return self._meteor.statistics(captions, references)
+            return score()
         except JavaError as error:
-            self._failed[schema.METEOR] = str(error)
+            self._failed[name] = str(error)
             return None
 
-    def _spice(
+    def _align(
         self, captions: Sentences, references: list[Sentences]
-    ) -> Float64[np.ndarray, " images"] | None:
-        assert self._spec.spice_jars is not None
-        if schema.SPICE in self._failed:
-            return None
-        try:
-            return spice_scores(captions, references, self._spec.spice_jars)
-        except JavaError as error:
-            self._failed[schema.SPICE] = str(error)
-            return None
+    ) -> Float64[np.ndarray, "images 23"]:
+        if self._meteor is None:
+            self._meteor = self._open.enter_context(Meteor())
+        return self._meteor.statistics(captions, references)
 
-    def _tokenizer(self) -> Callable[[Sequence[str]], list[list[str]]]:
-        if self._spec.tokenizer == "ptb":
-            return self._open.enter_context(PtbTokenizer()).tokenize
-        return lambda captions: [tokenize(caption) for caption in captions]
+    def _tokenize(self, captions: Sequence[str]) -> list[list[str]]:
+        if self._spec.tokenizer == "raycap":
+            return [tokenize(caption) for caption in captions]
+        if self._ptb is None:
+            self._ptb = self._open.enter_context(PtbTokenizer())
+        return self._ptb.tokenize(captions)
 
 
-def _only_scored(references: list[list[list[str]]], chunk: pa.Table) -> list[list[list[str]]]:
+def _only_scored(references: list[Sentences], chunk: pa.Table) -> list[Sentences]:
     pairs = zip(references, chunk[IS_SCORED].to_pylist(), strict=True)
     return [tokens for tokens, is_scored in pairs if is_scored]
 

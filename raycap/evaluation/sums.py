@@ -73,16 +73,16 @@ class SystemSums:
             has_caption=np.concatenate([chunk.has_caption for chunk in chunks]),
         )
 
-    def columns(self) -> Float64[np.ndarray, "images k"]:
-        """Give what is to be summed up, for `values`."""
-        found = [self.bleu_counts.astype(np.float64)]
+    def columns(self) -> list[np.ndarray]:
+        """Give what is to be summed up, for `values`: blocks of columns, a row an image."""
+        found: list[np.ndarray] = [self.bleu_counts]
         for scores in self.means.values():
             is_there = ~np.isnan(scores)
             found += [np.where(is_there, scores, 0.0)[:, None], is_there[:, None]]
         found += [self.lengths[:, None], self.has_caption[:, None]]
         if self.meteor is not None:
             found.append(self.meteor)
-        return np.concatenate(found, axis=1, dtype=np.float64)
+        return found
 
     def values(self, sums: Float64[np.ndarray, "*batch k"]) -> Values:
         """Compute the corpus's scores from sums of `columns`; NaN where nothing was summed up."""

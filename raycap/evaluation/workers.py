@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from raycap.cluster import ray_cluster
 from raycap.evaluation.scoring import Scorer, ScoringSpec
 from raycap.evaluation.spreading import RESTARTS, spread
 
@@ -21,11 +20,6 @@ class Workers:
     def __init__(self, scorer: Scorer | None, actors: list[Any]) -> None:
         self._scorer = scorer
         self._actors = actors
-
-    @property
-    def are_spread(self) -> bool:
-        """Whether they are actors: Ray is connected."""
-        return self._scorer is None
 
     def run(
         self, method: str, chunks: Iterable[Any], *arguments: Any
@@ -49,10 +43,14 @@ class Workers:
 
 
 @contextmanager
-def open_workers(
-    spec: ScoringSpec, *, num_chunks: int, is_spread: bool, debug: bool
-) -> Iterator[Workers]:
-    """Give workers for the block: one an idle CPU of the cluster, or this process."""
+def open_workers(spec: ScoringSpec, *, num_chunks: int, is_spread: bool) -> Iterator[Workers]:
+    """Give workers for the block: this process, or one an idle CPU of the cluster.
+
+    Args:
+        spec: what they need to know.
+        num_chunks: more workers would have nothing to do.
+        is_spread: by actors of Ray, which must be connected (see `raycap.cluster.ray_cluster`).
+    """
     if not is_spread:
         scorer = Scorer(spec)
         try:
@@ -60,27 +58,33 @@ def open_workers(
         finally:
             scorer.close()
         return
-    with ray_cluster(debug=debug):
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        actor: Any = ray.remote(Scorer).options(
-            num_cpus=1,
-            memory=_JAVA_BYTES if spec.meteor else None,
-            scheduling_strategy="SPREAD",
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-        )
-        count = max(1, min(num_chunks, int(_places(resources, spec))))
-        actors = [actor.remote(spec) for _ in range(count)]
-        try:
-            yield Workers(None, actors)
-        finally:
-            for started in actors:
-                ray.kill(started)
+    num_places = _count_places(spec)
+    actor: Any = ray.remote(Scorer).options(
+        num_cpus=1,
+        memory=_JAVA_BYTES if spec.meteor and num_places else None,
+        scheduling_strategy="SPREAD",
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )
+    actors = [actor.remote(spec) for _ in range(max(1, min(num_chunks, num_places)))]
+    try:
+        yield Workers(None, actors)
+    finally:
+        for started in actors:
+            ray.kill(started)
 
 
-def _places(resources: dict[str, float], spec: ScoringSpec) -> float:
-    """Count the workers that a cluster has room for."""
-    cpus = resources.get("CPU", 1.0)
-    if not spec.meteor:
-        return cpus
-    return min(cpus, resources.get("memory", 0.0) // _JAVA_BYTES)
+def _count_places(spec: ScoringSpec) -> int:
+    """Count the workers that the nodes have memory for, and the cluster idle CPUs.
+
+    What waits for a CPU that another job holds would keep all others waiting.
+    """
+    idle: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    places = [
+        min(node.get("CPU", 0.0), node.get("memory", 0.0) // _JAVA_BYTES)
+        if spec.meteor
+        else node.get("CPU", 0.0)
+        for node in nodes
+    ]
+    return int(min(idle.get("CPU", 0.0), sum(map(int, places))))

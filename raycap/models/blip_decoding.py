@@ -99,11 +99,11 @@ class _LayerState:
         self._layer = layer
         cross = layer.crossattention.self
         self._head_size = cross.attention_head_size
-        self._image_keys = self._split(cross.key(images)).contiguous()
+        self.image_keys = self._split(cross.key(images)).contiguous()
         self._image_values = self._split(cross.value(images)).contiguous()
-        shape = (len(images), self._image_keys.shape[1], num_tokens, self._head_size)
-        self._keys = self._image_keys.new_empty(shape)
-        self._values = self._image_keys.new_empty(shape)
+        shape = (len(images), self.image_keys.shape[1], num_tokens, self._head_size)
+        self._keys = self.image_keys.new_empty(shape)
+        self._values = self.image_keys.new_empty(shape)
 
     def advance(
         self, hidden: Float[Tensor, "n t d"], num_images: int, num_read: int
@@ -130,10 +130,10 @@ class _LayerState:
 
     def copy_images(self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"]) -> None:
         """Copy images, with their rows, to the places of others."""
-        for kept in (self._image_keys, self._image_values):
+        for kept in (self.image_keys, self._image_values):
             kept[places] = kept[origins]
         for kept in (self._keys, self._values):
-            of_images = kept.unflatten(0, (len(self._image_keys), -1))
+            of_images = kept.unflatten(0, (len(self.image_keys), -1))
             of_images[places] = of_images[origins]
 
     def _attend_tokens(
@@ -157,7 +157,7 @@ class _LayerState:
         # All rows of an image, and all their tokens, are queries of one attention.
         queries = attention.query(hidden).view(num_images, -1, hidden.shape[2])
         attended = functional.scaled_dot_product_attention(
-            self._split(queries), self._image_keys[:num_images], self._image_values[:num_images]
+            self._split(queries), self.image_keys[:num_images], self._image_values[:num_images]
         )
         return attended.transpose(1, 2).reshape(hidden.shape)
 

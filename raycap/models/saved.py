@@ -29,6 +29,8 @@ def read_generation(folder: Path) -> GenerationConfig | None:
     if record is None:
         return None
     try:
+        if not isinstance(record, dict):
+            raise ConfigError("must be a JSON object")
         return validate_config(GenerationConfig, record)
     except ConfigError as error:
         reason = str(error).partition("\n")[0]

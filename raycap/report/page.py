@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raycap.report import numbers
+from raycap.report.calibration_section import CalibrationSection
 from raycap.report.captions_section import CaptionsSection
 from raycap.report.comparison_section import ComparisonSection
 from raycap.report.dataset_section import DatasetSection
@@ -15,7 +16,14 @@ from raycap.report.evaluation_section import EvaluationSection
 from raycap.report.score_table import WHISKER_PX, WHISKER_ROW_PX
 from raycap.report.training_section import TrainingSection
 
-Section = CaptionsSection | ComparisonSection | DatasetSection | EvaluationSection | TrainingSection
+Section = (
+    CalibrationSection
+    | CaptionsSection
+    | ComparisonSection
+    | DatasetSection
+    | EvaluationSection
+    | TrainingSection
+)
 
 _NUM_COLOURS = 6  # of the style sheet, for systems
 

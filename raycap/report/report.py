@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raycap.bulk.record import RUN, read_run
+from raycap.calibration.record import CALIBRATION
 from raycap.config import ReportConfig, StorageConfig
 from raycap.datasets.record import DATASET, PLAN
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
 from raycap.evaluation.record import EVALUATION
 from raycap.images import prepare_process
+from raycap.report.calibration_section import calibration_section
 from raycap.report.captions_section import captions_section
 from raycap.report.comparison_section import comparison_section
 from raycap.report.dataset_section import dataset_section
@@ -30,6 +32,7 @@ def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
 
 _BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
     EVALUATION: evaluation_section,
+    CALIBRATION: lambda store, anchor, _: calibration_section(store, anchor),
     RUN: _run_section,
     DATASET: dataset_section,
     PLAN: dataset_section,  # refused by it: unfinished

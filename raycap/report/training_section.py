@@ -15,12 +15,12 @@ from raycap.report.training_run import TrainingRun, read_run
 from raycap.report.training_table import Table, all_epochs, best_and_last
 from raycap.schema import BLEU, CIDER_D
 from raycap.storage.base import Store
+from raycap.train.overlays import ATTENTION
 from raycap.train.scores import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
 from raycap.train.state import EpochRecord
 from raycap.train.watch import describe_overfitting
 
-PREVIEW = "augmentation.jpg"
-ATTENTION = "attention.jpg"
+PREVIEW = "augmentation.jpg"  # as in `train.preview`, which would load torch
 
 _SHEET_PX = 1120  # longer side: as wide as the page, and under 0.5 MB
 
@@ -71,8 +71,8 @@ def training_section(store: Store, anchor: str, config: ReportConfig) -> Trainin
     finished = moment(run.outcome.finished_at) if run.outcome else moment(run.started_at)
     return TrainingSection(
         anchor=anchor,
-        title=f"{run.kind} trained on {last_name(run.dataset)}",
-        summary=tuple(filter(None, [run.name, run.end, finished])),
+        title=f"{run.name}: {run.kind} trained on {last_name(run.dataset)}",
+        summary=tuple(filter(None, [run.end, finished])),
         run=run,
         warnings=tuple(_warnings(run)),
         tiles=tuple(_tiles(run)),

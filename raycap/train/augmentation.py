@@ -91,10 +91,18 @@ def _changes(config: AugmentConfig, target: Target) -> list[Any]:
         kernel_px, sigmas = _blur(size)
         found.append(v2.RandomApply([v2.GaussianBlur(kernel_px, sigmas)], config.blur))
     if config.jpeg:
-        found.append(v2.RandomApply([v2.JPEG(_JPEG_QUALITY)], config.jpeg))
+        found.append(v2.RandomApply([_jpeg], config.jpeg))
     if config.erase:
         found.append(v2.RandomErasing(config.erase, scale=_ERASED_SHARE))
     return found
+
+
+def _jpeg(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+    """Store an image as a JPEG of random quality, and read it again. torchvision's is to go."""
+    quality = int(torch.randint(_JPEG_QUALITY[0], _JPEG_QUALITY[1] + 1, ()))
+    sink = BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(sink, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(sink))).permute(2, 0, 1)
 
 
 def _blur(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:

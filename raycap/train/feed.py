@@ -174,7 +174,7 @@ class Feed:
             unreadable=merged.unreadable,
         )
 
-    def _tensor(self, pixels: list[UInt8[np.ndarray, "b 3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
+    def _tensor(self, pixels: list[UInt8[np.ndarray, "_ 3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
         # A copy: the stream's memory is read-only, and goes back to the store.
         copied = torch.from_numpy(np.concatenate(pixels))
         return copied.pin_memory() if self._pins else copied

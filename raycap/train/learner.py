@@ -61,7 +61,7 @@ class Learner:
             devices = None if self._workers.device.type == "cpu" else [self._workers.device]
             self._parallel = DistributedDataParallel(self.network, device_ids=devices)
 
-    def learn(self, batch: Batch, num_tokens: float, lr: float, max_captions: int) -> float:
+    def learn(self, batch: Batch, num_tokens: int, lr: float, max_captions: int) -> float:
         """Take one step: this worker's share of it, and the gradients of all.
 
         Args:
@@ -78,7 +78,7 @@ class Learner:
         """
         self.network.train()
         # Gradients are averaged over the workers: this makes it the mean over all tokens.
-        weight = self._workers.size / max(1.0, num_tokens)
+        weight = self._workers.size / max(1, num_tokens)
         loss_sum = torch.zeros((), device=self._workers.device)
         starts = range(0, len(batch.owners), max_captions)
         for start in starts:

@@ -20,7 +20,8 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Int
 
-Rows = Int[np.ndarray, " n"]
+Rows = Int[np.ndarray, " _"]
+"""Numbers of rows; of any length, several in one signature too."""
 
 _SAMPLE_SPREAD = 2
 """A sample is drawn from the row groups of so many times its images."""

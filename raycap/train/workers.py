@@ -23,10 +23,10 @@ class Workers:
         """Whether this one writes."""
         return self.rank == 0
 
-    def sum(self, values: Sequence[float]) -> list[float]:
+    def sum(self, values: Sequence[int | float]) -> list[float]:
         """Add up numbers over all workers."""
         if self.size == 1:
-            return list(values)
+            return [float(value) for value in values]
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
         sums: list[float] = total.tolist()

@@ -1,6 +1,7 @@
 """`prepare` from a bucket into a bucket, on moto's S3 server as a process."""
 
 import json
+import tarfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,32 @@ def test_referenced_images_of_a_bucket_are_fetched_from_it(
     table = pq.read_table(BytesIO(body))
     assert table[schema.BYTES].null_count == len(table)
     assert table[schema.URI][0].as_py() == f"{s3.uri}/photos/{table[schema.IMAGE_ID][0]}"
+
+
+def test_tars_of_a_bucket_are_read_by_their_members(
+    s3: S3, s3_log: RequestLog, source: dict[str, bytes]
+) -> None:
+    for split, names in (("train", sorted(source)[:30]), ("val", sorted(source)[30:])):
+        sink = BytesIO()
+        with tarfile.open(fileobj=sink, mode="w") as tar:
+            for name in names:
+                for member, data in ((name, source[name]), (f"{name[:-4]}.txt", b"one\ntwo")):
+                    header = tarfile.TarInfo(member)
+                    header.size = len(data)
+                    tar.addfile(header, BytesIO(data))
+        s3.put(f"tars/{split}-0.tar", sink.getvalue())
+    before = s3_log.image_reads(s3.bucket).total()
+    record = prepare(f"{s3.uri}/tars", f"{s3.uri}/out", config=config())
+    assert (record.format, record.num_images, record.num_captions) == ("webdataset", 40, 80)
+    assert {name: split.num_images for name, split in record.splits.items()} == {
+        "train": 30,
+        "validation": 10,
+    }
+    assert record.leakage.num_groups > 0  # the same pictures in both, as the tars have them
+    table = pa.concat_tables(open_dataset(f"{s3.uri}/out", STORAGE).pages())
+    stored = zip(table[schema.IMAGE_ID], table[schema.BYTES], strict=True)
+    assert {image_id.as_py(): data.as_py() for image_id, data in stored} == source
+    assert s3_log.image_reads(s3.bucket).total() == before
 
 
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3: S3, source: dict[str, bytes]) -> None:

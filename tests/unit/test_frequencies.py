@@ -11,7 +11,7 @@ from raycap.metrics.ngrams import NUM_ORDERS, hash_tokens
 from tests.metric_references import Tokens
 from tests.token_corpora import captions, parted
 
-IMAGES = st.lists(st.lists(captions(), max_size=4), max_size=8)
+IMAGES = st.lists(st.lists(captions(max_size=6), max_size=3), max_size=6)
 
 
 def by_definition(references: list[list[Tokens]]) -> dict[int, int]:
@@ -35,7 +35,7 @@ def assert_identical(found: DocumentFrequencies, expected: DocumentFrequencies) 
     assert found.num_images == expected.num_images
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(IMAGES)
 def test_an_ngram_counts_once_for_each_image_that_has_it(references: list[list[Tokens]]) -> None:
     found = DocumentFrequencies.of(references)

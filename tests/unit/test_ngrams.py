@@ -56,10 +56,10 @@ def test_ngrams_of_the_same_text_otherwise_parted_differ() -> None:
     assert len({hash_of(*ngram) for ngram in alike}) == len(alike)
 
 
-def test_no_two_ngrams_of_25_000_captions_share_a_hash() -> None:
-    sentences = [tokenize(caption) for caption in chain.from_iterable(coco_captions()[:5000])]
+def test_no_two_ngrams_of_15_000_captions_share_a_hash() -> None:
+    sentences = [tokenize(caption) for caption in chain.from_iterable(coco_captions()[:3000])]
     different = set(chain.from_iterable(map(ngrams_of, sentences)))
-    assert len(count_ngrams(sentences).hashes) == len(different) > 250_000
+    assert len(count_ngrams(sentences).hashes) == len(different) > 180_000
 
 
 @settings(deadline=None)

@@ -1,6 +1,7 @@
 """Captioners trained from scratch: they learn, they are saved, and captions stay the same."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,17 @@ FP32 = ModelConfig(precision="fp32")
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request: pytest.FixtureRequest) -> ScratchTrainable:
     """A model that knows its four images by heart."""
-    model = build(request.param)
-    fit(model, images())
-    return model
+    return learned(request.param)
 
 
 @pytest.fixture(scope="module")
 def hybrid() -> ScratchTrainable:
-    model = build("hybrid")
+    return learned("hybrid")
+
+
+@cache
+def learned(kind: str) -> ScratchTrainable:
+    model = build(kind, num_layers=1)
     fit(model, images())
     return model
 

@@ -1,6 +1,7 @@
 """Losses, optimizer, schedule, averages and the watch: arithmetic without a model of images."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_the_learning_rate_warms_up_in_a_line_and_falls_by_half_a_cosine() -> No
     assert rates[10] == pytest.approx(2.0)
     assert rates[100] == pytest.approx(0.02)
     assert rates[55] == pytest.approx((2.0 + 0.02) / 2)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(
         torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0), T_max=90, eta_min=0.02
     )
@@ -133,12 +134,12 @@ def test_the_watch_names_the_epoch_from_which_validation_rises_while_training_fa
 
 
 def test_the_watch_is_silent_where_both_losses_fall_or_both_rise() -> None:
-    assert overfits_since(losses((3, 3.2), (2.5, 2.9), (2.0, 2.8), (1.5, 2.7))) is None
-    assert overfits_since(losses((3, 3.2), (2.5, 2.9), (2.7, 3.0), (3.0, 3.4))) is None
+    assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.0, 2.8), (1.5, 2.7))) is None
+    assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.7, 3.0), (3.0, 3.4))) is None
 
 
 def test_the_watch_takes_a_single_bad_epoch_for_chance() -> None:
-    assert overfits_since(losses((3, 3.2), (2.5, 2.9), (2.0, 3.0), (1.8, 2.8))) is None
+    assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.0, 3.0), (1.8, 2.8))) is None
 
 
 def test_the_gaps_trend_is_its_slope_over_the_last_epochs() -> None:

@@ -1,0 +1,149 @@
+"""The section of a length calibration: the trade-off, and what was chosen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycap.calibration.record import CALIBRATION, Calibration
+from raycap.calibration.search import Trial, changes, frontier
+from raycap.errors import DatasetError
+from raycap.records import read_json
+from raycap.report.axes import Plot
+from raycap.report.blocks import Fact, Tile, flat_facts, last_name
+from raycap.report.calibration_plot import trade_off_plot
+from raycap.report.numbers import decimal, integer, moment, percent, signed
+from raycap.report.training_table import Table
+from raycap.storage.base import Store
+
+_FORM = TypeAdapter(Calibration)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSection:
+    """What the page shows of a calibration."""
+
+    template: ClassVar[str] = "calibration.html.jinja"
+    kind: ClassVar[str] = "Calibration"
+    gallery: ClassVar[None] = None
+
+    anchor: str
+    title: str
+    summary: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    plot: Plot
+    least: str
+    """The least CIDEr-D that a setting may have to be chosen."""
+    best: Table
+    """The settings that no other beats, and the one to start from."""
+    trials: Table
+    """All of them."""
+    settings: tuple[Fact, ...]
+
+
+def calibration_section(store: Store, anchor: str) -> CalibrationSection:
+    """Read what a calibration tells of itself, and build its section.
+
+    Raises:
+        DatasetError: it is damaged.
+        StorageError: the store refuses.
+    """
+    found = _read(store)
+    start, chosen, trials = found.start, found.chosen, found.trials
+    kept = [start, *(trial for trial in frontier(trials) if trial != start)]
+    kept += [] if chosen in kept else [chosen]
+    return CalibrationSection(
+        anchor=anchor,
+        title=f"{last_name(str(found.model.get('name', 'a model')))}, calibrated in length",
+        summary=(
+            f"split {found.split} of {found.dataset.get('source', 'a dataset')}",
+            f"{integer(found.images.num_images)} images",
+            f"{integer(len(trials))} settings",
+            f"tokenizer {found.tokenizer}",
+            *([moment(found.created_at)] if found.created_at else []),
+        ),
+        tiles=_tiles(start, chosen),
+        plot=trade_off_plot(f"{anchor}-trade-plot", found),
+        least=decimal(start.cider_d * (1 - found.max_cider_loss)),
+        best=_table(kept, found),
+        trials=_table(trials, found),
+        settings=tuple(_settings(found)),
+    )
+
+
+def _read(store: Store) -> Calibration:
+    try:
+        return _FORM.validate_python(read_json(store, CALIBRATION))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(
+            f"{store.address(CALIBRATION)}: is damaged ({place}: {first['msg']}); calibrate again"
+        ) from error
+
+
+def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:
+    people = chosen.mean_length - chosen.length_gap
+    return (
+        Tile(
+            label="length gap",
+            value=signed(chosen.length_gap, 2),
+            note=f"before: {signed(start.length_gap, 2)}",
+        ),
+        Tile(
+            label="tokens a caption",
+            value=decimal(chosen.mean_length, 1),
+            note=f"before: {decimal(start.mean_length, 1)}; people: {decimal(people, 1)}",
+        ),
+        Tile(
+            label="CIDEr-D",
+            value=decimal(chosen.cider_d),
+            note=f"before: {decimal(start.cider_d)}",
+        ),
+        Tile(label="BLEU-4", value=decimal(chosen.bleu_4), note=f"before: {decimal(start.bleu_4)}"),
+        Tile(
+            label="repetition",
+            value=percent(chosen.repetition),
+            note=f"before: {percent(start.repetition)}",
+        ),
+    )
+
+
+def _table(trials: list[Trial], found: Calibration) -> Table:
+    names = [name.replace("_", " ") for name in changes(found.start.generation)]
+    rows = [
+        (
+            _name(trial, found),
+            *(f"{value:g}" for value in changes(trial.generation).values()),
+            decimal(trial.cider_d),
+            decimal(trial.bleu_4),
+            decimal(trial.mean_length, 1),
+            signed(trial.length_gap, 2),
+            percent(trial.repetition),
+            integer(trial.num_failed),
+        )
+        for trial in trials
+    ]
+    figures = ("CIDEr-D", "BLEU-4", "tokens", "length gap", "repetition", "failed")
+    return Table(columns=("setting", *names, *figures), rows=tuple(rows))
+
+
+def _name(trial: Trial, found: Calibration) -> str:
+    marks = [("start", found.start), ("chosen", found.chosen)]
+    said = [mark for mark, marked in marks if trial == marked]
+    number = found.trials.index(trial) + 1 if trial in found.trials else 0
+    return " ".join([f"{number}", *([f"({', '.join(said)})"] if said else [])])
+
+
+def _settings(found: Calibration) -> Iterator[Fact]:
+    yield "output", found.output
+    yield from flat_facts(found.model, "model")
+    yield from flat_facts(found.dataset, "dataset")
+    yield "images", integer(found.images.num_images)
+    yield "images not readable", integer(found.images.num_unreadable)
+    yield "references", integer(found.images.num_references)
+    yield "time of the last invocation", f"{decimal(found.wall_s, 1)} s"
+    # The model, which the configuration names too, is told above.
+    yield from (fact for fact in flat_facts(found.config) if not fact[0].startswith("model."))
+    yield from flat_facts(found.versions, "version")
