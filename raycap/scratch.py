@@ -29,6 +29,8 @@ def scratch_database(memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
             },
         )
         try:
+            # It would print one where Python looks interactive: in notebooks, in spawned processes.
+            connection.execute("SET enable_progress_bar = false")
             yield connection
         finally:
             connection.close()

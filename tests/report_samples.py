@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from raycap import schema
+from raycap.bulk.parts import CAPTIONS, encode_captions, part_key, read_part
 from raycap.bulk.record import Summary, write_summary
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, long_captions, short_caption, write_scenes
@@ -230,6 +231,15 @@ def write_captions(folder: Path, *parts: Rows, **changes: Any) -> str:
     return store.uri
 
 
+def commit_at(output: str, times: list[str]) -> None:
+    """Let the parts of an output have been written at those times."""
+    store = open_store(output, StorageConfig())
+    for number, time in enumerate(times):
+        rows = read_part(store, CAPTIONS, number)
+        data, _ = encode_captions(rows, num_bytes=1, revision=0, committed_at=time)
+        store.write(part_key(CAPTIONS, number), data)
+
+
 def scene_captions(folder: Path, num_scenes: int = 60) -> str:
     """Render scenes, and write their captions in two parts, three images of which failed."""
     images = folder / "images"
@@ -255,7 +265,9 @@ def scene_captions(folder: Path, num_scenes: int = 60) -> str:
     (images / "z-empty.jpg").write_bytes(b"")
     (images / "z-half.jpg").write_bytes((images / rows[0][schema.IMAGE_ID]).read_bytes()[:900])
     half = len(rows) // 2
-    return write_captions(folder / "captions", rows[:half], [*rows[half:], *broken])
+    output = write_captions(folder / "captions", rows[:half], [*rows[half:], *broken])
+    commit_at(output, ["2026-11-24T07:00:00+00:00", "2026-11-24T07:00:09+00:00"])
+    return output
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-HOSTILE = "</script></style><script>alert(1)</script>\"><img src=x onerror=alert(2)>'`{{7*7}}&lt;"
+HOSTILE = "</script></style><script>alert(1)</script>\"><img src=x onerror=f()>'`{{77*7777}}&lt;"
 VOID = {"meta", "link", "img", "input", "br"}
 
 
@@ -60,4 +60,4 @@ def assert_nothing_is_markup(path: Path, num_galleries: int = 1) -> None:
     assert not any(attributes.get("src") == "x" for attributes in page.attributes("img"))
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert HOSTILE in page.text
-    assert "49" not in "".join(page.texts)
+    assert str(77 * 7777) not in "".join(page.texts)

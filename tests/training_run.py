@@ -36,8 +36,12 @@ class Told:
 
     @property
     def wants_stop(self) -> bool:
-        steps = [item for item in self.progress if not item.is_validating]
-        return self.stop_after is not None and len(steps) >= self.stop_after
+        return self.stop_after is not None and len(self.steps) >= self.stop_after
+
+    @property
+    def steps(self) -> list[TrainingProgress]:
+        """What was told after each step."""
+        return [p for p in self.progress if not p.is_validating and p.epoch_record is None]
 
     def tell(self, progress: TrainingProgress) -> None:
         self.progress.append(progress)
@@ -88,6 +92,7 @@ def train_here(
     workers = one_worker()
     run, state, spec = prepare(job, store, workers, told)
     tables = tables_of(spec, epoch=state.epoch, step=state.step, num_epochs=config.train.num_epochs)
-    with Feed(tables, workers, run.learner.trainable, 60.0) as feed:
+    # Whole beforehand: here, augmentation would share torch's random numbers with the loop.
+    with Feed(iter(list(tables)), workers, run.learner.trainable, 60.0) as feed:
         end = Loop(run, feed, state).train()
     return Ended(end, state, told)

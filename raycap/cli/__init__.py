@@ -5,6 +5,7 @@ import signal
 import typer
 
 from raycap.cli.bulk import caption, export, verify
+from raycap.cli.calibration import calibrate
 from raycap.cli.demo import demo
 from raycap.cli.evaluation import evaluate, prepare, report
 from raycap.cli.training import train
@@ -18,7 +19,7 @@ app = typer.Typer(
     help="Distributed image captioning on Ray: folders and S3 buckets, every image exactly once.",
 )
 
-for command in (caption, verify, export, prepare, evaluate, report, train, demo):
+for command in (caption, verify, export, prepare, evaluate, report, train, calibrate, demo):
     app.command()(command)
 
 

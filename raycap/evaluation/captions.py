@@ -93,21 +93,24 @@ def _unique_names(names: list[str | None], sources: list[str]) -> list[str]:
     if twice:
         raise ConfigError(f"{sorted(twice)[0]}: two sets of captions have this name")
     parts = [_parts(source) for source in sources]
-    depths = [1] * len(parts)
-    while True:
-        found = [
-            name if name is not None else "/".join(steps[-depth:])
-            for name, steps, depth in zip(names, parts, depths, strict=True)
-        ]
-        clashes = [
-            place
-            for place, name in enumerate(found)
-            if found.count(name) > 1 and names[place] is None and depths[place] < len(parts[place])
-        ]
-        if not clashes:
-            return _numbered(found, names)
-        for place in clashes:
-            depths[place] += 1
+    unnamed = [steps for name, steps in zip(names, parts, strict=True) if name is None]
+    found = [
+        name if name is not None else _short_name(steps, unnamed, chosen)
+        for name, steps in zip(names, parts, strict=True)
+    ]
+    return _numbered(found, names)
+
+
+def _short_name(steps: list[str], unnamed: list[list[str]], chosen: list[str]) -> str:
+    """Take as few of an address's last parts as no other address ends with; or else all."""
+    for depth in range(1, len(steps)):
+        tail = steps[-depth:]
+        name = "/".join(tail)
+        if name not in chosen and not any(
+            other != steps and other[-depth:] == tail for other in unnamed
+        ):
+            return name
+    return "/".join(steps)
 
 
 def _parts(source: str) -> list[str]:

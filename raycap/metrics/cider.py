@@ -56,9 +56,9 @@ def _weigh(
 
 
 def _penalize(corpus: Corpus) -> Float64[np.ndarray, " references"]:
-    """Compute the Gaussian penalty for a length that is not the reference's, in pairs of tokens."""
-    pairs = np.maximum(0, corpus.lengths - 1)
-    distances = np.abs(pairs[corpus.image_of] - pairs[corpus.num_images :])
+    """Compute the Gaussian penalty for a length in tokens that is not the reference's."""
+    lengths = corpus.lengths  # coco-caption's are in pairs of tokens, which differ by as much
+    distances = np.abs(lengths[corpus.image_of] - lengths[corpus.num_images :])
     distinct, references = np.unique(distances, return_inverse=True)
     penalties = [math.exp(-(distance**2) / (2 * _SIGMA**2)) for distance in distinct.tolist()]
     return np.array(penalties, np.float64)[references]

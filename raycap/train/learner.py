@@ -46,6 +46,7 @@ class Learner:
             workers.device.type, enabled=self._dtype == torch.float16
         )
         self._parallel: nn.Module = self.network
+        self._buffers: dict[str, Tensor] = {}
 
     def connect(self) -> None:
         """Let the workers' gradients be averaged from now on; parameters without one are left out.
@@ -77,6 +78,7 @@ class Learner:
             NonFinite: on all workers alike; the weights are as they were.
         """
         self.network.train()
+        self._hold_buffers()
         # Gradients are averaged over the workers: this makes it the mean over all tokens.
         weight = self._workers.size / max(1, num_tokens)
         loss_sum = torch.zeros((), device=self._workers.device)
@@ -125,13 +127,21 @@ class Learner:
     def try_out(self, batch: Batch) -> None:
         """Go forward and backward over a whole batch, and keep nothing but the gradients."""
         self.network.train()
-        buffers = {name: value.clone() for name, value in self.network.named_buffers()}
+        self._hold_buffers()
         try:
             trained, _ = self._losses(self.network, batch, slice(0, len(batch.owners)))
             torch.autograd.backward(self.scaler.scale(trained))
         finally:
-            for name, value in self.network.named_buffers():
-                value.copy_(buffers[name])
+            self.restore_buffers()
+
+    def _hold_buffers(self) -> None:
+        self._buffers = {name: value.clone() for name, value in self.network.named_buffers()}
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Undo what the last step did to buffers, such as the statistics of batch norms."""
+        for name, value in self.network.named_buffers():
+            value.copy_(self._buffers[name])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -143,13 +143,14 @@ class Loop:
         left = (num_epochs - state.epoch) * plan.num_images - state.num_images
         validation_s = [item.validation_s for item in state.history]
         mean_s = sum(validation_s) / len(validation_s) if validation_s else 0.0
+        loss = state.loss_sum / state.num_tokens if state.num_tokens else None
         self._run.reporter.tell(
             TrainingProgress(
-                epoch=min(state.epoch + 1, num_epochs),
+                epoch=record.epoch if record else state.epoch + 1,
                 num_epochs=num_epochs,
-                step=state.step,
+                step=plan.steps_per_epoch if record else state.step,
                 num_steps=plan.steps_per_epoch,
-                loss=state.loss_sum / state.num_tokens if state.num_tokens else None,
+                loss=record.train_loss if record else loss,
                 images_per_s=rate,
                 eta_s=left / rate + mean_s * (num_epochs - state.epoch) if rate else None,
                 is_validating=is_validating,

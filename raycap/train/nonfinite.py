@@ -19,6 +19,8 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
     Raises:
         RunStopped: always.
     """
+    # One bad image would make all others look bad, through the statistics of batch norms.
+    run.learner.restore_buffers()
     losses = [
         run.learner.measure(batch.only(index), max_captions=1)[0]
         for index in range(len(batch.image_ids))

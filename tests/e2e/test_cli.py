@@ -9,7 +9,17 @@ import pytest
 
 from tests.commandline import CommandLine, rows_of, write_images
 
-COMMANDS = ("caption", "verify", "export", "demo")
+COMMANDS = (
+    "caption",
+    "verify",
+    "export",
+    "prepare",
+    "evaluate",
+    "report",
+    "train",
+    "calibrate",
+    "demo",
+)
 
 
 def test_importing_the_command_line_loads_neither_ray_nor_torch() -> None:
@@ -92,14 +102,23 @@ def test_too_many_failed_images_exit_with_3_and_all_rows_are_there(raycap: Comma
     assert code == 0
 
 
-def test_the_demo_runs_from_end_to_end(raycap: CommandLine) -> None:
-    code, out, err = raycap("demo", "shown")
+@pytest.mark.timeout(900)
+def test_the_demo_closes_the_length_gap_from_end_to_end(raycap: CommandLine) -> None:
+    code, out, err = raycap("demo", "--output", "shown", timeout_s=850)
     assert code == 0, err
     assert "every image has exactly one row" in out
-    summary = json.loads((raycap.folder / "shown/captions/summary.json").read_text())
+    folder = raycap.folder / "shown"
+    summary = json.loads((folder / "before/summary.json").read_text())
     assert (summary["num_ok"], summary["num_failed"]) == (300, 4)
-    right = float(out.split("exactly right")[1].split("%")[0])
-    assert right >= 80
+    record = json.loads((folder / "demo.json").read_text())
+    before, after, wanted = record["before"], record["after"], record["references"]["mean_words"]
+    assert 7 <= before["mean_words"] <= 8
+    assert 17 <= wanted <= 18
+    assert abs(after["mean_words"] - wanted) <= 1
+    assert after["cider"] > 2 * before["cider"]
+    assert after["bleu_4"] > 2 * before["bleu_4"]
+    assert (folder / "report.html").stat().st_size > 100_000
+    assert rows_of(folder / "after")
 
 
 def test_the_job_script_takes_the_same_arguments(raycap: CommandLine) -> None:

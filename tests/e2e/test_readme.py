@@ -1,17 +1,21 @@
 """The README's examples do what it says."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from raycap.demo.scenes import long_captions, short_caption, write_scenes
 from tests.commandline import CommandLine, rows_of, write_images
 from tests.conftest import S3, MakeJpeg
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 NOT_RUN = {
@@ -24,6 +28,21 @@ NOT_RUN = {
 """Commands of the README that no test runs, and why."""
 
 
+ALSO = {
+    "raycap train dataset/ run/": [
+        *("--init", "demo", "--set", "train.num_epochs=1", "--set", "generation.num_beams=1"),
+        *("--set", "train.batch_size=8", "--set", "generation.max_new_tokens=8"),
+    ],
+    "raycap train dataset/ run-hybrid/": [
+        *("--set", "train.num_epochs=1", "--set", "generation.num_beams=1"),
+        *("--set", "architecture.width=16", "--set", "architecture.image_px=64"),
+        *("--set", "generation.max_new_tokens=8"),
+    ],
+    "raycap calibrate": ["--set", "num_min_lengths=1", "--set", "generation.num_beams=1"],
+}
+"""What a test adds to a command so that it is done in seconds."""
+
+
 def commands() -> list[str]:
     """Every command of a shell block, without its comment."""
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -31,9 +50,35 @@ def commands() -> list[str]:
     return [line for line in lines if line]
 
 
+def also(line: str) -> list[str]:
+    return next((more for start, more in ALSO.items() if line.startswith(start)), [])
+
+
 def run(raycap: CommandLine, line: str) -> None:
-    code, _, err = raycap(*shlex.split(line)[1:])
+    code, _, err = raycap(*shlex.split(line)[1:], *also(line))
     assert code == 0, f"{line}\n{err}"
+
+
+def write_annotated_scenes(folder: Path) -> None:
+    """Write what the examples read: images in two folders, annotations, another's results."""
+    scenes = write_scenes(folder / "photos", 24, seed=5)
+    shutil.copytree(folder / "photos", folder / "coco")
+    images = [
+        {
+            "filename": name,
+            "cocoid": at,
+            "split": ("test", "val", "train")[min(at // 6, 2)],
+            "sentences": [{"raw": text} for text in long_captions(scene)],
+        }
+        for at, (name, scene) in enumerate(scenes)
+    ]
+    (folder / "annotations").mkdir()
+    (folder / "annotations/dataset_coco.json").write_text(json.dumps({"images": images}))
+    results = [
+        {"image_id": at, "caption": short_caption(scene)} for at, (_, scene) in enumerate(scenes)
+    ]
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "configs").symlink_to(CONFIGS)
 
 
 def test_every_command_is_run_here_or_says_why_not() -> None:
@@ -42,12 +87,17 @@ def test_every_command_is_run_here_or_says_why_not() -> None:
         assert reasons or line.startswith("raycap "), line
 
 
+@pytest.mark.timeout(600)
 def test_the_commands_on_a_folder_run_in_their_order(raycap: CommandLine) -> None:
-    write_images(raycap.folder / "photos", 5)
+    write_annotated_scenes(raycap.folder)
     for line in commands():
-        if line.startswith("raycap ") and "s3://" not in line and line not in NOT_RUN:
+        if not any(line.startswith(start) for start in NOT_RUN) and "s3://" not in line:
             run(raycap, line)
-    assert len((raycap.folder / "captions.jsonl").read_text().splitlines()) == 5
+    assert len((raycap.folder / "captions.jsonl").read_text().splitlines()) == 24
+    for page in ("report.html", "training.html"):
+        assert "</html>" in (raycap.folder / page).read_text()
+    assert rows_of(raycap.folder / "tuned")
+    assert rows_of(raycap.folder / "longer")
 
 
 def test_the_command_on_a_bucket_runs_with_a_model_that_needs_no_download(
@@ -56,8 +106,7 @@ def test_the_command_on_a_bucket_runs_with_a_model_that_needs_no_download(
     monkeypatch.chdir(raycap.folder)
     s3.put("photos/a.jpg", make_jpeg())
     raycap.env |= s3.env
-    config = Path(__file__).parents[2] / "configs"
-    (raycap.folder / "configs").symlink_to(config)
+    (raycap.folder / "configs").symlink_to(CONFIGS)
     (line,) = [line for line in commands() if line.startswith("raycap caption s3://")]
     run(raycap, line.replace("my-bucket", s3.bucket) + " --model stub")
     assert s3.client.head_object(Bucket=s3.bucket, Key="captions/summary.json")

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from raycap import schema
 from raycap.report.report import report
+from raycap.train.overlays import ATTENTION
 from tests.dataset_samples import scene_dataset
 from tests.outputs import failed, row
 from tests.report_samples import (
@@ -20,6 +21,12 @@ from tests.report_samples import (
     score_row,
     write_captions,
     write_sample,
+)
+from tests.training_samples import (
+    picture,
+    training_history,
+    write_calibration_sample,
+    write_run,
 )
 
 NUM_SCENES = 60
@@ -64,10 +71,17 @@ def evaluation(folder: Path, sample: Sample) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(folder: Path, sample: Sample) -> Path:
-    """A page of an evaluation, of captions, some of them not to be shown, and of a dataset."""
-    captions = scene_captions(folder / "captions", 30)
-    dataset = scene_dataset(folder / "dataset", 30)
-    report([sample.folder, captions, dataset], folder / "everything.html")
+    """A page of everything: captions that cannot all be shown, training runs, and more."""
+    paths = [
+        str(sample.folder),
+        scene_captions(folder / "captions", 30),
+        scene_dataset(folder / "dataset", 30),
+        write_run(folder / "runs" / "first"),
+        write_run(folder / "runs" / "second", training_history(40, 30), kind="transformer"),
+        write_calibration_sample(folder / "calibrated").output,
+    ]
+    (folder / "runs" / "first" / ATTENTION).write_bytes(picture(1108, 600))
+    report(paths, folder / "everything.html")
     return folder / "everything.html"
 
 
@@ -141,8 +155,7 @@ def test_nothing_is_wider_than_the_screen(everything: Path, opened: Open, width:
     for button in view.page.locator(".tabs button", has_text="All").all():
         button.click()
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
-    for more in view.page.locator("details > summary:visible").all():
-        more.click()
+    view.page.evaluate("document.querySelectorAll('details').forEach((it) => (it.open = true))")
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -378,6 +391,34 @@ def test_texts_and_lines_stand_out_in_both_schemes(
         selector = f".gap.system-{number} .stroke-system"
         assert view.page.evaluate(LUMINANCE, [selector, "stroke"]) >= 3
     assert view.page.evaluate(LUMINANCE, [".plot .stroke-people", "stroke"]) >= 3
+    for number in range(2):
+        selector = f".chart .stroke-line-{number}"
+        assert view.page.evaluate(LUMINANCE, [selector, "stroke"]) >= 3
+
+
+def test_curves_show_their_marks(everything: Path, opened: Open) -> None:
+    view = opened(everything)
+    loss = view.page.get_by_role("img", name="Loss", exact=False).last
+    widths = "(svg) => Array.from(svg.querySelectorAll('use'), (it) => it.getBBox().width)"
+    # 40 epochs are a line without dots; the ring of the best one is the widest of its marks.
+    shown = loss.evaluate(widths)
+    assert shown
+    assert max(shown) >= 10
+    assert "rgb" in loss.locator(".stroke-line-1").first.evaluate(
+        "it => getComputedStyle(it).stroke"
+    )
+    assert loss.get_by_text("overfitting from epoch 31").is_visible()
+
+
+def test_tables_wider_than_a_phone_scroll_by_keyboard(everything: Path, opened: Open) -> None:
+    view = opened(everything, PHONE)
+    table = view.page.get_by_role("region", name="The best epoch of each run")
+    assert table.evaluate("it => it.scrollWidth > it.clientWidth")
+    table.focus()
+    view.page.keyboard.press("End")
+    for _ in range(3):
+        view.page.keyboard.press("ArrowRight")
+    view.page.wait_for_function("it => it.scrollLeft > 0", arg=table.element_handle())
 
 
 def test_a_printed_page_has_no_controls(evaluation: Path, opened: Open) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,7 +110,9 @@ def test_rows_in_any_order_with_repeats_give_each_part_once_and_in_order(
     for number, size in enumerate(sizes):
         rows = read_part(store, CAPTIONS, number)
         assert rows[schema.IMAGE_ID].to_pylist() == [f"{number:02d}/{r:04d}" for r in range(size)]
-        assert read_captions_footer(store, number).num_bytes == 7 * size
+        footer = read_captions_footer(store, number)
+        assert footer.num_bytes == 7 * size
+        assert datetime.fromisoformat(footer.committed_at).tzinfo == UTC
 
 
 def test_a_part_that_is_not_whole_is_not_written_and_the_end_says_so(tmp_path: Path) -> None:

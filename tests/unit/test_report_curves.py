@@ -25,13 +25,13 @@ def marks(chart_svg: str) -> int:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"),
+        (0.0, "0"),
         (2.5, "2.5"),
         (-0.25, "\N{MINUS SIGN}0.25"),
         (0.0005, "0.0005"),
         (0.00045, "4.5e\N{MINUS SIGN}4"),
         (1e-5, "1e\N{MINUS SIGN}5"),
-        (1200, "1200"),
+        (1200.0, "1200"),
     ],
 )
 def test_numbers_of_an_axis_are_short(value: float, text: str) -> None:

@@ -10,10 +10,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raycap.config import StorageConfig
+from raycap.config import ReportConfig, StorageConfig
 from raycap.errors import DatasetError
 from raycap.report import training_run, training_section
+from raycap.report.comparison_section import comparison_section
 from raycap.report.report import report
+from raycap.report.training_run import read_run
+from raycap.report.training_section import training_section as build_section
+from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.train import epochs, nonfinite, preview, record
 from raycap.train.overlays import ATTENTION
@@ -38,6 +42,10 @@ SVG = "{http://www.w3.org/2000/svg}"
 def page_of(folder: Path, *paths: str) -> Page:
     report(paths, folder / "page.html")
     return Page(folder / "page.html")
+
+
+def opened(folder: str) -> Store:
+    return open_store(folder, StorageConfig())
 
 
 def drawings(folder: Path) -> dict[str, ElementTree.Element]:
@@ -129,7 +137,9 @@ def test_a_run_stopped_by_its_loss_names_the_images(tmp_path: Path) -> None:
 def test_unreadable_images_are_told_of(tmp_path: Path) -> None:
     history = training_history(3)
     history[-1] = replace(history[-1], num_unreadable=7)
-    assert "7 could not be read" in page_of(tmp_path, write_run(tmp_path / "run", history)).text
+    store = opened(write_run(tmp_path / "run", history))
+    section = build_section(store, "a", ReportConfig())
+    assert section.warnings == (("Images are missing.", "7 could not be read in an epoch."),)
 
 
 def test_losses_that_are_no_numbers_leave_a_gap_in_the_curves(tmp_path: Path) -> None:
@@ -141,19 +151,19 @@ def test_losses_that_are_no_numbers_leave_a_gap_in_the_curves(tmp_path: Path) ->
 
 
 def test_attention_is_shown_where_the_run_has_a_picture_of_it(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", kind="hybrid")
-    assert "Attention" not in page_of(tmp_path, run).text
-    open_store(run, StorageConfig()).write(ATTENTION, picture(1200, 600))
-    page = page_of(tmp_path, run)
+    store = begin_training(tmp_path / "run")
+    assert "Attention" not in page_of(tmp_path, store.uri).text
+    store.write(ATTENTION, picture(1200, 600))
+    page = page_of(tmp_path, store.uri)
     sheet = list(page.attributes("img"))[-1]
     assert sheet["width"] == "1120"
     assert "word by word" in str(sheet["alt"])
 
 
 def test_a_picture_that_is_damaged_is_told_of(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    open_store(run, StorageConfig()).write(ATTENTION, b"no picture")
-    assert "No picture" in page_of(tmp_path, run).text
+    store = begin_training(tmp_path / "run")
+    store.write(ATTENTION, b"no picture")
+    assert "No picture" in page_of(tmp_path, store.uri).text
 
 
 def test_several_runs_are_put_into_one_plot_before_the_first_of_them(tmp_path: Path) -> None:
@@ -164,7 +174,7 @@ def test_several_runs_are_put_into_one_plot_before_the_first_of_them(tmp_path: P
     ]
     page = page_of(tmp_path, scene_captions(tmp_path / "c", 4), *runs)
     assert page.text.index("3 training runs") > page.text.index("captioned by demo")
-    assert page.text.index("Best epochs") < page.text.index("lstm: cnn-lstm trained on scenes")
+    assert page.text.index("Best epochs") < page.text.rindex("lstm: cnn-lstm trained on scenes")
     assert "lstm (cnn-lstm) 8 of 10 5 1.313 +0.567 1.200 0.240 \N{MINUS SIGN}1.8 6" in page.text
     assert "other (transformer) 6 of 10 6 1.229" in page.text
     assert "new (cnn-lstm) 0 of 10 \N{EN DASH}" in page.text
@@ -176,24 +186,18 @@ def test_several_runs_are_put_into_one_plot_before_the_first_of_them(tmp_path: P
 
 
 def test_runs_of_one_name_are_told_apart_by_their_addresses(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / where / "run") for where in ("a", "b")]
-    text = page_of(tmp_path, *runs).text
-    for run in runs:
-        assert f"{run} (cnn-lstm)" in text
+    folders = [write_run(tmp_path / where / "run") for where in ("a", "b")]
+    section = comparison_section([read_run(opened(folder)) for folder in folders], "c")
+    assert [row[0] for row in section.runs.rows] == [f"{folder} (cnn-lstm)" for folder in folders]
 
 
 def test_more_runs_than_colours_are_told_apart_by_dashes(tmp_path: Path) -> None:
-    store = begin_training(tmp_path / "r0")
-    write_history(store, training_history(2))
-    runs = [store.uri]
-    for number in range(1, 7):
-        other = begin_training(tmp_path / f"r{number}")
-        write_history(other, training_history(2))
-        runs.append(other.uri)
-    page_of(tmp_path, *runs)
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert 'class="swatch stroke line-0" aria-hidden="true"></i>r0' in text
-    assert 'class="swatch stroke line-0 dashed" aria-hidden="true"></i>r6' in text
+    run = read_run(opened(write_run(tmp_path / "run")))
+    runs = [replace(run, address=f"/runs/{number}") for number in range(7)]
+    (losses, _) = comparison_section(runs, "c").charts
+    looks = [(curve.ink, curve.is_dashed) for curve in losses.key]
+    assert len(set(looks)) == 7
+    assert (looks[0], looks[6]) == (("line-0", False), ("line-0", True))
 
 
 @pytest.mark.parametrize("name", ["history.jsonl", "training.json", "config.json"])

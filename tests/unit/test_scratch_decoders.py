@@ -135,8 +135,8 @@ def toy(kind: str, seed: int) -> Decoder:
     generator = torch.Generator().manual_seed(seed)
     for name, value in decoder.named_parameters():
         if value.ndim > 1:
-            scale = 0.3 if name == "words.weight" else value.shape[1] ** -0.5
-            value.copy_(torch.randn(value.shape, generator=generator) * scale * 2)
+            scale = 0.3 if name == "words.weight" else 4 * value.shape[1] ** -0.5
+            value.copy_(torch.randn(value.shape, generator=generator) * scale)
     return decoder
 
 

@@ -85,6 +85,6 @@ def test_plain_words_are_their_own_tokens_whatever_the_spaces(words: list[str]) 
     ["a", " ", ".", "'", "+", "a+", "a.", "a-", "a/", "a@", "<a", "1.1-a", "a'a", "&amp", "é-"],
 )
 def test_a_caption_of_200_000_characters_is_split_in_reasonable_time(unit: str) -> None:
-    # Were a run read again from each of its characters, this would take minutes.
+    # Were a run read again from each of its characters, these would take minutes together.
     tokens = tokenize(unit * (200_000 // len(unit)) + " a dog")
     assert tokens[-2:] == ["a", "dog"]
