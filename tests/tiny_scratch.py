@@ -94,6 +94,7 @@ def fit(
     parameters = [value for value in model.network.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.0)
     model.network.train()
+    loss = torch.tensor(torch.inf)
     for step in range(600):
         loss = loss_of(model, seen, CAPTIONS)
         if loss.item() < until_loss:

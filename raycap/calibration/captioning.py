@@ -21,6 +21,7 @@ from raycap.models.runtime import use_threads
 
 _AHEAD = 2  # blocks that wait at each actor
 _RESTARTS = 3
+_GRACE_S = 20.0  # for the block that an actor is at when a run is stopped
 _GPU_BATCH, _CPU_BATCH = 32, 8
 
 
@@ -150,3 +151,16 @@ class Captioners:
                 yield ray.get(running.popleft())
         except RayError as error:
             raise explain(error) from error
+        finally:
+            _abandon(running)
+
+
+def _abandon(calls: Sequence[Any]) -> None:
+    """Let go of what is not needed any more, so that no actor is killed at work.
+
+    Ray would tell the user of that as of a failure to be repaired.
+    """
+    for call in calls:
+        ray.cancel(call)
+    if calls:
+        ray.wait(list(calls), num_returns=len(calls), timeout=_GRACE_S)

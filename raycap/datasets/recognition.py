@@ -123,8 +123,8 @@ def recognise(source: Source) -> tuple[AnnotationFormat, list[AnnotationFile]]:
     for kind in (AnnotationFormat.COCO, AnnotationFormat.KARPATHY):
         if files := _find_json(source.store, kind, keys):
             return kind, files
-    if kind := _format_of_names(keys):
-        return kind, []
+    if found := _format_of_names(keys):
+        return found, []
     looked_for = "; ".join(_LOOKED_FOR.values())
     raise ConfigError(
         f"{source.uri}: holds no captions that are recognised (looked for {looked_for}); name the "

@@ -76,7 +76,7 @@ def attention_sheet(
     return np.asarray(sheet)
 
 
-def encode_sheets(sheets: Sequence[UInt8[np.ndarray, "rows columns 3"]]) -> bytes:
+def encode_sheets(sheets: Sequence[UInt8[np.ndarray, "_ columns 3"]]) -> bytes:
     """Stack sheets of `attention_sheet` into one JPEG: what `attention.jpg` holds."""
     sink = BytesIO()
     Image.fromarray(np.concatenate(sheets)).save(sink, "JPEG", quality=88)

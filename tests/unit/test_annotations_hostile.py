@@ -116,7 +116,7 @@ def test_depth_is_counted_whatever_the_blocks(value: Any, size: int) -> None:
 
     def read_nested(extra: int) -> tuple[bytes, bytes]:
         data = b"[" * extra + json.dumps(value).encode() + b"]" * extra
-        text = JsonText(io.BufferedReader(io.BytesIO(data)))  # type: ignore[arg-type]
+        text = JsonText(io.BufferedReader(io.BytesIO(data)))
         return data, b"".join(iter(lambda: text.read(size), b""))
 
     data, found = read_nested(MAX_DEPTH - depth(value))

@@ -252,5 +252,5 @@ def test_a_folder_that_changed_is_refused(folder: Path) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     source = replace(find_model("stub"), kind="gru")
-    with pytest.raises(ModelError, match="no captioner of kind 'gru'; there are: blip, .*, stub"):
+    with pytest.raises(ModelError, match=r"no captioner of kind 'gru'; there are: blip, .*, stub"):
         load_captioner(source, ModelConfig(), GenerationConfig())

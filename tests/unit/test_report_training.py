@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from raycap.bulk.record import RUN
 from raycap.config import ReportConfig, StorageConfig
 from raycap.errors import DatasetError
 from raycap.report import training_run, training_section
@@ -236,7 +237,7 @@ def test_the_files_are_called_what_training_calls_them() -> None:
     assert training_run.HISTORY == epochs.HISTORY
     assert training_run.TRAINING == record.TRAINING
     assert training_run.CONFIG == record.CONFIG
-    assert training_run.RUN == record.RUN
+    assert RUN == record.RUN
     assert training_run.NON_FINITE == nonfinite.NON_FINITE
     assert training_section.PREVIEW == preview.PREVIEW
 

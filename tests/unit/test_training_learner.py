@@ -51,6 +51,17 @@ def copy_of(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in learner.trained.items()}
 
 
+def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    """Softmax does not see the keys' biases: Adam blows up what rounding leaves of a gradient."""
+    for name in a:
+        if name.endswith("key.bias"):
+            continue
+        pair = [values[name] for values in (a, b)]
+        if name.endswith("qkv.bias"):
+            pair = [torch.cat([value.chunk(3)[0], value.chunk(3)[2]]) for value in pair]
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=LR / 10)
+
+
 def transformers_loss(learner: Learner, batch: Batch) -> torch.Tensor:
     """The mean loss by transformers' own model, of whole captions with their end token."""
     blip: Any = learner.trainable.network.blip
@@ -87,8 +98,7 @@ def test_a_step_is_that_of_a_plain_loop_with_transformers_own_loss(
         num_tokens = count_tokens(batch.tokens)
         shown = ours.learn(batch, num_tokens, LR, max_captions=8)
         assert shown / num_tokens == pytest.approx(loss.item(), rel=1e-5)
-    for name, value in ours.trained.items():
-        torch.testing.assert_close(value, theirs.trained[name], rtol=1e-4, atol=2e-5)
+    assert_alike(copy_of(ours), copy_of(theirs))
 
 
 @pytest.mark.parametrize("max_captions", [1, 3, 4])
@@ -103,8 +113,7 @@ def test_micro_batches_together_are_the_whole_batch(
         shown = [learner.learn(batch, num_tokens, LR, size) for _ in range(2)]
         found.append((shown, copy_of(learner)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    for name, value in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], value, rtol=1e-4, atol=2e-5)
+    assert_alike(found[0][1], found[1][1])
 
 
 def test_label_smoothing_changes_what_is_learned_and_not_what_is_shown(
@@ -142,7 +151,7 @@ def test_gradients_are_clipped_to_their_longest_length(
         batch = batch_of(learner.trainable, pixels, CAPTIONS)
         before = copy_of(learner)
         learner.learn(batch, count_tokens(batch.tokens), LR, 8)
-        moved.append(max(float((v - before[n]).abs().max()) for n, v in learner.trained.items()))
+        moved.append(max(float((v - before[n]).abs().max()) for n, v in copy_of(learner).items()))
     # Adam's epsilon takes over where gradients are tiny.
     assert moved[0] < 0.5 * moved[1]
 
@@ -214,13 +223,11 @@ def test_another_error_of_the_trial_is_not_taken_for_too_little_memory() -> None
 
 def test_dropout_hangs_on_the_place_in_the_run_and_not_on_what_was_drawn_before() -> None:
     shown = []
-    for seed in (1, 2):
-        learner = tiny_learner(architecture={"dropout": 0.5})
+    for global_seed, seed in ((1, 0), (2, 0), (1, 1)):
+        learner = tiny_learner(train={"seed": seed})
+        learner.trainable.network.drop = torch.nn.Dropout(0.5)
         batch = batch_of(learner.trainable, grey_images(4), ["the top is red"] * 4)
-        torch.manual_seed(seed)
+        torch.manual_seed(global_seed)
         shown.append(learner.learn(batch, 20, LR, 2))
     assert shown[0] == shown[1]
-    learner = tiny_learner(architecture={"dropout": 0.5})
-    batch = batch_of(learner.trainable, grey_images(4), ["the top is red"] * 4)
-    other = tiny_learner(architecture={"dropout": 0.5}, train={"seed": 1})
-    assert other.learn(batch, 20, LR, 2) != shown[0]
+    assert shown[0] != shown[2]

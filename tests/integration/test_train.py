@@ -1,0 +1,291 @@
+"""`train` on a local Ray: streamed, over two workers, from S3, after losses of all kinds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from safetensors.torch import load
+
+from raycap.config import StorageConfig, TrainConfig
+from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
+from raycap.storage.stores import open_store
+from raycap.train.record import Training
+from raycap.train.run import train
+from raycap.train.status import TrainingProgress
+from tests.conftest import S3
+from tests.tiny_dataset import write_dataset
+from tests.training_run import TINY, tiny_models
+from tests.training_stream import tiny_config
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    write_dataset(str(folder), "train:44", "validation:10")
+    return folder
+
+
+def run(dataset: object, output: object, config: TrainConfig, **options: Any) -> Training:
+    options.setdefault("models", TINY)
+    return train(str(dataset), str(output), config=config, **options)
+
+
+def weights(output: object, name: str = "last") -> dict[str, torch.Tensor]:
+    store = open_store(str(output), StorageConfig())
+    return load(store.read(f"{name}/model.safetensors"))
+
+
+def losses(found: Training) -> list[tuple[float, float, float]]:
+    return [(r.train_loss, r.fitted_loss, r.validation_loss) for r in found.history]
+
+
+def keys(output: str) -> set[str]:
+    store = open_store(output, StorageConfig())
+    return {key for page in store.list() for key in page["key"].to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Any:
+    """An undisturbed run, what it told, and its output."""
+    del ray_session
+    output = tmp_path_factory.mktemp("whole")
+    seen: list[TrainingProgress] = []
+    return run(dataset, output, CONFIG, on_progress=seen.append), seen, output
+
+
+CONFIG = tiny_config(
+    train={"num_epochs": 3, "batch_size": 8},
+    architecture={"dropout": 0.2},
+    engine={"shuffle_images": 16},
+)
+"""44 images: six steps an epoch."""
+
+
+def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
+    found, seen, output = whole
+    assert (found.num_images, found.num_steps, found.num_epochs) == (44, 18, 3)
+    assert (found.end, found.global_batch, found.micro_batch) == ("finished", 8, 8)
+    names = {key for key in keys(str(output)) if "/" not in key}
+    assert names == {
+        *("run.json", "config.json", "lock.json"),
+        *("history.jsonl", "training.json", "augmentation.jpg"),
+    }
+    assert {path.name for path in output.iterdir() if path.is_dir()} == {"model", "last"}
+    told = json.loads((output / "training.json").read_text())
+    assert told["last"]["validation_loss"] == found.last.validation_loss
+    assert len(told["history"]) == 3
+    kept = json.loads((output / "last/raycap.json").read_text())["training"]
+    assert kept["config"]["train"]["lr"] == 0.01
+    assert kept["dataset"]["num_images"] == 54
+    assert kept["versions"]["torch"] == torch.__version__
+    ends = [item.epoch_record for item in seen if item.epoch_record is not None]
+    assert ends == found.history
+    assert seen[-1].share == 1.0
+    assert all(record.num_images == 44 for record in found.history)
+
+
+def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
+    dataset: Path, whole: Any
+) -> None:
+    found, _, output = whole
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+    seen: list[TrainingProgress] = []
+    again = run(dataset, output, CONFIG, on_progress=seen.append)
+    assert again == found
+    assert not seen
+    # How the work is spread may differ, as long as the steps stay the same.
+    spread = {"batch_size": 4, "num_accumulated": 2}
+    other = CONFIG.model_copy(
+        update={
+            "train": CONFIG.train.model_copy(update=spread),
+            "engine": CONFIG.engine.model_copy(update={"num_workers": 2}),
+        }
+    )
+    assert run(dataset, output, other) == found
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    other = tiny_config(train={"num_epochs": 3, "batch_size": 8, "lr": 0.02}, engine={})
+    with pytest.raises(RunConflict, match="belongs to another run") as caught:
+        run(dataset, output, other)
+    assert "- train.lr = 0.01\n  + train.lr = 0.02" in str(caught.value)
+
+
+def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(
+    dataset: Path, tmp_path: Path
+) -> None:
+    # One takes the same micro-batches one after the other: batch norm sees what two workers see.
+    settings: dict[str, Any] = {"num_epochs": 3, "batch_size": 8, "num_accumulated": 2}
+    dropout = {"dropout": 0.2}
+    one = run(
+        dataset, tmp_path / "one", tiny_config(train=settings, architecture=dropout)
+    )
+    settings = {"num_epochs": 3, "batch_size": 4}
+    config = tiny_config(train=settings, architecture=dropout, engine={"num_workers": 2})
+    two = run(dataset, tmp_path / "two", config)
+    assert two.num_steps == one.num_steps == 18
+    for a, b in zip(losses(one), losses(two), strict=True):
+        # The running statistics, used in validation, are the first worker's share alone.
+        assert a[0] == pytest.approx(b[0], rel=1e-4)
+        assert a[1:] == pytest.approx(b[1:], rel=0.05)
+
+
+def test_a_lost_worker_is_replaced_and_the_result_is_the_same(
+    dataset: Path, tmp_path: Path, whole: Any
+) -> None:
+    config = CONFIG.model_copy(
+        update={"train": CONFIG.train.model_copy(update={"checkpoint_every_s": 1e-6})}
+    )
+    killed: list[int] = []
+
+    def on_progress(progress: TrainingProgress) -> None:
+        if not killed and progress.epoch == 2 and progress.step >= 2:
+            killed.append(kill_worker())
+
+    found = run(
+        dataset,
+        tmp_path,
+        config,
+        models=tiny_models(delay_s=0.3),
+        on_progress=on_progress,
+    )
+    assert killed
+    assert losses(found) == losses(whole[0])
+    assert same(weights(tmp_path), weights(whole[2]))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def kill_worker() -> int:
+    """Kill the process of Ray Train's worker as the kernel would."""
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or []) and is_ours(process):
+            process.send_signal(signal.SIGKILL)
+            pid: int = process.pid
+            return pid
+    raise AssertionError("no worker of Ray Train runs")
+
+
+def is_ours(process: psutil.Process) -> bool:
+    """Whether a process belongs to the Ray of this test session, not to another's."""
+    mine = psutil.Process().children(recursive=True)
+    return process.pid in {child.pid for child in mine}
+
+
+def test_an_interrupt_stops_at_the_next_step_and_the_same_call_goes_on(
+    dataset: Path, tmp_path: Path, whole: Any
+) -> None:
+    def on_progress(progress: TrainingProgress) -> None:
+        if progress.epoch == 2 and not sent:
+            sent.append(progress.step)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sent: list[int] = []
+    with pytest.raises(RunStopped, match=r"stopped at step \d of epoch 2 of 3.*same command"):
+        run(dataset, tmp_path, CONFIG, models=tiny_models(delay_s=0.2), on_progress=on_progress)
+    assert not (tmp_path / "training.json").exists()
+    assert (tmp_path / "model/model.safetensors").exists()
+    found = run(dataset, tmp_path, CONFIG)
+    assert losses(found) == losses(whole[0])
+    assert same(weights(tmp_path), weights(whole[2]))
+
+
+def test_s3_holds_the_dataset_and_the_output(s3: S3, whole: Any) -> None:
+    write_dataset(f"{s3.uri}/set", "train:44", "validation:10")
+    output = f"{s3.uri}/run"
+    found = run(f"{s3.uri}/set", output, CONFIG)
+    assert losses(found) == losses(whole[0])
+    assert same(weights(output), weights(whole[2]))
+    assert {key.split("/")[0] for key in keys(output)} >= {"model", "last", "training.json"}
+    assert not any(key.startswith("checkpoints/") for key in keys(output))
+    assert run(f"{s3.uri}/set", output, CONFIG) == found
+
+
+def test_a_loss_that_is_no_number_ends_the_run_on_all_workers_at_once(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    sink = BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(sink, "PNG")
+    write_dataset(str(tmp_path / "set"), "train:24", "validation:4", n000009=sink.getvalue())
+    config = tiny_config(
+        augment={"enabled": False}, train={"batch_size": 4}, engine={"num_workers": 2}
+    )
+    started = time.monotonic()
+    with pytest.raises(RunStopped, match=r"the loss is not finite at step \d of epoch 1"):
+        run(tmp_path / "set", tmp_path / "out", config)
+    assert time.monotonic() - started < 100
+    told = json.loads((tmp_path / "out/nonfinite.json").read_text())
+    assert told["suspects"] == ["000009.png"]
+    assert len(told["image_ids"]) == 8
+
+
+def test_a_wrong_setting_leaves_an_output_that_can_be_used(dataset: Path, tmp_path: Path) -> None:
+    config = tiny_config(init="demo")
+    with pytest.raises(ConfigError, match=r"init=demo is a model of kind 'blip', not 'cnn-lstm'"):
+        train(dataset, tmp_path, config=config)
+    found = run(dataset, tmp_path, tiny_config(train={"num_epochs": 1}))
+    assert found.num_epochs == 1
+
+
+def test_a_dataset_without_validation_and_a_folder_in_use_are_refused(
+    dataset: Path, tmp_path: Path
+) -> None:
+    write_dataset(str(tmp_path / "set"), "train:8")
+    with pytest.raises(DatasetError, match="has no validation split, which training needs"):
+        run(tmp_path / "set", tmp_path / "out", tiny_config())
+    with pytest.raises(ConfigError, match=r"holds other files .*give a new folder as output"):
+        run(dataset, dataset, tiny_config())
+
+
+def test_more_workers_than_the_cluster_has_room_for_do_not_wait_for_ever(
+    dataset: Path, tmp_path: Path
+) -> None:
+    del dataset, tmp_path
+    from raycap.train.resources import fit_resources
+
+    engine = tiny_config(engine={"num_workers": 64}).engine
+    with pytest.raises(ConfigError, match=r"num_workers=64 needs 65.25 CPUs.*the cluster has 4"):
+        fit_resources(engine, is_fixed=True)
+
+
+def test_a_real_blip_is_fine_tuned_and_what_is_saved_captions(tmp_path: Path) -> None:
+    from raycap.config import GenerationConfig, ModelConfig
+    from raycap.models.load import load_captioner
+    from raycap.models.sources import find_model
+
+    write_dataset(str(tmp_path / "set"), "train:24", "validation:6")
+    config = TrainConfig.model_validate(
+        {
+            "init": "demo",
+            "train": {"lr": 1e-3, "num_epochs": 2, "batch_size": 8},
+            "validation": {"metric": "loss"},
+            "generation": {"num_beams": 1},
+        }
+    )
+    found = train(tmp_path / "set", tmp_path / "out", config=config)
+    assert found.history[1].validation_loss < found.history[0].validation_loss
+    generation = GenerationConfig(num_beams=1)
+    captioner = load_captioner(
+        find_model(str(tmp_path / "out/model")), ModelConfig(), generation
+    )
+    import numpy as np
+
+    (caption,) = captioner.caption(np.zeros((1, 64, 64, 3), np.uint8))
+    assert caption.text
+
+
