@@ -148,7 +148,7 @@ def report(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="What `raycap caption`, `raycap evaluate` or `raycap prepare` wrote.",
+            help="What `raycap caption`, `evaluate`, `prepare`, `train` or `calibrate` wrote.",
             show_default=False,
         ),
     ],
