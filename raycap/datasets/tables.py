@@ -49,6 +49,7 @@ CAPTION_COLUMNS = (
 _LIST_COLUMNS = (schema.CAPTIONS_LIST, "sentences", "raw")
 _OTHER_COLUMNS = (schema.IMAGE_ID, schema.SOURCE_ID, schema.SPLIT, schema.STATUS)
 _NUM_PEEKED = 32
+_MESSAGE_CHARS = 500
 _BATCH_ROWS = 8_192
 _BUFFER_BYTES = 1_048_576
 
@@ -105,9 +106,11 @@ def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
     def choose(what: str, wanted: Sequence[str]) -> str:
         chosen = next((standing[name] for name in wanted if name in standing), None)
         if chosen is None:
+            # In one line of bounded length, whatever a damaged file has for names.
+            there = " ".join(", ".join(names).split())[:_MESSAGE_CHARS]
             raise DatasetError(
                 f"{file.uri}: has no column of {what} (looked for {', '.join(wanted)}); "
-                f"its columns are {', '.join(names) or 'none'}"
+                f"its columns are {there or 'none'}"
             )
         return chosen
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict
 
+from raycap.train.attention import write_attention
 from raycap.train.checkpoints import write_checkpoint
 from raycap.train.context import Run
 from raycap.train.feed import Feed
@@ -36,6 +37,8 @@ def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
     if run.workers.is_first:
         write_checkpoint(run.store, run.learner, state)
         keep_epoch(run, state)
+        if record.is_best:
+            write_attention(run, measured.shown)
         if record.overfits_since is not None and _is_news(state):
             losses = [item.losses for item in state.history]
             run.reporter.warn(describe_overfitting(losses, record.overfits_since))

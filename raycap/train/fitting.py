@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import warnings
 from threading import Thread
 from typing import Any
 
@@ -54,12 +55,15 @@ class Fitting:
             RunStopped: the run was interrupted, or workers died too often.
         """
         thread = Thread(target=self._fit, daemon=True, name="raycap-train")
-        thread.start()
-        try:
-            self._watch(thread, lock, on_progress)
-        except BaseException:
-            self._board.stop.remote()
-            raise
+        with warnings.catch_warnings():
+            # Ray Train copies Ray Data's settings, those included that Ray warns of setting.
+            warnings.filterwarnings("ignore", r"`use_\w+` is deprecated", DeprecationWarning)
+            thread.start()
+            try:
+                self._watch(thread, lock, on_progress)
+            except BaseException:
+                self._board.stop.remote()
+                raise
         self._relay(on_progress)
         if self._error is not None:
             raise explain(self._error) from self._error

@@ -4,6 +4,7 @@ run.json              created once: the fingerprint; another run is refused
 config.json           all settings of the last invocation, resolved
 lock.json             held while a run writes
 augmentation.jpg      training images, as they are and as the first epochs see them
+attention.jpg         where a `hybrid` looks, word by word, in the best epoch so far
 history.jsonl         a line an epoch: see `EpochRecord`
 checkpoints/          what a run goes on from: see `train.checkpoints`; gone when it is complete
 model/                the best model so far, by validation.metric: `raycap caption --model` runs it

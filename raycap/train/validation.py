@@ -10,6 +10,7 @@ from raycap.config import GenerationConfig
 from raycap.errors import DatasetError
 from raycap.models.base import Captioner
 from raycap.models.runtime import is_out_of_memory
+from raycap.train.attention import NUM_SHOWN
 from raycap.train.feed import Batch, Feed
 from raycap.train.learner import Learner
 from raycap.train.scores import Answer, score
@@ -25,6 +26,8 @@ class Measured:
     validation_loss: float
     scores: dict[str, float]
     """Empty on all workers but the first."""
+    shown: UInt8[np.ndarray, "b h w 3"]
+    """A few images of the validation sample, to be drawn: the same ones each time."""
 
 
 def validate(
@@ -40,7 +43,10 @@ def validate(
     with learner.averaged():
         captioner = learner.trainable.captioner(generation)
         share = _Share()
+        shown: list[UInt8[np.ndarray, "b h w 3"]] = []
         for batch in _rounds(feed, Kind.VALIDATION, epoch):
+            if not shown:
+                shown.append(_images(batch)[:NUM_SHOWN])
             share.add(*learner.measure(batch, max_captions))
             with learner.arithmetic():
                 share.answers += _answers(captioner, batch)
@@ -54,6 +60,7 @@ def validate(
         fitted_loss=fitted_loss,
         validation_loss=validation_loss,
         scores=score(gathered) if workers.is_first else {},
+        shown=shown[0],
     )
 
 
@@ -92,14 +99,17 @@ def _rounds(feed: Feed, kind: Kind, epoch: int) -> Iterator[Batch]:
 def _answers(captioner: Captioner, batch: Batch) -> list[Answer]:
     if not batch.image_ids:
         return []
-    pixels = batch.pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    captions = _caption(captioner, pixels)
+    captions = _caption(captioner, _images(batch))
     return [
         Answer(image_id=image_id, caption=caption, references=references)
         for image_id, caption, references in zip(
             batch.image_ids, captions, batch.references, strict=True
         )
     ]
+
+
+def _images(batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+    return batch.pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[str]:
