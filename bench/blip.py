@@ -166,7 +166,7 @@ def _encode(model: Any, inputs: torch.Tensor) -> None:
 def _num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int:
     with FlopCounterMode(display=False) as counter:
         ours.caption(pixels)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def main() -> None:

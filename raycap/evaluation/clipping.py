@@ -1,8 +1,9 @@
 """CLIPScore of an evaluation's systems: where the images are, and the scores as columns."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -56,25 +57,30 @@ def clip_spec(config: EvaluateConfig, references: References) -> ClipSpec | None
 
 
 def clip_columns(
-    spec: ClipSpec, chunks: Iterable[pa.Table], system: int, *, is_spread: bool
-) -> ClipColumns:
-    """Score one system.
+    spec: ClipSpec, chunks: Sequence[Iterable[pa.Table]], *, is_spread: bool
+) -> list[ClipColumns]:
+    """Score every system, one after the other, by the same workers.
 
     Args:
         spec: as `clip_spec` gave it.
-        chunks: as `chunks.read_chunks` yields them.
-        system: its number.
+        chunks: of each system, a pass over what `chunks.read_chunks` yields.
         is_spread: by actors of Ray, which must be connected.
 
     Raises:
         RaycapError: as `clip.clip_scores` and `clip.spread_clip_scores`.
     """
     score = spread_clip_scores if is_spread else clip_scores
-    tables = list(score(_tables(chunks, system), spec))
-    whole = pa.concat_tables(tables)
-    return {
+    tables = chain.from_iterable(_tables(of, system) for system, of in enumerate(chunks))
+    whole = pa.concat_tables(score(tables, spec))
+    scores = {
         name: np.asarray(whole[name].to_numpy(zero_copy_only=False), np.float64) for name in _NAMES
     }
+    # Every system has a row for every scored image.
+    by_system = {name: values.reshape(len(chunks), -1) for name, values in scores.items()}
+    return [
+        {name: values[system] for name, values in by_system.items()}
+        for system in range(len(chunks))
+    ]
 
 
 def _tables(chunks: Iterable[pa.Table], system: int) -> Iterator[pa.Table]:

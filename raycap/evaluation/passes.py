@@ -231,15 +231,11 @@ def _score_by_clip(
     """Score every system by CLIP; without one, there are no columns."""
     if spec is None:
         return [{} for _ in matched.systems]
-    return [
-        clip_columns(
-            spec,
-            matched.chunks(_CLIP_CHUNK_IMAGES, f"CLIPScore of {system.name}"),
-            number,
-            is_spread=is_spread,
-        )
-        for number, system in enumerate(matched.systems)
+    chunks = [
+        matched.chunks(_CLIP_CHUNK_IMAGES, f"CLIPScore of {system.name}")
+        for system in matched.systems
     ]
+    return clip_columns(spec, chunks, is_spread=is_spread)
 
 
 def _count(matched: Matched, workers: Workers) -> tuple[DocumentFrequencies, Counter[int]]:

@@ -3,25 +3,26 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
-import ray
 import torch
+from PIL import Image
 from safetensors.torch import load
 
-from raycap.config import StorageConfig, TrainConfig
+from raycap.config import GenerationConfig, ModelConfig, StorageConfig, TrainConfig
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.records import versions
 from raycap.storage.stores import open_store
 from raycap.train.record import Training
+from raycap.train.resources import fit_resources
 from raycap.train.run import train
 from raycap.train.status import TrainingProgress
 from tests.conftest import S3
@@ -91,7 +92,7 @@ def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
     kept = json.loads((output / "last/raycap.json").read_text())["training"]
     assert kept["config"]["train"]["lr"] == 0.01
     assert kept["dataset"]["num_images"] == 54
-    assert kept["versions"]["torch"] == torch.__version__
+    assert kept["versions"] == versions()
     ends = [item.epoch_record for item in seen if item.epoch_record is not None]
     assert ends == found.history
     assert seen[-1].share == 1.0
@@ -129,9 +130,7 @@ def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(
     # One takes the same micro-batches one after the other: batch norm sees what two workers see.
     settings: dict[str, Any] = {"num_epochs": 3, "batch_size": 8, "num_accumulated": 2}
     dropout = {"dropout": 0.2}
-    one = run(
-        dataset, tmp_path / "one", tiny_config(train=settings, architecture=dropout)
-    )
+    one = run(dataset, tmp_path / "one", tiny_config(train=settings, architecture=dropout))
     settings = {"num_epochs": 3, "batch_size": 4}
     config = tiny_config(train=settings, architecture=dropout, engine={"num_workers": 2})
     two = run(dataset, tmp_path / "two", config)
@@ -216,9 +215,6 @@ def test_s3_holds_the_dataset_and_the_output(s3: S3, whole: Any) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_on_all_workers_at_once(tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
     sink = BytesIO()
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(sink, "PNG")
     write_dataset(str(tmp_path / "set"), "train:24", "validation:4", n000009=sink.getvalue())
@@ -256,18 +252,12 @@ def test_more_workers_than_the_cluster_has_room_for_do_not_wait_for_ever(
     dataset: Path, tmp_path: Path
 ) -> None:
     del dataset, tmp_path
-    from raycap.train.resources import fit_resources
-
     engine = tiny_config(engine={"num_workers": 64}).engine
     with pytest.raises(ConfigError, match=r"num_workers=64 needs 65.25 CPUs.*the cluster has 4"):
         fit_resources(engine, is_fixed=True)
 
 
 def test_a_real_blip_is_fine_tuned_and_what_is_saved_captions(tmp_path: Path) -> None:
-    from raycap.config import GenerationConfig, ModelConfig
-    from raycap.models.load import load_captioner
-    from raycap.models.sources import find_model
-
     write_dataset(str(tmp_path / "set"), "train:24", "validation:6")
     config = TrainConfig.model_validate(
         {
@@ -280,12 +270,6 @@ def test_a_real_blip_is_fine_tuned_and_what_is_saved_captions(tmp_path: Path) ->
     found = train(tmp_path / "set", tmp_path / "out", config=config)
     assert found.history[1].validation_loss < found.history[0].validation_loss
     generation = GenerationConfig(num_beams=1)
-    captioner = load_captioner(
-        find_model(str(tmp_path / "out/model")), ModelConfig(), generation
-    )
-    import numpy as np
-
+    captioner = load_captioner(find_model(str(tmp_path / "out/model")), ModelConfig(), generation)
     (caption,) = captioner.caption(np.zeros((1, 64, 64, 3), np.uint8))
     assert caption.text
-
-

@@ -65,7 +65,7 @@ every_format = pytest.mark.parametrize(
 
 @every_format
 def test_every_format_gives_the_same_rows(name: str, write: Write, tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_id": "a/1.jpg", "caption": "a cat", "logprob": -0.5, "uri": "s3://b/a/1.jpg"},
         {"image_id": "2.jpg", "caption": ODD, "logprob": None, "uri": None},
         {"image_id": "3.jpg", "caption": "", "logprob": None, "uri": "pictures/3.jpg"},
@@ -130,7 +130,7 @@ def test_byte_order_marks_and_blank_space_change_nothing(
 
 
 def test_an_image_is_named_by_its_id_its_file_or_its_address(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image_id": 7, "file_name": "f/7.jpg", "uri": "s3://b/7.png"},
         {"file_name": "8.jpg"},
         {"uri": "https://user:secret@host/p/9%20a.jpg?token=t&size=2"},

@@ -51,7 +51,7 @@ def system(
     empty = dict.fromkeys(ROWS.names) | {schema.STATUS: schema.STATUS_OK, schema.CAPTION: "a cat"}
     whole = [empty | {FILE: row[schema.IMAGE_ID]} | row for row in rows]
     table = pa.Table.from_pylist(whole, schema=ROWS)
-    names = list(zip(*(file_names or {}).items(), strict=True)) or [[], []]
+    names: list[Any] = list(zip(*(file_names or {}).items(), strict=True)) or [[], []]
     return Captions(
         name=name,
         source=f"{name}.json",

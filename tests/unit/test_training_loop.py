@@ -236,14 +236,14 @@ def test_damaged_images_are_counted_and_the_rest_is_trained_on(tmp_path: Path) -
 
 
 def test_a_step_without_any_image_stops_the_run(tmp_path: Path) -> None:
-    bad = {f"n{number:06d}": b"no image" for number in range(8)}
+    bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in range(8)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
     with pytest.raises(DatasetError, match=r"none of the 8 images of step 1 of epoch 1 can be"):
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
 
 
 def test_a_validation_split_without_any_image_stops_the_run(tmp_path: Path) -> None:
-    bad = {f"n{number:06d}": b"no image" for number in (8, 9)}
+    bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in (8, 9)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
     with pytest.raises(DatasetError, match=r"none of the images that validation looks at"):
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
