@@ -8,7 +8,6 @@ raycap.json              kind, training if it was trained, `generation`: the cho
 calibration.json         the Calibration below; written last: with it, the folder is complete
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,6 @@ from pydantic import TypeAdapter
 from raycap.calibration.search import Trial, changes
 from raycap.calibration.trials import SliceRecord
 from raycap.config import CalibrateConfig
-from raycap.datasets.dataset import CaptionDataset
-from raycap.datasets.record import INDEX
 from raycap.models.base import ModelSource
 from raycap.records import encode_json
 from raycap.storage.base import Store
@@ -66,16 +63,6 @@ class Calibration:
 
 
 _FORM = TypeAdapter(Calibration)
-
-
-def identify(dataset: CaptionDataset) -> dict[str, Any]:
-    """Say what a dataset consists of, wherever it lies."""
-    return {
-        "source": dataset.record.source,
-        "num_images": dataset.record.num_images,
-        "num_captions": dataset.record.num_captions,
-        "parts": hashlib.sha256(dataset.store.read(INDEX)).hexdigest(),
-    }
 
 
 def fingerprint(

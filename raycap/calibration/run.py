@@ -16,7 +16,6 @@ from raycap.calibration.record import (
     LOCK,
     Calibration,
     fingerprint,
-    identify,
     write_calibration,
 )
 from raycap.calibration.scoring import ScoredReferences, score_trial
@@ -31,7 +30,7 @@ from raycap.calibration.search import (
 from raycap.calibration.trials import TRIALS, SliceRecord, TrialLog
 from raycap.cluster import ray_cluster
 from raycap.config import CalibrateConfig, GenerationConfig
-from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.errors import ConfigError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource

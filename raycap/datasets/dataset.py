@@ -1,5 +1,6 @@
 """Reading a caption dataset: part by part, or single images of it."""
 
+import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -166,3 +167,13 @@ def open_dataset(uri: str | Path, config: StorageConfig) -> CaptionDataset:
     record = read_record(store)
     index = read_table(store, INDEX, PART_INDEX)
     return CaptionDataset(store=store, config=config, record=record, index=index)
+
+
+def identify(dataset: CaptionDataset) -> dict[str, Any]:
+    """Say what a dataset consists of, wherever it lies."""
+    return {
+        "source": dataset.record.source,
+        "num_images": dataset.record.num_images,
+        "num_captions": dataset.record.num_captions,
+        "parts": hashlib.sha256(dataset.store.read(INDEX)).hexdigest(),
+    }

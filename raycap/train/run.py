@@ -7,7 +7,7 @@ from typing import Any
 
 from raycap.cluster import ray_cluster
 from raycap.config import TrainConfig
-from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
 from raycap.models.training import build_trainable, load_trainable
 from raycap.records import now, versions
@@ -28,7 +28,7 @@ from raycap.train.record import (
     write_training,
 )
 from raycap.train.resources import fit_resources
-from raycap.train.source import identify, read_groups
+from raycap.train.source import read_groups
 from raycap.train.state import State
 from raycap.train.status import OnTrainingProgress
 from raycap.train.tables import Kind

@@ -1,14 +1,10 @@
 """The dataset that is trained on: its splits, row group by row group."""
 
-import hashlib
-from typing import Any
-
 import numpy as np
 import pyarrow.compute as pc
 
 from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.parts import open_part
-from raycap.datasets.record import INDEX
 from raycap.errors import DatasetError
 from raycap.schema import NUM_BYTES, SPLIT
 from raycap.storage.base import KEY, Store
@@ -38,16 +34,6 @@ def read_groups(dataset: CaptionDataset, split: str) -> SplitGroups:
         group=np.concatenate([np.arange(len(sizes)) for sizes in counts]),
         num_images=np.concatenate([np.array(sizes, np.int64) for sizes in counts]),
     )
-
-
-def identify(dataset: CaptionDataset) -> dict[str, Any]:
-    """Say what a dataset consists of, wherever it lies."""
-    return {
-        "source": dataset.record.source,
-        "num_images": dataset.record.num_images,
-        "num_captions": dataset.record.num_captions,
-        "parts": hashlib.sha256(dataset.store.read(INDEX)).hexdigest(),
-    }
 
 
 def _group_sizes(store: Store, key: str, num_bytes: int) -> list[int]:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.config import StorageConfig
-from raycap.datasets.dataset import open_dataset
+from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import DatasetError
 from raycap.train.plan import GroupRows, Plan, SplitGroups, draw_seed, sample_rows, share_of
-from raycap.train.source import identify, read_groups
+from raycap.train.source import read_groups
 from tests.tiny_dataset import write_dataset
 
 
