@@ -2,15 +2,15 @@
 
 What differs from `BlipForConditionalGeneration.generate`, which computes the same numbers:
 
-- attention is torch's fused one;
+- attention is torch's fused one, and linear layers are as of `linear`;
 - keys and values of the patches are computed and kept once an image: its beams are the queries of
   one attention, so that nothing is copied for them;
 - keys and values of the tokens are written into memory set aside at the start;
 - an image that is done leaves the batch, at the cost of moving the last one into its place;
 - the vocabulary's scores are computed for the last token alone.
 
-Every module is called, not its weights read, so that low-rank updates, autocast and weights that
-are still being trained count.
+Weights are used where the modules have them, so that low-rank updates, autocast and weights that
+are still being trained count; dropout, which is off here, is left out.
 """
 
 from typing import Any
@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+from raycap.models.linear import apply_linear
 
 # B = images left, H = heads, S = patches and class token, D = size of a head, R = rows an image,
 # N = B * R rows, T = tokens
@@ -34,7 +36,9 @@ def encode_images(vision: Any, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor
     hidden = vision.embeddings(pixels)
     for layer in vision.encoder.layers:
         hidden = hidden + _attend_patches(layer.self_attn, layer.layer_norm1(hidden))
-        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        mlp = layer.mlp
+        inner = mlp.activation_fn(apply_linear(mlp.fc1, layer.layer_norm2(hidden)))
+        hidden = hidden + apply_linear(mlp.fc2, inner)
     normed: Tensor = vision.post_layernorm(hidden)
     return normed
 
@@ -65,8 +69,10 @@ class BlipDecodingState:
         for layer in self._layers:
             hidden = layer.advance(hidden, self._num_images, self._num_read)
         self._num_read += tokens.shape[1]
-        logits: Tensor = self._decoder.cls(hidden[:, -1])
-        return logits
+        head = self._decoder.cls.predictions
+        last = apply_linear(head.transform.dense, hidden[:, -1].contiguous())
+        last = head.transform.LayerNorm(head.transform.transform_act_fn(last))
+        return apply_linear(head.decoder, last)
 
     def widen(self, num_rows: int) -> None:
         """Copy every image's row."""
@@ -99,8 +105,8 @@ class _LayerState:
         self._layer = layer
         cross = layer.crossattention.self
         self._head_size = cross.attention_head_size
-        self.image_keys = self._split(cross.key(images)).contiguous()
-        self._image_values = self._split(cross.value(images)).contiguous()
+        self.image_keys = self._split(apply_linear(cross.key, images)).contiguous()
+        self._image_values = self._split(apply_linear(cross.value, images)).contiguous()
         shape = (len(images), self.image_keys.shape[1], num_tokens, self._head_size)
         self._keys = self.image_keys.new_empty(shape)
         self._values = self.image_keys.new_empty(shape)
@@ -110,10 +116,11 @@ class _LayerState:
     ) -> Float[Tensor, "n t d"]:
         """Apply the layer to the next tokens of every row."""
         own, cross = self._layer.attention, self._layer.crossattention
-        hidden = own.output(self._attend_tokens(own.self, hidden, num_read), hidden)
-        hidden = cross.output(self._attend_images(cross.self, hidden, num_images), hidden)
-        output: Tensor = self._layer.feed_forward_chunk(hidden)
-        return output
+        hidden = _add(own.output, self._attend_tokens(own.self, hidden, num_read), hidden)
+        hidden = _add(cross.output, self._attend_images(cross.self, hidden, num_images), hidden)
+        inner = apply_linear(self._layer.intermediate.dense, hidden)
+        inner = self._layer.intermediate.intermediate_act_fn(inner)
+        return _add(self._layer.output, inner, hidden)
 
     def widen(self, num_rows: int) -> None:
         """Copy every row."""
@@ -141,10 +148,12 @@ class _LayerState:
     ) -> Float[Tensor, "n t d"]:
         num_rows, num_new, _ = hidden.shape
         until = num_read + num_new
-        self._keys[:num_rows, :, num_read:until] = self._split(attention.key(hidden))
-        self._values[:num_rows, :, num_read:until] = self._split(attention.value(hidden))
+        self._keys[:num_rows, :, num_read:until] = self._split(apply_linear(attention.key, hidden))
+        self._values[:num_rows, :, num_read:until] = self._split(
+            apply_linear(attention.value, hidden)
+        )
         attended = functional.scaled_dot_product_attention(
-            self._split(attention.query(hidden)),
+            self._split(apply_linear(attention.query, hidden)),
             self._keys[:num_rows, :, :until],
             self._values[:num_rows, :, :until],
             is_causal=num_new > 1,  # only the start is of several tokens, and nothing is before it
@@ -155,7 +164,7 @@ class _LayerState:
         self, attention: Any, hidden: Float[Tensor, "n t d"], num_images: int
     ) -> Float[Tensor, "n t d"]:
         # All rows of an image, and all their tokens, are queries of one attention.
-        queries = attention.query(hidden).view(num_images, -1, hidden.shape[2])
+        queries = apply_linear(attention.query, hidden).view(num_images, -1, hidden.shape[2])
         attended = functional.scaled_dot_product_attention(
             self._split(queries), self.image_keys[:num_images], self._image_values[:num_images]
         )
@@ -167,8 +176,15 @@ class _LayerState:
 
 def _attend_patches(attention: Any, hidden: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
     """Compute `attention(hidden)[0]` of a `BlipAttention`."""
-    mixed = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
+    mixed = apply_linear(attention.qkv, hidden).unflatten(-1, (3, attention.num_heads, -1))
     queries, keys, values = mixed.permute(2, 0, 3, 1, 4)
     attended = functional.scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
-    output: Tensor = attention.projection(attended.transpose(1, 2).flatten(2))
-    return output
+    return apply_linear(attention.projection, attended.transpose(1, 2).flatten(2))
+
+
+def _add(
+    output: Any, states: Float[Tensor, "n t e"], residual: Float[Tensor, "n t d"]
+) -> Float[Tensor, "n t d"]:
+    """Compute `output(states, residual)` of the decoder's output modules."""
+    normed: Tensor = output.LayerNorm(apply_linear(output.dense, states) + residual)
+    return normed

@@ -102,13 +102,11 @@ def test_the_same_call_has_nothing_to_do_and_another_is_refused(tmp_path: Path) 
     first = prepare(tmp_path / "photos", tmp_path / "out", config=config())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
     seen: list[Progress] = []
-    started = time.monotonic()
     # What is not part of the content may differ.
     other_engine = config(engine={"part_size": 5})
     again = prepare(
         tmp_path / "photos", tmp_path / "out", config=other_engine, on_progress=seen.append
     )
-    assert time.monotonic() - started < 2
     assert again == first
     assert not seen
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}

@@ -124,20 +124,26 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
     assert "- train.lr = 0.01\n  + train.lr = 0.02" in str(caught.value)
 
 
-def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(
-    dataset: Path, tmp_path: Path
-) -> None:
-    # One takes the same micro-batches one after the other: batch norm sees what two workers see.
-    settings: dict[str, Any] = {"num_epochs": 3, "batch_size": 8, "num_accumulated": 2}
-    dropout = {"dropout": 0.2}
-    one = run(dataset, tmp_path / "one", tiny_config(train=settings, architecture=dropout))
-    settings = {"num_epochs": 3, "batch_size": 4}
-    config = tiny_config(train=settings, architecture=dropout, engine={"num_workers": 2})
-    two = run(dataset, tmp_path / "two", config)
+def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    # One takes as many micro-batches one after the other: batch norm sees what two workers see.
+    write_dataset(str(tmp_path / "set"), "train:48", "validation:10")
+    found = []
+    for name, num_workers, share in (
+        ("one", 1, {"batch_size": 8, "num_accumulated": 2}),
+        ("two", 2, {"batch_size": 4}),
+    ):
+        config = tiny_config(
+            train={"num_epochs": 3, **share},
+            architecture={"dropout": 0.2},
+            engine={"num_workers": num_workers},
+        )
+        found.append(run(tmp_path / "set", tmp_path / name, config))
+    one, two = found
     assert two.num_steps == one.num_steps == 18
+    assert two.global_batch == one.global_batch == 8
     for a, b in zip(losses(one), losses(two), strict=True):
-        # The running statistics, used in validation, are the first worker's share alone.
         assert a[0] == pytest.approx(b[0], rel=1e-4)
+        # The running statistics, which validation uses, are those of the first worker's share.
         assert a[1:] == pytest.approx(b[1:], rel=0.05)
 
 

@@ -64,7 +64,9 @@ def random_decoder(rng: random.Random) -> Any:
         for name, weight in decoder.named_parameters():
             if "norm" not in name.lower():
                 weight.normal_(0, rng.choice([0.4, 0.8]))
-        decoder.cls.predictions.bias[END] = rng.uniform(0.0, 8.0)
+        # In standard deviations of the logits: some captions end early, some not at all.
+        spread = decoder.cls.predictions.decoder.weight.std() * config.hidden_size**0.5
+        decoder.cls.predictions.bias[END] = rng.uniform(0.5, 3.0) * spread
     return decoder
 
 
@@ -79,11 +81,11 @@ def random_start(rng: random.Random, decoder: Any) -> Tensor:
 
 
 def random_search(rng: random.Random, num_beams: int) -> GenerationConfig:
-    longest = rng.choice([1, 6, 14])
+    longest = rng.choice([1, 8, 14])
     return GenerationConfig(
         num_beams=num_beams,
         max_new_tokens=longest,
-        min_new_tokens=rng.choice([0, 0, longest // 2, longest]),
+        min_new_tokens=rng.choice([0, 0, 0, longest // 2, longest]),
         length_penalty=rng.choice([-1.0, 0.0, 0.6, 1.0, 2.0]),
         repetition_penalty=rng.choice([1.0, 1.0, 0.8, 1.6]),
         no_repeat_ngram_size=rng.choice([0, 0, 1, 2, 3]),
