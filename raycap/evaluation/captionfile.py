@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from raycap import schema
 from raycap.config import StorageConfig
+from raycap.datasets.jsontext import JsonText
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.storage.address import redact, scheme_of
 from raycap.storage.stores import open_store
@@ -52,7 +53,7 @@ _PAGE_ROWS = 65_536
 _NAMES = (schema.IMAGE_ID, FILE_NAME, schema.URI)
 _COLUMNS = (*_NAMES, schema.CAPTION, schema.STATUS, schema.ERROR_CODE, schema.LOGPROB)
 
-_File = io.BufferedReader | io.BytesIO
+_File = io.BufferedReader
 _Row = Mapping[str, Any]
 
 
@@ -113,22 +114,23 @@ def _open(source: str, config: StorageConfig) -> _File:
     if scheme_of(source) in ("", "file"):
         return open(os.path.expanduser(source.removeprefix("file://")), "rb")
     folder, _, name = source.rpartition("/")
-    return io.BytesIO(open_store(folder, config).read(name))
+    return io.BufferedReader(io.BytesIO(open_store(folder, config).read(name)))
 
 
 def _read_coco(file: _File) -> Iterator[_Row]:
-    yield from ijson.items(file, "item" if _is_list(file) else "annotations.item", use_float=True)
+    items = "item" if _is_list(file) else "annotations.item"
+    yield from ijson.items(JsonText(file), items, use_float=True)
 
 
 def _read_coco_images(file: _File) -> Iterator[_Row]:
     if not _is_list(file):
-        yield from ijson.items(file, "images.item", use_float=True)
+        yield from ijson.items(JsonText(file), "images.item", use_float=True)
 
 
 def _is_list(file: _File) -> bool:
-    """Say whether a file holds a bare list; and go past its byte order mark, if it has one."""
+    """Say whether a file holds a bare list."""
     start = file.read(1024)
-    file.seek(len(BOM_UTF8) if start.startswith(BOM_UTF8) else 0)
+    file.seek(0)
     return start.removeprefix(BOM_UTF8).lstrip().startswith(b"[")
 
 

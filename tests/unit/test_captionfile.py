@@ -269,3 +269,11 @@ def test_files_are_read_from_buckets(name: str, write: Write, tmp_path: Path, s3
 def test_addresses_of_files_are_taken(tmp_path: Path) -> None:
     path = json_lines(tmp_path / "a.jsonl", [{"image_id": 1, "caption": "a"}])
     assert brief(f"file://{path}") == [("1", "a")]
+
+
+@pytest.mark.parametrize("damage", [b"[" * 200_000, b'[{"image_id": ' + b"9" * 5_000 + b"}]"])
+def test_json_that_no_parser_survives_is_refused_in_one_line(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(damage)
+    with pytest.raises(DatasetError, match="cannot be read as captions"):
+        read(path)
