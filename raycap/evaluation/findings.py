@@ -72,7 +72,7 @@ def _system(
     tells_copies: bool,
 ) -> System:
     lengths = found.lengths()
-    captions, match, counts = found.captions, found.match, found.diversity
+    captions, match = found.captions, found.match
     return System(
         name=captions.name,
         source=captions.source,
@@ -96,14 +96,18 @@ def _system(
             high=None if gap is None else gap[1],
             wasserstein=wasserstein(lengths, references),
         ),
-        diversity=Diversity(
-            distinct_1=counts.distinct_1,
-            distinct_2=counts.distinct_2,
-            repetition=counts.repetition,
-            vocabulary_size=counts.vocabulary_size,
-            num_different_captions=counts.num_different_captions,
-            copied_from_training=counts.copied if tells_copies else None,
-        ),
+        diversity=_diversity(found.diversity, tells_copies=tells_copies),
+    )
+
+
+def _diversity(counts: DiversityCounts, *, tells_copies: bool) -> Diversity:
+    return Diversity(
+        distinct_1=counts.distinct_1,
+        distinct_2=counts.distinct_2,
+        repetition=counts.repetition,
+        vocabulary_size=counts.vocabulary_size,
+        num_different_captions=counts.num_different_captions,
+        copied_from_training=counts.copied if tells_copies else None,
     )
 
 

@@ -148,8 +148,7 @@ def run_passes(
     Raises:
         RaycapError: as `evaluate`.
     """
-    num_systems = len(matched.systems)
-    is_spread = matched.num_rows * num_systems >= config.spread_images
+    is_spread = matched.num_rows * len(matched.systems) >= config.spread_images
     num_chunks = -(-matched.num_rows // _CHUNK_IMAGES)
     with ExitStack() as opened:
         if is_spread:
@@ -169,12 +168,10 @@ def run_passes(
         reference_lengths=lengths,
         reference_sums=np.concatenate(scoring.reference_sums),
         sums=[
-            SystemSums.of(scoring.scores[number], clips[number]) for number in range(num_systems)
+            SystemSums.of(chunks, clip) for chunks, clip in zip(scoring.scores, clips, strict=True)
         ],
-        diversity=[
-            merge_diversity([chunk.diversity for chunk in chunks]) for chunks in scoring.scores
-        ],
-        mean_logprobs=[_mean(values) for values in scoring.logprobs],
+        diversity=[merge_diversity([c.diversity for c in chunks]) for chunks in scoring.scores],
+        mean_logprobs=list(map(_mean, scoring.logprobs)),
         skipped=[plan.skipped | _failed(chunks) for chunks in scoring.scores],
         tells_copies=training is not None,
     )

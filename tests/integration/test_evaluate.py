@@ -24,6 +24,7 @@ from tests.evaluation_samples import (
     scores_of,
     skipped_of,
     values_of,
+    without_time,
     write_corpus,
 )
 from tests.tiny_clip import save_clip
@@ -39,10 +40,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score few images at a time, so that several actors have several chunks each."""
     monkeypatch.setattr(passes, "_CHUNK_IMAGES", 10)
     monkeypatch.setattr(passes, "_CLIP_CHUNK_IMAGES", 5)
-
-
-def without_time(found: Evaluation) -> Evaluation:
-    return replace(found, wall_s=0.0, created_at="")
 
 
 def assert_identical(

@@ -1,11 +1,8 @@
 """Which caption belongs to which image: names, doubles, what is left over; and reading chunks."""
 
 import posixpath
-from collections.abc import Iterator
-from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,85 +10,20 @@ from hypothesis import strategies as st
 from raycap import schema
 from raycap.errors import DatasetError
 from raycap.evaluation import matching
-from raycap.evaluation.captionfile import FILE, FILE_NAMES, ROWS
-from raycap.evaluation.captions import Captions, CaptionsFormat
-from raycap.evaluation.chunks import (
-    IS_SCORED,
-    PLACE,
-    TOKENS,
-    column,
-    join_tokens,
-    keep_tokens,
-    read_chunks,
-    split_tokens,
-)
+from raycap.evaluation.captionfile import FILE
 from raycap.evaluation.matching import (
     Match,
     MissingPolicy,
-    load_references,
-    match_system,
     settle,
 )
-from raycap.metrics.tokenizer import tokenize
-from raycap.scratch import scratch_database
+from tests import matching_samples
+from tests.matching_samples import FAILED, load, match, matched, named, system
 
 Database = duckdb.DuckDBPyConnection
 
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    with scratch_database(100_000_000) as opened:
-        yield opened
-
-
-def system(
-    *rows: dict[str, Any], name: str = "blip", file_names: dict[str, str] | None = None
-) -> Captions:
-    """Give a system with those rows, in two pages."""
-    empty = dict.fromkeys(ROWS.names) | {schema.STATUS: schema.STATUS_OK, schema.CAPTION: "a cat"}
-    whole = [empty | {FILE: row[schema.IMAGE_ID]} | row for row in rows]
-    table = pa.Table.from_pylist(whole, schema=ROWS)
-    names: list[Any] = list(zip(*(file_names or {}).items(), strict=True)) or [[], []]
-    return Captions(
-        name=name,
-        source=f"{name}.json",
-        format=CaptionsFormat.COCO,
-        pages=lambda: iter([table[:1], table[1:]]),
-        file_names=lambda: iter([pa.table(names, schema=FILE_NAMES)]) if file_names else iter([]),
-    )
-
-
-def named(*ids: str, **more: Any) -> Captions:
-    return system(*({schema.IMAGE_ID: image_id} for image_id in ids), **more)
-
-
-def load(database: Database, *ids: str, sources: dict[str, str] | None = None) -> int:
-    """Load references of those ids, in two tables."""
-    rows = [
-        {
-            schema.IMAGE_ID: image_id,
-            schema.SOURCE_ID: (sources or {}).get(image_id),
-            schema.URI: f"s3://b/{image_id}",
-            schema.SPLIT: None,
-            schema.CAPTIONS_LIST: [f"a {image_id}", "two"],
-        }
-        for image_id in ids
-    ]
-    table = pa.Table.from_pylist(rows, schema=schema.REFERENCES)
-    return load_references(database, [table[:1], table[1:]])
-
-
-def matched(database: Database, number: int = 0) -> list[tuple[str, str]]:
-    """Give which caption's row each reference has got."""
-    rows = database.execute(
-        f"SELECT r.image_id, c.image_id FROM matched_{number} m JOIN refs r USING (place) "
-        f"JOIN captions_{number} c ON c.rowid = m.row ORDER BY ALL"
-    )
-    return rows.fetchall()
-
-
-def match(database: Database, captions: Captions, number: int = 0) -> Match:
-    return match_system(database, number, captions, "/data/refs")
+# Fixtures, which pytest looks for under their names.
+database = matching_samples.database
+two_systems = matching_samples.two_systems
 
 
 # Names
@@ -223,20 +155,6 @@ def test_what_is_left_over_is_counted_and_the_first_few_named(database: Database
 # Missing captions
 
 
-FAILED = {schema.STATUS: "failed", schema.ERROR_CODE: "timeout", schema.CAPTION: None}
-
-
-@pytest.fixture
-def two_systems(database: Database) -> dict[str, Match]:
-    """Of images 1 to 5, the first system lacks 1 and failed on 2; the second lacks 5."""
-    load(database, "1", "2", "3", "4", "5")
-    first = system(
-        {schema.IMAGE_ID: "2", **FAILED}, *({schema.IMAGE_ID: key} for key in ("3", "4", "5"))
-    )
-    second = named("1", "2", "3", "4", name="tuned")
-    return {"blip": match(database, first), "tuned": match(database, second, 1)}
-
-
 def scored(database: Database) -> list[str]:
     rows = database.execute("SELECT image_id FROM refs JOIN scored USING (place) ORDER BY 1")
     return [image_id for (image_id,) in rows.fetchall()]
@@ -296,56 +214,3 @@ def test_systems_with_no_image_in_common_are_refused(database: Database) -> None
     }
     with pytest.raises(DatasetError, match="no image has a caption of a and of b; nothing is left"):
         settle(database, found, MissingPolicy.DROP)
-
-
-# Chunks
-
-
-def chunks(database: Database, num_systems: int, num_rows: int) -> list[pa.Table]:
-    return list(read_chunks(database, num_systems, num_rows))
-
-
-def test_chunks_hold_all_of_each_image_in_order(
-    database: Database, two_systems: dict[str, Match]
-) -> None:
-    settle(database, two_systems, MissingPolicy.DROP)
-    parts = chunks(database, 2, 2)
-    assert [len(part) for part in parts] == [2, 2, 1]
-    table = pa.concat_tables(parts)
-    assert table[PLACE].to_pylist() == [0, 1, 2, 3, 4]
-    assert table[schema.IMAGE_ID].to_pylist() == ["1", "2", "3", "4", "5"]
-    assert table[schema.REFERENCE_CAPTIONS].to_pylist()[1] == ["a 2", "two"]
-    assert table[IS_SCORED].to_pylist() == [False, False, True, True, False]
-    assert table[column(schema.STATUS, 0)].to_pylist() == ["missing", "failed", "ok", "ok", "ok"]
-    assert table[column(schema.STATUS, 1)].to_pylist() == ["ok", "ok", "ok", "ok", "missing"]
-    assert table[column(schema.ERROR_CODE, 0)].to_pylist() == [None, "timeout", None, None, None]
-    assert table[column(schema.CAPTION, 0)].to_pylist() == [None, None, "a cat", "a cat", "a cat"]
-
-
-def test_an_images_address_is_the_references_or_else_the_systems(database: Database) -> None:
-    load(database, "1", "2")
-    database.execute("UPDATE refs SET uri = NULL WHERE image_id = '2'")
-    rows = [{schema.IMAGE_ID: key, schema.URI: f"/pictures/{key}"} for key in ("1", "2")]
-    found = {"blip": match(database, system(*rows))}
-    settle(database, found, MissingPolicy.ERROR)
-    (table,) = chunks(database, 1, 10)
-    assert table[column(schema.URI, 0)].to_pylist() == ["s3://b/1", "/pictures/2"]
-
-
-def test_tokens_are_kept_while_chunks_are_read_and_found_by_the_next_pass(
-    database: Database,
-) -> None:
-    load(database, *(f"{number}" for number in range(9)))
-    found = {"blip": match(database, named("3"))}
-    settle(database, found, MissingPolicy.WORST)
-    written = [[[f"a{place}", "b"], []] for place in range(9)]
-    for part in read_chunks(database, 1, 2):
-        assert part[TOKENS].null_count == len(part)
-        keep_tokens(database, part, join_tokens([written[at] for at in part[PLACE].to_pylist()]))
-    assert split_tokens(pa.concat_tables(chunks(database, 1, 4))[TOKENS]) == written
-
-
-@given(st.lists(st.lists(st.text(max_size=12), min_size=1, max_size=3), max_size=4))
-def test_tokens_survive_being_kept(written: list[list[str]]) -> None:
-    references = [[tokenize(text) for text in image] for image in written]
-    assert split_tokens(pa.chunked_array([join_tokens(references)])) == references
