@@ -112,10 +112,10 @@ class BeamSearch:
             return torch.zeros_like(self._found.ended[:, 0])
         hopes_for_longest = self._early_stopping == "never" and exponent > 0.0
         length = generation.max_new_tokens if hopes_for_longest else step + 1
-        best_possible = self._beams.scores[:, :1] / length**exponent
+        best_possible: Tensor = self._beams.scores[:, :1] / length**exponent
         worst = self._found.scores.min(1, keepdim=True)[0]
         worst = torch.where(self._found.ended, worst, _IMPOSSIBLE)
-        improvable = (best_possible > worst).any(1)
+        improvable: Tensor = (best_possible > worst).any(1)
         if self._early_stopping is True:
             improvable = improvable & ~self._found.ended.all(1)
         return improvable

@@ -140,7 +140,7 @@ class _LayerState:
         for kept in (self.image_keys, self._image_values):
             kept[places] = kept[origins]
         for kept in (self._keys, self._values):
-            of_images = kept.unflatten(0, (len(self.image_keys), -1))
+            of_images = kept.view(len(self.image_keys), -1, *kept.shape[1:])
             of_images[places] = of_images[origins]
 
     def _attend_tokens(
@@ -171,12 +171,13 @@ class _LayerState:
         return attended.transpose(1, 2).reshape(hidden.shape)
 
     def _split(self, states: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t e"]:
-        return states.unflatten(-1, (-1, self._head_size)).transpose(1, 2)
+        return states.view(*states.shape[:-1], -1, self._head_size).transpose(1, 2)
 
 
 def _attend_patches(attention: Any, hidden: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
     """Compute `attention(hidden)[0]` of a `BlipAttention`."""
-    mixed = apply_linear(attention.qkv, hidden).unflatten(-1, (3, attention.num_heads, -1))
+    joined = apply_linear(attention.qkv, hidden)
+    mixed = joined.view(*joined.shape[:-1], 3, attention.num_heads, -1)
     queries, keys, values = mixed.permute(2, 0, 3, 1, 4)
     attended = functional.scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
     return apply_linear(attention.projection, attended.transpose(1, 2).flatten(2))

@@ -73,7 +73,13 @@ class BoardReporter:
         self._board = board
         self._answer: Any = None
         self._next = 0.0
-        self.wants_stop = False
+        self._wants_stop = False
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the run is to stop, by the last answer that has arrived."""
+        self._has_answered()
+        return self._wants_stop
 
     def tell(self, progress: TrainingProgress) -> None:
         """Post progress, now and then, and hear whether to stop."""
@@ -101,5 +107,5 @@ class BoardReporter:
             return True
         ready, _ = ray.wait([self._answer], timeout=0)
         if ready:
-            self.wants_stop = ray.get(self._answer)
+            self._wants_stop = ray.get(self._answer)
         return bool(ready)

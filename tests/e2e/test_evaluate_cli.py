@@ -57,6 +57,7 @@ def test_an_evaluation_spread_over_ray_prints_the_same_table(raycap: CommandLine
         (("bad.jsonl", "refs.jsonl"), 1, "row 1 has no 'caption'"),
         (("few.jsonl", "refs.jsonl", "--missing", "never"), 2, "'never' is not one of"),
         (
+            ("few.jsonl", "refs.jsonl", "--split", "test"),
             1,
             "no image with a caption in split test",
         ),

@@ -132,4 +132,4 @@ def test_the_preview_lays_images_out_in_rows_and_columns() -> None:
     assert sheet.size == (3 * 34 + 4, 2 * 24 + 4)
     assert sheet.getpixel((19, 14))[0] > 200  # type: ignore[index]
     assert sheet.getpixel((53, 14))[2] > 200  # type: ignore[index]
-    assert min(sheet.getpixel((90, 40))) > 240  # type: ignore[type-var,arg-type]
+    assert min(sheet.getpixel((90, 40))) > 240  # type: ignore[arg-type]
