@@ -11,7 +11,8 @@ from torch import Tensor, nn
 # anew at every call.
 _FEW_ROWS = 64
 _MANY_ROWS = 1024
-_ONEDNN: Any = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
+_backend: Any = torch.backends.mkldnn  # untyped there
+_ONEDNN: Any = torch.ops.mkldnn._linear_pointwise if _backend.is_available() else None
 
 
 def apply_linear(module: Any, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:

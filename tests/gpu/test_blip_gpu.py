@@ -55,6 +55,19 @@ def test_fp32_captions_equal_those_of_the_cpu(
         assert not alike or one.logprob == pytest.approx(other.logprob, abs=1e-2)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3, 5])
+def test_captions_equal_those_of_generate_on_the_same_device(num_beams: int) -> None:
+    images = squares(16)
+    here = captioner("fp32", GenerationConfig(num_beams=num_beams))
+    with torch.inference_mode():
+        sequences = here._model.generate(
+            pixel_values=here._normalise(images), num_beams=num_beams, max_new_tokens=20
+        )
+    expected = here._tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    same = [one.text == text for one, text in zip(here.caption(images), expected, strict=True)]
+    assert np.mean(same) >= 0.9, "as above: near ties aside"
+
+
 def test_auto_is_a_half_precision_and_captions() -> None:
     here = captioner("auto")
     assert here._model.dtype == pick_dtype("auto", here._model.device) != torch.float32
