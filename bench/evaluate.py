@@ -2,7 +2,7 @@
 
 Writes synthetic images' captions as COCO does, one generated caption and five references each,
 whose words are drawn by Zipf's law; evaluates them through the installed command, METEOR left out;
-and samples the resident memory of the driver and of every process that it started.
+and samples the resident memory and the CPU time of the driver and of every process that it started.
 
     python -m bench.evaluate [--images 200000] [--systems 1]
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import accumulate, product
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from bench.memory import resident_bytes
 
 RAYCAP = str(Path(sys.executable).parent / "raycap")
 NUM_REFERENCES = 5
-EVERY_S = 0.2
+EVERY_S = 0.5
 MODES = {"one process": "spread_images=1000000000", "spread": "spread_images=0"}
 
 _SYLLABLES = [
@@ -93,23 +94,32 @@ def write_captions(folder: Path, num_images: int, num_systems: int) -> list[Path
 
 
 def run(paths: list[Path], output: Path, setting: str) -> dict[str, float]:
-    """Evaluate; return the seconds that it took, and the peaks of the driver and of all."""
+    """Evaluate; return the seconds that it took, on the clock and of CPUs, and the peaks."""
     started = time.perf_counter()
     settings = ["--set", setting, "--set", "external.meteor=false"]
     command = [RAYCAP, "evaluate", *map(str, paths), "--output", str(output), *settings]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     tree = psutil.Process(driver.pid)
     peak_driver = peak_total = 0
+    cpu_s: dict[int, float] = {}
     while driver.poll() is None:
         processes = [tree, *tree.children(recursive=True)]
         peak_total = max(peak_total, sum(map(resident_bytes, processes)))
         peak_driver = max(peak_driver, resident_bytes(tree))
+        for process in processes:
+            with suppress(psutil.Error):
+                cpu_s[process.pid] = sum(process.cpu_times()[:2])
         time.sleep(EVERY_S)
     wall_s = time.perf_counter() - started
     if driver.returncode:
         assert driver.stderr
         raise SystemExit(driver.stderr.read().decode())
-    return {"wall_s": wall_s, "driver_mb": peak_driver / 1e6, "total_mb": peak_total / 1e6}
+    return {
+        "wall_s": wall_s,
+        "cpu_s": sum(cpu_s.values()),
+        "driver_mb": peak_driver / 1e6,
+        "total_mb": peak_total / 1e6,
+    }
 
 
 def main() -> None:
@@ -124,12 +134,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = write_captions(folder, arguments.images, arguments.systems)
-        print(f"{'':>12}  {'time s':>8}  {'driver MB':>10}  {'all MB':>8}")
+        print(f"{'':>12}  {'time s':>8}  {'CPU s':>8}  {'driver MB':>10}  {'all MB':>8}")
         for number, (mode, setting) in enumerate(MODES.items()):
             output = folder / f"evaluation-{number}"
             runs[mode] = run(paths, output, setting)
-            seconds, driver, total = runs[mode].values()
-            print(f"{mode:>12}  {seconds:>8.1f}  {driver:>10,.0f}  {total:>8,.0f}", flush=True)
+            wall, cpu, driver, total = runs[mode].values()
+            figures = f"{wall:>8.1f}  {cpu:>8.1f}  {driver:>10,.0f}  {total:>8,.0f}"
+            print(f"{mode:>12}  {figures}", flush=True)
             found.append(json.loads((output / "evaluation.json").read_text()))
     same = all(found[0][part] == found[1][part] for part in ("systems", "comparisons"))
     print(f"both give the same: {same}")

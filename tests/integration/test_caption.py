@@ -193,9 +193,9 @@ def test_other_settings_or_another_source_are_refused_with_the_difference(tmp_pa
     folder, output = tmp_path / "photos", tmp_path / "out"
     write_images(folder, 2)
     raycap.caption(folder, output, config=config())
-    with pytest.raises(RunConflict, match=r"\+generation\.num_beams = 1") as conflict:
+    with pytest.raises(RunConflict, match=r"\+ generation\.num_beams = 1") as conflict:
         raycap.caption(folder, output, config=config(generation={"num_beams": 1}))
-    assert "-generation.num_beams = 3" in str(conflict.value)
+    assert "- generation.num_beams = 3" in str(conflict.value)
     write_images(tmp_path / "other", 2)
     with pytest.raises(RunConflict, match="source = "):
         raycap.caption(tmp_path / "other", output, config=config())
