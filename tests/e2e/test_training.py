@@ -51,11 +51,6 @@ def test_kill_9_of_the_driver_and_the_same_command_give_the_model_of_an_undistur
     a, b = (load_file(folder / "last" / "model.safetensors") for folder in (killed, whole))
     assert all(a[name].equal(b[name]) for name in b)
 
-    code, _, err = raycap("train", "set", "whole", *SETTINGS, "--set", "train.seed=7")
-    assert code == 1
-    assert "- train.seed = 0" in err
-    assert "Traceback" not in err
-
 
 def test_the_jobs_script_is_the_same_command(raycap: CommandLine) -> None:
     done = subprocess.run(
