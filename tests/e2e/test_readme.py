@@ -38,7 +38,7 @@ ALSO = {
         *("--set", "architecture.width=16", "--set", "architecture.image_px=64"),
         *("--set", "generation.max_new_tokens=8"),
     ],
-    "raycap calibrate": ["--set", "num_min_lengths=1", "--set", "generation.num_beams=1"],
+    "raycap calibrate": ["--set", "search.num_min_lengths=1", "--set", "generation.num_beams=1"],
 }
 """What a test adds to a command so that it is done in seconds."""
 
