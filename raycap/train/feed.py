@@ -136,7 +136,7 @@ class Feed:
             return
 
     def _batches(self) -> Iterator[Batch]:
-        pending: list[tuple[Piece, UInt8[np.ndarray, "b 3 h w"]]] = []
+        pending: list[tuple[Piece, UInt8[np.ndarray, "_ 3 h w"]]] = []
         size = (self._trainable.target.height_px, self._trainable.target.width_px)
         for table in self._tables:
             piece, pixels = read_loaded(table, size)
@@ -149,7 +149,7 @@ class Feed:
                     yield self._batch(pending, step)
                 pending = []
 
-    def _batch(self, pieces: list[tuple[Piece, UInt8[np.ndarray, "b 3 h w"]]], step: int) -> Batch:
+    def _batch(self, pieces: list[tuple[Piece, UInt8[np.ndarray, "_ 3 h w"]]], step: int) -> Batch:
         tag = pieces[0][0].tag
         merged = Piece(tag=tag)
         pixels = []
