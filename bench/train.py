@@ -89,7 +89,7 @@ def plain_rate(model: Path, rows: list[Row], config: TrainConfig, *, loader_work
     """Train by a plain loop; return images/s of all epochs but the first."""
     torch.manual_seed(0)
     preprocessing = read_preprocessing(model)
-    blip: Any = BlipForConditionalGeneration.from_pretrained(model)
+    blip: Any = BlipForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     text = blip.config.text_config
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
