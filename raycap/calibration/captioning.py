@@ -12,9 +12,10 @@ from ray.exceptions import RayError
 
 from raycap.bulk.captioning import caption_all
 from raycap.bulk.resources import fit_resources, threads_per_actor
-from raycap.calibration.failures import explain
+from raycap.calibration.record import REMEDY
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
+from raycap.failures import explain
 from raycap.models.base import AdjustableCaptioner, Caption, ModelSource
 from raycap.models.load import load_captioner
 from raycap.models.runtime import use_threads
@@ -128,7 +129,7 @@ class Captioners:
         try:
             counts: list[int] = ray.get(self._actors[0].count_tokens.remote(captions))
         except RayError as error:
-            raise explain(error) from error
+            raise explain(error, REMEDY) from error
         return counts
 
     def caption(
@@ -150,7 +151,7 @@ class Captioners:
             while running:
                 yield ray.get(running.popleft())
         except RayError as error:
-            raise explain(error) from error
+            raise explain(error, REMEDY) from error
         finally:
             _abandon(running)
 

@@ -11,10 +11,11 @@ import ray
 from jaxtyping import UInt8
 from ray.exceptions import RayError
 
-from raycap.calibration.failures import explain
+from raycap.calibration.record import REMEDY
 from raycap.config import ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import DatasetError, ImageError, ObjectNotFound, TransientError
+from raycap.failures import explain
 from raycap.images import Target, decode, prepare_process
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.parallel import ordered_map
@@ -136,7 +137,7 @@ def _in_turn(
         for pixels, told in running:
             yield pixels, ray.get(told)
     except RayError as error:
-        raise explain(error) from error
+        raise explain(error, REMEDY) from error
 
 
 def _files(dataset: CaptionDataset, ids: Sequence[str]) -> Iterator[tuple[str, bytes | str]]:

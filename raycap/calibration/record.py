@@ -22,6 +22,8 @@ from raycap.storage.base import Store
 
 CALIBRATION = "calibration.json"
 LOCK = "lock.json"
+REMEDY = "finished settings are kept: run the same command to continue"
+"""What a person does where the cluster failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,12 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.compute as pc
-
-from raycap import schema
-from raycap.bulk.parts import CAPTIONS, list_parts, read_part
 from raycap.bulk.record import Summary
 from raycap.bulk.run import caption
-from raycap.bulk.verify import Verification, verify
+from raycap.bulk.verify import verify
 from raycap.cluster import ray_cluster
 from raycap.config import (
     CaptionConfig,
@@ -30,19 +26,27 @@ from raycap.config import (
     ModelConfig,
     PrepareConfig,
     PrepareEngineConfig,
-    StorageConfig,
     TrainConfig,
     ValidationConfig,
 )
 from raycap.datasets.prepare import prepare
 from raycap.demo.broken import write_broken_files
-from raycap.demo.scenes import Scene, attributes_right, long_captions, write_scenes
+from raycap.demo.outcome import (
+    RECORD,
+    REPORT,
+    DemoResult,
+    choose_samples,
+    figures_of,
+    mean_words,
+    ok_rows,
+    write_record,
+)
+from raycap.demo.scenes import Scene, long_captions, write_scenes
 from raycap.errors import ConfigError
 from raycap.evaluation.evaluate import evaluate
-from raycap.evaluation.record import Evaluation, System
+from raycap.evaluation.record import Evaluation
 from raycap.report.report import report
 from raycap.status import OnProgress
-from raycap.storage.stores import open_store
 from raycap.train.record import Training
 from raycap.train.run import train
 from raycap.train.status import OnTrainingProgress
@@ -51,12 +55,9 @@ NUM_TEST = 300
 NUM_TRAIN = 1_500
 NUM_VALIDATION = 100
 _SEED = 2026
-_NUM_SAMPLES = 5
 _TEST_IMAGES = "images/test"
 _OTHER_IMAGES = "images/train"
-_RECORD = "demo.json"
 _PARTS = ("images", "captions.jsonl", "dataset", "before", "training", "after", "evaluation")
-_REPORT = "report.html"
 
 _TRAINING = TrainConfig(
     kind="blip",
@@ -65,51 +66,6 @@ _TRAINING = TrainConfig(
     validation=ValidationConfig(num_images=NUM_VALIDATION),
     generation=GenerationConfig(num_beams=1, max_new_tokens=30),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What one model's captions of the test scenes are worth."""
-
-    mean_words: float
-    cider: float
-    """CIDEr-D."""
-    bleu_4: float
-    attributes_right: float
-    """Share of the attributes named (shape, colour, size, place, background) that are right."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One scene, and what was said of it."""
-
-    image_id: str
-    before: str
-    after: str
-    reference: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoResult:
-    """What the demonstration came to."""
-
-    folder: Path
-    summary: Summary
-    """Of captioning with the pretrained model, broken files and all."""
-    verification: Verification
-    training: Training
-    evaluation: Evaluation
-    before: Figures
-    after: Figures
-    reference_words: float
-    """Mean words of the captions to learn from."""
-    seconds: float
-    samples: list[Sample] = field(default_factory=list)
-
-    @property
-    def report(self) -> Path:
-        """The page to look at."""
-        return self.folder / _REPORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +100,10 @@ def run_demo(folder: Path, stages: Stages, *, debug: bool = False) -> DemoResult
         evaluation = story.evaluate()
     with stages.work("writing the report"):
         paths = [folder / name for name in ("evaluation", "training", "before", "dataset")]
-        report(paths, folder / _REPORT)
-    captions = [_ok_rows(folder / name) for name in ("before", "after")]
+        report(paths, folder / REPORT)
+    captions = [ok_rows(folder / name) for name in ("before", "after")]
     figures = [
-        _figures(system, summary, rows, scenes)
+        figures_of(system, summary, rows, scenes)
         for system, summary, rows in zip(evaluation.systems, (before, after), captions, strict=True)
     ]
     result = DemoResult(
@@ -158,11 +114,11 @@ def run_demo(folder: Path, stages: Stages, *, debug: bool = False) -> DemoResult
         evaluation=evaluation,
         before=figures[0],
         after=figures[1],
-        reference_words=_mean_words(scenes),
+        reference_words=mean_words(scenes),
         seconds=round(time.monotonic() - started, 1),
-        samples=_samples(captions[0], captions[1], scenes),
+        samples=choose_samples(captions[0], captions[1], scenes),
     )
-    _write_record(result)
+    write_record(result)
     return result
 
 
@@ -248,7 +204,7 @@ def _annotation(folder: str, name: str, scene: Scene, split: str) -> dict[str, o
 
 def _clear(folder: Path) -> None:
     """Remove an earlier demonstration, and nothing else."""
-    ours = {folder / name for name in (*_PARTS, _REPORT, _RECORD)}
+    ours = {folder / name for name in (*_PARTS, REPORT, RECORD)}
     if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - ours):
         raise ConfigError(f"{folder}: holds other files; name a new or empty folder")
     for path in ours:
@@ -257,63 +213,3 @@ def _clear(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _ok_rows(captions: Path) -> dict[str, str]:
-    """Read the captions, by image id."""
-    store = open_store(str(captions), StorageConfig())
-    rows: dict[str, str] = {}
-    for number in sorted(list_parts(store, CAPTIONS)):
-        table = read_part(store, CAPTIONS, number)
-        ok = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_OK))
-        rows.update(
-            zip(ok[schema.IMAGE_ID].to_pylist(), ok[schema.CAPTION].to_pylist(), strict=True)
-        )
-    return rows
-
-
-def _figures(
-    system: System, summary: Summary, rows: dict[str, str], scenes: dict[str, Scene]
-) -> Figures:
-    values = {metric.name: metric.value or 0.0 for metric in system.metrics}
-    counts = [attributes_right(text, scenes[name]) for name, text in rows.items()]
-    named = sum(count for _, count in counts)
-    return Figures(
-        mean_words=summary.mean_words,
-        cider=values[schema.CIDER_D],
-        bleu_4=values[schema.BLEU[3]],
-        attributes_right=sum(right for right, _ in counts) / max(1, named),
-    )
-
-
-def _mean_words(scenes: dict[str, Scene]) -> float:
-    texts = [text for scene in scenes.values() for text in long_captions(scene)]
-    return sum(len(text.split()) for text in texts) / len(texts)
-
-
-def _samples(
-    before: dict[str, str], after: dict[str, str], scenes: dict[str, Scene]
-) -> list[Sample]:
-    """Choose a few scenes spread over the set."""
-    names = sorted(set(before) & set(after))
-    chosen = names[:: max(1, len(names) // _NUM_SAMPLES)][:_NUM_SAMPLES]
-    return [
-        Sample(
-            image_id=name,
-            before=before[name],
-            after=after[name],
-            reference=long_captions(scenes[name])[0],
-        )
-        for name in chosen
-    ]
-
-
-def _write_record(result: DemoResult) -> None:
-    record = {
-        "before": asdict(result.before),
-        "after": asdict(result.after),
-        "references": {"mean_words": round(result.reference_words, 2)},
-        "seconds": result.seconds,
-    }
-    text = json.dumps(record, indent=2) + "\n"
-    (result.folder / _RECORD).write_text(text, encoding="utf-8")

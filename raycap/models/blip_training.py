@@ -29,7 +29,7 @@ from raycap.models.folders import (
     check_folder,
     write_json,
 )
-from raycap.models.trainable import IGNORED, TokenBatch
+from raycap.models.trainable import TokenBatch, batch_tokens
 from raycap.models.weights import load_network, quiet
 
 _LORA_TARGETS = ["query", "key", "value", "qkv"]
@@ -113,17 +113,7 @@ class BlipTrainable:
             tokens[:room]
             for tokens in self._tokenizer(list(captions), add_special_tokens=False).input_ids
         ]
-        length = len(start) + max((len(body) for body in bodies), default=0)
-        inputs = torch.full((len(bodies), length), text.pad_token_id)
-        mask = torch.zeros_like(inputs)
-        targets = torch.full_like(inputs, IGNORED)
-        for row, body in enumerate(bodies):
-            read = [*start, *body]
-            inputs[row, : len(read)] = torch.tensor(read)
-            mask[row, : len(read)] = 1
-            asked = torch.tensor([*body, text.sep_token_id])
-            targets[row, len(prompt) : len(prompt) + len(asked)] = asked
-        return TokenBatch(inputs=inputs, mask=mask, targets=targets)
+        return batch_tokens(start, bodies, pad=text.pad_token_id, end=text.sep_token_id)
 
     def captioner(self, generation: GenerationConfig) -> BlipCaptioner:
         """Caption with the weights as they are now.

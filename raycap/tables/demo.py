@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycap.demo.run import DemoResult
+from raycap.demo.outcome import DemoResult
 from raycap.tables.bulk import summary_rows, verification_rows
 from raycap.tables.columns import print_rows
 

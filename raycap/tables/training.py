@@ -13,6 +13,9 @@ from raycap.train.state import EpochRecord
 from raycap.train.watch import describe_overfitting
 
 _SCORES = (CIDER_D, BLEU[-1], MEAN_TOKENS, LENGTH_GAP)
+_LOSSES = ("train", "fitted", "validation", "gap")
+_HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
+"""Together no wider than 80 columns."""
 
 
 def print_training(found: Training) -> None:
@@ -29,8 +32,7 @@ def print_training(found: Training) -> None:
 
 def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
     """Show the losses and scores of each epoch, a line each."""
-    names = ("epoch", "train loss", "fitted", "validation", "gap", *_SCORES, "")
-    table = Table(*names, box=None)
+    table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
         losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
         scores = [record.scores[name] for name in _SCORES]

@@ -8,13 +8,15 @@ from threading import Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from raycap.errors import RunStopped
+from raycap.failures import explain
 from raycap.storage.base import WriteLock
 from raycap.train.board import Posted, make_board
-from raycap.train.failures import StopAtFaults, explain
+from raycap.train.failures import StopAtFaults
 from raycap.train.loop import End
 from raycap.train.preparing import Job
 from raycap.train.resources import Resources
@@ -25,6 +27,7 @@ from raycap.train.worker import Assignment, work
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.3
+_REMEDY = "run the same command to continue from the last checkpoint"
 
 # Ray's annotations are those of the first version of Ray Train.
 _Trainer: Any = TorchTrainer
@@ -66,7 +69,7 @@ class Fitting:
                 raise
         self._relay(on_progress)
         if self._error is not None:
-            raise explain(self._error) from self._error
+            raise explain(self._error, _REMEDY) from self._error
         state, end = read_state(self._result["state"]), End(self._result["end"])
         if end is End.INTERRUPTED:
             raise RunStopped(self._describe_stop(state))
@@ -128,7 +131,10 @@ class Fitting:
 
     def _relay(self, on_progress: OnTrainingProgress) -> None:
         """Pass on what the first worker has posted."""
-        posted: Posted = ray.get(self._board.look.remote())
+        try:
+            posted: Posted = ray.get(self._board.look.remote())
+        except RayError as error:
+            raise explain(error, _REMEDY) from error
         for note in posted.notes:
             logger.info(note)
         for item in posted.epochs:

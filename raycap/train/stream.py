@@ -5,8 +5,6 @@ to start. Ray Data keeps the order, holds back what is not taken, and repeats wh
 with it.
 """
 
-import logging
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +12,11 @@ import pyarrow as pa
 import ray.data
 from ray.data import DataContext, DataIterator, TaskPoolStrategy
 
+from raycap.streaming import blocks_of, stream_context
 from raycap.train.gathering import StreamSpec, gather
 from raycap.train.loading import load
 from raycap.train.tables import EPOCH, FIRST, KIND, WINDOW, WORK, Kind
 
-_MAX_BLOCKS = 4096
 _GATHER_TASKS = 2
 """Windows in memory: the one that is streamed, and the next."""
 _GATHER_CPUS = 0.25
@@ -35,9 +33,14 @@ def start_stream(
     """
     gathering: Any = gather  # Ray's annotations know no Arrow tables
     loading: Any = load
-    with DataContext.current(_context(debug=debug)):
+    work = pa.Table.from_pylist(list(work_from(spec, epoch, step, num_epochs)), schema=WORK)
+    # No two pieces may be put into one block: blocks go to the workers in turn. The stream may rest
+    # for as long as validation takes; `Feed` tells when a worker starves.
+    context = stream_context(block_bytes=1, stall_timeout_s=None, debug=debug)
+    context.execution_options.preserve_order = True
+    with DataContext.current(context):
         stream = (
-            ray.data.from_arrow(_blocks_of(list(work_from(spec, epoch, step, num_epochs))))
+            ray.data.from_arrow(blocks_of(work))
             .map_batches(
                 gathering,
                 batch_size=None,
@@ -70,30 +73,3 @@ def work_from(spec: StreamSpec, epoch: int, step: int, num_epochs: int) -> Itera
             }
         for kind in (Kind.VALIDATION, Kind.FITTED):
             yield {KIND: kind, EPOCH: number, WINDOW: 0, FIRST: 0}
-
-
-def _blocks_of(work: list[dict[str, Any]]) -> list[pa.Table]:
-    """Split the work into as many tables as Ray can well keep track of."""
-    size = -(-len(work) // _MAX_BLOCKS)
-    return [
-        pa.Table.from_pylist(work[start : start + size], schema=WORK)
-        for start in range(0, len(work), size)
-    ]
-
-
-def _context(*, debug: bool) -> DataContext:
-    """Copy Ray Data's settings with our own in them, so that a caller's stay as they are."""
-    with warnings.catch_warnings():
-        # Copying sets every field, those included that Ray warns of setting.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    # So that no two pieces are put into one block: blocks go to the workers in turn.
-    context.target_max_block_size = 1
-    # The stream may rest for as long as validation takes; `Feed` tells when a worker starves.
-    context.execution_no_progress_timeout_s = -1
-    context.raise_original_map_exception = True
-    if not debug:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    return context
