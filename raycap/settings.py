@@ -87,7 +87,8 @@ def _explain(kind: type[Section], error: Any) -> str:
     path = ".".join(str(item) for item in error["loc"])
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
-        return f"{path or 'config'}: {reason}, got {_brief(error['input'])}"
+        hint = " (write null for none)" if error["input"] in ("None", "none") else ""
+        return f"{path or 'config'}: {reason}, got {_brief(error['input'])}{hint}"
     section = kind
     for name in error["loc"][:-1]:
         section = _section_of(section, str(name))

@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -46,7 +46,10 @@ class Fitting:
         self._resources = resources
         self._debug = debug
         self._board = make_board()
-        self._error: Exception | None = None
+        # Not the thread's own `is_alive`: before Python 3.13, an interrupt while joining a thread
+        # makes it look dead.
+        self._has_ended = Event()
+        self._error: BaseException | None = None
         self._result: dict[str, Any] = {}
 
     def follow(self, lock: WriteLock, on_progress: OnTrainingProgress) -> tuple[State, End]:
@@ -63,7 +66,7 @@ class Fitting:
             warnings.filterwarnings("ignore", r"`use_\w+` is deprecated", DeprecationWarning)
             thread.start()
             try:
-                self._watch(thread, lock, on_progress)
+                self._watch(lock, on_progress)
             except BaseException:
                 self._board.stop.remote()
                 raise
@@ -75,12 +78,12 @@ class Fitting:
             raise RunStopped(self._describe_stop(state))
         return state, end
 
-    def _watch(self, thread: Thread, lock: WriteLock, on_progress: OnTrainingProgress) -> None:
+    def _watch(self, lock: WriteLock, on_progress: OnTrainingProgress) -> None:
         """Pass on what the workers tell until they end, which the first interrupt asks them to."""
         is_stopping = False
-        while thread.is_alive():
+        while not self._has_ended.is_set():
             try:
-                thread.join(_LOOK_EVERY_S)
+                self._has_ended.wait(_LOOK_EVERY_S)
                 lock.check()
                 self._relay(on_progress)
             except KeyboardInterrupt:
@@ -97,8 +100,10 @@ class Fitting:
         with tempfile.TemporaryDirectory(prefix="raycap-train-") as folder:
             try:
                 self._result = self._trainer(folder).fit().return_value
-            except Exception as error:  # noqa: BLE001  raised again in the driver's own thread
-                self._error = error
+            except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
+                self._error = error  # SystemExit among them: so Ray ends where its cluster does
+            finally:
+                self._has_ended.set()
 
     def _trainer(self, folder: str) -> Any:
         engine, resources = self._job.config.engine, self._resources

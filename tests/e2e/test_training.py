@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,25 @@ def test_kill_9_of_the_driver_and_the_same_command_give_the_model_of_an_undistur
     assert losses(killed) == losses(whole)
     a, b = (load_file(folder / "last" / "model.safetensors") for folder in (killed, whole))
     assert all(a[name].equal(b[name]) for name in b)
+
+
+def test_sigterm_stops_at_the_next_step_and_the_same_command_continues(
+    raycap: CommandLine,
+) -> None:
+    write_dataset(str(raycap.folder / "set"), "train:120", "validation:8")
+    run = raycap.folder / "run"
+    process = raycap.start("train", "set", "run", *SETTINGS)
+    wait_until(lambda: bool(list(run.glob("checkpoints/step-*/checkpoint.json"))), process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.search(r"stopped at step \d+ of epoch \d of 3 in .*; run the same command", err)
+    assert "Traceback" not in err
+    assert not (run / "training.json").exists()
+    code, out, err = raycap("train", "set", "run", *SETTINGS)
+    assert code == 0, err
+    assert "resumed epoch=" in err
+    assert "best epoch" in out
 
 
 def test_the_jobs_script_is_the_same_command(raycap: CommandLine) -> None:

@@ -98,6 +98,7 @@ WRONG = {
     "engine.num_actors=8..1": "engine.num_actors: min must not exceed max",
     "engine.num_actors=0": "engine.num_actors.min: Input should be greater than or equal to 1",
     "engine.batch_size=0": "engine.batch_size: Input should be greater than or equal to 1, got '0'",
+    "engine.batch_size=None": "got 'None' (write null for none)",
     "engine.batch_size=": "engine.batch_size: Input should be a valid integer",
     "engine.batch_size=3.5": "engine.batch_size: Input should be a valid integer",
     "engine.batch_size=[1]": "engine.batch_size: Input should be a valid integer, got [1]",
