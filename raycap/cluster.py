@@ -17,12 +17,17 @@ _MIN_LOCAL_CPUS = 4
 
 
 @contextmanager
-def ray_cluster(*, debug: bool = False) -> Iterator[bool]:
+def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterator[bool]:
     """Be connected to Ray within the block; yield whether its size is fixed.
 
     An existing connection is used and left as it is; then a running cluster is looked for
     (`RAY_ADDRESS`, a submitted job's own, `ray start` on this machine); otherwise a local Ray is
     started, and stopped at the end. Any cluster but the local one may grow as work waits.
+
+    Args:
+        debug: let Ray tell what it does.
+        with_dashboard: start a local Ray with its dashboard, which Ray Train asks what trials of
+            Ray Tune that have died had reserved.
     """
     if ray.is_initialized():
         yield False
@@ -30,14 +35,14 @@ def ray_cluster(*, debug: bool = False) -> Iterator[bool]:
     # Ray reports usage to its makers by default when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with nullcontext() if debug else _quiet_start():
-        is_fixed = _connect(debug=debug)
+        is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
     try:
         yield is_fixed
     finally:
         ray.shutdown()
 
 
-def _connect(*, debug: bool) -> bool:
+def _connect(*, debug: bool, with_dashboard: bool) -> bool:
     """Attach to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
 
     Returns:
@@ -54,7 +59,10 @@ def _connect(*, debug: bool) -> bool:
     try:
         # Not address="auto": that attaches to any Ray of this machine, other programs' own too.
         ray.init(
-            num_cpus=num_cpus, include_dashboard=False, logging_level=level, log_to_driver=debug
+            num_cpus=num_cpus,
+            include_dashboard=with_dashboard,
+            logging_level=level,
+            log_to_driver=debug,
         )
     except ValueError:  # a cluster is named, whose size is not ours to say
         is_local = False

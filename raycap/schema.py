@@ -41,7 +41,8 @@ MANIFEST = pa.schema(
     ]
 )
 """One image to caption. `image_id` is its key relative to the source; `etag` the S3 ETag, or size
-and modification time of a local file, or null where listing does not tell."""
+and modification time of a local file, or its digest in a caption dataset, or null where listing
+does not tell; `uri` its address, or `<dataset>#<image_id>` where the dataset holds the image."""
 
 CAPTIONS = pa.schema(
     [

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 HOSTILE = "</script></style><script>alert(1)</script>\"><img src=x onerror=f()>'`{{77*7777}}&lt;"
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):

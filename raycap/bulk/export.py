@@ -19,9 +19,10 @@ from tempfile import gettempdir
 from typing import Any, BinaryIO
 
 from raycap.bulk import formats
+from raycap.bulk.dataset_source import File, with_held_files
 from raycap.bulk.finished import SOURCE_URI, FinishedOutput, open_finished
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError, ObjectNotFound, StorageError, TransientError
+from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
@@ -260,7 +261,8 @@ def _write_tar(
     unreadable: list[str] = []
     fetch = partial(_fetch, reader, source.max_image_bytes)
     with TarFile(fileobj=file, mode="w", format=USTAR_FORMAT) as tar:
-        for row, image in ordered_map(fetch, formats.rows_of(rows), _FETCH_THREADS):
+        files = with_held_files(formats.rows_of(rows), source.dataset, source.config)
+        for row, image in ordered_map(fetch, files, _FETCH_THREADS):
             if isinstance(image, str):
                 unreadable.append(image)
                 continue
@@ -275,11 +277,15 @@ def _write_tar(
 
 
 def _fetch(
-    reader: ImageReader, max_bytes: int, row: dict[str, Any]
+    reader: ImageReader, max_bytes: int, held: tuple[dict[str, Any], File | None]
 ) -> tuple[dict[str, Any], bytes | str]:
-    """Read a row's image; where it cannot be read any more, say why."""
+    """Give a row's image, read it if need be; where it cannot be read any more, say why."""
+    row, file = held
+    uri = row.pop(SOURCE_URI)
+    if isinstance(file, ImageError):
+        return row, f"{row[IMAGE_ID]}: {file.message}"
     try:
-        image = reader.read(row.pop(SOURCE_URI), max_bytes)
+        image = reader.read(uri, max_bytes) if file is None else file
     except (ObjectNotFound, TransientError) as error:
         return row, str(error)
     if len(image) > max_bytes:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from raycap.bulk.ledger import read_ledger
 from raycap.bulk.parts import CAPTIONS, MANIFEST, part_key, read_part
 from raycap.bulk.plan import read_plan
-from raycap.bulk.record import read_run
+from raycap.bulk.record import read_run, source_dataset
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
 from raycap.schema import IMAGE_ID, ROW, URI
@@ -36,6 +36,8 @@ class FinishedOutput:
     """Parts read at a time."""
     max_image_bytes: int
     """Largest image that the run took."""
+    dataset: str | None
+    """Address of the run's source if that is a caption dataset, which may hold the images."""
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Read the captions parts in order, some columns of them or all."""
@@ -86,4 +88,5 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
         # About as many rows in memory, whether the parts are small or large.
         read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
         max_image_bytes=image.get("max_bytes", ImageConfig().max_bytes),
+        dataset=source_dataset(run),
     )

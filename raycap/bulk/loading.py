@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.bulk.dataset_source import File, with_held_files
 from raycap.bulk.parts import CAPTIONS, MANIFEST, read_part
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.errors import (
@@ -37,6 +38,8 @@ class RunSpec:
     """What every worker needs to know of a run."""
 
     output: str
+    dataset: str | None = None
+    """Address of the source if it is a caption dataset."""
     config: CaptionConfig
     model: ModelSource
     batch_size: int
@@ -57,13 +60,17 @@ class RunSpec:
 
 
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
-    """Load WORK rows: yield LOADED tables of `spec.block_rows` images, in part order."""
+    """Load WORK rows: yield LOADED tables of `spec.block_rows` images, part after part.
+
+    Within a part, images that a caption dataset holds come in its order.
+    """
     prepare_process(spec.config.image)
     reader = _reader(spec.config.storage)
     for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
         rows = rows_to_answer(spec, part, partial)
+        files = with_held_files(rows, spec.dataset, spec.config.storage)
         images = ordered_map(
-            lambda row: _load(row, reader, spec), rows, spec.config.engine.fetch_threads
+            lambda item: _load(*item, reader, spec), files, spec.config.engine.fetch_threads
         )
         yield from _blocks(images, spec.block_rows)
 
@@ -121,8 +128,10 @@ def _reader(config: StorageConfig) -> ImageReader:
     return ImageReader(config)
 
 
-def _load(row: dict[str, Any], reader: ImageReader, spec: RunSpec) -> dict[str, Any]:
-    """Fetch and decode one image into a LOADED row."""
+def _load(
+    row: dict[str, Any], file: File | None, reader: ImageReader, spec: RunSpec
+) -> dict[str, Any]:
+    """Decode one image into a LOADED row; fetch it first where no file is given."""
     size_bytes = row.pop(schema.SIZE_BYTES)
     uri = row[schema.URI]
     loaded: dict[str, Any] = {
@@ -133,7 +142,9 @@ def _load(row: dict[str, Any], reader: ImageReader, spec: RunSpec) -> dict[str, 
         schema.ALTERNATIVES: [],
     }
     try:
-        data = _fetch(uri, size_bytes, reader, spec)
+        if isinstance(file, ImageError):
+            raise file
+        data = _fetch(uri, size_bytes, reader, spec) if file is None else file
         loaded[schema.NUM_BYTES] = len(data)
         image = decode(data, spec.model.target, spec.config.image)
     except ImageError as error:

@@ -47,10 +47,12 @@ class Summary:
         return self.num_failed / self.num_images if self.num_images else 0.0
 
 
-def fingerprint(source: str, model: ModelSource, config: CaptionConfig) -> dict[str, Any]:
+def fingerprint(
+    source: dict[str, Any], model: ModelSource, config: CaptionConfig
+) -> dict[str, Any]:
     """Say what decides a run's captions: two runs alike in this may share an output."""
     return {
-        "source": source,
+        **source,
         "model": {**model.identity(), "precision": config.model.precision},
         "generation": config.generation.model_dump(mode="json"),
         "image": config.image.model_dump(mode="json"),
@@ -77,6 +79,16 @@ def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> N
             f"{store.uri}: belongs to another run; give another output, or the settings of that "
             f"run (- that run, + this one):\n{difference(theirs, mark)}"
         )
+
+
+def source_dataset(run: dict[str, Any]) -> str | None:
+    """Give the address of the caption dataset that a run captions; None if its source is none.
+
+    Args:
+        run: as `read_run` gives it.
+    """
+    mark = run.get("fingerprint", {})
+    return mark["source"] if "split" in mark else None
 
 
 def read_run(store: Store) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     source whose run was complete.
 
     Args:
-        source: a folder, glob, `s3://bucket/prefix`, image, or list file of addresses.
+        source: a folder, glob, `s3://bucket/prefix`, image, list file of addresses, or caption
+            dataset.
         output: a folder or `s3://bucket/prefix`.
         config: all settings; defaults where it is None.
         model: shorthand for the setting `model.name`.
@@ -75,6 +76,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
 
     Raises:
         ConfigError: a setting, the source or the output is wrong.
+        DatasetError: the source is a damaged caption dataset, or has no such split.
         RunConflict: the output belongs to another run, or is being written.
         RunStopped: the run was interrupted, or ended early.
         StorageError: a store refuses.
@@ -82,13 +84,13 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     """
     started = time.monotonic()
     config = _with_model(config or CaptionConfig(), model)
-    listing = open_source(str(source), config.storage)
+    listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     found = find_model(config.model.name)
     generation = settled_generation(config.generation, found)
     config = config.model_copy(update={"generation": generation})
     with store.lock(LOCK) as lock:
-        claim_output(store, fingerprint(listing.source, found, config), config)
+        claim_output(store, fingerprint(listing.identity, found, config), config)
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         plan = _plan(store, listing, config, limit=limit, dry_run=False)
@@ -102,7 +104,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
                 resources = fit_resources(
                     config.engine, uses_gpus=found.kind != "stub", is_fixed=is_fixed
                 )
-                run.stream(resources, on_progress or (lambda _: None), debug=debug)
+                dataset = listing.source if listing.is_dataset else None
+                run.stream(resources, on_progress or (lambda _: None), dataset, debug=debug)
         summary = run.summary(listing, started)
         if run.num_answered or not is_complete(store):
             write_summary(store, summary)
@@ -119,7 +122,7 @@ def forecast(
 ) -> Forecast:
     """Say what `caption` would do. Lists the source and the output, and writes nothing."""
     config = config or CaptionConfig()
-    listing = open_source(str(source), config.storage)
+    listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     plan = _plan(store, listing, config, limit=limit, dry_run=True)
     ledger = read_ledger(
@@ -159,11 +162,14 @@ class _Run:
         self._num_failed = self.totals.failed.total()
         self._stream_s = 0.0
 
-    def stream(self, resources: Resources, on_progress: OnProgress, *, debug: bool) -> None:
+    def stream(
+        self, resources: Resources, on_progress: OnProgress, dataset: str | None, *, debug: bool
+    ) -> None:
         """Answer everything pending."""
         kind = "stub" if self._model.kind == "stub" else "gpu"
         spec = RunSpec(
             output=self._store.uri,
+            dataset=dataset,
             config=self._config,
             model=self._model,
             batch_size=self._config.engine.batch_size

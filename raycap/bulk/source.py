@@ -1,4 +1,4 @@
-"""What is to be captioned: a folder, a glob, a bucket prefix, one image, or a list of addresses.
+"""What is to be captioned: a folder, glob, bucket prefix, image, list, or caption dataset.
 
 Whatever it is, it comes out as MANIFEST tables sorted by image id in UTF-8 byte order, streamed.
 """
@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
+from raycap.bulk.dataset_source import find_dataset, refuse_unfinished
 from raycap.bulk.listfile import LIST_SUFFIXES, read_list
 from raycap.bulk.sorting import sort_unique
 from raycap.config import StorageConfig
@@ -40,14 +42,41 @@ class Listing:
     """MANIFEST rows, sorted by image id, no id twice."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Files that are not images, counted by suffix (or `hidden`, or `duplicate` in a list)."""
+    is_dataset: bool = False
+    """Whether it is a caption dataset, which may hold the images itself."""
+    split: str | None = None
+    """The split of the dataset; None: all of it."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of the source decides which images a run has."""
+        split = {"split": self.split} if self.is_dataset else {}
+        return {"source": self.source, **split}
 
 
-def open_source(source: str, config: StorageConfig) -> Listing:
+def open_source(source: str, config: StorageConfig, split: str | None = None) -> Listing:
     """Recognise a source. Listing begins when `tables` is iterated.
 
+    Args:
+        source: its address.
+        config: how stores are reached.
+        split: the split of a caption dataset, by any of its usual names; None: all of it.
+
     Raises:
-        ConfigError: nothing of that name exists, or its kind is unknown.
+        ConfigError: nothing of that name exists, its kind is unknown, or it can have no split.
+        DatasetError: it is a damaged caption dataset, or one without that split.
+        StorageError: it cannot be reached.
     """
+    listing = _recognise(source, config, split)
+    if split is not None and not listing.is_dataset:
+        raise ConfigError(
+            f"{listing.source}: is not a finished caption dataset, so source.split={split} says "
+            "nothing; leave it out, or give what `raycap prepare` wrote"
+        )
+    return listing
+
+
+def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
     is_local = scheme_of(source) in ("", "file")
     path = Path(os.path.expanduser(source.removeprefix("file://")))
     if is_local and not os.path.exists(path):
@@ -60,23 +89,29 @@ def open_source(source: str, config: StorageConfig) -> Listing:
         return _open_one(open_store(str(path.parent), config), path.name)
     if not is_local and _WILDCARD.search(source):
         return _open_remote_glob(source, config)
-    return _open_store_source(open_store(source, config), config)
+    return _open_store_source(open_store(source, config), config, split)
 
 
-def _open_store_source(store: Store, config: StorageConfig) -> Listing:
+def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
+    if found := find_dataset(store, config, split):
+        tables = found.tables()
+        return Listing(source=store.uri, tables=tables, is_dataset=True, split=found.split)
     listing = Listing(source=store.uri, tables=())
-    listing.tables = _or_one_object(_images(store, store.list(), listing.skipped), store, config)
+    images = _images(store, store.list(), listing.skipped)
+    listing.tables = _or_one_object(images, store, config, listing.skipped)
     return listing
 
 
 def _or_one_object(
-    tables: Iterator[pa.Table], store: Store, config: StorageConfig
+    tables: Iterator[pa.Table], store: Store, config: StorageConfig, skipped: Counter[str]
 ) -> Iterator[pa.Table]:
     """Yield a prefix's images, or the object that stands at exactly that key if there are none."""
     empty = True
     for table in tables:
         empty = False
         yield table
+    if empty and skipped[".parquet"]:
+        refuse_unfinished(store)
     parent, _, name = store.uri.rpartition("/")
     if empty and name and scheme_of(store.uri) and not parent.endswith("/"):
         yield from _open_one(open_store(parent, config), name).tables

@@ -9,6 +9,7 @@ from raycap.cli.calibration import calibrate
 from raycap.cli.demo import demo
 from raycap.cli.evaluation import evaluate, prepare, report
 from raycap.cli.training import train
+from raycap.cli.tuning import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +20,19 @@ app = typer.Typer(
     help="Distributed image captioning on Ray: folders and S3 buckets, every image exactly once.",
 )
 
-for command in (caption, verify, export, prepare, evaluate, report, train, calibrate, demo):
+COMMANDS = (
+    caption,
+    verify,
+    export,
+    prepare,
+    evaluate,
+    report,
+    train,
+    tune,
+    calibrate,
+    demo,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from raycap.cli.errors import stderr, told_errors
-from raycap.cli.options import ConfigOption, DebugOption, SetOption
+from raycap.cli.options import ConfigOption, DatasetArg, DebugOption, SetOption
 from raycap.config import CalibrateConfig
 from raycap.settings import load_config
 
@@ -17,13 +17,7 @@ def calibrate(
             help="A Hub name, `name@revision`, a local folder or `demo`.", show_default=False
         ),
     ],
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="What `raycap prepare` wrote: a folder or `s3://bucket/prefix`.",
-            show_default=False,
-        ),
-    ],
+    dataset: DatasetArg,
     output: Annotated[
         str,
         typer.Option(

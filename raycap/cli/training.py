@@ -1,37 +1,24 @@
 """`raycap train`."""
 
-from typing import Annotated, Literal
-
-import typer
-
 from raycap.cli.errors import stderr, told_errors
-from raycap.cli.options import ConfigOption, DebugOption, OutputArg, SetOption
+from raycap.cli.options import (
+    ConfigOption,
+    DatasetArg,
+    DebugOption,
+    InitOption,
+    KindOption,
+    OutputArg,
+    SetOption,
+)
 from raycap.config import TrainConfig
 from raycap.settings import load_config
 
 
 def train(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="What `raycap prepare` wrote: a folder or `s3://bucket/prefix`.",
-            show_default=False,
-        ),
-    ],
+    dataset: DatasetArg,
     output: OutputArg,
-    model: Annotated[
-        Literal["blip", "cnn-lstm", "transformer", "hybrid"] | None,
-        typer.Option("--model", "-m", help="What to train. Default: blip.", show_default=False),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            help="Weights to begin with: a Hub name, a local folder, or `demo`. Default: "
-            "Salesforce/blip-image-captioning-base for blip, random weights for the others.",
-            show_default=False,
-        ),
-    ] = None,
+    model: KindOption = None,
+    init: InitOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,

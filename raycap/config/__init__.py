@@ -6,7 +6,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 
 from raycap.config.base import Section, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
-from raycap.config.caption import ActorRange, CaptionConfig, EngineConfig
+from raycap.config.caption import ActorRange, CaptionConfig, EngineConfig, SourceConfig
 from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
 from raycap.config.evaluation import (
     BootstrapConfig,
@@ -32,6 +32,7 @@ from raycap.config.train import (
     TrainEngineConfig,
     ValidationConfig,
 )
+from raycap.config.tune import SearchConfig, TuneConfig
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -56,11 +57,14 @@ __all__ = [
     "PrepareEngineConfig",
     "ReportConfig",
     "SamplingConfig",
+    "SearchConfig",
     "Section",
+    "SourceConfig",
     "SplitConfig",
     "StorageConfig",
     "TrainConfig",
     "TrainEngineConfig",
+    "TuneConfig",
     "ValidationConfig",
     "is_section",
 ]

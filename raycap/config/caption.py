@@ -37,6 +37,13 @@ def _actor_range(value: object) -> object:
 _ACTORS = re.compile(r"\s*([0-9]+)\s*(?:\.\.\s*([0-9]+)\s*)?")
 
 
+class SourceConfig(Section):
+    """What of the source is captioned."""
+
+    split: str | None = None
+    """Split of a caption dataset (what `raycap prepare` wrote). None: all of it."""
+
+
 class EngineConfig(Section):
     """How the work is cut up and spread over the cluster."""
 
@@ -71,3 +78,5 @@ class CaptionConfig(Section):
     """How the work is spread."""
     storage: StorageConfig = StorageConfig()
     """How stores are reached."""
+    source: SourceConfig = SourceConfig()
+    """What of the source is captioned."""

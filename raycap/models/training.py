@@ -1,12 +1,14 @@
-"""Models to train: built anew, or from weights that there are."""
+"""Models to train: built anew, or from weights that there are.
+
+What a kind of model needs is imported where it is built: transformers' part of BLIP takes seconds,
+which a driver, a controller of Ray Train and a model from scratch do without.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from raycap.config import DEFAULT_MODEL, TrainConfig
 from raycap.errors import ConfigError
-from raycap.models.blip_training import load_blip_trainable
-from raycap.models.scratch_training import build_scratch_trainable, load_scratch_trainable
 from raycap.models.sources import find_model
 from raycap.models.trainable import Trainable
 
@@ -23,6 +25,8 @@ def build_trainable(config: TrainConfig, captions: Iterable[str]) -> Trainable:
         ConfigError: the weights are of another kind than the settings ask for.
     """
     if config.init is None and config.kind != "blip":
+        from raycap.models.scratch_training import build_scratch_trainable  # noqa: PLC0415
+
         return build_scratch_trainable(config, captions)
     source = find_model(config.init or DEFAULT_MODEL)
     if source.kind != config.kind or source.folder is None:
@@ -40,5 +44,9 @@ def load_trainable(folder: Path, config: TrainConfig) -> Trainable:
         ModelError: the folder does not hold such a model.
     """
     if config.kind == "blip":
+        from raycap.models.blip_training import load_blip_trainable  # noqa: PLC0415
+
         return load_blip_trainable(folder, config)
+    from raycap.models.scratch_training import load_scratch_trainable  # noqa: PLC0415
+
     return load_scratch_trainable(folder, config)

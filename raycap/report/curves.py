@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from raycap.report.axes import FONT_SIZE, HEIGHT, Plot, new_axes
@@ -65,20 +66,26 @@ def epoch_chart(
         shaded_from: the epoch from which the model overfits.
         note: a remark to stand below.
     """
-    figure, axes = new_axes("epoch", HEIGHT)
     last = max((epoch for curve in curves for epoch in curve.epochs), default=1)
-    margin = 0.5 if last <= _MAX_DOTS else 0.02 * last
-    axes.set_xlim(1 - margin, last + margin)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.margins(y=0.1)
+    figure, axes = epoch_axes(last)
     if shaded_from is not None:
-        _shade(axes, shaded_from, last + margin)
+        _shade(axes, shaded_from, axes.get_xlim()[1])
     for curve in curves:
         _draw(axes, curve, has_dots=last <= _MAX_DOTS)
     svg = inline_svg(figure, name, title, description)
     key = tuple(curves) if len(curves) > 1 else ()
     return Chart(name=name, title=title, plot=Plot(svg=svg), key=key, note=note)
+
+
+def epoch_axes(last: int, height: int = HEIGHT) -> tuple[Figure, Axes]:
+    """Begin a plot over the epochs from 1 to the last."""
+    figure, axes = new_axes("epoch", height)
+    margin = 0.5 if last <= _MAX_DOTS else 0.02 * last
+    axes.set_xlim(1 - margin, last + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.margins(y=0.1)
+    return figure, axes
 
 
 def short(value: float) -> str:

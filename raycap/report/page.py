@@ -14,6 +14,7 @@ from raycap.report.comparison_section import ComparisonSection
 from raycap.report.dataset_section import DatasetSection
 from raycap.report.evaluation_section import EvaluationSection
 from raycap.report.score_table import WHISKER_PX, WHISKER_ROW_PX
+from raycap.report.search_section import SearchSection
 from raycap.report.training_section import TrainingSection
 
 Section = (
@@ -22,6 +23,7 @@ Section = (
     | ComparisonSection
     | DatasetSection
     | EvaluationSection
+    | SearchSection
     | TrainingSection
 )
 

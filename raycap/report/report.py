@@ -18,6 +18,8 @@ from raycap.report.comparison_section import comparison_section
 from raycap.report.dataset_section import dataset_section
 from raycap.report.evaluation_section import evaluation_section
 from raycap.report.page import Section, render
+from raycap.report.search_record import SEARCH
+from raycap.report.search_section import search_section
 from raycap.report.training_section import TrainingSection, training_section
 from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
@@ -33,6 +35,7 @@ def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
 _BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
     EVALUATION: evaluation_section,
     CALIBRATION: lambda store, anchor, _: calibration_section(store, anchor),
+    SEARCH: lambda store, anchor, _: search_section(store, anchor),  # its folder has a RUN too
     RUN: _run_section,
     DATASET: dataset_section,
     PLAN: dataset_section,  # refused by it: unfinished
@@ -65,9 +68,9 @@ def report(
     The same inputs give the same file.
 
     Args:
-        paths: what `raycap caption`, `evaluate`, `prepare`, `train` or `calibrate` wrote, local or
-            in buckets; each becomes a section, and several training runs one more that compares
-            them.
+        paths: what `raycap caption`, `evaluate`, `prepare`, `train`, `tune` or `calibrate` wrote,
+            local or in buckets; each becomes a section, and several training runs one more that
+            compares them.
         destination: the file to write or replace, local or in a bucket.
         config: how many images, of which size; defaults where it is None.
 

@@ -72,7 +72,7 @@ class TrainingRun:
     @property
     def metric_label(self) -> str:
         """What the best epoch is chosen by, in words."""
-        return _LABELS.get(self.metric, self.metric)
+        return metric_label(self.metric)
 
     @property
     def best(self) -> EpochRecord | None:
@@ -101,6 +101,11 @@ class TrainingRun:
         if self.outcome.end == "exhausted":
             return f"stopped early after {num_done} epochs: no better {self.metric_label} came"
         return f"all {num_done} epochs were trained"
+
+
+def metric_label(metric: str) -> str:
+    """Name what epochs are compared by, in words."""
+    return _LABELS.get(metric, metric)
 
 
 def read_run(store: Store) -> TrainingRun:

@@ -12,7 +12,7 @@ from raycap.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_STREAM_CPUS = 1.25
+STREAM_CPUS = 1.25
 """CPUs that must be left for the stream: one task that gathers, one that loads."""
 
 
@@ -41,7 +41,7 @@ def fit_resources(engine: TrainEngineConfig, *, is_fixed: bool) -> Resources:
         gpus = 1.0 if total.get("GPU") else 0.0
     needed = {
         "GPU": gpus * engine.num_workers,
-        "CPU": engine.cpus_per_worker * engine.num_workers + _STREAM_CPUS,
+        "CPU": engine.cpus_per_worker * engine.num_workers + STREAM_CPUS,
     }
     for name, amount in needed.items():
         if amount > total.get(name, 0.0):

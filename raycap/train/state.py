@@ -105,6 +105,7 @@ class State:
 
 
 _FORM = TypeAdapter(State)
+_RECORD_FORM = TypeAdapter(EpochRecord)
 
 
 def read_state(values: dict[str, Any]) -> State:
@@ -124,3 +125,15 @@ def read_state(values: dict[str, Any]) -> State:
 def encode_history(history: Sequence[EpochRecord]) -> bytes:
     """Encode `history.jsonl`: a line an epoch."""
     return "".join(json.dumps(asdict(record)) + "\n" for record in history).encode()
+
+
+def read_history(data: bytes) -> list[EpochRecord]:
+    """Read what `encode_history` gave.
+
+    Raises:
+        DatasetError: it is something else.
+    """
+    try:
+        return [_RECORD_FORM.validate_json(line) for line in data.splitlines()]
+    except ValidationError as error:
+        raise DatasetError(f"the history of a training run is damaged: {error}") from error

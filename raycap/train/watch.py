@@ -79,7 +79,7 @@ def best_epoch(values: Sequence[float], metric: Metric) -> int:
 
     The length gap is best where it is nearest to 0. Values that are not numbers never are best.
     """
-    return min(range(len(values)), key=lambda index: _badness(values[index], metric)) + 1
+    return min(range(len(values)), key=lambda index: badness(values[index], metric)) + 1
 
 
 def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) -> bool:
@@ -89,7 +89,8 @@ def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) 
     return len(values) - best_epoch(values, metric) >= patience
 
 
-def _badness(value: float, metric: Metric) -> float:
+def badness(value: float, metric: Metric) -> float:
+    """Say how bad a value of a metric is: the lowest is the best, infinity is no number."""
     if math.isnan(value):
         return math.inf
     if metric in _LOWER_IS_BETTER:

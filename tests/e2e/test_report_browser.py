@@ -22,6 +22,7 @@ from tests.report_samples import (
     write_captions,
     write_sample,
 )
+from tests.search_samples import write_search
 from tests.training_samples import (
     picture,
     training_history,
@@ -79,6 +80,7 @@ def everything(folder: Path, sample: Sample) -> Path:
         write_run(folder / "runs" / "first"),
         write_run(folder / "runs" / "second", training_history(40, 30), kind="transformer"),
         write_calibration_sample(folder / "calibrated").output,
+        write_search(folder / "searched"),
     ]
     (folder / "runs" / "first" / ATTENTION).write_bytes(picture(1108, 600))
     report(paths, folder / "everything.html")

@@ -1,0 +1,9 @@
+"""A search of settings as a Ray job: `ray job submit -- python jobs/tune.py DATASET OUTPUT`."""
+
+import sys
+
+from raycap.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "tune")
+    main()

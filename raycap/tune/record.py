@@ -1,0 +1,305 @@
+"""What an output remembers of its search.
+
+run.json              created once: the fingerprint; another search is refused
+config.json           all settings of the last invocation, resolved
+lock.json             held while a search writes
+trials/NAME/          each trial's output: that of a `raycap train` like any other
+trials/NAME/trial.json   what the trial came to; written when it is over
+tune.json             the Search below; rewritten after each trial
+trials.parquet        a row a trial, its settings as columns; rewritten with it
+best.yaml             the best trial's settings: `raycap train --config` takes them
+model/                the best trial's model: `raycap caption --model` runs it
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from raycap.config import TuneConfig
+from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict
+from raycap.records import difference, encode_json, now, read_json, versions
+from raycap.storage.base import KEY, Store
+from raycap.train.epochs import HISTORY
+from raycap.train.state import EpochRecord, read_history
+from raycap.train.watch import Metric, badness
+from raycap.tune.space import Params, Space
+
+RUN = "run.json"
+CONFIG = "config.json"
+LOCK = "lock.json"
+SEARCH = "tune.json"
+TABLE = "trials.parquet"
+BEST = "best.yaml"
+MODEL = "model/"
+TRIALS = "trials/"
+_TRIAL = "trial.json"
+
+
+class Status(StrEnum):
+    """How a trial is."""
+
+    RUNNING = "running"
+    """It has begun, and goes on or was interrupted."""
+    FINISHED = "finished"
+    """It ran all its epochs, or until `validation.patience` ended it."""
+    STOPPED = "stopped"
+    """The search stopped it, as it had fallen behind."""
+    FAILED = "failed"
+    """It ended by an error; `reason` tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a trial came to."""
+
+    name: str
+    params: Params
+    status: Status
+    reason: str = ""
+    """Why it failed."""
+    best_epoch: int | None = None
+    value: float | None = None
+    """Of the metric, in the best epoch."""
+    history: list[EpochRecord] = field(default_factory=list)
+    images_per_s: float = 0.0
+    """Of its training steps."""
+    wall_s: float = 0.0
+    """Of its steps and its validations."""
+    output: str = ""
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """Its best epoch."""
+        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What a search came to."""
+
+    output: str
+    dataset: str
+    kind: str
+    metric: str
+    """What the trials are compared by."""
+    algorithm: str
+    scheduler: str
+    space: dict[str, dict[str, list[Any]]]
+    num_planned: int
+    """Trials, if nothing ends the search before."""
+    best: str | None
+    """The best trial's name; None where none has come to an epoch."""
+    trials: list[Trial]
+    """In the order in which they began."""
+    end: str = ""
+    """`finished`, or `budget` where a limit ended it; empty while it goes on."""
+    wall_s: float = 0.0
+    """Seconds of the last invocation."""
+    started_at: str = ""
+    finished_at: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def trial(self, name: str) -> Trial:
+        """Find a trial by its name."""
+        return next(trial for trial in self.trials if trial.name == name)
+
+    def count(self, status: Status) -> int:
+        """Count the trials of a status."""
+        return sum(trial.status == status for trial in self.trials)
+
+
+_TRIAL_FORM = TypeAdapter(Trial)
+_SEARCH_FORM = TypeAdapter(Search)
+
+
+def name_of(params: Params) -> str:
+    """Name a trial after its settings, so that the same ones are the same trial."""
+    text = json.dumps(params, sort_keys=True)
+    return f"t-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space) -> dict[str, Any]:
+    """Say what decides a search: two alike in this may share an output.
+
+    Budgets may be raised, and the work spread otherwise; so may more values be tried.
+    """
+    base = config.base().model_dump(mode="json", exclude={"engine", "storage"})
+    for name in space:
+        *sections, last = name.split(".")
+        place = base
+        for section in sections:
+            place = place[section]
+        place.pop(last, None)
+    return {"command": "tune", "dataset": dataset, "train": base}
+
+
+def claim_output(store: Store, mark: dict[str, Any], config: TuneConfig) -> None:
+    """Create `run.json`, or make sure that the one that stands is of the same search.
+
+    Raises:
+        ConfigError: the output holds other files.
+        RunConflict: the output belongs to something else; the message shows the difference.
+    """
+    try:
+        theirs = read_json(store, RUN).get("fingerprint", {})
+    except ObjectNotFound:
+        for page in store.list():
+            for key in page[KEY].to_pylist():
+                if key != LOCK:
+                    raise ConfigError(
+                        f"{store.uri}: holds other files ({key}); give a new folder as output"
+                    ) from None
+        record = {"fingerprint": mark, "versions": versions(), "created_at": now()}
+        store.write(RUN, encode_json(record))
+        theirs = mark
+    if theirs != mark:
+        raise RunConflict(
+            f"{store.uri}: belongs to another run; give another output, or the settings of "
+            f"that run (- that run, + this one):\n{difference(theirs, mark)}"
+        )
+    store.write(CONFIG, encode_json(config.model_dump(mode="json")))
+
+
+def folder_of(name: str) -> str:
+    """Give the prefix of a trial's output within the search's."""
+    return f"{TRIALS}{name}/"
+
+
+def measure_trial(
+    store: Store, name: str, params: Params, status: Status, metric: Metric, reason: str = ""
+) -> Trial:
+    """Read from a trial's output what it has come to."""
+    try:
+        history = read_history(store.read(f"{folder_of(name)}{HISTORY}"))
+    except ObjectNotFound:
+        history = []
+    values = [record.value(metric) for record in history]
+    best = min(range(len(values)), key=lambda i: badness(values[i], metric), default=None)
+    train_s = sum(record.train_s for record in history)
+    num_images = sum(record.num_images for record in history)
+    return Trial(
+        name=name,
+        params=params,
+        status=status,
+        reason=reason,
+        best_epoch=None if best is None else best + 1,
+        value=None if best is None else values[best],
+        history=history,
+        images_per_s=round(num_images / train_s, 2) if train_s else 0.0,
+        wall_s=round(train_s + sum(record.validation_s for record in history), 2),
+        output=store.address(folder_of(name).rstrip("/")),
+    )
+
+
+def write_trial(store: Store, trial: Trial) -> None:
+    """Write `trial.json`: the trial is over."""
+    store.write(f"{folder_of(trial.name)}{_TRIAL}", encode_json(asdict(trial)))
+
+
+def read_trials(store: Store) -> list[Trial]:
+    """Read the trials that are over.
+
+    Raises:
+        DatasetError: one of them is damaged.
+    """
+    found = []
+    for page in store.list(TRIALS):
+        for key in page[KEY].to_pylist():
+            if key.count("/") == 2 and key.endswith(f"/{_TRIAL}"):
+                found.append(_validated(_TRIAL_FORM, store, key))
+    return found
+
+
+def pick_best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
+    """Find the best of the trials, failed ones aside."""
+    candidates = [
+        trial for trial in trials if trial.value is not None and trial.status is not Status.FAILED
+    ]
+    return min(candidates, key=lambda trial: badness(trial.value or 0.0, metric), default=None)
+
+
+def write_search(store: Store, search: Search) -> None:
+    """Write `tune.json` and `trials.parquet`."""
+    store.write(SEARCH, encode_json(asdict(search)))
+    sink = pa.BufferOutputStream()
+    pq.write_table(_table(search), sink)
+    store.write(TABLE, sink.getvalue().to_pybytes())
+
+
+def read_search(store: Store) -> Search:
+    """Read `tune.json`.
+
+    Raises:
+        DatasetError: it is damaged.
+        ObjectNotFound: there is none.
+    """
+    found: Search = _validated(_SEARCH_FORM, store, SEARCH)
+    return found
+
+
+_COLUMNS = {
+    "trial": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "num_epochs": pa.int32(),
+    "best_epoch": pa.int32(),
+    "value": pa.float64(),
+    "train_loss": pa.float64(),
+    "fitted_loss": pa.float64(),
+    "validation_loss": pa.float64(),
+    "gap": pa.float64(),
+    "overfits_since": pa.int32(),
+    "cider_d": pa.float64(),
+    "bleu_4": pa.float64(),
+    "rouge_l": pa.float64(),
+    "mean_tokens": pa.float64(),
+    "length_gap": pa.float64(),
+    "images_per_s": pa.float64(),
+    "wall_s": pa.float64(),
+    "output": pa.string(),
+}
+"""Of `trials.parquet`, besides the settings; losses and scores are those of the best epoch."""
+
+
+def _table(search: Search) -> pa.Table:
+    """Make a row a trial."""
+    rows = []
+    for trial in search.trials:
+        best = asdict(trial.best) if trial.best else {}
+        told = {**best, **best.get("scores", {}), **asdict(trial)}
+        told |= {"trial": trial.name, "num_epochs": len(trial.history)}
+        rows.append({name: told.get(name) for name in _COLUMNS})
+    fixed = pa.Table.from_pylist(rows, schema=pa.schema(list(_COLUMNS.items())))
+    for place, name in enumerate(sorted(search.space), start=3):
+        fixed = fixed.add_column(place, name, [[trial.params.get(name) for trial in search.trials]])
+    return fixed
+
+
+def _validated(form: TypeAdapter[Any], store: Store, key: str) -> Any:
+    try:
+        return form.validate_python(read_json(store, key))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(
+            f"{store.address(key)}: is damaged ({place}: {first['msg']}); delete it, and run the "
+            "same command"
+        ) from error
+
+
+def by_value(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
+    """Sort trials, the best first, those without a value last."""
+
+    def key(trial: Trial) -> tuple[bool, float]:
+        is_worthless = trial.value is None or trial.status is Status.FAILED
+        return is_worthless, 0.0 if trial.value is None else badness(trial.value, metric)
+
+    return sorted(trials, key=key)

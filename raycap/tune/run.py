@@ -1,0 +1,273 @@
+"""`raycap tune` from end to end: claim, run the trials that are left, keep the best."""
+
+import logging
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from raycap.cluster import ray_cluster
+from raycap.config import TuneConfig
+from raycap.datasets.dataset import identify, open_dataset
+from raycap.errors import RunConflict, RunStopped
+from raycap.records import now, versions
+from raycap.storage.base import Store, WriteLock
+from raycap.storage.stores import open_store
+from raycap.train.checkpoints import CHECKPOINTS
+from raycap.train.epochs import BEST as TRAINED
+from raycap.train.epochs import LAST
+from raycap.train.folders import local_copy, replacing
+from raycap.train.preparing import Models
+from raycap.train.record import LOCK as TRIAL_LOCK
+from raycap.train.resources import fit_resources
+from raycap.train.run import MODELS
+from raycap.train.watch import Metric
+from raycap.tune.record import (
+    BEST,
+    LOCK,
+    MODEL,
+    Search,
+    Status,
+    Trial,
+    claim_output,
+    fingerprint,
+    folder_of,
+    measure_trial,
+    name_of,
+    pick_best,
+    read_trials,
+    write_search,
+    write_trial,
+)
+from raycap.tune.resources import fit_trials, share_threads
+from raycap.tune.searching import Plan, Searching, make_control
+from raycap.tune.space import Params, num_suggested, points, read_space, trial_config
+from raycap.tune.status import OnSearchProgress, SearchProgress
+from raycap.tune.trial import TrialSpec
+
+logger = logging.getLogger(__name__)
+
+
+def tune(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    config: TuneConfig | None = None,
+    models: Models = MODELS,
+    on_progress: OnSearchProgress | None = None,
+    debug: bool = False,
+) -> Search:
+    """Search settings of training on a caption dataset, into an output.
+
+    The same call continues a search that was interrupted: trials that are over are not run again,
+    and one that was under way goes on from its last checkpoint.
+
+    Args:
+        dataset: what `raycap prepare` wrote: a folder or `s3://bucket/prefix`.
+        output: a folder or `s3://bucket/prefix`.
+        config: all settings; defaults where it is None.
+        models: how the models are built and loaded, to train your own.
+        on_progress: called when a trial begins, ends an epoch, or is over.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        What the search came to, as written to `tune.json`.
+
+    Raises:
+        ConfigError: a setting, the dataset's address or the output's is wrong.
+        DatasetError: the dataset is not what it should be.
+        RunConflict: the output belongs to another search, or is being written.
+        RunStopped: the search was interrupted, or no trial came to the end of an epoch.
+        StorageError: a store refuses.
+    """
+    config = config or TuneConfig()
+    space = read_space(config)
+    source = open_dataset(dataset, config.storage)
+    store = open_store(str(output), config.storage)
+    mark = fingerprint(identify(source), config, space)
+    with store.lock(LOCK) as lock:
+        claim_output(store, mark, config)
+        run = _Run(source.store.uri, store, config, mark, on_progress or (lambda _: None))
+        end = run.search(lock, models, debug=debug)
+        return run.sum_up(end)
+
+
+class _Run:
+    """One invocation: the trials that are over, and those that it adds."""
+
+    def __init__(
+        self,
+        dataset: str,
+        store: Store,
+        config: TuneConfig,
+        mark: dict[str, Any],
+        on_progress: OnSearchProgress,
+    ) -> None:
+        self._dataset = dataset
+        self._store = store
+        self._config = config
+        self._mark = mark
+        self._on_progress = on_progress
+        self._space = read_space(config)
+        self._metric: Metric = config.validation.metric
+        self._started = time.monotonic()
+        self._started_at = now()
+        self._known = {trial.name: trial for trial in self._over()}
+        self._trials = dict(self._known)
+        self._unsettled: set[str] = set()  # over, with files that are to be deleted
+        self._with_model = set(self._known)
+
+    def search(self, lock: WriteLock, models: Models, *, debug: bool) -> str:
+        """Run the trials that are left."""
+        if self._is_complete():
+            return "finished"
+        with ray_cluster(debug=debug, with_dashboard=True) as is_fixed:
+            base = self._config.base()
+            resources = fit_resources(base.engine, is_fixed=is_fixed)
+            total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            concurrent = fit_trials(total, base.engine, resources, self._config.tune)
+            engine = share_threads(base.engine, concurrent)
+            logger.info("search trials=%d at_a_time=%d", self._num_planned(), concurrent)
+            spec = TrialSpec(
+                dataset=self._dataset,
+                output=self._store.uri,
+                base=base.model_copy(update={"engine": engine}),
+                models=models,
+                mark=self._mark,
+                known=self._known,
+                control=make_control(),
+                debug=debug,
+            )
+            plan = Plan(
+                space=self._space,
+                search=self._config.tune,
+                num_epochs=base.train.num_epochs,
+                max_concurrent=concurrent,
+                first=[trial.params for trial in self._known.values()],
+            )
+            return Searching(plan, spec, self._take).follow(lock)
+
+    def sum_up(self, end: str) -> Search:
+        """Keep the best, and write what came of the search."""
+        for trial in list(self._trials.values()):
+            if trial.status is Status.RUNNING:
+                self._trials[trial.name] = self._measure(trial.params, trial.status)
+        self._sweep()
+        search = self._found(end)
+        if end == "interrupted":
+            write_search(self._store, replace(search, end=""))
+            raise RunStopped(
+                f"stopped with {search.count(Status.RUNNING)} trials under way in "
+                f"{self._store.uri}; run the same command to continue"
+            )
+        if search.best is None:
+            write_search(self._store, search)
+            reasons = [trial.reason for trial in search.trials if trial.reason]
+            raise RunStopped(
+                f"{self._store.uri}: no trial came to the end of an epoch"
+                + (f"; the first failed: {reasons[0]}" if reasons else "")
+            )
+        self._keep(search.trial(search.best))
+        write_search(self._store, search)
+        return search
+
+    def _take(self, params: Params, status: Status, reason: str, notes: tuple[str, ...]) -> None:
+        """Take what a trial has come to; called by the thread of Ray Tune."""
+        name = name_of(params)
+        if name in self._known:
+            return
+        trial = self._trials[name] = self._measure(params, status, reason)
+        if status is not Status.RUNNING:
+            write_trial(self._store, trial)
+            self._unsettled.add(name)
+            self._with_model.add(name)
+            self._sweep()
+        search = self._found("")
+        write_search(self._store, search)
+        for note in notes:
+            logger.warning("trial=%s %s", name, note)
+        self._on_progress(SearchProgress(search=search, trial=trial, notes=notes))
+
+    def _sweep(self) -> None:
+        """Delete what trials that are over leave behind, but for the best model."""
+        for name in sorted(self._unsettled):
+            with suppress(RunConflict):  # it is still ending: later
+                self._settle(self._trials[name])
+                self._unsettled.discard(name)
+        best = pick_best(list(self._trials.values()), self._metric)
+        if self._config.tune.keep_models == "best":
+            for name in self._with_model - self._unsettled - {best.name if best else ""}:
+                self._store.delete_all(f"{folder_of(name)}{TRAINED}")
+                self._with_model.discard(name)
+
+    def _settle(self, trial: Trial) -> None:
+        """Take a trial as it ended: it may have come further than when it was to stop."""
+        folder = folder_of(trial.name)
+        store = open_store(self._store.address(folder.rstrip("/")), self._config.storage)
+        with store.lock(TRIAL_LOCK):
+            found = self._measure(trial.params, trial.status, trial.reason)
+            self._trials[trial.name] = found
+            write_trial(self._store, found)
+            store.delete_all(CHECKPOINTS)
+            store.delete_all(LAST)
+
+    def _measure(self, params: Params, status: Status, reason: str = "") -> Trial:
+        return measure_trial(self._store, name_of(params), params, status, self._metric, reason)
+
+    def _keep(self, best: Trial) -> None:
+        """Copy the best trial's model and settings to where they are looked for."""
+        settings = trial_config(self._config.base(), best.params).model_dump(mode="json")
+        head = f"# The best of the trials of a search: {best.name}, {self._metric} {best.value}\n"
+        self._store.write(BEST, (head + yaml.safe_dump(settings, sort_keys=False)).encode())
+        trained = f"{folder_of(best.name)}{TRAINED}"
+        with local_copy(self._store, trained) as model, replacing(self._store, MODEL) as folder:
+            shutil.copytree(model, folder, dirs_exist_ok=True)
+
+    def _over(self) -> list[Trial]:
+        """Read the trials that are over, and not to be run again."""
+        retries = self._config.tune.retry_failed
+        return [
+            trial
+            for trial in read_trials(self._store)
+            if not (retries and trial.status is Status.FAILED)
+        ]
+
+    def _is_complete(self) -> bool:
+        if self._config.tune.algorithm == "optuna":
+            return len(self._known) >= self._num_planned()
+        return all(
+            name_of(point) in self._known for point in points(self._space, self._config.tune)
+        )
+
+    def _num_planned(self) -> int:
+        search = self._config.tune
+        if search.algorithm == "optuna":
+            return num_suggested(search)
+        return len(points(self._space, search))
+
+    def _found(self, end: str) -> Search:
+        config, trials = self._config, list(self._trials.values())
+        best = pick_best(trials, self._metric)
+        return Search(
+            output=self._store.uri,
+            dataset=self._dataset,
+            kind=config.kind,
+            metric=self._metric,
+            algorithm=config.tune.algorithm,
+            scheduler=config.tune.scheduler,
+            space={name: values.describe() for name, values in self._space.items()},
+            num_planned=self._num_planned(),
+            best=best.name if best else None,
+            trials=trials,
+            end=end,
+            wall_s=round(time.monotonic() - self._started, 2),
+            started_at=self._started_at,
+            finished_at=now() if end else "",
+            config=config.model_dump(mode="json"),
+            versions=versions(),
+        )

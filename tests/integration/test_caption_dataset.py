@@ -1,0 +1,314 @@
+"""Captioning what `prepare` wrote: splits, images held or named, resume, damage, buckets."""
+
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import raycap
+from raycap import schema
+from raycap.bulk.dataset_source import held_files
+from raycap.bulk.export import ExportFormat, export
+from raycap.bulk.parts import CAPTIONS, encode_captions, part_key
+from raycap.bulk.run import forecast
+from raycap.bulk.source import open_source
+from raycap.bulk.verify import verify
+from raycap.config import CaptionConfig, PrepareConfig, ReportConfig, StorageConfig
+from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.datasets.record import DATASET, INDEX, PLAN
+from raycap.errors import (
+    ConfigError,
+    DatasetError,
+    ErrorCode,
+    ImageError,
+    RunConflict,
+    RunStopped,
+    TransientError,
+)
+from raycap.evaluation.evaluate import evaluate
+from raycap.report.dataset_pictures import reference_pictures
+from raycap.settings import validate_config
+from raycap.status import Progress
+from raycap.storage.local import LocalStore
+from tests.caption_sets import folder_rows, make_dataset, picture
+from tests.conftest import S3, RequestLog
+from tests.dataset_samples import dataset_row, write_dataset
+
+NUM_IMAGES = 36
+STORAGE = StorageConfig(num_retries=0)
+
+
+def config(**sections: Any) -> CaptionConfig:
+    sections.setdefault("model", {"name": "stub"})
+    sections.setdefault("storage", {"timeout_s": 5, "num_retries": 1})
+    return validate_config(CaptionConfig, sections)
+
+
+def of_test(**sections: Any) -> CaptionConfig:
+    return config(source={"split": "test"}, **sections)
+
+
+def prepared(folder: Path, output: Path, **sections: Any) -> str:
+    """Make a dataset of a folder, in parts of 16 images and row groups of a few."""
+    sections.setdefault("engine", {"part_size": 16})
+    sections.setdefault("split", {"validation": 0.25, "test": 0.25})
+    make_dataset(output, folder_rows(folder), validate_config(PrepareConfig, sections))
+    return str(output)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source") / "photos"
+    for number in range(NUM_IMAGES):
+        picture(folder / f"{number % 3}" / f"{number:03d}.jpg", seed=number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return prepared(photos, tmp_path_factory.mktemp("embedded") / "dataset")
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """All rows of an output, in part order."""
+    rows: list[dict[str, Any]] = []
+    for part in sorted((output / "captions").iterdir()):
+        rows += pq.read_table(part).to_pylist()
+    return rows
+
+
+def without(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in names} for row in rows]
+
+
+def ids_of(dataset: str, *splits: str) -> list[str]:
+    tables = open_dataset(dataset, STORAGE).references(splits or None)
+    return sorted(name for table in tables for name in table[schema.IMAGE_ID].to_pylist())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_dataset_gives_the_captions_that_its_files_give(
+    photos: Path, embedded: str, tmp_path: Path
+) -> None:
+    referenced = prepared(photos, tmp_path / "referenced", embed={"enabled": False})
+    settings = config(engine={"part_size": 20})
+    for source in (str(photos), embedded, referenced):
+        summary = raycap.caption(source, tmp_path / Path(source).name, config=settings)
+        assert (summary.num_images, summary.num_ok) == (NUM_IMAGES, NUM_IMAGES)
+        assert summary.source == source
+        assert verify(tmp_path / Path(source).name).is_complete
+    by_file, held, named = (
+        rows_of(tmp_path / name) for name in ("photos", "dataset", "referenced")
+    )
+    assert len({row["caption"] for row in by_file}) > NUM_IMAGES // 2
+    assert without(held, "uri", "etag") == without(by_file, "uri", "etag")
+    assert without(named, "etag") == without(by_file, "etag")
+    assert [row["uri"] for row in held] == [f"{embedded}#{row['image_id']}" for row in held]
+    digests = pa.concat_tables(open_dataset(embedded, STORAGE).pages()).sort_by(schema.IMAGE_ID)
+    assert [row["etag"] for row in held] == digests[schema.DIGEST].to_pylist()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_one_split_is_captioned_evaluated_and_exported(embedded: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    num_images = len(ids_of(embedded, "test"))
+    assert forecast(embedded, output, config=of_test()).num_images == num_images
+    raycap.caption(embedded, output, config=of_test(engine={"part_size": 4}))
+    rows = rows_of(output)
+    assert [row["image_id"] for row in rows] == ids_of(embedded, "test")
+    evaluation = evaluate([output], embedded, splits=["test"], output=tmp_path / "scores")
+    (system,) = evaluation.systems
+    assert system.matched_by == "image_id"
+    assert (system.num_missing, evaluation.num_images) == (0, len(rows))
+    wanted = [(row["image_id"], row["uri"]) for row in rows]
+    pictures = reference_pictures(evaluation.references, wanted, ReportConfig())
+    assert all(found.data for found in pictures)
+    counts = export(output, tmp_path / "tars", to=ExportFormat.WEBDATASET)
+    assert (counts.num_exported, counts.num_unreadable) == (len(rows), 0)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_another_split_or_a_whole_dataset_is_refused_in_the_same_output(
+    embedded: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    raycap.caption(embedded, output, config=of_test(), limit=2)
+    with pytest.raises(RunConflict, match=r"\+ split = 'validation'") as conflict:
+        raycap.caption(embedded, output, config=config(source={"split": "val"}))
+    assert "- split = 'test'" in str(conflict.value)
+    with pytest.raises(RunConflict, match=r"\+ split = None"):
+        raycap.caption(embedded, output, config=config())
+    assert raycap.caption(embedded, output, config=of_test()).num_images > 2
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_interrupted_run_continues_and_retries_what_failed_for_a_passing_reason(
+    embedded: str, tmp_path: Path
+) -> None:
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    settings = config(engine={"part_size": 6, "batch_size": 3})
+
+    def interrupt(progress: Progress) -> None:
+        if progress.num_done >= 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(RunStopped, match="run the same command to continue"):
+        raycap.caption(embedded, output, config=settings, on_progress=interrupt)
+    assert not (output / "summary.json").exists()
+    raycap.caption(embedded, output, config=settings)
+    raycap.caption(embedded, whole, config=settings)
+    assert rows_of(output) == rows_of(whole)
+
+    store = LocalStore(output)
+    rows = pq.read_table(output / part_key(CAPTIONS, 2)).to_pylist()
+    rows[3] |= {"status": "failed", "error_code": "timeout", "caption": None, "num_words": None}
+    table = pa.Table.from_pylist(rows, schema=schema.CAPTIONS)
+    store.write(part_key(CAPTIONS, 2), encode_captions(table, 1, 0)[0])
+    assert raycap.caption(embedded, output, config=settings).num_captioned == 0
+    summary = raycap.caption(embedded, output, config=settings, retry_failed=True)
+    assert (summary.num_captioned, summary.num_failed) == (1, 0)
+    assert without(rows_of(output), "attempts") == without(rows_of(whole), "attempts")
+    assert verify(output).is_complete
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_image_that_changed_in_the_dataset_alone_is_captioned_again(
+    photos: Path, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(photos / "0", folder)
+    dataset = prepared(folder, tmp_path / "dataset")
+    raycap.caption(dataset, output, config=config())
+    before = rows_of(output)
+    picture(folder / "003.jpg", seed=999, size=(50, 40))
+    shutil.rmtree(dataset)
+    prepared(folder, tmp_path / "dataset")
+    assert raycap.caption(dataset, output, config=config()).num_captioned == 1
+    changed = [row for row in rows_of(output) if row not in before]
+    assert [(row["image_id"], row["width_px"]) for row in changed] == [("003.jpg", 50)]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_damaged_embedded_image_is_a_failed_row(photos: Path, tmp_path: Path) -> None:
+    whole = (photos / "0/000.jpg").read_bytes()
+    files = {"a.jpg": whole, "cut.jpg": whole[: len(whole) // 2], "empty.jpg": b""}
+    rows = [
+        dataset_row(name, "test", ["a picture"], **{schema.BYTES: data})
+        for name, data in files.items()
+    ]
+    dataset = write_dataset(tmp_path / "dataset", rows, [], embedded=True)
+    raycap.caption(dataset, tmp_path / "out", config=config())
+    codes = {row["image_id"]: row["error_code"] for row in rows_of(tmp_path / "out")}
+    assert codes == {"a.jpg": None, "cut.jpg": "decode_failed", "empty.jpg": "empty"}
+    assert verify(tmp_path / "out").is_complete
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_damaged_part_stops_the_run_and_is_named(photos: Path, tmp_path: Path) -> None:
+    dataset = prepared(photos, tmp_path / "dataset")
+    key = open_dataset(dataset, STORAGE).parts("test")[0]
+    part = Path(dataset) / key
+    part.write_bytes(part.read_bytes().replace(b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"))
+    with pytest.raises(DatasetError, match=f"{key}: is damaged"):
+        raycap.caption(dataset, tmp_path / "out", config=of_test())
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_dataset_in_a_bucket_is_captioned_without_listing_it(
+    s3: S3, s3_log: RequestLog, embedded: str
+) -> None:
+    for path in Path(embedded).rglob("*.*"):
+        s3.put(f"dataset/{path.relative_to(embedded).as_posix()}", path.read_bytes())
+    before = len(s3_log.file.read_text(errors="replace"))
+    settings = of_test(engine={"part_size": 4})
+    raycap.caption(f"{s3.uri}/dataset", f"{s3.uri}/out", config=settings)
+    asked = [
+        line
+        for line in s3_log.file.read_text(errors="replace")[before:].splitlines()
+        if "GET" in line and "out" not in line
+    ]
+    assert not [line for line in asked if "list-type" in line]
+    assert not [line for line in asked if "/part-" in line and " 206 " not in line]
+    rows: list[dict[str, Any]] = []
+    for item in s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="out/captions/")["Contents"]:
+        body = s3.client.get_object(Bucket=s3.bucket, Key=item["Key"])["Body"].read()
+        rows += pq.read_table(BytesIO(body)).to_pylist()
+    assert [row["image_id"] for row in rows] == ids_of(embedded, "test")
+    assert {row["status"] for row in rows} == {"ok"}
+    assert rows[0]["uri"] == f"{s3.uri}/dataset#{rows[0]['image_id']}"
+
+
+def test_a_split_that_means_nothing_is_told_in_one_line(
+    photos: Path, embedded: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="no split 'other'; there are: train, validation, test"):
+        open_source(embedded, STORAGE, "other")
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    for source in (photos, photos / "0/000.jpg", f"{photos}/*", tmp_path / "list.txt"):
+        with pytest.raises(ConfigError, match=r"is not a finished caption dataset, so source\.spl"):
+            open_source(str(source), STORAGE, "test")
+
+
+def test_what_only_looks_like_a_dataset_is_a_folder(
+    photos: Path, embedded: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos / "1", folder)
+    (folder / DATASET).write_text('{"images": []}')
+    listing = open_source(str(folder), STORAGE)
+    assert sum(map(len, listing.tables)) == len(list((photos / "1").iterdir()))
+    assert listing.identity == {"source": str(folder)}
+    (folder / INDEX).write_bytes((Path(embedded) / INDEX).read_bytes())
+    with pytest.raises(DatasetError, match=r"dataset\.json: is damaged"):
+        open_source(str(folder), STORAGE)
+
+
+def test_an_unfinished_dataset_is_told(photos: Path, tmp_path: Path) -> None:
+    dataset = Path(prepared(photos, tmp_path / "dataset"))
+    (dataset / DATASET).unlink()
+    LocalStore(dataset).write(PLAN, b"{}")
+    with pytest.raises(DatasetError, match="is not finished; run the same `raycap prepare`"):
+        list(open_source(str(dataset), STORAGE).tables)
+
+
+def test_a_shrunk_image_has_another_version_than_its_file(photos: Path, tmp_path: Path) -> None:
+    versions = set()
+    for side_px in (None, 16, 24):
+        dataset = prepared(photos, tmp_path / f"{side_px}", embed={"max_side_px": side_px})
+        table = pa.concat_tables(open_source(dataset, STORAGE).tables)
+        assert table[schema.SIZE_BYTES].null_count == NUM_IMAGES
+        versions.add(table[schema.ETAG][0].as_py())
+    assert len(versions) == 3
+
+
+class _Flaky(LocalStore):
+    """A dataset of which the last part of every split cannot be reached."""
+
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
+        if "part-000002" in key:
+            raise TransientError(ErrorCode.TIMEOUT, "too slow")
+        return super().read_range(key, offset_bytes, num_bytes)
+
+
+def test_images_that_cannot_be_reached_or_have_gone_are_rows_with_a_code(embedded: str) -> None:
+    whole = open_dataset(embedded, STORAGE)
+    flaky = CaptionDataset(
+        store=_Flaky(Path(embedded)), config=STORAGE, record=whole.record, index=whole.index
+    )
+    ids = [*ids_of(embedded), "gone.jpg"]
+
+    def codes(dataset: CaptionDataset) -> Iterator[str]:
+        for _, file in held_files([{schema.IMAGE_ID: name} for name in ids], dataset):
+            yield str(file.code) if isinstance(file, ImageError) else "ok"
+
+    assert list(codes(whole)) == ["ok"] * NUM_IMAGES + ["not_found"]
+    found = list(codes(flaky))
+    num_read = found.count("ok")
+    assert 16 <= num_read <= 32  # some were read ahead when it failed
+    assert found == ["ok"] * num_read + ["timeout"] * (NUM_IMAGES + 1 - num_read)
