@@ -27,7 +27,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     Args:
         debug: let Ray tell what it does.
         with_dashboard: start a local Ray with its dashboard, which Ray Train asks what trials of
-            Ray Tune that have died had reserved.
+            Ray Tune that have died had reserved; and let their many processes run unwarned.
     """
     if ray.is_initialized():
         yield False
@@ -56,6 +56,9 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
     level = logging.INFO if debug else logging.ERROR
     # Fewer logical CPUs than stages would leave a stage without any, and hang.
     num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
+    if with_dashboard:
+        # Ray warns at a multiple of it; each trial has half a dozen processes, most of them idle.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * num_cpus))
     try:
         # Not address="auto": that attaches to any Ray of this machine, other programs' own too.
         ray.init(

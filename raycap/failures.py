@@ -7,7 +7,11 @@ from raycap.errors import RaycapError, RunStopped
 
 def find_error(error: BaseException) -> RaycapError | None:
     """Find raycap's own error in what Ray made of it."""
-    return next((found for found in _unwrapped(error) if isinstance(found, RaycapError)), None)
+    found = next((item for item in _unwrapped(error) if isinstance(item, RaycapError)), None)
+    # What Ray raises for a task is an instance of its error's class too, and tells a traceback.
+    while isinstance(cause := getattr(found, "cause", None), RaycapError):
+        found = cause
+    return found
 
 
 def explain(error: BaseException, remedy: str) -> RaycapError:

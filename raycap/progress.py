@@ -12,13 +12,19 @@ from rich.progress import Progress as Bar
 
 from raycap.schema import CIDER_D
 from raycap.status import Progress
+from raycap.study.record import Status
+from raycap.study.status import OnStudyProgress, StudyProgress
+from raycap.tables.studying import study_table
 from raycap.tables.tuning import describe_params, search_table
+from raycap.text import brief
 from raycap.train.scores import LENGTH_GAP
 from raycap.train.state import EpochRecord
 from raycap.train.status import OnTrainingProgress, TrainingProgress
 from raycap.tune.status import OnSearchProgress, SearchProgress
 
 logger = logging.getLogger(__name__)
+
+_REASON_CHARS = 300
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -99,6 +105,33 @@ def show_search(console: Console) -> Iterator[OnSearchProgress]:
         yield _log_trial
 
 
+@contextmanager
+def show_study(console: Console) -> Iterator[OnStudyProgress]:
+    """Show the study that the yielded function is told of: a table of its systems, or lines."""
+    if console.is_terminal:
+        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
+            yield lambda progress: live.update(study_table(progress.study, progress.stages))
+    else:
+        yield _StudyLines()
+
+
+class _StudyLines:
+    """Logs each system that is over, and every LINE_EVERY_S what is being made."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: StudyProgress) -> None:
+        study, system = progress.study, progress.system
+        done = f"{study.count(Status.FINISHED)}/{len(study.systems)}"
+        if system is not None:
+            logger.info("system=%s status=%s done=%s", system.name, system.status, done)
+        elif progress.stages and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            for name, (stage, share) in progress.stages.items():
+                logger.info('progress system=%s stage="%s" %.0f%%', name, stage, 100 * share)
+
+
 def _log_trial(progress: SearchProgress) -> None:
     """Log what a trial has come to, and the best so far."""
     search, trial = progress.search, progress.trial
@@ -107,7 +140,7 @@ def _log_trial(progress: SearchProgress) -> None:
     value = "none" if trial.value is None else f"{trial.value:.4g}"
     best = search.trial(search.best) if search.best else None
     told = f"{best.name}:{best.value:.4g}" if best else "none"
-    reason = f' reason="{trial.reason}"' if trial.reason else ""
+    reason = f' reason="{brief(trial.reason, _REASON_CHARS)}"' if trial.reason else ""
     logger.info(
         "trial=%s %s status=%s epochs=%d %s=%s best=%s%s",
         trial.name,

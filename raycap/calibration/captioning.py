@@ -114,6 +114,8 @@ class Captioners:
             num_gpus=fitted.gpus_per_actor,
             max_restarts=_RESTARTS,
             max_task_retries=_RESTARTS,
+            # Named, as an actor within a trial of Ray Tune would else have to fit into its place.
+            scheduling_strategy="DEFAULT",
         )
         self._actors = [actor.remote(spec) for _ in range(count)]
 

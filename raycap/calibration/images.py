@@ -83,7 +83,8 @@ def load_images(chosen: dict[str, list[str]], spec: LoadSpec, block_size: int) -
         StorageError: a store refuses.
     """
     ids = list(chosen)
-    load = ray.remote(num_cpus=1, num_returns=2)(load_block)
+    # Named, as a task within a trial of Ray Tune would else have to fit into what that reserved.
+    load = ray.remote(num_cpus=1, num_returns=2, scheduling_strategy="DEFAULT")(load_block)
     loaded = LoadedSlice(image_ids=[], references=[], blocks=[], unreadable=[])
     starts = range(0, len(ids), block_size)
     for pixels, told in _in_turn(load, [ids[at : at + block_size] for at in starts], spec):

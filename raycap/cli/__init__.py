@@ -8,6 +8,7 @@ from raycap.cli.bulk import caption, export, verify
 from raycap.cli.calibration import calibrate
 from raycap.cli.demo import demo
 from raycap.cli.evaluation import evaluate, prepare, report
+from raycap.cli.studying import study
 from raycap.cli.training import train
 from raycap.cli.tuning import tune
 
@@ -29,6 +30,7 @@ COMMANDS = (
     report,
     train,
     tune,
+    study,
     calibrate,
     demo,
 )

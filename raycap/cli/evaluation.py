@@ -148,7 +148,8 @@ def report(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="What `raycap caption`, `evaluate`, `prepare`, `train` or `calibrate` wrote.",
+            help="What `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `study` or "
+            "`calibrate` wrote.",
             show_default=False,
         ),
     ],

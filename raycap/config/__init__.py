@@ -22,6 +22,7 @@ from raycap.config.shared import (
     SamplingConfig,
     StorageConfig,
 )
+from raycap.config.study import DesignConfig, StudyConfig
 from raycap.config.train import (
     ArchitectureConfig,
     AugmentConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "BootstrapConfig",
     "CalibrateConfig",
     "CaptionConfig",
+    "DesignConfig",
     "EmbedConfig",
     "EngineConfig",
     "EvaluateConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "SourceConfig",
     "SplitConfig",
     "StorageConfig",
+    "StudyConfig",
     "TrainConfig",
     "TrainEngineConfig",
     "TuneConfig",

@@ -100,6 +100,9 @@ class LoopConfig(Section):
     """Micro-batches that a step is split into, to fit memory. More are used if it runs out."""
     num_epochs: int = Field(default=5, ge=1, le=100_000)
     """Passes over the training split."""
+    subset: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the training split to train on, by a hash of the ids: a smaller one lies within a
+    larger one. Validation stays the same."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass; weights stay fp32. `auto`: bf16 on an accelerator that has it,
     otherwise fp16 there, and fp32 on a CPU."""

@@ -24,6 +24,13 @@ def pick_dtype(
     return torch.bfloat16 if _has_bf16(device) else torch.float16
 
 
+def peak_device_bytes(device: torch.device) -> int:
+    """The most that this process has held of an accelerator's memory; 0 on a CPU."""
+    if device.type == "cpu":
+        return 0
+    return int(torch.accelerator.max_memory_allocated(device))
+
+
 def _has_bf16(device: torch.device) -> bool:
     check = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     if check is None:

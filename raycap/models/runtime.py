@@ -1,6 +1,7 @@
-"""The process a model runs in: its threads, and how it says that memory has run out."""
+"""The process a model runs in: its threads, its memory, and how it says that that has run out."""
 
 import os
+import resource
 import sys
 
 
@@ -17,6 +18,12 @@ def use_threads(num_threads: int) -> None:
     os.environ["MKL_NUM_THREADS"] = str(num_threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(num_threads)
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def is_out_of_memory(error: BaseException) -> bool:

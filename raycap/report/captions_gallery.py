@@ -1,7 +1,7 @@
 """The gallery of a caption output: images with their captions."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from raycap.bulk.finished import SOURCE_URI, FinishedOutput
 from raycap.config import ReportConfig
 from raycap.report.blocks import Fact
+from raycap.report.dataset_pictures import Wanted, reference_pictures
 from raycap.report.gallery import (
     BEST,
     FAILED,
@@ -59,7 +60,7 @@ def captions_gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig
         StorageError: the store refuses.
     """
     rows = {row[IMAGE_ID]: row for row in _rows(output, chosen)}
-    pictures = fetch_thumbnails([rows[image_id][SOURCE_URI] for image_id in chosen.ids], config)
+    pictures = _pictures(output, [(it, rows[it][SOURCE_URI]) for it in chosen.ids], config)
     examples = [
         _example(rows[image_id], picture, chosen)
         for image_id, picture in zip(chosen.ids, pictures, strict=True)
@@ -71,6 +72,15 @@ def captions_gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig
         others_label="Further captions",
         examples=tuple(examples),
     )
+
+
+def _pictures(
+    output: FinishedOutput, wanted: Sequence[Wanted], config: ReportConfig
+) -> list[Picture]:
+    """Shrink the images: those that the source holds, or those at their addresses."""
+    if output.dataset is not None:
+        return reference_pictures(output.dataset, wanted, config)
+    return fetch_thumbnails([uri for _, uri in wanted], config)
 
 
 def _rows(output: FinishedOutput, chosen: Picks) -> Iterator[dict[str, Any]]:

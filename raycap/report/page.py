@@ -15,6 +15,7 @@ from raycap.report.dataset_section import DatasetSection
 from raycap.report.evaluation_section import EvaluationSection
 from raycap.report.score_table import WHISKER_PX, WHISKER_ROW_PX
 from raycap.report.search_section import SearchSection
+from raycap.report.study_section import StudySection
 from raycap.report.training_section import TrainingSection
 
 Section = (
@@ -24,6 +25,7 @@ Section = (
     | DatasetSection
     | EvaluationSection
     | SearchSection
+    | StudySection
     | TrainingSection
 )
 

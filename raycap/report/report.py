@@ -20,6 +20,8 @@ from raycap.report.evaluation_section import evaluation_section
 from raycap.report.page import Section, render
 from raycap.report.search_record import SEARCH
 from raycap.report.search_section import search_section
+from raycap.report.study_record import STUDY
+from raycap.report.study_section import study_section
 from raycap.report.training_section import TrainingSection, training_section
 from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
@@ -35,7 +37,8 @@ def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
 _BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
     EVALUATION: evaluation_section,
     CALIBRATION: lambda store, anchor, _: calibration_section(store, anchor),
-    SEARCH: lambda store, anchor, _: search_section(store, anchor),  # its folder has a RUN too
+    STUDY: lambda store, anchor, _: study_section(store, anchor),  # its folder has a RUN too
+    SEARCH: lambda store, anchor, _: search_section(store, anchor),  # and this one
     RUN: _run_section,
     DATASET: dataset_section,
     PLAN: dataset_section,  # refused by it: unfinished
@@ -68,9 +71,9 @@ def report(
     The same inputs give the same file.
 
     Args:
-        paths: what `raycap caption`, `evaluate`, `prepare`, `train`, `tune` or `calibrate` wrote,
-            local or in buckets; each becomes a section, and several training runs one more that
-            compares them.
+        paths: what `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `calibrate` or `study`
+            wrote, local or in buckets; each becomes a section, and several training runs one more
+            that compares them.
         destination: the file to write or replace, local or in a bucket.
         config: how many images, of which size; defaults where it is None.
 

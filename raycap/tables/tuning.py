@@ -9,7 +9,8 @@ from rich.table import Table
 
 from raycap.tables.columns import print_rows
 from raycap.text import brief
-from raycap.tune.record import BEST, MODEL, Search, Status, Trial, by_value
+from raycap.tune.record import BEST, MODEL
+from raycap.tune.search import Search, Status, Trial, by_value
 
 _MOST = 20
 _COLOURS = {Status.RUNNING: "cyan", Status.STOPPED: "dim", Status.FAILED: "red"}
@@ -52,7 +53,7 @@ def search_rows(found: Search) -> list[tuple[str, str]]:
     counts = [f"{found.count(it)} {it}" for it in Status if found.count(it)]
     shown = len(_shown(found))
     left_out = f"; the {shown} best are shown" if shown < len(found.trials) else ""
-    rows = [("trials", f"{', '.join(counts)} of {found.num_planned} planned{left_out}")]
+    rows = [("trials", f"{', '.join(counts) or 'none'} of {found.num_planned} planned{left_out}")]
     if found.end == "budget":
         rows.append(("ended", "its budget is spent; raise it to continue"))
     if found.best:

@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
@@ -34,6 +35,18 @@ _Trainer: Any = TorchTrainer
 _RunConfig: Any = RunConfig
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the workers came to."""
+
+    state: State
+    end: End
+    peak_memory_bytes: int
+    """Of the first worker's process."""
+    peak_device_bytes: int
+    """Of its accelerator."""
+
+
 class Fitting:
     """One invocation of Ray Train.
 
@@ -52,7 +65,7 @@ class Fitting:
         self._error: BaseException | None = None
         self._result: dict[str, Any] = {}
 
-    def follow(self, lock: WriteLock, on_progress: OnTrainingProgress) -> tuple[State, End]:
+    def follow(self, lock: WriteLock, on_progress: OnTrainingProgress) -> Outcome:
         """Train to the end, and pass on what the workers tell meanwhile.
 
         Raises:
@@ -73,10 +86,15 @@ class Fitting:
         self._relay(on_progress)
         if self._error is not None:
             raise explain(self._error, _REMEDY) from self._error
-        state, end = read_state(self._result["state"]), End(self._result["end"])
-        if end is End.INTERRUPTED:
-            raise RunStopped(self._describe_stop(state))
-        return state, end
+        outcome = Outcome(
+            state=read_state(self._result["state"]),
+            end=End(self._result["end"]),
+            peak_memory_bytes=self._result["peak_memory_bytes"],
+            peak_device_bytes=self._result["peak_device_bytes"],
+        )
+        if outcome.end is End.INTERRUPTED:
+            raise RunStopped(self._describe_stop(outcome.state))
+        return outcome
 
     def _watch(self, lock: WriteLock, on_progress: OnTrainingProgress) -> None:
         """Pass on what the workers tell until they end, which the first interrupt asks them to."""

@@ -52,7 +52,7 @@ class GroupRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SplitGroups:
-    """The row groups of one split of a dataset."""
+    """The row groups of one split of a dataset, or of a subset of it."""
 
     keys: tuple[str, ...]
     """The parts."""
@@ -63,7 +63,9 @@ class SplitGroups:
     group: Rows
     """For each row group, its number there."""
     num_images: Rows
-    """For each row group, its rows."""
+    """For each row group, its images."""
+    chosen: tuple[Rows, ...] | None = None
+    """For each row group, the rows that they are; None: all of it."""
 
     @property
     def total(self) -> int:
@@ -71,8 +73,10 @@ class SplitGroups:
         return int(self.num_images.sum())
 
     def rows(self, index: int, rows: Sequence[int]) -> GroupRows:
-        """Name some rows of a row group."""
+        """Name some of a row group's images by their numbers there."""
         part = int(self.part[index])
+        if self.chosen is not None:
+            rows = tuple(self.chosen[index][list(rows)].tolist())
         return GroupRows(
             key=self.keys[part],
             num_bytes=self.num_bytes[part],

@@ -9,11 +9,11 @@ import torch
 
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import open_dataset
-from raycap.datasets.splits import TRAIN
+from raycap.datasets.splits import TRAIN, rank_of
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
 from raycap.models.trainable import Trainable
 from raycap.records import encode_json, now, read_json
-from raycap.schema import CAPTIONS_LIST
+from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.train.checkpoints import CHECKPOINTS, find_checkpoints, restore_checkpoint
 from raycap.train.context import Reporter, Run
@@ -23,6 +23,7 @@ from raycap.train.learner import Learner
 from raycap.train.plan import GroupRows, Plan
 from raycap.train.preview import write_preview
 from raycap.train.record import RUN
+from raycap.train.source import rank_limit
 from raycap.train.state import State
 from raycap.train.trial import fit_memory
 from raycap.train.workers import Workers
@@ -176,10 +177,14 @@ def _stream_spec(job: Job, trainable: Trainable) -> StreamSpec:
 
 
 def _captions(job: Job) -> Iterator[str]:
-    """Read all captions of the training split."""
-    for page in open_dataset(job.dataset, job.config.storage).pages([TRAIN], [CAPTIONS_LIST]):
-        for captions in page[CAPTIONS_LIST].to_pylist():
-            yield from captions
+    """Read all captions of what is trained on."""
+    dataset, share = open_dataset(job.dataset, job.config.storage), job.config.train.subset
+    limit = rank_limit(dataset, share)
+    for page in dataset.pages([TRAIN], [IMAGE_ID, CAPTIONS_LIST]):
+        ids, texts = (page[name].to_pylist() for name in (IMAGE_ID, CAPTIONS_LIST))
+        for image_id, captions in zip(ids, texts, strict=True):
+            if share == 1.0 or rank_of(image_id) < limit:
+                yield from captions
 
 
 def _stands(store: Store, key: str) -> bool:

@@ -64,6 +64,10 @@ class Training:
     """Of all training steps."""
     wall_s: float
     """Seconds that the last invocation took, Ray's start included."""
+    peak_memory_bytes: int = 0
+    """The most that the first worker's process held in the last invocation."""
+    peak_device_bytes: int = 0
+    """The same of its accelerator's memory; 0 on a CPU."""
     versions: dict[str, str] = field(default_factory=dict)
     finished_at: str = ""
 

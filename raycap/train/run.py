@@ -15,8 +15,7 @@ from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.train.checkpoints import CHECKPOINTS
 from raycap.train.epochs import BEST, LAST
-from raycap.train.fitting import Fitting
-from raycap.train.loop import End
+from raycap.train.fitting import Fitting, Outcome
 from raycap.train.plan import Plan, sample_rows
 from raycap.train.preparing import Job, Models
 from raycap.train.record import (
@@ -29,7 +28,6 @@ from raycap.train.record import (
 )
 from raycap.train.resources import fit_resources
 from raycap.train.source import read_groups
-from raycap.train.state import State
 from raycap.train.status import OnTrainingProgress
 from raycap.train.tables import Kind
 from raycap.train.tensorboard import check_tensorboard
@@ -91,8 +89,8 @@ def train(
                 resources = fit_resources(config.engine, is_fixed=is_fixed)
                 job = _job(source, store, config, models, mark)
                 fitting = Fitting(job, resources, debug=debug)
-                state, end = fitting.follow(lock, on_progress or (lambda _: None))
-            found = _sum_up(job, state, end, started)
+                outcome = fitting.follow(lock, on_progress or (lambda _: None))
+            found = _sum_up(job, outcome, started)
             write_training(store, found)
         store.delete_all(CHECKPOINTS)
     return found
@@ -106,7 +104,7 @@ def _job(
     mark: dict[str, Any],
 ) -> Job:
     """Lay out the whole run."""
-    groups = read_groups(source, TRAIN)
+    groups = read_groups(source, TRAIN, config.train.subset)
     num_sampled = config.validation.num_images
     plan = Plan(
         groups=groups,
@@ -142,8 +140,9 @@ def _job(
     )
 
 
-def _sum_up(job: Job, state: State, end: End, started: float) -> Training:
-    history, config = state.history, job.config
+def _sum_up(job: Job, outcome: Outcome, started: float) -> Training:
+    state, config = outcome.state, job.config
+    history = state.history
     metric = config.validation.metric
     best = history[best_epoch([record.value(metric) for record in history], metric) - 1]
     train_s = sum(record.train_s for record in history)
@@ -152,7 +151,7 @@ def _sum_up(job: Job, state: State, end: End, started: float) -> Training:
         output=job.output,
         dataset=job.dataset,
         kind=config.kind,
-        end=end,
+        end=outcome.end,
         num_images=job.plan.num_images,
         num_epochs=len(history),
         num_steps=state.num_steps,
@@ -165,6 +164,8 @@ def _sum_up(job: Job, state: State, end: End, started: float) -> Training:
         overfits_since=history[-1].overfits_since,
         images_per_s=round(num_images / train_s, 2) if train_s else 0.0,
         wall_s=round(time.monotonic() - started, 2),
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        peak_device_bytes=outcome.peak_device_bytes,
         versions=versions(),
         finished_at=now(),
     )

@@ -9,8 +9,8 @@ import ray.train
 from ray.train.torch import get_device
 
 from raycap.config import TrainEngineConfig
-from raycap.models.device import pick_device
-from raycap.models.runtime import use_threads
+from raycap.models.device import peak_device_bytes, pick_device
+from raycap.models.runtime import peak_memory_bytes, use_threads
 from raycap.storage.stores import open_store
 from raycap.train.board import BoardReporter
 from raycap.train.feed import Feed
@@ -51,7 +51,12 @@ def work(settings: dict[str, Assignment]) -> dict[str, Any]:
     with Feed(tables, workers, run.learner.trainable, timeout_s) as feed:
         end = Loop(run, feed, state).train()
     reporter.flush()
-    return {"end": str(end), "state": state.to_json()}
+    return {
+        "end": str(end),
+        "state": state.to_json(),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_device_bytes": peak_device_bytes(workers.device),
+    }
 
 
 def _workers(engine: TrainEngineConfig) -> Workers:

@@ -13,9 +13,7 @@ model/                the best trial's model: `raycap caption --model` runs it
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -26,9 +24,12 @@ from raycap.config import TuneConfig
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict
 from raycap.records import difference, encode_json, now, read_json, versions
 from raycap.storage.base import KEY, Store
-from raycap.train.epochs import HISTORY
-from raycap.train.state import EpochRecord, read_history
+from raycap.train.checkpoints import CHECKPOINTS
+from raycap.train.epochs import HISTORY, LAST
+from raycap.train.record import fingerprint as train_fingerprint
+from raycap.train.state import read_history
 from raycap.train.watch import Metric, badness
+from raycap.tune.search import Search, Status, Trial
 from raycap.tune.space import Params, Space
 
 RUN = "run.json"
@@ -40,80 +41,7 @@ BEST = "best.yaml"
 MODEL = "model/"
 TRIALS = "trials/"
 _TRIAL = "trial.json"
-
-
-class Status(StrEnum):
-    """How a trial is."""
-
-    RUNNING = "running"
-    """It has begun, and goes on or was interrupted."""
-    FINISHED = "finished"
-    """It ran all its epochs, or until `validation.patience` ended it."""
-    STOPPED = "stopped"
-    """The search stopped it, as it had fallen behind."""
-    FAILED = "failed"
-    """It ended by an error; `reason` tells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What a trial came to."""
-
-    name: str
-    params: Params
-    status: Status
-    reason: str = ""
-    """Why it failed."""
-    best_epoch: int | None = None
-    value: float | None = None
-    """Of the metric, in the best epoch."""
-    history: list[EpochRecord] = field(default_factory=list)
-    images_per_s: float = 0.0
-    """Of its training steps."""
-    wall_s: float = 0.0
-    """Of its steps and its validations."""
-    output: str = ""
-
-    @property
-    def best(self) -> EpochRecord | None:
-        """Its best epoch."""
-        return None if self.best_epoch is None else self.history[self.best_epoch - 1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What a search came to."""
-
-    output: str
-    dataset: str
-    kind: str
-    metric: str
-    """What the trials are compared by."""
-    algorithm: str
-    scheduler: str
-    space: dict[str, dict[str, list[Any]]]
-    num_planned: int
-    """Trials, if nothing ends the search before."""
-    best: str | None
-    """The best trial's name; None where none has come to an epoch."""
-    trials: list[Trial]
-    """In the order in which they began."""
-    end: str = ""
-    """`finished`, or `budget` where a limit ended it; empty while it goes on."""
-    wall_s: float = 0.0
-    """Seconds of the last invocation."""
-    started_at: str = ""
-    finished_at: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def trial(self, name: str) -> Trial:
-        """Find a trial by its name."""
-        return next(trial for trial in self.trials if trial.name == name)
-
-    def count(self, status: Status) -> int:
-        """Count the trials of a status."""
-        return sum(trial.status == status for trial in self.trials)
+_BATCH = ("train.batch_size", "engine.num_workers")
 
 
 _TRIAL_FORM = TypeAdapter(Trial)
@@ -131,14 +59,16 @@ def fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space) -> di
 
     Budgets may be raised, and the work spread otherwise; so may more values be tried.
     """
-    base = config.base().model_dump(mode="json", exclude={"engine", "storage"})
+    mark = train_fingerprint(dataset, config.base())
     for name in space:
         *sections, last = name.split(".")
-        place = base
+        place: dict[str, Any] = mark
         for section in sections:
-            place = place[section]
+            place = place.get(section, {})
         place.pop(last, None)
-    return {"command": "tune", "dataset": dataset, "train": base}
+    if not space.keys().isdisjoint(_BATCH):
+        del mark["train"]["global_batch"]
+    return {"command": "tune", **mark}
 
 
 def claim_output(store: Store, mark: dict[str, Any], config: TuneConfig) -> None:
@@ -183,7 +113,7 @@ def measure_trial(
         history = []
     values = [record.value(metric) for record in history]
     best = min(range(len(values)), key=lambda i: badness(values[i], metric), default=None)
-    train_s = sum(record.train_s for record in history)
+    train_s = sum((record.train_s for record in history), 0.0)
     num_images = sum(record.num_images for record in history)
     return Trial(
         name=name,
@@ -218,12 +148,15 @@ def read_trials(store: Store) -> list[Trial]:
     return found
 
 
-def pick_best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
-    """Find the best of the trials, failed ones aside."""
-    candidates = [
-        trial for trial in trials if trial.value is not None and trial.status is not Status.FAILED
-    ]
-    return min(candidates, key=lambda trial: badness(trial.value or 0.0, metric), default=None)
+def find_leftovers(store: Store) -> set[str]:
+    """Name the trials that have files which only a trial under way needs."""
+    found = set()
+    for page in store.list(TRIALS):
+        for key in page[KEY].to_pylist():
+            name, _, inner = key.removeprefix(TRIALS).partition("/")
+            if inner.startswith((CHECKPOINTS, LAST)):
+                found.add(name)
+    return found
 
 
 def write_search(store: Store, search: Search) -> None:
@@ -234,14 +167,16 @@ def write_search(store: Store, search: Search) -> None:
     store.write(TABLE, sink.getvalue().to_pybytes())
 
 
-def read_search(store: Store) -> Search:
-    """Read `tune.json`.
+def read_search(store: Store) -> Search | None:
+    """Read `tune.json`; None where there is none.
 
     Raises:
         DatasetError: it is damaged.
-        ObjectNotFound: there is none.
     """
-    found: Search = _validated(_SEARCH_FORM, store, SEARCH)
+    try:
+        found: Search = _validated(_SEARCH_FORM, store, SEARCH)
+    except ObjectNotFound:
+        return None
     return found
 
 
@@ -283,7 +218,7 @@ def _table(search: Search) -> pa.Table:
     return fixed
 
 
-def _validated(form: TypeAdapter[Any], store: Store, key: str) -> Any:
+def _validated(form: Any, store: Store, key: str) -> Any:
     try:
         return form.validate_python(read_json(store, key))
     except ValidationError as error:
@@ -293,13 +228,3 @@ def _validated(form: TypeAdapter[Any], store: Store, key: str) -> Any:
             f"{store.address(key)}: is damaged ({place}: {first['msg']}); delete it, and run the "
             "same command"
         ) from error
-
-
-def by_value(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
-    """Sort trials, the best first, those without a value last."""
-
-    def key(trial: Trial) -> tuple[bool, float]:
-        is_worthless = trial.value is None or trial.status is Status.FAILED
-        return is_worthless, 0.0 if trial.value is None else badness(trial.value, metric)
-
-    return sorted(trials, key=key)

@@ -31,12 +31,23 @@ def fit_trials(
     if search.max_concurrent is not None:
         return search.max_concurrent
     cpus = TRIAL_CPUS + STREAM_CPUS + engine.num_workers * resources.cpus_per_worker
-    fitting = int(total.get("CPU", 0.0) / cpus)
-    gpus = engine.num_workers * resources.gpus_per_worker
-    if gpus:
-        # Of fractions no GPU is shared by two trials' halves of a worker.
-        fitting = min(fitting, int(total.get("GPU", 0.0) / gpus))
+    fitting = _whole(total.get("CPU", 0.0) / cpus)
+    if resources.gpus_per_worker:
+        num_workers = _fit_workers(total.get("GPU", 0.0), resources.gpus_per_worker)
+        fitting = min(fitting, num_workers // engine.num_workers)
     return max(1, fitting)
+
+
+def _fit_workers(gpus: float, gpus_per_worker: float) -> int:
+    """Count the workers that find GPUs: one that takes a part of a GPU has it on a single one."""
+    if gpus_per_worker >= 1:
+        return _whole(gpus / gpus_per_worker)
+    return int(gpus) * _whole(1 / gpus_per_worker)
+
+
+def _whole(share: float) -> int:
+    """Round down, as if 0.3 / 0.1 were 3."""
+    return int(share + 1e-6)
 
 
 def share_threads(engine: TrainEngineConfig, num_trials: int) -> TrainEngineConfig:

@@ -1,7 +1,6 @@
 """`raycap tune` from end to end: claim, run the trials that are left, keep the best."""
 
 import logging
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 
 from raycap.cluster import ray_cluster
 from raycap.config import TuneConfig
@@ -21,32 +19,30 @@ from raycap.storage.stores import open_store
 from raycap.train.checkpoints import CHECKPOINTS
 from raycap.train.epochs import BEST as TRAINED
 from raycap.train.epochs import LAST
-from raycap.train.folders import local_copy, replacing
 from raycap.train.preparing import Models
 from raycap.train.record import LOCK as TRIAL_LOCK
 from raycap.train.resources import fit_resources
 from raycap.train.run import MODELS
 from raycap.train.watch import Metric
+from raycap.tune.control import make_control
+from raycap.tune.keeping import keep_best
 from raycap.tune.record import (
-    BEST,
     LOCK,
-    MODEL,
-    Search,
-    Status,
-    Trial,
     claim_output,
+    find_leftovers,
     fingerprint,
     folder_of,
     measure_trial,
     name_of,
-    pick_best,
+    read_search,
     read_trials,
     write_search,
     write_trial,
 )
 from raycap.tune.resources import fit_trials, share_threads
-from raycap.tune.searching import Plan, Searching, make_control
-from raycap.tune.space import Params, num_suggested, points, read_space, trial_config
+from raycap.tune.search import Search, Status, Trial, pick_best
+from raycap.tune.searching import Plan, Searching
+from raycap.tune.space import Params, num_suggested, points, read_space
 from raycap.tune.status import OnSearchProgress, SearchProgress
 from raycap.tune.trial import TrialSpec
 
@@ -117,20 +113,26 @@ class _Run:
         self._metric: Metric = config.validation.metric
         self._started = time.monotonic()
         self._started_at = now()
-        self._known = {trial.name: trial for trial in self._over()}
-        self._trials = dict(self._known)
-        self._unsettled: set[str] = set()  # over, with files that are to be deleted
+        self._before = read_search(store)
+        self._known, self._trials = self._begun()
+        # Over, with files that are to be deleted.
+        self._unsettled = find_leftovers(store) & self._known.keys()
         self._with_model = set(self._known)
 
     def search(self, lock: WriteLock, models: Models, *, debug: bool) -> str:
         """Run the trials that are left."""
         if self._is_complete():
             return "finished"
+        epochs = {name: len(trial.history) for name, trial in self._trials.items()}
+        most = self._config.tune.max_total_epochs
+        if most is not None and sum(epochs.values()) >= most:
+            return "budget"
         with ray_cluster(debug=debug, with_dashboard=True) as is_fixed:
             base = self._config.base()
             resources = fit_resources(base.engine, is_fixed=is_fixed)
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             concurrent = fit_trials(total, base.engine, resources, self._config.tune)
+            concurrent = min(concurrent, self._num_planned())
             engine = share_threads(base.engine, concurrent)
             logger.info("search trials=%d at_a_time=%d", self._num_planned(), concurrent)
             spec = TrialSpec(
@@ -148,7 +150,8 @@ class _Run:
                 search=self._config.tune,
                 num_epochs=base.train.num_epochs,
                 max_concurrent=concurrent,
-                first=[trial.params for trial in self._known.values()],
+                first=[trial.params for trial in self._trials.values()],
+                epochs=epochs,
             )
             return Searching(plan, spec, self._take).follow(lock)
 
@@ -172,7 +175,16 @@ class _Run:
                 f"{self._store.uri}: no trial came to the end of an epoch"
                 + (f"; the first failed: {reasons[0]}" if reasons else "")
             )
-        self._keep(search.trial(search.best))
+        best, before = search.trial(search.best), self._before
+        if before is not None and (before.end, before.trials) == (end, search.trials):
+            # Nothing was left to do.
+            search = replace(
+                search,
+                wall_s=before.wall_s,
+                started_at=before.started_at,
+                finished_at=before.finished_at,
+            )
+        keep_best(self._store, self._config, best, self._metric, before)
         write_search(self._store, search)
         return search
 
@@ -199,7 +211,9 @@ class _Run:
             with suppress(RunConflict):  # it is still ending: later
                 self._settle(self._trials[name])
                 self._unsettled.discard(name)
-        best = pick_best(list(self._trials.values()), self._metric)
+        # One under way may be better, and still fail.
+        over = [trial for trial in self._trials.values() if trial.status is not Status.RUNNING]
+        best = pick_best(over, self._metric)
         if self._config.tune.keep_models == "best":
             for name in self._with_model - self._unsettled - {best.name if best else ""}:
                 self._store.delete_all(f"{folder_of(name)}{TRAINED}")
@@ -219,23 +233,31 @@ class _Run:
     def _measure(self, params: Params, status: Status, reason: str = "") -> Trial:
         return measure_trial(self._store, name_of(params), params, status, self._metric, reason)
 
-    def _keep(self, best: Trial) -> None:
-        """Copy the best trial's model and settings to where they are looked for."""
-        settings = trial_config(self._config.base(), best.params).model_dump(mode="json")
-        head = f"# The best of the trials of a search: {best.name}, {self._metric} {best.value}\n"
-        self._store.write(BEST, (head + yaml.safe_dump(settings, sort_keys=False)).encode())
-        trained = f"{folder_of(best.name)}{TRAINED}"
-        with local_copy(self._store, trained) as model, replacing(self._store, MODEL) as folder:
-            shutil.copytree(model, folder, dirs_exist_ok=True)
+    def _begun(self) -> tuple[dict[str, Trial], dict[str, Trial]]:
+        """Read the trials that are over, and all that have begun; both as they began.
 
-    def _over(self) -> list[Trial]:
-        """Read the trials that are over, and not to be run again."""
+        Those that failed count as neither where they are to be run again.
+        """
         retries = self._config.tune.retry_failed
-        return [
-            trial
+        over = {
+            trial.name: trial
             for trial in read_trials(self._store)
             if not (retries and trial.status is Status.FAILED)
-        ]
+        }
+        begun: dict[str, Trial] = {}
+        for trial in self._before.trials if self._before is not None else []:
+            if trial.name in over:
+                begun[trial.name] = over[trial.name]
+            elif trial.status is Status.RUNNING and self._is_planned(trial):
+                begun[trial.name] = self._measure(trial.params, trial.status)
+        begun |= over
+        return {name: trial for name, trial in begun.items() if name in over}, begun
+
+    def _is_planned(self, trial: Trial) -> bool:
+        """Whether a trial that was under way goes on: the space may be another one now."""
+        if self._config.tune.algorithm == "optuna":
+            return trial.params.keys() == self._space.keys()
+        return trial.params in points(self._space, self._config.tune)
 
     def _is_complete(self) -> bool:
         if self._config.tune.algorithm == "optuna":

@@ -3,26 +3,26 @@
 import logging
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.config import SearchConfig
 from raycap.errors import ConfigError
 from raycap.failures import explain
 from raycap.storage.base import WriteLock
-from raycap.tune.record import Status
+from raycap.tune.control import stop_trials
+from raycap.tune.limits import Limits
+from raycap.tune.record import name_of
 from raycap.tune.resources import TRIAL_CPUS
+from raycap.tune.search import Status
 from raycap.tune.space import Params, Space, num_suggested, points
 from raycap.tune.trial import (
     EPOCH,
@@ -31,7 +31,6 @@ from raycap.tune.trial import (
     OBJECTIVE,
     OVER,
     POINT,
-    Control,
     TrialActor,
     TrialSpec,
 )
@@ -58,6 +57,8 @@ class Plan:
     max_concurrent: int
     first: list[Params]
     """Points to begin with, of a search that learns: those that were tried before."""
+    epochs: dict[str, int]
+    """How far trials were before, by their names."""
 
 
 class Searching:
@@ -70,7 +71,8 @@ class Searching:
         self._plan = plan
         self._spec = spec
         self._on_trial = on_trial
-        self._limits = _Limits(plan.search)
+        self._limits = Limits(plan.search, plan.epochs, self._end_trials)
+        self._gives_up = False
         self._has_ended = Event()
         self._error: BaseException | None = None
 
@@ -88,7 +90,8 @@ class Searching:
             try:
                 self._watch(lock)
             except BaseException:
-                self._stop()
+                self._limits.is_interrupted = self._gives_up = True
+                self._spec.control.stop.remote()
                 raise
         if self._error is not None:
             raise explain(self._error, _REMEDY) from self._error
@@ -102,16 +105,15 @@ class Searching:
                 lock.check()
             except KeyboardInterrupt:
                 if self._limits.is_interrupted:
+                    self._gives_up = True
                     return
                 logger.warning("stopping the trials at their next step: interrupt again not to")
-                self._stop()
+                self._limits.is_interrupted = True
 
-    def _stop(self) -> None:
-        self._limits.is_interrupted = True
-        self._spec.control.stop.remote()
+    def _end_trials(self) -> None:
+        stop_trials(self._spec.control, lambda: self._gives_up)
 
     def _fit(self) -> None:
-        # A trial that is stopped writes a checkpoint first.
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         if not self._spec.debug:
@@ -122,6 +124,7 @@ class Searching:
             except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
                 self._error = error
             finally:
+                self._spec.control.stop.remote()  # what Ray Tune may have left running
                 self._has_ended.set()
 
     def _tuner(self, folder: str) -> Any:
@@ -147,17 +150,10 @@ class Searching:
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,
-                callbacks=[_Following(self._on_trial, self._limits)],
+                callbacks=[_Following(self._on_trial, self._limits, self._spec.control)],
                 verbose=0,
             ),
         )
-
-
-def make_control() -> Any:
-    """Start a control on this node. It takes no CPU of the cluster."""
-    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Control)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
 
 
 def _scheduler(plan: Plan) -> Any:
@@ -194,53 +190,13 @@ def _optuna(plan: Plan) -> Any:
     )
 
 
-class _Limits(tune.Stopper):
-    """Ends the search when a budget is spent, or a person says so."""
-
-    def __init__(self, search: SearchConfig) -> None:
-        self._search = search
-        self._epochs: dict[str, int] = {}
-        self._started = time.monotonic()
-        self._is_spent = False
-        self.is_interrupted = False
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Say of one trial whether it is to stop: that is the scheduler's to say."""
-        del trial_id, result
-        return False
-
-    def note_epoch(self, trial_id: str, epoch: int) -> None:
-        """Take note of how far a trial is."""
-        self._epochs[trial_id] = epoch
-
-    def stop_all(self) -> bool:
-        """Whether the search is to end now."""
-        search, seconds = self._search, time.monotonic() - self._started
-        epochs_over = (
-            search.max_total_epochs and sum(self._epochs.values()) >= search.max_total_epochs
-        )
-        if epochs_over or (search.max_time_s and seconds >= search.max_time_s):
-            self._is_spent = True
-        return self._is_spent or self.is_interrupted
-
-    @property
-    def end(self) -> str:
-        """How the search ended."""
-        if self.is_interrupted:
-            return "interrupted"
-        return "budget" if self._is_spent else "finished"
-
-    def __reduce__(self) -> Any:
-        """Let Ray Tune write its own record of the search, which nothing reads, without it."""
-        return (_Limits, (self._search,))
-
-
 class _Following(LoggerCallback):
     """Tells what Ray Tune tells of trials."""
 
-    def __init__(self, on_trial: OnTrial, limits: _Limits) -> None:
+    def __init__(self, on_trial: OnTrial, limits: Limits, control: Any) -> None:
         self._on_trial = on_trial
         self._limits = limits
+        self._control = control
 
     def log_trial_start(self, trial: RayTrial) -> None:
         """Tell that a trial begins."""
@@ -249,19 +205,22 @@ class _Following(LoggerCallback):
     def log_trial_result(self, iteration: int, trial: RayTrial, result: dict[str, Any]) -> None:
         """Tell that an epoch is over."""
         del iteration
-        self._limits.note_epoch(trial.trial_id, result.get(EPOCH, 0))
+        self._limits.note_epoch(name_of(_params(trial)), result.get(EPOCH, 0))
         self._on_trial(_params(trial), Status.RUNNING, "", tuple(result.get(NOTES, ())))
 
     def log_trial_end(self, trial: RayTrial, failed: bool = False) -> None:
         """Tell that a trial is over."""
-        if self._limits.stop_all():
-            return  # it goes on with the next invocation
         result = trial.last_result or {}
+        is_whole = OVER in result and FAILURE not in result
+        if self._limits.is_over and not is_whole:
+            return  # it goes on with the next invocation
+        if failed:
+            self._control.end.remote(name_of(_params(trial)))
         if failed or FAILURE in result:
             reason = result.get(FAILURE) or _DIED
             self._on_trial(_params(trial), Status.FAILED, reason, ())
         else:
-            status = Status.FINISHED if result.get(OVER) else Status.STOPPED
+            status = Status.FINISHED if is_whole else Status.STOPPED
             self._on_trial(_params(trial), status, "", ())
 
     def __reduce__(self) -> Any:

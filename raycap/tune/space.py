@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ray import tune
 
 from raycap.config import SearchConfig, Section, TrainConfig, TuneConfig, is_section
@@ -175,7 +175,9 @@ def _range(name: str, kind: str, given: Any, adapter: Any) -> Values:
     if is_integer != (kind == "integers"):
         wanted = "integers" if is_integer else "uniform or loguniform"
         raise ConfigError(f"tune.space.{name}: its range is one of {wanted}, not {kind}")
-    return Values(low=low, high=high, is_log=kind == "loguniform", is_integer=is_integer)
+    return Values(
+        low=float(low), high=float(high), is_log=kind == "loguniform", is_integer=is_integer
+    )
 
 
 def _field(name: str) -> Any:
@@ -192,8 +194,10 @@ def _field(name: str) -> Any:
         raise _unknown(name, last, section)
     if is_section(field.annotation):
         raise ConfigError(f"tune.space.{name}: is a section; give one of its settings")
-    form: Any = Annotated[field.annotation, *field.metadata]
-    return TypeAdapter(form)
+    form: Any = field.annotation
+    if field.metadata:  # its limits
+        form = Annotated[form, *field.metadata]
+    return TypeAdapter(form, config=ConfigDict(allow_inf_nan=False))
 
 
 def _unknown(name: str, part: str, section: type[Section]) -> ConfigError:

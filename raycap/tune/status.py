@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycap.tune.record import Search, Trial
+from raycap.tune.search import Search, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ a function that has fallen behind where it stands, and what Ray Train had reserv
 """
 
 import logging
+import time
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
@@ -14,16 +15,18 @@ import ray
 from ray.tune import Trainable
 
 from raycap.config import TrainConfig
-from raycap.errors import ConfigError, ObjectNotFound
+from raycap.errors import ConfigError, ObjectNotFound, RaycapError
 from raycap.failures import explain
 from raycap.records import read_json
 from raycap.storage.stores import open_store
+from raycap.train.epochs import HISTORY
 from raycap.train.preparing import Models
 from raycap.train.run import train
-from raycap.train.state import EpochRecord
+from raycap.train.state import EpochRecord, read_history
 from raycap.train.status import TrainingProgress
 from raycap.train.watch import Metric, badness
-from raycap.tune.record import RUN, Trial, folder_of, name_of
+from raycap.tune.record import RUN, folder_of, name_of
+from raycap.tune.search import Trial
 from raycap.tune.space import Params, trial_config
 
 logger = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ POINT = "point"
 """Key of a trial's settings, where Ray Tune was given them as they are."""
 _WORST = 1e30  # as searchers refuse infinity
 _STOP_WAIT_S = 300.0
-_LOOK_EVERY_S = 2.0
+_ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,21 +61,6 @@ class TrialSpec:
     debug: bool
 
 
-class Control:
-    """Says whether the search is to stop; an actor."""
-
-    def __init__(self) -> None:
-        self._wants_stop = False
-
-    def stop(self) -> None:
-        """Let all trials stop at their next step."""
-        self._wants_stop = True
-
-    def wants_stop(self) -> bool:
-        """Answer a trial."""
-        return self._wants_stop
-
-
 class TrialActor(Trainable):
     """Runs one trial after the other."""
 
@@ -87,12 +75,13 @@ class TrialActor(Trainable):
         """Wait for the end of an epoch, or of the trial.
 
         The last epoch is told with the end: a trial that has come so far is not to be stopped.
+        The best value so far is told, as the best epoch's model is the one that is kept.
         """
         notes: list[str] = []
         item = self._next(notes)
         if isinstance(item, EpochRecord):
-            value = item.value(self._metric)
-            self._last = {OBJECTIVE: min(_WORST, badness(value, self._metric)), EPOCH: item.epoch}
+            bad = badness(item.value(self._metric), self._metric)
+            self._last = {OBJECTIVE: min(self._last[OBJECTIVE], bad), EPOCH: item.epoch}
             if item.epoch < self._spec.base.train.num_epochs:
                 return {**self._last, NOTES: notes}
             item = self._next(notes)
@@ -102,17 +91,10 @@ class TrialActor(Trainable):
         return told
 
     def _next(self, notes: list[str]) -> EpochRecord | BaseException | None:
-        """Wait for what comes next; meanwhile, look whether the search is to stop."""
-        while True:
-            try:
-                item = self._items.get(timeout=_LOOK_EVERY_S)
-            except Empty:
-                if ray.get(self._spec.control.wants_stop.remote()):
-                    self._wants_stop.set()
-                continue
-            if not isinstance(item, str):
-                return item
+        """Wait for what comes next, but for notes."""
+        while isinstance(item := self._items.get(), str):
             notes.append(item)
+        return item
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """End the trial, and begin another."""
@@ -130,14 +112,23 @@ class TrialActor(Trainable):
         self._wants_stop = Event()
         self._last = {OBJECTIVE: _WORST, EPOCH: 0}
         self._metric: Metric = self._spec.base.validation.metric
-        known = self._spec.known.get(name_of(params))
-        if known is not None:
-            for record in known.history:
-                self._items.put(record)
-            self._items.put(None)
+        name = name_of(params)
+        known = self._spec.known.get(name)
+        for record in self._history(name) if known is None else known.history:
+            self._items.put(record)
         self._thread = Thread(target=self._run, args=[params], daemon=True, name="raycap-trial")
         if known is None:
             self._thread.start()
+        else:
+            self._items.put(None)
+
+    def _history(self, name: str) -> list[EpochRecord]:
+        """Read the epochs of a trial that goes on: what is decided of it hangs on them too."""
+        store = open_store(self._spec.output, self._spec.base.storage)
+        try:
+            return read_history(store.read(f"{folder_of(name)}{HISTORY}"))
+        except RaycapError:
+            return []  # there is none, or the run itself tells what is wrong
 
     def _end(self) -> None:
         """Let the run stop at its next step, and wait until it has."""
@@ -146,17 +137,19 @@ class TrialActor(Trainable):
             self._thread.join(_STOP_WAIT_S)
 
     def _run(self, params: Params) -> None:
-        items, spec = self._items, self._spec
+        items, spec, name = self._items, self._spec, name_of(params)
         handler = _Notes(items)
         logging.getLogger("raycap").addHandler(handler)
         try:
+            if ray.get(spec.control.begin.remote(name)):
+                raise KeyboardInterrupt  # as below
             _check_output(spec)
             train(
                 spec.dataset,
-                f"{spec.output.rstrip('/')}/{folder_of(name_of(params)).rstrip('/')}",
+                f"{spec.output.rstrip('/')}/{folder_of(name).rstrip('/')}",
                 config=trial_config(spec.base, params),
                 models=spec.models,
-                on_progress=_Relay(items, self._wants_stop),
+                on_progress=_Relay(items, self._wants_stop, spec.control),
                 debug=spec.debug,
             )
             items.put(None)
@@ -165,22 +158,33 @@ class TrialActor(Trainable):
             items.put(error)
         finally:
             logging.getLogger("raycap").removeHandler(handler)
+            spec.control.end.remote(name)
 
 
 class _Relay:
     """Passes epochs on, and an order to stop back."""
 
-    def __init__(self, items: Any, wants_stop: Event) -> None:
+    def __init__(self, items: Any, wants_stop: Event, control: Any) -> None:
         self._items = items
         self._wants_stop = wants_stop
+        self._control = control
         self._was_told = False
+        self._next_asked = 0.0
 
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.epoch_record is not None:
             self._items.put(progress.epoch_record)
-        if self._wants_stop.is_set() and not self._was_told:
+        if not self._was_told and self._is_to_stop():
             self._was_told = True
             raise KeyboardInterrupt  # as a person stops a run
+
+    def _is_to_stop(self) -> bool:
+        """Look whether the trial is to stop, or the whole search."""
+        if not self._wants_stop.is_set() and time.monotonic() >= self._next_asked:
+            self._next_asked = time.monotonic() + _ASK_EVERY_S
+            if ray.get(self._control.wants_stop.remote()):
+                self._wants_stop.set()
+        return self._wants_stop.is_set()
 
 
 class _Notes(logging.Handler):

@@ -27,16 +27,28 @@ NOT_RUN = {
 }
 """Commands of the README that no test runs, and why."""
 
-
+_SMALL = [
+    *("--set", "generation.num_beams=1", "--set", "generation.max_new_tokens=8"),
+    *("--set", "architecture.width=16", "--set", "architecture.image_px=64"),
+    *("--set", "architecture.encoder=small-cnn"),
+]
 ALSO = {
     "raycap train dataset/ run/": [
         *("--init", "demo", "--set", "train.num_epochs=1", "--set", "generation.num_beams=1"),
         *("--set", "train.batch_size=8", "--set", "generation.max_new_tokens=8"),
     ],
     "raycap train dataset/ run-hybrid/": [
-        *("--set", "train.num_epochs=1", "--set", "generation.num_beams=1"),
-        *("--set", "architecture.width=16", "--set", "architecture.image_px=64"),
-        *("--set", "generation.max_new_tokens=8"),
+        *("--set", "train.num_epochs=1", *_SMALL[:-2]),
+    ],
+    "raycap tune": [
+        *("--set", "tune.space.train.lr=[5e-4]", "--set", "train.num_epochs=1"),
+        *("--set", "tune.space.train.batch_size=[8]", *_SMALL),
+    ],
+    "raycap train dataset/ best/": ["--set", "train.num_epochs=1"],
+    "raycap study": [
+        *("--set", "study.systems=[cnn-lstm,blip-pretrained]", "--set", "study.subsets=[1.0]"),
+        *("--set", "study.subsets_without_augmentation=[]"),
+        *("--set", "training.train.num_epochs=1", "--set", "training.train.batch_size=8"),
     ],
     "raycap calibrate": ["--set", "search.num_min_lengths=1", "--set", "generation.num_beams=1"],
 }
@@ -87,14 +99,14 @@ def test_every_command_is_run_here_or_says_why_not() -> None:
         assert reasons or line.startswith("raycap "), line
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_commands_on_a_folder_run_in_their_order(raycap: CommandLine) -> None:
     write_annotated_scenes(raycap.folder)
     for line in commands():
         if not any(line.startswith(start) for start in NOT_RUN) and "s3://" not in line:
             run(raycap, line)
     assert len((raycap.folder / "captions.jsonl").read_text().splitlines()) == 24
-    for page in ("report.html", "training.html"):
+    for page in ("report.html", "training.html", "search.html", "study/report.html"):
         assert "</html>" in (raycap.folder / page).read_text()
     assert rows_of(raycap.folder / "tuned")
     assert rows_of(raycap.folder / "longer")

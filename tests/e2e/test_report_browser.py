@@ -23,6 +23,7 @@ from tests.report_samples import (
     write_sample,
 )
 from tests.search_samples import write_search
+from tests.study_samples import write_study_sample
 from tests.training_samples import (
     picture,
     training_history,
@@ -77,6 +78,7 @@ def everything(folder: Path, sample: Sample) -> Path:
         str(sample.folder),
         scene_captions(folder / "captions", 30),
         scene_dataset(folder / "dataset", 30),
+        write_study_sample(folder / "studied"),
         write_run(folder / "runs" / "first"),
         write_run(folder / "runs" / "second", training_history(40, 30), kind="transformer"),
         write_calibration_sample(folder / "calibrated").output,

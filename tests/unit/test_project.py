@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap.config import CaptionConfig, TrainConfig
+from raycap.config import CaptionConfig, Section, StudyConfig, TrainConfig
 from raycap.settings import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,8 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
 def test_every_shipped_config_is_valid(file: Path) -> None:
-    load_config(TrainConfig if file.name.startswith("finetune") else CaptionConfig, file, [])
+    kinds: dict[str, type[Section]] = {"finetune": TrainConfig, "study": StudyConfig}
+    load_config(kinds.get(file.name.partition("-")[0], CaptionConfig), file, [])
 
 
 def test_the_constraints_pin_every_dependency() -> None:

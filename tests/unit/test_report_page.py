@@ -1,5 +1,6 @@
 """The page: one file, nothing from outside, nothing of its content is ever markup."""
 
+import json
 import re
 from base64 import b64encode
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tests.report_samples import (
     write_sample,
 )
 from tests.taken_apart import HOSTILE, Page, assert_nothing_is_markup
+from tests.tiny_dataset import write_dataset
 
 __all__ = ["pillow_as_it_was"]
 
@@ -77,6 +79,21 @@ def test_a_caption_output_shows_how_fast_its_parts_came(tmp_path: Path) -> None:
     report([output], tmp_path / "page.html")
     text = Page(tmp_path / "page.html").text
     assert "3 images were captioned, the last of them 10.0 minutes after the first part." in text
+
+
+def test_images_that_a_caption_dataset_holds_are_taken_from_there(tmp_path: Path) -> None:
+    dataset = write_dataset(str(tmp_path / "set"), "train:2").uri
+    rows = [
+        row(name, **{schema.URI: f"{dataset}#{name}"})
+        for name in ("000000.png", "000001.png", "000009.png")
+    ]
+    output = write_captions(tmp_path / "o", rows)
+    file = tmp_path / "o" / "run.json"
+    run = json.loads(file.read_text()) | {"fingerprint": {"source": dataset, "split": None}}
+    file.write_text(json.dumps(run))
+    report([output], tmp_path / "page.html")
+    assert len(re.findall("data:image/", (tmp_path / "page.html").read_text())) == 2
+    assert "it is not in the dataset any more" in (tmp_path / "page.html").read_text()
 
 
 def test_several_paths_become_sections_of_one_page(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""What decoding an image costs: `raycap.images.decode` over plain Pillow, and how far they differ.
+
+Plain Pillow is what captioning scripts do: open, convert to RGB, resize bicubically to the model's
+384 pixels. Both go through the same files in one process, in changing order; the table has medians
+of the milliseconds an image and of the rounds' ratios, and the mean and largest difference of a
+pixel's value. Photos are the files of a folder, or, without one, drawn shapes with noise.
+
+    python -m bench.decode [--photos FOLDER] [--images 8] [--rounds 5] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from raycap.config import ImageConfig
+from raycap.demo.scenes import write_scenes
+from raycap.images import Target, decode, prepare_process
+
+TARGET = Target(width_px=384, height_px=384)
+SIZES = {"12 megapixels": (4000, 3000), "640 x 480": (640, 480)}
+FORMATS = {
+    "JPEG": {"quality": 90},
+    "PNG": {},
+    "WebP": {"quality": 90},
+}
+BARS = {("12 megapixels", "JPEG"): 3.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One size and format; times are an image's."""
+
+    size: str
+    format: str
+    pillow_ms: float
+    ours_ms: float
+    ratio: float
+    mean_difference: float
+    """Of 255 levels, over all images."""
+    largest_mean_difference: float
+    """Of the image that differs most."""
+    bar: float | None
+
+
+def sources(folder: Path | None, count: int, scratch: Path) -> list[Image.Image]:
+    """Open images to make files of."""
+    if folder is None:
+        write_scenes(scratch, count, seed=3)
+        folder = scratch
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
+    return [Image.open(path).convert("RGB") for path in files[:count]]
+
+
+def encode(image: Image.Image, size: tuple[int, int], kind: str) -> bytes:
+    """Write an image of that size as a file, with the fine noise that a camera adds."""
+    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
+    noise = np.random.default_rng(0).integers(-4, 5, pixels.shape, dtype=np.int16)
+    file = BytesIO()
+    Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(
+        file, kind, **FORMATS[kind]
+    )
+    return file.getvalue()
+
+
+def plain(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode as scripts do."""
+    with Image.open(BytesIO(data)) as image:
+        size = (TARGET.width_px, TARGET.height_px)
+        return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+
+
+def ours(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode as raycap does."""
+    return decode(data, TARGET, ImageConfig()).pixels
+
+
+def milliseconds(
+    work: Callable[[bytes], UInt8[np.ndarray, "h w 3"]], files: Sequence[bytes]
+) -> float:
+    """Time an image."""
+    started = time.perf_counter()
+    for data in files:
+        work(data)
+    return 1000 * (time.perf_counter() - started) / len(files)
+
+
+def compare(files: Sequence[bytes], size: str, kind: str, rounds: int) -> Row:
+    """Measure one size and format both ways."""
+    times: dict[str, list[float]] = {"pillow": [], "ours": []}
+    jobs = [("pillow", plain), ("ours", ours)]
+    for number in range(rounds):
+        for name, job in jobs if number % 2 else jobs[::-1]:
+            times[name].append(milliseconds(job, files))
+    differences = [np.abs(plain(it).astype(int) - ours(it).astype(int)).mean() for it in files]
+    pairs = zip(times["pillow"], times["ours"], strict=True)
+    return Row(
+        size=size,
+        format=kind,
+        pillow_ms=statistics.median(times["pillow"]),
+        ours_ms=statistics.median(times["ours"]),
+        ratio=statistics.median(theirs / mine for theirs, mine in pairs),
+        mean_difference=float(np.mean(differences)),
+        largest_mean_difference=float(np.max(differences)),
+        bar=BARS.get((size, kind)),
+    )
+
+
+def main() -> None:
+    """Measure all sizes and formats, and print the table and its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    arguments = parser.parse_args()
+    prepare_process(ImageConfig())
+    with tempfile.TemporaryDirectory() as name:
+        images = sources(arguments.photos, arguments.images, Path(name))
+    print("size           format  Pillow ms  ours ms  ratio  bar  mean difference (largest)")
+    rows = []
+    for size, pixels in SIZES.items():
+        for kind in FORMATS:
+            files = [encode(image, pixels, kind) for image in images]
+            row = compare(files, size, kind, arguments.rounds)
+            rows.append(row)
+            print(
+                f"{row.size:<13}  {row.format:<6}  {row.pillow_ms:>9.1f}  {row.ours_ms:>7.1f}"
+                f"  {row.ratio:>5.2f}  {row.bar or '':>3}  {row.mean_difference:.2f}"
+                f" ({row.largest_mean_difference:.2f})",
+                flush=True,
+            )
+    print(json.dumps([asdict(row) for row in rows]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""`raycap caption` from end to end, over what people would otherwise write.
+
+BLIP-base of the real architecture with random weights, 384 pixels, 20 tokens forced, on the same
+photos. Each way runs in a process of its own, at two sizes: the images between them over the time
+between them is its rate, without the start-up.
+
+    bare      the model alone, as raycap runs it, on pixels that are there already
+    raycap    `raycap caption`
+    batches   Pillow, transformers' BlipProcessor and `generate`, in batches of 8
+    single    the same, one image at a time
+    ray       Ray Data's `read_images`, the processor and `generate` in `map_batches`
+
+    python -m bench.pipeline [--photos FOLDER] [--images 8 24] [--rounds 1] [--beams 3]
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import ray
+import ray.data
+import torch
+from PIL import Image
+from transformers import BlipForConditionalGeneration, BlipProcessor
+
+import raycap
+from bench.engine import write_blip_base, write_photos
+from raycap.cluster import ray_cluster
+from raycap.config import CaptionConfig
+from raycap.images import decode
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.settings import validate_config
+
+BATCH_SIZE = 8
+NUM_TOKENS = 20
+BARS = {"bare": 0.95, "batches": 2.0, "single": 2.0, "ray": 2.0}
+"""Rate of raycap over each of the others, at three beams on two quiet cores."""
+
+
+def settings(num_beams: int) -> CaptionConfig:
+    """Settings of raycap for the job."""
+    tokens = {"min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS}
+    return validate_config(
+        CaptionConfig,
+        {
+            "generation": {"num_beams": num_beams, **tokens},
+            "engine": {"batch_size": BATCH_SIZE},
+        },
+    )
+
+
+def bare(photos: Path, model: Path, num_beams: int) -> float:
+    """Caption pixels that are there already; only the model's time counts."""
+    config = settings(num_beams)
+    torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+    source = find_model(str(model))
+    captioner = load_captioner(source, config.model, config.generation)
+    files = sorted(photos.iterdir())
+    pixels = np.stack(
+        [decode(file.read_bytes(), source.target, config.image).pixels for file in files]
+    )
+    started = time.perf_counter()
+    for start in range(0, len(pixels), BATCH_SIZE):
+        captioner.caption(pixels[start : start + BATCH_SIZE])
+    return time.perf_counter() - started
+
+
+def with_raycap(photos: Path, model: Path, num_beams: int) -> float:
+    """Run raycap, from finding the model to the summary."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as output, ray_cluster():
+        raycap.caption(photos, Path(output) / "out", config=settings(num_beams), model=str(model))
+    return time.perf_counter() - started
+
+
+class Plain:
+    """Captions as transformers' own examples do."""
+
+    def __init__(self, model: Path, num_beams: int) -> None:
+        self._processor: Any = BlipProcessor.from_pretrained(model)
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(model)
+        self._model = loaded.eval()
+        self._beams = num_beams
+
+    def caption(self, images: list[Any]) -> list[str]:
+        """Caption some images together."""
+        inputs = self._processor(images=images, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                **inputs,
+                num_beams=self._beams,
+                min_new_tokens=NUM_TOKENS,
+                max_new_tokens=NUM_TOKENS,
+            )
+        texts: list[str] = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+
+def in_batches(photos: Path, model: Path, num_beams: int, size: int = BATCH_SIZE) -> float:
+    """Run a plain script."""
+    torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+    plain = Plain(model, num_beams)
+    files = sorted(photos.iterdir())
+    started = time.perf_counter()
+    for start in range(0, len(files), size):
+        images = [Image.open(file).convert("RGB") for file in files[start : start + size]]
+        plain.caption(images)
+    return time.perf_counter() - started
+
+
+def one_at_a_time(photos: Path, model: Path, num_beams: int) -> float:
+    """Run a plain script without batches."""
+    return in_batches(photos, model, num_beams, size=1)
+
+
+class Worker:
+    """What Ray Data's documentation suggests as a batch's function."""
+
+    def __init__(self, model: str, num_beams: int) -> None:
+        torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+        self._plain = Plain(Path(model), num_beams)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Caption a batch."""
+        return {"path": batch["path"], "caption": self._plain.caption(list(batch["image"]))}
+
+
+def with_ray_data(photos: Path, model: Path, num_beams: int) -> float:
+    """Run the usual recipe of Ray Data."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as output, ray_cluster():
+        images: Any = ray.data.read_images(str(photos), include_paths=True, mode="RGB")
+        images.map_batches(
+            Worker,
+            fn_constructor_args=(str(model), num_beams),
+            batch_size=BATCH_SIZE,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        ).write_parquet(output)
+    return time.perf_counter() - started
+
+
+WAYS: dict[str, Callable[[Path, Path, int], float]] = {
+    "bare": bare,
+    "raycap": with_raycap,
+    "batches": in_batches,
+    "single": one_at_a_time,
+    "ray": with_ray_data,
+}
+
+
+def seconds(way: str, photos: Path, model: Path, num_beams: int) -> float:
+    """Run one way in a process of its own."""
+    command = [sys.executable, "-m", "bench.pipeline", "--way", way]
+    command += ["--photos", str(photos), "--model", str(model), "--beams", str(num_beams)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return float(done.stdout.split()[-1])
+
+
+def rate(way: str, folders: tuple[Path, Path], model: Path, num_beams: int) -> float:
+    """Images a second of one way, its start-up not counted."""
+    few, many = (seconds(way, folder, model, num_beams) for folder in folders)
+    counts = [len(list(folder.iterdir())) for folder in folders]
+    return (counts[1] - counts[0]) / (many - few)
+
+
+def take_photos(source: Path | None, folder: Path, count: int) -> Path:
+    """Bring photos of a folder, over and over, or draw some."""
+    if source is None:
+        write_photos(folder, count)
+        return folder
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    folder.mkdir()
+    for number in range(count):
+        shutil.copy(files[number % len(files)], folder / f"{number:05d}.jpg")
+    return folder
+
+
+def main() -> None:
+    """Measure all ways, and print the table and its JSON; or, with --way, one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--images", type=int, nargs=2, default=[8, 24])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--beams", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the rates there too")
+    parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.way:
+        print(WAYS[given.way](given.photos, given.model, given.beams))
+        return
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "blip-base"
+        write_blip_base(model)
+        few, many = (
+            take_photos(given.photos, Path(name) / f"photos-{count}", count)
+            for count in given.images
+        )
+        for _ in range(given.rounds):
+            for way, found in rates.items():
+                found.append(rate(way, (few, many), model, given.beams))
+                print(f"{way:<8} {found[-1]:.3f} images/s", flush=True)
+    ratios = {
+        way: statistics.median(
+            mine / theirs for mine, theirs in zip(rates["raycap"], rates[way], strict=True)
+        )
+        for way in BARS
+    }
+    for way, ratio in ratios.items():
+        print(f"raycap over {way:<8} {ratio:.2f}  (bar: {BARS[way]})")
+    text = json.dumps({"beams": given.beams, "images_per_s": rates, "ratios": ratios})
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The whole comparison: captioners of every kind, on growing subsets, as one command."""
