@@ -33,11 +33,21 @@ fix: $(STAMP)             # format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)           # side by side, prints ratios
+bench: $(STAMP)           # side by side, prints ratios; an hour or two, on quiet cores
+	mkdir -p bench-results
+	$(BIN)/python -m bench.blip --json bench-results/blip.json
+	$(BIN)/python -m bench.pipeline --json bench-results/pipeline.json
+	$(BIN)/python -m bench.decode --json bench-results/decode.json
+	$(BIN)/python -m bench.scale --json bench-results/scale.json
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.plan
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.interruption --images 5000
+	$(BIN)/python -m bench.metrics
+	$(BIN)/python -m bench.evaluate
+	$(BIN)/python -m bench.prepare
+	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.finetune
 
 clean:
-	rm -rf $(VENV) raycap-demo
+	rm -rf $(VENV) raycap-demo bench-results

@@ -5,7 +5,7 @@ config.json           all settings of the last invocation, resolved
 lock.json             held while a search writes
 trials/NAME/          each trial's output: that of a `raycap train` like any other
 trials/NAME/trial.json   what the trial came to; written when it is over
-tune.json             the Search below; rewritten after each trial
+tune.json             the `Search` of `tune.search`; rewritten after each trial
 trials.parquet        a row a trial, its settings as columns; rewritten with it
 best.yaml             the best trial's settings: `raycap train --config` takes them
 model/                the best trial's model: `raycap caption --model` runs it

@@ -42,7 +42,7 @@ from raycap.tune.record import (
 from raycap.tune.resources import fit_trials, share_threads
 from raycap.tune.search import Search, Status, Trial, pick_best
 from raycap.tune.searching import Plan, Searching
-from raycap.tune.space import Params, num_suggested, points, read_space
+from raycap.tune.space import Params, most_epochs, num_suggested, points, read_space
 from raycap.tune.status import OnSearchProgress, SearchProgress
 from raycap.tune.trial import TrialSpec
 
@@ -148,7 +148,7 @@ class _Run:
             plan = Plan(
                 space=self._space,
                 search=self._config.tune,
-                num_epochs=base.train.num_epochs,
+                num_epochs=most_epochs(self._space, base),
                 max_concurrent=concurrent,
                 first=[trial.params for trial in self._trials.values()],
                 epochs=epochs,

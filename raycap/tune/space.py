@@ -16,6 +16,8 @@ from raycap.settings import validate_config
 Params = dict[str, Any]
 """A trial's settings by their names, such as `train.lr`."""
 
+NUM_EPOCHS = "train.num_epochs"
+
 _RANGES = ("uniform", "loguniform", "integers")
 _DEFAULT_TRIALS = 20
 _DEPTHS = {"architecture.num_layers": [1, 2, 4]}
@@ -106,6 +108,14 @@ def points(space: Space, search: SearchConfig) -> list[Params]:
 def num_suggested(search: SearchConfig) -> int:
     """How many trials a search has whose points depend on what came before."""
     return search.num_trials or _DEFAULT_TRIALS
+
+
+def most_epochs(space: Space, base: TrainConfig) -> int:
+    """Say how many epochs a trial has at the most, where nothing ends it before."""
+    values = space.get(NUM_EPOCHS)
+    if values is None:
+        return base.train.num_epochs
+    return max(values.choices) if values.choices else int(values.high)
 
 
 def trial_config(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:

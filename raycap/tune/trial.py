@@ -27,7 +27,7 @@ from raycap.train.status import TrainingProgress
 from raycap.train.watch import Metric, badness
 from raycap.tune.record import RUN, folder_of, name_of
 from raycap.tune.search import Trial
-from raycap.tune.space import Params, trial_config
+from raycap.tune.space import NUM_EPOCHS, Params, trial_config
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class TrialActor(Trainable):
         if isinstance(item, EpochRecord):
             bad = badness(item.value(self._metric), self._metric)
             self._last = {OBJECTIVE: min(self._last[OBJECTIVE], bad), EPOCH: item.epoch}
-            if item.epoch < self._spec.base.train.num_epochs:
+            if item.epoch < self._num_epochs:
                 return {**self._last, NOTES: notes}
             item = self._next(notes)
         told = {**self._last, "done": True, OVER: True, NOTES: notes}
@@ -112,6 +112,7 @@ class TrialActor(Trainable):
         self._wants_stop = Event()
         self._last = {OBJECTIVE: _WORST, EPOCH: 0}
         self._metric: Metric = self._spec.base.validation.metric
+        self._num_epochs: int = params.get(NUM_EPOCHS, self._spec.base.train.num_epochs)
         name = name_of(params)
         known = self._spec.known.get(name)
         for record in self._history(name) if known is None else known.history:

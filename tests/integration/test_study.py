@@ -154,7 +154,9 @@ def test_a_dataset_without_a_test_split_is_refused(tmp_path: Path) -> None:
     rows = [dataset_row(f"{i}.jpg", "train", ["a cat sits"]) for i in range(4)]
     with pytest.raises(DatasetError, match="has no validation split, which a study needs"):
         study(
-            write_dataset(tmp_path / "set", rows, [], embedded=False), tmp_path / "out", config=config()
+            write_dataset(tmp_path / "set", rows, [], embedded=False),
+            tmp_path / "out",
+            config=config(),
         )
 
 

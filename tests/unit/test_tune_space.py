@@ -13,6 +13,7 @@ from raycap.tune.space import (
     Params,
     Space,
     Values,
+    most_epochs,
     num_suggested,
     points,
     read_space,
@@ -236,6 +237,14 @@ def test_a_trials_settings_are_laid_over_those_that_all_begin_with() -> None:
     assert (found.train.lr, found.architecture.width, found.kind) == (0.5, 64, "hybrid")
     assert found.train.batch_size == base.train.batch_size
     assert trial_config(base, {}) == base
+
+
+def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
+    base = tune_config(None).base()
+    assert most_epochs({}, base) == base.train.num_epochs
+    assert most_epochs(space_of({"train.num_epochs": [2, 9, 3]}), base) == 9
+    given = {"train.num_epochs": {"integers": [1, 7]}}
+    assert most_epochs(space_of(given, algorithm="random"), base) == 7
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:

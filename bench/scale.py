@@ -1,0 +1,134 @@
+"""How captioning scales with actors, on a simulated cluster: nodes are processes, GPUs are names.
+
+A model of fixed latency (`stub`, which sleeps) stands in for GPUs, so that what is measured is the
+engine: the stream, the driver, the committer. Each number of actors captions two sizes; the images
+between them over the time between them is the rate. Efficiency is the rate over that of one actor
+times their number. The driver's own time an image says how many a second one driver can take.
+
+    python -m bench.scale [--actors 1 2 4 8] [--latency 1.0] [--json FILE]
+"""
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+import raycap
+from bench.memory import write_images
+from raycap.config import CaptionConfig
+from raycap.settings import validate_config
+
+BATCH_SIZE = 64
+BAR = 0.9
+SIZES = (4, 16)
+"""Batches an actor, of the smaller and of the larger run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One number of actors."""
+
+    num_actors: int
+    images_per_s: float
+    efficiency: float
+    driver_cpu_us: float
+    """Of the driver's process, an image, in microseconds."""
+
+
+def settings(num_actors: int, latency_s: float) -> CaptionConfig:
+    """Settings of a run."""
+    return validate_config(
+        CaptionConfig,
+        {
+            "model": {"name": "stub", "stub_latency_s": latency_s},
+            "engine": {
+                "batch_size": BATCH_SIZE,
+                "num_actors": str(num_actors),
+                "gpus_per_actor": 1,
+                "part_size": 256,
+            },
+        },
+    )
+
+
+def start_cluster(num_nodes: int) -> Any:
+    """Start a head that drives, and nodes with a GPU by name each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    for _ in range(num_nodes):
+        cluster.add_node(num_cpus=2, num_gpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    return cluster
+
+
+def run(photos: Path, config: CaptionConfig) -> tuple[float, float]:
+    """Caption a folder; return the seconds, and those of the driver's CPU."""
+    process = psutil.Process()
+    cpu = sum(process.cpu_times()[:2])
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as output:
+        raycap.caption(photos, Path(output) / "out", config=config)
+    return time.perf_counter() - started, sum(process.cpu_times()[:2]) - cpu
+
+
+def measure(num_actors: int, latency_s: float, scratch: Path) -> tuple[float, float]:
+    """Return images/s of so many actors, and the driver's seconds of CPU an image."""
+    counts = [num_actors * BATCH_SIZE * batches for batches in SIZES]
+    folders = [scratch / f"{num_actors}-{count}" for count in counts]
+    for folder, count in zip(folders, counts, strict=True):
+        write_images(folder, count)
+    cluster = start_cluster(num_actors)
+    try:
+        config = settings(num_actors, latency_s)
+        run(folders[0], config)  # workers start, and import
+        (short, short_cpu), (long, long_cpu) = (run(folder, config) for folder in folders)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    images = counts[1] - counts[0]
+    return images / (long - short), (long_cpu - short_cpu) / images
+
+
+def main() -> None:
+    """Measure all numbers of actors, and print the table and its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds a batch of 64")
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    given = parser.parse_args()
+    rows: list[Row] = []
+    print("actors  images/s  efficiency  driver us/image")
+    with tempfile.TemporaryDirectory() as name:
+        for count in given.actors:
+            rate, cpu = measure(count, given.latency, Path(name))
+            alone = rows[0].images_per_s / rows[0].num_actors if rows else rate / count
+            row = Row(
+                num_actors=count,
+                images_per_s=rate,
+                efficiency=rate / (alone * count),
+                driver_cpu_us=1e6 * cpu,
+            )
+            rows.append(row)
+            print(
+                f"{row.num_actors:>6}  {row.images_per_s:>8.1f}  {row.efficiency:>10.3f}"
+                f"  {row.driver_cpu_us:>15.1f}",
+                flush=True,
+            )
+    print(f"bar: efficiency {BAR}")
+    print(json.dumps([asdict(row) for row in rows]))
+    if given.json:
+        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
