@@ -152,12 +152,9 @@ def test_a_system_may_be_left_out_later(found: Study, dataset: str) -> None:
 
 def test_a_dataset_without_a_test_split_is_refused(tmp_path: Path) -> None:
     rows = [dataset_row(f"{i}.jpg", "train", ["a cat sits"]) for i in range(4)]
+    alone = write_dataset(tmp_path / "set", rows, [], embedded=False)
     with pytest.raises(DatasetError, match="has no validation split, which a study needs"):
-        study(
-            write_dataset(tmp_path / "set", rows, [], embedded=False),
-            tmp_path / "out",
-            config=config(),
-        )
+        study(alone, tmp_path / "out", config=config())
 
 
 def test_a_bucket_is_refused_as_output(dataset: str) -> None:
