@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from raycap.config import ArchitectureConfig
-from raycap.models.decoders import Decoder, Tensors
+from raycap.models.decoders import Decoder, Tensors, remember
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
 # R = rows, T = tokens, V = tokens that there are
@@ -32,6 +32,7 @@ class CnnLstmDecoder(Decoder):
             batch_first=True,
             dropout=architecture.dropout if depth > 1 else 0.0,
         )
+        remember(self.lstm)
         self.drop = nn.Dropout(architecture.dropout)
         self.say = nn.Linear(width, num_tokens)
 

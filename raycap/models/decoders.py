@@ -51,6 +51,19 @@ class Decoder(nn.Module):
         return self.read(inputs, memory, self.start(memory))[0]
 
 
+def remember(network: nn.LSTM | nn.LSTMCell) -> None:
+    """Let an LSTM begin by keeping what it has seen: forget gates with a bias of 1.
+
+    Source: Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network Architectures",
+    section 2.2.
+    """
+    for name, values in network.named_parameters():
+        if name.startswith("bias_ih"):
+            width = len(values) // 4
+            with torch.no_grad():
+                values[width : 2 * width] = 1.0
+
+
 class ReadingState:
     """A batch of images being captioned by a decoder; a `DecodingState`."""
 

@@ -89,6 +89,8 @@ class SmallCnn(nn.Module):
         before = 5
         for after in (32, 64, 128, _SMALL_CHANNELS):
             layers += [_block(before, after, stride=2), _block(after, after, stride=1)]
+            # All channels at once: without it, values grow until the decoder's gates are shut.
+            layers.append(nn.GroupNorm(1, after))
             before = after
         self.layers = nn.Sequential(*layers)
 
@@ -182,11 +184,11 @@ def load_pretrained(encoder: Encoder) -> None:
 
 
 def _block(before: int, after: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(8, after),
-        nn.ReLU(),
-    )
+    # Started so that it needs no normalisation of its own (He et al. 2015, arXiv:1502.01852): that
+    # of few channels takes from each image what tells it from others.
+    convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, nn.ReLU())
 
 
 def _build_resnet50(image_px: int) -> nn.Module:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from raycap.config import ArchitectureConfig
-from raycap.models.decoders import Decoder, Tensors
+from raycap.models.decoders import Decoder, Tensors, remember
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
 # R = rows, those of an image side by side, T = tokens, V = vocabulary
@@ -40,6 +40,9 @@ class HybridDecoder(Decoder):
         self.cells = nn.ModuleList(
             nn.LSTMCell(width if layer else 2 * width, width) for layer in range(depth)
         )
+        for cell in self.cells:
+            assert isinstance(cell, nn.LSTMCell)
+            remember(cell)
         self.say_state = nn.Linear(width, width)
         self.say_seen = nn.Linear(width, width, bias=False)
         self.say = nn.Linear(width, num_tokens)
