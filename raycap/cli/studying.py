@@ -25,7 +25,7 @@ def study(
     """
     with told_errors(debug=debug):
         resolved = load_config(StudyConfig, config, list(settings or []))
-        from raycap.progress import show_study
+        from raycap.progress.studies import show_study
         from raycap.study.run import study as compare
         from raycap.tables.studying import print_study
 

@@ -37,7 +37,7 @@ def tune(
         chosen += [f"kind={model}"] if model is not None else []
         chosen += [f"init={init}"] if init is not None else []
         resolved = load_config(TuneConfig, config, chosen)
-        from raycap.progress import show_search
+        from raycap.progress.searches import show_search
         from raycap.tables.tuning import print_search
         from raycap.tune.run import tune as search
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -84,3 +85,12 @@ def test_the_constraints_pin_every_dependency() -> None:
     pinned = {name_of(line) for line in lines if not line.startswith("#")}
     for item in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
         assert name_of(item) in pinned, item
+
+
+def test_captioning_starts_without_what_only_training_needs() -> None:
+    code = (
+        "import raycap.cli, raycap.progress, raycap.tables.bulk, raycap.bulk.run, sys\n"
+        "print(*sorted({'torch', 'transformers', 'ray.tune', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

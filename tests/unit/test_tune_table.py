@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raycap.progress import show_search
+from raycap.progress.searches import show_search
 from raycap.tables.tuning import describe_params, print_search, search_rows, search_table, show
 from raycap.tune.search import Search, Status
 from raycap.tune.status import SearchProgress

@@ -1,4 +1,7 @@
-"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere."""
+"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere.
+
+What shows a search or a study stands apart: it imports Ray Tune and torch, which takes seconds.
+"""
 
 import logging
 import time
@@ -6,25 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from raycap.schema import CIDER_D
 from raycap.status import Progress
-from raycap.study.record import Status
-from raycap.study.status import OnStudyProgress, StudyProgress
-from raycap.tables.studying import study_table
-from raycap.tables.tuning import describe_params, search_table
-from raycap.text import brief
 from raycap.train.scores import LENGTH_GAP
 from raycap.train.state import EpochRecord
 from raycap.train.status import OnTrainingProgress, TrainingProgress
-from raycap.tune.status import OnSearchProgress, SearchProgress
 
 logger = logging.getLogger(__name__)
-
-_REASON_CHARS = 300
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -93,65 +87,6 @@ class _TrainingLines:
         if progress.epoch_record is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             logger.info("progress %s", _training_line(progress))
-
-
-@contextmanager
-def show_search(console: Console) -> Iterator[OnSearchProgress]:
-    """Show the search that the yielded function is told of: a table of its trials, or lines."""
-    if console.is_terminal:
-        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
-            yield lambda progress: live.update(search_table(progress.search))
-    else:
-        yield _log_trial
-
-
-@contextmanager
-def show_study(console: Console) -> Iterator[OnStudyProgress]:
-    """Show the study that the yielded function is told of: a table of its systems, or lines."""
-    if console.is_terminal:
-        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
-            yield lambda progress: live.update(study_table(progress.study, progress.stages))
-    else:
-        yield _StudyLines()
-
-
-class _StudyLines:
-    """Logs each system that is over, and every LINE_EVERY_S what is being made."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, progress: StudyProgress) -> None:
-        study, system = progress.study, progress.system
-        done = f"{study.count(Status.FINISHED)}/{len(study.systems)}"
-        if system is not None:
-            logger.info("system=%s status=%s done=%s", system.name, system.status, done)
-        elif progress.stages and time.monotonic() >= self._next:
-            self._next = time.monotonic() + LINE_EVERY_S
-            for name, (stage, share) in progress.stages.items():
-                logger.info('progress system=%s stage="%s" %.0f%%', name, stage, 100 * share)
-
-
-def _log_trial(progress: SearchProgress) -> None:
-    """Log what a trial has come to, and the best so far."""
-    search, trial = progress.search, progress.trial
-    if trial is None:
-        return
-    value = "none" if trial.value is None else f"{trial.value:.4g}"
-    best = search.trial(search.best) if search.best else None
-    told = f"{best.name}:{best.value:.4g}" if best else "none"
-    reason = f' reason="{brief(trial.reason, _REASON_CHARS)}"' if trial.reason else ""
-    logger.info(
-        "trial=%s %s status=%s epochs=%d %s=%s best=%s%s",
-        trial.name,
-        describe_params(trial),
-        trial.status,
-        len(trial.history),
-        search.metric,
-        value,
-        told,
-        reason,
-    )
 
 
 def _describe_training(progress: TrainingProgress) -> str:
