@@ -8,8 +8,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.errors import ConfigError
 
@@ -80,6 +82,13 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
         # Ray has put in its own, which exits on the spot.
         signal.signal(signal.SIGTERM, on_terminate)
     return is_local
+
+
+def start_here(kind: type) -> Any:
+    """Start an actor on this node, which takes no CPU of the cluster, and return its handle."""
+    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(kind)
+    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
 
 
 @contextmanager

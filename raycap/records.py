@@ -2,13 +2,23 @@
 
 import difflib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
-from raycap.errors import DatasetError
-from raycap.storage.base import Store
+from pydantic import ValidationError
+
+from raycap.config import Section
+from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict
+from raycap.storage.base import KEY, Store
+
+RUN = "run.json"
+"""The fingerprint of a run, created once: another run is refused."""
+CONFIG = "config.json"
+"""All settings of the last invocation, resolved."""
 
 
 def read_json(store: Store, key: str) -> dict[str, Any]:
@@ -21,6 +31,91 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DatasetError(f"{store.address(key)}: is not a JSON object")
     return content
+
+
+def read_as(form: Any, store: Store, key: str, remedy: str) -> Any:
+    """Read a JSON object as what it was written from.
+
+    Args:
+        form: a pydantic TypeAdapter of that.
+        store: where it stands.
+        key: its key.
+        remedy: what a person does where it is damaged.
+
+    Raises:
+        ObjectNotFound: there is none.
+        DatasetError: it is damaged.
+    """
+    try:
+        return form.validate_python(read_json(store, key))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(
+            f"{store.address(key)}: is damaged ({place}: {first['msg']}); {remedy}"
+        ) from error
+
+
+def claim_run(
+    store: Store,
+    mark: dict[str, Any],
+    config: Section,
+    *,
+    lock: str,
+    gives_way: Callable[[], bool] = lambda: False,
+) -> None:
+    """Create `run.json`, or make sure that the one that stands is of the same run.
+
+    Args:
+        store: the output.
+        mark: the run's fingerprint.
+        config: all settings, for `config.json`.
+        lock: key of the lock, which is held.
+        gives_way: clears what another run has left, and says whether it may be replaced.
+
+    Raises:
+        ConfigError: the output holds other files.
+        RunConflict: the output belongs to another run; the message shows the difference.
+    """
+    try:
+        theirs = read_json(store, RUN).get("fingerprint", {})
+    except ObjectNotFound:
+        _check_empty(store, lock)
+        theirs = None
+    if theirs != mark:
+        if theirs is not None and not gives_way():
+            raise RunConflict(
+                f"{store.uri}: belongs to another run; give another output, or the settings of "
+                f"that run (- that run, + this one):\n{difference(theirs, mark)}"
+            )
+        run = {"fingerprint": mark, "versions": versions(), "created_at": now()}
+        store.write(RUN, encode_json(run))
+    store.write(CONFIG, encode_json(config.model_dump(mode="json")))
+
+
+def check_claimed(store: Store, mark: dict[str, Any]) -> None:
+    """Make sure that this node sees the output that the driver has claimed.
+
+    Raises:
+        ConfigError: it sees another one.
+    """
+    with suppress(ObjectNotFound):
+        if read_json(store, RUN).get("fingerprint") == mark:
+            return
+    raise ConfigError(
+        f"{store.uri}: not the same folder on every node of the cluster; give an output that all "
+        "nodes share, or s3://bucket/prefix"
+    )
+
+
+def _check_empty(store: Store, lock: str) -> None:
+    """Refuse to mix a run with other files: the dataset given as output, say."""
+    for page in store.list():
+        for key in page[KEY].to_pylist():
+            if key != lock:
+                raise ConfigError(
+                    f"{store.uri}: holds other files ({key}); give a new folder as output"
+                )
 
 
 def versions() -> dict[str, str]:

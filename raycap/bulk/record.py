@@ -6,10 +6,9 @@ from typing import Any
 from raycap.config import CaptionConfig
 from raycap.errors import DatasetError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
-from raycap.records import difference, encode_json, now, read_json, versions
+from raycap.records import RUN, difference, encode_json, now, read_json, versions
 from raycap.storage.base import Store
 
-RUN = "run.json"
 SUMMARY = "summary.json"
 LOCK = "lock.json"
 

@@ -7,10 +7,10 @@ scores/part-000.parquet      SCORES rows of the first system, sorted by image id
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.records import encode_json, read_json
+from raycap.records import encode_json, read_as
 from raycap.storage.base import Store
 
 EVALUATION = "evaluation.json"
@@ -167,15 +167,10 @@ def read_evaluation(store: Store) -> Evaluation:
         StorageError: the store refuses.
     """
     try:
-        return _FORM.validate_python(read_json(store, EVALUATION))
+        found: Evaluation = read_as(_FORM, store, EVALUATION, "evaluate again")
     except ObjectNotFound:
         raise DatasetError(
             f"{store.uri}: is not an evaluation (it has no {EVALUATION}); give the folder or "
             "bucket prefix that `raycap evaluate --output` wrote to"
         ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(EVALUATION)}: is damaged ({place}: {first['msg']}); evaluate again"
-        ) from error
+    return found

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap.calibration.record import CALIBRATION, Calibration
 from raycap.calibration.search import Trial, changes, frontier
-from raycap.errors import DatasetError
-from raycap.records import read_json
+from raycap.records import read_as
 from raycap.report.axes import Plot
 from raycap.report.blocks import Fact, Tile, flat_facts, last_name
 from raycap.report.calibration_plot import trade_off_plot
@@ -73,14 +72,8 @@ def calibration_section(store: Store, anchor: str) -> CalibrationSection:
 
 
 def _read(store: Store) -> Calibration:
-    try:
-        return _FORM.validate_python(read_json(store, CALIBRATION))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(CALIBRATION)}: is damaged ({place}: {first['msg']}); calibrate again"
-        ) from error
+    found: Calibration = read_as(_FORM, store, CALIBRATION, "calibrate again")
+    return found
 
 
 def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.bulk.record import RUN, read_run
+from raycap.bulk.record import read_run
 from raycap.calibration.record import CALIBRATION
 from raycap.config import ReportConfig, StorageConfig
 from raycap.datasets.record import DATASET, PLAN
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
 from raycap.evaluation.record import EVALUATION
 from raycap.images import prepare_process
+from raycap.records import RUN
 from raycap.report.calibration_section import calibration_section
 from raycap.report.captions_section import captions_section
 from raycap.report.comparison_section import comparison_section

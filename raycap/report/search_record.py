@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from raycap.errors import DatasetError
-from raycap.records import read_json
+from raycap.records import read_as
 from raycap.report.blocks import last_name
 from raycap.report.numbers import decimal, signed
 from raycap.report.training_run import metric_label
@@ -174,15 +173,8 @@ def read_search(store: Store) -> Search:
         DatasetError: its record is damaged.
         StorageError: the store refuses.
     """
-    try:
-        return _FORM.validate_python(read_json(store, SEARCH))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(SEARCH)}: is damaged ({place}: {first['msg']}); restore it, or "
-            "search again in a new output"
-        ) from error
+    found: Search = read_as(_FORM, store, SEARCH, "restore it, or search again in a new output")
+    return found
 
 
 def numbers_of(trials: Sequence[SearchTrial]) -> list[float]:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from raycap.errors import DatasetError
-from raycap.records import read_json
+from raycap.records import read_as
 from raycap.schema import CIDER_D
 from raycap.storage.base import Store
 
@@ -167,15 +166,10 @@ def read_study(store: Store) -> Study:
         DatasetError: its record is damaged.
         StorageError: the store refuses.
     """
-    try:
-        return _FORM.validate_python(read_json(store, STUDY))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(STUDY)}: is damaged ({place}: {first['msg']}); delete it, and run the "
-            "same `raycap study` command again"
-        ) from error
+    found: Study = read_as(
+        _FORM, store, STUDY, "delete it, and run the same `raycap study` command again"
+    )
+    return found
 
 
 def share_name(share: float) -> str:

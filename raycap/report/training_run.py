@@ -6,9 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from raycap.bulk.record import RUN
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.records import read_json
+from raycap.records import CONFIG, RUN, read_json
 from raycap.report.blocks import last_name
 from raycap.report.score_table import METRIC_LABELS
 from raycap.storage.base import Store
@@ -16,7 +15,6 @@ from raycap.train.scores import LENGTH_GAP
 from raycap.train.state import EpochRecord
 
 # As in `train.record`, `train.epochs` and `train.nonfinite`, which would load torch.
-CONFIG = "config.json"
 TRAINING = "training.json"
 HISTORY = "history.jsonl"
 NON_FINITE = "nonfinite.json"

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from raycap.bulk.run import caption
 from raycap.calibration.record import Calibration
 from raycap.calibration.run import calibrate
 from raycap.config import StudyConfig, TrainEngineConfig
-from raycap.errors import ConfigError, ObjectNotFound
-from raycap.records import read_json
+from raycap.records import check_claimed
 from raycap.status import Progress
 from raycap.storage.stores import open_store
 from raycap.study.planning import (
@@ -26,7 +24,6 @@ from raycap.study.planning import (
     train_config,
 )
 from raycap.study.record import (
-    RUN,
     CalibrationFound,
     Status,
     SystemRecord,
@@ -63,7 +60,7 @@ def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
     Raises:
         RaycapError: as training, calibrating or captioning raise it.
     """
-    _check_output(spec)
+    check_claimed(open_store(spec.output, spec.config.storage), spec.mark)
     line = _Line(system.name, spec.control)
     folder = Path(spec.output) / folder_of(system.name)
     model = spec.config.pretrained
@@ -169,16 +166,4 @@ def _calibration(found: Calibration) -> CalibrationFound:
         cider_before=found.start.cider_d,
         cider_after=found.chosen.cider_d,
         wall_s=found.wall_s,
-    )
-
-
-def _check_output(spec: StudySpec) -> None:
-    """Make sure that this node sees the output that the driver has claimed."""
-    with suppress(ObjectNotFound):
-        record = read_json(open_store(spec.output, spec.config.storage), RUN)
-        if record.get("fingerprint") == spec.mark:
-            return
-    raise ConfigError(
-        f"{spec.output}: not the same folder on every node of the cluster; give a folder that all "
-        "nodes share"
     )

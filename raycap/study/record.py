@@ -18,15 +18,13 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from raycap.errors import DatasetError, ObjectNotFound
-from raycap.records import encode_json, read_json
+from raycap.errors import ObjectNotFound
+from raycap.records import encode_json, read_as
 from raycap.storage.base import Store
 
 STUDY = "study.json"
-RUN = "run.json"
-CONFIG = "config.json"
 LOCK = "lock.json"
 SYSTEMS = "systems/"
 REPORT = "report.html"
@@ -34,6 +32,7 @@ SUMMARY = "summary.md"
 EVALUATION = "evaluation"
 GROWTH = "growth"
 _SYSTEM = "system.json"
+_REMEDY = "delete it, and run the same command"
 
 
 class Status(StrEnum):
@@ -185,7 +184,7 @@ def read_system(store: Store, name: str) -> SystemRecord | None:
         DatasetError: it is damaged.
     """
     try:
-        found: SystemRecord = _validated(_SYSTEM_FORM, store, f"{folder_of(name)}{_SYSTEM}")
+        found: SystemRecord = read_as(_SYSTEM_FORM, store, f"{folder_of(name)}{_SYSTEM}", _REMEDY)
     except ObjectNotFound:
         return None
     return found
@@ -203,17 +202,5 @@ def read_study(store: Store) -> Study:
         DatasetError: it is damaged.
         ObjectNotFound: there is none.
     """
-    found: Study = _validated(_STUDY_FORM, store, STUDY)
+    found: Study = read_as(_STUDY_FORM, store, STUDY, _REMEDY)
     return found
-
-
-def _validated(form: Any, store: Store, key: str) -> Any:
-    try:
-        return form.validate_python(read_json(store, key))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(key)}: is damaged ({place}: {first['msg']}); delete it, and run the "
-            "same command"
-        ) from error

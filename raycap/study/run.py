@@ -9,28 +9,26 @@ from typing import Any
 
 import ray
 
-from raycap.cluster import ray_cluster
+from raycap.cluster import ray_cluster, start_here
 from raycap.config import SearchConfig, StudyConfig, TrainEngineConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict, RunStopped
+from raycap.errors import ConfigError, DatasetError, RunStopped
 from raycap.evaluation.record import Evaluation
 from raycap.models.sources import find_model
-from raycap.records import difference, encode_json, now, read_json, versions
+from raycap.records import claim_run, now, versions
 from raycap.report.report import report
 from raycap.status import OnProgress
 from raycap.storage.address import scheme_of
-from raycap.storage.base import KEY, Store, WriteLock
+from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 from raycap.study.decision import decide, pick_best
 from raycap.study.making import StudySpec
 from raycap.study.planning import CALIBRATED, FINETUNED, PRETRAINED, plan_systems, train_config
 from raycap.study.record import (
-    CONFIG,
     EVALUATION,
     LOCK,
     REPORT,
-    RUN,
     SUMMARY,
     Status,
     Study,
@@ -40,7 +38,7 @@ from raycap.study.record import (
     write_study,
     write_system,
 )
-from raycap.study.running import Running, make_control
+from raycap.study.running import Control, Running
 from raycap.study.scoring import reference_words, score_systems
 from raycap.study.status import OnStudyProgress, StudyProgress
 from raycap.study.summary import summarise
@@ -89,7 +87,7 @@ def study(
     store = _open_output(str(output), config)
     mark = _fingerprint(source, config)
     with store.lock(LOCK) as lock:
-        _claim(store, mark, config)
+        claim_run(store, mark, config, lock=LOCK)
         run = _Run(source, store, config, mark, on_progress or (lambda _: None))
         is_whole = run.make(lock, debug=debug)
         return run.sum_up(on_scoring or (lambda _: None), is_whole=is_whole, debug=debug)
@@ -112,6 +110,7 @@ class _Run:
         self._mark = mark
         self._on_progress = on_progress
         self._started, self._started_at = time.monotonic(), now()
+        self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
         self._words = reference_words(dataset)
         self._systems = {system.name: self._known(system) for system in plan_systems(config)}
         for system in self._systems.values():
@@ -175,7 +174,7 @@ class _Run:
             config=self._config,
             engine=engine,
             mark=self._mark,
-            control=make_control(),
+            control=start_here(Control),
             debug=debug,
         )
 
@@ -224,8 +223,7 @@ class _Run:
             wall_s=round(time.monotonic() - self._started, 2),
             started_at=self._started_at,
             finished_at=now() if end else "",
-            config=self._config.model_dump(mode="json"),
-            versions=versions(),
+            **self._told,
         )
 
 
@@ -262,30 +260,3 @@ def _fingerprint(dataset: CaptionDataset, config: StudyConfig) -> dict[str, Any]
         "pretrained": pretrained,
         **values,
     }
-
-
-def _claim(store: Store, mark: dict[str, Any], config: StudyConfig) -> None:
-    """Create `run.json`, or make sure that the one that stands is of the same study.
-
-    Raises:
-        ConfigError: the output holds other files.
-        RunConflict: the output belongs to something else; the message shows the difference.
-    """
-    try:
-        theirs = read_json(store, RUN).get("fingerprint", {})
-    except ObjectNotFound:
-        for page in store.list():
-            for key in page[KEY].to_pylist():
-                if key != LOCK:
-                    raise ConfigError(
-                        f"{store.uri}: holds other files ({key}); give a new folder as output"
-                    ) from None
-        record = {"fingerprint": mark, "versions": versions(), "created_at": now()}
-        store.write(RUN, encode_json(record))
-        theirs = mark
-    if theirs != mark:
-        raise RunConflict(
-            f"{store.uri}: belongs to another run; give another output, or the settings of "
-            f"that run (- that run, + this one):\n{difference(theirs, mark)}"
-        )
-    store.write(CONFIG, encode_json(config.model_dump(mode="json")))

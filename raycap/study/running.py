@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError
 
 from raycap.failures import explain
 from raycap.storage.base import WriteLock
@@ -62,13 +62,6 @@ class Control:
         return dict(self._stages), over
 
 
-def make_control() -> Any:
-    """Start a control on this node. It takes no CPU of the cluster."""
-    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Control)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
-
-
 class Running:
     """One invocation of Ray Tune over the systems that are left.
 
@@ -95,8 +88,14 @@ class Running:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray\.")
             thread.start()
-            is_whole = self._watch(lock, on_system, on_stage)
-        self._relay(on_system, on_stage)
+            try:
+                is_whole = self._watch(lock, on_system, on_stage)
+                self._relay(on_system, on_stage)
+            except RayError as error:
+                raise explain(error, _REMEDY) from error
+            except BaseException:
+                self._spec.control.stop.remote()
+                raise
         if self._error is not None:
             raise explain(self._error, _REMEDY) from self._error
         return is_whole

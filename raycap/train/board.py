@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.train.status import TrainingProgress
 
@@ -56,14 +55,6 @@ class Board:
     def stop(self) -> None:
         """Let the run stop at its next step."""
         self._wants_stop = True
-
-
-def make_board() -> Any:
-    """Start a board on this node. It takes no CPU of the cluster."""
-    node = ray.get_runtime_context().get_node_id()
-    place = NodeAffinitySchedulingStrategy(node, soft=False)
-    actor: Any = ray.remote(Board)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
 
 
 class BoardReporter:

@@ -13,10 +13,11 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from raycap.cluster import start_here
 from raycap.errors import RunStopped
 from raycap.failures import explain
 from raycap.storage.base import WriteLock
-from raycap.train.board import Posted, make_board
+from raycap.train.board import Board, Posted
 from raycap.train.failures import StopAtFaults
 from raycap.train.loop import End
 from raycap.train.preparing import Job
@@ -58,7 +59,7 @@ class Fitting:
         self._job = job
         self._resources = resources
         self._debug = debug
-        self._board = make_board()
+        self._board = start_here(Board)
         # Not the thread's own `is_alive`: before Python 3.13, an interrupt while joining a thread
         # makes it look dead.
         self._has_ended = Event()

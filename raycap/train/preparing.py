@@ -10,9 +10,9 @@ import torch
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.splits import TRAIN, rank_of
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.errors import DatasetError, ObjectNotFound
 from raycap.models.trainable import Trainable
-from raycap.records import encode_json, now, read_json
+from raycap.records import check_claimed, encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.train.checkpoints import CHECKPOINTS, find_checkpoints, restore_checkpoint
@@ -22,7 +22,6 @@ from raycap.train.gathering import StreamSpec
 from raycap.train.learner import Learner
 from raycap.train.plan import GroupRows, Plan
 from raycap.train.preview import write_preview
-from raycap.train.record import RUN
 from raycap.train.source import rank_limit
 from raycap.train.state import State
 from raycap.train.trial import fit_memory
@@ -67,7 +66,7 @@ def prepare(
         ModelError: the model cannot be built or loaded, or does not fit into memory.
         StorageError: a store refuses.
     """
-    _check_output(store, job)
+    check_claimed(store, job.mark)
     _build_initial(job, store, workers)
     learner, state = _restored(job, store, workers, reporter)
     _fit(learner, state, workers, reporter)
@@ -84,19 +83,6 @@ def prepare(
     if workers.is_first and not state.num_steps:
         write_preview(store, spec)
     return run, state, spec
-
-
-def _check_output(store: Store, job: Job) -> None:
-    """Make sure that this node sees the output that the driver has claimed."""
-    try:
-        if read_json(store, RUN).get("fingerprint") == job.mark:
-            return
-    except ObjectNotFound:
-        pass
-    raise ConfigError(
-        f"{store.uri}: not the same folder on every node of the cluster; give an output that all "
-        "nodes share, or s3://bucket/prefix"
-    )
 
 
 def _build_initial(job: Job, store: Store, workers: Workers) -> None:

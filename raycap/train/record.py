@@ -17,17 +17,15 @@ training.json         the Training below; written last: with it, the run is comp
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap.config import TrainConfig
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict
-from raycap.records import difference, encode_json, now, read_json, versions
-from raycap.storage.base import KEY, Store
+from raycap.errors import ObjectNotFound
+from raycap.records import claim_run, encode_json, read_as
+from raycap.storage.base import Store
 from raycap.train.checkpoints import CHECKPOINTS, find_checkpoints
 from raycap.train.state import EpochRecord
 
-RUN = "run.json"
-CONFIG = "config.json"
 LOCK = "lock.json"
 TRAINING = "training.json"
 
@@ -103,31 +101,15 @@ def claim_output(store: Store, mark: dict[str, Any], config: TrainConfig) -> Non
         ConfigError: the output holds other files.
         RunConflict: the output belongs to another run; the message shows the difference.
     """
-    try:
-        theirs = read_json(store, RUN).get("fingerprint", {})
-    except ObjectNotFound:
-        _check_empty(store)
-        theirs = None
-    if theirs != mark:
-        if theirs is not None and _has_begun(store):
-            raise RunConflict(
-                f"{store.uri}: belongs to another run; give another output, or the settings of "
-                f"that run (- that run, + this one):\n{difference(theirs, mark)}"
-            )
-        store.delete_all(CHECKPOINTS)
-        run = {"fingerprint": mark, "versions": versions(), "created_at": now()}
-        store.write(RUN, encode_json(run))
-    store.write(CONFIG, encode_json(config.model_dump(mode="json")))
+    claim_run(store, mark, config, lock=LOCK, gives_way=lambda: _gives_way(store))
 
 
-def _check_empty(store: Store) -> None:
-    """Refuse to mix a run with other files: the dataset given as output, say."""
-    for page in store.list():
-        for key in page[KEY].to_pylist():
-            if key != LOCK:
-                raise ConfigError(
-                    f"{store.uri}: holds other files ({key}); give a new folder as output"
-                )
+def _gives_way(store: Store) -> bool:
+    """Clear what a run that came to no step has left; say whether it is such a one."""
+    if _has_begun(store):
+        return False
+    store.delete_all(CHECKPOINTS)
+    return True
 
 
 def _has_begun(store: Store) -> bool:
@@ -142,16 +124,12 @@ def read_training(store: Store) -> Training | None:
         DatasetError: it is damaged.
     """
     try:
-        return _FORM.validate_python(read_json(store, TRAINING))
+        found: Training = read_as(
+            _FORM, store, TRAINING, "restore it, or train again in a new output"
+        )
     except ObjectNotFound:
         return None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(TRAINING)}: is damaged ({place}: {first['msg']}); restore it, or "
-            "train again in a new output"
-        ) from error
+    return found
 
 
 def write_training(store: Store, training: Training) -> None:

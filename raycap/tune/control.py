@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _STOP_WAIT_S = 300.0
 _LOOK_EVERY_S = 0.2
@@ -38,13 +37,6 @@ class Control:
     def num_running(self) -> int:
         """Count the trials that run."""
         return len(self._running)
-
-
-def make_control() -> Any:
-    """Start a control on this node. It takes no CPU of the cluster."""
-    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(Control)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
 
 
 def stop_trials(control: Any, gives_up: Callable[[], bool]) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap.config import TuneConfig
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict
-from raycap.records import difference, encode_json, now, read_json, versions
+from raycap.errors import ObjectNotFound
+from raycap.records import claim_run, encode_json, read_as
 from raycap.storage.base import KEY, Store
 from raycap.train.checkpoints import CHECKPOINTS
 from raycap.train.epochs import HISTORY, LAST
@@ -32,8 +32,6 @@ from raycap.train.watch import Metric, badness
 from raycap.tune.search import Search, Status, Trial
 from raycap.tune.space import Params, Space
 
-RUN = "run.json"
-CONFIG = "config.json"
 LOCK = "lock.json"
 SEARCH = "tune.json"
 TABLE = "trials.parquet"
@@ -41,6 +39,7 @@ BEST = "best.yaml"
 MODEL = "model/"
 TRIALS = "trials/"
 _TRIAL = "trial.json"
+_REMEDY = "delete it, and run the same command"
 _BATCH = ("train.batch_size", "engine.num_workers")
 
 
@@ -78,24 +77,7 @@ def claim_output(store: Store, mark: dict[str, Any], config: TuneConfig) -> None
         ConfigError: the output holds other files.
         RunConflict: the output belongs to something else; the message shows the difference.
     """
-    try:
-        theirs = read_json(store, RUN).get("fingerprint", {})
-    except ObjectNotFound:
-        for page in store.list():
-            for key in page[KEY].to_pylist():
-                if key != LOCK:
-                    raise ConfigError(
-                        f"{store.uri}: holds other files ({key}); give a new folder as output"
-                    ) from None
-        record = {"fingerprint": mark, "versions": versions(), "created_at": now()}
-        store.write(RUN, encode_json(record))
-        theirs = mark
-    if theirs != mark:
-        raise RunConflict(
-            f"{store.uri}: belongs to another run; give another output, or the settings of "
-            f"that run (- that run, + this one):\n{difference(theirs, mark)}"
-        )
-    store.write(CONFIG, encode_json(config.model_dump(mode="json")))
+    claim_run(store, mark, config, lock=LOCK)
 
 
 def folder_of(name: str) -> str:
@@ -144,7 +126,7 @@ def read_trials(store: Store) -> list[Trial]:
     for page in store.list(TRIALS):
         for key in page[KEY].to_pylist():
             if key.count("/") == 2 and key.endswith(f"/{_TRIAL}"):
-                found.append(_validated(_TRIAL_FORM, store, key))
+                found.append(read_as(_TRIAL_FORM, store, key, _REMEDY))
     return found
 
 
@@ -174,7 +156,7 @@ def read_search(store: Store) -> Search | None:
         DatasetError: it is damaged.
     """
     try:
-        found: Search = _validated(_SEARCH_FORM, store, SEARCH)
+        found: Search = read_as(_SEARCH_FORM, store, SEARCH, _REMEDY)
     except ObjectNotFound:
         return None
     return found
@@ -216,15 +198,3 @@ def _table(search: Search) -> pa.Table:
     for place, name in enumerate(sorted(search.space), start=3):
         fixed = fixed.add_column(place, name, [[trial.params.get(name) for trial in search.trials]])
     return fixed
-
-
-def _validated(form: Any, store: Store, key: str) -> Any:
-    try:
-        return form.validate_python(read_json(store, key))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(key)}: is damaged ({place}: {first['msg']}); delete it, and run the "
-            "same command"
-        ) from error

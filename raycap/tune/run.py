@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from raycap.cluster import ray_cluster
+from raycap.cluster import ray_cluster, start_here
 from raycap.config import TuneConfig
 from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import RunConflict, RunStopped
@@ -24,7 +24,7 @@ from raycap.train.record import LOCK as TRIAL_LOCK
 from raycap.train.resources import fit_resources
 from raycap.train.run import MODELS
 from raycap.train.watch import Metric
-from raycap.tune.control import make_control
+from raycap.tune.control import Control
 from raycap.tune.keeping import keep_best
 from raycap.tune.record import (
     LOCK,
@@ -110,9 +110,12 @@ class _Run:
         self._mark = mark
         self._on_progress = on_progress
         self._space = read_space(config)
+        self._learns = config.tune.algorithm == "optuna"
+        self._points = [] if self._learns else points(self._space, config.tune)
         self._metric: Metric = config.validation.metric
         self._started = time.monotonic()
         self._started_at = now()
+        self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
         self._before = read_search(store)
         self._known, self._trials = self._begun()
         # Over, with files that are to be deleted.
@@ -142,15 +145,15 @@ class _Run:
                 models=models,
                 mark=self._mark,
                 known=self._known,
-                control=make_control(),
+                control=start_here(Control),
                 debug=debug,
             )
             plan = Plan(
                 space=self._space,
                 search=self._config.tune,
+                points=self._points or [trial.params for trial in self._trials.values()],
                 num_epochs=most_epochs(self._space, base),
                 max_concurrent=concurrent,
-                first=[trial.params for trial in self._trials.values()],
                 epochs=epochs,
             )
             return Searching(plan, spec, self._take).follow(lock)
@@ -255,22 +258,17 @@ class _Run:
 
     def _is_planned(self, trial: Trial) -> bool:
         """Whether a trial that was under way goes on: the space may be another one now."""
-        if self._config.tune.algorithm == "optuna":
+        if self._learns:
             return trial.params.keys() == self._space.keys()
-        return trial.params in points(self._space, self._config.tune)
+        return trial.params in self._points
 
     def _is_complete(self) -> bool:
-        if self._config.tune.algorithm == "optuna":
+        if self._learns:
             return len(self._known) >= self._num_planned()
-        return all(
-            name_of(point) in self._known for point in points(self._space, self._config.tune)
-        )
+        return all(name_of(point) in self._known for point in self._points)
 
     def _num_planned(self) -> int:
-        search = self._config.tune
-        if search.algorithm == "optuna":
-            return num_suggested(search)
-        return len(points(self._space, search))
+        return num_suggested(self._config.tune) if self._learns else len(self._points)
 
     def _found(self, end: str) -> Search:
         config, trials = self._config, list(self._trials.values())
@@ -290,6 +288,5 @@ class _Run:
             wall_s=round(time.monotonic() - self._started, 2),
             started_at=self._started_at,
             finished_at=now() if end else "",
-            config=config.model_dump(mode="json"),
-            versions=versions(),
+            **self._told,
         )

@@ -23,7 +23,7 @@ from raycap.tune.limits import Limits
 from raycap.tune.record import name_of
 from raycap.tune.resources import TRIAL_CPUS
 from raycap.tune.search import Status
-from raycap.tune.space import Params, Space, num_suggested, points
+from raycap.tune.space import Params, Space, num_suggested
 from raycap.tune.trial import (
     EPOCH,
     FAILURE,
@@ -52,11 +52,11 @@ class Plan:
 
     space: Space
     search: SearchConfig
+    points: list[Params]
+    """What is tried, in order; of a search that learns, those to begin with."""
     num_epochs: int
     """Of a trial that is not stopped."""
     max_concurrent: int
-    first: list[Params]
-    """Points to begin with, of a search that learns: those that were tried before."""
     epochs: dict[str, int]
     """How far trials were before, by their names."""
 
@@ -131,7 +131,7 @@ class Searching:
         plan = self._plan
         actor = tune.with_parameters(TrialActor, spec=self._spec)
         learns = plan.search.algorithm == "optuna"
-        space = None if learns else {POINT: tune.grid_search(points(plan.space, plan.search))}
+        space = None if learns else {POINT: tune.grid_search(plan.points)}
         return tune.Tuner(
             tune.with_resources(actor, {"CPU": TRIAL_CPUS}),
             param_space=space,
@@ -185,7 +185,7 @@ def _optuna(plan: Plan) -> Any:
         space={name: values.domain() for name, values in plan.space.items()},
         metric=OBJECTIVE,
         mode="min",
-        points_to_evaluate=plan.first or None,
+        points_to_evaluate=plan.points or None,
         seed=plan.search.seed,
     )
 

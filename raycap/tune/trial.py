@@ -15,9 +15,9 @@ import ray
 from ray.tune import Trainable
 
 from raycap.config import TrainConfig
-from raycap.errors import ConfigError, ObjectNotFound, RaycapError
+from raycap.errors import RaycapError
 from raycap.failures import explain
-from raycap.records import read_json
+from raycap.records import check_claimed
 from raycap.storage.stores import open_store
 from raycap.train.epochs import HISTORY
 from raycap.train.preparing import Models
@@ -25,7 +25,7 @@ from raycap.train.run import train
 from raycap.train.state import EpochRecord, read_history
 from raycap.train.status import TrainingProgress
 from raycap.train.watch import Metric, badness
-from raycap.tune.record import RUN, folder_of, name_of
+from raycap.tune.record import folder_of, name_of
 from raycap.tune.search import Trial
 from raycap.tune.space import NUM_EPOCHS, Params, trial_config
 
@@ -144,7 +144,7 @@ class TrialActor(Trainable):
         try:
             if ray.get(spec.control.begin.remote(name)):
                 raise KeyboardInterrupt  # as below
-            _check_output(spec)
+            check_claimed(open_store(spec.output, spec.base.storage), spec.mark)
             train(
                 spec.dataset,
                 f"{spec.output.rstrip('/')}/{folder_of(name).rstrip('/')}",
@@ -198,17 +198,3 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Pass a warning on."""
         self._items.put(record.getMessage())
-
-
-def _check_output(spec: TrialSpec) -> None:
-    """Make sure that this node sees the output that the driver has claimed."""
-    store = open_store(spec.output, spec.base.storage)
-    try:
-        if read_json(store, RUN).get("fingerprint") == spec.mark:
-            return
-    except ObjectNotFound:
-        pass
-    raise ConfigError(
-        f"{spec.output}: not the same folder on every node of the cluster; give an output that "
-        "all nodes share, or s3://bucket/prefix"
-    )

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raycap.bulk.record import RUN
 from raycap.config import ReportConfig, StorageConfig
 from raycap.errors import DatasetError
+from raycap.records import CONFIG, RUN
 from raycap.report import training_run, training_section
 from raycap.report.comparison_section import comparison_section
 from raycap.report.report import report
@@ -233,11 +233,12 @@ def test_whatever_a_training_run_holds_stays_text(tmp_path: Path) -> None:
     assert_nothing_is_markup(tmp_path / "page.html", num_galleries=0)
 
 
-def test_the_files_are_called_what_training_calls_them() -> None:
+def test_the_files_are_called_what_training_calls_them(tmp_path: Path) -> None:
     assert training_run.HISTORY == epochs.HISTORY
     assert training_run.TRAINING == record.TRAINING
-    assert training_run.CONFIG == record.CONFIG
-    assert RUN == record.RUN
+    begin_training(tmp_path / "run")
+    assert (tmp_path / "run" / RUN).is_file()
+    assert (tmp_path / "run" / CONFIG).is_file()
     assert training_run.NON_FINITE == nonfinite.NON_FINITE
     assert training_section.PREVIEW == preview.PREVIEW
 
