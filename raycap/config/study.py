@@ -72,3 +72,21 @@ class StudyConfig(Section):
     """What the report shows."""
     storage: StorageConfig = StorageConfig()
     """How stores are reached."""
+
+    @model_validator(mode="after")
+    def _decided_once(self) -> "StudyConfig":
+        """Refuse settings that the study itself decides, which would have no effect."""
+        if self.training.train.subset != 1.0:
+            raise ValueError("training.train.subset: say it by study.subsets")
+        if not self.training.augment.enabled:
+            raise ValueError(
+                "training.augment.enabled: say it by study.subsets_without_augmentation"
+            )
+        for kind, values in self.kinds.items():
+            for name in ("engine", "storage"):
+                if name in values:
+                    raise ValueError(f"kinds.{kind}.{name}: is one for all kinds of model")
+        for name in ("training", "calibration", "evaluation", "report"):
+            if getattr(self, name).storage != StorageConfig():
+                raise ValueError(f"{name}.storage: is one for all; set storage")
+        return self

@@ -48,7 +48,7 @@ from raycap.tune.resources import fit_trials, share_threads
 logger = logging.getLogger(__name__)
 
 
-def study(
+def study(  # long by what it tells of itself
     dataset: str | Path,
     output: str | Path,
     *,
@@ -154,7 +154,8 @@ class _Run:
         found = self._found(evaluation, end="finished")
         write_study(self._store, found)
         self._store.write(SUMMARY, summarise(found).encode())
-        report(self._report_paths(found), output / REPORT, config=self._config.report)
+        shown = self._config.report.model_copy(update={"storage": self._config.storage})
+        report(self._report_paths(found), output / REPORT, config=shown)
         return found
 
     def _report_paths(self, found: Study) -> list[str]:

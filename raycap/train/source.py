@@ -25,11 +25,7 @@ def read_groups(dataset: CaptionDataset, split: str, share: float = 1.0) -> Spli
     Raises:
         DatasetError: the dataset has no such split, no image of that share, or is damaged.
     """
-    if split not in dataset.splits:
-        raise DatasetError(
-            f"{dataset.store.uri}: has no {split} split, which training needs (it has: "
-            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
-        )
+    _check_split(dataset, split)
     entries = dataset.index.filter(pc.equal(dataset.index[SPLIT], split))
     parts = list(zip(entries[KEY].to_pylist(), entries[NUM_BYTES].to_pylist(), strict=True))
     limit = None if share == 1.0 else rank_limit(dataset, share)
@@ -56,6 +52,14 @@ def read_groups(dataset: CaptionDataset, split: str, share: float = 1.0) -> Spli
             "raise it"
         )
     return groups
+
+
+def _check_split(dataset: CaptionDataset, split: str) -> None:
+    if split not in dataset.splits:
+        raise DatasetError(
+            f"{dataset.store.uri}: has no {split} split, which training needs (it has: "
+            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
+        )
 
 
 def rank_limit(dataset: CaptionDataset, share: float) -> int:

@@ -49,7 +49,7 @@ from raycap.tune.trial import TrialSpec
 logger = logging.getLogger(__name__)
 
 
-def tune(
+def tune(  # long by what it tells of itself
     dataset: str | Path,
     output: str | Path,
     *,

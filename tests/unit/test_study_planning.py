@@ -102,6 +102,10 @@ def test_captioning_takes_the_test_split_as_the_model_was_saved() -> None:
         ("study.systems=[resnet]", "study.systems.0"),
         ("study.subsets=[0.0]", "study.subsets.0"),
         ("kinds={vit: {}}", "kinds"),
+        ("kinds={blip: {engine: {num_workers: 2}}}", "kinds.blip.engine: is one for all kinds"),
+        ("training.train.subset=0.5", "say it by study.subsets"),
+        ("training.augment.enabled=false", "say it by study.subsets_without_augmentation"),
+        ("report.storage.timeout_s=3", "report.storage: is one for all; set storage"),
     ],
 )
 def test_a_wrong_design_is_told_in_one_line(setting: str, told: str) -> None:
