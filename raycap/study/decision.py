@@ -6,7 +6,7 @@ from raycap.evaluation.record import Comparison
 from raycap.report.numbers import duration
 from raycap.schema import CIDER_D
 from raycap.study.planning import CALIBRATED, FINETUNED, PRETRAINED
-from raycap.study.record import Score, SystemRecord
+from raycap.study.record import DIFFERENT_CAPTIONS, Score, SystemRecord
 
 _SIGNIFICANT = 0.05
 _FROM_SCRATCH = ("cnn-lstm", "transformer", "hybrid")
@@ -27,6 +27,7 @@ def decide(
         return ["No system was scored."]
     lines = [_choice(best, systems, comparisons), _length(best, systems, reference_words)]
     lines += _calibration(systems, reference_words)
+    lines += _blindness(systems)
     lines += _overfitting(systems)
     lines += _augmentation(systems)
     lines += _growth(systems)
@@ -89,6 +90,16 @@ def _calibration(systems: Sequence[SystemRecord], reference_words: float) -> lis
         return [f"{text}."]
     gain = finetuned.scores[CIDER_D].value - calibrated.scores[CIDER_D].value
     return [f"{text}: fine-tuning is worth {gain:+.3f} more than longer captions."]
+
+
+def _blindness(systems: Sequence[SystemRecord]) -> list[str]:
+    """Name the systems that say the same of every image, which an overlap score may well reward."""
+    return [
+        f"{system.name} writes the same caption for every image: it has learned how people write, "
+        "not what the images show."
+        for system in systems
+        if system.is_main and system.scores.get(DIFFERENT_CAPTIONS) == Score(value=1.0)
+    ]
 
 
 def _overfitting(systems: Sequence[SystemRecord]) -> list[str]:

@@ -31,6 +31,7 @@ REPORT = "report.html"
 SUMMARY = "summary.md"
 EVALUATION = "evaluation"
 GROWTH = "growth"
+DIFFERENT_CAPTIONS = "different_captions"
 _SYSTEM = "system.json"
 _REMEDY = "delete it, and run the same command"
 
@@ -118,7 +119,7 @@ class SystemRecord:
     """Images of the test split without a caption."""
     scores: dict[str, Score] = field(default_factory=dict)
     """`bleu_1`..`bleu_4`, `rouge_l`, `cider_d`, others that ran, `length_gap` (tokens),
-    `mean_tokens`, `mean_words`, `distinct_2`, `repetition`."""
+    `mean_tokens`, `mean_words`, `distinct_2`, `repetition`, `different_captions` (a count)."""
     output: str = ""
 
     @property

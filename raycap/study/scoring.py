@@ -16,7 +16,14 @@ from raycap.evaluation.matching import MissingPolicy
 from raycap.evaluation.record import Evaluation, System
 from raycap.status import OnProgress
 from raycap.storage.stores import open_store
-from raycap.study.record import EVALUATION, GROWTH, Score, SystemRecord, folder_of
+from raycap.study.record import (
+    DIFFERENT_CAPTIONS,
+    EVALUATION,
+    GROWTH,
+    Score,
+    SystemRecord,
+    folder_of,
+)
 from raycap.text import count_words
 
 _LENGTH_GAP = "length_gap"
@@ -97,4 +104,5 @@ def _scores(system: System, mean_words: float) -> dict[str, Score]:
     scores["mean_words"] = Score(value=mean_words)
     scores["distinct_2"] = Score(value=system.diversity.distinct_2)
     scores["repetition"] = Score(value=system.diversity.repetition)
+    scores[DIFFERENT_CAPTIONS] = Score(value=float(system.diversity.num_different_captions))
     return scores

@@ -151,6 +151,19 @@ def test_calibration_overfitting_augmentation_and_growth_have_their_lines() -> N
     assert "of blip-finetuned from" not in text
 
 
+def test_a_system_that_says_the_same_of_every_image_is_named() -> None:
+    found = systems()
+    found[0] = replace(found[0], scores=found[0].scores | {"different_captions": Score(value=1.0)})
+    found[1] = replace(found[1], scores=found[1].scores | {"different_captions": Score(value=2.0)})
+
+    lines = [line for line in decide(found, [], 17.4) if "same caption" in line]
+
+    assert lines == [
+        f"{found[0].name} writes the same caption for every image: it has learned how people "
+        "write, not what the images show."
+    ]
+
+
 def test_nothing_is_concluded_where_nothing_was_scored() -> None:
     waiting = [SystemRecord(name="hybrid", role="hybrid", is_main=True)]
     assert pick_best(waiting) is None
