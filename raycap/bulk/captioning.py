@@ -1,6 +1,9 @@
 """The caption stage: an actor that holds a model, shrinks batches and isolates what breaks it."""
 
-import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,14 +11,13 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from raycap import schema
+from raycap.bulk.batching import BatchSize
 from raycap.bulk.loading import RunSpec, failure
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.models.base import Caption, Captioner
 from raycap.models.load import load_captioner
 from raycap.models.runtime import is_out_of_memory, use_threads
 from raycap.text import count_words
-
-logger = logging.getLogger(__name__)
 
 Outcome = Caption | ImageError
 
@@ -25,7 +27,7 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
-        self._batch_size = spec.batch_size
+        self._batch_size = BatchSize(spec.batches)
         use_threads(spec.torch_threads)
         self._captioner: Captioner | Exception
         try:
@@ -43,51 +45,74 @@ class CaptionActor:
         if isinstance(self._captioner, Exception):
             raise self._captioner
         pixels, rows = _pixels(batch, self._spec)
-        outcomes = caption_all(self._captioner, pixels, self._batch_size)
-        self._batch_size = min(self._batch_size, outcomes.batch_size)
-        return _answer(batch, rows, outcomes.results)
-
-
-class Outcomes:
-    """What became of a batch, and the batch size that memory sufficed for."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.results: list[Outcome] = []
+        outcomes = caption_all(self._captioner, pixels, self._batch_size, self._spec.num_lanes)
+        return _answer(batch, rows, outcomes)
 
 
 def caption_all(
-    captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"], batch_size: int
-) -> Outcomes:
+    captioner: Captioner,
+    pixels: UInt8[np.ndarray, "b h w 3"],
+    batch_size: BatchSize,
+    num_lanes: int = 1,
+) -> list[Outcome]:
     """Caption all images in batches; every image gets a caption or a `model_rejected` error.
 
     A batch that runs out of memory is halved, and later batches stay that small. A batch that
     fails otherwise is bisected down to the images that break the model.
 
+    Args:
+        captioner: The model.
+        pixels: The images.
+        batch_size: How many at a time; it learns from how long they take.
+        num_lanes: Batches in flight: with two, a batch travels to the accelerator and is launched
+            there while the other one is computed.
+
     Raises:
         ModelError: memory does not suffice for a single image, or the model fails on a plain
             grey image too: then the model is broken, not the image.
     """
-    outcomes = Outcomes(batch_size)
-    start = 0
-    while start < len(pixels):
-        batch = pixels[start : start + outcomes.batch_size]
+    results: list[Outcome] = []
+    with ThreadPoolExecutor(num_lanes) if num_lanes > 1 else nullcontext() as lanes:
+        while len(results) < len(pixels):
+            size = batch_size.current
+            found = pixels[len(results) : len(results) + size * num_lanes]
+            batches = [found[start : start + size] for start in range(0, len(found), size)]
+            started = time.perf_counter()
+            captioned = (lanes.map if lanes else map)(partial(_caption_batch, captioner), batches)
+            shrunk: list[int] = []
+            for outcomes, fitted in captioned:
+                results += outcomes
+                shrunk += fitted
+            if shrunk:
+                batch_size.shrink(min(shrunk))
+            elif len(found) == size * num_lanes:
+                batch_size.note(len(found), time.perf_counter() - started)
+    return results
+
+
+def _caption_batch(
+    captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]
+) -> tuple[list[Outcome], list[int]]:
+    """Caption a batch; return the results, and the smaller sizes that memory made it take."""
+    results: list[Outcome] = []
+    sizes: list[int] = []
+    size = len(pixels)
+    while len(results) < len(pixels):
+        batch = pixels[len(results) : len(results) + size]
         try:
-            outcomes.results += captioner.caption(batch)
+            results += captioner.caption(batch)
         except Exception as error:
             if not is_out_of_memory(error):
-                outcomes.results += _bisect(captioner, batch, error)
+                results += _bisect(captioner, batch, error)
             elif len(batch) == 1:
                 raise ModelError(
                     f"memory does not suffice for one image ({_one_line(error)}); use a smaller "
                     "model, a lower model.precision or fewer generation.num_beams"
                 ) from error
             else:
-                outcomes.batch_size = len(batch) // 2
-                logger.warning("batch_shrunk images=%d reason=out_of_memory", outcomes.batch_size)
-                continue
-        start += len(batch)
-    return outcomes
+                size = len(batch) // 2
+                sizes.append(size)
+    return results, sizes
 
 
 def _bisect(
@@ -101,7 +126,7 @@ def _bisect(
     for half in np.array_split(batch, 2):
         try:
             outcomes += captioner.caption(half)
-        except Exception as inner:  # noqa: BLE001  as in caption_all
+        except Exception as inner:  # noqa: BLE001  as in _caption_batch
             outcomes += _bisect(captioner, half, inner)
     return outcomes
 

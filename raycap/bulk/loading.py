@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.bulk.batching import BatchRange
 from raycap.bulk.dataset_source import File, with_held_files
 from raycap.bulk.parts import CAPTIONS, MANIFEST, read_part
 from raycap.config import CaptionConfig, StorageConfig
@@ -42,8 +43,10 @@ class RunSpec:
     """Address of the source if it is a caption dataset."""
     config: CaptionConfig
     model: ModelSource
-    batch_size: int
+    batches: BatchRange
     """Images a forward pass."""
+    num_lanes: int = 1
+    """Batches that a captioner has in flight."""
     torch_threads: int
     """CPU threads of a captioner."""
     debug: bool = False
@@ -51,12 +54,12 @@ class RunSpec:
 
     @property
     def block_rows(self) -> int:
-        """Images that travel together from a load task to a captioner: two batches.
+        """Images that travel together from a load task to a captioner: two of the largest batches.
 
         A captioner hands its rows on when a block is done, so this bounds how late a commit
         comes, and how much a dead captioner repeats.
         """
-        return 2 * self.batch_size
+        return 2 * self.batches.most
 
 
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:

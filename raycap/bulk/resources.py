@@ -6,11 +6,16 @@ import os
 import psutil
 import ray
 
+from raycap.bulk.batching import BatchRange
 from raycap.bulk.pipeline import Resources
-from raycap.config import ActorRange, EngineConfig
+from raycap.config import ActorRange, CaptionConfig, EngineConfig
 from raycap.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+_ON_ACCELERATOR = BatchRange(least=16, most=128)
+_ON_CPU = BatchRange(least=4, most=16)
+_OF_STUB = BatchRange.fixed(64)
 
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
@@ -51,3 +56,24 @@ def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
     """CPU threads of a captioner: the machine's cores, shared by the actors."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return engine.torch_threads or max(1, cores // num_actors)
+
+
+def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> BatchRange:
+    """Say which batch sizes a captioner of a kind chooses from.
+
+    The most bounds what travels at once and how late captions come, besides memory.
+    """
+    if config.engine.batch_size is not None:
+        return BatchRange.fixed(config.engine.batch_size)
+    if kind == "stub":
+        return _OF_STUB
+    return _ON_ACCELERATOR if resources.gpus_per_actor else _ON_CPU
+
+
+def count_lanes(config: CaptionConfig, kind: str, resources: Resources) -> int:
+    """Say how many batches a captioner has in flight: two on an accelerator.
+
+    One where tokens are drawn, for the generator of the draws is the process's.
+    """
+    is_alone = kind == "stub" or config.generation.sampling.enabled
+    return 2 if resources.gpus_per_actor and not is_alone else 1

@@ -26,7 +26,7 @@ from raycap.bulk.record import (
     is_complete,
     write_summary,
 )
-from raycap.bulk.resources import fit_resources, threads_per_actor
+from raycap.bulk.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.bulk.source import Listing, open_source
 from raycap.cluster import ray_cluster
 from raycap.config import CaptionConfig
@@ -40,8 +40,6 @@ from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
-
-_BATCH_SIZES = {"stub": 64, "gpu": 32, "cpu": 8}
 
 
 def caption(  # noqa: PLR0913  the public call: all but two by keyword
@@ -166,24 +164,24 @@ class _Run:
         self, resources: Resources, on_progress: OnProgress, dataset: str | None, *, debug: bool
     ) -> None:
         """Answer everything pending."""
-        kind = "stub" if self._model.kind == "stub" else "gpu"
         spec = RunSpec(
             output=self._store.uri,
             dataset=dataset,
             config=self._config,
             model=self._model,
-            batch_size=self._config.engine.batch_size
-            or _BATCH_SIZES[kind if resources.gpus_per_actor or kind == "stub" else "cpu"],
+            batches=fit_batches(self._config, self._model.kind, resources),
+            num_lanes=count_lanes(self._config, self._model.kind, resources),
             torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
             debug=debug,
         )
         logger.info(
-            "stream_started images=%d parts=%d actors=%d..%d batch=%d",
+            "stream_started images=%d parts=%d actors=%d..%d batch=%d..%d",
             self._ledger.num_pending,
             len(self._ledger.work()),
             resources.actors.min,
             resources.actors.max,
-            spec.batch_size,
+            spec.batches.least,
+            spec.batches.most,
         )
         started = time.monotonic()
         with Committer(self._store, self._lock, self._plan, self.totals.add) as committer:

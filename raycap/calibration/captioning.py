@@ -10,6 +10,7 @@ import ray
 from jaxtyping import UInt8
 from ray.exceptions import RayError
 
+from raycap.bulk.batching import BatchRange, BatchSize
 from raycap.bulk.captioning import caption_all
 from raycap.bulk.resources import fit_resources, threads_per_actor
 from raycap.calibration.record import REMEDY
@@ -43,7 +44,7 @@ class CalibrationActor:
 
     def __init__(self, spec: CaptionSpec) -> None:
         self._spec = spec
-        self._batch_size = spec.batch_size
+        self._batch_size = BatchSize(BatchRange.fixed(spec.batch_size))
         self._loaded: AdjustableCaptioner | None = None
         use_threads(spec.torch_threads)
 
@@ -65,10 +66,7 @@ class CalibrationActor:
         except ModelError as error:
             raise ModelError(f"{error}, or search.max_length_ratios") from error
         outcomes = caption_all(captioner, pixels, self._batch_size)
-        self._batch_size = min(self._batch_size, outcomes.batch_size)
-        return [
-            outcome.text if isinstance(outcome, Caption) else None for outcome in outcomes.results
-        ]
+        return [outcome.text if isinstance(outcome, Caption) else None for outcome in outcomes]
 
     def _captioner(self) -> AdjustableCaptioner:
         if self._loaded is None:

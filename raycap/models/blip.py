@@ -28,7 +28,7 @@ from raycap.models.base import Caption
 from raycap.models.blip_decoding import BlipDecodingState, encode_images
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding_state import Decoded
-from raycap.models.device import pick_device, pick_dtype
+from raycap.models.device import own_stream, pick_device, pick_dtype, upload
 from raycap.models.folders import (
     KIND_FILE,
     PREPROCESSOR_FILE,
@@ -36,6 +36,7 @@ from raycap.models.folders import (
     check_folder,
     write_json,
 )
+from raycap.models.int8 import Int8Linear, check_int8, quantize
 from raycap.models.weights import load_network, quiet
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
@@ -73,12 +74,18 @@ class BlipCaptioner:
             generation: How captions are searched for.
 
         Raises:
-            ModelError: the folder is not a whole BLIP captioner, or the prompt and
-                `generation.max_new_tokens` are together longer than it can write.
+            ModelError: the folder is not a whole BLIP captioner, the prompt and
+                `generation.max_new_tokens` are together longer than it can write, or the
+                processor cannot compute in 8 bits, where `model.precision` says so.
         """
         preprocessing = check_folder(folder)
         device = pick_device()
-        network, tokenizer = load_network(folder, pick_dtype(model.precision, device))
+        if model.precision == "int8":
+            check_int8(device)
+            network, tokenizer = load_network(folder, torch.float32)
+            quantize(network)
+        else:
+            network, tokenizer = load_network(folder, pick_dtype(model.precision, device))
         return cls(network.to(device), tokenizer, preprocessing, generation)
 
     @property
@@ -96,7 +103,10 @@ class BlipCaptioner:
         Raises:
             FloatingPointError: the model's numbers for one of the images are not finite.
         """
-        return caption_with(self._decode, self._text, pixels, self._generation, self._model.device)
+        with own_stream(self._model.device):
+            return caption_with(
+                self._decode, self._text, pixels, self._generation, self._model.device
+            )
 
     def with_generation(self, generation: GenerationConfig) -> "BlipCaptioner":
         """Caption by other settings, with the same weights.
@@ -112,7 +122,13 @@ class BlipCaptioner:
         return [len(tokens) for tokens in encoded]
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, in the precision in use."""
+        """Write a Hugging Face folder, in the precision in use.
+
+        Raises:
+            ModelError: that is 8 bits, of which the weights cannot be had back.
+        """
+        if any(isinstance(module, Int8Linear) for module in self._model.modules()):
+            raise ModelError("a model in 8 bits cannot be saved: set model.precision=auto")
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
             self._model.save_pretrained(folder)
@@ -144,7 +160,7 @@ class BlipCaptioner:
 
     def _normalise(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         # Bytes are a quarter of floats to move; fp32 until the end, for bf16 cannot hold 0 to 255.
-        on_device = torch.tensor(pixels, device=self._model.device).permute(0, 3, 1, 2)
+        on_device = upload(pixels, self._model.device).permute(0, 3, 1, 2)
         scaled = on_device.to(torch.float32) * self._preprocessing.rescale
         return ((scaled - self._mean) / self._std).to(self._model.dtype)
 

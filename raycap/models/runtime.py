@@ -4,6 +4,8 @@ import os
 import resource
 import sys
 
+import psutil
+
 
 def use_threads(num_threads: int) -> None:
     """Give CPU arithmetic that many threads.
@@ -24,6 +26,11 @@ def peak_memory_bytes() -> int:
     """The most that this process has held so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def spare_memory_bytes() -> int:
+    """What this machine could still give without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

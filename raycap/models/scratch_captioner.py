@@ -11,12 +11,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
+from raycap.errors import ModelError
 from raycap.images import Target
 from raycap.models.base import Attended, Caption
 from raycap.models.decoders import ReadingState
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding_state import Decoded
-from raycap.models.device import pick_device, pick_dtype
+from raycap.models.device import own_stream, pick_device, pick_dtype, upload
 from raycap.models.hybrid import HybridDecoder
 from raycap.models.scratch_model import ScratchModel, load_model
 from raycap.models.tokenizer import END, PAD, START
@@ -46,7 +47,10 @@ class ScratchCaptioner:
         Raises:
             FloatingPointError: the model's numbers for one of the images are not finite.
         """
-        return caption_with(self._decode, self._text, pixels, self._generation, self._model.device)
+        with own_stream(self._model.device):
+            return caption_with(
+                self._decode, self._text, pixels, self._generation, self._model.device
+            )
 
     def with_generation(self, generation: GenerationConfig) -> "ScratchCaptioner":
         """Caption by other settings, with the same weights."""
@@ -67,7 +71,7 @@ class ScratchCaptioner:
         return decode(state, start, self._generation, END)
 
     def _see(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
-        on_device = torch.tensor(pixels, device=self._model.device).permute(0, 3, 1, 2)
+        on_device = upload(pixels, self._model.device).permute(0, 3, 1, 2)
         grid: Tensor = self._model.network.encoder(on_device)
         return grid
 
@@ -146,8 +150,13 @@ def load_scratch_captioner(
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
-        ModelError: the folder is not a whole captioner of one of the kinds.
+        ModelError: the folder is not a whole captioner of one of the kinds, or `model.precision`
+            is `int8`.
     """
+    if model.precision == "int8":
+        raise ModelError(
+            f"{folder}: model.precision=int8 is for BLIP models: set model.precision=auto"
+        )
     loaded = load_model(folder)
     device = pick_device()
     loaded.network.to(device, pick_dtype(model.precision, device))

@@ -8,7 +8,10 @@ import pytest
 import torch
 from jaxtyping import UInt8
 
+from raycap.bulk.batching import BatchRange, BatchSize
+from raycap.bulk.captioning import caption_all
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
+from raycap.errors import ModelError
 from raycap.models import blip
 from raycap.models.blip import BlipCaptioner
 from raycap.models.device import pick_dtype
@@ -53,6 +56,23 @@ def test_fp32_captions_equal_those_of_the_cpu(
     assert np.mean(same) >= 0.9
     for alike, one, other in zip(same, found, expected, strict=True):
         assert not alike or one.logprob == pytest.approx(other.logprob, abs=1e-2)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_two_batches_in_flight_caption_as_one_after_the_other(num_beams: int) -> None:
+    images = squares(96)
+    there = captioner("fp32", GenerationConfig(num_beams=num_beams))
+    size = BatchRange.fixed(8)
+
+    one = caption_all(there, images, BatchSize(size))
+    two = caption_all(there, images, BatchSize(size), num_lanes=2)
+
+    assert one == two
+
+
+def test_8_bits_are_refused() -> None:
+    with pytest.raises(ModelError, match="int8 is for CPUs"):
+        captioner("int8")
 
 
 @pytest.mark.parametrize("num_beams", [1, 3, 5])

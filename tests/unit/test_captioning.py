@@ -1,6 +1,8 @@
 """The caption stage isolates bad images and shrinks batches, whatever the model."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pytest
 from jaxtyping import UInt8
 
 from raycap import schema
+from raycap.bulk.batching import BatchRange, BatchSize
 from raycap.bulk.captioning import CaptionActor, caption_all
 from raycap.bulk.loading import RunSpec
 from raycap.config import CaptionConfig, ModelConfig
@@ -46,19 +49,23 @@ def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
     ).copy()
 
 
+def of(size: int) -> BatchSize:
+    return BatchSize(BatchRange.fixed(size))
+
+
 def test_every_image_of_a_sound_batch_is_captioned_in_order() -> None:
-    outcomes = caption_all(Picky(), numbered(10), batch_size=4)
-    assert [o.text for o in outcomes.results if isinstance(o, Caption)] == [
+    outcomes = caption_all(Picky(), numbered(10), of(4))
+    assert [o.text for o in outcomes if isinstance(o, Caption)] == [
         f"number {n}" for n in range(10)
     ]
 
 
 @pytest.mark.parametrize("bad", [{0}, {9}, {3, 4}, {1, 5, 6, 9}, set(range(10))])
 def test_images_that_break_the_model_become_rows_and_spare_their_neighbours(bad: set[int]) -> None:
-    outcomes = caption_all(Picky(bad=frozenset(bad)), numbered(10), batch_size=10)
-    rejected = {n for n, o in enumerate(outcomes.results) if isinstance(o, ImageError)}
+    outcomes = caption_all(Picky(bad=frozenset(bad)), numbered(10), of(10))
+    rejected = {n for n, o in enumerate(outcomes) if isinstance(o, ImageError)}
     assert rejected == bad
-    for number, outcome in enumerate(outcomes.results):
+    for number, outcome in enumerate(outcomes):
         if isinstance(outcome, Caption):
             assert outcome.text == f"number {number}"
         else:
@@ -68,26 +75,81 @@ def test_images_that_break_the_model_become_rows_and_spare_their_neighbours(bad:
 
 def test_isolating_one_image_takes_few_calls() -> None:
     picky = Picky(bad=frozenset({17}))
-    caption_all(picky, numbered(64), batch_size=64)
+    caption_all(picky, numbered(64), of(64))
     assert len(picky.batches) <= 2 + 2 * 6 + 1
 
 
 def test_a_model_that_fails_on_every_image_is_a_crash_not_a_million_bad_rows() -> None:
     with pytest.raises(ModelError, match="fails on every image: ValueError"):
-        caption_all(Picky(bad=frozenset(range(256))), numbered(4), batch_size=4)
+        caption_all(Picky(bad=frozenset(range(256))), numbered(4), of(4))
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
     picky = Picky(max_batch=5)
-    outcomes = caption_all(picky, numbered(40), batch_size=32)
-    assert outcomes.batch_size == 4
-    assert len(outcomes.results) == 40
+    batch_size = of(32)
+    outcomes = caption_all(picky, numbered(40), batch_size)
+    assert batch_size.current == 4
+    assert len(outcomes) == 40
     assert picky.batches == [32, 16, 8, 4, *[4] * 9]
+
+
+class Meeting(Picky):
+    """Two calls at a time, or none goes on."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._barrier = threading.Barrier(2, timeout=30)
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        self._barrier.wait()
+        return super().caption(pixels)
+
+
+def test_two_batches_are_in_flight_and_come_back_in_order() -> None:
+    outcomes = caption_all(Meeting(), numbered(16), of(4), num_lanes=2)
+
+    assert [o.text for o in outcomes if isinstance(o, Caption)] == [
+        f"number {n}" for n in range(16)
+    ]
+
+
+def test_with_two_batches_in_flight_bad_images_are_isolated_and_batches_shrink() -> None:
+    batch_size = of(8)
+    picky = Picky(bad=frozenset({3, 12}), max_batch=4)
+
+    outcomes = caption_all(picky, numbered(40), batch_size, num_lanes=2)
+
+    assert {n for n, o in enumerate(outcomes) if isinstance(o, ImageError)} == {3, 12}
+    assert batch_size.current == 4
+    assert len(outcomes) == 40
+
+
+def test_the_batch_grows_over_the_images_of_a_run_and_none_is_captioned_twice() -> None:
+    picky = Picky()
+    batch_size = BatchSize(BatchRange(least=2, most=16))
+
+    outcomes = caption_all(picky, numbered(100), batch_size)
+
+    assert [o.text for o in outcomes if isinstance(o, Caption)] == [
+        f"number {n}" for n in range(100)
+    ]
+    assert sum(picky.batches) == 100
+    assert picky.batches[:3] == [2, 2, 4]
+
+
+def test_memory_that_runs_out_ends_the_growth() -> None:
+    picky = Picky(max_batch=3)
+    batch_size = BatchSize(BatchRange(least=2, most=64))
+
+    caption_all(picky, numbered(50), batch_size)
+
+    assert batch_size.current == 2
+    assert picky.batches.count(4) == 1
 
 
 def test_no_memory_for_a_single_image_stops_with_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"memory does not suffice .* model\.precision"):
-        caption_all(Picky(max_batch=0), numbered(4), batch_size=4)
+        caption_all(Picky(max_batch=0), numbered(4), of(4))
 
 
 def spec_for(config: CaptionConfig, batch_size: int) -> RunSpec:
@@ -95,7 +157,7 @@ def spec_for(config: CaptionConfig, batch_size: int) -> RunSpec:
         output="unused",
         config=config,
         model=find_model("stub"),
-        batch_size=batch_size,
+        batches=BatchRange.fixed(batch_size),
         torch_threads=1,
     )
 
