@@ -1,137 +1,203 @@
-"""What the pipeline costs: images/s of `raycap.caption` over the same model in a bare loop.
+"""What the engine costs where the model costs nearly nothing: the stub, 5 ms a batch of 64.
 
-Both caption the same images with BLIP-base of the real architecture and random weights, in one
-process tree, one after the other, several times; the table shows each round's ratio and the
-median. The bare loop gets its pixels decoded beforehand and does nothing but call the model. The
-pipeline runs at two sizes: the images between them over the time between them is its rate, and
-what is left of the smaller run is the start-up of Ray, the workers and the model.
+images/s, driver     `raycap caption` on folders of 1, 4 and 16 times as many images; the rate is
+                     that of the images between two sizes over the time between them
+first caption        from the start of the command to the first answered image
+memory               of the driver, and of all processes together, at the most
+committer, rows/s    answered rows into parts on disk, as fast as they can be given
+plan, keys/s         listed keys, from memory, into the manifest on disk
 
-    python -m bench.engine [--images 16 80] [--rounds 3] [--beams 1]
+python -m bench.engine [--images 2000] [--rows 200000] [--keys 1000000] [--json FILE]
 """
 
 import argparse
 import json
-import statistics
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
+import psutil
+import pyarrow as pa
 
-import raycap
-from raycap.bulk.resources import threads_per_actor
+from bench.memory import resident_bytes, write_images
+from bench.plan import plan_keys
+from raycap import schema
+from raycap.bulk.commit import Committer
+from raycap.bulk.parts import MANIFEST, read_part
+from raycap.bulk.run import caption
 from raycap.cluster import ray_cluster
 from raycap.config import CaptionConfig
-from raycap.images import decode
-from raycap.models.load import load_captioner
-from raycap.models.sources import find_model
 from raycap.settings import validate_config
+from raycap.status import Progress
+from raycap.storage.local import LocalStore
 
-BATCH_SIZE = 8
-Round = dict[str, float]
-
-
-def write_blip_base(folder: Path) -> None:
-    """Save BLIP-base with random weights: its captions are noise, its arithmetic is real."""
-    torch.manual_seed(0)
-    config = BlipConfig()
-    text: Any = config.text_config
-    text.vocab_size = 30_524
-    vision: Any = config.vision_config
-    vision.image_size = 384
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
-    words += [f"word{number}" for number in range(30_524 - len(words))]
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(words))
-    BertTokenizer(str(vocabulary)).save_pretrained(folder)
-    BlipImageProcessor().save_pretrained(folder)
+GROWTH = (1, 4, 16)
+COMMIT_BAR, PLAN_BAR = 50_000, 100_000
+BLOCK_ROWS = 128
+"""Rows that reach the committer at once: a captioner's block."""
 
 
-def write_photos(folder: Path, count: int) -> None:
-    """Write JPEGs of a common photo size."""
-    folder.mkdir()
-    for number in range(count):
-        coarse = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((640, 480)).save(folder / f"{number:05d}.jpg", quality=90)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of `raycap caption` with the stub."""
+
+    num_images: int
+    wall_s: float
+    first_caption_s: float
+    """From the start of the process, its imports included."""
+    driver_cpu_s: float
+    driver_mb: float
+    total_mb: float
 
 
-def bare_loop(photos: Path, model: Path, config: CaptionConfig) -> float:
-    """Return images/s of the model alone, on pixels that are there already."""
-    torch.set_num_threads(threads_per_actor(config.engine, 1))
-    source = find_model(str(model))
-    captioner = load_captioner(source, config.model, config.generation)
-    files = sorted(photos.iterdir())
-    images = [decode(file.read_bytes(), source.target, config.image).pixels for file in files]
-    pixels = np.stack(images)
-    captioner.caption(pixels[:1])
-    started = time.perf_counter()
-    for start in range(0, len(pixels), BATCH_SIZE):
-        captioner.caption(pixels[start : start + BATCH_SIZE])
-    return len(pixels) / (time.perf_counter() - started)
+def caption_here(photos: Path, output: Path) -> dict[str, float]:
+    """Caption in this process; return its seconds."""
+    started = psutil.Process().create_time()
+    first: list[float] = []
 
+    def note(_: Progress) -> None:
+        if not first:
+            first.append(time.time() - started)
 
-def wall_s(photos: Path, model: Path, output: Path, config: CaptionConfig) -> float:
-    """Return the seconds that a whole run takes, from finding the model to the summary."""
-    started = time.perf_counter()
+    config = validate_config(CaptionConfig, {"model": {"name": "stub", "stub_latency_s": 0.005}})
     with ray_cluster():
-        raycap.caption(photos, output, config=config, model=str(model))
-    return time.perf_counter() - started
+        caption(photos, output, config=config, on_progress=note)
+        wall_s = time.time() - started
+        cpu_s = sum(psutil.Process().cpu_times()[:2])
+    return {"first_caption_s": first[0], "wall_s": wall_s, "driver_cpu_s": cpu_s}
 
 
-def compare(folder: Path, number: int, counts: tuple[int, int], config: CaptionConfig) -> Round:
-    """Run one round: the bare loop, and the pipeline at both sizes."""
-    model = folder / "blip-base"
-    few, many = (folder / f"photos-{count}" for count in counts)
-    bare = bare_loop(many, model, config)
-    short = wall_s(few, model, folder / f"few-{number}", config)
-    long = wall_s(many, model, folder / f"many-{number}", config)
-    marginal = (counts[1] - counts[0]) / (long - short)
-    return {
-        "bare": bare,
-        "pipeline": marginal,
-        "ratio": marginal / bare,
-        "start_up_s": short - counts[0] / marginal,
+def measure(num_images: int, scratch: Path) -> Run:
+    """Caption so many images in a process of its own, and watch its memory."""
+    photos = scratch / f"photos-{num_images}"
+    write_images(photos, num_images)
+    command = [sys.executable, "-m", "bench.engine", "--caption", str(photos)]
+    driver = subprocess.Popen(
+        [*command, str(scratch / f"out-{num_images}")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    tree = psutil.Process(driver.pid)
+    peak_driver = peak_total = 0
+    while driver.poll() is None:
+        memory = [resident_bytes(it) for it in [tree, *tree.children(recursive=True)]]
+        peak_driver, peak_total = max(peak_driver, memory[0]), max(peak_total, sum(memory))
+        time.sleep(0.25)
+    assert driver.stdout
+    told = json.loads(driver.stdout.read().splitlines()[-1])
+    megabytes = {"driver_mb": peak_driver / 1e6, "total_mb": peak_total / 1e6}
+    return Run(num_images=num_images, **megabytes, **told)
+
+
+def commit_rate(num_rows: int, scratch: Path) -> float:
+    """Return answered rows a second that the committer takes and writes."""
+    store = LocalStore(scratch / "commit")
+    plan, _ = plan_keys(store, num_rows)
+    blocks = [block for number in range(len(plan.parts)) for block in _answered(store, number)]
+    with store.lock("lock.json") as lock:
+        started = time.perf_counter()
+        with Committer(store, lock, plan, lambda _: None) as committer:
+            for block in blocks:
+                committer.add(block)
+            committer.finish()
+        return num_rows / (time.perf_counter() - started)
+
+
+def _answered(store: LocalStore, number: int) -> list[pa.Table]:
+    """Make the ANSWERED rows of a part, in blocks as captioners send them."""
+    manifest = read_part(store, MANIFEST, number)
+    size = len(manifest)
+    filled = {
+        schema.PART: [number] * size,
+        schema.ROW: list(range(size)),
+        schema.NUM_ROWS: [size] * size,
+        schema.PARTIAL: [False] * size,
+        schema.NUM_BYTES: [100_000] * size,
+        schema.STATUS: [schema.STATUS_OK] * size,
+        schema.ATTEMPTS: [1] * size,
+        schema.CAPTION: ["a large blue star sits in the bottom right corner"] * size,
+        schema.NUM_WORDS: [10] * size,
+        schema.LOGPROB: [-1.0] * size,
+        schema.ALTERNATIVES: [[]] * size,
     }
+    columns = [
+        manifest[field.name].combine_chunks().cast(field.type)
+        if field.name in manifest.column_names
+        else pa.array(filled.get(field.name, [None] * size), field.type)
+        for field in schema.ANSWERED
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema.ANSWERED)
+    return [table.slice(start, BLOCK_ROWS) for start in range(0, size, BLOCK_ROWS)]
+
+
+def plan_rate(num_keys: int, scratch: Path) -> float:
+    """Return listed keys a second that are planned."""
+    _, seconds = plan_keys(LocalStore(scratch / "plan"), num_keys)
+    return num_keys / seconds
+
+
+def show(runs: list[Run]) -> list[dict[str, float]]:
+    """Print the runs, and the rates between one and the next."""
+    print("images   wall s  first caption s  driver MB  all processes MB")
+    for run in runs:
+        print(
+            f"{run.num_images:>6,}  {run.wall_s:>7.1f}  {run.first_caption_s:>15.1f}"
+            f"  {run.driver_mb:>9.0f}  {run.total_mb:>16.0f}"
+        )
+    rates = []
+    print("between        images/s  driver's share of a core  driver us/image")
+    for less, more in pairwise(runs):
+        images, seconds = more.num_images - less.num_images, more.wall_s - less.wall_s
+        cpu_s = more.driver_cpu_s - less.driver_cpu_s
+        rate = {
+            "images_per_s": images / seconds,
+            "driver_share": cpu_s / seconds,
+            "driver_us_per_image": 1e6 * cpu_s / images,
+        }
+        rates.append(rate)
+        print(
+            f"{less.num_images:>6,}..{more.num_images:<6,} {rate['images_per_s']:>7.0f}"
+            f"  {rate['driver_share']:>24.2f}  {rate['driver_us_per_image']:>15.0f}"
+        )
+    print(f"driver's memory at 16 times the images: x {runs[-1].driver_mb / runs[0].driver_mb:.2f}")
+    return rates
 
 
 def main() -> None:
-    """Run the rounds and print the table and its JSON."""
+    """Measure all of it, and print tables and JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs=2, default=[16, 80])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--beams", type=int, default=1)
-    arguments = parser.parse_args()
-    config = validate_config(
-        CaptionConfig,
-        {
-            "generation": {"num_beams": arguments.beams, "min_new_tokens": 20},
-            "engine": {"batch_size": BATCH_SIZE},
-        },
-    )
-    counts = (arguments.images[0], arguments.images[1])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_blip_base(folder / "blip-base")
-        for count in counts:
-            write_photos(folder / f"photos-{count}", count)
-        rounds: list[Round] = []
-        print("round  bare images/s  pipeline images/s  ratio  start-up s")
-        for number in range(arguments.rounds):
-            found = compare(folder, number, counts, config)
-            rounds.append(found)
-            print(
-                f"{number:>5}  {found['bare']:>13.3f}  {found['pipeline']:>17.3f}"
-                f"  {found['ratio']:>5.3f}  {found['start_up_s']:>10.1f}",
-                flush=True,
-            )
-    ratio = statistics.median(found["ratio"] for found in rounds)
-    print(f"median ratio {ratio:.3f} (bar: 0.9)")
-    print(json.dumps({"rounds": rounds, "median_ratio": ratio}))
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path, help="write what was found there too")
+    parser.add_argument("--caption", nargs=2, type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if given.caption:
+        print(json.dumps(caption_here(*given.caption)))
+        return
+    with tempfile.TemporaryDirectory(prefix="raycap-bench-") as name:
+        scratch = Path(name)
+        committed = commit_rate(given.rows, scratch)
+        print(f"committer  {committed:>9,.0f} rows/s (bar: {COMMIT_BAR:,})", flush=True)
+        planned = plan_rate(given.keys, scratch)
+        print(f"plan       {planned:>9,.0f} keys/s (bar: {PLAN_BAR:,})", flush=True)
+        runs = [measure(times * given.images, scratch) for times in GROWTH]
+    rates = show(runs)
+    found = {
+        "committer_rows_per_s": committed,
+        "plan_keys_per_s": planned,
+        "runs": [asdict(run) for run in runs],
+        "rates": rates,
+    }
+    print(json.dumps(found))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from bench.engine import write_blip_base
+from bench.samples import write_blip_base
 from bench.train import make_dataset, write_images
 
 WAYS = {

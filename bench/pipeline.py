@@ -34,7 +34,7 @@ from PIL import Image
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 import raycap
-from bench.engine import write_blip_base, write_photos
+from bench.samples import write_blip_base, write_photos
 from raycap.cluster import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.images import decode

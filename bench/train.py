@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 
-from bench.engine import write_blip_base
+from bench.samples import write_blip_base
 from raycap.config import PrepareConfig, TrainConfig
 from raycap.datasets.prepare import prepare
 from raycap.demo.scenes import long_captions, write_scenes
