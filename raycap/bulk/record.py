@@ -52,7 +52,7 @@ def fingerprint(
     """Say what decides a run's captions: two runs alike in this may share an output."""
     return {
         **source,
-        "model": {**model.identity(), "precision": config.model.precision},
+        "model": {**model.identity(), **config.model.arithmetic()},
         "generation": config.generation.model_dump(mode="json"),
         "image": config.image.model_dump(mode="json"),
     }

@@ -78,7 +78,7 @@ def fingerprint(
         "dataset": dataset,
         "split": config.split,
         "num_images": config.num_images,
-        "model": {**model.identity(), "precision": config.model.precision},
+        "model": {**model.identity(), **config.model.arithmetic()},
         "generation": config.generation.model_dump(mode="json"),
         "image": config.image.model_dump(mode="json"),
     }

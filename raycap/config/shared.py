@@ -1,6 +1,6 @@
 """Settings of models, images and stores, which several commands share."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,8 +17,26 @@ class ModelConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """`auto`: bf16 on an accelerator that has it, otherwise fp16 there, and fp32 on a CPU. `int8`:
     linear layers in 8 bits, of BLIP on a CPU; faster, and some captions differ."""
+    compile: bool = False
+    """Compile the model with torch.compile for fixed shapes, with CUDA graphs on CUDA; takes a
+    minute at the start. BLIP only. Batches are rounded up to a power of two."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
     """Seconds that the `stub` model takes for a batch: for dry runs and engine benchmarks."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.compile and self.precision == "int8":
+            raise ValueError("compile=true cannot go with precision=int8: choose one of them")
+        return self
+
+    def arithmetic(self) -> dict[str, Any]:
+        """Say what of it decides the captions of a model, for the fingerprint of a run.
+
+        Compiled arithmetic rounds otherwise, so that near ties can fall the other way. It is named
+        only where it is on: what was begun before there was such a setting goes on.
+        """
+        told: dict[str, Any] = {"precision": self.precision}
+        return told | {"compile": True} if self.compile else told
 
 
 class SamplingConfig(Section):

@@ -7,7 +7,7 @@ Source: Li et al. 2022, arXiv:2201.12086; the captions are those of transformers
 - sampling goes image by image, from a seed of the image's pixels, so that the draws do not depend
   on the batch;
 - pixels travel to the device as bytes and are normalised there;
-- decoding is faster: see `blip_decoding`.
+- decoding is faster: see `blip_decoding`, and `blip_compiled` where `model.compile` is on.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images import Target
 from raycap.models.base import Caption
+from raycap.models.blip_compiled import CompiledBlip
 from raycap.models.blip_decoding import BlipDecodingState, encode_images
+from raycap.models.compiling import check_compiler
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding_state import Decoded
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
@@ -51,8 +53,19 @@ class BlipCaptioner:
         tokenizer: PreTrainedTokenizerBase,
         preprocessing: Preprocessing,
         generation: GenerationConfig,
+        compiled: CompiledBlip | None = None,
     ) -> None:
+        """Prepare to caption.
+
+        Args:
+            model: Is put into evaluation mode.
+            tokenizer: Of its text.
+            preprocessing: What its pixels are.
+            generation: How captions are searched for.
+            compiled: The model's arithmetic, compiled; None: as torch runs it.
+        """
         self._model = model.eval()
+        self._compiled = compiled
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
         self._generation = generation
@@ -75,18 +88,23 @@ class BlipCaptioner:
 
         Raises:
             ModelError: the folder is not a whole BLIP captioner, the prompt and
-                `generation.max_new_tokens` are together longer than it can write, or the
-                processor cannot compute in 8 bits, where `model.precision` says so.
+                `generation.max_new_tokens` are together longer than it can write, the processor
+                cannot compute in 8 bits, where `model.precision` says so, or `model.compile` is on
+                where nothing can be compiled.
         """
         preprocessing = check_folder(folder)
         device = pick_device()
+        if model.compile:
+            check_compiler(device)
         if model.precision == "int8":
             check_int8(device)
             network, tokenizer = load_network(folder, torch.float32)
             quantize(network)
         else:
             network, tokenizer = load_network(folder, pick_dtype(model.precision, device))
-        return cls(network.to(device), tokenizer, preprocessing, generation)
+        network.to(device)
+        compiled = CompiledBlip(network) if model.compile else None
+        return cls(network, tokenizer, preprocessing, generation, compiled)
 
     @property
     def target(self) -> Target:
@@ -114,7 +132,9 @@ class BlipCaptioner:
         Raises:
             ModelError: as of `from_pretrained`.
         """
-        return BlipCaptioner(self._model, self._tokenizer, self._preprocessing, generation)
+        return BlipCaptioner(
+            self._model, self._tokenizer, self._preprocessing, generation, self._compiled
+        )
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Count as `generation.max_new_tokens` does, the end token left out."""
@@ -150,12 +170,17 @@ class BlipCaptioner:
         return torch.tensor([[text.bos_token_id, *prompt]], device=self._model.device)
 
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
-        images = encode_images(self._model.vision_model, self._normalise(pixels))
+        normal = self._normalise(pixels)
         start = self._prompt.expand(len(pixels), -1)
         # The last token is written but never read.
         num_tokens = start.shape[1] + self._generation.max_new_tokens - 1
-        state = BlipDecodingState(self._model.text_decoder, images, num_tokens)
         end_token = self._model.config.text_config.sep_token_id
+        if self._compiled is not None:
+            num_rows = max(self._generation.num_beams, self._generation.num_captions)
+            with self._compiled.read(normal, num_rows, num_tokens) as static:
+                return decode(static, start, self._generation, end_token)
+        images = encode_images(self._model.vision_model, normal)
+        state = BlipDecodingState(self._model.text_decoder, images, num_tokens)
         return decode(state, start, self._generation, end_token)
 
     def _normalise(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:

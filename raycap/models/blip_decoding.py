@@ -13,6 +13,7 @@ Weights are used where the modules have them, so that low-rank updates, autocast
 are still being trained count; dropout, which is off here, is left out.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ class BlipDecodingState:
         self._num_images = len(images)
         self._num_read = 0
         self._layers = [
-            _LayerState(layer, images, num_tokens) for layer in decoder.bert.encoder.layer
+            LayerState(layer, set_aside(layer, images, num_tokens))
+            for layer in decoder.bert.encoder.layer
         ]
 
     def feed(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n v"]:
@@ -69,10 +71,7 @@ class BlipDecodingState:
         for layer in self._layers:
             hidden = layer.advance(hidden, self._num_images, self._num_read)
         self._num_read += tokens.shape[1]
-        head = self._decoder.cls.predictions
-        last = apply_linear(head.transform.dense, hidden[:, -1].contiguous())
-        last = head.transform.LayerNorm(head.transform.transform_act_fn(last))
-        return apply_linear(head.decoder, last)
+        return predict(self._decoder, hidden)
 
     def widen(self, num_rows: int) -> None:
         """Copy every image's row."""
@@ -95,28 +94,64 @@ class BlipDecodingState:
         self._num_images = len(images)
 
 
-class _LayerState:
-    """One layer of the decoder, and the keys and values that it attends to.
+@dataclass(slots=True)
+class LayerMemory:
+    """The keys and values that one layer of the decoder attends to."""
 
-    Those of the images left stand at the front.
-    """
+    image_keys: Float[Tensor, "b h s e"]
+    image_values: Float[Tensor, "b h s e"]
+    keys: Float[Tensor, "n h t e"]
+    values: Float[Tensor, "n h t e"]
 
-    def __init__(self, layer: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> None:
+
+def set_aside(layer: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> LayerMemory:
+    """Make a layer's memory: keys and values of the images, and room for those of the tokens."""
+    cross = layer.crossattention.self
+    size = cross.attention_head_size
+    image_keys = project(cross.key, images, size).contiguous()
+    image_values = project(cross.value, images, size).contiguous()
+    shape = (*image_keys.shape[:2], num_tokens, image_keys.shape[3])
+    keys, values = image_keys.new_empty(shape), image_keys.new_empty(shape)
+    return LayerMemory(image_keys, image_values, keys, values)
+
+
+def project(
+    linear: Any, states: Float[Tensor, "n t d"], head_size: int
+) -> Float[Tensor, "n h t e"]:
+    """Compute the keys, values or queries of states, as a view of what the linear layer gives."""
+    projected = apply_linear(linear, states)
+    return projected.view(*projected.shape[:-1], -1, head_size).transpose(1, 2)
+
+
+def predict(decoder: Any, hidden: Float[Tensor, "n t d"]) -> Float[Tensor, "n v"]:
+    """Compute the logits of the token that follows the last one."""
+    head = decoder.cls.predictions
+    last = apply_linear(head.transform.dense, hidden[:, -1].contiguous())
+    last = head.transform.LayerNorm(head.transform.transform_act_fn(last))
+    return apply_linear(head.decoder, last)
+
+
+class LayerState:
+    """One layer of the decoder over its memory, where the images left stand at the front."""
+
+    def __init__(self, layer: Any, memory: LayerMemory) -> None:
         self._layer = layer
-        cross = layer.crossattention.self
-        self._head_size = cross.attention_head_size
-        self.image_keys = self._split(apply_linear(cross.key, images)).contiguous()
-        self._image_values = self._split(apply_linear(cross.value, images)).contiguous()
-        shape = (len(images), self.image_keys.shape[1], num_tokens, self._head_size)
-        self._keys = self.image_keys.new_empty(shape)
-        self._values = self.image_keys.new_empty(shape)
+        self._head_size = layer.crossattention.self.attention_head_size
+        self.memory = memory
 
     def advance(
         self, hidden: Float[Tensor, "n t d"], num_images: int, num_read: int
     ) -> Float[Tensor, "n t d"]:
         """Apply the layer to the next tokens of every row."""
+        attended = self._attend_tokens(self._layer.attention.self, hidden, num_read)
+        return self.finish(hidden, attended, num_images)
+
+    def finish(
+        self, hidden: Float[Tensor, "n t d"], attended: Float[Tensor, "n t d"], num_images: int
+    ) -> Float[Tensor, "n t d"]:
+        """Apply the rest of the layer, after the attention to the tokens."""
         own, cross = self._layer.attention, self._layer.crossattention
-        hidden = _add(own.output, self._attend_tokens(own.self, hidden, num_read), hidden)
+        hidden = _add(own.output, attended, hidden)
         hidden = _add(cross.output, self._attend_images(cross.self, hidden, num_images), hidden)
         inner = apply_linear(self._layer.intermediate.dense, hidden)
         inner = self._layer.intermediate.intermediate_act_fn(inner)
@@ -124,23 +159,25 @@ class _LayerState:
 
     def widen(self, num_rows: int) -> None:
         """Copy every row."""
-        self._keys = self._keys.repeat_interleave(num_rows, 0)
-        self._values = self._values.repeat_interleave(num_rows, 0)
+        memory = self.memory
+        memory.keys = memory.keys.repeat_interleave(num_rows, 0)
+        memory.values = memory.values.repeat_interleave(num_rows, 0)
 
     def copy_rows(
         self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"], num_read: int
     ) -> None:
         """Copy the tokens' keys and values of rows to other rows."""
-        for kept in (self._keys, self._values):
+        for kept in (self.memory.keys, self.memory.values):
             read = kept[:, :, :num_read]
             read[places] = read[origins]
 
     def copy_images(self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"]) -> None:
         """Copy images, with their rows, to the places of others."""
-        for kept in (self.image_keys, self._image_values):
+        memory = self.memory
+        for kept in (memory.image_keys, memory.image_values):
             kept[places] = kept[origins]
-        for kept in (self._keys, self._values):
-            of_images = kept.view(len(self.image_keys), -1, *kept.shape[1:])
+        for kept in (memory.keys, memory.values):
+            of_images = kept.view(len(memory.image_keys), -1, *kept.shape[1:])
             of_images[places] = of_images[origins]
 
     def _attend_tokens(
@@ -148,14 +185,13 @@ class _LayerState:
     ) -> Float[Tensor, "n t d"]:
         num_rows, num_new, _ = hidden.shape
         until = num_read + num_new
-        self._keys[:num_rows, :, num_read:until] = self._split(apply_linear(attention.key, hidden))
-        self._values[:num_rows, :, num_read:until] = self._split(
-            apply_linear(attention.value, hidden)
-        )
+        keys, values = self.memory.keys, self.memory.values
+        keys[:num_rows, :, num_read:until] = project(attention.key, hidden, self._head_size)
+        values[:num_rows, :, num_read:until] = project(attention.value, hidden, self._head_size)
         attended = functional.scaled_dot_product_attention(
-            self._split(apply_linear(attention.query, hidden)),
-            self._keys[:num_rows, :, :until],
-            self._values[:num_rows, :, :until],
+            project(attention.query, hidden, self._head_size),
+            keys[:num_rows, :, :until],
+            values[:num_rows, :, :until],
             is_causal=num_new > 1,  # only the start is of several tokens, and nothing is before it
         )
         return attended.transpose(1, 2).flatten(2)
@@ -164,14 +200,13 @@ class _LayerState:
         self, attention: Any, hidden: Float[Tensor, "n t d"], num_images: int
     ) -> Float[Tensor, "n t d"]:
         # All rows of an image, and all their tokens, are queries of one attention.
-        queries = apply_linear(attention.query, hidden).view(num_images, -1, hidden.shape[2])
+        of_images = hidden.view(num_images, -1, hidden.shape[2])
         attended = functional.scaled_dot_product_attention(
-            self._split(queries), self.image_keys[:num_images], self._image_values[:num_images]
+            project(attention.query, of_images, self._head_size),
+            self.memory.image_keys[:num_images],
+            self.memory.image_values[:num_images],
         )
         return attended.transpose(1, 2).reshape(hidden.shape)
-
-    def _split(self, states: Float[Tensor, "n t d"]) -> Float[Tensor, "n h t e"]:
-        return states.view(*states.shape[:-1], -1, self._head_size).transpose(1, 2)
 
 
 def _attend_patches(attention: Any, hidden: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:

@@ -38,4 +38,6 @@ def _is_plain(module: Any, states: Tensor) -> bool:
         and states.dtype == module.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.is_grad_enabled()
+        # torch.compile knows oneDNN's layers with constant weights only
+        and not torch.compiler.is_compiling()
     )

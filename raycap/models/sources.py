@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from raycap.config import ModelConfig
 from raycap.errors import ModelError
 from raycap.images import Target
 from raycap.models.base import ModelSource
@@ -61,6 +62,19 @@ def find_model(name: str) -> ModelSource:
     folder = download(repository, revision or None)
     # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
     return _from_folder(folder, repository, folder.name)
+
+
+def check_compile(source: ModelSource, model: ModelConfig) -> None:
+    """Make sure that `model.compile` is not asked for where it does nothing.
+
+    Raises:
+        ModelError: it is on, and the model is no BLIP.
+    """
+    if model.compile and source.kind != "blip":
+        raise ModelError(
+            f"model.compile=true is for BLIP models only; {source.name} is a {source.kind}: leave "
+            "it off"
+        )
 
 
 def _stub(name: str) -> ModelSource:
