@@ -153,6 +153,7 @@ class _Run:
         self._store = store
         self._lock = lock
         self._plan = plan
+        self._num_images = plan.num_images  # once: it is a sum over all parts
         self._ledger = ledger
         self._config = config
         self._model = model
@@ -220,7 +221,7 @@ class _Run:
 
     def describe_stop(self) -> str:
         """Say how far a stopped run came, and how to continue it."""
-        committed, total = self.totals.num_images, self._plan.num_images
+        committed, total = self.totals.num_images, self._num_images
         return (
             f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
             "the same command to continue"
@@ -230,7 +231,7 @@ class _Run:
         self.num_answered += len(answered)
         failed = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
         self._num_failed += failed
-        total = self._plan.num_images
+        total = self._num_images
         progress = Progress(
             num_done=min(total, total - self._ledger.num_pending + self.num_answered),
             num_total=total,

@@ -105,7 +105,8 @@ WRONG = {
     "storage.timeout_s=inf": "storage.timeout_s: Input should be a finite number",
     "generation.length_penalty=nan": "generation.length_penalty: Input should be a finite number",
     "model={compile: true, precision: int8}": "compile=true cannot go with precision=int8",
-    "model.precision=fp8": "model.precision: Input should be 'auto', 'fp32', 'bf16', 'fp16' or 'int8'",
+    "model.precision=fp8": "model.precision: Input should be 'auto', 'fp32', 'bf16', 'fp16' or "
+    "'int8'",
     "generation.num_captions=5": "generation: num_captions must not exceed num_beams",
     "engine=3": "engine: Input should be a valid dictionary",
     "engine": "--set engine: write it as --set section.field=value",
