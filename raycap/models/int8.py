@@ -7,6 +7,7 @@ with one scale for all that is multiplied, which is what torch's own dynamic qua
 products are exact integers; bias and scales are applied in fp32.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def check_int8(device: torch.device) -> None:
             "model.precision=auto"
         )
     # Without these instructions oneDNN adds pairs of products in 16 bits, which may overflow.
-    able: dict[str, Any] = torch.cpu.get_capabilities()
+    able: Mapping[str, Any] = torch.cpu.get_capabilities()
     if not any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         raise ModelError(
             "model.precision=int8 needs a CPU that multiplies 8-bit integers (AVX-512 VNNI, "
@@ -68,7 +69,7 @@ class Int8Linear(nn.Module):
         self._packed = _ops.qlinear_prepack(codes, None)
         self._scales = scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int64)
-        bias = linear.bias
+        bias: Tensor | None = linear.bias  # typed there as if there always were one
         self._bias = scales.new_zeros(len(scales)) if bias is None else bias.detach()
 
     def forward(self, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
