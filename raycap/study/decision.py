@@ -110,7 +110,7 @@ def _overfitting(systems: Sequence[SystemRecord]) -> list[str]:
             continue
         found = system.training
         text = f"{system.name}: validation loss {found.validation_loss:.3f}, "
-        text += f"{found.gap:+.3f} above the training images' at its best epoch"
+        text += f"{found.gap:+.3f} from the training images' at its best epoch"
         if found.overfits_since is not None:
             text += f"; it overfits from epoch {found.overfits_since} on"
         lines.append(f"{text}.")

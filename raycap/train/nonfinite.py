@@ -28,6 +28,8 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
     pairs = list(zip(batch.image_ids, losses, strict=True))
     gathered = [pair for pairs in run.workers.gather(pairs) for pair in pairs]
     suspects = [image_id for image_id, loss in gathered if not math.isfinite(loss)]
+    # Where all of them do, it is the weights that have gone astray, not the images.
+    are_images = 0 < len(suspects) < len(gathered)
     place = f"step {batch.number + 1} of epoch {batch.epoch + 1}"
     if run.workers.is_first:
         found = {
@@ -42,7 +44,7 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
         f"{len(gathered)} images, {len(suspects)} of which alone give such a loss; "
         + (
             "take them out of the dataset, and train in a new output"
-            if suspects
+            if are_images
             else "lower train.lr or optimizer.clip_norm, and train in a new output"
         )
     )

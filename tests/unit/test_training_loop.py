@@ -209,6 +209,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_image(tmp_path: Pa
     assert "000007.png" in told["image_ids"]
 
 
+def test_weights_gone_astray_are_not_blamed_on_the_images(tmp_path: Path) -> None:
+    write_dataset(str(tmp_path / "set"), "train:20", "validation:4")
+    config = tiny_config(train={"batch_size": 5, "lr": 1e30}, augment=PLAIN)
+    with pytest.raises(RunStopped, match=r"5 of which alone .*; lower train\.lr or optimizer"):
+        train_here(tmp_path / "set", tmp_path / "out", config)
+
+
 def test_too_little_memory_takes_smaller_micro_batches_and_says_so(
     dataset: Path, tmp_path: Path
 ) -> None:
