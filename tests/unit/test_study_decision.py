@@ -141,7 +141,7 @@ def test_a_difference_that_may_be_chance_is_called_so() -> None:
 def test_calibration_overfitting_augmentation_and_growth_have_their_lines() -> None:
     text = "\n".join(decide(systems(), [], 17.4))
     assert "16.9 of 17.4 words and CIDEr-D 3.600: fine-tuning is worth +3.300 more" in text
-    assert "hybrid: validation loss 1.200, +0.300 above" in text
+    assert "hybrid: validation loss 1.200, +0.300 from the training images" in text
     assert "it overfits from epoch 4 on" in text
     assert (
         "Augmentation changes hybrid by +0.100 CIDEr-D and its generalisation gap by -0.200" in text
