@@ -42,6 +42,7 @@ bench: $(STAMP)           # side by side, prints ratios; an hour or two, on quie
 	$(BIN)/python -m bench.pipeline --json bench-results/pipeline.json
 	$(BIN)/python -m bench.decode --json bench-results/decode.json
 	$(BIN)/python -m bench.precision --json bench-results/precision.json
+	$(BIN)/python -m bench.encoders --json bench-results/encoders.json
 	$(BIN)/python -m bench.scale --json bench-results/scale.json
 	$(BIN)/python -m bench.engine --json bench-results/engine.json
 	$(BIN)/python -m bench.plan

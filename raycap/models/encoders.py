@@ -45,7 +45,8 @@ class Encoder(nn.Module):
         self, body: nn.Module, architecture: ArchitectureConfig, preprocessing: Preprocessing
     ) -> None:
         super().__init__()
-        self.body = body
+        # What convolutions are fastest with, by up to 1.8 on a CPU: `python -m bench.encoders`.
+        self.body = body.to(memory_format=torch.channels_last)
         self.is_trained = architecture.train_encoder or architecture.encoder == "small-cnn"
         self._keeps_statistics = not self.is_trained or architecture.pretrained
         # Not buffers: they would lose digits together with the weights.
