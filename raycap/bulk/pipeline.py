@@ -68,7 +68,7 @@ def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dat
             .map_batches(load, batch_size=None, batch_format="pyarrow", fn_kwargs={"spec": spec})
             .map_batches(
                 CaptionActor,
-                batch_size=None,  # a block; the captioner cuts it up
+                batch_size=spec.block_rows,  # the captioner cuts it up
                 batch_format="pyarrow",
                 fn_constructor_kwargs={"spec": spec},
                 compute=ActorPoolStrategy(

@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 
 import raycap
+from raycap import schema
+from raycap.bulk.batching import BatchRange
+from raycap.bulk.loading import RunSpec
+from raycap.bulk.pipeline import Resources, _stages
 from raycap.bulk.verify import verify
-from raycap.config import CaptionConfig
+from raycap.config import ActorRange, CaptionConfig
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict
 from raycap.images import decode
@@ -281,3 +285,21 @@ def test_the_real_photos_are_captioned_whole(real_photos: Path, tmp_path: Path) 
     assert len({row["caption"] for row in rows_of(output)}) > 100
     assert verify(output).is_complete
     assert pa.unify_schemas([pq.read_schema(p) for p in (output / "captions").iterdir()])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_ray_data_takes_stages_that_ask_for_gpus() -> None:
+    """It refuses some settings with GPUs only; nothing is run here, as there may be none."""
+    spec = RunSpec(
+        output="unused",
+        config=CaptionConfig(),
+        model=find_model("stub"),
+        batches=BatchRange(least=16, most=128),
+        num_lanes=2,
+        torch_threads=1,
+    )
+    wanted = Resources(actors=ActorRange(min=1, max=8), gpus_per_actor=1.0, cpus_per_actor=1.0)
+
+    stages = _stages(pa.table([[0], [False]], schema=schema.WORK), spec, wanted)
+
+    assert "CaptionActor" in repr(stages)
