@@ -38,7 +38,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # As of `models.runtime.use_threads`, which comes too late for workers of Ray Train: they import
     # torch before any code of ours runs. Those of a local Ray inherit it from here; on a busy
-    # machine, threads that spin for long make a training step take a hundred times as long.
+    # machine, threads that spin for long made training twenty times as slow.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with nullcontext() if debug else _quiet_start():
         is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
