@@ -27,7 +27,6 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
-        self._batch_size = BatchSize(spec.batches)
         use_threads(spec.torch_threads)
         self._captioner: Captioner | Exception
         try:
@@ -35,6 +34,8 @@ class CaptionActor:
         except Exception as error:  # noqa: BLE001  raised at the first call
             # From here it would reach the driver as mere text.
             self._captioner = error
+        # Now, so that what the model itself takes does not count as taken by a batch.
+        self._batch_size = BatchSize(spec.batches)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer every row that has pixels; pass failed rows through. Returns ANSWERED rows.

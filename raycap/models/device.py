@@ -53,7 +53,9 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
         return
     streams: dict[torch.device, torch.Stream] = vars(_streams).setdefault("of", {})
-    stream = streams.setdefault(device, torch.Stream(device))
+    if device not in streams:
+        streams[device] = torch.Stream(device)
+    stream = streams[device]
     stream.wait_stream(torch.accelerator.current_stream(device))
     with stream:
         yield
