@@ -33,7 +33,7 @@ from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
-from raycap.models.sources import check_compile, find_model
+from raycap.models.sources import check_arithmetic, find_model
 from raycap.records import now, versions
 from raycap.status import OnProgress, Progress
 from raycap.storage.base import Store, WriteLock
@@ -85,7 +85,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     found = find_model(config.model.name)
-    check_compile(found, config.model)
+    check_arithmetic(found, config.model)
     generation = settled_generation(config.generation, found)
     config = config.model_copy(update={"generation": generation})
     with store.lock(LOCK) as lock:

@@ -36,7 +36,7 @@ from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.copying import copy_model
 from raycap.models.saved import settled_generation
-from raycap.models.sources import check_compile, find_model
+from raycap.models.sources import check_arithmetic, find_model
 from raycap.records import now, versions
 from raycap.status import OnProgress, Progress
 from raycap.storage.address import scheme_of
@@ -236,7 +236,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
             f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
             "folder or demo"
         )
-    check_compile(source, config.model)
+    check_arithmetic(source, config.model)
     named = config.model.model_copy(update={"name": model})
     generation = settled_generation(config.generation, source)
     return config.model_copy(update={"model": named, "generation": generation})

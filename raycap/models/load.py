@@ -7,7 +7,7 @@ from raycap.errors import ModelError
 from raycap.models.base import Captioner, ModelSource
 from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, digest_folder
 from raycap.models.hub import download
-from raycap.models.sources import DEMO_FOLDER, check_compile
+from raycap.models.sources import DEMO_FOLDER, check_arithmetic
 from raycap.models.stub import StubCaptioner
 
 
@@ -18,9 +18,9 @@ def load_captioner(
 
     Raises:
         ModelError: the model is not here, differs from the one that was found, or cannot be
-            loaded, or is to be compiled and its kind is not.
+            loaded, or is asked for arithmetic that its kind does not have.
     """
-    check_compile(source, model)
+    check_arithmetic(source, model)
     if source.kind == "stub":
         return StubCaptioner(model, generation)
     if source.kind not in SUPPORTED_KINDS:

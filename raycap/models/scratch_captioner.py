@@ -11,7 +11,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
-from raycap.errors import ModelError
 from raycap.images import Target
 from raycap.models.base import Attended, Caption
 from raycap.models.decoders import ReadingState
@@ -150,13 +149,9 @@ def load_scratch_captioner(
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
-        ModelError: the folder is not a whole captioner of one of the kinds, or `model.precision`
-            is `int8`.
+        ModelError: the folder is not a whole captioner of one of the kinds.
     """
-    if model.precision == "int8":
-        raise ModelError(
-            f"{folder}: model.precision=int8 is for BLIP models: set model.precision=auto"
-        )
+    assert model.precision != "int8"  # as of sources.check_arithmetic
     loaded = load_model(folder)
     device = pick_device()
     loaded.network.to(device, pick_dtype(model.precision, device))

@@ -64,16 +64,23 @@ def find_model(name: str) -> ModelSource:
     return _from_folder(folder, repository, folder.name)
 
 
-def check_compile(source: ModelSource, model: ModelConfig) -> None:
-    """Make sure that `model.compile` is not asked for where it does nothing.
+def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
+    """Make sure that no arithmetic is asked for that this kind of model does not have.
 
     Raises:
-        ModelError: it is on, and the model is no BLIP.
+        ModelError: `model.compile`, or 8 bits, for a model that is no BLIP.
     """
-    if model.compile and source.kind != "blip":
+    if source.kind == "blip":
+        return
+    if model.compile:
         raise ModelError(
             f"model.compile=true is for BLIP models only; {source.name} is a {source.kind}: leave "
             "it off"
+        )
+    if model.precision == "int8":
+        raise ModelError(
+            f"model.precision=int8 is for BLIP models only; {source.name} is a {source.kind}: set "
+            "model.precision=auto"
         )
 
 

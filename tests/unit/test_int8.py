@@ -1,5 +1,6 @@
 """Linear layers in 8 bits against those in fp32."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from raycap.demo.scenes import render, scene
 from raycap.errors import ModelError
 from raycap.models.blip import BlipCaptioner
 from raycap.models.int8 import Int8Linear, check_int8, quantize
-from raycap.models.scratch_captioner import load_scratch_captioner
-from raycap.models.sources import DEMO_FOLDER
+from raycap.models.load import load_captioner
+from raycap.models.sources import DEMO_FOLDER, find_model
 
 
 def has_int8() -> bool:
@@ -129,7 +130,11 @@ def test_an_accelerator_is_refused() -> None:
         check_int8(torch.device("cuda"))
 
 
-def test_models_trained_from_scratch_refuse_8_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["cnn-lstm", "transformer", "hybrid", "stub"])
+def test_other_kinds_refuse_8_bits_before_anything_is_loaded(kind: str) -> None:
+    source = replace(find_model("stub"), kind=kind, name="mine")
     model = ModelConfig.model_validate({"precision": "int8"})
-    with pytest.raises(ModelError, match=r"int8 is for BLIP models: set model\.precision=auto"):
-        load_scratch_captioner(tmp_path, model, GenerationConfig())
+    line = f"int8 is for BLIP models only; mine is a {kind}: set model.precision=auto"
+
+    with pytest.raises(ModelError, match=line):
+        load_captioner(source, model, GenerationConfig())
