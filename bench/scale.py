@@ -5,7 +5,7 @@ engine: the stream, the driver, the committer. Each number of actors captions tw
 between them over the time between them is the rate. Efficiency is the rate over that of one actor
 times their number. The driver's own time an image says how many a second one driver can take.
 
-    python -m bench.scale [--actors 1 2 4 8] [--latency 1.0] [--json FILE]
+    python -m bench.scale [--actors 1 2 4 8] [--latency 4.0] [--json FILE]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
 
 import raycap
@@ -65,6 +66,7 @@ def start_cluster(num_nodes: int) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    reset_ray_address()  # it names itself as `ray start` does: other programs would attach to it
     for _ in range(num_nodes):
         cluster.add_node(num_cpus=2, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -103,7 +105,7 @@ def main() -> None:
     """Measure all numbers of actors, and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--latency", type=float, default=1.0, help="seconds a batch of 64")
+    parser.add_argument("--latency", type=float, default=4.0, help="seconds a batch of 64")
     parser.add_argument("--json", type=Path, help="write the rows there too")
     given = parser.parse_args()
     rows: list[Row] = []

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -11,11 +12,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray._private import services  # no public name tells which cluster is named
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.errors import ConfigError
 
 _MIN_LOCAL_CPUS = 4
+_ANSWER_WAIT_S = 10.0
 
 
 @contextmanager
@@ -55,8 +58,9 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
         Whether it is a local one of our own.
 
     Raises:
-        ConfigError: a cluster is named and does not answer.
+        ConfigError: a cluster is named and does not answer, or only through Ray Client.
     """
+    _refuse_client()
     is_local = True
     on_terminate = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if debug else logging.ERROR
@@ -76,16 +80,56 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
     except ValueError:  # a cluster is named, whose size is not ours to say
         is_local = False
         try:
+            _check_answers(_named_address())
             ray.init(logging_level=level, log_to_driver=debug)
         except ConnectionError as error:
             raise ConfigError(
-                "the Ray cluster that RAY_ADDRESS or `ray start` named does not answer; start it, "
-                "or unset RAY_ADDRESS and run `ray stop` to caption on this machine alone"
+                f"{error}; start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
             ) from error
     if threading.current_thread() is threading.main_thread():
         # Ray has put in its own, which exits on the spot.
         signal.signal(signal.SIGTERM, on_terminate)
     return is_local
+
+
+def _refuse_client() -> None:
+    """Raise ConfigError where RAY_ADDRESS names Ray Client, which not all of Ray runs through."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: raycap does not run through a remote client; run it on the "
+            "cluster: ray job submit --address http://HEAD:8265 -- raycap ..."
+        )
+
+
+def _named_address() -> str:
+    """The address of the cluster that is named.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    try:
+        return services.canonicalize_bootstrap_address(None) or ""  # type: ignore[arg-type]
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} is no address of a Ray cluster: it takes "
+            "HOST:PORT, or `local` for one on this machine alone"
+        ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConnectionError if nobody listens at a cluster's address.
+
+    Ray itself would try for minutes. A head that was killed leaves its address behind.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_WAIT_S).close()
+    except OSError as error:
+        named = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "`ray start` on this machine"
+        raise ConnectionError(
+            f"the Ray cluster at {address}, which {named} named, does not answer ({error})"
+        ) from error
 
 
 def start_here(kind: type) -> Any:

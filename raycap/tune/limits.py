@@ -41,10 +41,15 @@ class Limits(Stopper):
 
     def stop_all(self) -> bool:
         """Whether the search is to end now."""
-        if self.is_over and not self._was_told:
+        if self.is_over:
+            self.end_trials()
+        return self.is_over
+
+    def end_trials(self) -> None:
+        """Let the trials that run end, and wait for them."""
+        if not self._was_told:
             self._was_told = True
             self._on_end()
-        return self.is_over
 
     @property
     def is_over(self) -> bool:

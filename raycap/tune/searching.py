@@ -131,6 +131,7 @@ class Searching:
         plan = self._plan
         actor = tune.with_parameters(TrialActor, spec=self._spec)
         learns = plan.search.algorithm == "optuna"
+        total = num_suggested(plan.search) if learns else len(plan.points)
         space = None if learns else {POINT: tune.grid_search(plan.points)}
         return tune.Tuner(
             tune.with_resources(actor, {"CPU": TRIAL_CPUS}),
@@ -138,7 +139,7 @@ class Searching:
             tune_config=tune.TuneConfig(
                 metric=OBJECTIVE,
                 mode="min",
-                num_samples=num_suggested(plan.search) if learns else 1,
+                num_samples=total if learns else 1,
                 search_alg=_optuna(plan) if learns else None,
                 scheduler=_scheduler(plan),
                 max_concurrent_trials=plan.max_concurrent,
@@ -150,7 +151,7 @@ class Searching:
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,
-                callbacks=[_Following(self._on_trial, self._limits, self._spec.control)],
+                callbacks=[_Following(self._on_trial, self._limits, self._spec.control, total)],
                 verbose=0,
             ),
         )
@@ -193,10 +194,11 @@ def _optuna(plan: Plan) -> Any:
 class _Following(LoggerCallback):
     """Tells what Ray Tune tells of trials."""
 
-    def __init__(self, on_trial: OnTrial, limits: Limits, control: Any) -> None:
+    def __init__(self, on_trial: OnTrial, limits: Limits, control: Any, num_trials: int) -> None:
         self._on_trial = on_trial
         self._limits = limits
         self._control = control
+        self._num_left = num_trials
 
     def log_trial_start(self, trial: RayTrial) -> None:
         """Tell that a trial begins."""
@@ -209,7 +211,7 @@ class _Following(LoggerCallback):
         self._on_trial(_params(trial), Status.RUNNING, "", tuple(result.get(NOTES, ())))
 
     def log_trial_end(self, trial: RayTrial, failed: bool = False) -> None:
-        """Tell that a trial is over."""
+        """Tell that a trial is over; after the last, wait until all have ended."""
         result = trial.last_result or {}
         is_whole = OVER in result and FAILURE not in result
         if self._limits.is_over and not is_whole:
@@ -222,6 +224,9 @@ class _Following(LoggerCallback):
         else:
             status = Status.FINISHED if is_whole else Status.STOPPED
             self._on_trial(_params(trial), status, "", ())
+        self._num_left -= 1
+        if not self._num_left:
+            self._limits.end_trials()  # those that were stopped may still be ending
 
     def __reduce__(self) -> Any:
         """Let Ray Tune write its own record of the search, which nothing reads, without it."""

@@ -17,7 +17,7 @@ def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
     home = tmp_path / "home"
     home.mkdir()
     env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "RAY_USAGE_STATS_ENABLED": "0"}
-    env.pop("RAY_ADDRESS", None)
+    env["RAY_ADDRESS"] = "local"  # not a cluster that somebody else's `ray start` named
     command = CommandLine(folder=tmp_path, env=env)
     yield command
     for process in command.running:

@@ -1,6 +1,7 @@
 """The command line answers at once, tells mistakes in one line, and exits as documented."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_a_mistake_is_told_in_one_line_with_its_exit_code(
     assert message in " ".join(err.split())
     assert "Traceback" not in out + err
     assert not (raycap.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        # As of a head that was killed, whose address `ray start` left behind.
+        ("127.0.0.1:1", "the Ray cluster at .*:1, which RAY_ADDRESS named, does not answer"),
+        ("nonsense", "RAY_ADDRESS=nonsense is no address of a Ray cluster"),
+        ("ray://127.0.0.1:10001", "raycap does not run through a remote client"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    raycap: CommandLine, address: str, message: str
+) -> None:
+    write_images(raycap.folder / "photos", 1)
+    raycap.env["RAY_ADDRESS"] = address
+    code, out, err = raycap("caption", "photos", "out", "--model", "stub", timeout_s=60)
+    assert code == 2
+    assert re.search(message, " ".join(err.split()))
+    assert "Traceback" not in out + err
 
 
 def test_a_run_prints_its_counts_and_a_dry_run_writes_nothing(raycap: CommandLine) -> None:

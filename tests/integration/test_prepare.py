@@ -235,7 +235,7 @@ def test_kill_9_midway_and_the_same_call_give_the_files_of_an_undisturbed_run(
     output, home = tmp_path / "killed", tmp_path / "home"
     home.mkdir()
     command = [sys.executable, "-c", KILLED, str(table), str(output)]
-    environment = {**os.environ, "HOME": str(home)}
+    environment = {**os.environ, "HOME": str(home), "RAY_ADDRESS": "local"}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     answered = output / "_work" / "answered"
     try:
