@@ -1,20 +1,24 @@
 """The caption stage: an actor that holds a model, shrinks batches and isolates what breaks it."""
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
 from raycap import schema
-from raycap.bulk.batching import BatchSize
+from raycap.bulk.attempts import is_replacement
+from raycap.bulk.batching import BatchRange, BatchSize
+from raycap.bulk.isolated import IsolatedCaptioner, WatchedCaptioner
 from raycap.bulk.loading import RunSpec, failure
 from raycap.errors import ErrorCode, ImageError, ModelError
-from raycap.models.base import Caption, Captioner
+from raycap.isolation import HangWatch, ProcessDied
+from raycap.models.base import Caption
 from raycap.models.load import load_captioner
 from raycap.models.runtime import is_out_of_memory, use_threads
 from raycap.text import count_words
@@ -22,20 +26,36 @@ from raycap.text import count_words
 Outcome = Caption | ImageError
 
 
+_ISOLATED_BLOCKS = 4  # more than the few that Ray hands an actor ahead
+
+
+@runtime_checkable  # the test run checks annotations with isinstance
+class CaptionsBatches(Protocol):
+    """What is needed of a captioner here."""
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        """Caption a batch, one result an image, in order."""
+
+
 class CaptionActor:
-    """Captions LOADED tables. One a captioner process, made by Ray Data."""
+    """Captions LOADED tables. One a captioner process, made by Ray Data.
+
+    The replacement of one that died begins with the model in a process of its own: should an image
+    have killed it, it is among the first ones, and is found by bisection. Then it goes on as usual.
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         use_threads(spec.torch_threads)
-        self._captioner: Captioner | Exception
-        try:
-            self._captioner = load_captioner(spec.model, spec.config.model, spec.config.generation)
-        except Exception as error:  # noqa: BLE001  raised at the first call
-            # From here it would reach the driver as mere text.
-            self._captioner = error
-        # Now, so that what the model itself takes does not count as taken by a batch.
-        self._batch_size = BatchSize(spec.batches)
+        self._watch = HangWatch(spec.config.engine.hang_timeout_s)
+        self._isolated: IsolatedCaptioner | None = None
+        self._num_isolated = 0
+        if is_replacement():
+            self._isolated = IsolatedCaptioner(spec)
+            self._captioner: CaptionsBatches | Exception = self._isolated
+            self._batch_size = BatchSize(BatchRange.fixed(spec.batches.least))
+        else:
+            self._load(spec.batches)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer every row that has pixels; pass failed rows through. Returns ANSWERED rows.
@@ -46,12 +66,43 @@ class CaptionActor:
         if isinstance(self._captioner, Exception):
             raise self._captioner
         pixels, rows = _pixels(batch, self._spec)
-        outcomes = caption_all(self._captioner, pixels, self._batch_size, self._spec.num_lanes)
-        return _answer(batch, rows, outcomes)
+        num_lanes = 1 if self._isolated else self._spec.num_lanes
+        outcomes = caption_all(self._captioner, pixels, self._batch_size, num_lanes)
+        answered = _answer(batch, rows, outcomes)
+        if self._isolated is not None:
+            self._num_isolated += 1
+            if self._num_isolated == _ISOLATED_BLOCKS:
+                self._end_isolation(self._isolated)
+        return answered
+
+    def _load(self, batches: BatchRange) -> None:
+        spec = self._spec
+        try:
+            captioner = load_captioner(spec.model, spec.config.model, spec.config.generation)
+            self._captioner = WatchedCaptioner(captioner, self._watch)
+        except Exception as error:  # noqa: BLE001  raised at the first call
+            # From here it would reach the driver as mere text.
+            self._captioner = error
+        # Now, so that what the model itself takes does not count as taken by a batch.
+        self._batch_size = BatchSize(batches)
+
+    def _end_isolation(self, isolated: IsolatedCaptioner) -> None:
+        """Go on with the model in this process.
+
+        Where nothing died meanwhile, memory may have run out: batches grow half as far then.
+        """
+        isolated.close()
+        self._isolated = None
+        batches, size = self._spec.batches, self._batch_size.current
+        if size < batches.least:
+            batches = BatchRange.fixed(size)
+        elif not isolated.num_deaths:
+            batches = BatchRange(least=batches.least, most=max(batches.least, batches.most // 2))
+        self._load(batches)
 
 
 def caption_all(
-    captioner: Captioner,
+    captioner: CaptionsBatches,
     pixels: UInt8[np.ndarray, "b h w 3"],
     batch_size: BatchSize,
     num_lanes: int = 1,
@@ -59,7 +110,8 @@ def caption_all(
     """Caption all images in batches; every image gets a caption or a `model_rejected` error.
 
     A batch that runs out of memory is halved, and later batches stay that small. A batch that
-    fails otherwise is bisected down to the images that break the model.
+    fails otherwise, or has a score that is no number, is bisected down to the images that break
+    the model. Where a process dies of a batch, and survives its halves, memory had run out.
 
     Args:
         captioner: The model.
@@ -92,7 +144,7 @@ def caption_all(
 
 
 def _caption_batch(
-    captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]
+    captioner: CaptionsBatches, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> tuple[list[Outcome], list[int]]:
     """Caption a batch; return the results, and the smaller sizes that memory made it take."""
     results: list[Outcome] = []
@@ -101,10 +153,16 @@ def _caption_batch(
     while len(results) < len(pixels):
         batch = pixels[len(results) : len(results) + size]
         try:
-            results += captioner.caption(batch)
+            results += _captions(captioner, batch)
+        except ModelError:
+            raise  # it could not be loaded: no image is to blame
         except Exception as error:
             if not is_out_of_memory(error):
-                results += _bisect(captioner, batch, error)
+                outcomes = _bisect(captioner, batch, error)
+                results += outcomes
+                if isinstance(error, ProcessDied) and _are_captions(outcomes):
+                    size = max(1, len(batch) // 2)
+                    sizes.append(size)
             elif len(batch) == 1:
                 raise ModelError(
                     f"memory does not suffice for one image ({_one_line(error)}); use a smaller "
@@ -116,8 +174,19 @@ def _caption_batch(
     return results, sizes
 
 
+def _captions(captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+    captions = captioner.caption(batch)
+    if not all(math.isfinite(caption.logprob) for caption in captions):
+        raise FloatingPointError("the score of a caption is not a finite number")
+    return captions
+
+
+def _are_captions(outcomes: list[Outcome]) -> bool:
+    return all(isinstance(outcome, Caption) for outcome in outcomes)
+
+
 def _bisect(
-    captioner: Captioner, batch: UInt8[np.ndarray, "b h w 3"], error: Exception
+    captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"], error: Exception
 ) -> list[Outcome]:
     """Find which images of a failed batch break the model."""
     if len(batch) == 1:
@@ -126,18 +195,20 @@ def _bisect(
     outcomes: list[Outcome] = []
     for half in np.array_split(batch, 2):
         try:
-            outcomes += captioner.caption(half)
+            outcomes += _captions(captioner, half)
+        except ModelError:
+            raise
         except Exception as inner:  # noqa: BLE001  as in _caption_batch
             outcomes += _bisect(captioner, half, inner)
     return outcomes
 
 
 def _check_alive(
-    captioner: Captioner, image: UInt8[np.ndarray, "1 h w 3"], error: Exception
+    captioner: CaptionsBatches, image: UInt8[np.ndarray, "1 h w 3"], error: Exception
 ) -> None:
     """Raise if the model fails on a grey image as well: a bug must not pass as bad images."""
     try:
-        captioner.caption(np.full_like(image, 128))
+        _captions(captioner, np.full_like(image, 128))
     except Exception as inner:  # noqa: BLE001  whatever a model raises
         raise ModelError(f"the model fails on every image: {_one_line(inner)}") from error
 
@@ -179,4 +250,6 @@ def _caption_columns(caption: Caption) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ProcessDied):
+        return f"the model did not survive it: {error}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.bulk.attempts import is_second_attempt
 from raycap.bulk.batching import BatchRange
 from raycap.bulk.dataset_source import File, with_held_files
+from raycap.bulk.decoding import Decoder, IsolatedDecoder
 from raycap.bulk.parts import CAPTIONS, MANIFEST, read_part
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.errors import (
@@ -24,7 +26,6 @@ from raycap.errors import (
     ObjectNotFound,
     TransientError,
 )
-from raycap.images import decode, prepare_process
 from raycap.models.base import ModelSource
 from raycap.storage.address import redact
 from raycap.storage.base import Store
@@ -65,17 +66,23 @@ class RunSpec:
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
     """Load WORK rows: yield LOADED tables of `spec.block_rows` images, part after part.
 
-    Within a part, images that a caption dataset holds come in its order.
+    Within a part, images that a caption dataset holds come in its order. Where Ray runs this again,
+    as the process has died, the images are decoded in another one, which an image may take along.
     """
-    prepare_process(spec.config.image)
     reader = _reader(spec.config.storage)
-    for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
-        rows = rows_to_answer(spec, part, partial)
-        files = with_held_files(rows, spec.dataset, spec.config.storage)
-        images = ordered_map(
-            lambda item: _load(*item, reader, spec), files, spec.config.engine.fetch_threads
-        )
-        yield from _blocks(images, spec.block_rows)
+    decoder = _decoder(spec)
+    try:
+        for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
+            rows = rows_to_answer(spec, part, partial)
+            files = with_held_files(rows, spec.dataset, spec.config.storage)
+            images = ordered_map(
+                lambda item: _load(*item, reader, decoder, spec),
+                files,
+                spec.config.engine.fetch_threads,
+            )
+            yield from _blocks(images, spec.block_rows)
+    finally:
+        decoder.close()
 
 
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
@@ -131,8 +138,18 @@ def _reader(config: StorageConfig) -> ImageReader:
     return ImageReader(config)
 
 
+def _decoder(spec: RunSpec) -> Decoder | IsolatedDecoder:
+    if is_second_attempt():
+        return IsolatedDecoder(spec.model.target, spec.config.image)
+    return Decoder(spec.model.target, spec.config.image, spec.config.engine.hang_timeout_s)
+
+
 def _load(
-    row: dict[str, Any], file: File | None, reader: ImageReader, spec: RunSpec
+    row: dict[str, Any],
+    file: File | None,
+    reader: ImageReader,
+    decoder: Decoder | IsolatedDecoder,
+    spec: RunSpec,
 ) -> dict[str, Any]:
     """Decode one image into a LOADED row; fetch it first where no file is given."""
     size_bytes = row.pop(schema.SIZE_BYTES)
@@ -149,7 +166,7 @@ def _load(
             raise file
         data = _fetch(uri, size_bytes, reader, spec) if file is None else file
         loaded[schema.NUM_BYTES] = len(data)
-        image = decode(data, spec.model.target, spec.config.image)
+        image = decoder(data)
     except ImageError as error:
         return {**loaded, **failure(error)}
     loaded[schema.PIXELS] = image.pixels.tobytes()

@@ -20,7 +20,7 @@ from raycap.config import ActorRange
 from raycap.failures import explain
 from raycap.streaming import blocks_of, stream_context
 
-_RESTARTS = 3
+_RETRIES = 3
 _REMEDY = "what is committed stays: run the same command to continue"
 
 
@@ -60,12 +60,19 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
 
 def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dataset:
     load: Any = load_parts  # Ray's annotations know no Arrow tables
+    load_limits, caption_limits = _retry_limits()
     with warnings.catch_warnings():
-        # See _restart_limits.
+        # See _retry_limits.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return (
             ray.data.from_arrow(blocks_of(work))
-            .map_batches(load, batch_size=None, batch_format="pyarrow", fn_kwargs={"spec": spec})
+            .map_batches(
+                load,
+                batch_size=None,
+                batch_format="pyarrow",
+                fn_kwargs={"spec": spec},
+                **load_limits,
+            )
             .map_batches(
                 CaptionActor,
                 batch_size=spec.block_rows,  # the captioner cuts it up
@@ -76,15 +83,21 @@ def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dat
                 ),
                 num_gpus=resources.gpus_per_actor or None,
                 num_cpus=resources.cpus_per_actor,
-                **_restart_limits(),
+                **caption_limits,
             )
         )
 
 
-def _restart_limits() -> dict[str, Any]:
-    """Bound how often a dead captioner is replaced: Ray's own default is for ever.
+def _retry_limits() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Bound how often a dead load task, and a block of a dead captioner, are tried again.
 
-    These are remote arguments of the actor, which map_batches takes under other names from Ray
-    2.64 on: this is the one place to change then.
+    Ray's own default is for ever. A captioner itself is replaced as often as it takes: nodes come
+    and go during a long run, and each loss takes no block more than once.
+
+    These are remote arguments, which map_batches takes under other names from Ray 2.64 on: this is
+    the one place to change then.
+
+    Returns:
+        Those of the load tasks and those of the captioners.
     """
-    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
+    return {"max_retries": _RETRIES}, {"max_restarts": -1, "max_task_retries": _RETRIES}

@@ -22,6 +22,9 @@ class ModelConfig(Section):
     minute at the start. BLIP only. Batches are rounded up to a power of two."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
     """Seconds that the `stub` model takes for a batch: for dry runs and engine benchmarks."""
+    stub_fault: Literal["raise", "nan", "die", "hang"] | None = None
+    """What the `stub` model does at an image that is pure magenta in the middle (red 255, green 0,
+    blue 255): raise an error, score it with no number, end its process, or hang. For drills."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":

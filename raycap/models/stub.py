@@ -1,12 +1,15 @@
 """A real, deterministic captioner without weights: dry runs, tests, engine benchmarks."""
 
+import math
+import os
+import signal
 import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images import Target
@@ -34,6 +37,7 @@ _COLOUR_NAMES = list(_COLOURS)
 _COLOUR_TABLE = np.array(list(_COLOURS.values()), dtype=np.int64)
 _LIGHTS = ("a dark", "a dim", "a bright", "a brilliant")
 _CONTRASTS = ("flat", "soft", "clear", "harsh")
+_MAGENTA = (255, 0, 255)
 _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aiou"
 
@@ -46,6 +50,7 @@ class StubCaptioner:
 
     def __init__(self, model: ModelConfig, generation: GenerationConfig) -> None:
         self._latency_s = model.stub_latency_s
+        self._fault = model.stub_fault
         self._start = f"{generation.prompt.strip()} ".lstrip()
         self._num_captions = generation.num_captions
 
@@ -60,12 +65,19 @@ class StubCaptioner:
             time.sleep(self._latency_s)
         if not len(pixels):
             return []
+        is_faulty = _is_magenta(pixels) & (self._fault is not None)
+        if is_faulty.any():
+            self._fail()
         sample = pixels[:, ::_GRID, ::_GRID].reshape(len(pixels), -1, 3)
         looks = zip(_colours(sample), *_light_and_contrast(sample), strict=True)
         return [
-            self._one(f"{light} {colour} image with {contrast} edges", zlib.crc32(image))
-            for (colour, light, contrast), image in zip(
-                looks, np.ascontiguousarray(pixels), strict=True
+            self._one(
+                f"{light} {colour} image with {contrast} edges",
+                zlib.crc32(image),
+                first_logprob=math.nan if is_nan else -1.0,
+            )
+            for (colour, light, contrast), image, is_nan in zip(
+                looks, np.ascontiguousarray(pixels), is_faulty, strict=True
             )
         ]
 
@@ -74,8 +86,16 @@ class StubCaptioner:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / KIND_FILE, {"kind": "stub"})
 
-    def _one(self, look: str, number: int) -> Caption:
-        first = -1.0 - number / 2**32
+    def _fail(self) -> None:
+        if self._fault == "raise":
+            raise ValueError("an image is pure magenta in the middle")
+        if self._fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self._fault == "hang":
+            time.sleep(1)
+
+    def _one(self, look: str, number: int, first_logprob: float) -> Caption:
+        first = first_logprob - number / 2**32
         best, *rest = (
             Caption(
                 text=f"{self._start}{look}, called {_word((number + rank) % 2**32)}",
@@ -84,6 +104,12 @@ class StubCaptioner:
             for rank in range(self._num_captions)
         )
         return best if not rest else replace(best, alternatives=tuple(rest))
+
+
+def _is_magenta(pixels: UInt8[np.ndarray, "b h w 3"]) -> Bool[np.ndarray, " b"]:
+    _, height, width, _ = pixels.shape
+    found: Bool[np.ndarray, " b"] = (pixels[:, height // 2, width // 2] == _MAGENTA).all(axis=1)
+    return found
 
 
 def _colours(sample: UInt8[np.ndarray, "b n 3"]) -> list[str]:

@@ -1,6 +1,8 @@
 """The caption stage isolates bad images and shrinks batches, whatever the model."""
 
+import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from jaxtyping import UInt8
 from raycap import schema
 from raycap.bulk.batching import BatchRange, BatchSize
 from raycap.bulk.captioning import CaptionActor, caption_all
+from raycap.bulk.isolated import IsolatedCaptioner
 from raycap.bulk.loading import RunSpec
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images import Target
+from raycap.isolation import ProcessDied
 from raycap.models.base import Caption
 from raycap.models.sources import find_model
+from raycap.settings import validate_config
 
 
 class Picky:
@@ -217,3 +222,94 @@ def test_a_block_of_failed_rows_only_is_answered() -> None:
     spec = spec_for(CaptionConfig(model=ModelConfig(name="stub")), 64)
     answered = CaptionActor(spec)(loaded_rows(spec, [None, None]))
     assert answered[schema.STATUS].to_pylist() == ["failed", "failed"]
+
+
+def test_scores_that_are_no_numbers_cost_their_image_alone() -> None:
+    class Odd(Picky):
+        def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+            return [
+                replace(caption, logprob=math.nan) if caption.text == "number 3" else caption
+                for caption in super().caption(pixels)
+            ]
+
+    outcomes = caption_all(Odd(), numbered(8), of(8))
+    (bad,) = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+    assert outcomes[3] is bad
+    assert bad.message == "FloatingPointError: the score of a caption is not a finite number"
+
+
+class Mortal(Picky):
+    """A captioner whose process dies of some images, and of batches that are too large."""
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        try:
+            return super().caption(pixels)
+        except (ValueError, MemoryError) as error:
+            raise ProcessDied("its process was ended by SIGKILL") from error
+
+
+def test_images_that_end_the_process_are_found_and_batches_stay_as_large() -> None:
+    batch_size = of(8)
+    outcomes = caption_all(Mortal(bad=frozenset({5})), numbered(16), batch_size)
+    bad = outcomes[5]
+    assert isinstance(bad, ImageError)
+    assert bad.message == "the model did not survive it: its process was ended by SIGKILL"
+    assert sum(isinstance(outcome, Caption) for outcome in outcomes) == 15
+    assert batch_size.current == 8
+
+
+def test_a_process_that_dies_of_a_batch_and_not_of_its_halves_was_short_of_memory() -> None:
+    batch_size = of(8)
+    picky = Mortal(max_batch=4)
+    outcomes = caption_all(picky, numbered(32), batch_size)
+    assert all(isinstance(outcome, Caption) for outcome in outcomes)
+    assert batch_size.current == 4
+    assert picky.batches.count(8) == 1
+
+
+def stub_spec(**model: Any) -> RunSpec:
+    config = validate_config(
+        CaptionConfig,
+        {"model": {"name": "stub", **model}, "engine": {"hang_timeout_s": 5}},
+    )
+    return RunSpec(
+        output="unused",
+        config=config,
+        model=find_model("stub"),
+        batches=BatchRange.fixed(8),
+        torch_threads=1,
+    )
+
+
+def magenta_at(place: int, count: int) -> UInt8[np.ndarray, "b h w 3"]:
+    pixels = np.full((count, 32, 32, 3), 90, np.uint8)
+    pixels[place] = (255, 0, 255)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("die", "the model did not survive it: its process was ended by SIGKILL"),
+        ("hang", "the model did not survive it: took more than 5 s"),
+        ("raise", "ValueError: an image is pure magenta in the middle"),
+    ],
+)
+def test_a_real_process_that_dies_or_hangs_costs_one_image(fault: str, told: str) -> None:
+    isolated = IsolatedCaptioner(stub_spec(stub_fault=fault))
+    try:
+        outcomes = caption_all(isolated, magenta_at(1, 2), of(2))
+    finally:
+        isolated.close()
+    assert isinstance(outcomes[0], Caption)
+    assert isinstance(outcomes[1], ImageError)
+    assert outcomes[1].message == told
+
+
+def test_a_model_whose_process_never_starts_ends_the_run() -> None:
+    spec = stub_spec()
+    source = replace(spec.model, kind="blip", folder="/nowhere", name="/nowhere")
+    isolated = IsolatedCaptioner(replace(spec, model=source))
+    with pytest.raises(ModelError, match="/nowhere: the model's folder is not on this node"):
+        caption_all(isolated, magenta_at(1, 8), of(8))
+    isolated.close()
