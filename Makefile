@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check fix bench clean
+.PHONY: setup demo test faults check fix bench clean
 
 setup: $(STAMP)
 
@@ -24,7 +24,10 @@ demo: $(STAMP)            # the whole on rendered scenes, with the model that sh
 # come out of sets in the same order. The others start clusters, which take all cores.
 test: $(STAMP)            # everything; takes minutes, needs no network
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu
+	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu tests/faults -m "not slow"
+
+faults: $(STAMP)          # every drill: kills, hangs, sick stores, damaged outputs; half an hour
+	$(BIN)/python -m pytest tests/faults
 
 check: $(STAMP)           # format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What several test modules share: a hermetic AWS set-up, moto's S3 as a process, photos."""
+"""What several test modules share: a hermetic AWS set-up, moto's S3, photos, the command line."""
 
 import os
 import re
@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from botocore.config import Config
 from PIL import Image
+
+from tests.commandline import CommandLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -185,3 +187,19 @@ def real_photos() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not a folder")
     return folder
+
+
+@pytest.fixture
+def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
+    """Give the command line, in a folder of the test's own."""
+    del hermetic_aws  # its environment is what the command inherits
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "RAY_USAGE_STATS_ENABLED": "0"}
+    env["RAY_ADDRESS"] = "local"  # not a cluster that somebody else's `ray start` named
+    command = CommandLine(folder=tmp_path, env=env)
+    yield command
+    for process in command.running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append((self.command, self.path, dict(self.headers)))
-        fault = self.server.faults.popleft() if self.server.faults else truthful
+        fault = self.server.faults.popleft() if self.server.faults else self.server.rule(self)
         fault(self, partial(self.server.true_reply, self, body))
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
@@ -69,6 +69,9 @@ TrueReply = Callable[[], Reply]
 """Does what is asked for, and gives the answer."""
 
 Fault = Callable[[Handler, TrueReply], None]
+
+Rule = Callable[[Handler], Fault]
+"""Says what becomes of a request."""
 
 
 def truthful(handler: Handler, reply: TrueReply) -> None:
@@ -137,6 +140,7 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.pages: dict[str, Reply] = {}
         self.faults: deque[Fault] = deque()
+        self.rule: Rule = lambda _: truthful  # once there are no faults
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.num_connections = 0
         self.stopped = Event()

@@ -4,6 +4,7 @@ Nothing is kept beside the parts themselves. A part whose captions file stands i
 read again only if images of it were found changed or its transient failures are to be retried.
 """
 
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -16,9 +17,12 @@ from raycap.bulk.parts import (
     read_captions_footer,
 )
 from raycap.bulk.plan import Plan
+from raycap.errors import DatasetError
 from raycap.schema import WORK
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -61,17 +65,32 @@ class Ledger:
 
 
 def read_ledger(store: Store, plan: Plan, *, retry_failed: bool, num_threads: int) -> Ledger:
-    """Compare the committed parts with the plan, by their footers alone."""
+    """Compare the committed parts with the plan, by their footers alone.
+
+    A captions part that is damaged counts as missing: nothing of it can be read, and all of it can
+    be made again.
+    """
     ledger = Ledger()
     committed = sorted(set(list_parts(store, CAPTIONS)) & plan.parts.keys())
-    footers = ordered_map(lambda n: read_captions_footer(store, n), committed, num_threads)
+    footers = ordered_map(lambda n: _read_footer(store, n), committed, num_threads)
     for number, footer in zip(committed, footers, strict=True):
+        if footer is None:
+            ledger.missing.append(number)
+            continue
         is_stale = footer.revision != plan.parts[number].revision
         if is_stale or (retry_failed and footer.num_transient):
             ledger.partial.append(number)
             ledger.num_pending += footer.num_transient or 1
         else:
             ledger.totals.add(footer)
-    ledger.missing = sorted(plan.parts.keys() - set(committed))
+    ledger.missing += sorted(plan.parts.keys() - set(committed))
     ledger.num_pending += sum(plan.parts[number].num_rows for number in ledger.missing)
     return ledger
+
+
+def _read_footer(store: Store, number: int) -> CaptionsFooter | None:
+    try:
+        return read_captions_footer(store, number)
+    except DatasetError as error:
+        logger.warning("part_captioned_again reason=%s", error)
+        return None

@@ -158,7 +158,7 @@ def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
 
 def _damaged(store: Store, key: str) -> DatasetError:
     remedy = (
-        "delete the file and run the same command again"
+        "delete the file and run the same `raycap caption` command again"
         if key.startswith(CAPTIONS)
         else "restore the file, or start in a new output"
     )

@@ -10,12 +10,14 @@ again; everything else stays. A planning that was killed is completed by the nex
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap.bulk.parts import (
+    CAPTIONS,
     MANIFEST,
     ManifestFooter,
     encode_manifest,
@@ -25,7 +27,7 @@ from raycap.bulk.parts import (
     read_manifest_footer,
     read_part,
 )
-from raycap.errors import StorageError
+from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.base import Store
@@ -63,6 +65,21 @@ def read_plan(store: Store, num_threads: int) -> Plan:
     return Plan(parts=dict(zip(numbers, footers, strict=True)))
 
 
+def _check_whole(store: Store, plan: Plan) -> None:
+    """Raise if a part was deleted: its images would be planned anew, and captioned twice.
+
+    A run that was killed while it planned leaves gaps as well, but none that is captioned.
+    """
+    for number in sorted(set(range(max(plan.parts, default=0))) - plan.parts.keys()):
+        with suppress(ObjectNotFound):
+            store.size(part_key(CAPTIONS, number))
+            missing = store.address(part_key(MANIFEST, number))
+            raise DatasetError(
+                f"{missing}: is missing, and its images are captioned already; restore the file, "
+                "or start in a new output"
+            )
+
+
 def extend_plan(
     store: Store,
     listing: Iterable[pa.Table],
@@ -81,8 +98,12 @@ def extend_plan(
         num_threads: small files read or written at a time.
         limit: look at that many images of the listing only.
         dry_run: write nothing; new parts are counted all the same.
+
+    Raises:
+        DatasetError: a part is damaged, or was deleted after its images had been captioned.
     """
     plan = read_plan(store, num_threads)
+    _check_whole(store, plan)
     numbers = list(sorted_runs(plan))
     threads_per_run = max(1, num_threads // max(1, len(numbers)))
     runs = [SortedRun(store, run, threads_per_run) for run in numbers]

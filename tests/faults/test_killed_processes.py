@@ -1,0 +1,88 @@
+"""Processes are killed, `-9`, again and again: the same command ends with the very same rows."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import CommandLine, committed_parts, rows_of, wait_until, write_images
+from tests.conftest import S3
+from tests.faults.drills import (
+    SETTINGS,
+    SLOW,
+    captions_of,
+    check_verified,
+    told,
+    workers,
+)
+from tests.faulty_http import Fault, Handler, TrueReply, faulty_server, truthful
+
+NUM_IMAGES = 120
+NUM_PARTS = 12
+
+Moment = Callable[[Path], bool]
+
+MOMENTS: dict[str, Moment] = {
+    "as the plan is written": lambda output: (output / "manifest").is_dir(),
+    "before the first part": lambda output: (output / "manifest" / "part-000011.parquet").exists(),
+    "after the first part": lambda output: committed_parts(output) >= 1,
+    "in the middle": lambda output: committed_parts(output) >= 6,
+    "before the summary": lambda output: committed_parts(output) == NUM_PARTS,
+}
+
+
+def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: CommandLine) -> None:
+    write_images(raycap.folder / "photos", NUM_IMAGES)
+    output = raycap.folder / "out"
+    seen: Counter[Path] = Counter()
+    for moment in MOMENTS.values():
+        process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW)
+        wait_until(lambda moment=moment: moment(output), process)  # type: ignore[misc]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (output / "summary.json").exists()
+        # What was committed once is never written again.
+        written = {path: path.stat().st_mtime_ns for path in output.glob("captions/part-*")}
+        assert all(seen[path] in (0, at) for path, at in written.items())
+        seen.update({path: at for path, at in written.items() if not seen[path]})
+    code, _, err = raycap("caption", "photos", "out", *SETTINGS)
+    assert code == 0, err
+    check_verified(raycap, "out")
+    assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
+    assert not list(output.rglob("*raycap-tmp"))
+
+
+@pytest.mark.parametrize("name", ["CaptionActor", "load_parts"])
+def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
+    raycap: CommandLine, s3: S3, tmp_path: Path, name: str
+) -> None:
+    write_images(tmp_path / "photos", 60)
+    for path in (tmp_path / "photos").iterdir():
+        s3.put(f"photos/{path.name}", path.read_bytes())
+
+    def slow(handler: Handler, reply: TrueReply) -> None:
+        handler.server.stopped.wait(0.2)
+        handler.send(reply())
+
+    def rule(handler: Handler) -> Fault:
+        return slow if ".jpg" in handler.path else truthful
+
+    with faulty_server(s3.endpoint) as server:
+        server.rule = rule
+        raycap.env |= s3.env | {"AWS_ENDPOINT_URL": server.url}
+        process = raycap.start(
+            *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW),
+            *("--set", "engine.fetch_threads=2", "--set", "image.max_bytes=1000000"),
+        )
+        home = raycap.folder / "home"
+        wait_until(lambda: committed_parts(raycap.folder / "out") >= 1, process)
+        wait_until(lambda: bool(workers(home, name)), process)
+        for worker in workers(home, name):
+            worker.kill()
+        _, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    check_verified(raycap, "out")
+    assert told(rows_of(raycap.folder / "out")) == captions_of(tmp_path / "photos")
