@@ -66,8 +66,9 @@ def random_pixels(num_images: int) -> UInt8[np.ndarray, "b h w 3"]:
     return blocks.repeat(SIDE_PX // 4, axis=1).repeat(SIDE_PX // 4, axis=2)
 
 
-def save_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def save_model(folder: Path, dtype: torch.dtype = torch.float32, side_px: int = SIDE_PX) -> Path:
     """Save a random BLIP whose weights are large enough for captions that differ by image."""
+    folder.mkdir(exist_ok=True)
     (folder / "words.txt").write_text("\n".join(VOCABULARY))
     tokenizer: Any = BertTokenizer(str(folder / "words.txt"), bos_token="[DEC]")
     (folder / "words.txt").unlink()
@@ -79,7 +80,7 @@ def save_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
         vision_config={
             **sides,
             "num_attention_heads": 4,
-            "image_size": SIDE_PX,
+            "image_size": side_px,
             "patch_size": 16,
             "initializer_range": 0.5,
         },
@@ -95,7 +96,7 @@ def save_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
         model.text_decoder.cls.predictions.bias[SEP] = 1.0
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    size = {"height": SIDE_PX, "width": SIDE_PX}
+    size = {"height": side_px, "width": side_px}
     BlipImageProcessor(size=size).save_pretrained(folder)
     return folder
 

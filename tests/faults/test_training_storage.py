@@ -1,0 +1,60 @@
+"""Training into a bucket that refuses midway: no half checkpoint, and the same command goes on."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.commandline import CommandLine
+from tests.conftest import S3
+from tests.faults.drills import check_one_line
+from tests.faulty_http import Fault, Handler, faulty_server, refused, truthful
+from tests.tiny_dataset import write_dataset
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    *("--model", "blip", "--init", "demo"),
+    *("--set", "train.lr=1e-3", "--set", "train.batch_size=4", "--set", "train.num_epochs=2"),
+    *("--set", "train.checkpoint_every_s=0.1", "--set", "generation.num_beams=1"),
+    *("--set", "engine.torch_threads=1", "--set", "storage.num_retries=1"),
+)
+
+
+def losses(s3: S3, run: str) -> list[Any]:
+    body = s3.client.get_object(Bucket=s3.bucket, Key=f"{run}/history.jsonl")["Body"].read()
+    lines = map(json.loads, body.decode().splitlines())
+    return [[line[n] for n in ("train_loss", "validation_loss")] for line in lines]
+
+
+def keys_under(s3: S3, prefix: str) -> list[str]:
+    listed = s3.client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix).get("Contents", [])
+    return [item["Key"] for item in listed]
+
+
+def test_checkpoints_that_cannot_be_written_stop_the_run_and_it_goes_on_from_the_last(
+    raycap: CommandLine, s3: S3
+) -> None:
+    write_dataset(str(raycap.folder / "set"), "train:60", "validation:8")
+    with faulty_server(s3.endpoint) as server:
+        raycap.env |= s3.env | {"AWS_ENDPOINT_URL": server.url}
+
+        def rule(_: Handler) -> Fault:
+            """Refuse all that is written, once the third checkpoint stands."""
+            keys = keys_under(s3, "run/checkpoints/")
+            records = [key for key in keys if key.endswith(".json")]
+            if any(int(key.split("step-")[1][:8]) >= 3 for key in records):
+                server.rule = lambda h: refused(500) if h.command == "PUT" else truthful
+            return truthful
+
+        server.rule = rule
+        code, _, err = raycap("train", "set", f"{s3.uri}/run", *SETTINGS, timeout_s=300)
+        assert code == 1
+        check_one_line(err, "server error 500")
+        server.rule = lambda _: truthful
+        code, _, err = raycap("train", "set", f"{s3.uri}/run", *SETTINGS, timeout_s=300)
+        assert code == 0, err
+        assert "resumed epoch=" in err
+        code, _, err = raycap("train", "set", f"{s3.uri}/whole", *SETTINGS, timeout_s=300)
+        assert code == 0, err
+    assert losses(s3, "run") == losses(s3, "whole")

@@ -1,0 +1,66 @@
+"""Tasks and actors that Ray runs again know it, and take the careful way."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+
+from raycap.bulk.attempts import is_replacement, is_second_attempt
+from raycap.bulk.batching import BatchRange
+from raycap.bulk.captioning import CaptionActor
+from raycap.bulk.loading import RunSpec, _decoder
+from raycap.config import CaptionConfig
+from raycap.models.sources import find_model
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def spec() -> RunSpec:
+    return RunSpec(
+        output="unused",
+        config=CaptionConfig(),
+        model=find_model("stub"),
+        batches=BatchRange.fixed(8),
+        torch_threads=1,
+    )
+
+
+@ray.remote(max_retries=1)  # type: ignore[misc, untyped-decorator, unused-ignore]
+def decoder_name(*, dies_first: bool) -> str:
+    if dies_first and not is_second_attempt():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return type(_decoder(spec())).__name__
+
+
+@ray.remote(max_restarts=1, max_task_retries=1)  # type: ignore[misc, untyped-decorator, unused-ignore]
+class Captioning:
+    def __init__(self) -> None:
+        self.is_isolated = CaptionActor(spec())._isolated is not None
+
+    def look(self, mark: Path | None) -> tuple[bool, bool]:
+        """Die at the first look where a file says so."""
+        if mark is not None and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return is_replacement(), self.is_isolated
+
+
+def test_outside_of_ray_workers_nothing_is_a_second_attempt() -> None:
+    assert not is_replacement()
+    assert not is_second_attempt()
+
+
+def test_a_load_task_that_died_decodes_in_a_process_of_its_own() -> None:
+    names = [decoder_name.remote(dies_first=dies) for dies in (False, True)]
+    assert ray.get(names) == ["Decoder", "IsolatedDecoder"]
+
+
+def test_a_captioner_that_died_begins_with_its_model_in_a_process_of_its_own(
+    tmp_path: Path,
+) -> None:
+    actor = Captioning.remote()
+    assert ray.get(actor.look.remote(None)) == (False, False)
+    assert ray.get(actor.look.remote(tmp_path / "died")) == (True, True)
+    ray.kill(actor)
