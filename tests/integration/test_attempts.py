@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -27,14 +28,12 @@ def spec() -> RunSpec:
     )
 
 
-@ray.remote(max_retries=1)  # type: ignore[misc, untyped-decorator, unused-ignore]
-def decoder_name(*, dies_first: bool) -> str:
+def decoder_name(dies_first: bool) -> str:
     if dies_first and not is_second_attempt():
         os.kill(os.getpid(), signal.SIGKILL)
     return type(_decoder(spec())).__name__
 
 
-@ray.remote(max_restarts=1, max_task_retries=1)  # type: ignore[misc, untyped-decorator, unused-ignore]
 class Captioning:
     def __init__(self) -> None:
         self.is_isolated = CaptionActor(spec())._isolated is not None
@@ -53,14 +52,15 @@ def test_outside_of_ray_workers_nothing_is_a_second_attempt() -> None:
 
 
 def test_a_load_task_that_died_decodes_in_a_process_of_its_own() -> None:
-    names = [decoder_name.remote(dies_first=dies) for dies in (False, True)]
-    assert ray.get(names) == ["Decoder", "IsolatedDecoder"]
+    task: Any = ray.remote(max_retries=1)(decoder_name)
+    assert ray.get([task.remote(False), task.remote(True)]) == ["Decoder", "IsolatedDecoder"]
 
 
 def test_a_captioner_that_died_begins_with_its_model_in_a_process_of_its_own(
     tmp_path: Path,
 ) -> None:
-    actor = Captioning.remote()
+    kind: Any = ray.remote(max_restarts=1, max_task_retries=1)(Captioning)
+    actor = kind.remote()
     assert ray.get(actor.look.remote(None)) == (False, False)
     assert ray.get(actor.look.remote(tmp_path / "died")) == (True, True)
     ray.kill(actor)
