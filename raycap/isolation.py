@@ -10,6 +10,7 @@ import faulthandler
 import multiprocessing
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -37,6 +38,7 @@ class HangWatch:
         self._limit_s = limit_s
         self._lock = Lock()
         self._num_running = 0
+        self._wound_at: float | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -52,10 +54,14 @@ class HangWatch:
                 self._wind_up()
 
     def _wind_up(self) -> None:
-        if self._num_running:
-            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=2)
-        else:
+        """Give what runs its whole time again; not at every image, as it takes a new thread."""
+        at = time.monotonic()
+        if not self._num_running:
             faulthandler.cancel_dump_traceback_later()
+            self._wound_at = None
+        elif self._wound_at is None or at - self._wound_at > min(1.0, self._limit_s / 10):
+            self._wound_at = at
+            faulthandler.dump_traceback_later(self._limit_s, exit=True, file=2)
 
 
 class Isolated(Generic[A, R]):
