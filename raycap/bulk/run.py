@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from raycap import schema
 from raycap.bulk.commit import Committer
 from raycap.bulk.forecast import Forecast
+from raycap.bulk.heartbeat import Heartbeat
 from raycap.bulk.ledger import Ledger, Totals, read_ledger
 from raycap.bulk.loading import RunSpec
 from raycap.bulk.parts import CAPTIONS, MANIFEST
@@ -186,10 +187,16 @@ class _Run:
             spec.batches.most,
         )
         started = time.monotonic()
-        with Committer(self._store, self._lock, self._plan, self.totals.add) as committer:
+        with (
+            Heartbeat(self._store, self._progress(0.0)) as heartbeat,
+            Committer(self._store, self._lock, self._plan, self.totals.add) as committer,
+        ):
             try:
                 for table in answered_rows(self._ledger.work(), spec, resources):
-                    self._count(committer.add(table), time.monotonic() - started, on_progress)
+                    self._count(committer.add(table))
+                    progress = self._progress(time.monotonic() - started)
+                    heartbeat.note(progress)
+                    on_progress(progress)
                 committer.finish()
             finally:
                 committer.drain()
@@ -227,18 +234,19 @@ class _Run:
             "the same command to continue"
         )
 
-    def _count(self, answered: Any, elapsed_s: float, on_progress: OnProgress) -> None:
+    def _count(self, answered: Any) -> None:
         self.num_answered += len(answered)
         failed = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
         self._num_failed += failed
+
+    def _progress(self, elapsed_s: float) -> Progress:
         total = self._num_images
-        progress = Progress(
+        return Progress(
             num_done=min(total, total - self._ledger.num_pending + self.num_answered),
             num_total=total,
             num_failed=self._num_failed,
-            images_per_s=self.num_answered / elapsed_s,
+            images_per_s=self.num_answered / elapsed_s if elapsed_s else 0.0,
         )
-        on_progress(progress)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from raycap.cli.bulk import caption, export, verify
+from raycap.cli.bulk import caption, export, status, verify
 from raycap.cli.calibration import calibrate
 from raycap.cli.demo import demo
 from raycap.cli.evaluation import evaluate, prepare, report
@@ -23,6 +23,7 @@ app = typer.Typer(
 
 COMMANDS = (
     caption,
+    status,
     verify,
     export,
     prepare,

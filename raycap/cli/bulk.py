@@ -1,4 +1,4 @@
-"""`raycap caption`, `raycap verify`, `raycap export`."""
+"""`raycap caption`, `raycap status`, `raycap verify`, `raycap export`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -79,6 +79,34 @@ def caption(
                 f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
+
+
+def status(
+    output: Annotated[
+        str, typer.Argument(help="What `raycap caption` writes to.", show_default=False)
+    ],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Say how far the run that writes to OUTPUT is, from its files alone.
+
+    Works from any machine that reaches OUTPUT, while the run goes on elsewhere.
+
+    Example: `raycap status s3://my-bucket/captions`
+
+    Exit codes: 0 complete or running; 1 stopped, or silent for long.
+    """
+    with told_errors(debug=debug):
+        resolved = _caption_config(config, settings, None)
+        from raycap.bulk.heartbeat import read_status
+        from raycap.tables.bulk import status_rows
+        from raycap.tables.columns import print_rows
+
+        found = read_status(output, storage=resolved.storage)
+        print_rows(status_rows(found))
+        if found.state in ("stopped", "silent"):
+            raise typer.Exit(EXIT_STOPPED)
 
 
 def verify(

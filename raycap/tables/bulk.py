@@ -2,8 +2,10 @@
 
 from raycap.bulk.export import ExportCounts
 from raycap.bulk.forecast import Forecast
+from raycap.bulk.heartbeat import OutputStatus
 from raycap.bulk.record import Summary
 from raycap.bulk.verify import Verification
+from raycap.report.numbers import duration
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -38,6 +40,39 @@ def forecast_rows(forecast: Forecast) -> list[tuple[str, str]]:
         ("images done", f"{forecast.num_images_done:,}"),
         ("images to caption", f"{forecast.num_pending:,}"),
         *((f"not images {suffix}", f"{n:,}") for suffix, n in forecast.skipped.items() if n),
+    ]
+
+
+_STATES = {
+    "complete": "complete: every image has its row",
+    "running": "running",
+    "silent": "silent: it has died, or does not reach its output; the same command continues it",
+    "stopped": "stopped: the same command continues it",
+    "starting": "starting: images are being listed",
+}
+
+
+def status_rows(found: OutputStatus) -> list[tuple[str, str]]:
+    """Say how far a run is."""
+    rows = [("state", _STATES[found.state])]
+    beat = found.beat
+    if beat is None or found.age_s is None:
+        return rows
+    share = beat.num_done / beat.num_total if beat.num_total else 1.0
+    rows += [
+        ("images", f"{beat.num_total:,}"),
+        ("done", f"{beat.num_done:,} ({share:.1%})"),
+        ("failed", f"{beat.num_failed:,}"),
+    ]
+    if found.state == "running":
+        rows.append(("rate", f"{beat.images_per_s:g} images/s"))
+        left = beat.num_total - beat.num_done
+        if beat.images_per_s:
+            rows.append(("ETA", duration(left / beat.images_per_s)))
+    return [
+        *rows,
+        ("started", beat.started_at),
+        ("last heartbeat", f"{duration(found.age_s)} ago, from {beat.host}, pid {beat.pid}"),
     ]
 
 

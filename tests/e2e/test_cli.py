@@ -12,6 +12,7 @@ from tests.commandline import CommandLine, rows_of, write_images
 
 COMMANDS = (
     "caption",
+    "status",
     "verify",
     "export",
     "prepare",
@@ -56,6 +57,7 @@ def test_every_command_has_help_with_an_example(raycap: CommandLine, command: st
         (("caption", "photos", "https://host/out"), 2, "web address"),
         (("caption", "photos", "nosuchthing://b/out"), 2, "nosuchthing:// is not a known kind"),
         (("verify", "photos"), 1, "is not an output of raycap"),
+        (("status", "photos"), 1, "is not an output of raycap"),
         (("caption", "photos"), 2, "Missing argument"),
     ],
 )

@@ -1,6 +1,7 @@
 """A run that is killed or stopped loses nothing, repeats nothing, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import time
 
@@ -95,8 +96,15 @@ def test_a_second_run_into_the_same_output_is_refused_at_once(raycap: CommandLin
     write_images(raycap.folder / "photos", NUM_IMAGES)
     process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOWER)
     wait_until(lambda: committed_parts(raycap.folder / "out") >= 1, process)
+    code, out, _ = raycap("status", "out")
+    assert code == 0
+    assert re.search(r"state +running\n", out)
+    assert f"pid {process.pid}" in out
     code, _, err = raycap("caption", "photos", "out", *SETTINGS, *SLOWER)
     assert code == 1
     assert "another run is writing here" in " ".join(err.split())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
+    code, out, _ = raycap("status", "out")
+    assert code == 1
+    assert "stopped: the same command continues it" in out

@@ -112,15 +112,20 @@ def test_the_commands_on_a_folder_run_in_their_order(raycap: CommandLine) -> Non
     assert rows_of(raycap.folder / "longer")
 
 
-def test_the_command_on_a_bucket_runs_with_a_model_that_needs_no_download(
+def test_the_commands_on_a_bucket_run_with_a_model_that_needs_no_download(
     raycap: CommandLine, s3: S3, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(raycap.folder)
     s3.put("photos/a.jpg", make_jpeg())
     raycap.env |= s3.env
     (raycap.folder / "configs").symlink_to(CONFIGS)
-    (line,) = [line for line in commands() if line.startswith("raycap caption s3://")]
-    run(raycap, line.replace("my-bucket", s3.bucket) + " --model stub")
+    caption, status = [
+        line.replace("my-bucket", s3.bucket)
+        for line in commands()
+        if re.match(r"raycap .*s3:", line)
+    ]
+    run(raycap, f"{caption} --model stub")
+    run(raycap, status)
     assert s3.client.head_object(Bucket=s3.bucket, Key="captions/summary.json")
 
 
