@@ -1,9 +1,10 @@
 """How captioning scales with actors, on a simulated cluster: nodes are processes, GPUs are names.
 
 A model of fixed latency (`stub`, which sleeps) stands in for GPUs, so that what is measured is the
-engine: the stream, the driver, the committer. Each number of actors captions two sizes; the images
-between them over the time between them is the rate. Efficiency is the rate over that of one actor
-times their number. The driver's own time an image says how many a second one driver can take.
+engine: the stream, the driver, the committer. The rate is that of one run, from the moment when
+every actor's first block is answered to the end. Efficiency is the rate over that of one actor
+times their number; `ideal` is the rate over what the latency alone would allow. The driver's own
+time an image says how many a second one driver can take.
 
     python -m bench.scale [--actors 1 2 4 8] [--latency 4.0] [--json FILE]
 """
@@ -27,11 +28,14 @@ import raycap
 from bench.memory import write_images
 from raycap.config import CaptionConfig
 from raycap.settings import validate_config
+from raycap.status import Progress
 
 BATCH_SIZE = 64
 BAR = 0.9
-SIZES = (4, 16)
-"""Batches an actor, of the smaller and of the larger run."""
+NUM_BATCHES = 24
+"""An actor's."""
+BLOCK_BATCHES = 2
+"""Batches that an actor is handed at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Row:
     num_actors: int
     images_per_s: float
     efficiency: float
+    ideal: float
+    """Rate over what the latency alone would allow."""
     driver_cpu_us: float
     """Of the driver's process, an image, in microseconds."""
 
@@ -73,32 +79,36 @@ def start_cluster(num_nodes: int) -> Any:
     return cluster
 
 
-def run(photos: Path, config: CaptionConfig) -> tuple[float, float]:
-    """Caption a folder; return the seconds, and those of the driver's CPU."""
+def run(photos: Path, config: CaptionConfig, num_actors: int) -> tuple[float, float]:
+    """Caption a folder; return images/s, and the driver's seconds of CPU an image."""
     process = psutil.Process()
-    cpu = sum(process.cpu_times()[:2])
-    started = time.perf_counter()
+    marks: list[tuple[int, float, float]] = []
+
+    def mark(progress: Progress) -> None:
+        marks.append((progress.num_done, time.perf_counter(), sum(process.cpu_times()[:2])))
+
     with tempfile.TemporaryDirectory() as output:
-        raycap.caption(photos, Path(output) / "out", config=config)
-    return time.perf_counter() - started, sum(process.cpu_times()[:2]) - cpu
+        raycap.caption(photos, Path(output) / "out", config=config, on_progress=mark)
+    first_blocks = num_actors * BLOCK_BATCHES * BATCH_SIZE
+    start = next(place for place, (done, _, _) in enumerate(marks) if done >= first_blocks)
+    images, seconds, cpu_s = (
+        end - begin for begin, end in zip(marks[start], marks[-1], strict=True)
+    )
+    return images / seconds, cpu_s / images
 
 
 def measure(num_actors: int, latency_s: float, scratch: Path) -> tuple[float, float]:
     """Return images/s of so many actors, and the driver's seconds of CPU an image."""
-    counts = [num_actors * BATCH_SIZE * batches for batches in SIZES]
-    folders = [scratch / f"{num_actors}-{count}" for count in counts]
-    for folder, count in zip(folders, counts, strict=True):
-        write_images(folder, count)
+    few, many = scratch / f"{num_actors}-few", scratch / f"{num_actors}-many"
+    write_images(few, num_actors * BLOCK_BATCHES * BATCH_SIZE)
+    write_images(many, num_actors * NUM_BATCHES * BATCH_SIZE)
     cluster = start_cluster(num_actors)
     try:
-        config = settings(num_actors, latency_s)
-        run(folders[0], config)  # workers start, and import
-        (short, short_cpu), (long, long_cpu) = (run(folder, config) for folder in folders)
+        raycap.caption(few, scratch / f"{num_actors}-warm", config=settings(num_actors, 0.0))
+        return run(many, settings(num_actors, latency_s), num_actors)
     finally:
         ray.shutdown()
         cluster.shutdown()
-    images = counts[1] - counts[0]
-    return images / (long - short), (long_cpu - short_cpu) / images
 
 
 def main() -> None:
@@ -109,7 +119,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there too")
     given = parser.parse_args()
     rows: list[Row] = []
-    print("actors  images/s  efficiency  driver us/image")
+    print("actors  images/s  efficiency  ideal  driver us/image")
     with tempfile.TemporaryDirectory() as name:
         for count in given.actors:
             rate, cpu = measure(count, given.latency, Path(name))
@@ -118,12 +128,13 @@ def main() -> None:
                 num_actors=count,
                 images_per_s=rate,
                 efficiency=rate / (alone * count),
+                ideal=rate * given.latency / (BATCH_SIZE * count),
                 driver_cpu_us=1e6 * cpu,
             )
             rows.append(row)
             print(
                 f"{row.num_actors:>6}  {row.images_per_s:>8.1f}  {row.efficiency:>10.3f}"
-                f"  {row.driver_cpu_us:>15.1f}",
+                f"  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}",
                 flush=True,
             )
     print(f"bar: efficiency {BAR}")
