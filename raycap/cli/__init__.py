@@ -7,6 +7,7 @@ import typer
 from raycap.cli.bulk import caption, export, status, verify
 from raycap.cli.calibration import calibrate
 from raycap.cli.demo import demo
+from raycap.cli.doctor import doctor
 from raycap.cli.evaluation import evaluate, prepare, report
 from raycap.cli.studying import study
 from raycap.cli.training import train
@@ -33,6 +34,7 @@ COMMANDS = (
     tune,
     study,
     calibrate,
+    doctor,
     demo,
 )
 for command in COMMANDS:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,39 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _streams = threading.local()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerators:
+    """The accelerators of a machine, as torch sees them."""
+
+    devices: list[str]
+    """Names, with their memory."""
+    build: str
+    """What torch is built for."""
+    is_built_for_one: bool
+    """Whether that is an accelerator."""
+
+
+def describe_accelerators() -> Accelerators:
+    """Name what torch sees."""
+    built = torch.accelerator.current_accelerator(check_available=False)
+    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    cuda = torch.version.cuda
+    return Accelerators(
+        devices=[_describe(built, index) for index in range(count) if built is not None],
+        build=f"CUDA {cuda}" if cuda else built.type if built is not None else "CPUs",
+        is_built_for_one=built is not None,
+    )
+
+
+def _describe(kind: torch.device, index: int) -> str:
+    module = torch.get_device_module(kind)
+    if not hasattr(module, "get_device_properties"):
+        return f"{kind.type}:{index}"
+    found = module.get_device_properties(index)
+    memory_bytes = getattr(found, "total_memory", 0)
+    return f"{kind.type}:{index} {found.name}, {memory_bytes / 1e9:.0f} GB"
 
 
 def pick_device() -> torch.device:

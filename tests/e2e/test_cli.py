@@ -20,6 +20,7 @@ COMMANDS = (
     "report",
     "train",
     "calibrate",
+    "doctor",
     "demo",
 )
 
