@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from raycap import schema
 from raycap.bulk.attempts import is_replacement
 from raycap.bulk.batching import BatchRange, BatchSize
-from raycap.bulk.isolated import IsolatedCaptioner, WatchedCaptioner
+from raycap.bulk.isolated import IsolatedCaptioner, WatchedCaptioner, hang_limit_s
 from raycap.bulk.loading import RunSpec, failure
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.isolation import HangWatch, ProcessDied
@@ -47,7 +47,7 @@ class CaptionActor:
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         use_threads(spec.torch_threads)
-        self._watch = HangWatch(spec.config.engine.hang_timeout_s)
+        self._watch = HangWatch(hang_limit_s(spec))
         self._isolated: IsolatedCaptioner | None = None
         self._num_isolated = 0
         if is_replacement():

@@ -18,8 +18,15 @@ logger = logging.getLogger(__name__)
 
 _LEAST_LIMIT_S = 10.0
 _SLOWNESS = 20.0  # an image may take so many times as long as a plain grey one
+_COMPILING = 5.0  # a batch of a new size is compiled first, which takes minutes
 
 CaptionBatch = Callable[[UInt8[np.ndarray, "b h w 3"]], list[Caption]]
+
+
+def hang_limit_s(spec: RunSpec) -> float:
+    """How long a batch may take before it counts as hanging."""
+    factor = _COMPILING if spec.config.model.compile else 1.0
+    return factor * spec.config.engine.hang_timeout_s
 
 
 class WatchedCaptioner:
@@ -46,7 +53,8 @@ class IsolatedCaptioner:
         """Load nothing yet: that is left to the first batch."""
         target = spec.model.target
         self._grey = np.full((1, target.height_px, target.width_px, 3), 128, np.uint8)
-        self._limit_s = spec.config.engine.hang_timeout_s
+        self._limit_s = hang_limit_s(spec)
+        self._is_compiled = spec.config.model.compile
         self._process: Isolated[UInt8[np.ndarray, "b h w 3"], list[Caption]] = Isolated(
             _Loading(spec)
         )
@@ -62,9 +70,8 @@ class IsolatedCaptioner:
         """
         if not self._process.is_running:
             self._warm_up()
-        likely_s = _SLOWNESS * self._image_s * len(pixels)
         try:
-            return self._process(pixels, min(self._limit_s, max(_LEAST_LIMIT_S, likely_s)))
+            return self._process(pixels, self._limit_for(len(pixels)))
         except ProcessDied as error:
             self.num_deaths += 1
             logger.warning("model_process_died images=%d reason=%s", len(pixels), error)
@@ -73,6 +80,12 @@ class IsolatedCaptioner:
     def close(self) -> None:
         """End the process."""
         self._process.close()
+
+    def _limit_for(self, num_images: int) -> float:
+        if self._is_compiled:
+            return self._limit_s  # the grey image says nothing of how long compiling takes
+        likely_s = _SLOWNESS * self._image_s * num_images
+        return min(self._limit_s, max(_LEAST_LIMIT_S, likely_s))
 
     def _warm_up(self) -> None:
         try:
