@@ -62,9 +62,9 @@ class EngineConfig(Section):
     max_failed_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of failed images above which a complete run exits with 3."""
     hang_timeout_s: float = Field(default=180.0, gt=0.0)
-    """A process that is at one batch, or at decoding one image, for so long is ended and replaced; at
-    a batch five times as long with `model.compile`. Images that end or hang their process are found,
-    and become failed rows."""
+    """A process that is at one batch, or at decoding one image, for so long is ended and replaced;
+    at a batch five times as long with `model.compile`. Images that end or hang their process are
+    found, and become failed rows."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
     """A run in which no image is answered for so long is stopped with an error."""
 
