@@ -25,7 +25,7 @@ from raycap.storage.stores import open_store
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
-BEAT_S = 15.0
+BEAT_S = 5.0
 """Seconds between two beats."""
 SILENT_AFTER_S = 90.0
 """A run that does not beat for so long has died, or cannot reach its output."""

@@ -98,7 +98,7 @@ def test_a_second_run_into_the_same_output_is_refused_at_once(raycap: CommandLin
     wait_until(lambda: committed_parts(raycap.folder / "out") >= 1, process)
     code, out, _ = raycap("status", "out")
     assert code == 0
-    assert re.search(r"state +running\n", out)
+    assert re.search(r"state +running *\n", out)
     assert f"pid {process.pid}" in out
     code, _, err = raycap("caption", "photos", "out", *SETTINGS, *SLOWER)
     assert code == 1
