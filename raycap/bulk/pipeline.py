@@ -20,7 +20,6 @@ from raycap.config import ActorRange
 from raycap.failures import explain
 from raycap.streaming import blocks_of, stream_context
 
-_RETRIES = 3
 _REMEDY = "what is committed stays: run the same command to continue"
 
 
@@ -38,7 +37,7 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
 
     Raises:
         RaycapError: as a worker raised it, in one clear line.
-        RunStopped: workers died again and again, or nothing moved for `engine.stall_timeout_s`.
+        RunStopped: nothing moved for `engine.stall_timeout_s`.
     """
     context = stream_context(
         # Blocks of pixels leave a load task as soon as they are full, so that captioning starts
@@ -60,9 +59,9 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
 
 def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dataset:
     load: Any = load_parts  # Ray's annotations know no Arrow tables
-    load_limits, caption_limits = _retry_limits()
+    load_arguments, caption_arguments = _without_limit()
     with warnings.catch_warnings():
-        # See _retry_limits.
+        # See _without_limit.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         return (
             ray.data.from_arrow(blocks_of(work))
@@ -71,7 +70,7 @@ def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dat
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs={"spec": spec},
-                **load_limits,
+                **load_arguments,
             )
             .map_batches(
                 CaptionActor,
@@ -83,16 +82,17 @@ def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dat
                 ),
                 num_gpus=resources.gpus_per_actor or None,
                 num_cpus=resources.cpus_per_actor,
-                **caption_limits,
+                **caption_arguments,
             )
         )
 
 
-def _retry_limits() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Bound how often a dead load task, and a block of a dead captioner, are tried again.
+def _without_limit() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Let load tasks and captioners that died be tried again as often as it takes.
 
-    Ray's own default is for ever. A captioner itself is replaced as often as it takes: nodes come
-    and go during a long run, and each loss takes no block more than once.
+    Nodes come and go during a long run, and the loss of one costs a task several attempts, as Ray
+    notices it late. What kills every attempt is no node: an image is isolated at the second one,
+    and anything else is stopped by `engine.stall_timeout_s`.
 
     These are remote arguments, which map_batches takes under other names from Ray 2.64 on: this is
     the one place to change then.
@@ -100,4 +100,4 @@ def _retry_limits() -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
         Those of the load tasks and those of the captioners.
     """
-    return {"max_retries": _RETRIES}, {"max_restarts": -1, "max_task_retries": _RETRIES}
+    return {"max_retries": -1}, {"max_restarts": -1, "max_task_retries": -1}

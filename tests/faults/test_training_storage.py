@@ -41,7 +41,7 @@ def test_checkpoints_that_cannot_be_written_stop_the_run_and_it_goes_on_from_the
 
         def rule(_: Handler) -> Fault:
             """Refuse all that is written, once the third checkpoint stands."""
-            keys = keys_under(s3, "run/checkpoints/")
+            keys = keys_under(s3, "run/checkpoints/step-")
             records = [key for key in keys if key.endswith(".json")]
             if any(int(key.split("step-")[1][:8]) >= 3 for key in records):
                 server.rule = lambda h: refused(500) if h.command == "PUT" else truthful
