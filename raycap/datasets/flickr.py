@@ -46,7 +46,7 @@ _Caption = tuple[str, str | None]
 class FlickrKind(StrEnum):
     """How lines of captions look."""
 
-    TOKEN = "token"
+    TOKEN = "token"  # noqa: S105  a word of a caption
     """`1.jpg#0`, a tab, the caption."""
     BARS = "bars"
     """A header, then `1.jpg| 0| the caption`."""

@@ -109,9 +109,10 @@ def build_tokenizer() -> BertTokenizer:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokens += [*_CHARACTERS, *(f"##{character}" for character in _CHARACTERS), *".,'-"]
     tokens += sorted(words - set(tokens))
-    tokens += ["[DEC]"]  # BLIP's decoder starts with it, and has it last
+    start = "[DEC]"  # BLIP's decoder starts with it, and has it last
+    tokens += [start]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    return BertTokenizer(vocabulary, bos_token="[DEC]", model_max_length=_MAX_POSITIONS)
+    return BertTokenizer(vocabulary, bos_token=start, model_max_length=_MAX_POSITIONS)
 
 
 def build_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
