@@ -20,6 +20,7 @@ from raycap.models.folders import (
     read_json,
 )
 from raycap.models.hub import download
+from raycap.models.safety import check_safe
 
 CLIP_KIND = "clip"
 
@@ -67,6 +68,7 @@ def clip_folder(source: ModelSource) -> Path:
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     config = read_json(folder / CONFIG_FILE)
     _check(folder, config)
+    check_safe(folder)
     vision = config.get("vision_config")
     side_px = vision.get("image_size", _DEFAULT_SIDE_PX) if isinstance(vision, dict) else None
     if not isinstance(side_px, int):

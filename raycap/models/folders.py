@@ -31,7 +31,7 @@ PROCESSOR_FILE = "processor_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 WEIGHT_FILE = "model.safetensors"
 WEIGHT_INDEX_FILE = "model.safetensors.index.json"
-PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 _VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.txt")
 
 _DIGESTED_FILES = (

@@ -7,6 +7,7 @@ from raycap.errors import ModelError
 from raycap.models.base import Captioner, ModelSource
 from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, digest_folder
 from raycap.models.hub import download
+from raycap.models.safety import check_safe
 from raycap.models.sources import DEMO_FOLDER, check_arithmetic
 from raycap.models.stub import StubCaptioner
 
@@ -29,6 +30,7 @@ def load_captioner(
             f"{', '.join(SUPPORTED_KINDS)}, stub"
         )
     folder = _folder_here(source)
+    check_safe(folder)  # the digest knows no files that are not the model's own
     # torch and transformers take seconds to import, and the stub needs neither
     if source.kind in SCRATCH_KINDS:
         from raycap.models.scratch_captioner import load_scratch_captioner  # noqa: PLC0415

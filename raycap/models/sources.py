@@ -14,6 +14,8 @@ from raycap.images import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
     KIND_FILE,
+    PICKLE_PATTERNS,
+    WEIGHT_FILE,
     Preprocessing,
     check_folder,
     digest_folder,
@@ -21,6 +23,7 @@ from raycap.models.folders import (
     read_kind,
 )
 from raycap.models.hub import download
+from raycap.models.safety import check_safe
 from raycap.models.saved import read_generation
 from raycap.models.scratch_folders import check_scratch_folder
 
@@ -50,6 +53,11 @@ def find_model(name: str) -> ModelSource:
         return _from_folder(DEMO_FOLDER, name, None)
     path = Path(os.path.expanduser(name))  # unlike Path.expanduser leaves an unknown ~user as it is
     if name.startswith((".", "/", "~")) or (name and path.exists()):
+        if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
+            raise ModelError(
+                f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
+                f"point at a folder with {WEIGHT_FILE}"
+            )
         if not path.is_dir():
             raise ModelError(f"{name}: no such folder: point at the folder of a saved model")
         return _from_folder(path.resolve(), name, None)
@@ -101,6 +109,7 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
         return _stub(name)
     kind = read_kind(folder)
     preprocessing = _check(folder, kind)
+    check_safe(folder)
     return ModelSource(
         kind=kind,
         name=name,
