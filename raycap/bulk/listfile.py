@@ -103,7 +103,10 @@ def _read_csv(file: _File) -> Iterator[_Page]:
         for page in _paged(row for row in rows if row):
             for row in page:
                 if len(row) != len(header):
-                    raise ValueError(f"{len(row)} fields instead of {len(header)}: {','.join(row)}")
+                    first = redact(row[0])  # not all: a signature may be in it
+                    raise ValueError(
+                        f"{len(row)} fields instead of {len(header)}, the first: {first}"
+                    )
             columns = dict(zip(header, zip(*page, strict=True), strict=True))
             yield list(columns[URI]), list(columns[IMAGE_ID]) if IMAGE_ID in columns else None
 

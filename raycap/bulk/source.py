@@ -166,6 +166,8 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
 
 
 def _open_list(source: str, config: StorageConfig) -> Listing:
+    if scheme_of(source):
+        open_store(source.rpartition("/")[0], config)  # refused here, before a run remembers it
     listing = Listing(source=source, tables=())
 
     def counted() -> Iterator[pa.Table]:

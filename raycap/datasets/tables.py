@@ -107,7 +107,7 @@ def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
         chosen = next((standing[name] for name in wanted if name in standing), None)
         if chosen is None:
             # In one line of bounded length, whatever a damaged file has for names.
-            there = " ".join(", ".join(names).split())[:_MESSAGE_CHARS]
+            there = " ".join(", ".join(map(redact, names)).split())[:_MESSAGE_CHARS]
             raise DatasetError(
                 f"{file.uri}: has no column of {what} (looked for {', '.join(wanted)}); "
                 f"its columns are {there or 'none'}"

@@ -148,7 +148,8 @@ def _read_csv(file: _File) -> Iterator[_Row]:
         header = next(rows, [])
         for row in rows:
             if row and len(row) != len(header):
-                raise ValueError(f"{len(row)} fields instead of {len(header)}: {','.join(row)}")
+                first = redact(row[0])  # not all: a signature may be in it
+                raise ValueError(f"{len(row)} fields instead of {len(header)}, the first: {first}")
             if row:
                 yield _without_empty_fields(dict(zip(header, row, strict=True)))
 

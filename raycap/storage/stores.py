@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.storage.address import redact, scheme_of, split_s3
+from raycap.storage.address import holds_password, redact, scheme_of, split_s3
 from raycap.storage.base import Store, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
 from raycap.storage.local import LocalStore, read_file, read_file_range
@@ -28,6 +28,11 @@ def open_store(uri: str, config: StorageConfig) -> Store:
     scheme = scheme_of(uri)
     if scheme in ("", "file"):
         return LocalStore(Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))))
+    if holds_password(uri):
+        raise ConfigError(
+            f"{redact(uri)}: an address takes no password (it was left out here); give the "
+            "credentials in the way of that store, by its environment or files"
+        )
     if scheme in ("s3", "s3a"):
         bucket, prefix = split_s3(uri)
         if not bucket:

@@ -1,5 +1,6 @@
 """Images at `http://` and `https://` addresses."""
 
+import logging
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -21,6 +22,8 @@ class WebReader:
     """Reads web addresses over a pool of connections; safe to use from many threads."""
 
     def __init__(self, config: StorageConfig) -> None:
+        # Its warnings name whole addresses, signatures and all; what fails is told by our errors.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._retrying = retrying(config)
         self._pool = urllib3.PoolManager(
             num_pools=64,

@@ -108,6 +108,32 @@ def test_redirects_are_followed_but_not_for_ever(server: FaultyServer, reader: I
         reader.read(f"{server.url}/odd", MAX_BYTES)
 
 
+def test_a_password_does_not_follow_a_redirect_to_another_host(
+    server: FaultyServer, reader: ImageReader
+) -> None:
+    host = server.url.removeprefix("http://")
+    server.pages["/near"] = Reply(status=302, headers={"Location": "/a.jpg"})
+    far = server.url.replace("127.0.0.1", "localhost")
+    server.pages["/far"] = Reply(status=302, headers={"Location": f"{far}/a.jpg"})
+    assert far != server.url
+    for name, is_sent in (("near", True), ("far", False)):
+        assert reader.read(f"http://me:s3cret@{host}/{name}", MAX_BYTES) == IMAGE
+        assert ("authorization" in map(str.lower, server.requests[-1][2])) == is_sent
+
+
+def test_no_address_is_logged_where_a_server_answers_with_broken_headers(
+    server: FaultyServer, reader: ImageReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(handler: Handler, true_reply: object) -> None:
+        del true_reply
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nno header\r\n\r\nx")
+        handler.close_connection = True
+
+    server.faults.append(broken)
+    assert reader.read(f"{server.url}/a.jpg?X-Amz-Signature=abc123", MAX_BYTES)
+    assert "abc123" not in caplog.text
+
+
 def test_user_and_password_are_sent_but_never_shown(
     server: FaultyServer, reader: ImageReader
 ) -> None:

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycap.config import StorageConfig
+from raycap.errors import ConfigError
 from raycap.storage.address import redact, scheme_of, split_s3
+from raycap.storage.stores import open_store
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,12 @@ def test_a_key_may_hold_what_ends_a_path_on_the_web() -> None:
         ("https://a.blob.core.windows.net/c/k?sv=2&st=1&se=3&sr=b&sp=r&sig=S", "https://a.blob.core.windows.net/c/k"),
         ("https://h/k?X-Goog-Signature=S&X-Goog-Date=D&generation=5", "https://h/k?generation=5"),
         ("https://[::1/a?token=x", "(an address that cannot be read)"),
+        ("s3://AKIA:se/cr+et@b/k", "s3://b/k"),
+        ("s3://arn:aws:s3:us-east-1:1:accesspoint/a/k@1", "s3://arn:aws:s3:us-east-1:1:accesspoint/a/k@1"),
+        ("sftp://me:secret@h/a:b@c.jpg", "sftp://h/a:b@c.jpg"),
+        ("gs://b/a:b@c.jpg", "gs://b/a:b@c.jpg"),
+        ("abfs://container@account/a:b@c", "abfs://container@account/a:b@c"),
+        ("github://org:repository@main/a.jpg", "github://org:repository@main/a.jpg"),
     ],
 )  # fmt: skip
 def test_secrets_of_a_web_address_are_not_shown(address: str, shown: str) -> None:
@@ -59,3 +68,12 @@ def test_secrets_of_a_web_address_are_not_shown(address: str, shown: str) -> Non
 @given(st.text(), st.sampled_from(["https://me:hunter2@h/", "https://h/?x=1&api_key=hunter2&y="]))
 def test_a_secret_is_hidden_whatever_follows_it(rest: str, start: str) -> None:
     assert "hunter2" not in redact(start + rest.replace("hunter2", ""))
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://AKIA:hunter2@bucket/k", "sftp://me:hunter2@h/a", "memory://me:hunter2@h/a"]
+)
+def test_a_store_with_a_password_in_its_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="an address takes no password") as caught:
+        open_store(address, StorageConfig())
+    assert "hunter2" not in str(caught.value)

@@ -226,7 +226,7 @@ def test_whole_coco_files_say_what_their_numbers_stand_for(tmp_path: Path) -> No
         ("a.json", '[{"image_id": 1, "caption": "a"}', "cannot be read as captions: "),
         ("a.json", "[3]", "an item is not an object"),
         ("a.json", '{"image_id": 1}{"image_id": 2}', "cannot be read as captions: "),
-        ("a.csv", "image_id,caption\n1,a,b\n", "3 fields instead of 2: 1,a,b"),
+        ("a.csv", "image_id,caption\n1,a,b\n", "3 fields instead of 2, the first: 1$"),
         ("a.csv", "image_id\n1\n", "row 1 has no 'caption'"),
         ("a.csv", 'image_id,caption\n1,"a', "unexpected end of data"),
         ("a.parquet", "PAR1 no, it is not", "cannot be read as captions: "),

@@ -102,7 +102,7 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("l.csv", b"url,x\na,b\n", "has no column 'uri'; name the column of addresses 'uri'"),
     ("l.csv", b"", "has no column 'uri'"),
     ("l.csv", b"uri,x\na,1\n,2\n", "row 2 has no address in 'uri'"),
-    ("l.csv", b"uri,x\na,b,c\n", "3 fields instead of 2: a,b,c"),
+    ("l.csv", b"uri,x\na,b,c\n", "3 fields instead of 2, the first: a"),
     ("l.csv", b'uri\n"a', "cannot be read as csv"),
     ("l.csv", b"uri\n\xff\n", "cannot be read as csv"),
     ("l.txt", b"a\n\xff\n", "cannot be read as txt"),
