@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -43,7 +44,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     # torch before any code of ours runs. Those of a local Ray inherit it from here; on a busy
     # machine, threads that spin for long made training twenty times as slow.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    with nullcontext() if debug else _quiet_start():
+    with _private_token(), nullcontext() if debug else _quiet_start():
         is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
     try:
         yield is_fixed
@@ -90,6 +91,25 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
         # Ray has put in its own, which exits on the spot.
         signal.signal(signal.SIGTERM, on_terminate)
     return is_local
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Keep the token that opens a local Ray from the other users of this machine.
+
+    Whoever has it runs code as this user. Ray makes it at the first start, in `~/.ray`, with the
+    umask's mode; a umask for that moment would go on to all workers, and to what they write.
+    """
+    folder = Path.home() / ".ray"
+    token = folder / "auth_token"
+    with suppress(OSError):  # a home that cannot be written to: Ray will say
+        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # none, or not ours
+            if token.stat().st_mode & 0o077:
+                token.chmod(0o600)
 
 
 def _refuse_client() -> None:

@@ -158,7 +158,9 @@ def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
     temporary = folder / f".{secrets.token_hex(8)}.raycap-tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        # Captions for a bucket are nobody else's on this machine.
+        mode = 0o666 if is_local else 0o600
+        with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             try:
                 yield file
                 file.flush()

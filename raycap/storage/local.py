@@ -130,7 +130,9 @@ class LocalStore:
         path = self._root / key
         with _mapped_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
+            # Through no link: who else may write to the folder could have it empty another file.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            file = os.fdopen(os.open(path, flags, 0o666), "a+", encoding="utf-8")
         with file:
             with _mapped_errors(path):
                 self._take(file)

@@ -274,3 +274,35 @@ def test_addresses_open_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     for address in ("x", "./x/", str(tmp_path / "x"), f"file://{tmp_path}/x", "~/x"):
         assert open_store(address, StorageConfig()).uri == str(tmp_path / "x")
+
+
+def test_modes_of_files_follow_the_umask(store: LocalStore, tmp_path: Path) -> None:
+    file = tmp_path / "made"
+    before = os.umask(0o027)
+    try:
+        file.write_bytes(b"x")
+        store.write("written", b"x")
+        store.create("created", b"x")
+        store.upload("uploaded", file)
+        with store.lock("lock.json"):
+            pass
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in Path(store.uri).iterdir()}
+    assert modes == dict.fromkeys(("written", "created", "uploaded", "lock.json"), 0o640)
+
+
+def test_no_link_that_another_has_put_there_is_written_through(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_text("dear")
+    Path(store.uri).mkdir()
+    for name in ("lock.json", "a", "b"):
+        Path(store.address(name)).symlink_to(other)
+    store.write("a", b"x")
+    assert store.create("b", b"x") is False
+    with pytest.raises(StorageError, match="lock"), store.lock("lock.json"):
+        pass
+    assert other.read_text() == "dear"
+    assert store.read("a") == b"x"
