@@ -1,6 +1,7 @@
 """The cluster that ships is one that Ray accepts."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,26 @@ def test_nothing_of_it_is_open_to_the_world(cluster: dict[str, Any]) -> None:
     assert "--dashboard-host=127.0.0.1" in commands
     assert "0.0.0.0" not in CLUSTER.read_text()
     assert cluster["provider"]["cache_stopped_nodes"] is False
+
+
+def test_only_who_has_the_token_gets_in(cluster: dict[str, Any]) -> None:
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = (command for command in cluster[name] if "ray start" in command)
+        assert re.search(r"export [^;]*\bRAY_AUTH_MODE=token\b[^;]*;.* ?\S*ray start", start)
+    home = f"/home/{cluster['auth']['ssh_user']}"
+    assert cluster["file_mounts"][f"{home}/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "chmod -R go= ~/.ray" in cluster["setup_commands"]
+
+
+def test_an_address_in_a_list_gets_no_credentials_of_an_instance(cluster: dict[str, Any]) -> None:
+    for kind in cluster["available_node_types"].values():
+        assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_workers_cannot_do_what_the_head_can(cluster: dict[str, Any]) -> None:
+    kinds = cluster["available_node_types"].values()
+    profiles = [kind["node_config"]["IamInstanceProfile"]["Name"] for kind in kinds]
+    assert len(set(profiles)) == len(profiles)
 
 
 def test_every_node_installs_what_was_tested(cluster: dict[str, Any]) -> None:
