@@ -1,0 +1,272 @@
+"""Secrets are planted in environment, addresses and lists: no output, log or message shows them."""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tests.commandline import CommandLine, ray_processes_of, rows_of, wait_until, write_images
+from tests.conftest import S3, MakeJpeg
+from tests.faulty_http import FaultyServer, Reply, faulty_server
+
+PLANTED = "planted"
+"""Part of every secret."""
+QUICK = ("--set", "storage.num_retries=0", "--set", "storage.timeout_s=5")
+
+
+@dataclass
+class Watched:
+    """The command line, of which everything that it tells and leaves is looked through."""
+
+    raycap: CommandLine
+    temporary: Path
+    """Where Ray keeps its sessions."""
+    told: list[str] = field(default_factory=list)
+
+    def __call__(self, *arguments: object, code: int = 0) -> str:
+        """Run to the end; return what it told."""
+        got, out, err = self.raycap(*arguments)
+        assert got == code, err
+        self.told.append(out + err)
+        return out + err
+
+    @property
+    def ray_logs(self) -> list[Path]:
+        return [path for path in self.temporary.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def watched(raycap: CommandLine) -> Iterator[Watched]:
+    # A short name: Ray's sockets are in it, whose paths may have 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="rc-"))
+    raycap.env |= {
+        "RAY_TMPDIR": str(folder),
+        "HF_TOKEN": f"hf_{PLANTED}",
+        "HF_HUB_OFFLINE": "1",
+        "AWS_ACCESS_KEY_ID": f"AKIA{PLANTED}",
+        "AWS_SECRET_ACCESS_KEY": f"{PLANTED}/secret",
+        "AWS_SESSION_TOKEN": f"{PLANTED}/token",
+    }
+    yield Watched(raycap=raycap, temporary=folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def web() -> Iterator[FaultyServer]:
+    with faulty_server() as server:
+        yield server
+
+
+def shown(path: Path) -> Iterator[str]:
+    """What a file shows to whoever opens it, or takes it apart."""
+    yield path.read_bytes().decode(errors="replace")
+    if path.suffix == ".parquet":
+        table = pq.read_table(path, partitioning=None)
+        yield f"{table.to_pylist()} {table.schema.metadata} {pq.read_metadata(path).metadata}"
+
+
+def assert_nothing_shows(watched: Watched, *places: Path, secret: str = PLANTED) -> None:
+    for text in watched.told:
+        assert secret not in text
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    assert files
+    assert watched.ray_logs
+    for file in [*files, *watched.ray_logs]:
+        assert not any(secret in text for text in shown(file)), file
+
+
+def fetched(s3: S3, prefix: str, folder: Path) -> Path:
+    """Bring a prefix of a bucket into a folder."""
+    for item in s3.client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix)["Contents"]:
+        path = folder / item["Key"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(s3.client.get_object(Bucket=s3.bucket, Key=item["Key"])["Body"].read())
+    return folder / prefix
+
+
+def test_credentials_of_a_bucket_stay_in_the_environment(
+    watched: Watched, s3: S3, make_jpeg: MakeJpeg
+) -> None:
+    watched.raycap.env["AWS_ENDPOINT_URL"] = s3.endpoint
+    watched.raycap.env["AWS_DEFAULT_REGION"] = "us-east-1"
+    for number in range(3):
+        s3.put(f"photos/{number}.jpg", make_jpeg(seed=number))
+    s3.put("photos/broken.jpg", b"\xff\xd8\xff no")
+    settings = ("--model", "stub", "--set", "engine.max_failed_share=1", *QUICK, "--debug")
+    watched("caption", f"{s3.uri}/photos", f"{s3.uri}/out", *settings)
+    watched("verify", f"{s3.uri}/out")
+    page = watched.raycap.folder / "pages" / "page.html"
+    watched("report", f"{s3.uri}/out", "--output", page)
+    watched("caption", "s3://no-such-bucket-at-all/x", "out", "--model", "stub", *QUICK, code=1)
+    output = fetched(s3, "out", watched.raycap.folder / "fetched")
+    assert {row["status"] for row in rows_of(output)} == {"ok", "failed"}
+    assert_nothing_shows(watched, output, page.parent)
+
+
+def write_list(web: FaultyServer, s3: S3, folder: Path, make_jpeg: MakeJpeg) -> Path:
+    """List images by addresses that hold secrets: good ones, and failing ones of every kind."""
+    s3.put("signed.jpg", make_jpeg(seed=1))
+    web.pages["/mine.jpg"] = Reply(body=make_jpeg(seed=2))
+    web.pages[f"/broken.jpg?token={PLANTED}"] = Reply(body=b"\xff\xd8\xff no")
+    host = web.url.removeprefix("http://")
+    signed = s3.client.generate_presigned_url(
+        "get_object", Params={"Bucket": s3.bucket, "Key": "signed.jpg"}
+    )
+    addresses = [
+        f"{signed}&X-Amz-Security-Token={PLANTED}",
+        f"http://me:{PLANTED}@{host}/mine.jpg",
+        f"http://me:{PLANTED}@{host}/gone.jpg",
+        f"{web.url}/broken.jpg?token={PLANTED}",
+        f"{web.url}/gone.jpg?X-Amz-Signature={PLANTED}&x=1",
+        f"https://{host}/no-tls.jpg?sig={PLANTED}",
+        f"http://127.0.0.1:1/refused.jpg?Signature={PLANTED}&Expires=1&AWSAccessKeyId={PLANTED}",
+        f"http://[::1/unreadable.jpg?token={PLANTED}",
+    ]
+    listed = folder / "lists" / "images.txt"
+    listed.parent.mkdir()
+    listed.write_text("\n".join(addresses) + "\n")
+    return listed
+
+
+def test_signed_addresses_and_passwords_of_a_list_are_in_no_row_message_or_log(
+    watched: Watched, web: FaultyServer, s3: S3, make_jpeg: MakeJpeg
+) -> None:
+    folder = watched.raycap.folder
+    listed = write_list(web, s3, folder, make_jpeg)
+    settings = ("--model", "stub", "--set", "engine.max_failed_share=1", *QUICK)
+    watched("caption", listed, "out", *settings, "--dry-run")
+    watched("caption", listed, "out", *settings)
+    watched("caption", listed, "out", *settings, "--retry-failed", "--debug")
+    watched("verify", "out")
+    watched("export", "out", "exported/captions.jsonl", "--to", "jsonl")
+    watched("report", "out", "--output", "exported/page.html")
+    codes = [row["error_code"] for row in rows_of(folder / "out")]
+    assert codes.count(None) == 2
+    assert {"decode_failed", "not_found", "network"} <= set(codes)
+    # The manifest is the run's own copy of the list: it leads to the images.
+    shutil.rmtree(folder / "out" / "manifest")
+    assert_nothing_shows(watched, folder / "out", folder / "exported")
+
+
+def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_it(
+    watched: Watched, web: FaultyServer, make_jpeg: MakeJpeg
+) -> None:
+    folder = watched.raycap.folder
+    rows = []
+    for number in range(12):
+        query = f"{number}.jpg?X-Amz-Signature={PLANTED}"
+        if number:
+            web.pages[f"/{query}"] = Reply(body=make_jpeg(seed=number))
+        said = ["a picture of noise", "colours beside each other"]
+        rows.append({"file_name": f"{web.url}/{query}", "captions": said, "split": "train"})
+        rows[-1]["split"] = ("train", "train", "val", "test")[number % 4]
+    (folder / "lists").mkdir()
+    (folder / "lists" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    watched("prepare", "lists/rows.jsonl", "set", *QUICK)
+    watched("caption", "set", "captions", "--model", "stub", "--set", "source.split=test")
+    quick = ("--set", "external.meteor=false", "--set", "bootstrap.num_resamples=10")
+    watched("evaluate", "captions", "set", "--split", "test", "--output", "evaluation", *quick)
+    small = ("encoder=small-cnn", "pretrained=false", "image_px=32", "width=8", "num_layers=1")
+    shape = [part for value in small for part in ("--set", f"architecture.{value}")]
+    epochs = ("--set", "train.num_epochs=1", "--set", "train.batch_size=4")
+    watched("train", "set", "run", "--model", "cnn-lstm", *shape, *epochs)
+    watched("report", "set", "captions", "evaluation", "run", "--output", "pages/page.html")
+    places = ("set", "captions", "evaluation", "run", "pages")
+    assert_nothing_shows(watched, *(folder / name for name in places))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("caption", f"https://me:{PLANTED}@host/list.txt", "out", "--model", "stub"),
+        ("caption", f"https://host/list.txt?sig={PLANTED}", "out", "--model", "stub"),
+        ("caption", "photos", f"https://me:{PLANTED}@host/out", "--model", "stub"),
+        ("caption", f"s3://AKIA:{PLANTED}@bucket/list.txt", "out", "--model", "stub"),
+        ("caption", f"s3://AKIA:{PLANTED}@bucket/photos", "out", "--model", "stub"),
+        ("caption", f"s3://AKIA:{PLANTED}@bucket/*.jpg", "out", "--model", "stub"),
+        ("caption", f"sftp://me:{PLANTED}@host/photos", "out", "--model", "stub"),
+        ("caption", "photos", f"s3://AKIA:{PLANTED}@bucket/out", "--model", "stub"),
+        ("caption", "photos", "out", "--model", f"https://me:{PLANTED}@host/model"),
+        ("prepare", f"https://me:{PLANTED}@host/rows.jsonl", "out"),
+        ("prepare", "headless.csv", "out"),
+        ("prepare", "photos", "out", "--images", f"https://me:{PLANTED}@host/photos"),
+        ("evaluate", f"https://me:{PLANTED}@host/a.json", "photos"),
+        ("evaluate", "photos", f"https://host/a.json?sig={PLANTED}"),
+        ("report", f"https://me:{PLANTED}@host/out", "--output", "page.html"),
+        ("report", "photos", "--output", f"https://me:{PLANTED}@host/page.html"),
+        ("verify", f"s3://AKIA:{PLANTED}@bucket/out"),
+        ("export", f"s3://AKIA:{PLANTED}@bucket/out", "captions.csv", "--to", "csv"),
+        ("train", f"https://me:{PLANTED}@host/set", "out", "--model", "blip", "--init", "demo"),
+        ("caption", "ragged.csv", "out", "--model", "stub"),
+    ],
+)
+def test_an_address_with_a_secret_that_cannot_be_used_is_refused_without_showing_it(
+    watched: Watched, arguments: tuple[str, ...]
+) -> None:
+    folder = watched.raycap.folder
+    write_images(folder / "photos", 1)
+    signed = f"https://host/a.jpg?X-Amz-Signature={PLANTED}"
+    (folder / "headless.csv").write_text(f"{signed},a cat\n{signed},a dog\n")
+    (folder / "ragged.csv").write_text(f"uri,image_id\n{signed},{PLANTED},2\n")
+    code, out, err = watched.raycap(*arguments)
+    assert code in (1, 2)
+    assert PLANTED not in out + err
+    assert "Traceback" not in err
+    for file in (folder / "out").rglob("*"):
+        assert file.is_dir() or not any(PLANTED in text for text in shown(file)), file
+
+
+def test_ray_runs_behind_a_token_that_is_this_users_alone(watched: Watched) -> None:
+    raycap, home = watched.raycap, Path(watched.raycap.env["HOME"])
+    os.umask(before := os.umask(0o022))
+    assert before & 0o077 != 0o077, "this test shows nothing where new files are private anyway"
+    write_images(raycap.folder / "photos", 40)
+    slow = ("--set", "model.stub_latency_s=1", "--set", "engine.batch_size=1")
+    process = raycap.start("caption", "photos", "out", "--model", "stub", *slow)
+    wait_until(lambda: len(ray_processes_of(home)) > 6, process)
+    token = (home / ".ray" / "auth_token").read_text().strip()
+    assert len(token) >= 32
+    for number in ray_processes_of(home):
+        told = _told_of(number)
+        assert told.get("RAY_AUTH_MODE", "token") == "token"
+        assert PLANTED not in told["command"]
+        assert token not in told["command"]
+    process.terminate()
+    process.communicate(timeout=60)
+    assert mode_of(home / ".ray") == 0o700
+    assert mode_of(home / ".ray" / "auth_token") == 0o600
+    assert_nothing_shows(watched, raycap.folder / "out", secret=token)
+
+
+def test_a_token_that_others_can_read_is_closed_to_them(watched: Watched) -> None:
+    token = Path(watched.raycap.env["HOME"]) / ".ray" / "auth_token"
+    token.parent.mkdir(mode=0o755)
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o644)
+    write_images(watched.raycap.folder / "photos", 1)
+    watched("caption", "photos", "out", "--model", "stub")
+    assert mode_of(token) == 0o600
+    assert token.read_text() == "0123456789abcdef" * 4
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _told_of(number: int) -> dict[str, Any]:
+    """What everybody on the machine sees of a process, and how it was told to authenticate."""
+    try:
+        process = psutil.Process(number)
+        mode = process.environ().get("RAY_AUTH_MODE")
+        return {"command": " ".join(process.cmdline()), **({"RAY_AUTH_MODE": mode} if mode else {})}
+    except psutil.Error:
+        return {"command": ""}
