@@ -4,8 +4,9 @@ export PYTHONUNBUFFERED := 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AUDIT := .venv-audit
 
-.PHONY: setup demo test faults check fix bench clean
+.PHONY: setup demo test faults check audit fix bench clean
 
 setup: $(STAMP)
 
@@ -29,11 +30,17 @@ test: $(STAMP)            # everything; takes minutes, needs no network
 faults: $(STAMP)          # every drill: kills, hangs, sick stores, damaged outputs; half an hour
 	$(BIN)/python -m pytest tests/faults
 
-check: $(STAMP)           # format, lint, types, layers
+check: $(STAMP)           # format, lint (security too), types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# With a place of its own: it is no part of what is tested, and `check` works without a network.
+audit:                    # known vulnerabilities of the pinned versions; asks a public database
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit
+	$(AUDIT)/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 fix: $(STAMP)             # format, and mend what the linter can
 	$(BIN)/ruff format .
@@ -58,4 +65,4 @@ bench: $(STAMP)           # side by side, prints ratios; an hour or two, on quie
 	$(BIN)/python -m bench.finetune
 
 clean:
-	rm -rf $(VENV) raycap-demo bench-results
+	rm -rf $(VENV) $(AUDIT) raycap-demo bench-results

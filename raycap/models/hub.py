@@ -15,6 +15,7 @@ from huggingface_hub import errors
 
 from raycap.errors import ModelError
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE
+from raycap.storage.address import redact
 
 ALLOWED_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 """What is downloaded."""
@@ -53,7 +54,7 @@ def download(name: str, revision: str | None) -> Path:
             converted = _converted_revision(name)
             folder = _snapshot(name, converted) if converted else folder
     except _HUB_ERRORS as error:
-        raise ModelError(_explain(name, revision, error)) from None
+        raise ModelError(_explain(redact(name), revision, error)) from None
     if not _has_weights(folder):
         raise ModelError(
             f"{name}: the Hub has no {WEIGHT_FILE} of it, and pickled weights, which can run code "
@@ -64,7 +65,7 @@ def download(name: str, revision: str | None) -> Path:
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
-    logger.info("model download name=%s revision=%s", name, revision or "main")
+    logger.info("model download name=%s revision=%s", redact(name), revision or "main")
     return Path(
         huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=ALLOWED_PATTERNS)
     )

@@ -26,6 +26,7 @@ from raycap.models.hub import download
 from raycap.models.safety import check_safe
 from raycap.models.saved import read_generation
 from raycap.models.scratch_folders import check_scratch_folder
+from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
@@ -63,7 +64,7 @@ def find_model(name: str) -> ModelSource:
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
-            f"{name!r}: not a model: give a local folder, a Hub name (or name@revision), "
+            f"{redact(name)!r}: not a model: give a local folder, a Hub name (or name@revision), "
             "demo or stub"
         )
     repository, _, revision = name.partition("@")
