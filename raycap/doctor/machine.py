@@ -16,7 +16,7 @@ _GB = 1e9
 _LEAST_MEMORY_GB = 4.0
 _LEAST_DISK_GB = 10.0
 _SHARED_SHARE = 0.3  # of memory: what Ray takes for its object store
-_SHARED = "/dev/shm"
+_SHARED = "/dev/shm"  # noqa: S108  the system's own name
 
 
 def check_machine() -> Checks:
