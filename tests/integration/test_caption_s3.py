@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from ray._private import state  # no public name tells as much without a dashboard
 
 import raycap
 from raycap.bulk.verify import verify
@@ -91,6 +92,21 @@ def test_no_credential_stands_in_anything_a_run_writes(
         assert b"planted" not in body, item["Key"]
         if item["Key"].endswith(".parquet"):
             assert "planted" not in str(pq.read_table(BytesIO(body)).to_pylist())
+
+
+def test_no_credential_is_in_what_ray_knows_of_a_run(
+    s3: S3, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-value")
+    monkeypatch.setenv("HF_TOKEN", "planted-token-value")
+    put_images(s3, make_jpeg, 2)
+    raycap.caption(f"{s3.uri}/photos", f"{s3.uri}/out", config=config())
+    # Of jobs: how they were started, metadata and runtime environments; of actors as well.
+    ray_state: Any = state  # untyped there
+    told = f"{ray_state.jobs()} {ray_state.actors()}"
+    assert "Entrypoint" in told
+    assert "CaptionActor" in told or "MapWorker" in told
+    assert "planted" not in told
 
 
 def test_a_missing_bucket_stops_at_once_with_one_line(s3: S3, tmp_path: Path) -> None:
