@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
+from raycap.bombs import HeaderReader, check_cost
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 
@@ -42,6 +42,11 @@ DRAFT_MARGIN = 2
 
 LONG_SIDE_PX = 32_768
 """Images longer than this are shrunk by whole factors before they are resampled."""
+
+PNG_TEXT_BYTES = 4 * 2**20
+"""A PNG's colour profile or description may be that long: profiles of printers have 3 MB."""
+
+_SCALED_VALUES = 2**20  # at a time: their float64 copies take 30 bytes for each
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,11 +76,8 @@ class Target:
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for fingerprints."""
-        return {
-            "width_px": self.width_px,
-            "height_px": self.height_px,
-            "resample": self.resample,
-        }
+        size = {"width_px": self.width_px, "height_px": self.height_px}
+        return {**size, "resample": self.resample}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,13 +95,15 @@ class DecodedImage:
 def prepare_process(config: ImageConfig) -> None:
     """Set Pillow up for `decode`, once in each process that decodes.
 
-    Without it `decode` gives the same pixels, but Pillow prints warnings, and images of more than
-    178,956,970 pixels are `too_large` even where `config` allows them.
+    Without it `decode` gives the same pixels, but Pillow prints warnings, images of more than
+    178,956,970 pixels are `too_large` even where `config` allows them, and PNGs fail whose colour
+    profile or description takes more than 1 MB.
     """
     Image.init()
     # Icons hold images whose own size only Pillow's check sees in time. It raises above twice this
     # limit, and between once and twice it warns: there `decode` itself checks and answers.
     Image.MAX_IMAGE_PIXELS = config.max_pixels
+    PngImagePlugin.MAX_TEXT_CHUNK = PNG_TEXT_BYTES
     # That warning, and those of thousands of corrupt EXIF blocks and odd TIFF tags: what matters
     # is whether pixels come out. Here, because warnings.catch_warnings is not thread-safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -126,11 +130,14 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     side = DRAFT_MARGIN * max(target.width_px, target.height_px)
     _check_length(data, config)
     with _pillow_errors(data, config):
-        image = Image.open(BytesIO(data), formats=_formats())
+        image = Image.open(reader := HeaderReader(data), formats=_formats())
     with image:
         size = image.size
         _check_size(size, config)
         with _pillow_errors(data, config, image.format):
+            check_cost(image, data, config)
+            if image.format != "PNG":  # that comes in chunks to its end
+                reader.stop_counting()
             draft = image.draft(None, (side, side))
             # A reduced JPEG is rounded up to whole pixels: the draft's box tells the true edge.
             edge = draft[1][2:] if draft and image.size != size else None
@@ -156,8 +163,8 @@ def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
     width_px, height_px = size
     if width_px * height_px > config.max_pixels:
         count = f"{width_px}x{height_px} = {width_px * height_px:,} pixels"
-        limit = f"image.max_pixels={config.max_pixels:,}"
-        raise ImageError(ErrorCode.TOO_LARGE, f"{count}, more than {limit}")
+        reason = f"{count}, more than image.max_pixels={config.max_pixels:,}"
+        raise ImageError(ErrorCode.TOO_LARGE, reason)
 
 
 @contextmanager
@@ -167,6 +174,8 @@ def _pillow_errors(
     """Turn whatever Pillow raises into an `ImageError`: around calls of Pillow, little else."""
     try:
         yield
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         excess = _brief(error).partition(", could be")[0]
         reason = f"{excess} (image.max_pixels={config.max_pixels:,})"
@@ -176,8 +185,7 @@ def _pillow_errors(
     except Exception as error:
         kind = opened_as or _signature(data)  # some formats, such as TGA, have no signature
         if kind is None:
-            start = f"starts with {data[:16]!r}"
-            reason = f"not an image format that is read here, {start}"
+            reason = f"not an image format that is read here, starts with {data[:16]!r}"
             raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, reason) from error
         raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {_brief(error)}") from error
 
@@ -244,16 +252,26 @@ def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Bring 16-bit, 32-bit or float grey into 0..255; `decode` says how."""
     if values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    flat = values.reshape(-1)
+    places = [slice(at, at + _SCALED_VALUES) for at in range(0, flat.size, _SCALED_VALUES)]
+    ends = [end for place in places for end in _range(flat[place])]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
     if low >= 0 and high <= 255 * 256 + 255:
         is_unit = high <= 1 and values.dtype.kind == "f"
         # Up to 65,535, 255 * 256 is white: the division by 256 of the 16-bit images.
         low, high = 0.0, 1.0 if is_unit else 255.0 if high <= 255 else 255.0 * 256
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        scaled = np.nan_to_num(np.interp(values, (low, high), (0.0, 255.0)))
-    levels: np.ndarray = np.rint(scaled).astype(np.uint8)
-    return levels
+    levels = np.empty(flat.shape, np.uint8)
+    for place in places:
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            scaled = np.nan_to_num(np.interp(flat[place], (low, high), (0.0, 255.0)))
+        levels[place] = np.rint(scaled)
+    return levels.reshape(values.shape)
+
+
+def _range(values: Num[np.ndarray, " n"]) -> tuple[float, ...]:
+    """Find the least and the largest finite value, if there is one."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else ()
 
 
 def _resize(
