@@ -132,9 +132,9 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     with _pillow_errors(data, config):
         image = Image.open(reader := HeaderReader(data), formats=_formats())
     with image:
-        size = image.size
-        _check_size(size, config)
         with _pillow_errors(data, config, image.format):
+            size = image.size  # of an IM file any number of numbers
+            _check_size(size, config)
             check_cost(image, data, config)
             if image.format != "PNG":  # that comes in chunks to its end
                 reader.stop_counting()

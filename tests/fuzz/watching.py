@@ -82,11 +82,12 @@ def fuzz(
             outcome.note(notes)
             tell(notes.begun.value + 1, outcome)
         outcome.findings += _received(told, 0)
-        if notes.begun.value > notes.ended.value:
+        child.join()
+        if child.exitcode and notes.begun.value < start:
+            raise RuntimeError(f"the child did not begin: exit code {child.exitcode}")
+        if child.exitcode:
             outcome.findings.append(Finding(notes.begun.value, watch.verdict()))
             notes.ended.value = notes.begun.value
-        elif child.exitcode:
-            raise RuntimeError(f"the child failed between inputs: exit code {child.exitcode}")
     outcome.note(notes)
     return outcome
 
@@ -136,7 +137,6 @@ class _Watch:
 
     def verdict(self) -> str:
         """Say how the child ended within an input."""
-        self._child.join()
         return self._hung or f"ended the process, exit code {self._child.exitcode}"
 
     def _pause(self) -> None:
