@@ -5,7 +5,10 @@ leave open, all of it within reach of files of a few kilobytes.
 """
 
 import re
+import struct
+import sys
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from raycap.config import ImageConfig
@@ -17,11 +20,14 @@ SCANNED_PX = 2_500_000_000
 NUM_PRECINCTS = 200_000
 """Precincts of a JPEG 2000 image: its decoder holds some 400 bytes for each."""
 
+NUM_TILES = 16_384
+"""Tiles of a JPEG 2000 image: its decoder holds some 11,000 bytes for each."""
+
 GZIP_PX = 16_000_000
 """Pixels of a compressed FITS image: Pillow unpacks them one by one in Python, 0.2 s a million."""
 
-NUM_READS = 1_000_000
-"""Reads of a header: files made of empty chunks take Pillow's parsers a second for so many."""
+NUM_READS = 500_000
+"""Reads of a header: Pillow's parsers take up to a second for so many empty chunks."""
 
 # A marker: neither a byte of 255 among the pixels nor one of the restarts between them.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -35,6 +41,11 @@ _STYLES = {
     b"\xff\x52\x00": re.compile(rb".[\x01\x03\x05\x07][\x00-\x04]..[\x00\x01]" + _STYLE, re.S),
     b"\xff\x53\x00": re.compile(rb"..\x01" + _STYLE, re.S),
 }
+# Its size stands first, and says how many tiles there are. The decoder would take it behind other
+# markers, too, where it could not be told from bytes like it.
+_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{32})", re.S)
+_NO_SIZE = re.compile(rb"jp2c(?:.{8})?\xff\x4f(?!\xff\x51)", re.S)
+_NUM_STREAMS = 64  # in one file: icons hold a dozen
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
@@ -43,33 +54,33 @@ class HeaderReader(BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._num_reads = 0
-        # On the instance: afterwards the reads are those of BytesIO, and as fast.
-        self.read = self._counted  # type: ignore[method-assign]
+        self._num_left = NUM_READS
 
-    def _counted(self, size: int | None = -1, /) -> bytes:
-        self._num_reads += 1
-        if self._num_reads > NUM_READS:
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file, if not too often."""
+        self._num_left -= 1
+        if self._num_left < 0:
             raise OSError(f"more than {NUM_READS:,} pieces before the pixels end")
         return super().read(size)
 
     def stop_counting(self) -> None:
         """Let the pixels be read, by some formats byte by byte."""
-        vars(self).pop("read", None)
+        self._num_left = sys.maxsize
 
 
 def check_cost(image: Any, data: bytes, config: ImageConfig) -> None:
     """Refuse an image, opened by Pillow and not yet loaded, that would take minutes or gigabytes.
 
     Raises:
-        ImageError: `too_large`.
+        ImageError: `too_large`, or `decode_failed` where it cannot be told.
     """
     num_px = image.width * image.height
     if image.format in ("JPEG", "MPO"):
         num_scans = _count_scans(data)
         _refuse_above(SCANNED_PX, num_scans * num_px, f"pixels in {num_scans:,} scans")
     elif image.format in ("JPEG2000", "ICNS"):
-        # An icon's own size is not known yet, only that it is checked.
+        _refuse_above(NUM_TILES, _count_tiles(data), "tiles")
+        # An icon's own size is not known yet, only that Pillow checks it.
         size = image.size if image.format == "JPEG2000" else (int(config.max_pixels**0.5),) * 2
         _refuse_above(NUM_PRECINCTS, _count_precincts(data, size), "precincts")
     elif image.format == "TIFF":
@@ -100,6 +111,19 @@ def _count_scans(data: bytes) -> int:
         if marker not in _BARE_MARKERS:
             place += int.from_bytes(data[place : place + 2])
     return NUM_READS
+
+
+def _count_tiles(data: bytes) -> int:
+    """Count the tiles of the JPEG 2000 image of a file that has most."""
+    sizes = list(islice(_SIZE.finditer(data), _NUM_STREAMS + 1))
+    if len(sizes) > _NUM_STREAMS or _NO_SIZE.search(data):
+        raise ImageError(ErrorCode.DECODE_FAILED, "JPEG2000: its size does not stand where it must")
+    most = 0
+    for found in sizes:
+        right, bottom, _, _, width, height, left, top = struct.unpack(">8I", found[1])
+        if width and height:
+            most = max(most, -(-(right - left) // width) * -(-(bottom - top) // height))
+    return most
 
 
 def _count_precincts(data: bytes, size: tuple[int, int]) -> int:

@@ -1,4 +1,7 @@
-"""Small files that would take minutes or gigabytes: refused, in seconds and little memory."""
+"""Small files that would take minutes or gigabytes: refused in little memory, and soon.
+
+A file that hangs ends its process here: tests/decoding_cost.py sets the limit.
+"""
 
 import gzip
 import struct
@@ -67,6 +70,14 @@ def jpeg2000(side: int, exponents: int, *, of_component: bool = False, kind: str
     return plain[:at] + fine + plain[at + 14 :]
 
 
+def jpeg2000_of_tiles(side: int, tile: int, before_size: bytes = b"", kind: str = "j2k") -> bytes:
+    """A JPEG 2000 image cut into tiles, its size maybe behind another marker."""
+    plain = bytearray(encode(Image.new("RGB", (side, side)), "JPEG2000", no_jp2=kind == "j2k"))
+    at = plain.index(b"\xff\x4f\xff\x51")
+    plain[at + 24 : at + 32] = struct.pack(">II", tile, tile)
+    return bytes(plain[: at + 2] + before_size + plain[at + 2 :])
+
+
 def tiff_of_one_tile(side: int, width: int) -> bytes:
     packed = zlib.compress(bytes(1000))
     entries = [(256, width), (257, width), (258, 8), (259, 8), (262, 1), (277, 1)]
@@ -108,15 +119,15 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "PNG of many chunks": (
         lambda: png(9, 9, *[(b"abCd", b"")] * (NUM_READS // 2)),
-        "decode_failed: PNG: more than 1,000,000 pieces",
+        "decode_failed: PNG: more than 500,000 pieces",
     ),
     "PNG of many chunks behind its pixels": (
         lambda: behind_pixels(encode(scene(), "PNG"), NUM_READS // 2),
-        "decode_failed: PNG: more than 1,000,000 pieces",
+        "decode_failed: PNG: more than 500,000 pieces",
     ),
     "JPEG of junk": (
         lambda: b"\xff\xd8\xff\xe0\0\2" + bytes(2_000_000) + encode(scene(), "JPEG"),
-        "decode_failed: JPEG: more than 1,000,000 pieces",
+        "decode_failed: JPEG: more than 500,000 pieces",
     ),
     "JPEG of many scans": (
         lambda: jpeg_of_few_scans_that_says_it_is_large(60_000),
@@ -129,6 +140,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG 2000 with a component of fine precincts": (
         lambda: jpeg2000(2000, 0, of_component=True),
         "too_large: 4,000,000 precincts",
+    ),
+    "JPEG 2000 of many tiles": (
+        lambda: jpeg2000_of_tiles(1016, 4),
+        "too_large: 64,516 tiles, more than 16,384",
+    ),
+    "JPEG 2000 of many tiles, told late": (
+        lambda: jpeg2000_of_tiles(1016, 4, b"\xff\x70\0\2", "jp2"),
+        "decode_failed: JPEG2000: its size does not stand where it must",
+    ),
+    "icon of many tiles": (lambda: icon(jpeg2000_of_tiles(1016, 4, kind="jp2")), "too_large: 64,"),
+    "JPEG 2000 of many images": (
+        lambda: jpeg2000(24, 15) + b"\xff\x4f\xff\x51" * 1_000,
+        "decode_failed: JPEG2000: its size",
     ),
     "icon of fine precincts": (
         lambda: icon(jpeg2000(2000, 0, kind="jp2")),
@@ -152,12 +176,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_in_seconds_and_little_memory(name: str) -> None:
+def test_a_bomb_is_refused_at_little_cost(name: str) -> None:
     make, answer = BOMBS[name]
     cost = cost_of(make(), CONFIG)
     assert cost.answer.startswith(answer)
     assert cost.megabytes < 100
-    assert cost.seconds < 5
 
 
 @pytest.mark.parametrize(
@@ -176,7 +199,6 @@ def test_of_many_frames_only_the_first_is_paid_for(data: bytes, size: str) -> No
     cost = cost_of(data, CONFIG)
     assert cost.answer.startswith(size or "24x20")
     assert cost.megabytes < 60
-    assert cost.seconds < 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "I", "F", "LAB"])
@@ -195,6 +217,7 @@ def test_the_same_images_with_ordinary_numbers_are_decoded() -> None:
         jpeg2000(500, 0x77, of_component=True),
         tiff_of_one_tile(16, 16),
         fits_in_gzip(24, 20, gzip.compress(bytes(24 * 20 * 4))),
+        encode(Image.new("RGB", (900, 900)), "JPEG2000", tile_size=(16, 16)),
         encode(Image.new("RGB", (900, 900)), "JPEG2000", precinct_size=(64, 64)),
     ]
     for data in ordinary:
