@@ -61,7 +61,7 @@ def test_an_input_that_takes_too_much_memory_is_a_finding_and_the_next_ones_are_
 
 
 def test_an_input_that_ends_its_process_is_a_finding_and_the_next_ones_are_decoded() -> None:
-    killed = []
+    killed: list[int] = []
 
     def kill_once(following: int, _outcome: Outcome) -> None:
         if following > 0 and not killed:

@@ -3,6 +3,7 @@
 import struct
 from io import BytesIO
 from random import Random
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -100,7 +101,7 @@ PROFILES = {
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("name", PROFILES)
 def test_no_colour_profile_costs_the_image(kind: str, name: str) -> None:
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     if kind == "AVIF" and name in ("of noise", "of one byte"):
         options["quality"] = 100
     plain = encode(scene(), kind, **options)
