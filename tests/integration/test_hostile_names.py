@@ -4,6 +4,7 @@ Quotes, newlines, dots that lead upwards, 1,000 characters, upper and lower case
 """
 
 import csv
+import gzip
 import json
 import os
 import tarfile
@@ -19,6 +20,7 @@ from raycap.bulk.verify import verify
 from raycap.config import CaptionConfig
 from raycap.settings import validate_config
 from tests.conftest import S3, MakeJpeg
+from tests.fuzz.seeds import encode, fits_in_gzip, scene
 from tests.outputs import files_under
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -236,3 +238,26 @@ def test_a_file_that_became_a_loop_after_it_was_listed_is_not_found(
     summary = raycap.caption(listed, output, config=settings())
     assert (summary.num_ok, summary.failed) == (1, {"not_found": 2})
     assert os.path.islink(photos / "loop.jpg")
+
+
+def test_odd_files_among_photos_are_rows_and_the_run_goes_on(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    sound = make_jpeg(photos / "sound.jpg")
+    no_pair = encode(scene(), "IM").replace(b"(x*y): 24*20\r\n", b"(x*y): 9*9*9\r\n")
+    (photos / "size.im").write_bytes(no_pair)
+    (photos / "bomb.fits").write_bytes(fits_in_gzip(13_000, 13_000, gzip.compress(bytes(9_000))))
+    (photos / "page.jpg").write_bytes(b"<!DOCTYPE html><p>404</p>")
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "photo-and-archive.jpg").write_bytes(sound + b"PK\3\4" + bytes(99))
+    (photos / "gif-in-name.gif").write_bytes(sound)
+    (photos / "script.jpg").write_bytes(encode(scene(), "EPS"))
+    summary = raycap.caption(photos, output, config=settings())
+    assert summary.num_ok == 3
+    assert summary.failed == {
+        "decode_failed": 1,
+        "too_large": 1,
+        "unsupported_format": 2,
+        "empty": 1,
+    }
