@@ -124,7 +124,9 @@ def test_a_part_cut_short_is_told_by_name(store: LocalStore, tenth: int) -> None
         with pytest.raises(DatasetError, match=r"manifest/part-000000\.parquet: is damaged"):
             attempt()
     store.write(part_key(CAPTIONS, 0), data[:tenth])
-    with pytest.raises(DatasetError, match="delete the file and run the same `raycap caption` command again"):
+    with pytest.raises(
+        DatasetError, match="delete the file and run the same `raycap caption` command again"
+    ):
         read_captions_footer(store, 0)
 
 
