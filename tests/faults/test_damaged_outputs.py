@@ -92,7 +92,7 @@ def test_what_was_deleted_or_cut_is_named_and_made_again(
     assert told(rows_of(finished)) == captions_of(raycap.folder / "photos")
 
 
-@pytest.mark.parametrize("damage", [cut, Path.unlink])
+@pytest.mark.parametrize("damage", [pytest.param(cut, marks=pytest.mark.slow), Path.unlink])
 def test_a_damaged_manifest_is_named_and_never_guessed(
     raycap: CommandLine, finished: Path, damage: Callable[[Path], None]
 ) -> None:

@@ -110,6 +110,7 @@ def test_faults_that_pass_cost_nothing(
     assert sum(attempts.values()) > NUM_IMAGES + 30
 
 
+@pytest.mark.slow
 def test_what_fails_for_good_or_for_long_are_rows_and_the_latter_are_mended(
     raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_refusal_midway_stops_with_what_to_do_and_the_same_command_continues(
     assert told(rows_in(s3)) == captions_of(tmp_path / "photos")
 
 
+@pytest.mark.slow
 def test_parts_that_cannot_be_written_stop_the_run_and_none_is_half_there(
     raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
