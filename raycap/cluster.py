@@ -78,7 +78,7 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
             logging_level=level,
             log_to_driver=debug,
         )
-    except ValueError:  # a cluster is named, whose size is not ours to say
+    except (ValueError, ConnectionError):  # a cluster is named, whose size is not ours to say
         is_local = False
         try:
             _check_answers(_named_address())
@@ -132,7 +132,7 @@ def _named_address() -> str:
         return services.canonicalize_bootstrap_address(None) or ""  # type: ignore[arg-type]
     except (ValueError, OSError) as error:
         raise ConfigError(
-            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} is no address of a Ray cluster: it takes "
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} names no Ray cluster: it takes "
             "HOST:PORT, or `local` for one on this machine alone"
         ) from error
 

@@ -48,7 +48,8 @@ class EngineConfig(Section):
     """How the work is cut up and spread over the cluster."""
 
     batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Images a forward pass. None: 32 on an accelerator, 8 on a CPU, 64 for `stub`."""
+    """Images a forward pass. None: found while a run goes on, between 16 and 128 on an accelerator,
+    4 and 16 on a CPU; 64 for `stub`. Calibration takes 32 and 8."""
     num_actors: Annotated[ActorRange | None, BeforeValidator(_actor_range)] = None
     """Captioner actors: `4`, or `1..8`. None: one up to as many as the cluster's GPUs, or one."""
     gpus_per_actor: float | None = Field(default=None, ge=0.0)

@@ -78,7 +78,7 @@ def test_a_mistake_is_told_in_one_line_with_its_exit_code(
     [
         # As of a head that was killed, whose address `ray start` left behind.
         ("127.0.0.1:1", "the Ray cluster at .*:1, which RAY_ADDRESS named, does not answer"),
-        ("nonsense", "RAY_ADDRESS=nonsense is no address of a Ray cluster"),
+        ("nonsense", "RAY_ADDRESS=nonsense names no Ray cluster"),
         ("ray://127.0.0.1:10001", "raycap does not run through a remote client"),
     ],
 )
