@@ -68,7 +68,7 @@ def started(arguments: tuple[str, ...], env: dict[str, str]) -> "subprocess.Pope
 
 
 def end(home: str) -> None:
-    """End the nodes, and whatever they have started; told to end themselves, they take their time."""
+    """End the nodes and whatever they started; told to end themselves, they take half a minute."""
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("HOME") == home:
             process.kill()
