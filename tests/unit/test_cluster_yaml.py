@@ -69,7 +69,9 @@ def test_workers_come_with_the_load_and_go(cluster: dict[str, Any]) -> None:
         "cpu-spot": 0,
     }
     assert cluster["idle_timeout_minutes"] <= 15
-    market = {name: kind["node_config"].get("InstanceMarketOptions") for name, kind in kinds.items()}
+    market = {
+        name: kind["node_config"].get("InstanceMarketOptions") for name, kind in kinds.items()
+    }
     spot = {"MarketType": "spot"}
     # Absent rather than null, which AWS refuses.
     assert market == {"gpu-spot": spot, "gpu-on-demand": None, "cpu-spot": spot}

@@ -1,4 +1,4 @@
-"""What a million images cost follows from the stated throughputs and prices, as the docs show it."""
+"""What a million images cost follows from stated throughputs and prices, as the docs show it."""
 
 import re
 import subprocess
