@@ -11,12 +11,13 @@ from ray.autoscaler._private.resource_demand_scheduler import _default_utilizati
 SPOT = "-spot"
 """How names of node types end whose instances are spot."""
 
+Resources = dict[str, int | float]
 Score = tuple[bool | int | float, ...]
 
 
 def score(
-    node_resources: dict[str, float],
-    demands: list[dict[str, float]],
+    node_resources: Resources,
+    demands: list[Resources],
     node_type: str,
     *,
     node_availability_summary: NodeAvailabilitySummary,
