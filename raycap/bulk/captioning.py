@@ -12,6 +12,7 @@ import pyarrow as pa
 from jaxtyping import UInt8
 
 from raycap import schema
+from raycap.bulk import telemetry
 from raycap.bulk.attempts import is_replacement
 from raycap.bulk.batching import BatchRange, BatchSize
 from raycap.bulk.isolated import IsolatedCaptioner, WatchedCaptioner, hang_limit_s
@@ -67,7 +68,9 @@ class CaptionActor:
             raise self._captioner
         pixels, rows = _pixels(batch, self._spec)
         num_lanes = 1 if self._isolated else self._spec.num_lanes
+        telemetry.note_in_flight(len(pixels))
         outcomes = caption_all(self._captioner, pixels, self._batch_size, num_lanes)
+        telemetry.note_in_flight(0)
         answered = _answer(batch, rows, outcomes)
         if self._isolated is not None:
             self._num_isolated += 1
@@ -175,7 +178,9 @@ def _caption_batch(
 
 
 def _captions(captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+    started = time.perf_counter()
     captions = captioner.caption(batch)
+    telemetry.note_batch(time.perf_counter() - started)
     if not all(math.isfinite(caption.logprob) for caption in captions):
         raise FloatingPointError("the score of a caption is not a finite number")
     return captions

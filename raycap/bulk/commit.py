@@ -5,6 +5,7 @@ this run answers of it is there: under its deterministic name, atomically. So a 
 parts only, and whatever Ray repeats, no row can be there twice.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.bulk import telemetry
 from raycap.bulk.parts import (
     CAPTIONS,
     CaptionsFooter,
@@ -36,6 +38,7 @@ class _OpenPart:
     def __init__(self, num_rows: int, is_partial: bool) -> None:
         self.num_rows = num_rows
         self.is_partial = is_partial
+        self.begun_s = time.monotonic()
         self.tables: list[pa.Table] = []
         self._seen: set[int] = set()
 
@@ -131,6 +134,7 @@ class Committer:
         done, self._writing = wait(self._writing, timeout, return_when=FIRST_COMPLETED)
         for future in done:
             self._on_commit(future.result())
+        telemetry.note_uncommitted(len(self._open) + len(self._writing))
 
     def _write(self, number: int, part: _OpenPart) -> CaptionsFooter:
         rows = pa.concat_tables(part.tables)
@@ -145,6 +149,7 @@ class Committer:
         data, footer = encode_captions(rows, num_bytes, revision, now())
         self._lock.check()
         self._store.write(part_key(CAPTIONS, number), data)
+        telemetry.note_commit(time.monotonic() - part.begun_s)
         return footer
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.bulk import telemetry
 from raycap.bulk.addresses import secret_addresses
 from raycap.bulk.commit import Committer
 from raycap.bulk.forecast import Forecast
@@ -244,6 +245,7 @@ class _Run:
         self.num_answered += len(answered)
         failed = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
         self._num_failed += failed
+        telemetry.note_answered(answered, self._ledger.num_pending - self.num_answered)
 
     def _progress(self, elapsed_s: float) -> Progress:
         total = self._num_images

@@ -52,9 +52,48 @@ def test_an_address_in_a_list_gets_no_credentials_of_an_instance(cluster: dict[s
 
 
 def test_workers_cannot_do_what_the_head_can(cluster: dict[str, Any]) -> None:
-    kinds = cluster["available_node_types"].values()
-    profiles = [kind["node_config"]["IamInstanceProfile"]["Name"] for kind in kinds]
-    assert len(set(profiles)) == len(profiles)
+    kinds = cluster["available_node_types"]
+    profiles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in kinds.items()
+    }
+    head = profiles.pop(cluster["head_node_type"])
+    assert head not in profiles.values()
+
+
+def test_workers_come_with_the_load_and_go(cluster: dict[str, Any]) -> None:
+    kinds = cluster["available_node_types"]
+    assert kinds.pop(cluster["head_node_type"])["resources"] == {"CPU": 0}
+    assert {name: kind["min_workers"] for name, kind in kinds.items()} == {
+        "gpu-spot": 0,
+        "gpu-on-demand": 0,
+        "cpu-spot": 0,
+    }
+    assert cluster["idle_timeout_minutes"] <= 15
+    market = {
+        name: kind["node_config"].get("InstanceMarketOptions") for name, kind in kinds.items()
+    }
+    spot = {"MarketType": "spot"}
+    # Absent rather than null, which AWS refuses.
+    assert market == {"gpu-spot": spot, "gpu-on-demand": None, "cpu-spot": spot}
+    assert "InstanceMarketOptions" not in kinds["gpu-on-demand"]["node_config"]
+
+
+def test_the_fallback_is_the_same_machine_at_another_price(cluster: dict[str, Any]) -> None:
+    kinds = cluster["available_node_types"]
+    spot = dict(kinds["gpu-spot"]["node_config"])
+    del spot["InstanceMarketOptions"]
+    assert kinds["gpu-on-demand"]["node_config"] == spot
+
+
+def test_every_machine_has_a_disk_for_spilling_encrypted_and_is_tagged(
+    cluster: dict[str, Any],
+) -> None:
+    for name, kind in cluster["available_node_types"].items():
+        (disk,) = kind["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["VolumeSize"] >= (100 if name == "head" else 200)
+        assert disk["Ebs"]["Encrypted"] is True
+        tagged = {spec["ResourceType"] for spec in kind["node_config"]["TagSpecifications"]}
+        assert tagged == {"instance", "volume"}
 
 
 def test_every_node_installs_what_was_tested(cluster: dict[str, Any]) -> None:
