@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.bulk.batching import BatchRange
-from raycap.bulk.resources import Workers
 from raycap.errors import ErrorCode
 
 FETCH, DECODE, MODEL = "fetch", "decode", "model"
@@ -62,6 +60,8 @@ class Counts:
     num_ok: int
     failed: dict[str, int] = field(default_factory=dict)
     """Failed images by error code."""
+    mean_words: float
+    """Words a caption."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Captions by their number of words."""
 
@@ -75,11 +75,15 @@ class Counts:
         """Failed images of all."""
         return self.num_failed / self.num_images if self.num_images else 0.0
 
-    @property
-    def mean_words(self) -> float:
-        """Words a caption."""
-        num_words = sum(length * count for length, count in self.lengths.items())
-        return num_words / self.num_ok if self.num_ok else 0.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many of what a run has at work at a time, with what the cluster has now."""
+
+    captioners: int
+    load_tasks: int
+    cores: int
+    """CPU cores, those that captioners reserve left out where these compute on GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +93,8 @@ class RunAhead:
     num_images: int
     """Images that are left to caption."""
     workers: Workers
-    batches: BatchRange
-    """The batch sizes that its captioners choose from."""
+    max_batch: int
+    """The largest batch that its captioners choose."""
     gpus_per_captioner: float
     """0 where captioners compute on the cores that also decode."""
     fetch_threads: int
@@ -131,6 +135,7 @@ def count(answered: pa.Table) -> Counts:
         num_images=len(answered),
         num_ok=len(ok),
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
+        mean_words=pc.mean(ok[schema.NUM_WORDS]).as_py() or 0.0,
         lengths=dict(sorted(Counter(ok[schema.NUM_WORDS].to_pylist()).items())),
     )
 
@@ -141,7 +146,7 @@ def rounds_of(answered: pa.Table) -> list[Round]:
     return [Round(**one) for one in rounds]
 
 
-def pace(rounds: Sequence[Round], batches: BatchRange) -> Pace | None:
+def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
     """Say how fast captioners are, warm and with the batches that each has settled at.
 
     A captioner's first round of a batch size asks for memory and chooses kernels, which it does
@@ -149,7 +154,7 @@ def pace(rounds: Sequence[Round], batches: BatchRange) -> Pace | None:
 
     Args:
         rounds: of any number of captioners, each one's in order.
-        batches: the batch sizes that a run chooses from.
+        max_batch: the largest batch that a run chooses.
     """
     if not rounds:
         return None
@@ -161,7 +166,7 @@ def pace(rounds: Sequence[Round], batches: BatchRange) -> Pace | None:
     return Pace(
         seconds_per_image=sum(one.seconds for one in kept) / sum(one.num_images for one in kept),
         batch_size=size,
-        may_grow=size == tried and 2 * size <= batches.most,
+        may_grow=size == tried and 2 * size <= max_batch,
     )
 
 
@@ -172,7 +177,7 @@ def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
         answered: SAMPLE_ANSWERED rows.
         run: what it is to do, and with what.
     """
-    paced = pace(rounds_of(answered), run.batches)
+    paced = pace(rounds_of(answered), run.max_batch)
     if paced is None:
         return None
     stages = _stages(answered, paced, run)

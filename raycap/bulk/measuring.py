@@ -6,12 +6,10 @@ Images are read once, and by the code that reads them in a run: what is measured
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
-from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
-from PIL import Image
 
 from raycap import schema
 from raycap.bulk.batching import BatchRange, BatchSize
@@ -27,15 +25,10 @@ from raycap.bulk.loading import (
     in_blocks,
     load_image,
 )
+from raycap.bulk.pictures import MAX_PICTURES, shrink
 from raycap.bulk.pipeline import Stages
-from raycap.images import DecodedImage, Target, decode
+from raycap.images import DecodedImage
 from raycap.storage.parallel import ordered_map
-
-MAX_PICTURES = 400
-"""Sampled images that get a picture; further ones are captioned and counted all the same."""
-
-_PICTURE_PX = 288
-_QUALITY = 75
 
 
 def sample_work(images: pa.Table, num_tasks: int) -> pa.Table:
@@ -89,7 +82,7 @@ def _load_timed(
     picture = None
     if loaded[schema.STATUS] == schema.STATUS_OK and row[schema.ROW] < MAX_PICTURES:
         size = loaded[schema.WIDTH_PX], loaded[schema.HEIGHT_PX]
-        picture = _picture(stopwatch.data, size, spec)
+        picture = shrink(stopwatch.data, size, spec.config.image)
     return {
         **loaded,
         schema.FETCH_S: stopwatch.fetch_s + held_s,
@@ -128,17 +121,6 @@ class _Stopwatch:
             return self._decoder(data)
         finally:
             self.decode_s = self._clock() - started
-
-
-def _picture(data: bytes, size: tuple[int, int], spec: RunSpec) -> bytes:
-    """Shrink an image that can be decoded, for a person to look at."""
-    scale = min(1.0, _PICTURE_PX / max(size))
-    width_px, height_px = (max(1, round(scale * side)) for side in size)
-    target = Target(width_px=width_px, height_px=height_px)
-    sink = BytesIO()
-    pixels = decode(data, target, spec.config.image).pixels
-    Image.fromarray(pixels).save(sink, "WEBP", quality=_QUALITY)
-    return sink.getvalue()
 
 
 class RecordedBatchSize(BatchSize):

@@ -5,7 +5,7 @@ worker took with it. Only text rows come back to the driver.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ RUN_STAGES = Stages(load=load_parts, captioner=CaptionActor)
 
 def answered_rows(
     work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Caption WORK and yield ANSWERED tables as they come, in no particular order.
 
     Other stages than those of a run take and yield other tables.

@@ -2,12 +2,12 @@
 
 import logging
 import os
-from dataclasses import dataclass
 
 import psutil
 import ray
 
 from raycap.bulk.batching import BatchRange
+from raycap.bulk.estimate import Workers
 from raycap.bulk.pipeline import Resources
 from raycap.config import ActorRange, CaptionConfig, EngineConfig
 from raycap.errors import ConfigError
@@ -51,16 +51,6 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
                 )
             logger.warning("cluster_small %s: waiting for it to grow", shortage)
     return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """How many of what a run has at work at a time, with what the cluster has now."""
-
-    captioners: int
-    load_tasks: int
-    cores: int
-    """CPU cores, those that captioners reserve left out where these compute on GPUs."""
 
 
 def count_workers(resources: Resources, num_parts: int) -> Workers:
