@@ -137,7 +137,7 @@ class _Trial:
         self._fetches_tell = True
         self._seconds = 0.0
         self.answered = schema.SAMPLE_ANSWERED.empty_table()
-        """SAMPLE_ANSWERED rows, in the order in which the images were drawn."""
+        """SAMPLE_ANSWERED rows, in the order in which they came."""
 
     def caption(self, images: pa.Table, on_progress: OnProgress) -> None:
         """Caption MANIFEST rows, for as long as `preflight.max_time_s` allows."""
@@ -220,13 +220,13 @@ def spread(batches: BatchRange, num_images: int, num_captioners: int) -> BatchRa
 
 
 def distinct(answered: pa.Table) -> pa.Table:
-    """Sort SAMPLE_ANSWERED rows as they were drawn, each once.
+    """Keep each of the SAMPLE_ANSWERED rows once, in the order in which they came.
 
     What a dead worker took with it is answered again.
     """
     rows = answered[schema.ROW].to_numpy()
     _, places = np.unique(rows, return_index=True)
-    return answered.take(pa.array(places))
+    return answered.take(pa.array(np.sort(places)))
 
 
 def _after(before: Progress, table: pa.Table, seconds: float) -> Progress:

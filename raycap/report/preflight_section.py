@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycap.bulk.estimate import DECODE, FETCH, MODEL, Estimate, Stage
 from raycap.bulk.forecast import Preflight
@@ -33,6 +34,7 @@ from raycap.schema import (
     HEIGHT_PX,
     IMAGE_ID,
     PICTURE,
+    ROW,
     STATUS,
     STATUS_OK,
     WIDTH_PX,
@@ -78,11 +80,12 @@ def preflight_section(
 
     Args:
         found: what the preflight found.
-        answered: the SAMPLE_ANSWERED rows that it comes from.
+        answered: the SAMPLE_ANSWERED rows that it comes from, in any order.
         anchor: begins the ids of the section.
         config: all settings.
     """
-    rows: Rows = answered.slice(0, MAX_PICTURES).to_pylist()
+    drawn = answered.take(pc.sort_indices(answered[ROW]))
+    rows: Rows = drawn.slice(0, MAX_PICTURES).to_pylist()
     model = str(found.model.get("name", "an unknown model"))
     histogram = Histogram(counts=found.sample.lengths, mean=found.sample.mean_words)
     return PreflightSection(
@@ -100,7 +103,7 @@ def preflight_section(
         lengths=length_plot(f"{anchor}-length-plot", "words", histogram)
         if found.sample.num_ok
         else None,
-        failures=failure_table(found.sample.failed, _messages(answered)),
+        failures=failure_table(found.sample.failed, _messages(drawn)),
         gallery=Gallery(
             systems=(),
             tabs=_TABS,
