@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.bulk.sampling import Reservoir
@@ -30,6 +30,7 @@ def draw(num_wanted: int, num_rows: int, cuts: list[int], seed: int) -> list[int
     return numbers
 
 
+@settings(deadline=None)
 @given(
     num_wanted=st.integers(1, 40),
     num_rows=st.integers(0, 200),
