@@ -29,6 +29,17 @@ NUM_BYTES = "num_bytes"
 PARTIAL = "partial"
 PIXELS = "pixels"
 
+# Only in the stream of a preflight.
+IMAGES = "images"
+FETCH_S = "fetch_s"
+DECODE_S = "decode_s"
+PICTURE = "picture"
+ROUNDS = "rounds"
+CAPTIONER = "captioner"
+BATCH_SIZE = "batch_size"
+NUM_IMAGES = "num_images"
+SECONDS = "seconds"
+
 STATUS_OK = "ok"
 STATUS_FAILED = "failed"
 
@@ -98,6 +109,50 @@ ANSWERED = pa.schema([*POSITION, *CAPTIONS])
 LOADED = pa.schema([*ANSWERED, pa.field(PIXELS, pa.large_binary())])
 """What the load stage streams to the captioners: the row so far, and `pixels`, uint8 `[H, W, 3]`
 as bytes, null for a failed image. `caption`, `num_words` and `logprob` are still null."""
+
+SAMPLE_WORK = pa.schema(
+    [
+        pa.field(
+            IMAGES,
+            pa.list_(pa.struct([*MANIFEST, pa.field(ROW, pa.int32(), nullable=False)])),
+            nullable=False,
+        )
+    ]
+)
+"""What the driver hands out in a preflight: the sampled images that one task loads."""
+
+_MEASURES = [
+    pa.field(FETCH_S, pa.float64(), nullable=False),
+    pa.field(DECODE_S, pa.float64(), nullable=False),
+    pa.field(PICTURE, pa.large_binary()),
+]
+
+SAMPLE_LOADED = pa.schema([*LOADED, *_MEASURES])
+"""LOADED in a preflight: with the seconds that fetching took, the seconds of a core that decoding
+took, and a small WebP of the image to look at, or null."""
+
+SAMPLE_ANSWERED = pa.schema(
+    [
+        *ANSWERED,
+        *_MEASURES,
+        pa.field(
+            ROUNDS,
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field(CAPTIONER, pa.string(), nullable=False),
+                        pa.field(BATCH_SIZE, pa.int32(), nullable=False),
+                        pa.field(NUM_IMAGES, pa.int32(), nullable=False),
+                        pa.field(SECONDS, pa.float64(), nullable=False),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+    ]
+)
+"""ANSWERED in a preflight. `rounds` tells how long a captioner took for which images, in order; it
+stands in the first row of those that it answered together, and is empty in the others."""
 
 CAPTIONS_LIST = "captions"
 SOURCE_ID = "source_id"

@@ -45,6 +45,8 @@ class CaptionActor:
     have killed it, it is among the first ones, and is found by bisection. Then it goes on as usual.
     """
 
+    batch_size_kind: type[BatchSize] = BatchSize
+
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         use_threads(spec.torch_threads)
@@ -54,7 +56,7 @@ class CaptionActor:
         if is_replacement():
             self._isolated = IsolatedCaptioner(spec)
             self._captioner: CaptionsBatches | Exception = self._isolated
-            self._batch_size = BatchSize(BatchRange.fixed(spec.batches.least))
+            self._batch_size = self.batch_size_kind(BatchRange.fixed(spec.batches.least))
         else:
             self._load(spec.batches)
 
@@ -87,7 +89,7 @@ class CaptionActor:
             # From here it would reach the driver as mere text.
             self._captioner = error
         # Now, so that what the model itself takes does not count as taken by a batch.
-        self._batch_size = BatchSize(batches)
+        self._batch_size = self.batch_size_kind(batches)
 
     def _end_isolation(self, isolated: IsolatedCaptioner) -> None:
         """Go on with the model in this process.

@@ -106,8 +106,8 @@ def with_held_files(
         return
     opened: CaptionDataset | None = None
     while chunk := list(islice(rows, _CHUNK_ROWS)):
-        yield from ((row, None) for row in chunk if not _is_held(row, dataset))
-        if held := [row for row in chunk if _is_held(row, dataset)]:
+        yield from ((row, None) for row in chunk if not is_held(row, dataset))
+        if held := [row for row in chunk if is_held(row, dataset)]:
             opened = opened or open_dataset(dataset, config)
             yield from held_files(held, opened)
 
@@ -139,7 +139,8 @@ def _held_uri(dataset: str, image_id: str) -> str:
     return f"{dataset}#{image_id}"
 
 
-def _is_held(row: Row, dataset: str) -> bool:
+def is_held(row: Row, dataset: str) -> bool:
+    """Whether a caption dataset holds the image of a row itself."""
     return bool(row[schema.URI] == _held_uri(dataset, row[schema.IMAGE_ID]))
 
 

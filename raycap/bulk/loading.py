@@ -7,7 +7,7 @@ for the network leave the cores to those that decode.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ from raycap.errors import (
     ObjectNotFound,
     TransientError,
 )
+from raycap.images import DecodedImage
 from raycap.models.base import ModelSource
 from raycap.storage.address import redact
 from raycap.storage.base import Store
@@ -34,6 +35,22 @@ from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
 
 _MESSAGE_CHARS = 500
+
+
+@runtime_checkable  # the test run checks annotations with isinstance
+class ReadsImages(Protocol):
+    """What is needed of a reader of images here."""
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """Read an image file, as `ImageReader.read` does."""
+
+
+@runtime_checkable
+class DecodesImages(Protocol):
+    """What is needed of a decoder here."""
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode one image. Raises ImageError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +89,18 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
     Within a part, images that a caption dataset holds come in its order. Where Ray runs this again,
     as the process has died, the images are decoded in another one, which an image may take along.
     """
-    reader = _reader(spec.config.storage)
-    decoder = _decoder(spec)
+    reader = image_reader(spec.config.storage)
+    decoder = image_decoder(spec)
     try:
         for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
             rows = rows_to_answer(spec, part, partial)
             files = with_held_files(rows, spec.dataset, spec.config.storage)
             images = ordered_map(
-                lambda item: _load(*item, reader, decoder, spec),
+                lambda item: load_image(*item, reader, decoder, spec),
                 files,
                 spec.config.engine.fetch_threads,
             )
-            yield from _blocks(images, spec.block_rows)
+            yield from in_blocks(images, spec.block_rows, schema.LOADED)
     finally:
         decoder.close()
 
@@ -139,22 +156,23 @@ def _store(output: str, config: StorageConfig) -> Store:
 
 
 @lru_cache(maxsize=4)
-def _reader(config: StorageConfig) -> ImageReader:
+def image_reader(config: StorageConfig) -> ImageReader:
     """Keep connections open from task to task of a worker process."""
     return ImageReader(config)
 
 
-def _decoder(spec: RunSpec) -> Decoder | IsolatedDecoder:
+def image_decoder(spec: RunSpec) -> Decoder | IsolatedDecoder:
+    """Make what decodes images in this task: in a process apart if an earlier attempt has died."""
     if is_second_attempt():
         return IsolatedDecoder(spec.model.target, spec.config.image)
     return Decoder(spec.model.target, spec.config.image, spec.config.engine.hang_timeout_s)
 
 
-def _load(
+def load_image(
     row: dict[str, Any],
     file: File | None,
-    reader: ImageReader,
-    decoder: Decoder | IsolatedDecoder,
+    reader: ReadsImages,
+    decoder: DecodesImages,
     spec: RunSpec,
 ) -> dict[str, Any]:
     """Decode one image into a LOADED row; fetch it first where no file is given."""
@@ -181,7 +199,7 @@ def _load(
     return loaded
 
 
-def _fetch(uri: str, size_bytes: int | None, reader: ImageReader, spec: RunSpec) -> bytes:
+def _fetch(uri: str, size_bytes: int | None, reader: ReadsImages, spec: RunSpec) -> bytes:
     limit = spec.config.image.max_bytes
     if size_bytes is not None and size_bytes > limit:
         raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
@@ -202,12 +220,15 @@ def failure(error: ImageError) -> dict[str, Any]:
     }
 
 
-def _blocks(images: Iterator[dict[str, Any]], num_rows: int) -> Iterator[pa.Table]:
+def in_blocks(
+    images: Iterator[dict[str, Any]], num_rows: int, columns: pa.Schema
+) -> Iterator[pa.Table]:
+    """Gather rows into tables of `num_rows`, the last one shorter."""
     rows: list[dict[str, Any]] = []
     for image in images:
         rows.append(image)
         if len(rows) == num_rows:
-            yield pa.Table.from_pylist(rows, schema=schema.LOADED)
+            yield pa.Table.from_pylist(rows, schema=columns)
             rows = []
     if rows:
-        yield pa.Table.from_pylist(rows, schema=schema.LOADED)
+        yield pa.Table.from_pylist(rows, schema=columns)

@@ -5,7 +5,7 @@ worker took with it. Only text rows come back to the driver.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,24 @@ class Resources:
     cpus_per_actor: float
 
 
-def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterator[pa.Table]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """What the stream is made of."""
+
+    load: Callable[[pa.Table, RunSpec], Iterator[pa.Table]]
+    """Loads the images of some rows of work."""
+    captioner: type[CaptionActor]
+
+
+RUN_STAGES = Stages(load=load_parts, captioner=CaptionActor)
+
+
+def answered_rows(
+    work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
+) -> Generator[pa.Table, None, None]:
     """Caption WORK and yield ANSWERED tables as they come, in no particular order.
+
+    Other stages than those of a run take and yield other tables.
 
     Raises:
         RaycapError: as a worker raised it, in one clear line.
@@ -47,7 +63,7 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
         debug=spec.debug,
     )
     with DataContext.current(context):
-        answered = _stages(work, spec, resources)
+        answered = _stages(work, spec, resources, stages)
         try:
             # Without reading ahead: it would hold the rows of one block back until the next.
             yield from answered.iter_batches(
@@ -57,8 +73,10 @@ def answered_rows(work: pa.Table, spec: RunSpec, resources: Resources) -> Iterat
             raise explain(error, _REMEDY) from error
 
 
-def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dataset:
-    load: Any = load_parts  # Ray's annotations know no Arrow tables
+def _stages(
+    work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
+) -> ray.data.Dataset:
+    load: Any = stages.load  # Ray's annotations know no Arrow tables
     load_arguments, caption_arguments = _without_limit()
     with warnings.catch_warnings():
         # See _without_limit.
@@ -73,7 +91,7 @@ def _stages(work: pa.Table, spec: RunSpec, resources: Resources) -> ray.data.Dat
                 **load_arguments,
             )
             .map_batches(
-                CaptionActor,
+                stages.captioner,
                 batch_size=spec.block_rows,  # the captioner cuts it up
                 batch_format="pyarrow",
                 fn_constructor_kwargs={"spec": spec},

@@ -108,7 +108,7 @@ def extend_plan(
     threads_per_run = max(1, num_threads // max(1, len(numbers)))
     runs = [SortedRun(store, run, threads_per_run) for run in numbers]
     changes = _Changes(store, plan, num_threads, dry_run=dry_run)
-    fresh = _new_rows(_chunks(_limited(listing, limit)), runs, changes)
+    fresh = _new_rows(_chunks(limited(listing, limit)), runs, changes)
     first = max(plan.parts, default=-1) + 1
 
     def write(part: tuple[int, bytes]) -> None:
@@ -242,7 +242,8 @@ def _note_changes(
         changes.note(position[PART], change)
 
 
-def _limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+def limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    """Give the first rows of a listing; all of them where the limit is None."""
     left = limit
     for table in listing:
         if left is None:

@@ -70,9 +70,20 @@ def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> N
         "versions": versions(),
         "created_at": now(),
     }
-    if store.create(RUN, encode_json(run)):
+    if not store.create(RUN, encode_json(run)):
+        check_claim(store, mark)
+
+
+def check_claim(store: Store, mark: dict[str, Any]) -> None:
+    """Make sure that an output is of a run with this fingerprint, or of none yet.
+
+    Raises:
+        RunConflict: it belongs to another run; the message shows the difference.
+    """
+    try:
+        theirs = read_json(store, RUN).get("fingerprint", {})
+    except ObjectNotFound:
         return
-    theirs = read_json(store, RUN).get("fingerprint", {})
     if theirs != mark:
         raise RunConflict(
             f"{store.uri}: belongs to another run; give another output, or the settings of that "

@@ -7,6 +7,7 @@ import psutil
 import ray
 
 from raycap.bulk.batching import BatchRange
+from raycap.bulk.estimate import Workers
 from raycap.bulk.pipeline import Resources
 from raycap.config import ActorRange, CaptionConfig, EngineConfig
 from raycap.errors import ConfigError
@@ -50,6 +51,25 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
                 )
             logger.warning("cluster_small %s: waiting for it to grow", shortage)
     return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
+
+
+def count_workers(resources: Resources, num_parts: int) -> Workers:
+    """Say how many captioners, load tasks and cores a run of so many parts has at work."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_cpus = total.get("CPU", 1.0)
+    gpus, cpus = resources.gpus_per_actor, resources.cpus_per_actor
+    fitting = total.get("GPU", 0.0) / gpus if gpus else (num_cpus - 1) / cpus
+    actors = resources.actors
+    captioners = max(actors.min, min(actors.max, int(fitting)))
+    slots = max(1, int(num_cpus - captioners * cpus))
+    cores = int(num_cpus)
+    if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        cores = min(cores, os.cpu_count() or 1)  # a local Ray has more CPUs than there are
+    return Workers(
+        captioners=captioners,
+        load_tasks=min(slots, max(1, num_parts)),
+        cores=max(1, int(cores - captioners * cpus) if gpus else cores),
+    )
 
 
 def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:

@@ -125,10 +125,14 @@ def forecast(
     config: CaptionConfig | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
+    listing: Listing | None = None,
 ) -> Forecast:
-    """Say what `caption` would do. Lists the source and the output, and writes nothing."""
+    """Say what `caption` would do. Lists the source and the output, and writes nothing.
+
+    A `listing` is the source where it is opened already.
+    """
     config = config or CaptionConfig()
-    listing = open_source(str(source), config.storage, config.source.split)
+    listing = listing or open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     plan = _plan(store, listing, config, limit=limit, dry_run=True)
     ledger = read_ledger(

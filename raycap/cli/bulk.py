@@ -1,7 +1,7 @@
 """`raycap caption`, `raycap status`, `raycap verify`, `raycap export`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -16,7 +16,7 @@ from raycap.cli.options import (
     SourceArg,
 )
 from raycap.config import CaptionConfig
-from raycap.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILED
+from raycap.errors import EXIT_STOPPED, EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.settings import load_config
 
 
@@ -34,6 +34,16 @@ def caption(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    preflight: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Caption so many images drawn at random, and say what captioning all of them "
+            "takes. Writes OUTPUT/preflight and no caption.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,
@@ -50,35 +60,63 @@ def caption(
     """
     with told_errors(debug=debug):
         resolved = _caption_config(config, settings, model)
-        from raycap.bulk import run
-        from raycap.tables.bulk import forecast_rows, summary_rows
-        from raycap.tables.columns import print_rows
-
+        if dry_run and preflight is not None:
+            raise ConfigError("--dry-run captions nothing, --preflight a sample: give one of them")
+        choice = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
         if dry_run:
-            found = run.forecast(
-                source, output, config=resolved, limit=limit, retry_failed=retry_failed
-            )
-            print_rows(forecast_rows(found))
+            _print_forecast(source, output, choice)
             return
-        from raycap.progress import show_progress
-
-        with show_progress(stderr()) as on_progress:
-            summary = run.caption(
-                source,
-                output,
-                config=resolved,
-                limit=limit,
-                retry_failed=retry_failed,
-                on_progress=on_progress,
-                debug=debug,
-            )
-        print_rows(summary_rows(summary))
-        if summary.failed_share > resolved.engine.max_failed_share:
+        if preflight is not None:
+            failed_share = _preflight(source, output, preflight, choice, debug=debug)
+        else:
+            failed_share = _caption(source, output, choice, debug=debug)
+        if failed_share > resolved.engine.max_failed_share:
             stderr().print(
-                f"[red]{summary.failed_share:.1%} of the images failed, more than "
+                f"[red]{failed_share:.1%} of the images failed, more than "
                 f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
+
+
+def _print_forecast(source: str, output: str, choice: dict[str, Any]) -> None:
+    from raycap.bulk.run import forecast
+    from raycap.tables.bulk import forecast_rows
+    from raycap.tables.columns import print_rows
+
+    print_rows(forecast_rows(forecast(source, output, **choice)))
+
+
+def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -> float:
+    """Caption, print the summary, and return the share of failed images."""
+    from raycap.bulk.run import caption as caption_images
+    from raycap.progress import show_progress
+    from raycap.tables.bulk import summary_rows
+    from raycap.tables.columns import print_rows
+
+    with show_progress(stderr()) as on_progress:
+        summary = caption_images(source, output, on_progress=on_progress, debug=debug, **choice)
+    print_rows(summary_rows(summary))
+    return summary.failed_share
+
+
+def _preflight(
+    source: str, output: str, num_images: int, choice: dict[str, Any], *, debug: bool
+) -> float:
+    """Caption a sample, print what it tells, and return the share of failed images."""
+    from raycap.preflight import preflight
+    from raycap.progress import show_progress
+    from raycap.tables.columns import print_rows
+    from raycap.tables.preflight import preflight_notes, preflight_rows, preflight_sentence
+
+    with show_progress(stderr()) as on_progress:
+        found = preflight(
+            source, output, num_images, on_progress=on_progress, debug=debug, **choice
+        )
+    print_rows(preflight_rows(found))
+    print(f"\n{preflight_sentence(found)}")
+    for note in preflight_notes(found):
+        print(note)
+    return found.sample.failed_share
 
 
 def status(

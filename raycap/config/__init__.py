@@ -6,7 +6,13 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 
 from raycap.config.base import Section, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
-from raycap.config.caption import ActorRange, CaptionConfig, EngineConfig, SourceConfig
+from raycap.config.caption import (
+    ActorRange,
+    CaptionConfig,
+    EngineConfig,
+    PreflightConfig,
+    SourceConfig,
+)
 from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
 from raycap.config.evaluation import (
     BootstrapConfig,
@@ -55,6 +61,7 @@ __all__ = [
     "LoopConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PreflightConfig",
     "PrepareConfig",
     "PrepareEngineConfig",
     "ReportConfig",

@@ -70,6 +70,18 @@ class EngineConfig(Section):
     """A run in which no image is answered for so long is stopped with an error."""
 
 
+class PreflightConfig(Section):
+    """What `raycap caption --preflight` needs to know besides."""
+
+    price_per_hour: float | None = Field(default=None, ge=0.0)
+    """Price of a GPU for an hour, its share of the machines included; where there are no GPUs, of a
+    captioner. In any currency. None: no cost is told."""
+    max_time_s: float = Field(default=600.0, gt=0.0)
+    """After so long, what is captioned by then is the sample."""
+    seed: int = Field(default=0, ge=0)
+    """Fixes which images are sampled."""
+
+
 class CaptionConfig(Section):
     """All settings of `raycap caption`."""
 
@@ -85,3 +97,5 @@ class CaptionConfig(Section):
     """How stores are reached."""
     source: SourceConfig = SourceConfig()
     """What of the source is captioned."""
+    preflight: PreflightConfig = PreflightConfig()
+    """How a run is tried out beforehand."""

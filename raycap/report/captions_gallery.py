@@ -46,10 +46,11 @@ _TABS = (
     Tab(key=WORST, label="Least certain", order=LOGPROB, descending=False),
     Tab(key=FAILED, label="Failed"),
 )
-_ORDERS = (
+ORDERS = (
     Order(key=LOGPROB, label="Log-probability"),
     Order(key=NUM_WORDS, label="Length"),
 )
+"""What images with captions can be sorted by."""
 
 
 def captions_gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gallery:
@@ -62,13 +63,17 @@ def captions_gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig
     rows = {row[IMAGE_ID]: row for row in _rows(output, chosen)}
     pictures = _pictures(output, [(it, rows[it][SOURCE_URI]) for it in chosen.ids], config)
     examples = [
-        _example(rows[image_id], picture, chosen)
+        caption_example(
+            rows[image_id],
+            picture,
+            frozenset(tab for tab, ids in chosen.tabs.items() if image_id in ids),
+        )
         for image_id, picture in zip(chosen.ids, pictures, strict=True)
     ]
     return Gallery(
         systems=(),
         tabs=_TABS,
-        orders=_ORDERS,
+        orders=ORDERS,
         others_label="Further captions",
         examples=tuple(examples),
     )
@@ -97,7 +102,14 @@ def _rows(output: FinishedOutput, chosen: Picks) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
 
 
-def _example(row: dict[str, Any], picture: Picture, chosen: Picks) -> Example:
+def caption_example(row: dict[str, Any], picture: Picture, tabs: frozenset[str]) -> Example:
+    """Show one caption row.
+
+    Args:
+        row: with the columns of CAPTIONS.
+        picture: the image.
+        tabs: keys of the tabs that it is in.
+    """
     is_ok = row[STATUS] == STATUS_OK
     answer = Answer(
         caption=row[CAPTION] if is_ok else None,
@@ -110,7 +122,7 @@ def _example(row: dict[str, Any], picture: Picture, chosen: Picks) -> Example:
         picture=picture,
         answers=(answer,),
         others=tuple(other[CAPTION] for other in row[ALTERNATIVES]),
-        tabs=frozenset(tab for tab, ids in chosen.tabs.items() if row[IMAGE_ID] in ids),
+        tabs=tabs,
     )
 
 

@@ -46,6 +46,16 @@ def byte_count(num_bytes: int) -> str:
     return f"{size:,.{1 if power else 0}f} {_UNITS[power]}"
 
 
+def brief(seconds: float) -> str:
+    """0.0123 as `12.3 ms`; a second and more in seconds."""
+    return f"{decimal(seconds, 2)} s" if seconds >= 1 else f"{decimal(1000 * seconds, 1)} ms"
+
+
+def plural(count: int, thing: str) -> str:
+    """1 as `1 image`, 2 as `2 images`."""
+    return f"{integer(count)} {thing}{'' if count == 1 else 's'}"
+
+
 def probability(value: float, num_resamples: int) -> str:
     """Give a p-value; one below what the resamples can tell as less than that."""
     least = 2 / num_resamples if num_resamples else 0.0

@@ -13,6 +13,7 @@ from raycap.report.captions_section import CaptionsSection
 from raycap.report.comparison_section import ComparisonSection
 from raycap.report.dataset_section import DatasetSection
 from raycap.report.evaluation_section import EvaluationSection
+from raycap.report.preflight_section import PreflightSection
 from raycap.report.score_table import WHISKER_PX, WHISKER_ROW_PX
 from raycap.report.search_section import SearchSection
 from raycap.report.study_section import StudySection
@@ -24,6 +25,7 @@ Section = (
     | ComparisonSection
     | DatasetSection
     | EvaluationSection
+    | PreflightSection
     | SearchSection
     | StudySection
     | TrainingSection

@@ -11,7 +11,7 @@ import ray
 from raycap.bulk.attempts import is_replacement, is_second_attempt
 from raycap.bulk.batching import BatchRange
 from raycap.bulk.captioning import CaptionActor
-from raycap.bulk.loading import RunSpec, _decoder
+from raycap.bulk.loading import RunSpec, image_decoder
 from raycap.config import CaptionConfig
 from raycap.models.sources import find_model
 
@@ -31,7 +31,7 @@ def spec() -> RunSpec:
 def decoder_name(dies_first: bool) -> str:
     if dies_first and not is_second_attempt():
         os.kill(os.getpid(), signal.SIGKILL)
-    return type(_decoder(spec())).__name__
+    return type(image_decoder(spec())).__name__
 
 
 class Captioning:
