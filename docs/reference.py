@@ -9,7 +9,7 @@ import json
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import to_jsonable_python
 from typer.models import ArgumentInfo, OptionInfo
@@ -92,7 +92,8 @@ def config_page() -> str:
 
 
 def _command(command: Callable[..., None]) -> str:
-    arguments, options = [], []
+    arguments: list[Row] = []
+    options: list[Row] = []
     usage = [f"raycap {command.__name__}"]
     for parameter in inspect.signature(command).parameters.values():
         kind, info = get_args(parameter.annotation)[:2]
@@ -124,7 +125,7 @@ def _argument_type(kind: Any) -> str:
 def _type(kind: Any) -> str:
     """Say what an option takes; a switch takes nothing."""
     origin = get_origin(kind)
-    if origin is Annotated or origin is list:
+    if origin is list:
         return _type(get_args(kind)[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
@@ -167,12 +168,11 @@ def _listed(items: list[str]) -> str:
 
 def _settings(section: type[Section], prefix: str) -> str:
     described = section.model_json_schema()["properties"]
-    rows = []
+    rows: list[Row] = []
     for name, field in section.model_fields.items():
         kind = _schema_type(described[name])
-        default = "required" if field.is_required() else _default(field.get_default())
-        if not field.is_required() and field.default_factory is not None:
-            default = _default(field.get_default(call_default_factory=True))
+        value = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else _default(value)
         rows.append((f"`{prefix}{name}`", kind, default, _one_line(field.description or "")))
     return _table(("setting", "type", "default", "meaning"), rows)
 

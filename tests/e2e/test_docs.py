@@ -17,5 +17,7 @@ def test_the_commands_that_only_the_docs_have_run_on_captions(raycap: CommandLin
     for line in docs_commands():
         run(raycap, line)
     for block in docs_blocks("python"):
-        subprocess.run([sys.executable, "-c", block.text], cwd=raycap.folder, check=True)
+        if block.reason is None:
+            command = [sys.executable, "-c", block.text]
+            subprocess.run(command, cwd=raycap.folder, env=raycap.env, check=True)
     assert len(list((raycap.folder / "tars").glob("*.tar"))) == 1
