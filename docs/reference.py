@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import to_jsonable_python
-from typer.models import ArgumentInfo, OptionInfo
+from typer.main import get_group
+from typer.models import ArgumentInfo
 
-from raycap.cli import COMMANDS
+from raycap.cli import COMMANDS, app
 from raycap.config import (
     CalibrateConfig,
     CaptionConfig,
@@ -79,9 +80,7 @@ def cli_page() -> str:
 def config_page() -> str:
     """Describe every setting: its name, type, default and meaning."""
     places = _places()
-    commands = [
-        f"## raycap {name}\n\n{_settings(root, '')}" for name, root in sorted(ROOTS.items())
-    ]
+    commands = [f"## raycap {name}\n\n{_settings(root, '')}" for name, root in ROOTS.items()]
     sections = [
         f"### {section.__name__}\n\n{_prose(section)} {_where(found)}\n\n"
         + _settings(section, f"{found[0][1]}.")
@@ -95,14 +94,16 @@ def _command(command: Callable[..., None]) -> str:
     arguments: list[Row] = []
     options: list[Row] = []
     usage = [f"raycap {command.__name__}"]
+    written = {found.name: found.opts for found in get_group(app).commands[command.__name__].params}
     for parameter in inspect.signature(command).parameters.values():
         kind, info = get_args(parameter.annotation)[:2]
         if isinstance(info, ArgumentInfo):
             name = parameter.name.upper()
             arguments.append((f"`{name}`", _argument_type(kind), info.help or ""))
             usage.append(f"{name}..." if get_origin(kind) is list else name)
-        elif isinstance(info, OptionInfo):
-            options.append(_option(parameter, kind, info))
+        else:
+            names = ", ".join(f"`{option}`" for option in written[parameter.name])
+            options.append((names, _type(kind), _option_default(parameter), info.help or ""))
     text = [f"## raycap {command.__name__}\n", "```", " ".join([*usage, "[OPTIONS]"]), "```\n"]
     text.append(f"{inspect.getdoc(command)}\n")
     if arguments:
@@ -111,11 +112,9 @@ def _command(command: Callable[..., None]) -> str:
     return "\n".join(text)
 
 
-def _option(parameter: inspect.Parameter, kind: Any, info: OptionInfo) -> Row:
-    names = info.param_decls or (f"--{parameter.name.replace('_', '-')}",)
-    shown = parameter.default is not None and parameter.default is not False
-    default = f"`{parameter.default}`" if shown else ""
-    return (", ".join(f"`{name}`" for name in names), _type(kind), default, info.help or "")
+def _option_default(parameter: inspect.Parameter) -> str:
+    is_shown = parameter.default is not None and parameter.default is not False
+    return f"`{parameter.default}`" if is_shown else ""
 
 
 def _argument_type(kind: Any) -> str:
@@ -205,10 +204,10 @@ def _schema_type(schema: dict[str, Any]) -> str:
         "null": "`null`",
         "object": "mapping",
     }
-    return " ".join([names[schema["type"]], *_bounds(schema)])
+    return names[schema["type"]] + _bounds(schema)
 
 
-def _bounds(schema: dict[str, Any]) -> list[str]:
+def _bounds(schema: dict[str, Any]) -> str:
     """Say between which values a number has to be."""
     words = {
         "minimum": "at least",
@@ -217,7 +216,7 @@ def _bounds(schema: dict[str, Any]) -> list[str]:
         "exclusiveMaximum": "below",
     }
     told = [f"{word} {_number(schema[key])}" for key, word in words.items() if key in schema]
-    return [", ".join(told)] if told else []
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _number(value: float) -> str:
