@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
 
-.PHONY: setup demo test faults check audit fix bench clean
+.PHONY: setup demo test faults check audit docs fix bench clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,11 @@ audit:                    # known vulnerabilities of the pinned versions; asks a
 	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --quiet pip-audit
 	$(AUDIT)/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+docs: $(STAMP)            # the site, in build/site; the references of commands and settings
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m docs.reference
+	$(BIN)/mkdocs build
 
 fix: $(STAMP)             # format, and mend what the linter can
 	$(BIN)/ruff format .

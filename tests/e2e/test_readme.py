@@ -14,18 +14,9 @@ import pytest
 from raycap.demo.scenes import long_captions, short_caption, write_scenes
 from tests.commandline import CommandLine, rows_of, write_images
 from tests.conftest import S3, MakeJpeg
+from tests.documents import NOT_RUN, README, readme_commands
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-NOT_RUN = {
-    "make demo": "runs `raycap demo`, which test_cli runs",
-    "make test": "runs these tests",
-    "pip install .": "takes minutes, and a network",
-    "raycap caption photos/ blip/": "downloads a model",
-    "ray job submit": "needs a cluster; test_cli runs the job script",
-}
-"""Commands of the README that no test runs, and why."""
 
 _SMALL = [
     *("--set", "generation.num_beams=1", "--set", "generation.max_new_tokens=8"),
@@ -53,13 +44,6 @@ ALSO = {
     "raycap calibrate": ["--set", "search.num_min_lengths=1", "--set", "generation.num_beams=1"],
 }
 """What a test adds to a command so that it is done in seconds."""
-
-
-def commands() -> list[str]:
-    """Every command of a shell block, without its comment."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
-    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
 
 
 def also(line: str) -> list[str]:
@@ -94,7 +78,7 @@ def write_annotated_scenes(folder: Path) -> None:
 
 
 def test_every_command_is_run_here_or_says_why_not() -> None:
-    for line in commands():
+    for line in readme_commands():
         reasons = [why for start, why in NOT_RUN.items() if line.startswith(start)]
         assert reasons or line.startswith("raycap "), line
 
@@ -102,7 +86,7 @@ def test_every_command_is_run_here_or_says_why_not() -> None:
 @pytest.mark.timeout(900)
 def test_the_commands_on_a_folder_run_in_their_order(raycap: CommandLine) -> None:
     write_annotated_scenes(raycap.folder)
-    for line in commands():
+    for line in readme_commands():
         if not any(line.startswith(start) for start in NOT_RUN) and "s3://" not in line:
             run(raycap, line)
     assert len((raycap.folder / "captions.jsonl").read_text().splitlines()) == 24
@@ -119,7 +103,7 @@ def test_the_commands_on_a_bucket_run_with_a_model_that_needs_no_download(
     s3.put("photos/a.jpg", make_jpeg())
     raycap.env |= s3.env
     (raycap.folder / "configs").symlink_to(CONFIGS)
-    for line in commands():
+    for line in readme_commands():
         if re.match(r"raycap .*s3:", line):
             model = " --model stub" if line.startswith("raycap caption") else ""
             run(raycap, line.replace("my-bucket", s3.bucket) + model)

@@ -1,0 +1,214 @@
+"""What the documentation says of commands, settings, files and examples is true."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import typer.main
+import yaml
+from pydantic_core import to_jsonable_python
+
+import raycap.calibration.record
+import raycap.datasets.record
+import raycap.evaluation.record
+import raycap.study.record
+import raycap.train.record
+import raycap.tune.record
+from docs.reference import ROOTS, pages
+from raycap import schema
+from raycap.cli import COMMANDS, app
+from raycap.config import Section, StudyConfig, TuneConfig, is_section
+from raycap.errors import ErrorCode
+from raycap.settings import validate_config
+from raycap.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
+from raycap.tune.space import read_space
+from tests.documents import (
+    DOCS,
+    NOT_RUN,
+    ROOT,
+    Block,
+    docs_blocks,
+    docs_commands,
+    readme_commands,
+)
+
+CLI = (DOCS / "reference-cli.md").read_text()
+CONFIG = (DOCS / "reference-config.md").read_text()
+FORMATS = (DOCS / "file-formats.md").read_text()
+NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+RECORDS = (
+    raycap.calibration.record,
+    raycap.datasets.record,
+    raycap.evaluation.record,
+    raycap.study.record,
+    raycap.train.record,
+    raycap.tune.record,
+)
+
+
+def words(text: str) -> str:
+    return " ".join(text.replace("\\|", "|").split())
+
+
+def section(page: str, heading: str) -> str:
+    """The text from a heading to the next one of its level or above."""
+    level = heading.split()[0]
+    found = re.search(
+        rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", page, re.S | re.M
+    )
+    assert found, heading
+    return found[1]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of a table's lines, by the first of them."""
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line[:1] == "|"]
+    return {cells[0].strip(): [words(cell) for cell in cells[1:]] for cells in lines}
+
+
+def fields(kind: type[Section], seen: set[type[Section]]) -> Iterator[type[Section]]:
+    """Every group of settings below one, itself included."""
+    if kind not in seen:
+        seen.add(kind)
+        yield kind
+        for field in kind.model_fields.values():
+            inner = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            for item in inner:
+                if isinstance(item, type) and is_section(item):
+                    yield from fields(item, seen)
+
+
+SECTIONS = {kind for root in ROOTS.values() for kind in fields(root, set())}
+
+
+@pytest.mark.parametrize("name", ["reference-cli.md", "reference-config.md"])
+def test_a_reference_is_what_the_code_makes(name: str) -> None:
+    made = pages()[name]
+    assert (DOCS / name).read_text() == made, "run: python -m docs.reference"
+
+
+@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+def test_the_reference_has_all_that_a_command_says_of_itself(name: str) -> None:
+    command = typer.main.get_group(app).commands[name]
+    text = words(section(CLI, f"## raycap {name}"))
+    assert words(inspect.cleandoc(command.help or "missing")) in text
+    for parameter in command.params:
+        if parameter.name != "help":
+            said = getattr(parameter, "help", None)
+            assert said, parameter.name
+            assert words(said) in text
+            is_option = parameter.param_type_name == "option"
+            for written in parameter.opts if is_option else [str(parameter.name).upper()]:
+                assert f"`{written}`" in text
+
+
+@pytest.mark.parametrize("kind", sorted(SECTIONS, key=lambda kind: kind.__name__))
+def test_every_setting_has_type_default_and_meaning(kind: type[Section]) -> None:
+    commands = [name for name, root in ROOTS.items() if root is kind]
+    headings = [f"## raycap {name}" for name in commands] or [f"### {kind.__name__}"]
+    for heading in headings:
+        table = rows(section(CONFIG, heading))
+        for name, field in kind.model_fields.items():
+            found = {key.strip("`").rpartition(".")[2]: cells for key, cells in table.items()}
+            told, default, meaning = found[name]
+            assert told
+            assert meaning == words(field.description or "missing")
+            value = field.get_default(call_default_factory=True)
+            if field.is_required():
+                assert default == "required"
+            elif not isinstance(value, Section):
+                assert json.loads(default.strip("`")) == to_jsonable_python(value)
+
+
+def test_every_command_shown_is_executed_or_says_why_not() -> None:
+    known = set(readme_commands())
+    own = docs_commands()
+    for block in docs_blocks("bash"):
+        assert block.reason != "", block
+        for command in block.commands if block.reason is None else ():
+            assert command in known or command in own
+    for command in own:  # test_docs of tests/e2e runs them
+        assert command.startswith("raycap "), f"{command}: mark it <!-- not executed: why -->"
+        assert "s3://" not in command, f"{command}: mark it <!-- not executed: why -->"
+        assert not any(command.startswith(start) for start in NOT_RUN), command
+
+
+SETTINGS = [block for block in docs_blocks("yaml") if block.text.startswith("# raycap ")]
+
+
+@pytest.mark.parametrize("block", SETTINGS, ids=lambda block: block.page)
+def test_the_settings_shown_are_allowed(block: Block) -> None:
+    command = block.text.splitlines()[0]
+    values = yaml.safe_load(block.text)
+    if command == "# raycap tune":
+        assert read_space(validate_config(TuneConfig, values))
+        return
+    assert command == "# raycap study"
+    config = validate_config(StudyConfig, values)
+    trained = [
+        system for system in plan_systems(config) if system.role not in (PRETRAINED, CALIBRATED)
+    ]
+    assert [train_config(system, config) for system in trained]
+
+
+def type_name(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{type_name(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        inner = ", ".join(f"{field.name}: {type_name(field.type)}" for field in kind)
+        return f"struct<{inner}>"
+    return str(kind)
+
+
+@pytest.mark.parametrize(
+    ("title", "table"),
+    [
+        ("A manifest part:", schema.MANIFEST),
+        ("A captions part:", schema.CAPTIONS),
+        ("A part of a split:", schema.DATASET),
+        ("`rejected.parquet`:", schema.REJECTED),
+        ("| `scores/part-000.parquet` |", schema.SCORES),
+    ],
+)
+def test_every_column_is_described_with_its_type(title: str, table: pa.Schema) -> None:
+    text = FORMATS.partition(title)[2].partition("| column |")[2].partition("\n\n")[0]
+    told = [
+        (name.strip(" `"), cells[0].strip("`"))
+        for names, cells in rows(text).items()
+        for name in names.split(",")
+        if not names.startswith("-")
+    ]
+    assert told == [(field.name, type_name(field.type)) for field in table]
+
+
+def test_every_error_code_is_described_with_its_class() -> None:
+    table = rows(section(FORMATS, "## What `raycap caption` writes"))
+    for code in ErrorCode:
+        assert table[f"`{code}`"][0] == ("transient" if code.is_transient else "permanent")
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__.split(".")[1])
+def test_every_file_of_an_output_is_described(record: object) -> None:
+    listed = re.findall(r"^ *(\S+(?:, \.\.\.)?) {2,}\S", record.__doc__ or "", re.M)
+    assert len(listed) >= 2
+    for name in listed:
+        assert f"`{name}`" in FORMATS, name
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = {
+        page
+        for entry in NAV
+        for page in ([entry] if isinstance(entry, str) else next(iter(entry.values())))
+    }
+    assert {path.name for path in DOCS.glob("*.md")} <= listed
+
+
+def test_the_pictures_are_small() -> None:
+    sizes = [path.stat().st_size for path in Path(DOCS / "pictures").iterdir()]
+    assert sizes
+    assert sum(sizes) < 300_000
