@@ -49,7 +49,8 @@ def test_only_who_has_the_token_gets_in(cluster: dict[str, Any]) -> None:
 
 def test_the_head_scales_by_the_rule_of_raycap(cluster: dict[str, Any]) -> None:
     (start,) = (c for c in cluster["head_start_ray_commands"] if "ray start" in c)
-    (command,) = with_envs([start], {"RAY_enable_autoscaler_v2": "1"})  # as `ray up` does
+    commands: Any = with_envs([start], {"RAY_enable_autoscaler_v2": "1"})  # as `ray up` does
+    (command,) = commands
     assert command.count("~/venv/bin/ray start") == 1
     shown = command.replace("~/venv/bin/ray start", "env #")
     done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
