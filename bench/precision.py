@@ -1,6 +1,6 @@
-"""What fewer bits bring on a CPU, and what they cost: fp32, bf16 and int8, side by side.
+"""What fewer bits and compiling bring on a CPU, and what they cost, side by side with plain fp32.
 
-Speed: BLIP-base at 384 pixels with random weights, 20 forced tokens; in every round each precision
+Speed: BLIP-base at 384 pixels with random weights, 20 forced tokens; in every round each way
 captions the same pixels, one right after the other; medians of the seconds an image and of the
 rounds' ratios. Quality: the demo model on rendered scenes that it has not seen; captions that are
 word for word those of fp32, that are exactly right, and CIDEr-D against what people would write.
@@ -29,7 +29,13 @@ from raycap.models.sources import DEMO_FOLDER
 from raycap.schema import CIDER_D
 from raycap.train.scores import Answer, score
 
-PRECISIONS = ("fp32", "bf16", "int8")
+WAYS: dict[str, dict[str, object]] = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "int8": {"precision": "int8"},
+    "compiled": {"precision": "fp32", "compile": True},
+}
+"""Settings of the model."""
 BAR = 1.6
 """int8 over fp32, greedy."""
 SEED = 9000
@@ -37,9 +43,9 @@ SEED = 9000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One precision, batch size and number of beams."""
+    """One way, batch size and number of beams."""
 
-    precision: str
+    way: str
     batch_size: int
     num_beams: int
     seconds_an_image: float
@@ -49,38 +55,38 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """One precision of the demo model."""
+    """The demo model, one way."""
 
-    precision: str
+    way: str
     same_as_fp32: float
     exactly_right: float
     cider_d: float
 
 
-def load(folder: Path, precision: str, generation: GenerationConfig) -> BlipCaptioner:
-    """Load a model in a precision."""
-    model = ModelConfig.model_validate({"precision": precision})
+def load(folder: Path, way: str, generation: GenerationConfig) -> BlipCaptioner:
+    """Load a model."""
+    model = ModelConfig.model_validate(WAYS[way])
     return BlipCaptioner.from_pretrained(folder, model, generation)
 
 
 def speeds(folder: Path, batch_size: int, num_beams: int, rounds: int) -> list[Speed]:
-    """Measure all precisions in turn."""
+    """Measure all ways in turn."""
     generation = GenerationConfig(
         num_beams=num_beams, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
     )
-    captioners = {name: load(folder, name, generation) for name in PRECISIONS}
+    captioners = {name: load(folder, name, generation) for name in WAYS}
     shape = (batch_size, SIDE_PX, SIDE_PX, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    times: dict[str, list[float]] = {name: [] for name in PRECISIONS}
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):
-        for name in PRECISIONS if number % 2 else reversed(PRECISIONS):
+        for name in WAYS if number % 2 else reversed(list(WAYS)):
             captioner = captioners[name]
             took = seconds(lambda captioner=captioner: captioner.caption(pixels))  # type: ignore[misc]
             if number:  # the first round warms up
                 times[name].append(took / batch_size)
     return [
         Speed(
-            precision=name,
+            way=name,
             batch_size=batch_size,
             num_beams=num_beams,
             seconds_an_image=statistics.median(times[name]),
@@ -88,17 +94,17 @@ def speeds(folder: Path, batch_size: int, num_beams: int, rounds: int) -> list[S
                 theirs / mine for theirs, mine in zip(times["fp32"], times[name], strict=True)
             ),
         )
-        for name in PRECISIONS
+        for name in WAYS
     ]
 
 
 def qualities(num_scenes: int) -> list[Quality]:
-    """Caption rendered scenes by the demo model in all precisions."""
+    """Caption rendered scenes by the demo model in all ways."""
     scenes = [scene(SEED, number) for number in range(num_scenes)]
-    found = {name: _captions(name, scenes) for name in PRECISIONS}
+    found = {name: _captions(name, scenes) for name in WAYS}
     return [
         Quality(
-            precision=name,
+            way=name,
             same_as_fp32=_share(
                 one == other for one, other in zip(texts, found["fp32"], strict=True)
             ),
@@ -111,8 +117,8 @@ def qualities(num_scenes: int) -> list[Quality]:
     ]
 
 
-def _captions(precision: str, scenes: list[Scene]) -> list[str]:
-    captioner = load(DEMO_FOLDER, precision, GenerationConfig())
+def _captions(way: str, scenes: list[Scene]) -> list[str]:
+    captioner = load(DEMO_FOLDER, way, GenerationConfig())
     side = (captioner.target.width_px, captioner.target.height_px)
     texts: list[str] = []
     for start in range(0, len(scenes), 32):
@@ -144,7 +150,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write what was found there too")
     given = parser.parse_args()
     rows: list[Speed] = []
-    print("precision  batch  beams  s/image  fp32 over it")
+    print("way        batch  beams  s/image  fp32 over it")
     with tempfile.TemporaryDirectory(prefix="raycap-bench-") as name:
         folder = Path(name)
         write_blip_base(folder)
@@ -153,16 +159,16 @@ def main() -> None:
                 for row in speeds(folder, batch_size, num_beams, given.rounds):
                     rows.append(row)
                     print(
-                        f"{row.precision:<9}  {row.batch_size:>5}  {row.num_beams:>5}"
+                        f"{row.way:<9}  {row.batch_size:>5}  {row.num_beams:>5}"
                         f"  {row.seconds_an_image:>7.3f}  {row.ratio:>12.2f}",
                         flush=True,
                     )
     print(f"bar: {BAR} for int8 with one beam")
     found = qualities(given.scenes)
-    print("precision  same as fp32  exactly right  CIDEr-D")
+    print("way        same as fp32  exactly right  CIDEr-D")
     for quality in found:
         print(
-            f"{quality.precision:<9}  {quality.same_as_fp32:>12.1%}"
+            f"{quality.way:<9}  {quality.same_as_fp32:>12.1%}"
             f"  {quality.exactly_right:>13.1%}  {quality.cider_d:>7.3f}"
         )
     result = {

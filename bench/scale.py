@@ -1,10 +1,12 @@
 """How captioning scales with actors, on a simulated cluster: nodes are processes, GPUs are names.
 
 A model of fixed latency (`stub`, which sleeps) stands in for GPUs, so that what is measured is the
-engine: the stream, the driver, the committer. The rate is that of one run, from the moment when
-every actor's first block is answered to the end. Efficiency is the rate over that of one actor
-times their number; `ideal` is the rate over what the latency alone would allow. The driver's own
-time an image says how many a second one driver can take.
+engine: the stream, the driver, the committer. The rate is that of one run, while all actors are at
+work: from when a block is answered for each of them until as many are left. (At the end some wait
+for the last block of others, which is a block's time however long a run is; `to the end` counts it
+in.) Efficiency is the rate over that of one actor times their number; `ideal` is the rate over
+what the latency alone would allow. The driver's own time an image says how many a second one driver
+can take.
 
     python -m bench.scale [--actors 1 2 4 8] [--latency 4.0] [--json FILE]
 """
@@ -45,6 +47,8 @@ class Row:
     num_actors: int
     images_per_s: float
     efficiency: float
+    to_the_end: float
+    """Efficiency where the wait for the last blocks counts."""
     ideal: float
     """Rate over what the latency alone would allow."""
     driver_cpu_us: float
@@ -79,8 +83,20 @@ def start_cluster(num_nodes: int) -> Any:
     return cluster
 
 
-def run(photos: Path, config: CaptionConfig, num_actors: int) -> tuple[float, float]:
-    """Caption a folder; return images/s, and the driver's seconds of CPU an image."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Of one run."""
+
+    at_work: float
+    """Images/s while all actors are at work."""
+    to_the_end: float
+    """Images/s from the same moment on to the end."""
+    driver_cpu_s: float
+    """Of the driver's process, an image."""
+
+
+def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
+    """Caption a folder."""
     process = psutil.Process()
     marks: list[tuple[int, float, float]] = []
 
@@ -89,16 +105,22 @@ def run(photos: Path, config: CaptionConfig, num_actors: int) -> tuple[float, fl
 
     with tempfile.TemporaryDirectory() as output:
         raycap.caption(photos, Path(output) / "out", config=config, on_progress=mark)
-    first_blocks = num_actors * BLOCK_BATCHES * BATCH_SIZE
-    start = next(place for place, (done, _, _) in enumerate(marks) if done >= first_blocks)
-    images, seconds, cpu_s = (
-        end - begin for begin, end in zip(marks[start], marks[-1], strict=True)
+    edge = num_actors * BLOCK_BATCHES * BATCH_SIZE
+    start = next(mark for mark in marks if mark[0] >= edge)
+    middle = next(mark for mark in marks if mark[0] >= marks[-1][0] - edge)
+
+    def rate(end: tuple[int, float, float]) -> float:
+        return (end[0] - start[0]) / (end[1] - start[1])
+
+    return Rates(
+        at_work=rate(middle),
+        to_the_end=rate(marks[-1]),
+        driver_cpu_s=(marks[-1][2] - start[2]) / (marks[-1][0] - start[0]),
     )
-    return images / seconds, cpu_s / images
 
 
-def measure(num_actors: int, latency_s: float, scratch: Path) -> tuple[float, float]:
-    """Return images/s of so many actors, and the driver's seconds of CPU an image."""
+def measure(num_actors: int, latency_s: float, scratch: Path) -> Rates:
+    """Measure so many actors, on a cluster of their own."""
     few, many = scratch / f"{num_actors}-few", scratch / f"{num_actors}-many"
     write_images(few, num_actors * BLOCK_BATCHES * BATCH_SIZE)
     write_images(many, num_actors * NUM_BATCHES * BATCH_SIZE)
@@ -119,22 +141,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there too")
     given = parser.parse_args()
     rows: list[Row] = []
-    print("actors  images/s  efficiency  ideal  driver us/image")
+    alone = (0.0, 0.0)
+    print("actors  images/s  efficiency  to the end  ideal  driver us/image")
     with tempfile.TemporaryDirectory() as name:
         for count in given.actors:
-            rate, cpu = measure(count, given.latency, Path(name))
-            alone = rows[0].images_per_s / rows[0].num_actors if rows else rate / count
+            found = measure(count, given.latency, Path(name))
+            alone = alone if rows else (found.at_work / count, found.to_the_end / count)
             row = Row(
                 num_actors=count,
-                images_per_s=rate,
-                efficiency=rate / (alone * count),
-                ideal=rate * given.latency / (BATCH_SIZE * count),
-                driver_cpu_us=1e6 * cpu,
+                images_per_s=found.at_work,
+                efficiency=found.at_work / (alone[0] * count),
+                to_the_end=found.to_the_end / (alone[1] * count),
+                ideal=found.at_work * given.latency / (BATCH_SIZE * count),
+                driver_cpu_us=1e6 * found.driver_cpu_s,
             )
             rows.append(row)
             print(
                 f"{row.num_actors:>6}  {row.images_per_s:>8.1f}  {row.efficiency:>10.3f}"
-                f"  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}",
+                f"  {row.to_the_end:>10.3f}  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}",
                 flush=True,
             )
     print(f"bar: efficiency {BAR}")

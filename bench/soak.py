@@ -5,7 +5,7 @@ own node process. At the end every image must have exactly one row, with the cap
 picture has everywhere, and nothing may be left: no process, no shared memory, no temporary file.
 Memory is sampled all along; its median in each quarter of the time is told.
 
-    python -m bench.soak [--images 500000] [--kill-every 60] [--json FILE]
+    python -m bench.soak [--images 500000] [--kill-every 60] [--latency 0] [--json FILE]
 """
 
 import argparse
@@ -79,10 +79,13 @@ def kill(victim: str, driver: "subprocess.Popen[bytes]", home: Path) -> bool:
     return True
 
 
-def soak(photos: Path, output: Path, home: Path, every_s: float) -> dict[str, Any]:
+def soak(
+    photos: Path, output: Path, home: Path, every_s: float, latency_s: float
+) -> dict[str, Any]:
     """Caption to the end, whatever is killed meanwhile."""
     environment = {**os.environ, "HOME": str(home), "RAY_ADDRESS": "local"}
-    command = [RAYCAP, "caption", str(photos), str(output), "-m", "stub"]
+    settings = ["--model", "stub", "--set", f"model.stub_latency_s={latency_s}"]
+    command = [RAYCAP, "caption", str(photos), str(output), *settings]
     log = (home / "log.txt").open("wb")
     killed: Counter[str] = Counter()
     samples: list[int] = []
@@ -151,6 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=500_000)
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds, on average")
+    parser.add_argument(
+        "--latency", type=float, default=0.0, help="seconds a batch, to last longer"
+    )
     parser.add_argument("--json", type=Path, help="write what was found there too")
     given = parser.parse_args()
     shared_before = set(os.listdir("/dev/shm"))
@@ -158,7 +164,7 @@ def main() -> None:
         photos, output, home = (Path(name) / part for part in ("photos", "out", "home"))
         home.mkdir()
         num_broken = write_set(photos, given.images)
-        found = soak(photos, output, home, given.kill_every)
+        found = soak(photos, output, home, given.kill_every, given.latency)
         verified = subprocess.run([RAYCAP, "verify", str(output)], check=False).returncode
         found |= {"images": given.images, "broken": num_broken, "verify": verified}
         found |= check_rows(output, given.images, num_broken)

@@ -152,11 +152,11 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def start_here(kind: type) -> Any:
+def start_here(kind: type, *arguments: Any) -> Any:
     """Start an actor on this node, which takes no CPU of the cluster, and return its handle."""
     place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(kind)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote()
+    return actor.options(num_cpus=0, scheduling_strategy=place).remote(*arguments)
 
 
 @contextmanager

@@ -61,11 +61,13 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for something that a running command does."""
+def wait_until(
+    happened: Callable[[], bool], process: "subprocess.Popen[Any] | None" = None
+) -> None:
+    """Wait for something that a running command does, or a job somewhere else."""
     deadline = time.monotonic() + 120
     while not happened():
-        assert process.poll() is None, "the command ended before it happened"
+        assert process is None or process.poll() is None, "the command ended before it happened"
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
 

@@ -197,6 +197,7 @@ def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
     home.mkdir()
     env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "RAY_USAGE_STATS_ENABLED": "0"}
     env["RAY_ADDRESS"] = "local"  # not a cluster that somebody else's `ray start` named
+    env.pop("RAY_AUTH_MODE", None)  # `ray_session` runs without a token, and is up until the end
     command = CommandLine(folder=tmp_path, env=env)
     yield command
     for process in command.running:

@@ -48,7 +48,7 @@ class CaptionActor:
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
         use_threads(spec.torch_threads)
-        self._watch = HangWatch(hang_limit_s(spec))
+        self._watch = HangWatch(hang_limit_s(spec.config.engine, spec.config.model))
         self._isolated: IsolatedCaptioner | None = None
         self._num_isolated = 0
         if is_replacement():

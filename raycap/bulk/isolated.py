@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from raycap.bulk.loading import RunSpec
+from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import Caption, Captioner
@@ -23,10 +24,9 @@ _COMPILING = 5.0  # a batch of a new size is compiled first, which takes minutes
 CaptionBatch = Callable[[UInt8[np.ndarray, "b h w 3"]], list[Caption]]
 
 
-def hang_limit_s(spec: RunSpec) -> float:
+def hang_limit_s(engine: EngineConfig, model: ModelConfig) -> float:
     """How long a batch may take before it counts as hanging."""
-    factor = _COMPILING if spec.config.model.compile else 1.0
-    return factor * spec.config.engine.hang_timeout_s
+    return (_COMPILING if model.compile else 1.0) * engine.hang_timeout_s
 
 
 class WatchedCaptioner:
@@ -53,7 +53,7 @@ class IsolatedCaptioner:
         """Load nothing yet: that is left to the first batch."""
         target = spec.model.target
         self._grey = np.full((1, target.height_px, target.width_px, 3), 128, np.uint8)
-        self._limit_s = hang_limit_s(spec)
+        self._limit_s = hang_limit_s(spec.config.engine, spec.config.model)
         self._is_compiled = spec.config.model.compile
         self._process: Isolated[UInt8[np.ndarray, "b h w 3"], list[Caption]] = Isolated(
             _Loading(spec)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from raycap import schema
 from raycap.bulk.attempts import is_second_attempt
@@ -42,6 +43,8 @@ class RunSpec:
     output: str
     dataset: str | None = None
     """Address of the source if it is a caption dataset."""
+    addresses: Any = None
+    """Actor of SecretAddresses, if the source has addresses that the manifest must not have."""
     config: CaptionConfig
     model: ModelSource
     batches: BatchRange
@@ -95,9 +98,12 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
     if partial:
         old = read_part(store, CAPTIONS, part)
         attempts, chosen = _stale_rows(manifest, old)
+    ids = [rows[index][schema.IMAGE_ID] for index in chosen]
+    whole = {} if spec.addresses is None else ray.get(spec.addresses.of.remote(ids))
     return [
         {
             **rows[index],
+            schema.URI: whole.get(rows[index][schema.IMAGE_ID], rows[index][schema.URI]),
             schema.PART: part,
             schema.ROW: index,
             schema.NUM_ROWS: len(chosen),

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.bulk import telemetry
+from raycap.bulk.addresses import secret_addresses
 from raycap.bulk.commit import Committer
 from raycap.bulk.forecast import Forecast
 from raycap.bulk.heartbeat import Heartbeat
@@ -42,6 +43,8 @@ from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
+
+_Images = tuple[str | None, Any]  # `dataset` and `addresses` of RunSpec
 
 
 def caption(  # noqa: PLR0913  the public call: all but two by keyword
@@ -90,10 +93,11 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     check_arithmetic(found, config.model)
     generation = settled_generation(config.generation, found)
     config = config.model_copy(update={"generation": generation})
-    with store.lock(LOCK) as lock:
+    with store.lock(LOCK) as lock, secret_addresses() as addresses:
         claim_output(store, fingerprint(listing.identity, found, config), config)
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
+        listing.tables = addresses.taken_out(listing.tables)
         plan = _plan(store, listing, config, limit=limit, dry_run=False)
         ledger = read_ledger(
             store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
@@ -106,7 +110,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
                     config.engine, uses_gpus=found.kind != "stub", is_fixed=is_fixed
                 )
                 dataset = listing.source if listing.is_dataset else None
-                run.stream(resources, on_progress or (lambda _: None), dataset, debug=debug)
+                images = (dataset, addresses.serve())
+                run.stream(resources, on_progress or (lambda _: None), images, debug=debug)
         summary = run.summary(listing, started)
         if run.num_answered or not is_complete(store):
             write_summary(store, summary)
@@ -165,12 +170,13 @@ class _Run:
         self._stream_s = 0.0
 
     def stream(
-        self, resources: Resources, on_progress: OnProgress, dataset: str | None, *, debug: bool
+        self, resources: Resources, on_progress: OnProgress, images: _Images, *, debug: bool
     ) -> None:
         """Answer everything pending."""
         spec = RunSpec(
             output=self._store.uri,
-            dataset=dataset,
+            dataset=images[0],
+            addresses=images[1],
             config=self._config,
             model=self._model,
             batches=fit_batches(self._config, self._model.kind, resources),

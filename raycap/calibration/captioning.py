@@ -12,11 +12,13 @@ from ray.exceptions import RayError
 
 from raycap.bulk.batching import BatchRange, BatchSize
 from raycap.bulk.captioning import caption_all
+from raycap.bulk.isolated import WatchedCaptioner, hang_limit_s
 from raycap.bulk.resources import fit_resources, threads_per_actor
 from raycap.calibration.record import REMEDY
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.failures import explain
+from raycap.isolation import HangWatch
 from raycap.models.base import AdjustableCaptioner, Caption, ModelSource
 from raycap.models.load import load_captioner
 from raycap.models.runtime import use_threads
@@ -37,6 +39,8 @@ class CaptionSpec:
     """To start from."""
     batch_size: int
     torch_threads: int
+    hang_limit_s: float
+    """Seconds of a batch after which the actor ends itself."""
 
 
 class CalibrationActor:
@@ -46,6 +50,7 @@ class CalibrationActor:
         self._spec = spec
         self._batch_size = BatchSize(BatchRange.fixed(spec.batch_size))
         self._loaded: AdjustableCaptioner | None = None
+        self._watch = HangWatch(spec.hang_limit_s)
         use_threads(spec.torch_threads)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
@@ -65,7 +70,8 @@ class CalibrationActor:
             captioner = self._captioner().with_generation(generation)
         except ModelError as error:
             raise ModelError(f"{error}, or search.max_length_ratios") from error
-        outcomes = caption_all(captioner, pixels, self._batch_size)
+        watched = WatchedCaptioner(captioner, self._watch)
+        outcomes = caption_all(watched, pixels, self._batch_size)
         return [outcome.text if isinstance(outcome, Caption) else None for outcome in outcomes]
 
     def _captioner(self) -> AdjustableCaptioner:
@@ -106,6 +112,7 @@ class Captioners:
             generation=config.generation,
             batch_size=self.batch_size,
             torch_threads=threads_per_actor(engine, count),
+            hang_limit_s=hang_limit_s(engine, config.model),
         )
         actor: Any = ray.remote(CalibrationActor).options(
             num_cpus=fitted.cpus_per_actor,

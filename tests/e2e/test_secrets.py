@@ -152,9 +152,25 @@ def test_signed_addresses_and_passwords_of_a_list_are_in_no_row_message_or_log(
     codes = [row["error_code"] for row in rows_of(folder / "out")]
     assert codes.count(None) == 2
     assert {"decode_failed", "not_found", "network"} <= set(codes)
-    # The manifest is the run's own copy of the list: it leads to the images.
-    shutil.rmtree(folder / "out" / "manifest")
     assert_nothing_shows(watched, folder / "out", folder / "exported")
+
+
+def test_a_list_may_be_signed_anew_while_its_run_goes_on(
+    watched: Watched, web: FaultyServer, make_jpeg: MakeJpeg
+) -> None:
+    folder = watched.raycap.folder
+    listed = folder / "list.txt"
+    settings = ("--model", "stub", "--set", "engine.max_failed_share=1", *QUICK)
+    web.pages[f"/1.jpg?sig={PLANTED}2"] = Reply(body=make_jpeg(seed=1))
+    web.pages[f"/1.jpg?sig={PLANTED}1"] = Reply(status=503)
+    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}1\n")
+    watched("caption", listed, "out", *settings)
+    assert [row["error_code"] for row in rows_of(folder / "out")] == ["throttled"]
+    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}2\n")
+    watched("caption", listed, "out", *settings, "--retry-failed")
+    (row,) = rows_of(folder / "out")
+    assert (row["status"], row["image_id"]) == ("ok", f"{web.url}/1.jpg")
+    assert_nothing_shows(watched, folder / "out")
 
 
 def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_it(

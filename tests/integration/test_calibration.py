@@ -179,6 +179,12 @@ def test_lengths_that_the_model_cannot_write_are_one_clear_line(
         calibrate("demo", dataset, tmp_path / "model", config=settings)
 
 
+def test_a_model_that_hangs_ends_it_with_one_clear_line(dataset: str, tmp_path: Path) -> None:
+    limits = config(engine={"torch_threads": 1, "hang_timeout_s": 0.001})
+    with pytest.raises(RunStopped, match=r"the cluster gave up \(ActorDiedError"):
+        calibrate("demo", dataset, tmp_path / "out", config=limits)
+
+
 def test_mistakes_are_one_clear_line(calibrated: Calibration, dataset: str, tmp_path: Path) -> None:
     def mistaken(
         error: type[Exception],

@@ -1,0 +1,9 @@
+"""A comparison as a Ray job: `ray job submit -- python jobs/evaluate.py CAPTIONS REFERENCES`."""
+
+import sys
+
+from raycap.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "evaluate")
+    main()
