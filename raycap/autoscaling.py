@@ -5,13 +5,15 @@ left, it asks for one again and again. So `cluster.yaml` names `score` to it, in
 RAY_AUTOSCALER_UTILIZATION_SCORER.
 """
 
+from numbers import Real
+
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
 
 SPOT = "-spot"
 """How names of node types end whose instances are spot."""
 
-Resources = dict[str, int | float]
+Resources = dict[str, Real]
 Score = tuple[bool | int | float, ...]
 
 

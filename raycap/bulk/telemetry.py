@@ -2,7 +2,7 @@
 
 Ray gathers them on every node and exports each under `ray_` and its name here. They are counted by
 the batch and the block, never by the image, and their only tag is a failed image's error code, of a
-closed list: so their number does not grow with runs, outputs or images.
+closed list. Ray adds the node and the process that told them, and nothing of a run or its output.
 
 What is answered is counted by the driver, as the committer takes it: an image whose worker died
 after answering, and which another one answered again, counts once.
@@ -154,4 +154,4 @@ def _metric(measure: Measure) -> Any:
     """Make a metric at its first use in a process; one for all runs of it."""
     if measure.kind is metrics.Histogram:
         return metrics.Histogram(measure.name, measure.meaning, list(_SECONDS), measure.tags)
-    return measure.kind(measure.name, measure.meaning, measure.tags)
+    return measure.kind(measure.name, measure.meaning, tag_keys=measure.tags)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 
 def values(families: list[Metric], series: str) -> dict[str, float]:
     """Sums of a series by the label `code`, empty where it has none."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for family in families:
         for sample in family.samples:
             if sample.name == series:

@@ -38,11 +38,11 @@ def named_scorer() -> Any:
     """The scorer that cluster.yaml names, found as Ray finds it."""
     found = re.search(r"RAY_AUTOSCALER_UTILIZATION_SCORER=([\w.]+);", CLUSTER.read_text())
     assert found
-    return load_function_or_class(found[1])
+    return load_function_or_class(found[1])  # type: ignore[no-untyped-call]
 
 
 def started(
-    cluster: dict[str, Any], demands: list[dict[str, float]], refused: dict[str, int], now: int
+    cluster: dict[str, Any], demands: list[Any], refused: dict[str, int], now: int
 ) -> dict[str, int]:
     """What Ray's autoscaler starts for a demand, after refusals at some seconds."""
     tracker = NodeProviderAvailabilityTracker(timer=lambda: now)

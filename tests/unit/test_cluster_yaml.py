@@ -2,12 +2,13 @@
 
 import copy
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 
 CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
 
@@ -44,6 +45,18 @@ def test_only_who_has_the_token_gets_in(cluster: dict[str, Any]) -> None:
     home = f"/home/{cluster['auth']['ssh_user']}"
     assert cluster["file_mounts"][f"{home}/.ray/auth_token"] == "~/.ray/auth_token"
     assert "chmod -R go= ~/.ray" in cluster["setup_commands"]
+
+
+def test_the_head_scales_by_the_rule_of_raycap(cluster: dict[str, Any]) -> None:
+    (start,) = (c for c in cluster["head_start_ray_commands"] if "ray start" in c)
+    commands: Any = with_envs([start], {"RAY_enable_autoscaler_v2": "1"})  # as `ray up` does
+    (command,) = commands
+    assert command.count("~/venv/bin/ray start") == 1
+    shown = command.replace("~/venv/bin/ray start", "env #")
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+    environment = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert environment["RAY_enable_autoscaler_v2"] == "0"
+    assert environment["RAY_AUTOSCALER_UTILIZATION_SCORER"] == "raycap.autoscaling.score"
 
 
 def test_an_address_in_a_list_gets_no_credentials_of_an_instance(cluster: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 from raycap.bulk import telemetry
 from tests.scraped_run import RAYS
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
 OURS = {name for measure in telemetry.MEASURES for name in measure.series}
 
 
@@ -89,3 +90,22 @@ def test_the_number_of_series_does_not_grow_with_runs_or_images() -> None:
     names = [measure.name for measure in telemetry.MEASURES]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"raycap_[a-z_]+", name) for name in names)
+
+
+def test_the_documentation_tells_every_metric_and_its_kind() -> None:
+    page = (ROOT / "docs/cluster.md").read_text()
+    told = dict(re.findall(r"^\| `(ray_raycap_\w+)` \| (\w+)", page, re.M))
+    assert told == {
+        measure.series[0].removesuffix("_bucket"): measure.kind.__name__.lower()
+        for measure in telemetry.MEASURES
+    }
+
+
+def test_what_the_documentation_names_is_there() -> None:
+    page = (ROOT / "docs/cluster.md").read_text()
+    named = set(re.findall(r"\b(?:deploy|jobs|configs|raycap)/[\w.-]+\.\w+", page))
+    assert {"deploy/rayjob.yaml", "jobs/caption.py", "raycap/autoscaling.py"} <= named
+    for name in named:
+        assert (ROOT / name).is_file(), name
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.S):
+        assert yaml.safe_load(block)
