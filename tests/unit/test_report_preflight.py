@@ -61,7 +61,7 @@ def test_the_page_shows_the_forecast_the_stages_and_the_images(
 ) -> None:
     size = 640, 480
     picture = shrink(make_jpeg(size=size), size, ImageConfig())
-    shown = {"picture": picture, "width_px": 640, "height_px": 480}
+    shown: dict[str, Any] = {"picture": picture, "width_px": 640, "height_px": 480}
     answered = table_of([sampled("a.jpg", *WARM, **shown), sampled("b.jpg", is_ok=False)])
     page = page_of(preflight_of(answered), answered, tmp_path / "page.html")
     for text in (
