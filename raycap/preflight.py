@@ -135,6 +135,7 @@ class _Trial:
         self._batches = fit_batches(config, model.kind, resources)
         self._num_wanted = 0
         self._fetches_tell = True
+        self._start_s = 0.0
         self._seconds = 0.0
         self.answered = schema.SAMPLE_ANSWERED.empty_table()
         """SAMPLE_ANSWERED rows, in the order in which they came."""
@@ -158,6 +159,7 @@ class _Trial:
             for table in stream:
                 tables.append(table)
                 self._seconds = time.monotonic() - started
+                self._start_s = self._start_s or self._seconds
                 progress = _after(progress, table, self._seconds)
                 on_progress(progress)
                 if self._seconds >= self._config.preflight.max_time_s:
@@ -176,6 +178,7 @@ class _Trial:
                 fetch_threads=self._config.engine.fetch_threads,
                 fetches_tell=self._fetches_tell,
                 price_per_hour=self._config.preflight.price_per_hour,
+                start_s=self._start_s,
             ),
         )
         return Preflight(

@@ -103,6 +103,8 @@ class RunAhead:
     """Whether fetching a sample says how fast all is fetched."""
     price_per_hour: float | None
     """Of a GPU, or of a captioner where there are none."""
+    start_s: float
+    """Seconds until the first images are answered: workers start, and load the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ class Estimate:
     """The stage that a faster run would need more of."""
     images_per_s: float
     run_s: float
-    """Seconds for all images that are left, the start not counted."""
+    """Seconds for all images that are left, with the start."""
     num_captioners: int
     unit: str
     """What hours are counted of: `GPU`, or `captioner` where there are none."""
@@ -182,7 +184,7 @@ def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
         return None
     stages = _stages(answered, paced, run)
     rate = run_rate(stages, shares_cores=not run.gpus_per_captioner)
-    run_s = run.num_images / rate
+    run_s = run.start_s + run.num_images / rate if run.num_images else 0.0
     unit_hours = run_s / 3600 * run.workers.captioners * (run.gpus_per_captioner or 1.0)
     return Estimate(
         stages=stages,

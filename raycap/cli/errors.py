@@ -35,7 +35,7 @@ def told_errors(*, debug: bool) -> Iterator[None]:
 
 def _quiet_libraries() -> None:
     """Leave the log to raycap's own events; warnings of others still show."""
-    for name in ("botocore", "boto3", "urllib3", "httpx", "ray", "ray.data"):
+    for name in ("botocore", "boto3", "urllib3", "httpx", "matplotlib", "ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

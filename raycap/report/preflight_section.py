@@ -1,13 +1,14 @@
 """The section of a preflight: what the run will take, and a contact sheet of the sample."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycap.bulk.estimate import DECODE, FETCH, MODEL, Estimate, Stage
+from raycap.bulk.estimate import DECODE, FETCH, MODEL, Stage
 from raycap.bulk.forecast import Preflight
 from raycap.bulk.pictures import MAX_PICTURES, picture_size
 from raycap.config import CaptionConfig
@@ -17,6 +18,7 @@ from raycap.report.captions_gallery import ORDERS, caption_example
 from raycap.report.gallery import FAILED, Gallery, Tab
 from raycap.report.numbers import (
     NONE,
+    amount,
     brief,
     decimal,
     duration,
@@ -64,6 +66,7 @@ class PreflightSection:
     warnings: tuple[Fact, ...]
     stages: Table | None
     """None if no image reached the model."""
+    bottleneck: str
     lengths: Plot | None
     """None if there is no caption."""
     failures: tuple[Failure, ...]
@@ -99,7 +102,8 @@ def preflight_section(
         ),
         tiles=tuple(_tiles(found)),
         warnings=warnings(found),
-        stages=None if found.estimate is None else _stage_table(found.estimate),
+        stages=None if found.estimate is None else _stage_table(found.estimate.stages),
+        bottleneck="" if found.estimate is None else found.estimate.bottleneck,
         lengths=length_plot(f"{anchor}-length-plot", "words", histogram)
         if found.sample.num_ok
         else None,
@@ -154,11 +158,11 @@ def _tiles(found: Preflight) -> list[Tile]:
                 note=f"on {plural(ahead.num_captioners, 'captioner')}",
             ),
             Tile(label="takes about", value=duration(ahead.run_s), note=f"ends {ends}"),
-            Tile(label=f"{ahead.unit}-hours", value=decimal(ahead.unit_hours, 2)),
+            Tile(label=f"{ahead.unit}-hours", value=amount(ahead.unit_hours)),
         ]
         if ahead.cost is not None:
             note = f"at {found.price_per_hour:g} an hour"
-            tiles.append(Tile(label="cost", value=decimal(ahead.cost, 2), note=note))
+            tiles.append(Tile(label="cost", value=amount(ahead.cost), note=note))
     return [
         *tiles,
         Tile(
@@ -172,19 +176,18 @@ def _tiles(found: Preflight) -> list[Tile]:
     ]
 
 
-def _stage_table(ahead: Estimate) -> Table:
+def _stage_table(stages: Sequence[Stage]) -> Table:
     return Table(
         columns=("stage", "an image takes", "at a time", "images/s"),
-        rows=tuple(_stage_row(stage, ahead.bottleneck) for stage in ahead.stages),
-    )
-
-
-def _stage_row(stage: Stage, bottleneck: str) -> tuple[str, ...]:
-    return (
-        f"{stage.name}, the bottleneck" if stage.name == bottleneck else stage.name,
-        brief(stage.seconds_per_image),
-        plural(stage.at_a_time, WORKERS[stage.name]),
-        NONE if stage.images_per_s is None else decimal(stage.images_per_s, 1),
+        rows=tuple(
+            (
+                stage.name,
+                brief(stage.seconds_per_image),
+                plural(stage.at_a_time, WORKERS[stage.name]),
+                NONE if stage.images_per_s is None else decimal(stage.images_per_s, 1),
+            )
+            for stage in stages
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from raycap.bulk.estimate import Estimate, Stage
 from raycap.bulk.forecast import Preflight
-from raycap.report.numbers import brief, decimal, integer, moment, percent, plural
+from raycap.report.numbers import amount, brief, decimal, integer, moment, percent, plural
 from raycap.report.preflight_section import WORKERS, warnings
 
 
@@ -44,9 +44,9 @@ def preflight_notes(found: Preflight) -> list[str]:
 
 def _estimate_rows(ahead: Estimate, price_per_hour: float | None) -> list[tuple[str, str]]:
     rows = [(stage.name, _describe(stage, ahead.bottleneck)) for stage in ahead.stages]
-    rows.append((f"{ahead.unit}-hours", decimal(ahead.unit_hours, 2)))
+    rows.append((f"{ahead.unit}-hours", amount(ahead.unit_hours)))
     if ahead.cost is not None:
-        rows.append(("cost", f"{decimal(ahead.cost, 2)}, at {price_per_hour:g} an hour"))
+        rows.append(("cost", f"{amount(ahead.cost)}, at {price_per_hour:g} an hour"))
     return rows
 
 

@@ -8,9 +8,8 @@ import pytest
 
 import raycap
 from raycap.bulk.estimate import FETCH, MODEL
-from raycap.bulk.forecast import Preflight
 from raycap.bulk.verify import verify
-from raycap.config import CaptionConfig
+from raycap.config import CaptionConfig, PrepareConfig
 from raycap.errors import ConfigError, RunConflict, RunStopped
 from raycap.preflight import preflight
 from raycap.settings import validate_config
@@ -86,8 +85,8 @@ def test_a_known_model_is_measured_and_its_run_foretold(tmp_path: Path) -> None:
     assert found.estimate.bottleneck == MODEL
     model = found.estimate.stages[2]
     assert 0.05 <= model.seconds_per_image < 0.1
-    # 60 images of 0.05 s: 3 s, and what a busy machine adds.
-    assert 3 <= found.estimate.run_s < 10
+    assert 10 < found.estimate.images_per_s <= 20
+    assert found.estimate.run_s > 60 / found.estimate.images_per_s  # with the start
     assert found.estimate.cost == pytest.approx(2.0 * found.estimate.run_s / 3600)
     assert found.ends_at is not None
     assert (told[-1].num_done, told[-1].num_total) == (24, 24)
@@ -145,7 +144,7 @@ def test_a_dataset_that_holds_its_images_is_sampled_and_fetches_do_not_count(
     tmp_path: Path,
 ) -> None:
     write_images(tmp_path / "photos", 24)
-    make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"))
+    make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"), PrepareConfig())
     found = preflight(tmp_path / "dataset", tmp_path / "out", 10, config=config())
     assert (found.num_images, found.sample.num_ok) == (24, 10)
     assert found.estimate is not None
@@ -180,17 +179,3 @@ def test_a_source_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(ConfigError, match="no images found"):
         preflight(tmp_path / "photos", tmp_path / "out", 5, config=config())
-
-
-def test_two_preflights_of_a_source_draw_the_same_images(tmp_path: Path) -> None:
-    write_images(tmp_path / "photos", 40)
-
-    def shown(output: str, seed: int) -> set[str]:
-        settings = config(preflight={"seed": seed})
-        found: Preflight = preflight(tmp_path / "photos", tmp_path / output, 6, config=settings)
-        page = Page(Path(found.contact_sheet)).text
-        return {word for word in page.split() if word.endswith(".jpg")}
-
-    assert len(shown("a", 0)) == 6
-    assert shown("a", 0) == shown("b", 0)
-    assert shown("a", 0) != shown("b", 1)

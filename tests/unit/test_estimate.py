@@ -30,6 +30,7 @@ RUN = RunAhead(
     fetch_threads=10,
     fetches_tell=True,
     price_per_hour=None,
+    start_s=0.0,
 )
 
 
@@ -114,6 +115,16 @@ def test_time_hours_and_cost_of_a_run() -> None:
     assert on_gpus is not None
     assert (on_gpus.unit, on_gpus.cost) == ("GPU", None)
     assert on_gpus.unit_hours == pytest.approx(1)
+
+
+def test_the_start_counts_once_and_a_run_without_images_takes_no_time() -> None:
+    answered = table_of([sampled("a.jpg", *rounds("a", (4, 9.0), (4, 0.8)), decode_s=0.0)])
+    found = estimate(answered, replace(RUN, start_s=60.0))
+    nothing = estimate(answered, replace(RUN, start_s=60.0, num_images=0, price_per_hour=3.0))
+    assert found is not None
+    assert nothing is not None
+    assert found.run_s == pytest.approx(3660)
+    assert (nothing.run_s, nothing.unit_hours, nothing.cost) == (0, 0, 0)
 
 
 def test_images_that_fail_cost_the_stages_that_they_reach() -> None:

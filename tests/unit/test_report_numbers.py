@@ -2,7 +2,18 @@
 
 import pytest
 
-from raycap.report.numbers import byte_count, decimal, integer, moment, percent, probability, signed
+from raycap.report.numbers import (
+    amount,
+    brief,
+    byte_count,
+    decimal,
+    integer,
+    moment,
+    percent,
+    plural,
+    probability,
+    signed,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +66,13 @@ def test_times_are_told_in_utc_and_other_texts_as_they_stand() -> None:
     assert moment("2026-11-24T08:05:00+01:00") == "24 Nov 2026, 07:05 UTC"
     assert moment("yesterday") == "yesterday"
     assert moment("") == ""
+
+
+def test_hours_and_money_are_not_rounded_away() -> None:
+    told = [amount(value) for value in (0.0, 0.00123, 0.0996, 0.1, 1234.567)]
+    assert told == ["0.00", "0.0012", "0.1", "0.10", "1,234.57"]
+
+
+def test_short_times_and_counts_have_their_units() -> None:
+    assert [brief(seconds) for seconds in (0.0, 0.0123, 1.5)] == ["0.0 ms", "12.3 ms", "1.50 s"]
+    assert [plural(count, "core") for count in (0, 1, 2000)] == ["0 cores", "1 core", "2,000 cores"]

@@ -32,6 +32,7 @@ def preflight_of(answered: pa.Table, **changes: Any) -> Preflight:
         fetch_threads=10,
         fetches_tell=True,
         price_per_hour=3.0,
+        start_s=0.0,
     )
     found = Preflight(
         source="s3://bucket/photos",
@@ -61,7 +62,7 @@ def test_the_page_shows_the_forecast_the_stages_and_the_images(
 ) -> None:
     size = 640, 480
     picture = shrink(make_jpeg(size=size), size, ImageConfig())
-    shown = {"picture": picture, "width_px": 640, "height_px": 480}
+    shown: dict[str, Any] = {"picture": picture, "width_px": 640, "height_px": 480}
     answered = table_of([sampled("a.jpg", *WARM, **shown), sampled("b.jpg", is_ok=False)])
     page = page_of(preflight_of(answered), answered, tmp_path / "page.html")
     for text in (
@@ -74,7 +75,8 @@ def test_the_page_shows_the_forecast_the_stages_and_the_images(
         "cost 3.00 at 3 an hour",
         "failed in the sample 50.0 % 1 of 2",
         "fetch 500.0 ms 30 threads 60.0",
-        "model, the bottleneck 100.0 ms 2 captioners 20.0",
+        "model 100.0 ms 2 captioners 20.0",
+        "The bottleneck is model .",
         "decode_failed 1",
         "decode_failed: broken",
         "a cat on a mat",
