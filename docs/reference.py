@@ -43,8 +43,9 @@ ROOTS: dict[str, type[Section]] = {
 """The settings of each command; those that are not named take the ones of `caption`."""
 
 _CLI_HEAD = """\
-<!-- Made by `python -m docs.reference`; change the commands, not this page. -->
 # Commands
+
+<!-- Made by `python -m docs.reference`; change the commands, not this page. -->
 
 `raycap COMMAND --help` says the same. Every setting that is no option here is given by
 `--set section.field=value` or in a YAML file: see [settings](reference-config.md). What exit codes
@@ -54,8 +55,9 @@ mean for those who run jobs is in [operations](operations.md#exit-codes).
 `jobs/finetune.py` (`raycap train`), `jobs/tune.py` and `jobs/study.py`.
 """
 _CONFIG_HEAD = """\
-<!-- Made by `python -m docs.reference`; change `raycap/config`, not this page. -->
 # Settings
+
+<!-- Made by `python -m docs.reference`; change `raycap/config`, not this page. -->
 
 In a YAML file (`--config run.yaml`) or one by one (`--set engine.batch_size=16`), which wins. A
 wrong name or value is refused with what is allowed there. Settings that are not given are as below;
