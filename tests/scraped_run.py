@@ -3,6 +3,7 @@
 Run as a program, for its Ray reports every second: `python -m tests.scraped_run SOURCE OUTPUT`.
 """
 
+import math
 import sys
 import time
 import urllib.request
@@ -13,6 +14,8 @@ import raycap
 from raycap.bulk import telemetry
 from raycap.config import CaptionConfig
 from raycap.settings import validate_config
+
+PART_SIZE, BATCH_SIZE = 8, 4
 
 _WAIT_S = 60.0
 
@@ -55,22 +58,28 @@ def main(source: str, output: str) -> None:
     )
     settings = {
         "model": {"name": "stub"},
-        "engine": {"part_size": 8, "batch_size": 4},
+        "engine": {"part_size": PART_SIZE, "batch_size": BATCH_SIZE},
     }
     summary = raycap.caption(source, output, config=validate_config(CaptionConfig, settings))
+    num_parts = math.ceil(summary.num_images / PART_SIZE)
+    # Each process tells its own when it will: the driver, the captioners, Ray.
+    awaited = {
+        telemetry.CAPTIONED.series[0]: summary.num_ok,
+        telemetry.COMMITTED.series[0]: num_parts,
+        telemetry.COMMIT_LAG.series[2]: num_parts,
+        telemetry.BATCH_LATENCY.series[2]: math.ceil(summary.num_ok / BATCH_SIZE),
+        "ray_resources": 1,
+    }
     deadline = time.monotonic() + _WAIT_S
-    answered, written = 0.0, 0.0
+    missing = awaited
     while time.monotonic() < deadline:
+        time.sleep(0.5)
         page = scrape()
-        answered = sum(
-            value_of(page, name) for name in (telemetry.CAPTIONED.series + telemetry.FAILED.series)
-        )
-        written = value_of(page, telemetry.COMMIT_LAG.series[2])
-        if answered == summary.num_images and written and value_of(page, "ray_resources"):
+        missing = {name: least for name, least in awaited.items() if value_of(page, name) < least}
+        if not missing:
             sys.stdout.write(page)
             return
-        time.sleep(0.5)
-    raise SystemExit(f"after {_WAIT_S:g} s: answered={answered:g} parts={written:g}")
+    raise SystemExit(f"after {_WAIT_S:g} s Ray does not tell: {missing}")
 
 
 if __name__ == "__main__":

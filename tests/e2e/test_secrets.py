@@ -144,6 +144,7 @@ def test_signed_addresses_and_passwords_of_a_list_are_in_no_row_message_or_log(
     listed = write_list(web, s3, folder, make_jpeg)
     settings = ("--model", "stub", "--set", "engine.max_failed_share=1", *QUICK)
     watched("caption", listed, "out", *settings, "--dry-run")
+    watched("caption", listed, "out", *settings, "--preflight", "5")
     watched("caption", listed, "out", *settings)
     watched("caption", listed, "out", *settings, "--retry-failed", "--debug")
     watched("verify", "out")

@@ -84,8 +84,8 @@ def test_a_known_model_is_measured_and_its_run_foretold(tmp_path: Path) -> None:
     assert found.estimate is not None
     assert found.estimate.bottleneck == MODEL
     model = found.estimate.stages[2]
-    assert 0.05 <= model.seconds_per_image < 0.1
-    assert 10 < found.estimate.images_per_s <= 20
+    assert 0.05 <= model.seconds_per_image < 1
+    assert 1 < found.estimate.images_per_s <= 20
     assert found.estimate.run_s > 60 / found.estimate.images_per_s  # with the start
     assert found.estimate.cost == pytest.approx(2.0 * found.estimate.run_s / 3600)
     assert found.ends_at is not None
