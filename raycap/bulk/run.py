@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from raycap import schema
 from raycap.bulk import telemetry
 from raycap.bulk.addresses import secret_addresses
@@ -247,8 +245,7 @@ class _Run:
 
     def _count(self, answered: Any) -> None:
         self.num_answered += len(answered)
-        failed = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
-        self._num_failed += failed
+        self._num_failed += answered[schema.STATUS].to_pylist().count(schema.STATUS_FAILED)
         telemetry.note_answered(answered, self._ledger.num_pending - self.num_answered)
 
     def _progress(self, elapsed_s: float) -> Progress:
