@@ -34,7 +34,7 @@ class TwoNodes:
     def __call__(self, *command: str, code: int = 0) -> str:
         """Run an installed command to its end; return all that it told."""
         done = subprocess.run(
-            [BIN / command[0], *command[1:]],
+            [str(BIN / command[0]), *command[1:]],
             cwd=PROJECT,
             env=self.env,
             capture_output=True,
@@ -113,7 +113,7 @@ def cluster(s3_server: str) -> Iterator[TwoNodes]:
 
 
 def _answers(cluster: TwoNodes) -> bool:
-    command = [BIN / "ray", "job", "list"]
+    command = [str(BIN / "ray"), "job", "list"]
     done = subprocess.run(command, env=cluster.env, capture_output=True, check=False)
     return done.returncode == 0
 
@@ -140,8 +140,8 @@ def test_a_bucket_is_captioned_and_the_same_submission_again_does_nothing(
     for number in range(40):
         s3.put(f"photos/{number:02d}.jpg", make_jpeg(seed=number))
     s3.put("photos/broken.jpg", b"\xff\xd8\xff no")
-    arguments = (f"{s3.uri}/photos", f"{s3.uri}/out", *STUB, "--set", "engine.num_actors=2")
-    arguments += ("--set", "engine.max_failed_share=1")
+    settings = ("--set", "engine.num_actors=2", "--set", "engine.max_failed_share=1")
+    arguments = (f"{s3.uri}/photos", f"{s3.uri}/out", *STUB, *settings)
     told = cluster.submit("caption.py", *arguments)
     assert "41 images" in told
     assert "succeeded" in told
