@@ -34,6 +34,7 @@ MOMENTS: dict[str, Moment] = {
 }
 
 
+@pytest.mark.slow
 def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: CommandLine) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
     output = raycap.folder / "out"

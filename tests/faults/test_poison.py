@@ -47,6 +47,7 @@ def test_poison_is_found_and_costs_its_own_row_alone(
     assert {reasons[name] for name in POISON} == {("model_rejected", message)}
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_at_every_image_ends_the_run_with_one_line(
     raycap: CommandLine,
 ) -> None:
