@@ -51,9 +51,10 @@ fix: $(STAMP)             # format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)           # side by side, prints ratios; an hour or two, on quiet cores
+bench: $(STAMP)           # side by side, prints ratios; about two hours, on quiet cores
 	mkdir -p bench-results
-	$(BIN)/python -m bench.blip --json bench-results/blip.json
+	$(BIN)/python -m bench.blip --architectures base --json bench-results/blip-base.json
+	$(BIN)/python -m bench.blip --architectures large --rounds 1 --json bench-results/blip-large.json
 	$(BIN)/python -m bench.pipeline --json bench-results/pipeline.json
 	$(BIN)/python -m bench.decode --json bench-results/decode.json
 	$(BIN)/python -m bench.precision --json bench-results/precision.json
