@@ -62,14 +62,13 @@ class SecretAddresses:
 
     def _keep(self, rows: list[tuple[str, str]]) -> None:
         with closing(sqlite3.connect(self._file)) as database, database:
-            if not self._has_any:
-                # Nothing of it outlives the run, so nothing waits for the disk.
-                database.execute("PRAGMA journal_mode = OFF")
-                columns = "image_id TEXT PRIMARY KEY, uri TEXT NOT NULL"
-                database.execute(f"CREATE TABLE addresses ({columns}) WITHOUT ROWID")
-                self._has_any = True
+            # Nothing of it outlives the run, so nothing waits for the disk.
+            database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
+            columns = "image_id TEXT PRIMARY KEY, uri TEXT NOT NULL"
+            database.execute(f"CREATE TABLE IF NOT EXISTS addresses ({columns}) WITHOUT ROWID")
             database.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?)", rows)
+        self._has_any = True
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up."""
+"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up.
+
+Over 300 lines, so that all a run does stands in one place, in its order.
+"""
 
 import logging
 import time
@@ -9,7 +12,7 @@ from typing import Any
 
 from raycap import schema
 from raycap.bulk import telemetry
-from raycap.bulk.addresses import secret_addresses
+from raycap.bulk.addresses import SecretAddresses, secret_addresses
 from raycap.bulk.commit import Committer
 from raycap.bulk.forecast import Forecast
 from raycap.bulk.heartbeat import Heartbeat
@@ -41,8 +44,6 @@ from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
-
-_Images = tuple[str | None, Any]  # `dataset` and `addresses` of RunSpec
 
 
 def caption(  # noqa: PLR0913  the public call: all but two by keyword
@@ -107,9 +108,9 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
                 resources = fit_resources(
                     config.engine, uses_gpus=found.kind != "stub", is_fixed=is_fixed
                 )
-                dataset = listing.source if listing.is_dataset else None
-                images = (dataset, addresses.serve())
-                run.stream(resources, on_progress or (lambda _: None), images, debug=debug)
+                run.stream(
+                    resources, on_progress or (lambda _: None), listing, addresses, debug=debug
+                )
         summary = run.summary(listing, started)
         if run.num_answered or not is_complete(store):
             write_summary(store, summary)
@@ -172,13 +173,19 @@ class _Run:
         self._stream_s = 0.0
 
     def stream(
-        self, resources: Resources, on_progress: OnProgress, images: _Images, *, debug: bool
+        self,
+        resources: Resources,
+        on_progress: OnProgress,
+        listing: Listing,
+        addresses: SecretAddresses,
+        *,
+        debug: bool,
     ) -> None:
         """Answer everything pending."""
         spec = RunSpec(
             output=self._store.uri,
-            dataset=images[0],
-            addresses=images[1],
+            dataset=listing.source if listing.is_dataset else None,
+            addresses=addresses.serve(),
             config=self._config,
             model=self._model,
             batches=fit_batches(self._config, self._model.kind, resources),
