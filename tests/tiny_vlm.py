@@ -103,9 +103,7 @@ def _blip2() -> tuple[Any, Any]:
         image_token_index=IMAGE,
     )
     size = {"height": 28, "width": 28}
-    processor = T.Blip2Processor(
-        T.BlipImageProcessor(size=size), _tokenizer(), num_query_tokens=4
-    )
+    processor = T.Blip2Processor(T.BlipImageProcessor(size=size), _tokenizer(), num_query_tokens=4)
     return T.Blip2ForConditionalGeneration(config), processor
 
 
@@ -161,9 +159,7 @@ def _idefics3() -> tuple[Any, Any]:
         size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
     )
     template = TEMPLATE.replace("IMAGE", "<image>")
-    processor = T.Idefics3Processor(
-        images, _tokenizer(), image_seq_len=1, chat_template=template
-    )
+    processor = T.Idefics3Processor(images, _tokenizer(), image_seq_len=1, chat_template=template)
     return T.Idefics3ForConditionalGeneration(config), processor
 
 
@@ -174,9 +170,7 @@ def _llava() -> tuple[Any, Any]:
         image_token_index=IMAGE,
         image_seq_length=4,
     )
-    images = T.CLIPImageProcessor(
-        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-    )
+    images = T.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     processor = T.LlavaProcessor(
         images,
         _tokenizer(),

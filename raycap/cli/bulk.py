@@ -1,5 +1,6 @@
 """`raycap caption`, `raycap status`, `raycap verify`, `raycap export`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,6 +35,14 @@ def caption(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    cascade: Annotated[
+        str | None,
+        typer.Option("--cascade", help="A second, larger model for weak captions; with --below."),
+    ] = None,
+    below: Annotated[
+        float | None,
+        typer.Option("--below", help="Captions of a lower logprob are weak, such as -1.2."),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,
@@ -49,7 +58,9 @@ def caption(
     failed images than engine.max_failed_share.
     """
     with told_errors(debug=debug):
-        resolved = _caption_config(config, settings, model)
+        resolved = _caption_config(
+            config, settings, model, [("cascade.model", cascade), ("cascade.below", below)]
+        )
         from raycap.bulk import run
         from raycap.tables.bulk import forecast_rows, summary_rows
         from raycap.tables.columns import print_rows
@@ -182,9 +193,11 @@ def export(
 
 
 def _caption_config(
-    file: Path | None, settings: list[str] | None, model: str | None
+    file: Path | None,
+    settings: list[str] | None,
+    model: str | None,
+    options: Sequence[tuple[str, object]] = (),
 ) -> CaptionConfig:
-    chosen = list(settings or [])
-    if model is not None:
-        chosen.append(f"model.name={model}")
+    named = [("model.name", model), *options]
+    chosen = [*(settings or []), *(f"{name}={value}" for name, value in named if value is not None)]
     return load_config(CaptionConfig, file, chosen)

@@ -6,7 +6,13 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 
 from raycap.config.base import Section, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
-from raycap.config.caption import ActorRange, CaptionConfig, EngineConfig, SourceConfig
+from raycap.config.caption import (
+    ActorRange,
+    CaptionConfig,
+    CascadeConfig,
+    EngineConfig,
+    SourceConfig,
+)
 from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
 from raycap.config.evaluation import (
     BootstrapConfig,
@@ -44,6 +50,7 @@ __all__ = [
     "BootstrapConfig",
     "CalibrateConfig",
     "CaptionConfig",
+    "CascadeConfig",
     "DesignConfig",
     "EmbedConfig",
     "EngineConfig",

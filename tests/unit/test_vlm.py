@@ -184,9 +184,10 @@ def test_several_captions_come_best_first(
     (best,) = beams.caption(pixels[:1])
     texts = [best.text, *(other.text for other in best.alternatives)]
     assert len(texts) == 3
-    assert load(GenerationConfig(prompt=PROMPTS[family], max_new_tokens=8)).caption(pixels[:1])[
-        0
-    ].text == texts[0]
+    assert (
+        load(GenerationConfig(prompt=PROMPTS[family], max_new_tokens=8)).caption(pixels[:1])[0].text
+        == texts[0]
+    )
     sampling = SamplingConfig(enabled=True, seed=4)
     drawn = load(GenerationConfig(num_beams=1, sampling=sampling, **settings))
     first, second = drawn.caption(pixels[:2]), drawn.caption(pixels[1::-1])
