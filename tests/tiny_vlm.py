@@ -1,4 +1,4 @@
-"""Small random vision-language models of several families, each in a folder, made without network."""
+"""Small random vision-language models of several families, saved without any network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,16 @@ from tokenizers import models, pre_tokenizers, processors
 T: Any = transformers  # partly untyped there
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
 PAD, UNK, BOS, EOS, IMAGE = range(5)
-MARKS = """<|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|> <fake_token_around_image>
-<end_of_utterance> <global-img>""".split()
+_MARKS = (
+    "<|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|> <fake_token_around_image> "
+    "<end_of_utterance> <global-img>"
+)
+_WORDS = (
+    "a the red blue big small dog cat bird car tree on in under sits runs sleeps and picture of "
+    "Describe this image one sentence . What does describe ? User Assistant :"
+)
+MARKS, WORDS = _MARKS.split(), _WORDS.split()
 TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
-WORDS = """a the red blue big small dog cat bird car tree on in under sits runs sleeps and picture of
-Describe this image one sentence . What does describe ? User Assistant :""".split()
 NUM_TOKENS = len(SPECIALS) + len(MARKS) + len(TILES) + len(WORDS)
 TEMPLATE = (
     "{% for message in messages %}User : {% for part in message['content'] %}"
@@ -52,6 +57,8 @@ def save_vlm(family: str, folder: Path) -> Path:
     torch.manual_seed(3)
     model, processor = FAMILIES[family]()
     _randomise(model)
+    # Else captions would hold placeholders of images, which no model reads twice.
+    model.generation_config.suppress_tokens = list(range(IMAGE, IMAGE + 1 + len(MARKS + TILES)))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -1,6 +1,5 @@
 """The vision-language captioner against transformers' own `generate`, on small random models."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.models.base import AdjustableCaptioner
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.models.vlm import INSTRUCTION, VlmCaptioner
+from raycap.models.vlm import VlmCaptioner
 from tests import tiny_blip
-from tests.tiny_vlm import BOS, EOS, FAMILIES, PAD, random_images, save_vlm
+from tests.tiny_vlm import EOS, FAMILIES, random_images, save_vlm
 
 _one_thread = tiny_blip.one_thread
 

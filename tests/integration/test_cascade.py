@@ -1,0 +1,177 @@
+"""A second model for weak captions: which rows it writes, and that each is asked for once."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import raycap
+from raycap.bulk.finished import open_finished
+from raycap.bulk.verify import verify
+from raycap.config import CaptionConfig, StorageConfig
+from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
+from raycap.models.folders import write_json
+from raycap.settings import validate_config
+from raycap.status import Progress
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+BELOW = -1.5  # the stub's scores lie between -1 and -2, by the image
+NUM_IMAGES = 24
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(NUM_IMAGES):
+        write_image(folder / f"{number:02d}.png", number)
+    return folder
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> str:
+    """A second model: the stub under another name."""
+    folder = tmp_path / "larger"
+    folder.mkdir()
+    write_json(folder / "raycap.json", {"kind": "stub"})
+    return str(folder)
+
+
+def write_image(file: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def config(larger: str | None, **cascade: Any) -> CaptionConfig:
+    second = {} if larger is None else {"model": larger, "below": BELOW, **cascade}
+    return validate_config(
+        CaptionConfig,
+        {"model": {"name": "stub"}, "engine": {"part_size": 8}, "cascade": second},
+    )
+
+
+def rows_of(output: Path) -> dict[str, dict[str, Any]]:
+    """All rows of an output by their image."""
+    rows = []
+    for part in sorted((output / "captions").iterdir()):
+        rows += pq.read_table(part).to_pylist()
+    return {row["image_id"]: row for row in rows}
+
+
+def weak(photos: Path, output: Path) -> set[str]:
+    """Which images the first model is unsure of, by a run of it alone."""
+    raycap.caption(photos, output, config=config(None))
+    rows = rows_of(output)
+    assert all(row["model"] == "stub" for row in rows.values())
+    found = {name for name, row in rows.items() if row["logprob"] < BELOW}
+    assert 0 < len(found) < NUM_IMAGES
+    return found
+
+
+def test_weak_captions_and_no_others_are_the_second_models(
+    photos: Path, larger: str, tmp_path: Path
+) -> None:
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    expected = weak(photos, tmp_path / "alone")
+    output = tmp_path / "out"
+    summary = raycap.caption(photos, output, config=config(larger, prompt="larger:"), model="stub")
+    rows = rows_of(output)
+    assert {name for name, row in rows.items() if row["model"] == larger} == expected
+    for name, row in rows.items():
+        begins = (row["caption"] or "").startswith("larger: ")
+        assert begins == (name in expected)
+    assert rows["broken.png"]["status"] == "failed"
+    assert rows["broken.png"]["model"] is None
+    assert summary.num_images == summary.num_captioned == NUM_IMAGES + 1
+    assert (summary.num_ok, summary.num_failed) == (NUM_IMAGES, 1)
+    told = {"num_images": len(expected), "num_failed": 0, "below": BELOW}
+    assert summary.cascade.items() >= told.items()
+    assert summary.cascade["model"]["name"] == larger
+    assert verify(output).is_complete
+
+    before = {file: file.stat().st_mtime_ns for file in (output / "captions").iterdir()}
+    again = raycap.caption(photos, output, config=config(larger, prompt="larger:"))
+    assert again.num_captioned == 0
+    assert again.cascade == summary.cascade
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    with pytest.raises(RunConflict, match="cascade"):
+        raycap.caption(photos, output, config=config(None))
+
+
+def test_a_run_stopped_in_its_second_pass_is_continued_there(
+    photos: Path, larger: str, tmp_path: Path
+) -> None:
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    raycap.caption(photos, whole, config=config(larger))
+    seen: list[int] = []
+
+    def stop_in_second_pass(progress: Progress) -> None:
+        if seen and progress.num_done < max(seen):
+            raise KeyboardInterrupt
+        seen.append(progress.num_done)
+
+    with pytest.raises(RunStopped, match="run the same command to continue"):
+        raycap.caption(photos, output, config=config(larger), on_progress=stop_in_second_pass)
+    assert max(seen) == NUM_IMAGES, "the first pass was whole"
+    assert not (output / "summary.json").exists()
+    found = verify(output)
+    assert found.is_sound
+    assert 0 < found.num_pending < NUM_IMAGES
+    assert found.num_ok + found.num_pending == NUM_IMAGES
+    with pytest.raises(DatasetError, match=r"still to go to the second model"):
+        open_finished(str(output), StorageConfig())
+
+    summary = raycap.caption(photos, output, config=config(larger))
+    assert summary.num_captioned == found.num_pending, "what stood was not captioned again"
+    assert rows_of(output) == rows_of(whole)
+    assert verify(output).is_complete
+
+
+def test_an_image_the_second_model_cannot_have_keeps_its_caption(
+    photos: Path, larger: str, tmp_path: Path
+) -> None:
+    gone = min(weak(photos, tmp_path / "alone"))
+    output = tmp_path / "out"
+
+    def remove(progress: Progress) -> None:
+        if progress.num_done == NUM_IMAGES:
+            (photos / gone).unlink(missing_ok=True)
+
+    summary = raycap.caption(photos, output, config=config(larger), on_progress=remove)
+    assert summary.cascade["num_failed"] == 1
+    assert (summary.num_ok, summary.num_failed) == (NUM_IMAGES, 0)
+    row = rows_of(output)[gone]
+    assert (row["status"], row["model"], row["error_code"]) == ("ok", "stub", None)
+    write_image(photos / gone, int(gone[:2]))
+
+
+def test_a_changed_image_goes_through_both_models_again(
+    photos: Path, larger: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first = raycap.caption(photos, output, config=config(larger))
+    before = rows_of(output)
+    changed = min(name for name, row in before.items() if row["model"] == larger)
+    seed = 1000
+    while True:  # until the new image is weak as well
+        write_image(photos / changed, seed)
+        raycap.caption(photos / changed, tmp_path / f"try-{seed}", config=config(None))
+        (only,) = rows_of(tmp_path / f"try-{seed}").values()
+        if only["logprob"] < BELOW:
+            break
+        seed += 1
+    summary = raycap.caption(photos, output, config=config(larger))
+    after = rows_of(output)
+    assert (after[changed]["caption"], after[changed]["model"]) == (only["caption"], larger)
+    assert {name for name in after if after[name] != before[name]} == {changed}
+    assert summary.num_captioned == 1
+    assert summary.cascade["num_images"] == first.cascade["num_images"]
+
+
+def test_the_first_model_again_is_no_second_one(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cascade.model: stub is model.name too"):
+        raycap.caption(photos, tmp_path / "out", config=config("stub"))
