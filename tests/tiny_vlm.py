@@ -25,6 +25,7 @@ _WORDS = (
 MARKS, WORDS = _MARKS.split(), _WORDS.split()
 TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 NUM_TOKENS = len(SPECIALS) + len(MARKS) + len(TILES) + len(WORDS)
+ENDS = [EOS, *range(NUM_TOKENS - 6, NUM_TOKENS)]
 TEMPLATE = (
     "{% for message in messages %}User : {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE {% else %}{{ part['text'] }} {% endif %}"
@@ -57,6 +58,8 @@ def save_vlm(family: str, folder: Path) -> Path:
     torch.manual_seed(3)
     model, processor = FAMILIES[family]()
     _randomise(model)
+    # Several tokens may end a caption, as of Qwen-VL: so some end early.
+    model.generation_config.eos_token_id = ENDS
     # Else captions would hold placeholders of images, which no model reads twice.
     model.generation_config.suppress_tokens = list(range(IMAGE, IMAGE + 1 + len(MARKS + TILES)))
     model.save_pretrained(folder)
@@ -76,6 +79,8 @@ def _randomise(model: Any) -> None:
         for name, weight in model.named_parameters():
             if "norm" not in name.lower() and weight.ndim > 1:
                 weight.normal_(0, 0.3)
+        # Placeholders of images, whose own vector is never read, are said by no model then.
+        model.get_input_embeddings().weight[IMAGE] = 0.0
 
 
 def _tokenizer(**named: str) -> Any:
@@ -94,17 +99,19 @@ def _tokenizer(**named: str) -> Any:
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"} | named,
-        additional_special_tokens=[*MARKS, *TILES],
+        model_specific_special_tokens={"image_token": "<image>"} | named,
+        extra_special_tokens=[*MARKS, *TILES],
     )
 
 
 def _blip2() -> tuple[Any, Any]:
-    text = {name: value for name, value in TEXT.items() if name != "intermediate_size"}
+    left_out = ("intermediate_size", "num_key_value_heads")
+    text = {name: value for name, value in TEXT.items() if name not in left_out}
     opt = {"model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}
+    sizes = {name: VISION[name] for name in VISION if name not in ("patch_size", "image_size")}
     config = T.Blip2Config(
         vision_config=VISION,
-        qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": NUM_TOKENS},
+        qformer_config={**sizes, "encoder_hidden_size": 32, "vocab_size": NUM_TOKENS},
         text_config={**text, **opt},
         num_query_tokens=4,
         image_token_index=IMAGE,
@@ -130,8 +137,6 @@ def _florence2() -> tuple[Any, Any]:
         "eos_token_id": EOS,
         "pad_token_id": PAD,
         "decoder_start_token_id": EOS,
-        "forced_bos_token_id": BOS,
-        "forced_eos_token_id": EOS,
     }
     vision = {
         "depths": (1, 1, 1, 1),
@@ -146,7 +151,8 @@ def _florence2() -> tuple[Any, Any]:
     model = T.Florence2ForConditionalGeneration(config)
     model.generation_config.forced_bos_token_id = BOS
     model.generation_config.decoder_start_token_id = EOS
-    # What such folders are saved with; none of it may come through.
+    model.generation_config.forced_eos_token_id = EOS
+    # What such folders are saved with; none of it may come through, nor the forced end.
     model.generation_config.num_beams = 2
     model.generation_config.no_repeat_ngram_size = 3
     size = {"height": 64, "width": 64}

@@ -48,17 +48,15 @@ def _fixed_size(file: Path, settings: dict[str, Any]) -> tuple[int, int] | None:
     if settings.get("image_grid_pinpoints"):
         return None  # it chooses a grid of tiles by the image's own size
     size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
-    sides: object = size
-    if isinstance(size, int):
-        sides = [size, size]
-    elif isinstance(size, dict) and "longest_edge" not in size:
-        square = size.get("shortest_edge")
-        sides = [size.get("height", square), size.get("width", square)]
-    match sides:
-        case [int(height_px), int(width_px)] if height_px > 0 and width_px > 0:
-            return height_px, width_px
+    if isinstance(size, dict):
+        size = {name: value for name, value in size.items() if value is not None}
+    match size:
         case None | {"longest_edge": int()}:
             return None
+        case int(side_px) | {"shortest_edge": int(side_px)} if side_px > 0:
+            return side_px, side_px
+        case {"height": int(height_px), "width": int(width_px)} if min(height_px, width_px) > 0:
+            return height_px, width_px
     raise ModelError(f"{file}: {size} is no size of images: restore the file")
 
 

@@ -17,7 +17,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.models.vlm import VlmCaptioner
 from tests import tiny_blip
-from tests.tiny_vlm import EOS, FAMILIES, random_images, save_vlm
+from tests.tiny_vlm import ENDS, EOS, FAMILIES, random_images, save_vlm
 
 _one_thread = tiny_blip.one_thread
 
@@ -70,6 +70,10 @@ class Reference:
         self.processor = load_processor(folder)
         settings = self.model.generation_config
         settings.num_beams, settings.no_repeat_ngram_size = None, None
+        settings.forced_eos_token_id = None
+        # BLIP-2's language model has settings of its own, which are not saved.
+        is_blip2 = self.model.config.model_type == "blip-2"
+        self.ends = {EOS} if is_blip2 else set(ENDS)
 
     def inputs(self, image: UInt8[np.ndarray, "h w 3"], prompt: str) -> Any:
         picture = Image.fromarray(image)
@@ -86,7 +90,8 @@ class Reference:
         (sequence,) = self.model.generate(**inputs, **settings)
         start = 1 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         found: list[int] = sequence[start:].tolist()
-        return found[: found.index(EOS) + 1] if EOS in found else found
+        ended = [at for at, token in enumerate(found) if token in self.ends]
+        return found[: ended[0] + 1] if ended else found
 
     def logprob(self, inputs: Any, tokens: list[int]) -> float:
         """The mean log-probability of tokens by one plain forward pass over all of them."""
@@ -98,14 +103,10 @@ class Reference:
                 logits = self.model(**inputs, decoder_input_ids=before).logits
             else:
                 logits = self.model(**self._continued(inputs, written)).logits
-        steps = logits[:, -len(tokens) :] if self._is_fed_all else logits
-        steps = steps.log_softmax(-1)[0].gather(1, written.T)[:, 0]
+        last = logits[0, -len(tokens) :].log_softmax(-1)
+        steps = last.gather(1, written.T)[:, 0]
         # Florence-2's first token is forced.
         return float((steps[1:] if self.model.config.is_encoder_decoder else steps).mean())
-
-    @property
-    def _is_fed_all(self) -> bool:
-        return not self.model.config.is_encoder_decoder
 
     @staticmethod
     def _continued(inputs: Any, written: Any) -> dict[str, Any]:
