@@ -118,7 +118,7 @@ def forecast(
         num_parts=len(plan.parts),
         num_parts_done=ledger.totals.num_parts,
         num_images_done=plan.num_images - ledger.num_pending,
-        num_pending=ledger.num_pending + plan.num_changed,
+        num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
         skipped=dict(listing.skipped),
     )
 

@@ -152,13 +152,20 @@ class VlmCaptioner:
         """Try the prompt on grey images: later it would seem to be the images' fault."""
         size = (2, self._target.height_px, self._target.width_px, 3)
         try:
-            self._inputs(np.full(size, 128, np.uint8))
+            inputs = self._inputs(np.full(size, 128, np.uint8))
         except Exception as error:  # whatever a processor or a template raises
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"the model's processor does not take generation.prompt={self._prompt!r} "
                 f"({type(error).__name__}: {reason}): give the prompt that the model's page shows"
             ) from error
+        mark = getattr(self._processor, "image_token", None)
+        writes_alone = generating_module(self._model) is self._model
+        if "input_ids" not in inputs and mark is not None and writes_alone:
+            raise ModelError(
+                f"the model has no chat template: set generation.prompt to what its page shows, "
+                f"with {mark} where the image goes"
+            )
 
     def _text(self, tokens: list[int]) -> str:
         text = self._processor.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -1,5 +1,7 @@
 """The vision-language captioner against transformers' own `generate`, on small random models."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,17 @@ import pytest
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
+from raycap.errors import ModelError
 from raycap.models.base import AdjustableCaptioner
+from raycap.models.copying import copy_model
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.models.vlm import VlmCaptioner
+from raycap.models.vlm import INSTRUCTION, TASK, VlmCaptioner
+from raycap.models.vlm_folders import ANY_SIZE_PX, check_vlm_folder
 from tests import tiny_blip
 from tests.tiny_vlm import ENDS, EOS, FAMILIES, random_images, save_vlm
 
@@ -219,3 +225,145 @@ def test_settings_can_be_varied(
     assert isinstance(captioner, AdjustableCaptioner)
     assert captioner.with_generation(longer).caption(pixels) == load(longer).caption(pixels)
     assert captioner.count_tokens(["a red dog", "a"]) == [3, 1]
+
+
+# Prompts, folders, what is refused
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two families once more, for tests that need not run with all."""
+    parent = tmp_path_factory.mktemp("families")
+    return {name: save_vlm(name, parent / name) for name in ("florence2", "idefics3", "llava")}
+
+
+def captioner_of(folder: Path, prompt: str = "") -> VlmCaptioner:
+    generation = GenerationConfig(prompt=prompt, num_beams=1, max_new_tokens=4)
+    captioner = load_captioner(find_model(str(folder)), FP32, generation)
+    assert isinstance(captioner, VlmCaptioner)
+    return captioner
+
+
+@pytest.mark.parametrize(("name", "asked"), [("idefics3", INSTRUCTION), ("florence2", TASK)])
+def test_without_a_prompt_a_caption_is_asked_for(
+    name: str, asked: str, folders: dict[str, Path]
+) -> None:
+    alone = captioner_of(folders[name])
+    images = random_images(2, alone.target.width_px)
+    assert alone.caption(images) == captioner_of(folders[name], asked).caption(images)
+    other = "Locate dog" if name == "idefics3" else "<DETAILED_CAPTION>"
+    assert alone.caption(images) != captioner_of(folders[name], other).caption(images)
+
+
+def test_a_model_that_needs_a_prompt_says_so(folders: dict[str, Path]) -> None:
+    with pytest.raises(ModelError, match=r"set generation\.prompt .*, with <image> where"):
+        captioner_of(folders["llava"])
+    with pytest.raises(ModelError, match=r"does not take generation\.prompt='Describe'"):
+        captioner_of(folders["llava"], "Describe")
+    with pytest.raises(ModelError, match=r"Task token <CAPTION> should be the only content"):
+        captioner_of(folders["florence2"], "<CAPTION> please")
+
+
+def test_the_size_of_images_is_the_processors(folders: dict[str, Path]) -> None:
+    sizes = {name: find_model(str(folder)).target for name, folder in folders.items()}
+    assert {name: target.width_px for name, target in sizes.items()} == {
+        "florence2": 64,  # a fixed height and width
+        "idefics3": 56,  # a longest edge
+        "llava": 28,  # a crop
+    }
+    assert sizes["idefics3"].resample == "lanczos"
+
+
+@pytest.mark.parametrize(
+    ("settings", "side_px"),
+    [
+        ({"size": {"longest_edge": 2048}}, ANY_SIZE_PX),
+        ({"size": {"longest_edge": 364, "height": None}}, 364),
+        ({"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}}, ANY_SIZE_PX),
+        ({"size": {"shortest_edge": 336}, "image_grid_pinpoints": [[336, 672]]}, ANY_SIZE_PX),
+        ({"min_pixels": 3136, "max_pixels": 12_845_056}, ANY_SIZE_PX),
+        ({"size": 224}, 224),
+        ({"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}, 224),
+    ],
+)
+def test_sizes_as_processors_write_them(
+    settings: dict[str, Any], side_px: int, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folders["llava"], tmp_path / "copy")
+    edit(copy / "processor_config.json", lambda config: config | {"image_processor": settings})
+    target = check_vlm_folder(copy)
+    assert (target.width_px, target.height_px, target.resample) == (side_px, side_px, "bicubic")
+
+
+def test_a_size_that_is_none_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(folders["llava"], tmp_path / "copy")
+    broken = {"size": {"height": 0, "width": 3}}
+    edit(copy / "processor_config.json", lambda config: config | {"image_processor": broken})
+    with pytest.raises(ModelError, match=r"processor_config\.json: .* is no size of images"):
+        find_model(str(copy))
+
+
+def test_the_chat_template_and_the_special_tokens_are_part_of_the_digest(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    before = find_model(str(folders["idefics3"])).digest
+    for number, name in enumerate(("chat_template.jinja", "generation_config.json")):
+        copy = shutil.copytree(folders["idefics3"], tmp_path / str(number))
+        assert find_model(str(copy)).digest == before
+        (copy / name).write_text((copy / name).read_text() + " ")
+        assert find_model(str(copy)).digest != before
+
+
+def test_code_of_a_folder_is_never_run(folders: dict[str, Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(folders["idefics3"], tmp_path / "copy")
+    mark = tmp_path / "ran"
+    (copy / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    code = {
+        "auto_map": {
+            "AutoConfig": "own.Config",
+            "AutoModelForImageTextToText": "own.Model",
+            "AutoProcessor": "own.Processor",
+            "AutoImageProcessor": "own.ImageProcessor",
+            "AutoTokenizer": ["own.Tokenizer", "own.Tokenizer"],
+        }
+    }
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        edit(copy / name, lambda config: config | code)
+    captioner_of(copy)
+    assert not mark.exists()
+    edit(copy / "config.json", lambda config: config | {"model_type": "own"})
+    with pytest.raises(ModelError, match="a model of kind 'own'; raycap captions with kinds"):
+        find_model(str(copy))
+    assert not mark.exists()
+
+
+def test_incomplete_weights_and_foreign_arithmetic_are_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    source = find_model(str(folders["llava"]))
+    for model in (ModelConfig(precision="int8"), ModelConfig(compile=True)):
+        with pytest.raises(ModelError, match="for BLIP models only"):
+            load_captioner(source, model, GenerationConfig())
+    copy = shutil.copytree(folders["llava"], tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights.pop(max(weights))
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="the weights lack 1 tensors"):
+        captioner_of(copy, "User : <image>")
+
+
+def test_a_copy_with_other_settings_keeps_its_special_tokens(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    source = find_model(str(folders["idefics3"]))
+    chosen = GenerationConfig(num_beams=1, min_new_tokens=3, max_new_tokens=5)
+    copy_model(source, tmp_path / "copy", chosen, {})
+    copied = find_model(str(tmp_path / "copy"))
+    assert (copied.kind, copied.digest, copied.generation) == ("vlm", source.digest, chosen)
+    images = random_images(2, source.target.width_px)
+    first = load_captioner(source, FP32, chosen).caption(images)
+    assert load_captioner(copied, FP32, chosen).caption(images) == first
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
