@@ -50,7 +50,7 @@ def config(larger: str | None, **cascade: Any) -> CaptionConfig:
     second = {} if larger is None else {"model": larger, "below": BELOW, **cascade}
     return validate_config(
         CaptionConfig,
-        {"model": {"name": "stub"}, "engine": {"part_size": 8}, "cascade": second},
+        {"model": {"name": "stub"}, "engine": {"part_size": 8, "batch_size": 2}, "cascade": second},
     )
 
 
@@ -102,21 +102,21 @@ def test_weak_captions_and_no_others_are_the_second_models(
         raycap.caption(photos, output, config=config(None))
 
 
-def test_a_run_stopped_in_its_second_pass_is_continued_there(
-    photos: Path, larger: str, tmp_path: Path
+@pytest.mark.parametrize("num_after", [0, 1], ids=["between the passes", "in the second"])
+def test_a_run_that_was_stopped_asks_the_second_model_for_the_rest(
+    num_after: int, photos: Path, larger: str, tmp_path: Path
 ) -> None:
     whole, output = tmp_path / "whole", tmp_path / "out"
     raycap.caption(photos, whole, config=config(larger))
     seen: list[int] = []
 
-    def stop_in_second_pass(progress: Progress) -> None:
-        if seen and progress.num_done < max(seen):
-            raise KeyboardInterrupt
+    def stop(progress: Progress) -> None:
         seen.append(progress.num_done)
+        if NUM_IMAGES in seen and len(seen) == seen.index(NUM_IMAGES) + 1 + num_after:
+            raise KeyboardInterrupt
 
     with pytest.raises(RunStopped, match="run the same command to continue"):
-        raycap.caption(photos, output, config=config(larger), on_progress=stop_in_second_pass)
-    assert max(seen) == NUM_IMAGES, "the first pass was whole"
+        raycap.caption(photos, output, config=config(larger), on_progress=stop)
     assert not (output / "summary.json").exists()
     found = verify(output)
     assert found.is_sound

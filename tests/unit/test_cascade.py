@@ -11,13 +11,14 @@ import pytest
 from raycap import schema
 from raycap.bulk.cascade import Cascade, awaits, find_cascade
 from raycap.bulk.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
-from raycap.bulk.record import fingerprint
+from raycap.bulk.record import Summary, fingerprint
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
 from raycap.settings import validate_config
 from raycap.storage.local import LocalStore
+from raycap.tables.bulk import summary_rows
 from tests.outputs import failed, row
 
 
@@ -121,3 +122,23 @@ def test_parts_without_the_column_are_read_as_of_no_known_model(tmp_path: Path) 
     assert read[schema.MODEL].to_pylist() == [None]
     assert read_part(store, CAPTIONS, 0, [schema.URI]).column_names == [schema.URI]
     assert isinstance(footer, CaptionsFooter)
+
+
+def test_the_end_of_a_run_tells_how_many_went_to_the_second_model() -> None:
+    summary = Summary(
+        output="out",
+        source="photos",
+        num_images=10,
+        num_ok=10,
+        num_failed=0,
+        mean_words=5.0,
+        num_bytes=1,
+        num_captioned=10,
+        wall_s=1.0,
+        images_per_s=10.0,
+        cascade={"model": {}, "below": -1.2, "num_images": 4, "num_failed": 1},
+    )
+    rows = dict(summary_rows(summary))
+    assert (rows["to second model"], rows["  kept first caption"]) == ("4", "1")
+    alone = dict(summary_rows(replace(summary, cascade={})))
+    assert "to second model" not in alone
