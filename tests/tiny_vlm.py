@@ -99,7 +99,7 @@ def _tokenizer(**named: str) -> Any:
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
-        model_specific_special_tokens={"image_token": "<image>"} | named,
+        model_specific_special_tokens=named,
         extra_special_tokens=[*MARKS, *TILES],
     )
 
@@ -158,7 +158,7 @@ def _florence2() -> tuple[Any, Any]:
     size = {"height": 64, "width": 64}
     images = T.CLIPImageProcessor(size=size, do_center_crop=False)
     images.image_seq_length = 5
-    return model, T.Florence2Processor(images, _tokenizer())
+    return model, T.Florence2Processor(images, _tokenizer(image_token="<image>"))
 
 
 def _idefics3() -> tuple[Any, Any]:
@@ -172,7 +172,9 @@ def _idefics3() -> tuple[Any, Any]:
         size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
     )
     template = TEMPLATE.replace("IMAGE", "<image>")
-    processor = T.Idefics3Processor(images, _tokenizer(), image_seq_len=1, chat_template=template)
+    processor = T.Idefics3Processor(
+        images, _tokenizer(image_token="<image>"), image_seq_len=1, chat_template=template
+    )
     return T.Idefics3ForConditionalGeneration(config), processor
 
 
@@ -186,7 +188,7 @@ def _llava() -> tuple[Any, Any]:
     images = T.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     processor = T.LlavaProcessor(
         images,
-        _tokenizer(),
+        _tokenizer(image_token="<image>"),
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
