@@ -96,8 +96,6 @@ class CaptionConfig(Section):
     """Which model."""
     generation: GenerationConfig = GenerationConfig()
     """How captions are searched for."""
-    cascade: CascadeConfig = CascadeConfig()
-    """A second model for weak captions."""
     image: ImageConfig = ImageConfig()
     """What is accepted as an image."""
     engine: EngineConfig = EngineConfig()
@@ -106,3 +104,5 @@ class CaptionConfig(Section):
     """How stores are reached."""
     source: SourceConfig = SourceConfig()
     """What of the source is captioned."""
+    cascade: CascadeConfig = CascadeConfig()
+    """A second model for weak captions."""
