@@ -37,7 +37,7 @@ from raycap.bulk.sampling import Reservoir
 from raycap.bulk.source import Listing, open_source
 from raycap.cluster import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
-from raycap.errors import RunStopped
+from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
@@ -82,10 +82,12 @@ def preflight(  # noqa: PLR0913  as `caption`
         debug: show Ray's and the workers' own output.
 
     Raises:
+        ConfigError: the settings name a cascade, of which both models cannot be measured at once.
         RunStopped: it was interrupted; then nothing is written.
         RaycapError: as `raycap.caption` raises it.
     """
     config = config or CaptionConfig()
+    _check_single(config)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     model = find_model(config.model.name)
@@ -107,6 +109,15 @@ def preflight(  # noqa: PLR0913  as `caption`
     store.write(CONTACT_SHEET, page.encode())
     store.write(PREFLIGHT, encode_json(asdict(found)))
     return found
+
+
+def _check_single(config: CaptionConfig) -> None:
+    """Refuse a cascade: how many images its second model gets, only the first one's run tells."""
+    if config.cascade.model is not None:
+        raise ConfigError(
+            "cascade.model: --preflight measures one model: leave out cascade.model and "
+            "cascade.below, and measure the second model as model.name"
+        )
 
 
 class _Trial:

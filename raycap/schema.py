@@ -19,6 +19,7 @@ NUM_WORDS = "num_words"
 LOGPROB = "logprob"
 WIDTH_PX = "width_px"
 HEIGHT_PX = "height_px"
+MODEL = "model"
 ALTERNATIVES = "alternatives"
 
 # Only in the stream, between the stages of one run.
@@ -69,6 +70,7 @@ CAPTIONS = pa.schema(
         pa.field(LOGPROB, pa.float32()),
         pa.field(WIDTH_PX, pa.int32()),
         pa.field(HEIGHT_PX, pa.int32()),
+        pa.field(MODEL, pa.string()),
         pa.field(
             ALTERNATIVES,
             pa.list_(pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])),
@@ -79,8 +81,9 @@ CAPTIONS = pa.schema(
 """One answered image: `status` is `ok` with a caption, or `failed` with an error code.
 
 `logprob` is the mean log-probability of the caption's tokens under the model; `width_px` and
-`height_px` are the image's own size, upright; `alternatives` holds the other captions where
-`generation.num_captions` asks for more than one."""
+`height_px` are the image's own size, upright; `model` names the model that wrote the caption (null
+where there is no caption, and in parts of older versions); `alternatives` holds the other captions
+where `generation.num_captions` asks for more than one."""
 
 POSITION = pa.schema(
     [

@@ -13,6 +13,9 @@ NOT_RUN = {
     "make test": "runs these tests",
     "pip install .": "takes minutes, and a network",
     "raycap caption photos/ blip/": "downloads a model",
+    "raycap caption photos/ vlm/": "downloads a model",
+    "raycap caption photos/ florence/": "downloads a model",
+    "raycap caption photos/ both/": "downloads a model",
     "ray job submit": "needs a cluster; test_cli runs the job script",
 }
 """Commands of the README that no test runs, and why."""

@@ -73,7 +73,7 @@ class CaptionActor:
         telemetry.note_in_flight(len(pixels))
         outcomes = caption_all(self._captioner, pixels, self._batch_size, num_lanes)
         telemetry.note_in_flight(0)
-        answered = _answer(batch, rows, outcomes)
+        answered = _answer(batch, rows, outcomes, self._spec.model.name)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
@@ -235,11 +235,13 @@ def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"
     return values[offset : offset + len(rows) * target.num_bytes].reshape(shape), rows
 
 
-def _answer(batch: pa.Table, rows: list[int], outcomes: list[Outcome]) -> pa.Table:
+def _answer(batch: pa.Table, rows: list[int], outcomes: list[Outcome], model: str) -> pa.Table:
     answered: list[dict[str, Any]] = batch.drop_columns([schema.PIXELS]).to_pylist()
     for index, outcome in zip(rows, outcomes, strict=True):
         answered[index] |= (
-            failure(outcome) if isinstance(outcome, ImageError) else _caption_columns(outcome)
+            failure(outcome)
+            if isinstance(outcome, ImageError)
+            else {**_caption_columns(outcome), schema.MODEL: model}
         )
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.bulk import telemetry
+from raycap.bulk.cascade import Cascade
 from raycap.bulk.parts import (
     CAPTIONS,
     CaptionsFooter,
@@ -67,11 +68,13 @@ class Committer:
         lock: WriteLock,
         plan: Plan,
         on_commit: Callable[[CaptionsFooter], None],
+        cascade: Cascade | None = None,
     ) -> None:
         self._store = store
         self._lock = lock
         self._plan = plan
         self._on_commit = on_commit
+        self._cascade = cascade
         self._open: dict[int, _OpenPart] = {}
         self._done: set[int] = set()
         self._pool = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="raycap-commit")
@@ -137,16 +140,18 @@ class Committer:
         telemetry.note_uncommitted(len(self._open) + len(self._writing))
 
     def _write(self, number: int, part: _OpenPart) -> CaptionsFooter:
-        rows = pa.concat_tables(part.tables)
-        num_bytes = pc.sum(rows[schema.NUM_BYTES]).as_py()
+        answered = pa.concat_tables(part.tables)
+        num_bytes = pc.sum(answered[schema.NUM_BYTES]).as_py()
         if part.is_partial:
             old_footer = read_captions_footer(self._store, number)
             num_bytes = max(num_bytes, old_footer.num_bytes)
-            rows = _replace_rows(read_part(self._store, CAPTIONS, number), rows)
+            kept = self._cascade.kept(answered) if self._cascade else answered
+            rows = _replace_rows(read_part(self._store, CAPTIONS, number), kept)
         else:
-            rows = rows.sort_by(schema.ROW).select(schema.CAPTIONS.names)
+            rows = answered.sort_by(schema.ROW).select(schema.CAPTIONS.names)
         revision = self._plan.parts[number].revision
-        data, footer = encode_captions(rows, num_bytes, revision, now())
+        counts = self._cascade.counts(rows, answered) if self._cascade else None
+        data, footer = encode_captions(rows, num_bytes, revision, now(), counts)
         self._lock.check()
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)

@@ -78,6 +78,11 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
             f"{store.uri}: {num_pending} of {len(plan.parts)} parts are still to be captioned; "
             "finish the run first: the same `raycap caption` command continues it"
         )
+    if ledger.totals.num_awaiting:
+        raise DatasetError(
+            f"{store.uri}: {ledger.totals.num_awaiting:,} images are still to go to the second "
+            "model; finish the run first: the same `raycap caption` command continues it"
+        )
     largest = max(part.num_rows for part in plan.parts.values())
     image = run.get("config", {}).get("image", {})
     return FinishedOutput(

@@ -34,6 +34,12 @@ class Totals:
     num_words: int = 0
     num_bytes: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    num_awaiting: int = 0
+    """Images that are still to go to the second model of a cascade."""
+    num_second: int = 0
+    """Images that it captioned."""
+    num_second_failed: int = 0
+    """Images that it could not caption."""
 
     def add(self, footer: CaptionsFooter) -> None:
         """Count a part in."""
@@ -42,6 +48,9 @@ class Totals:
         self.num_words += footer.num_words
         self.num_bytes += footer.num_bytes
         self.failed.update(footer.failed)
+        self.num_awaiting += footer.num_awaiting
+        self.num_second += footer.num_second
+        self.num_second_failed += footer.num_second_failed
 
 
 @dataclass(kw_only=True)
@@ -64,11 +73,25 @@ class Ledger:
         return pa.table([numbers, [n in partial for n in numbers]], schema=WORK)
 
 
-def read_ledger(store: Store, plan: Plan, *, retry_failed: bool, num_threads: int) -> Ledger:
+def read_ledger(
+    store: Store,
+    plan: Plan,
+    *,
+    retry_failed: bool,
+    num_threads: int,
+    is_second: bool = False,
+) -> Ledger:
     """Compare the committed parts with the plan, by their footers alone.
 
     A captions part that is damaged counts as missing: nothing of it can be read, and all of it can
     be made again.
+
+    Args:
+        store: of the output.
+        plan: its manifest.
+        retry_failed: answer again what failed for a passing reason.
+        num_threads: footers read at a time.
+        is_second: answer what awaits the second model of a cascade, after the first model's pass.
     """
     ledger = Ledger()
     committed = sorted(set(list_parts(store, CAPTIONS)) & plan.parts.keys())
@@ -78,7 +101,10 @@ def read_ledger(store: Store, plan: Plan, *, retry_failed: bool, num_threads: in
             ledger.missing.append(number)
             continue
         is_stale = footer.revision != plan.parts[number].revision
-        if is_stale or (retry_failed and footer.num_transient):
+        if is_second and footer.num_awaiting:
+            ledger.partial.append(number)
+            ledger.num_pending += footer.num_awaiting
+        elif not is_second and (is_stale or (retry_failed and footer.num_transient)):
             ledger.partial.append(number)
             ledger.num_pending += footer.num_transient or 1
         else:

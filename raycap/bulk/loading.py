@@ -16,6 +16,7 @@ import ray
 from raycap import schema
 from raycap.bulk.attempts import is_second_attempt
 from raycap.bulk.batching import BatchRange
+from raycap.bulk.cascade import awaits
 from raycap.bulk.dataset_source import File, with_held_files
 from raycap.bulk.decoding import Decoder, IsolatedDecoder
 from raycap.bulk.parts import CAPTIONS, MANIFEST, read_part
@@ -72,6 +73,8 @@ class RunSpec:
     """CPU threads of a captioner."""
     debug: bool = False
     """Let Ray tell what it does."""
+    below: float | None = None
+    """Of the second model of a cascade: it is asked where a caption has a lower `logprob`."""
 
     @property
     def block_rows(self) -> int:
@@ -106,7 +109,11 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 
 
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
-    """Read what is to answer of a part: all of it, or what has changed or failed transiently."""
+    """Read what is to answer of a part: all of it, or the rows that need it again.
+
+    Those are the rows that have changed or failed transiently; in the pass of a cascade's second
+    model the weak captions.
+    """
     store = _store(spec.output, spec.config.storage)
     manifest = read_part(store, MANIFEST, part)
     rows: list[dict[str, Any]] = manifest.to_pylist()
@@ -114,7 +121,12 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
     chosen = list(range(len(rows)))
     if partial:
         old = read_part(store, CAPTIONS, part)
-        attempts, chosen = _stale_rows(manifest, old)
+        if spec.below is None:
+            attempts, chosen = _stale_rows(manifest, old)
+        else:
+            attempts = old[schema.ATTEMPTS].to_pylist()
+            weak = awaits(old, spec.model.name, spec.below)
+            chosen = pc.indices_nonzero(weak).to_pylist()
     ids = [rows[index][schema.IMAGE_ID] for index in chosen]
     whole = {} if spec.addresses is None else ray.get(spec.addresses.of.remote(ids))
     return [

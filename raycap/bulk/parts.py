@@ -7,7 +7,7 @@ counts of a captions part. Reading footers alone makes resuming and summing up c
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 
@@ -54,6 +54,12 @@ class CaptionsFooter:
     """Failed rows by error code."""
     committed_at: str = ""
     """When it was written, in UTC; empty where that is not known."""
+    num_awaiting: int = 0
+    """Rows whose image is still to go to the second model of a cascade."""
+    num_second: int = 0
+    """Rows that the second model captioned."""
+    num_second_failed: int = 0
+    """Rows whose image it could not caption: they kept the first model's caption."""
 
     @property
     def num_transient(self) -> int:
@@ -97,9 +103,21 @@ def encode_manifest(table: pa.Table, footer: ManifestFooter) -> bytes:
 
 
 def encode_captions(
-    table: pa.Table, num_bytes: int, revision: int, committed_at: str = ""
+    table: pa.Table,
+    num_bytes: int,
+    revision: int,
+    committed_at: str = "",
+    cascade: Mapping[str, int] | None = None,
 ) -> tuple[bytes, CaptionsFooter]:
-    """Encode the rows of a captions part, and return its footer as well."""
+    """Encode the rows of a captions part, and return its footer as well.
+
+    Args:
+        table: the rows.
+        num_bytes: bytes read for its images.
+        revision: of the manifest part that it answers.
+        committed_at: now, in UTC.
+        cascade: the footer's counts of a cascade; None where there is none.
+    """
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
     footer = CaptionsFooter(
         num_rows=len(table),
@@ -108,6 +126,7 @@ def encode_captions(
         revision=revision,
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
         committed_at=committed_at,
+        **(cascade or {}),
     )
     return _encode(table.cast(schema.CAPTIONS), asdict(footer)), footer
 
@@ -128,10 +147,19 @@ def read_part(store: Store, folder: str, number: int, columns: list[str] | None 
     wanted = columns or _SCHEMAS[folder].names
     try:
         source = pa.BufferReader(store.read(key))
-        table = pq.ParquetFile(source, page_checksum_verification=True).read(wanted)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        table = file.read([name for name in wanted if name != schema.MODEL or name in _names(file)])
+        if schema.MODEL in wanted and schema.MODEL not in table.column_names:
+            table = table.append_column(schema.MODEL, pa.nulls(len(table), pa.string()))
         return table.select(wanted)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise _damaged(store, key) from error
+
+
+def _names(file: pq.ParquetFile) -> list[str]:
+    """Name the columns of a file; older parts have no `model`."""
+    names: list[str] = file.schema_arrow.names
+    return names
 
 
 def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:

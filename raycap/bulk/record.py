@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raycap.bulk.cascade import Cascade
 from raycap.config import CaptionConfig
 from raycap.errors import DatasetError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
@@ -37,6 +38,9 @@ class Summary:
     images_per_s: float
     """Images that this invocation answered in a second of its stream, Ray's start not counted."""
     model: dict[str, Any] = field(default_factory=dict)
+    cascade: dict[str, Any] = field(default_factory=dict)
+    """Of a run with a second model: that `model`, `below`, `num_images` that went to it, and
+    `num_failed` of them, which kept the first model's caption."""
     versions: dict[str, str] = field(default_factory=dict)
     finished_at: str = ""
 
@@ -47,15 +51,22 @@ class Summary:
 
 
 def fingerprint(
-    source: dict[str, Any], model: ModelSource, config: CaptionConfig
+    source: dict[str, Any],
+    model: ModelSource,
+    config: CaptionConfig,
+    cascade: Cascade | None = None,
 ) -> dict[str, Any]:
-    """Say what decides a run's captions: two runs alike in this may share an output."""
-    return {
+    """Say what decides a run's captions: two runs alike in this may share an output.
+
+    A cascade is named only where there is one: what was begun without goes on.
+    """
+    mark = {
         **source,
         "model": {**model.identity(), **config.model.arithmetic()},
         "generation": config.generation.model_dump(mode="json"),
         "image": config.image.model_dump(mode="json"),
     }
+    return mark if cascade is None else {**mark, "cascade": cascade.describe()}
 
 
 def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> None:

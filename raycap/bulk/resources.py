@@ -93,8 +93,9 @@ def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> Batch
 def count_lanes(config: CaptionConfig, kind: str, resources: Resources) -> int:
     """Say how many batches a captioner has in flight: two on an accelerator.
 
-    One where tokens are drawn, for the generator of the draws is the process's; and one for a
-    compiled model, which is the process's too and launches all of a step at once.
+    One where tokens are drawn, for the generator of the draws is the process's; one for a
+    compiled model, which is the process's too and launches all of a step at once; and one for a
+    `vlm`, as some of them keep the positions of a batch in the model itself.
     """
-    is_alone = kind == "stub" or config.generation.sampling.enabled or config.model.compile
+    is_alone = kind in ("stub", "vlm") or config.generation.sampling.enabled or config.model.compile
     return 2 if resources.gpus_per_actor and not is_alone else 1

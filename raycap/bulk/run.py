@@ -1,25 +1,18 @@
-"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up.
-
-Over 300 lines, so that all a run does stands in one place, in its order.
-"""
+"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from raycap import schema
-from raycap.bulk import telemetry
 from raycap.bulk.addresses import SecretAddresses, secret_addresses
-from raycap.bulk.commit import Committer
+from raycap.bulk.cascade import Cascade, find_cascade
 from raycap.bulk.forecast import Forecast
-from raycap.bulk.heartbeat import Heartbeat
-from raycap.bulk.ledger import Ledger, Totals, read_ledger
-from raycap.bulk.loading import RunSpec
+from raycap.bulk.ledger import read_ledger
 from raycap.bulk.parts import CAPTIONS, MANIFEST
-from raycap.bulk.pipeline import Resources, answered_rows
+from raycap.bulk.passes import CaptionPass
 from raycap.bulk.plan import Plan, extend_plan
 from raycap.bulk.record import (
     LOCK,
@@ -30,16 +23,14 @@ from raycap.bulk.record import (
     is_complete,
     write_summary,
 )
-from raycap.bulk.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.bulk.source import Listing, open_source
-from raycap.cluster import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
 from raycap.records import now, versions
-from raycap.status import OnProgress, Progress
+from raycap.status import OnProgress
 from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 
@@ -90,28 +81,18 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     store = open_store(str(output), config.storage)
     found = find_model(config.model.name)
     check_arithmetic(found, config.model)
+    cascade = find_cascade(config, found)
     generation = settled_generation(config.generation, found)
     config = config.model_copy(update={"generation": generation})
     with store.lock(LOCK) as lock, secret_addresses() as addresses:
-        claim_output(store, fingerprint(listing.identity, found, config), config)
+        claim_output(store, fingerprint(listing.identity, found, config, cascade), config)
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
         plan = _plan(store, listing, config, limit=limit, dry_run=False)
-        ledger = read_ledger(
-            store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
-        )
-        run = _Run(store, lock, plan, ledger, config, found)
-        if ledger.num_pending:
-            store.delete(SUMMARY)
-            with _stoppable(run), ray_cluster(debug=debug) as is_fixed:
-                resources = fit_resources(
-                    config.engine, uses_gpus=found.kind != "stub", is_fixed=is_fixed
-                )
-                run.stream(
-                    resources, on_progress or (lambda _: None), listing, addresses, debug=debug
-                )
-        summary = run.summary(listing, started)
+        run = _Run(store, lock, plan, listing, addresses, on_progress or (lambda _: None))
+        run.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
+        summary = run.summary(found, cascade, started)
         if run.num_answered or not is_complete(store):
             write_summary(store, summary)
     return summary
@@ -143,130 +124,104 @@ def forecast(
         num_parts=len(plan.parts),
         num_parts_done=ledger.totals.num_parts,
         num_images_done=plan.num_images - ledger.num_pending,
-        num_pending=ledger.num_pending + plan.num_changed,
+        num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
         skipped=dict(listing.skipped),
     )
 
 
 class _Run:
-    """One invocation: what stood before, and what it has added."""
+    """One invocation: its passes over an output, one a model."""
 
     def __init__(
         self,
         store: Store,
         lock: WriteLock,
         plan: Plan,
-        ledger: Ledger,
-        config: CaptionConfig,
-        model: ModelSource,
+        listing: Listing,
+        addresses: SecretAddresses,
+        on_progress: OnProgress,
     ) -> None:
         self._store = store
         self._lock = lock
         self._plan = plan
-        self._num_images = plan.num_images  # once: it is a sum over all parts
-        self._ledger = ledger
-        self._config = config
-        self._model = model
-        self.totals: Totals = ledger.totals
-        self.num_answered = 0
-        self._num_failed = self.totals.failed.total()
-        self._stream_s = 0.0
+        self._listing = listing
+        self._addresses = addresses
+        self._on_progress = on_progress
+        self._passes: list[CaptionPass] = []
 
-    def stream(
+    def complete(
         self,
-        resources: Resources,
-        on_progress: OnProgress,
-        listing: Listing,
-        addresses: SecretAddresses,
+        config: CaptionConfig,
+        model: ModelSource,
+        cascade: Cascade | None,
         *,
+        retry_failed: bool,
         debug: bool,
     ) -> None:
-        """Answer everything pending."""
-        spec = RunSpec(
-            output=self._store.uri,
-            dataset=listing.source if listing.is_dataset else None,
-            addresses=addresses.serve(),
-            config=self._config,
-            model=self._model,
-            batches=fit_batches(self._config, self._model.kind, resources),
-            num_lanes=count_lanes(self._config, self._model.kind, resources),
-            torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
-            debug=debug,
-        )
-        logger.info(
-            "stream_started images=%d parts=%d actors=%d..%d batch=%d..%d",
-            self._ledger.num_pending,
-            len(self._ledger.work()),
-            resources.actors.min,
-            resources.actors.max,
-            spec.batches.least,
-            spec.batches.most,
-        )
-        started = time.monotonic()
-        with (
-            Heartbeat(self._store, self._progress(0.0)) as heartbeat,
-            Committer(self._store, self._lock, self._plan, self.totals.add) as committer,
-        ):
-            try:
-                for table in answered_rows(self._ledger.work(), spec, resources):
-                    self._count(committer.add(table))
-                    progress = self._progress(time.monotonic() - started)
-                    heartbeat.note(progress)
-                    on_progress(progress)
-                committer.finish()
-            finally:
-                committer.drain()
-                self._stream_s = time.monotonic() - started
+        """Answer everything pending: by the first model, then by the second where there is one."""
+        self._pass(config, model, cascade, retry_failed=retry_failed, debug=debug)
+        if cascade is not None:
+            second = replace(cascade, is_second=True)
+            self._pass(second.config, second.model, second, retry_failed=False, debug=debug)
 
-    def summary(self, listing: Listing, started: float) -> Summary:
+    def _pass(
+        self,
+        config: CaptionConfig,
+        model: ModelSource,
+        cascade: Cascade | None,
+        *,
+        retry_failed: bool,
+        debug: bool,
+    ) -> None:
+        ledger = read_ledger(
+            self._store,
+            self._plan,
+            retry_failed=retry_failed,
+            num_threads=config.storage.list_threads,
+            is_second=cascade is not None and cascade.is_second,
+        )
+        one = CaptionPass(self._store, self._lock, self._plan, ledger, config, model)
+        self._passes.append(one)
+        if ledger.num_pending:
+            self._store.delete(SUMMARY)
+            with _stoppable(one):
+                one.answer(
+                    self._listing, self._addresses, self._on_progress, debug=debug, cascade=cascade
+                )
+
+    @property
+    def num_answered(self) -> int:
+        """Images that this invocation answered; those that went to both models count once."""
+        return next((one.num_answered for one in self._passes if one.num_answered), 0)
+
+    def summary(self, model: ModelSource, cascade: Cascade | None, started: float) -> Summary:
         """Sum up a run of which nothing is pending."""
-        totals = self.totals
+        totals = self._passes[-1].totals
         num_failed = totals.failed.total()
         num_ok = totals.num_images - num_failed
-        rate = self.num_answered / self._stream_s if self._stream_s else 0.0
+        stream_s = sum(one.stream_s for one in self._passes)
         return Summary(
             output=self._store.uri,
-            source=listing.source,
+            source=self._listing.source,
             num_images=totals.num_images,
             num_ok=num_ok,
             num_failed=num_failed,
             failed=dict(totals.failed),
-            skipped={name: count for name, count in listing.skipped.items() if count},
+            skipped={name: count for name, count in self._listing.skipped.items() if count},
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
             wall_s=round(time.monotonic() - started, 2),
-            images_per_s=round(rate, 2),
-            model=self._model.identity(),
+            images_per_s=round(self.num_answered / stream_s, 2) if stream_s else 0.0,
+            model=model.identity(),
+            cascade=cascade.sum_up(totals) if cascade else {},
             versions=versions(),
             finished_at=now(),
         )
 
-    def describe_stop(self) -> str:
-        """Say how far a stopped run came, and how to continue it."""
-        committed, total = self.totals.num_images, self._num_images
-        return (
-            f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
-            "the same command to continue"
-        )
-
-    def _count(self, answered: Any) -> None:
-        self.num_answered += len(answered)
-        self._num_failed += answered[schema.STATUS].to_pylist().count(schema.STATUS_FAILED)
-        telemetry.note_answered(answered, self._ledger.num_pending - self.num_answered)
-
-    def _progress(self, elapsed_s: float) -> Progress:
-        total = self._num_images
-        return Progress(
-            num_done=min(total, total - self._ledger.num_pending + self.num_answered),
-            num_total=total,
-            num_failed=self._num_failed,
-            images_per_s=self.num_answered / elapsed_s if elapsed_s else 0.0,
-        )
-
 
 @contextmanager
-def _stoppable(run: _Run) -> Iterator[None]:
+def _stoppable(run: CaptionPass) -> Iterator[None]:
     """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
     try:
         yield

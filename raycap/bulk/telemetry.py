@@ -5,7 +5,8 @@ the batch and the block, never by the image, and their only tag is a failed imag
 closed list. Ray adds the node and the process that told them, and nothing of a run or its output.
 
 What is answered is counted by the driver, as the committer takes it: an image whose worker died
-after answering, and which another one answered again, counts once.
+after answering, and which another one answered again, counts once. An image that the second model
+of a cascade captions anew counts once more; one that it fails on does not, as its caption stays.
 """
 
 from collections import Counter

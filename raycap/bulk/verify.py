@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.bulk.parts import CAPTIONS, MANIFEST, list_parts, part_key, read_part
+from raycap.bulk.parts import (
+    CAPTIONS,
+    MANIFEST,
+    list_parts,
+    part_key,
+    read_captions_footer,
+    read_part,
+)
 from raycap.bulk.plan import Plan, SortedRun, read_plan, sorted_runs
 from raycap.bulk.record import read_run
 from raycap.config import StorageConfig
@@ -34,7 +41,8 @@ class Verification:
     num_ok: int = 0
     num_failed: int = 0
     num_pending: int = 0
-    """Images of parts that have no captions part, or whose image has changed since."""
+    """Images of parts that have no captions part, whose image has changed since, or that are still
+    to go to the second model of a cascade."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed images by error code."""
     problems: list[str] = field(default_factory=list)
@@ -67,7 +75,7 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     """
     config = storage or StorageConfig()
     store = open_store(str(output), config)
-    read_run(store)
+    is_cascade = "cascade" in read_run(store).get("fingerprint", {})
     plan = read_plan(store, config.list_threads)
     found = Verification(num_images=plan.num_images)
     committed = set(list_parts(store, CAPTIONS))
@@ -77,7 +85,10 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
         found.num_pending += plan.parts[number].num_rows
 
     def check(number: int) -> _PartCheck:
-        return _check_part(store, number)
+        part = _check_part(store, number)
+        if is_cascade and not part.problems:
+            _count_awaiting(part, store, number)
+        return part
 
     for part in ordered_map(check, sorted(committed & plan.parts.keys()), config.list_threads):
         found.num_ok += part.num_ok
@@ -142,6 +153,13 @@ def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.T
     check.num_ok = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_OK)).as_py() or 0
     codes = answered.filter(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED))
     check.failed.update(codes[schema.ERROR_CODE].to_pylist())
+
+
+def _count_awaiting(check: _PartCheck, store: Store, number: int) -> None:
+    """Count as pending what the second model of a cascade has not been asked for yet."""
+    num_awaiting = read_captions_footer(store, number).num_awaiting
+    check.num_pending += num_awaiting
+    check.num_ok -= num_awaiting
 
 
 def _repeated_ids(store: Store, plan: Plan, num_threads: int) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """`raycap caption`, `raycap status`, `raycap verify`, `raycap export`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,14 @@ def caption(
             show_default=False,
         ),
     ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option("--cascade", help="A second, larger model for weak captions; with --below."),
+    ] = None,
+    below: Annotated[
+        float | None,
+        typer.Option("--below", help="Captions of a lower logprob are weak, such as -1.2."),
+    ] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,
@@ -59,7 +68,9 @@ def caption(
     failed images than engine.max_failed_share.
     """
     with told_errors(debug=debug):
-        resolved = _caption_config(config, settings, model)
+        resolved = _caption_config(
+            config, settings, model, [("cascade.model", cascade), ("cascade.below", below)]
+        )
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run captions nothing, --preflight a sample: give one of them")
         choice = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
@@ -220,9 +231,11 @@ def export(
 
 
 def _caption_config(
-    file: Path | None, settings: list[str] | None, model: str | None
+    file: Path | None,
+    settings: list[str] | None,
+    model: str | None,
+    options: Sequence[tuple[str, object]] = (),
 ) -> CaptionConfig:
-    chosen = list(settings or [])
-    if model is not None:
-        chosen.append(f"model.name={model}")
+    named = [("model.name", model), *options]
+    chosen = [*(settings or []), *(f"{name}={value}" for name, value in named if value is not None)]
     return load_config(CaptionConfig, file, chosen)

@@ -9,6 +9,7 @@ from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
 from raycap.config.caption import (
     ActorRange,
     CaptionConfig,
+    CascadeConfig,
     EngineConfig,
     PreflightConfig,
     SourceConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "BootstrapConfig",
     "CalibrateConfig",
     "CaptionConfig",
+    "CascadeConfig",
     "DesignConfig",
     "EmbedConfig",
     "EngineConfig",

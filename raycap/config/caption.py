@@ -1,7 +1,7 @@
 """Settings of `raycap caption`."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -82,6 +82,25 @@ class PreflightConfig(Section):
     """Fixes which images are sampled."""
 
 
+class CascadeConfig(Section):
+    """A second, larger model for the images whose caption the first one is least sure of."""
+
+    model: str | None = None
+    """The second model, named as `model.name` is. None: there is none."""
+    below: float | None = Field(default=None, le=0.0)
+    """Images whose caption has a lower `logprob` go to the second model. Needed with it."""
+    prompt: str = ""
+    """What the second model is given in place of `generation.prompt`."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    """Of the second model, as `model.precision`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CascadeConfig":
+        if (self.model is None) != (self.below is None):
+            raise ValueError("model and below go together: set both")
+        return self
+
+
 class CaptionConfig(Section):
     """All settings of `raycap caption`."""
 
@@ -99,3 +118,5 @@ class CaptionConfig(Section):
     """What of the source is captioned."""
     preflight: PreflightConfig = PreflightConfig()
     """How a run is tried out beforehand."""
+    cascade: CascadeConfig = CascadeConfig()
+    """A second model for weak captions."""

@@ -73,7 +73,8 @@ class GenerationConfig(Section):
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     """No run of that many tokens appears twice; 0 allows all."""
     prompt: str = ""
-    """Text that every caption continues, such as "a picture of"."""
+    """Text that every caption continues, such as "a picture of"; of a `vlm` what it is asked, of
+    which the caption is the answer. Empty: a `vlm` is asked for one sentence."""
     num_captions: int = Field(default=1, ge=1, le=64)
     """Captions an image: the best in `caption`, the rest in `alternatives`."""
     sampling: SamplingConfig = SamplingConfig()

@@ -87,7 +87,7 @@ class ModelSource:
     """A model found and identified, not yet loaded: small, picklable, free of torch."""
 
     kind: str
-    """`blip`, `cnn-lstm`, `transformer`, `hybrid` or `stub`."""
+    """`blip`, `cnn-lstm`, `transformer`, `hybrid`, `vlm` or `stub`."""
     name: str
     """As the user named it, without the revision."""
     revision: str | None

@@ -12,14 +12,13 @@ from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
     SCRATCH_KINDS,
+    VLM,
     digest_folder,
     read_json,
     write_json,
 )
 from raycap.models.hub import ALLOWED_PATTERNS
 from raycap.models.saved import GENERATION
-
-_SETTINGS_FILES = (KIND_FILE, GENERATION_FILE)
 
 
 def copy_model(
@@ -32,7 +31,8 @@ def copy_model(
     Args:
         source: A model in a folder of this machine.
         folder: Where to; made if it is not there.
-        generation: For `raycap.json`, and in transformers' words for `generation_config.json`.
+        generation: For `raycap.json`, and in transformers' words for `generation_config.json`,
+            which a `vlm` keeps as it is.
         record: Further keys of `raycap.json`.
 
     Raises:
@@ -41,26 +41,30 @@ def copy_model(
     original = Path(source.folder or "")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if digest_folder(folder) != source.digest:
-            _copy_files(original, folder)
+        if digest_folder(folder, source.kind) != source.digest:
+            _copy_files(source, folder)
         kind_file = original / KIND_FILE
         before = read_json(kind_file) if kind_file.is_file() else {}
-        _write_settings(source.kind, folder, generation)
+        if source.kind != VLM:
+            _write_settings(source.kind, folder, generation)
     except OSError as error:
         raise ModelError(
             f"{original}: cannot be copied to {folder} ({error.strerror}): make room, or give "
             "another output"
         ) from error
-    if digest_folder(folder) != source.digest:
+    if digest_folder(folder, source.kind) != source.digest:
         raise ModelError(f"{original}: changed while it was copied: run the same command again")
     mark = {"kind": source.kind, GENERATION: generation.model_dump(mode="json")}
     write_json(folder / KIND_FILE, {**before, **mark, **record})
 
 
-def _copy_files(original: Path, folder: Path) -> None:
+def _copy_files(source: ModelSource, folder: Path) -> None:
     """Copy one by one, each whole or not at all; links are followed."""
+    original = Path(source.folder or "")
+    # A vlm's own generation settings hold its special tokens, and are no word of raycap's.
+    left_out = (KIND_FILE,) if source.kind == VLM else (KIND_FILE, GENERATION_FILE)
     for path in sorted(path for pattern in ALLOWED_PATTERNS for path in original.glob(pattern)):
-        if path.name not in _SETTINGS_FILES and path.is_file():
+        if path.name not in left_out and path.is_file():
             temporary = folder / f".{path.name}.tmp"
             shutil.copyfile(path, temporary)
             temporary.replace(folder / path.name)

@@ -1,6 +1,7 @@
 """What the folder of a model says of itself, read and checked before torch is loaded.
 
-Here what all kinds share, and what is BLIP's; see `scratch_folders` for those trained from scratch.
+Here what all kinds share, and what is BLIP's; see `scratch_folders` for those trained from scratch,
+and `vlm_folders` for the vision-language models of transformers.
 
 Every fault is a `ModelError` that names the folder and what to do, because a model is chosen by
 hand and a traceback out of a worker an hour later helps nobody.
@@ -16,11 +17,15 @@ from PIL import Image
 
 from raycap.errors import ModelError
 from raycap.images import Target
+from raycap.models.vlm_types import is_vlm
 
 SCRATCH_KINDS = ("cnn-lstm", "transformer", "hybrid")
 """Kinds of model that raycap trains from scratch."""
 
-SUPPORTED_KINDS = ("blip", *SCRATCH_KINDS)
+VLM = "vlm"
+"""Kind of every other model that transformers loads as `AutoModelForImageTextToText`."""
+
+SUPPORTED_KINDS = ("blip", *SCRATCH_KINDS, VLM)
 """Kinds of model that can be loaded from a folder of weights."""
 
 CONFIG_FILE = "config.json"
@@ -44,6 +49,14 @@ _DIGESTED_FILES = (
     TOKENIZER_FILE,
     "tokenizer_config.json",
     "vocab.txt",
+)
+_VLM_FILES = (
+    GENERATION_FILE,  # its special tokens count
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "video_preprocessor_config.json",
+    "vocab.json",
 )
 
 # What transformers' BlipImageProcessor assumes where the file is silent.
@@ -114,7 +127,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     Raises:
         ModelError: there is no such file, or it asks for what a fixed input size cannot give.
     """
-    file, settings = _image_settings(folder)
+    file, settings = read_image_settings(folder)
     try:
         resample = Image.Resampling(settings.get("resample", _DEFAULT_RESAMPLE)).name.lower()
         rescale = float(settings.get("rescale_factor", _DEFAULT_RESCALE))
@@ -158,8 +171,12 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def digest_folder(folder: Path) -> str:
+def digest_folder(folder: Path, kind: str | None = None) -> str:
     """Digest all that decides a caption: weights, tokenizer, architecture and preprocessing.
+
+    Args:
+        folder: of the model.
+        kind: of the model; a `vlm` has further files that count.
 
     Returns:
         SHA-256 in hex, over names and contents in the order of the names.
@@ -168,7 +185,8 @@ def digest_folder(folder: Path) -> str:
         ModelError: a file cannot be read.
     """
     weights = [path.name for path in folder.glob("*.safetensors")]
-    present = [name for name in _DIGESTED_FILES if (folder / name).is_file()]
+    names = (*_DIGESTED_FILES, *_VLM_FILES) if kind == VLM else _DIGESTED_FILES
+    present = [name for name in names if (folder / name).is_file()]
     total = hashlib.sha256()
     for name in sorted({*weights, *present}):
         try:
@@ -186,7 +204,8 @@ def read_kind(folder: Path) -> str:
     Raises:
         ModelError: it is none of these, or its files contradict each other.
     """
-    found = read_json(folder / CONFIG_FILE).get("model_type")
+    model_type = read_json(folder / CONFIG_FILE).get("model_type")
+    found = VLM if model_type not in SUPPORTED_KINDS and is_vlm(model_type) else model_type
     marked = found
     if (folder / KIND_FILE).is_file():
         marked = read_json(folder / KIND_FILE).get("kind", found)
@@ -234,7 +253,12 @@ def _check_blip(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the image part of a processor's settings, and tell in which file it stands.
+
+    Raises:
+        ModelError: there is no such file, or it is no JSON.
+    """
     # Where a whole processor was saved, transformers reads the image settings from there first.
     if (folder / PROCESSOR_FILE).is_file():
         inner = read_json(folder / PROCESSOR_FILE).get("image_processor")

@@ -17,7 +17,7 @@ from raycap.errors import ModelError
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE
 from raycap.storage.address import redact
 
-ALLOWED_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+ALLOWED_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
 """What is downloaded."""
 
 _CONVERTER = "SFconvertbot"

@@ -5,7 +5,7 @@ from pathlib import Path
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.models.base import Captioner, ModelSource
-from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, digest_folder
+from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, VLM, digest_folder
 from raycap.models.hub import download
 from raycap.models.safety import check_safe
 from raycap.models.sources import DEMO_FOLDER, check_arithmetic
@@ -36,6 +36,10 @@ def load_captioner(
         from raycap.models.scratch_captioner import load_scratch_captioner  # noqa: PLC0415
 
         return load_scratch_captioner(folder, model, generation)
+    if source.kind == VLM:
+        from raycap.models.vlm import VlmCaptioner  # noqa: PLC0415
+
+        return VlmCaptioner.from_pretrained(folder, model, generation)
     from raycap.models.blip import BlipCaptioner  # noqa: PLC0415
 
     return BlipCaptioner.from_pretrained(folder, model, generation)
@@ -52,7 +56,7 @@ def _folder_here(source: ModelSource) -> Path:
             f"{folder}: the model's folder is not on this node: put it at the same path on every "
             "node (a shared or copied folder), or name a model of the Hub"
         )
-    if digest_folder(folder) != source.digest:
+    if digest_folder(folder, source.kind) != source.digest:
         raise ModelError(
             f"{folder}: not the model this run started with (its files differ on this node, or "
             "changed since): restore them, or start a new run"

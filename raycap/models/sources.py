@@ -15,8 +15,8 @@ from raycap.models.base import ModelSource
 from raycap.models.folders import (
     KIND_FILE,
     PICKLE_PATTERNS,
+    VLM,
     WEIGHT_FILE,
-    Preprocessing,
     check_folder,
     digest_folder,
     read_json,
@@ -26,6 +26,7 @@ from raycap.models.hub import download
 from raycap.models.safety import check_safe
 from raycap.models.saved import read_generation
 from raycap.models.scratch_folders import check_scratch_folder
+from raycap.models.vlm_folders import check_vlm_folder
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
@@ -109,20 +110,22 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     if kind_file.is_file() and read_json(kind_file).get("kind") == "stub":
         return _stub(name)
     kind = read_kind(folder)
-    preprocessing = _check(folder, kind)
+    target = _check(folder, kind)
     check_safe(folder)
     return ModelSource(
         kind=kind,
         name=name,
         revision=revision,
         folder=str(folder),
-        digest=digest_folder(folder),
-        target=preprocessing.target,
+        digest=digest_folder(folder, kind),
+        target=target,
         generation=read_generation(folder),
     )
 
 
-def _check(folder: Path, kind: str) -> Preprocessing:
+def _check(folder: Path, kind: str) -> Target:
     if kind == "blip":
-        return check_folder(folder)
-    return check_scratch_folder(folder).preprocessing
+        return check_folder(folder).target
+    if kind == VLM:
+        return check_vlm_folder(folder)
+    return check_scratch_folder(folder).preprocessing.target

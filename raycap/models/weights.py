@@ -9,7 +9,14 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BlipForConditionalGeneration,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from raycap.errors import ModelError
 
@@ -39,12 +46,41 @@ def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedToken
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            return _load_complete(folder, dtype), tokenizer
+            return _load_complete(BlipForConditionalGeneration, folder, dtype), tokenizer
     except _LOAD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
             f"{folder}: cannot be loaded as BLIP ({type(error).__name__}: {reason}): "
             "restore its files or choose another model"
+        ) from error
+
+
+def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a vision-language model, on the CPU, and its processor.
+
+    Args:
+        folder: Hugging Face folder, checked already.
+        dtype: Arithmetic wanted, whatever the weights are stored in.
+
+    Raises:
+        ModelError: the files are broken or do not fit together, transformers knows the model only
+            by code of the folder's own, or a package that it needs is not installed.
+    """
+    load_processor: Any = AutoProcessor.from_pretrained
+    try:
+        with quiet():
+            processor = load_processor(folder, local_files_only=True, trust_remote_code=False)
+            if not isinstance(processor, ProcessorMixin):
+                raise ValueError("it has no processor of images and text")
+            return _load_complete(AutoModelForImageTextToText, folder, dtype), processor
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{folder}: needs a package that is not installed: {reason}") from error
+    except _LOAD_ERRORS as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{folder}: cannot be loaded as a vision-language model ({type(error).__name__}: "
+            f"{reason}): restore its files or choose another model"
         ) from error
 
 
@@ -63,9 +99,8 @@ def quiet() -> Iterator[None]:
             logs.enable_progress_bar()
 
 
-def _load_complete(folder: Path, dtype: torch.dtype) -> Any:
-    load: Any = BlipForConditionalGeneration.from_pretrained
-    network, report = load(
+def _load_complete(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    network, report = kind.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,

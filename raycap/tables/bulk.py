@@ -17,6 +17,10 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         *((f"  {code}", f"{count:,}") for code, count in sorted(summary.failed.items())),
         ("mean words", f"{summary.mean_words:g}"),
     ]
+    if summary.cascade:
+        rows.append(("to second model", f"{summary.cascade['num_images']:,}"))
+        if summary.cascade["num_failed"]:
+            rows.append(("  kept first caption", f"{summary.cascade['num_failed']:,}"))
     if summary.num_captioned:
         rows += [
             ("this run", f"{summary.num_captioned:,} images in {summary.wall_s:.1f} s"),

@@ -60,6 +60,7 @@ def test_every_command_has_help_with_an_example(raycap: CommandLine, command: st
         (("verify", "photos"), 1, "is not an output of raycap"),
         (("status", "photos"), 1, "is not an output of raycap"),
         (("caption", "photos"), 2, "Missing argument"),
+        (("caption", "photos", "out", "--below", "-1.2"), 2, "model and below go together"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_its_exit_code(

@@ -56,7 +56,7 @@ def output(s3: S3, make_jpeg: Callable[..., bytes]) -> str:
         data = encode_manifest(manifest, manifest_footer(manifest))
         store.write(part_key(MANIFEST, number), data)
         rows = [[name], [uri], ["e"], ["ok"], [None], [None], [1], [f"image {number}"]]
-        captions = pa.table([*rows, [2], [-0.5], [64], [48], [[]]], schema=schema.CAPTIONS)
+        captions = pa.table([*rows, [2], [-0.5], [64], [48], ["m"], [[]]], schema=schema.CAPTIONS)
         data, _ = encode_captions(captions, num_bytes=1, revision=0)
         store.write(part_key(CAPTIONS, number), data)
     return store.uri

@@ -1,0 +1,55 @@
+"""Bulk captioning with a vision-language model, as the second model of a cascade."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import raycap
+from raycap.config import CaptionConfig, GenerationConfig
+from raycap.demo.scenes import write_scenes
+from raycap.images import decode
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.settings import validate_config
+from tests.tiny_vlm import save_vlm
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def test_the_pipeline_says_what_the_model_says(tmp_path: Path) -> None:
+    model = str(save_vlm("llava", tmp_path / "model"))
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 6, seed=11)
+    prompt = "User : <image> Describe this picture Assistant :"
+    searched = {"num_beams": 2, "max_new_tokens": 6}
+    settings = validate_config(
+        CaptionConfig,
+        {
+            "model": {"name": "stub"},
+            "cascade": {"model": model, "below": -0.5, "prompt": prompt},  # all of the stub's
+            "generation": searched,
+            "engine": {"batch_size": 4},
+        },
+    )
+    summary = raycap.caption(folder, output, config=settings)
+    assert (summary.num_ok, summary.cascade["num_images"], summary.num_failed) == (6, 6, 0)
+    assert summary.cascade["model"]["kind"] == "vlm"
+    source = find_model(model)
+    generation = GenerationConfig(prompt=prompt, **searched)
+    captioner = load_captioner(source, settings.model, generation)
+    rows = rows_of(output)
+    for row in rows:
+        image = decode(Path(row["uri"]).read_bytes(), source.target, settings.image)
+        (caption,) = captioner.caption(image.pixels[None])
+        assert (row["caption"], row["model"]) == (caption.text, model)
+        assert row["logprob"] == pytest.approx(caption.logprob, abs=1e-4)
+    assert len({row["caption"] for row in rows}) > 1
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for part in sorted((output / "captions").iterdir()):
+        rows += pq.read_table(part).to_pylist()
+    return rows
