@@ -117,8 +117,14 @@ class Committer:
             )
 
     def drain(self) -> None:
-        """Wait for the writes that were begun, after a stop; open parts are given up."""
-        wait(self._writing)
+        """Wait for the writes that were begun, after a stop, and count those that succeed.
+
+        Open parts are given up.
+        """
+        written, self._writing = wait(self._writing).done, set()
+        for future in written:
+            if future.exception() is None:
+                self._on_commit(future.result())
 
     def _add_to_part(self, number: int, rows: pa.Table) -> pa.Table:
         if number not in self._open:

@@ -126,6 +126,15 @@ def test_a_part_that_is_not_whole_is_not_written_and_the_end_says_so(tmp_path: P
     assert list(list_parts(store, CAPTIONS)) == [1]
 
 
+def test_what_is_still_being_written_at_a_stop_counts_as_committed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    plan = planned(store, [3, 2])
+    with committing(store, plan) as (committer, footers):
+        committer.add(pa.concat_tables([answers(0, [0, 1, 2], 3), answers(1, [0], 2)]))
+        committer.drain()
+        assert [footer.num_rows for footer in footers] == [3]
+
+
 def test_a_partial_answer_replaces_its_rows_and_keeps_the_others(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     plan = planned(store, [4])
