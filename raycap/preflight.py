@@ -41,6 +41,7 @@ from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vllm_requests import refuse_vllm
 from raycap.records import encode_json, now, versions
 from raycap.report.page import render
 from raycap.report.preflight_section import preflight_section
@@ -82,7 +83,8 @@ def preflight(  # noqa: PLR0913  as `caption`
         debug: show Ray's and the workers' own output.
 
     Raises:
-        ConfigError: the settings name a cascade, of which both models cannot be measured at once.
+        ConfigError: the settings name a cascade, of which both models cannot be measured at once,
+            or vLLM.
         RunStopped: it was interrupted; then nothing is written.
         RaycapError: as `raycap.caption` raises it.
     """
@@ -92,6 +94,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     store = open_store(str(output), config.storage)
     model = find_model(config.model.name)
     check_arithmetic(model, config.model)
+    refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
     config = config.model_copy(update={"generation": generation})
     check_claim(store, fingerprint(listing.identity, model, config))

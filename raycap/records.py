@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from typing import Any
 
@@ -121,7 +121,10 @@ def _check_empty(store: Store, lock: str) -> None:
 def versions() -> dict[str, str]:
     """Name the versions that a run's captions may depend on."""
     names = ("raycap", "ray", "torch", "transformers", "pillow", "pyarrow")
-    return {name: version(name) for name in names}
+    told = {name: version(name) for name in names}
+    with suppress(PackageNotFoundError):
+        told["vllm"] = version("vllm")
+    return told
 
 
 def now() -> str:

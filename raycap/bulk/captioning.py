@@ -170,7 +170,7 @@ def _caption_batch(
                     sizes.append(size)
             elif len(batch) == 1:
                 raise ModelError(
-                    f"memory does not suffice for one image ({_one_line(error)}); use a smaller "
+                    f"memory does not suffice for one image ({one_line(error)}); use a smaller "
                     "model, a lower model.precision or fewer generation.num_beams"
                 ) from error
             else:
@@ -198,7 +198,7 @@ def _bisect(
     """Find which images of a failed batch break the model."""
     if len(batch) == 1:
         _check_alive(captioner, batch, error)
-        return [ImageError(ErrorCode.MODEL_REJECTED, _one_line(error))]
+        return [ImageError(ErrorCode.MODEL_REJECTED, one_line(error))]
     outcomes: list[Outcome] = []
     for half in np.array_split(batch, 2):
         try:
@@ -217,7 +217,7 @@ def _check_alive(
     try:
         _captions(captioner, np.full_like(image, 128))
     except Exception as inner:  # noqa: BLE001  whatever a model raises
-        raise ModelError(f"the model fails on every image: {_one_line(inner)}") from error
+        raise ModelError(f"the model fails on every image: {one_line(inner)}") from error
 
 
 def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"], list[int]]:
@@ -241,12 +241,13 @@ def _answer(batch: pa.Table, rows: list[int], outcomes: list[Outcome], model: st
         answered[index] |= (
             failure(outcome)
             if isinstance(outcome, ImageError)
-            else {**_caption_columns(outcome), schema.MODEL: model}
+            else {**caption_columns(outcome), schema.MODEL: model}
         )
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)
 
 
-def _caption_columns(caption: Caption) -> dict[str, Any]:
+def caption_columns(caption: Caption) -> dict[str, Any]:
+    """Fill the columns of a captioned row."""
     return {
         schema.CAPTION: caption.text,
         schema.NUM_WORDS: count_words(caption.text),
@@ -258,7 +259,8 @@ def _caption_columns(caption: Caption) -> dict[str, Any]:
     }
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Say what a model raised, in a line for a row."""
     if isinstance(error, ProcessDied):
         return f"the model did not survive it: {error}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -18,6 +18,7 @@ from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vllm_requests import check_backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
 
     Raises:
         ConfigError: it is the first model again.
-        ModelError: it cannot be found, or does not have the arithmetic asked for.
+        ModelError: it cannot be found, or does not have the arithmetic or backend asked for.
     """
     cascade = config.cascade
     if cascade.model is None or cascade.below is None:
@@ -102,9 +103,15 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     found = find_model(cascade.model)
     if found.name == first.name:
         raise ConfigError(f"cascade.model: {found.name} is model.name too: name a larger model")
-    model = ModelConfig(name=cascade.model, precision=cascade.precision)
+    model = ModelConfig(
+        name=cascade.model,
+        precision=cascade.precision,
+        backend=cascade.backend,
+        vllm_args=cascade.vllm_args,
+    )
     check_arithmetic(found, model)
     prompted = config.generation.model_copy(update={"prompt": cascade.prompt})
     generation = settled_generation(prompted, found)
+    check_backend(found, model, generation)
     resolved = config.model_copy(update={"model": model, "generation": generation})
     return Cascade(model=found, below=cascade.below, config=resolved)

@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from raycap.bulk.captioning import CaptionActor
 from raycap.bulk.loading import RunSpec, load_parts
+from raycap.bulk.vllm import answered_by_vllm
 from raycap.config import ActorRange
 from raycap.failures import explain
 from raycap.streaming import blocks_of, stream_context
@@ -81,27 +82,25 @@ def _stages(
     with warnings.catch_warnings():
         # See _without_limit.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        return (
-            ray.data.from_arrow(blocks_of(work))
-            .map_batches(
-                load,
-                batch_size=None,
-                batch_format="pyarrow",
-                fn_kwargs={"spec": spec},
-                **load_arguments,
-            )
-            .map_batches(
-                stages.captioner,
-                batch_size=spec.block_rows,  # the captioner cuts it up
-                batch_format="pyarrow",
-                fn_constructor_kwargs={"spec": spec},
-                compute=ActorPoolStrategy(
-                    min_size=resources.actors.min, max_size=resources.actors.max
-                ),
-                num_gpus=resources.gpus_per_actor or None,
-                num_cpus=resources.cpus_per_actor,
-                **caption_arguments,
-            )
+        loaded = ray.data.from_arrow(blocks_of(work)).map_batches(
+            load,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"spec": spec},
+            **load_arguments,
+        )
+        if spec.config.model.backend == "vllm":
+            taken = resources.gpus_per_actor, resources.cpus_per_actor
+            return answered_by_vllm(loaded, spec, resources.actors, *taken)
+        return loaded.map_batches(
+            stages.captioner,
+            batch_size=spec.block_rows,  # the captioner cuts it up
+            batch_format="pyarrow",
+            fn_constructor_kwargs={"spec": spec},
+            compute=ActorPoolStrategy(min_size=resources.actors.min, max_size=resources.actors.max),
+            num_gpus=resources.gpus_per_actor or None,
+            num_cpus=resources.cpus_per_actor,
+            **caption_arguments,
         )
 
 

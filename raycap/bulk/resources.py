@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 _ON_ACCELERATOR = BatchRange(least=16, most=128)
 _ON_CPU = BatchRange(least=4, most=16)
 _OF_STUB = BatchRange.fixed(64)
+_OF_VLLM = BatchRange.fixed(32)  # it has several of them at work, and mixes them
 
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
@@ -87,6 +88,8 @@ def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> Batch
         return BatchRange.fixed(config.engine.batch_size)
     if kind == "stub":
         return _OF_STUB
+    if config.model.backend == "vllm":
+        return _OF_VLLM
     return _ON_ACCELERATOR if resources.gpus_per_actor else _ON_CPU
 
 

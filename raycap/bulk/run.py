@@ -29,6 +29,7 @@ from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vllm_requests import check_backend
 from raycap.records import now, versions
 from raycap.status import OnProgress
 from raycap.storage.base import Store, WriteLock
@@ -83,6 +84,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     check_arithmetic(found, config.model)
     cascade = find_cascade(config, found)
     generation = settled_generation(config.generation, found)
+    check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
     with store.lock(LOCK) as lock, secret_addresses() as addresses:
         claim_output(store, fingerprint(listing.identity, found, config, cascade), config)

@@ -37,6 +37,7 @@ from raycap.models.base import ModelSource
 from raycap.models.copying import copy_model
 from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vllm_requests import refuse_vllm
 from raycap.records import now, versions
 from raycap.status import OnProgress, Progress
 from raycap.storage.address import scheme_of
@@ -237,6 +238,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
             "folder or demo"
         )
     check_arithmetic(source, config.model)
+    refuse_vllm(config.model, "calibration")
     named = config.model.model_copy(update={"name": model})
     generation = settled_generation(config.generation, source)
     return config.model_copy(update={"model": named, "generation": generation})

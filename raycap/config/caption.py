@@ -1,7 +1,7 @@
 """Settings of `raycap caption`."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -93,11 +93,17 @@ class CascadeConfig(Section):
     """What the second model is given in place of `generation.prompt`."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Of the second model, as `model.precision`."""
+    backend: Literal["torch", "vllm"] = "torch"
+    """Of the second model, as `model.backend`."""
+    vllm_args: dict[str, Any] = Field(default_factory=dict)
+    """Of the second model, as `model.vllm_args`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "CascadeConfig":
         if (self.model is None) != (self.below is None):
             raise ValueError("model and below go together: set both")
+        if self.vllm_args and self.backend != "vllm":
+            raise ValueError("vllm_args needs backend=vllm: set both")
         return self
 
 

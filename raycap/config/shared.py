@@ -8,6 +8,18 @@ from raycap.config.base import Section
 
 DEFAULT_MODEL = "Salesforce/blip-image-captioning-base"
 
+_VLLM_ROOM = {
+    "disable_log_stats",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "pipeline_parallel_size",
+}
+"""Arguments of vLLM that say how much room it has, and not what it writes."""
+
 
 class ModelConfig(Section):
     """Which model captions, and in which arithmetic."""
@@ -20,6 +32,11 @@ class ModelConfig(Section):
     compile: bool = False
     """Compile the model with torch.compile for fixed shapes, with CUDA graphs on CUDA; takes a
     minute at the start. BLIP only. Batches are rounded up to a power of two."""
+    backend: Literal["torch", "vllm"] = "torch"
+    """What runs the model: raycap's captioners, or vLLM. That is for vision-language models, on
+    GPUs, in `raycap caption`, and needs an installation with `raycap[vllm]`."""
+    vllm_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of vLLM's engine, such as `{max_model_len: 4096}`."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
     """Seconds that the `stub` model takes for a batch: for dry runs and engine benchmarks."""
     stub_fault: Literal["raise", "nan", "die", "hang"] | None = None
@@ -30,16 +47,24 @@ class ModelConfig(Section):
     def _consistent(self) -> "ModelConfig":
         if self.compile and self.precision == "int8":
             raise ValueError("compile=true cannot go with precision=int8: choose one of them")
+        if self.vllm_args and self.backend != "vllm":
+            raise ValueError("vllm_args needs backend=vllm: set both")
         return self
 
     def arithmetic(self) -> dict[str, Any]:
         """Say what of it decides the captions of a model, for the fingerprint of a run.
 
-        Compiled arithmetic rounds otherwise, so that near ties can fall the other way. It is named
-        only where it is on: what was begun before there was such a setting goes on.
+        Compiled arithmetic and vLLM's round otherwise, so that near ties can fall the other way.
+        They are named only where they are on: what was begun before there was such a setting goes
+        on.
         """
         told: dict[str, Any] = {"precision": self.precision}
-        return told | {"compile": True} if self.compile else told
+        if self.compile:
+            told["compile"] = True
+        if self.backend != "torch":
+            told["backend"] = self.backend
+            told |= {key: self.vllm_args[key] for key in self.vllm_args.keys() - _VLLM_ROOM}
+        return told
 
 
 class SamplingConfig(Section):

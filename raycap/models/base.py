@@ -1,5 +1,6 @@
 """What every captioner is: pixels in, captions out. Knows no Ray, no storage, no torch."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,3 +112,9 @@ class ModelSource:
             "digest": self.digest,
             "preprocessing": self.target.describe(),
         }
+
+
+def image_seed(pixels: UInt8[np.ndarray, "h w 3"], seed: int) -> int:
+    """Make the seed of an image's draws from its pixels and the seed of the settings."""
+    digest = hashlib.sha256(f"{seed}:".encode() + pixels.tobytes()).digest()
+    return int.from_bytes(digest[:7])

@@ -4,7 +4,6 @@ Token for token those of transformers' `generate`. A captioner brings a `Decodin
 its captions from `caption_with`.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from raycap.config import GenerationConfig
-from raycap.models.base import Caption
+from raycap.models.base import Caption, image_seed
 from raycap.models.beam_search import BeamSearch, EarlyStopping
 from raycap.models.decoding_state import Decoded, DecodingState, Search
 from raycap.models.token_search import TokenSearch
@@ -113,10 +112,9 @@ def _survivors(running: Sequence[bool]) -> list[int]:
 @contextmanager
 def _draws_of(image: UInt8[np.ndarray, "h w 3"], seed: int, device: torch.device) -> Iterator[None]:
     """Let an image's pixels and a seed decide torch's draws, and leave its generator untouched."""
-    digest = hashlib.sha256(f"{seed}:".encode() + image.tobytes()).digest()
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type):
-        torch.manual_seed(int.from_bytes(digest[:7]))
+        torch.manual_seed(image_seed(image, seed))
         yield
 
 

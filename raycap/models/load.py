@@ -29,8 +29,7 @@ def load_captioner(
             f"{source.name}: no captioner of kind {source.kind!r}; there are: "
             f"{', '.join(SUPPORTED_KINDS)}, stub"
         )
-    folder = _folder_here(source)
-    check_safe(folder)  # the digest knows no files that are not the model's own
+    folder = safe_folder_here(source)
     # torch and transformers take seconds to import, and the stub needs neither
     if source.kind in SCRATCH_KINDS:
         from raycap.models.scratch_captioner import load_scratch_captioner  # noqa: PLC0415
@@ -45,8 +44,20 @@ def load_captioner(
     return BlipCaptioner.from_pretrained(folder, model, generation)
 
 
+def safe_folder_here(source: ModelSource) -> Path:
+    """Find the model's folder on this node, and make sure that it is the same model.
+
+    A Hub model is fetched again where this node has no copy.
+
+    Raises:
+        ModelError: the folder is not here, or its files differ from those that were found.
+    """
+    folder = _folder_here(source)
+    check_safe(folder)  # the digest knows no files that are not the model's own
+    return folder
+
+
 def _folder_here(source: ModelSource) -> Path:
-    """Find the model's folder on this node, and make sure that it is the same model."""
     if source.revision is not None:
         # Immediate where the commit is cached, and the commit pins the content.
         return download(source.name, source.revision)

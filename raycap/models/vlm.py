@@ -172,6 +172,22 @@ class VlmCaptioner:
         return " ".join(text.split())
 
 
+def written_prompt(processor: Any, prompt: str) -> str:
+    """Write the prompt as the model reads it, with its mark where the image goes.
+
+    Args:
+        processor: Of the model.
+        prompt: As of `generation.prompt`.
+    """
+    asked = _prompt_for(processor, prompt)
+    if processor.chat_template is None:
+        return asked
+    content = [{"type": "image"}, {"type": "text", "text": asked}]
+    messages = [{"role": "user", "content": content}]
+    written: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    return written
+
+
 def _prompt_for(processor: Any, prompt: str) -> str:
     """Give the prompt, or where it is empty what asks such a model for a caption."""
     if prompt:

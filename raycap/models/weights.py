@@ -66,13 +66,34 @@ def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         ModelError: the files are broken or do not fit together, transformers knows the model only
             by code of the folder's own, or a package that it needs is not installed.
     """
-    load_processor: Any = AutoProcessor.from_pretrained
+    with _explained(folder), quiet():
+        processor = _processor(folder)
+        return _load_complete(AutoModelForImageTextToText, folder, dtype), processor
+
+
+def load_processor(folder: Path) -> Any:
+    """Load the processor of a vision-language model alone.
+
+    Raises:
+        ModelError: as `load_vlm` raises it.
+    """
+    with _explained(folder), quiet():
+        return _processor(folder)
+
+
+def _processor(folder: Path) -> Any:
+    load: Any = AutoProcessor.from_pretrained
+    processor = load(folder, local_files_only=True, trust_remote_code=False)
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError("it has no processor of images and text")
+    return processor
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say in one line what is wrong with the folder of a vision-language model."""
     try:
-        with quiet():
-            processor = load_processor(folder, local_files_only=True, trust_remote_code=False)
-            if not isinstance(processor, ProcessorMixin):
-                raise ValueError("it has no processor of images and text")
-            return _load_complete(AutoModelForImageTextToText, folder, dtype), processor
+        yield
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder}: needs a package that is not installed: {reason}") from error
