@@ -1,8 +1,12 @@
 """What went wrong on the cluster, as an error of raycap: Ray wraps what its workers raise."""
 
+import re
 from collections.abc import Iterator
 
 from raycap.errors import RaycapError, RunStopped
+
+# What Ray Data writes into the error that a stage has raised, of settings that raycap makes.
+_RETRY_ADVICE = re.compile(r"\nFailed to .*? after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 def find_error(error: BaseException) -> RaycapError | None:
@@ -11,6 +15,8 @@ def find_error(error: BaseException) -> RaycapError | None:
     # What Ray raises for a task is an instance of its error's class too, and tells a traceback.
     while isinstance(cause := getattr(found, "cause", None), RaycapError):
         found = cause
+    if found is not None and found.args and isinstance(found.args[0], str):
+        found.args = (_RETRY_ADVICE.sub("", found.args[0]), *found.args[1:])
     return found
 
 

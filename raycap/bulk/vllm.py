@@ -6,9 +6,11 @@ raycap's own captioners an engine does not find the image that ends its process:
 run stops at `engine.stall_timeout_s` with everything else committed.
 """
 
+import logging
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from raycap.models.vllm_requests import (
 )
 
 _ENGINE_STAGE = "vLLMEngineStage"
+_RETRIED: Any = {"max_retries": -1}  # as the load tasks
 _ERROR = "__inference_error__"  # Ray's name: rows that have one pass its stages untouched
 
 
@@ -54,10 +57,25 @@ def answered_by_vllm(
     Raises:
         ModelError: the model's processor cannot be loaded, or it has nothing to read.
     """
-    # torch and transformers take seconds to import, and no other run needs them in the driver
+    requests = _Requests(spec)
+    with nullcontext() if spec.debug else _quiet():
+        processor = _processor(spec, requests, actors, gpus_per_actor, cpus_per_actor)
+    answered: ray.data.Dataset = processor(loaded)
+    to_answered: Any = _to_answered  # Ray's annotations know no Arrow tables
+    return answered.map_batches(to_answered, batch_size=None, batch_format="pyarrow", **_RETRIED)
+
+
+def _processor(
+    spec: RunSpec,
+    requests: "_Requests",
+    actors: ActorRange,
+    gpus_per_actor: float,
+    cpus_per_actor: float,
+) -> Any:
+    """Let Ray put its stages together, with an engine of the run's own."""
+    # torch, transformers and vLLM take seconds to import, and no other run needs them here
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
 
-    requests = _Requests(spec)
     bundle = {"CPU": cpus_per_actor, "GPU": gpus_per_actor}
     if gpus_per_actor > 1:
         bundle = {"CPU": 1.0, "GPU": 1.0}  # of each of an engine's workers
@@ -72,13 +90,12 @@ def answered_by_vllm(
         tokenize_stage=False,
         detokenize_stage=False,
     )
-    retried: Any = {"max_retries": -1}  # as the load tasks
     processor: Any = build_processor(
         config,
         preprocess=requests,
         postprocess=_Answers(spec),
-        preprocess_map_kwargs=retried,
-        postprocess_map_kwargs=retried,
+        preprocess_map_kwargs=_RETRIED,
+        postprocess_map_kwargs=_RETRIED,
     )
     stage = processor.get_stage_by_name(_ENGINE_STAGE)
     # By a copy: setting a field would make it ask for a GPU again.
@@ -92,9 +109,19 @@ def answered_by_vllm(
             },
         }
     )
-    answered: ray.data.Dataset = processor(loaded)
-    to_answered: Any = _to_answered  # Ray's annotations know no Arrow tables
-    return answered.map_batches(to_answered, batch_size=None, batch_format="pyarrow", **retried)
+    return processor
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray and vLLM tell at their start off the terminal; faults are raised anyway."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 class _Requests:

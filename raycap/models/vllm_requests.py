@@ -139,6 +139,7 @@ def sampling_params(folder: Path, generation: GenerationConfig) -> dict[str, Any
         "min_tokens": generation.min_new_tokens,
         "repetition_penalty": generation.repetition_penalty,
         "logprobs": 0,  # of the tokens written alone
+        "include_stop_str_in_output": True,  # an end token that is no special one is text
     }
     if generation.sampling.enabled:
         told |= {

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ray.data._internal.util import _annotate_exception_with_retry_context
 from ray.exceptions import RayTaskError
 
 from raycap.errors import ConfigError, RunStopped
@@ -25,6 +26,20 @@ def test_an_error_of_raycap_is_found_as_it_was_raised() -> None:
     assert find_error(raised_by_a_task(wrapped)) is error
     assert find_error(error) is error
     assert str(explain(wrapped, "try again")) == "train.lr: is too much"
+
+
+def test_what_ray_writes_into_an_error_is_taken_out() -> None:
+    text = "the model fails on every image: ValueError: no\nroom"
+    error: Any = _annotate_exception_with_retry_context(
+        ConfigError(text),
+        description="apply UDF transform",
+        attempts=1,
+        max_attempts=1,
+        total_backoff_s=0.0,
+        exception_str=text,
+    )
+    assert str(error) != text
+    assert str(explain(raised_by_a_task(error), "try again")) == text
 
 
 def test_an_error_of_raycap_is_found_behind_others() -> None:

@@ -1,0 +1,152 @@
+"""Bulk captioning by vLLM, through `ray.data.llm`: needs vLLM, as of `make test-vllm`."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+import raycap
+from raycap.bulk.verify import verify
+from raycap.config import CaptionConfig
+from raycap.demo.scenes import write_scenes
+from raycap.errors import ModelError
+from raycap.images import decode
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.settings import validate_config
+from raycap.status import Progress
+from tests.tiny_vlm import save_vlm
+
+pytest.importorskip("vllm", reason="vLLM needs an environment of its own: make test-vllm")
+pytestmark = [
+    pytest.mark.usefixtures("ray_session"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # vLLM's own, and Ray's of it
+]
+
+ARGS = {
+    "enforce_eager": True,
+    "max_model_len": 200,
+    "max_num_seqs": 8,
+    "gpu_memory_utilization": 0.2,  # of a CPU's memory too
+    "kv_cache_memory_bytes": 2**28,
+}
+GENERATION = {"num_beams": 1, "max_new_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_vlm("qwen2_vl", tmp_path_factory.mktemp("model")))
+
+
+def config_for(model: str, args: dict[str, Any], **engine: float) -> CaptionConfig:
+    vllm = {"name": model, "backend": "vllm", "precision": "fp32", "vllm_args": args}
+    settings = {"model": vllm, "generation": GENERATION, "engine": engine}
+    return validate_config(CaptionConfig, settings)
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for part in sorted((output / "captions").iterdir()):
+        rows += pq.read_table(part).to_pylist()
+    return rows
+
+
+def test_the_captions_are_those_of_the_vlm_captioner_and_a_run_goes_on(
+    model: str, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 9, seed=11)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    settings = config_for(model, ARGS, part_size=4, max_failed_share=0.2)
+    assert raycap.caption(folder, output, config=settings, limit=4).num_captioned == 4
+    summary = raycap.caption(folder, output, config=settings)
+    assert (summary.num_captioned, summary.num_ok, summary.num_failed) == (6, 9, 1)
+    assert verify(output).is_complete
+    source = find_model(model)
+    torch = settings.model.model_copy(update={"backend": "torch", "vllm_args": {}})
+    captioner = load_captioner(source, torch, settings.generation)
+    failed, *rows = sorted(rows_of(output), key=lambda row: row["status"])
+    assert (failed["image_id"], failed["error_code"]) == ("broken.jpg", "unsupported_format")
+    for row in rows:
+        image = decode(Path(row["uri"]).read_bytes(), source.target, settings.image)
+        (caption,) = captioner.caption(image.pixels[None])
+        assert (row["caption"], row["model"]) == (caption.text, model)
+        assert row["logprob"] == pytest.approx(caption.logprob, abs=1e-3)
+    assert len({row["caption"] for row in rows}) > 1
+
+
+def test_as_the_second_model_of_a_cascade_its_draws_are_the_images_own(
+    model: str, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 3, seed=2)
+    for path in sorted(folder.glob("*.jpg")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    second = {"model": model, "below": -0.5, "precision": "fp32"}  # all of the stub's
+    settings = validate_config(
+        CaptionConfig,
+        {
+            "model": {"name": "stub"},
+            "cascade": {**second, "backend": "vllm", "vllm_args": ARGS},
+            "generation": {**GENERATION, "sampling": {"enabled": True, "temperature": 2.0}},
+        },
+    )
+    summary = raycap.caption(folder, output, config=settings)
+    assert (summary.num_ok, summary.cascade["num_images"]) == (6, 6)
+    rows = {row["image_id"]: row for row in rows_of(output)}
+    assert {row["model"] for row in rows.values()} == {model}
+    originals = {name: row for name, row in rows.items() if not name.startswith("copy-")}
+    for name, row in originals.items():
+        assert row["caption"] == rows[f"copy-{name}"]["caption"]
+    assert len({row["caption"] for row in originals.values()}) > 1
+
+
+def test_an_engine_that_is_killed_is_replaced(model: str, tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 96, seed=5)
+    killed: list[int] = []
+
+    def kill(_: Progress) -> None:
+        if not killed:
+            killed.extend(engines())
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    settings = config_for(model, ARGS, part_size=8, batch_size=4)
+    summary = raycap.caption(folder, output, config=settings, on_progress=kill)
+    assert killed
+    assert (summary.num_ok, summary.num_failed) == (96, 0)
+    assert verify(output).is_complete
+
+
+def engines() -> list[int]:
+    """Find the processes in which vLLM computes."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if "EngineCore" in " ".join([process.info["name"], *(process.info["cmdline"] or [])])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({**ARGS, "max_model_len": 10}, "the model fails on every image: "),
+        ({**ARGS, "nonsense": 1}, "vLLM does not start with it .*nonsense"),
+    ],
+    ids=["no room for an image", "unknown argument"],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    args: dict[str, Any], message: str, model: str, tmp_path: Path
+) -> None:
+    write_scenes(tmp_path / "scenes", 3, seed=2)
+    settings = config_for(model, args)
+    with pytest.raises(ModelError, match=message) as raised:
+        raycap.caption(tmp_path / "scenes", tmp_path / "out", config=settings)
+    assert "\n" not in str(raised.value)
+    assert not list((tmp_path / "out" / "captions").glob("*"))
