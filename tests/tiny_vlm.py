@@ -55,7 +55,7 @@ VISION = {
 
 def save_vlm(family: str, folder: Path) -> Path:
     """Save a random model of a family, with its processor."""
-    torch.manual_seed(3)
+    torch.manual_seed(6)
     model, processor = FAMILIES[family]()
     _randomise(model)
     # Several tokens may end a caption, as of Qwen-VL: so some end early.
