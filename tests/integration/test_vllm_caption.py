@@ -56,9 +56,11 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.parametrize("family", ["idefics3", "qwen2_vl"])
 def test_the_captions_are_those_of_the_vlm_captioner_and_a_run_goes_on(
-    model: str, tmp_path: Path
+    family: str, tmp_path: Path
 ) -> None:
+    model = str(save_vlm(family, tmp_path / "model"))
     folder, output = tmp_path / "scenes", tmp_path / "out"
     write_scenes(folder, 9, seed=11)
     (folder / "broken.jpg").write_bytes(b"no image")
