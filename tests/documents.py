@@ -16,6 +16,7 @@ NOT_RUN = {
     "raycap caption photos/ vlm/": "downloads a model",
     "raycap caption photos/ florence/": "downloads a model",
     "raycap caption photos/ both/": "downloads a model",
+    "raycap caption photos/ qwen/": "downloads a model, and needs vLLM",
     "ray job submit": "needs a cluster; test_cli runs the job script",
 }
 """Commands of the README that no test runs, and why."""
