@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import raycap
-from raycap.config import CaptionConfig, GenerationConfig, ModelConfig
+from raycap.calibration.run import calibrate
+from raycap.config import CalibrateConfig, CaptionConfig, GenerationConfig, ModelConfig
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RaycapError
 from raycap.models.base import image_seed
@@ -22,6 +23,7 @@ from raycap.models.vllm_requests import (
     sampling_params,
 )
 from raycap.models.weights import load_processor
+from raycap.preflight import preflight
 from raycap.settings import validate_config
 from tests.tiny_vlm import IMAGE, random_images, save_vlm
 
@@ -142,6 +144,17 @@ def caption_scenes(folder: Path, sections: dict[str, Any]) -> None:
     raycap.caption(
         folder / "scenes", folder / "out", config=validate_config(CaptionConfig, settings)
     )
+
+
+def test_preflight_and_calibration_refuse_it(tmp_path: Path) -> None:
+    model = {"name": str(save_vlm("llava", tmp_path / "model")), "backend": "vllm"}
+    write_scenes(tmp_path / "scenes", 1, seed=1)
+    ahead = validate_config(CaptionConfig, {"model": model})
+    with pytest.raises(ConfigError, match=r"model\.backend=vllm: --preflight"):
+        preflight(tmp_path / "scenes", tmp_path / "out", 1, config=ahead)
+    settings = validate_config(CalibrateConfig, {"model": model})
+    with pytest.raises(ConfigError, match=r"model\.backend=vllm: calibration"):
+        calibrate(model["name"], tmp_path / "dataset", tmp_path / "out", config=settings)
 
 
 def test_arguments_go_with_the_backend() -> None:
