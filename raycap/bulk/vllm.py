@@ -26,7 +26,6 @@ from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.models.load import safe_folder_here
 from raycap.models.vllm_requests import (
     engine_args,
-    grey_pixels,
     prompt_text,
     read_caption,
     request,
@@ -97,6 +96,12 @@ def _processor(
         preprocess_map_kwargs=_RETRIED,
         postprocess_map_kwargs=_RETRIED,
     )
+    _guard(processor, spec, requests)
+    return processor
+
+
+def _guard(processor: Any, spec: RunSpec, requests: "_Requests") -> None:
+    """Put `_Guarded` before Ray's own class of engine actors."""
     stage = processor.get_stage_by_name(_ENGINE_STAGE)
     # By a copy: setting a field would make it ask for a GPU again.
     processor.stages[_ENGINE_STAGE] = stage.model_copy(
@@ -109,7 +114,6 @@ def _processor(
             },
         }
     )
-    return processor
 
 
 @contextmanager
@@ -128,7 +132,7 @@ class _Requests:
     """Turns a LOADED row into what the engine is asked; a failed one passes it untouched."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self.folder: Path = safe_folder_here(spec.model)
+        self.folder = Path(spec.model.folder or "")  # checked when it was found, on this node
         self._target = spec.model.target
         self._generation = spec.config.generation
         self._prompt = prompt_text(self.folder, self._generation.prompt)
@@ -147,7 +151,8 @@ class _Requests:
 
     def grey(self) -> dict[str, Any]:
         """Ask for the caption of a plain grey image."""
-        return request(grey_pixels(self._target), self._prompt, self._params, self._generation)
+        pixels = np.full((self._target.height_px, self._target.width_px, 3), 128, np.uint8)
+        return request(pixels, self._prompt, self._params, self._generation)
 
 
 class _Answers:
@@ -170,7 +175,7 @@ def _to_answered(table: pa.Table) -> pa.Table:
     rows = table.to_pylist()
     for row in rows:
         if row[_ERROR] and row[schema.STATUS] == schema.STATUS_OK:
-            row |= failure(ImageError(ErrorCode.MODEL_REJECTED, row[_ERROR]))
+            row |= failure(ImageError(ErrorCode.MODEL_REJECTED, " ".join(row[_ERROR].split())))
     return pa.Table.from_pylist(
         [{name: row.get(name) for name in schema.ANSWERED.names} for row in rows],
         schema=schema.ANSWERED,
@@ -231,5 +236,6 @@ class _Guarded:
             row = {**self._grey, self._engine.IDX_IN_BATCH_COLUMN: 0}
             async for answer in self._engine.udf([row]):
                 if answer[_ERROR]:
-                    raise ModelError(f"the model fails on every image: {answer[_ERROR]}")
+                    reason = " ".join(answer[_ERROR].split())
+                    raise ModelError(f"the model fails on every image: {reason}")
             self._grey = None

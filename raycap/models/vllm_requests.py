@@ -16,7 +16,6 @@ from PIL import Image
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ConfigError, ModelError
-from raycap.images import Target
 from raycap.models.base import Caption, ModelSource, image_seed
 from raycap.models.folders import GENERATION_FILE, VLM, read_json
 
@@ -46,8 +45,6 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
             f"backend=vllm is for vision-language models; {source.name} is a {source.kind}: leave "
             "it out"
         )
-    if model.precision == "int8":
-        raise ModelError("precision=int8 is for BLIP models only: set precision=auto")
     _check_search(generation)
     for name in model.vllm_args.keys() & _OWN_ARGS.keys():
         remedy = f"set {_OWN_ARGS[name]}" if _OWN_ARGS[name] else "leave it out"
@@ -176,11 +173,6 @@ def request(
         "multimodal_data": {"image": Image.fromarray(pixels)},
         "sampling_params": told,
     }
-
-
-def grey_pixels(target: Target) -> UInt8[np.ndarray, "h w 3"]:
-    """Make an image that every model captions."""
-    return np.full((target.height_px, target.width_px, 3), 128, np.uint8)
 
 
 def read_caption(answer: Mapping[str, Any]) -> Caption:

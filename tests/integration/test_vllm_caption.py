@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 
 import raycap
@@ -20,6 +19,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.settings import validate_config
 from raycap.status import Progress
+from tests.commandline import rows_of
 from tests.tiny_vlm import save_vlm
 
 pytest.importorskip("vllm", reason="vLLM needs an environment of its own: make test-vllm")
@@ -47,13 +47,6 @@ def config_for(model: str, args: dict[str, Any], **engine: float) -> CaptionConf
     vllm = {"name": model, "backend": "vllm", "precision": "fp32", "vllm_args": args}
     settings = {"model": vllm, "generation": GENERATION, "engine": engine}
     return validate_config(CaptionConfig, settings)
-
-
-def rows_of(output: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for part in sorted((output / "captions").iterdir()):
-        rows += pq.read_table(part).to_pylist()
-    return rows
 
 
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_vl"])

@@ -63,7 +63,7 @@ def test_an_image_that_failed_to_load_passes_with_its_own_code(spec: RunSpec) ->
 
 
 def test_an_image_that_the_engine_refused_is_a_failed_row() -> None:
-    row = loaded() | {"__inference_error__": "ValueError: too long", "prompt": "a"}
+    row = loaded() | {"__inference_error__": "ValueError:\n too long", "prompt": "a"}
     (answered,) = _to_answered(pa.Table.from_pylist([row])).to_pylist()
     assert (answered[schema.STATUS], answered[schema.ERROR_CODE]) == ("failed", "model_rejected")
     assert answered[schema.ERROR_MESSAGE] == "ValueError: too long"
