@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tests.commandline import CommandLine
-from tests.documents import docs_blocks, docs_commands
 from tests.e2e.test_readme import run, write_annotated_scenes
+from tests.support.commandline import CommandLine
+from tests.support.documents import docs_blocks, docs_commands
 
 
 @pytest.mark.timeout(300)

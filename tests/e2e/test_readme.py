@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from raycap.demo.scenes import long_captions, short_caption, write_scenes
-from tests.commandline import CommandLine, rows_of, write_images
 from tests.conftest import S3, MakeJpeg
-from tests.documents import NOT_RUN, README, readme_commands
+from tests.support.commandline import CommandLine, rows_of, write_images
+from tests.support.documents import NOT_RUN, README, readme_commands
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -12,21 +12,21 @@ import typer.main
 import yaml
 from pydantic_core import to_jsonable_python
 
-import raycap.calibration.record
 import raycap.datasets.record
 import raycap.evaluation.record
-import raycap.study.record
-import raycap.train.record
-import raycap.tune.record
+import raycap.experiments.calibration.record
+import raycap.experiments.study.record
+import raycap.experiments.tuning.record
+import raycap.training.record
 from docs.reference import ROOTS, pages
 from raycap import schema
-from raycap.cli import COMMANDS, app
 from raycap.config import Section, StudyConfig, TuneConfig, is_section
+from raycap.config.loading import validate_config
+from raycap.console import COMMANDS, app
 from raycap.errors import ErrorCode
-from raycap.settings import validate_config
-from raycap.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
-from raycap.tune.space import read_space
-from tests.documents import (
+from raycap.experiments.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
+from raycap.experiments.tuning.space import read_space
+from tests.support.documents import (
     DOCS,
     NOT_RUN,
     ROOT,
@@ -41,12 +41,12 @@ CONFIG = (DOCS / "reference-config.md").read_text()
 FORMATS = (DOCS / "file-formats.md").read_text()
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 RECORDS = (
-    raycap.calibration.record,
+    raycap.experiments.calibration.record,
     raycap.datasets.record,
     raycap.evaluation.record,
-    raycap.study.record,
-    raycap.train.record,
-    raycap.tune.record,
+    raycap.experiments.study.record,
+    raycap.training.record,
+    raycap.experiments.tuning.record,
 )
 
 
