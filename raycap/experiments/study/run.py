@@ -15,7 +15,7 @@ from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
 from raycap.errors import ConfigError, DatasetError, RunStopped
 from raycap.evaluation.record import Evaluation
-from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -38,7 +38,6 @@ from raycap.experiments.study.record import (
 from raycap.experiments.study.running import Control, Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.study.status import OnStudyProgress, StudyProgress
-from raycap.experiments.study.summary import summarise
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
 from raycap.progress import OnProgress

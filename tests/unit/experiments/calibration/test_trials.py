@@ -6,9 +6,14 @@ import pytest
 
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
 from raycap.experiments.calibration.search import ReferenceLengths, Trial
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.trials import (
+    TRIALS,
+    ScoredReferences,
+    SliceRecord,
+    TrialLog,
+    score_trial,
+)
 from raycap.metrics.tokenizer import tokenize
 
 MARK = {"split": "validation", "model": {"digest": "d1"}}

@@ -8,7 +8,7 @@ import pytest
 
 from raycap.errors import DatasetError
 from raycap.evaluation.record import Comparison
-from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.record import (
     SYSTEMS,
     CalibrationFound,
@@ -20,7 +20,6 @@ from raycap.experiments.study.record import (
     read_study,
     write_study,
 )
-from raycap.experiments.study.summary import summarise
 from raycap.storage.local import LocalStore
 
 
