@@ -15,9 +15,9 @@ from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
-from raycap.training.epochs import BEST, LAST
+from raycap.training.epochs import BEST, LAST, check_tensorboard
 from raycap.training.fitting import Fitting, Outcome
 from raycap.training.overfitting import best_epoch
 from raycap.training.preparing import Job, Models
@@ -31,7 +31,6 @@ from raycap.training.record import (
 )
 from raycap.training.resources import fit_resources
 from raycap.training.status import OnTrainingProgress
-from raycap.training.tensorboard import check_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def _job(
     """Lay out the whole run."""
     groups = read_groups(source, TRAIN, config.train.subset)
     num_sampled = config.validation.num_images
-    plan = Plan(
+    plan = EpochPlan(
         groups=groups,
         seed=config.train.seed,
         num_workers=config.engine.num_workers,

@@ -16,8 +16,7 @@ from raycap.errors import ConfigError, DatasetError, ModelError, RunConflict, Ru
 from raycap.experiments.calibration.images import choose_images
 from raycap.experiments.calibration.record import CALIBRATION, Calibration
 from raycap.experiments.calibration.run import calibrate
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
-from raycap.experiments.calibration.trials import TRIALS
+from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, score_trial
 from raycap.models.base import ModelSource
 from raycap.models.sources import find_model
 from raycap.progress import Progress

@@ -17,7 +17,6 @@ from raycap.errors import ConfigError, RunStopped
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
 from raycap.experiments.calibration.record import LOCK, Calibration, fingerprint, write_calibration
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
 from raycap.experiments.calibration.search import (
     ReferenceLengths,
     Trial,
@@ -26,7 +25,13 @@ from raycap.experiments.calibration.search import (
     choose,
     next_wave,
 )
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.trials import (
+    TRIALS,
+    ScoredReferences,
+    SliceRecord,
+    TrialLog,
+    score_trial,
+)
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.copying import copy_model
