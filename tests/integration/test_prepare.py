@@ -111,7 +111,7 @@ def test_the_same_call_has_nothing_to_do_and_another_is_refused(tmp_path: Path) 
     assert not seen
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
     assert {path for path in after if after[path] != before[path]} <= {tmp_path / "out/lock.json"}
-    with pytest.raises(RunConflict, match=r"is another dataset") as caught:
+    with pytest.raises(RunConflict, match="another dataset") as caught:
         prepare(tmp_path / "photos", tmp_path / "out", config=config(subset=0.5))
     assert "- subset = 1.0\n  + subset = 0.5" in str(caught.value)
 

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, RunConflict
 from raycap.experiments.calibration.search import ReferenceLengths, Trial
-from raycap.runs.records import difference
 
 TRIALS = "trials.jsonl"
 
@@ -40,31 +39,30 @@ _TRIAL_FORM = TypeAdapter(Trial)
 class TrialLog:
     """The trials of a folder: those that stand there, and those that are added."""
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
-        """Read what stands there.
+    def __init__(self, folder: Path) -> None:
+        """Read the trials that the folder holds.
 
         Raises:
-            RunConflict: that was another calibration; the message shows the difference.
-            DatasetError: it is damaged.
+            DatasetError: they are damaged.
         """
         self._path = folder / TRIALS
+        self.fingerprint: dict[str, Any] | None = None
         self.slice: SliceRecord | None = None
         self.trials: list[Trial] = []
         lines = self._read()
         if not lines:
-            self._append({_FINGERPRINT: fingerprint})
             return
-        theirs = lines[0].get(_FINGERPRINT, {})
-        if theirs != fingerprint:
-            raise RunConflict(
-                f"{folder}: holds another calibration; give another output, or the settings of "
-                f"that one (- that one, + this one):\n{difference(theirs, fingerprint)}"
-            )
+        self.fingerprint = lines[0].get(_FINGERPRINT, {})
         try:
             for line in lines[1:]:
                 self._take(line)
         except ValidationError as error:
             raise self._damaged(error.errors()[0]["msg"]) from error
+
+    def claim(self, fingerprint: dict[str, Any]) -> None:
+        """Write the fingerprint, the first line of an empty log."""
+        self.fingerprint = fingerprint
+        self._append({_FINGERPRINT: fingerprint})
 
     def start(self, images: SliceRecord) -> None:
         """Tell which images settings are tried on.
