@@ -5,27 +5,14 @@ run, and no image is captioned twice.
 """
 
 import logging
-from dataclasses import dataclass
 
+from raycap.models.base import BatchRange
 from raycap.models.device import peak_memory_bytes, spare_memory_bytes
 
 logger = logging.getLogger(__name__)
 
 _LEAST_GAIN = 1.05  # what doubling must bring, for the next doubling to be tried
 _WARM_UP_ROUNDS = 1  # of each size: memory is asked for, and kernels are chosen, at first use
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRange:
-    """Batch sizes to choose from: doublings of the least; one size where both are the same."""
-
-    least: int
-    most: int
-
-    @classmethod
-    def fixed(cls, size: int) -> "BatchRange":
-        """Allow one size only."""
-        return cls(least=size, most=size)
 
 
 class BatchSize:

@@ -14,12 +14,12 @@ from jaxtyping import UInt8
 from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.attempts import is_replacement
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.isolated import IsolatedCaptioner, WatchedCaptioner, hang_limit_s
 from raycap.captioning.loading import RunSpec, failure
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.isolation import HangWatch, ProcessDied
-from raycap.models.base import Caption
+from raycap.models.base import BatchRange, Caption
 from raycap.models.device import is_out_of_memory, use_threads
 from raycap.models.load import load_captioner
 from raycap.text import count_words

@@ -18,7 +18,6 @@ import ray
 
 from raycap import schema
 from raycap.captioning.attempts import is_second_attempt
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.cascade import awaits
 from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
 from raycap.captioning.source import File, with_held_files
@@ -26,7 +25,7 @@ from raycap.config import CaptionConfig, ImageConfig, StorageConfig
 from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
 from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
-from raycap.models.base import ModelSource
+from raycap.models.base import BatchRange, ModelSource
 from raycap.storage.address import redact
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map

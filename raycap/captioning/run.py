@@ -40,8 +40,8 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, RunStopped
 from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.kinds import find_kind
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress
 from raycap.runs.records import now, versions
@@ -101,9 +101,8 @@ class CaptionPass:
         self._cascade = cascade
         is_second = cascade is not None and cascade.is_second
         with ray_cluster(debug=debug) as is_fixed:
-            resources = fit_resources(
-                self._config.engine, uses_gpus=self._model.kind != "stub", is_fixed=is_fixed
-            )
+            uses_gpus = find_kind(self._model.kind).uses_gpus
+            resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
             spec = RunSpec(
                 output=self._store.uri,
                 dataset=listing.source if listing.is_dataset else None,

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from raycap.errors import DatasetError, RunStopped
+from raycap.models.kinds import find_trainable_kind
 from raycap.runs.records import encode_json
 from raycap.training.checkpoints import write_checkpoint
 from raycap.training.context import Run
@@ -64,10 +65,6 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
     )
 
 
-_DEFAULT_LR = {"blip": 1e-5}
-_DEFAULT_LR_FROM_SCRATCH = 5e-4
-
-
 class End(StrEnum):
     """Why the loop ended."""
 
@@ -91,7 +88,7 @@ class Loop:
         self._mark: float | None = None  # when the last step ended, if the next came right after
         self._written = time.monotonic()
         config = run.config
-        self._peak = config.train.lr or _DEFAULT_LR.get(config.kind, _DEFAULT_LR_FROM_SCRATCH)
+        self._peak = config.train.lr or find_trainable_kind(config.kind).default_lr
 
     def train(self) -> End:
         """Train to the end.

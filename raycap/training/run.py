@@ -9,7 +9,7 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
-from raycap.models.training import build_trainable, load_trainable
+from raycap.models.trainable import build_trainable, load_trainable
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store

@@ -9,10 +9,10 @@ import pytest
 import ray
 
 from raycap.captioning.attempts import is_replacement, is_second_attempt
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.loading import RunSpec, image_decoder
 from raycap.config import CaptionConfig
+from raycap.models.base import BatchRange
 from raycap.models.sources import find_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -12,7 +12,6 @@ from PIL import Image
 
 import raycap
 from raycap import schema
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.stream import Resources, _stages
 from raycap.captioning.verify import verify
@@ -21,6 +20,7 @@ from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict
 from raycap.images.decoding import decode
+from raycap.models.base import BatchRange
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress

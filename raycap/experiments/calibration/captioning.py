@@ -10,7 +10,7 @@ import ray
 from jaxtyping import UInt8
 from ray.exceptions import RayError
 
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import caption_all
 from raycap.captioning.isolated import WatchedCaptioner, hang_limit_s
 from raycap.captioning.resources import fit_resources, threads_per_actor
@@ -19,7 +19,7 @@ from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.experiments.calibration.record import REMEDY
 from raycap.images.isolation import HangWatch
-from raycap.models.base import AdjustableCaptioner, Caption, ModelSource
+from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
 from raycap.models.device import use_threads
 from raycap.models.load import load_captioner
 

@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import UInt8
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import CaptionActor, caption_all
 from raycap.captioning.isolated import IsolatedCaptioner
 from raycap.captioning.loading import RunSpec
@@ -21,7 +21,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.decoding import Target
 from raycap.images.isolation import ProcessDied
-from raycap.models.base import Caption
+from raycap.models.base import BatchRange, Caption
 from raycap.models.sources import find_model
 
 
