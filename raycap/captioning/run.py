@@ -22,7 +22,7 @@ from raycap.captioning.forecast import Forecast
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
-from raycap.captioning.plan import Plan, extend_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.record import (
     LOCK,
     SUMMARY,
@@ -58,7 +58,7 @@ class CaptionPass:
         self,
         store: Store,
         lock: WriteLock,
-        plan: Plan,
+        plan: CaptionPlan,
         ledger: Ledger,
         config: CaptionConfig,
         model: ModelSource,
@@ -271,7 +271,7 @@ class _Run:
         self,
         store: Store,
         lock: WriteLock,
-        plan: Plan,
+        plan: CaptionPlan,
         listing: Listing,
         addresses: SecretAddresses,
         on_progress: OnProgress,
@@ -366,7 +366,7 @@ def _stoppable(run: CaptionPass) -> Iterator[None]:
 
 def _plan(
     store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
-) -> Plan:
+) -> CaptionPlan:
     plan = extend_plan(
         store,
         listing.tables,

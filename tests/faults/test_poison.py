@@ -11,9 +11,9 @@ POISON = ("000033-poison.png", "000071-poison.png")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("die", "the model did not survive it: its process was ended by SIGKILL"),
+        ("die", "the model failed on this image: its process was ended by SIGKILL"),
         pytest.param(
-            "hang", "the model did not survive it: took more than 10 s", marks=pytest.mark.slow
+            "hang", "the model failed on this image: took more than 10 s", marks=pytest.mark.slow
         ),
         pytest.param(
             "raise", "ValueError: an image is pure magenta in the middle", marks=pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_model_that_hangs_at_every_image_ends_the_run_with_one_line(
         *("--set", "engine.hang_timeout_s=3"),
     )
     assert code == 1
-    check_one_line(err, "the model does not survive a plain grey image: took more than 3 s")
+    check_one_line(err, "the model fails on a plain grey image: took more than 3 s")
 
 
 @pytest.mark.slow

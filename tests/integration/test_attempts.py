@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from raycap.captioning.attempts import is_replacement, is_second_attempt
-from raycap.captioning.captioner import CaptionActor
-from raycap.captioning.loading import RunSpec, image_decoder
+from raycap.captioning.captioner import CaptionActor, is_replacement
+from raycap.captioning.loading import RunSpec, image_decoder, is_second_attempt
 from raycap.config import CaptionConfig
 from raycap.models.base import BatchRange
 from raycap.models.sources import find_model

@@ -11,8 +11,7 @@ from jaxtyping import UInt8
 from ray.exceptions import RayError
 
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.captioner import caption_all
-from raycap.captioning.isolated import WatchedCaptioner, hang_limit_s
+from raycap.captioning.captioner import WatchedCaptioner, caption_all, hang_limit_s
 from raycap.captioning.resources import fit_resources, threads_per_actor
 from raycap.cluster.failures import explain
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
