@@ -24,8 +24,8 @@ def test_everything_that_a_run_needs_is_looked_at(raycap: CommandLine, s3: S3) -
     found = verdicts(out)
     assert {"software", "cores", "memory", "disk", "accelerators"} <= found.keys()
     assert [found[name] for name in ("Ray", "source", "output", "model")] == ["ok"] * 4
-    assert re.search(r"a local Ray, started for this: 1 node\(s\), [0-9]+ CPUs", out)
-    assert re.search(r"3 images or more; 000000.jpg: [\d,]+ bytes in \d+ ms, 32 x 24 pixels", out)
+    assert re.search(r"a local Ray, started for this check: 1 node\(s\), [0-9]+ CPUs", out)
+    assert re.search(r"at least 3 images; 000000.jpg: [\d,]+ bytes in \d+ ms, 32 x 24 pixels", out)
     assert "Traceback" not in err
     left = s3.client.list_objects_v2(Bucket=s3.bucket)["Contents"]
     assert all(item["Key"].startswith("photos/") for item in left)
@@ -43,7 +43,7 @@ def test_what_is_not_well_is_told_with_what_to_do(raycap: CommandLine, tmp_path:
     assert [found[name] for name in ("Ray", "source", "output", "model")] == ["failed"] * 4
     for message in (
         "set RAY_ADDRESS=local",
-        "files count as images by their suffix",
+        "image suffix",
         "./none: no such folder",
     ):
         assert message in out
