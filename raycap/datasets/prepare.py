@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.cluster.start import ray_cluster
-from raycap.config import PrepareConfig
+from raycap.config import PrepareConfig, choose
 from raycap.datasets.building import NUM_REJECTED, NUM_UNREACHED, BuildSpec, built_steps
 from raycap.datasets.parts import (
     ANSWERED_PARTS,
@@ -224,7 +224,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     source: str | Path,
     output: str | Path,
     *,
-    format: AnnotationFormat | None = None,
+    format: AnnotationFormat | str | None = None,
     images: str | Path | None = None,
     config: PrepareConfig | None = None,
     on_progress: OnProgress | None = None,
@@ -258,7 +258,8 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     """
     config = config or PrepareConfig()
     root = None if images is None else str(images)
-    annotations = open_annotations(str(source), config.storage, format=format, images=root)
+    known = None if format is None else choose(AnnotationFormat, format, "format")
+    annotations = open_annotations(str(source), config.storage, format=known, images=root)
     store = open_store(str(output), config.storage)
     claim = DatasetClaim(dataset_fingerprint(annotations, root, config), config)
     with open_run(store, claim) as run:

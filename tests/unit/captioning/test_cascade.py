@@ -15,7 +15,7 @@ from raycap.captioning.record import Summary
 from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.console.captioning import summary_rows
+from raycap.console.caption import summary_rows
 from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
