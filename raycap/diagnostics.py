@@ -109,14 +109,14 @@ def _accelerators() -> Check:
             name="accelerators",
             verdict=Verdict.FAILED,
             found=f"a GPU driver is installed, but torch ({found.build}) sees no GPU",
-            remedy="install a torch built for a CUDA version of the driver (see `nvidia-smi`), and give "
+            remedy="install a torch built for the CUDA of the driver (see `nvidia-smi`), and give "
             "the container its GPUs (`--gpus all`)",
         )
     return Check(
         name="accelerators",
         verdict=Verdict.POOR,
         found=f"none (torch is built for {found.build})",
-        remedy="BLIP-base takes about 1 s per image on CPU cores; a GPU captions hundreds per second",
+        remedy="BLIP-base takes about 1 s per image on a CPU; a GPU captions hundreds per second",
     )
 
 
