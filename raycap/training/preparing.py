@@ -8,7 +8,7 @@ A picture of what augmentation does, to look at before the hours of training.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -30,17 +30,51 @@ from raycap.training.checkpoints import (
     replacing,
     restore_checkpoint,
 )
-from raycap.training.context import Reporter, Run
 from raycap.training.data.augmentation import picture_grid
 from raycap.training.data.feed import Batch
 from raycap.training.data.gathering import StreamSpec, read_images
-from raycap.training.data.loading import changed, file_of, original
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import rank_limit
+from raycap.training.data.stream import changed, file_of, original
 from raycap.training.learner import Learner
 from raycap.training.state import State
+from raycap.training.status import TrainingProgress
 from raycap.training.workers import Workers
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Where the first worker tells how it gets on."""
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the run is to stop at the next step."""
+
+    def tell(self, progress: TrainingProgress) -> None:
+        """Pass progress on; some of it may be left out."""
+
+    def note(self, message: str) -> None:
+        """Pass on an event."""
+
+    def warn(self, message: str) -> None:
+        """Pass on what a person should act on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A run, as one of its workers sees it."""
+
+    config: TrainConfig
+    plan: EpochPlan
+    store: Store
+    """The output."""
+    workers: Workers
+    learner: Learner
+    reporter: Reporter
+    origin: dict[str, Any]
+    """What a saved model tells of where it comes from."""
+
 
 _LONG_CAPTION = "a " * 1000
 """Longer than any model reads: it is cut to the longest caption that may come."""
@@ -160,7 +194,7 @@ class Job:
     dataset: str
     output: str
     config: TrainConfig
-    plan: Plan
+    plan: EpochPlan
     samples: dict[str, list[GroupRows]]
     models: Models
     origin: dict[str, Any]

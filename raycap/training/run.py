@@ -9,23 +9,22 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
-from raycap.models.training import build_trainable, load_trainable
+from raycap.models.trainable import build_trainable, load_trainable
 from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import RUN, encode_json, now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS, find_checkpoints
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
-from raycap.training.epochs import BEST, LAST
+from raycap.training.epochs import BEST, LAST, check_tensorboard
 from raycap.training.fitting import Fitting, Outcome
 from raycap.training.overfitting import best_epoch
 from raycap.training.preparing import Job, Models
 from raycap.training.record import Training, read_training, write_training
 from raycap.training.resources import fit_resources
 from raycap.training.status import OnTrainingProgress
-from raycap.training.tensorboard import check_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +129,7 @@ def _job(
     """Lay out the whole run."""
     groups = read_groups(source, TRAIN, config.train.subset)
     num_sampled = config.validation.num_images
-    plan = Plan(
+    plan = EpochPlan(
         groups=groups,
         seed=config.train.seed,
         num_workers=config.engine.num_workers,

@@ -15,7 +15,6 @@ from raycap.errors import ConfigError
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
 from raycap.experiments.calibration.record import Calibration, write_calibration
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
 from raycap.experiments.calibration.search import (
     ReferenceLengths,
     Trial,
@@ -24,12 +23,17 @@ from raycap.experiments.calibration.search import (
     choose,
     next_wave,
 )
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.trials import (
+    TRIALS,
+    ScoredReferences,
+    SliceRecord,
+    TrialLog,
+    score_trial,
+)
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
-from raycap.models.copying import copy_model
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.load import copy_model
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
 from raycap.runs.opening import Claim, open_run

@@ -21,11 +21,11 @@ from raycap.experiments.study.planning import (
     train_config,
 )
 from raycap.experiments.study.record import (
+    SYSTEMS,
     CalibrationFound,
     Status,
     SystemRecord,
     TrainingFound,
-    folder_of,
 )
 from raycap.progress import Progress
 from raycap.runs.opening import check_claimed
@@ -62,7 +62,7 @@ def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
     """
     check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
     line = _Line(system.name, spec.control)
-    folder = Path(spec.output) / folder_of(system.name)
+    folder = Path(spec.output) / SYSTEMS.folder_of(system.name)
     model = spec.config.pretrained
     if system.role == CALIBRATED:
         found = _calibrated(folder / "calibration", spec, line)

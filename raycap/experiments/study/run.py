@@ -15,7 +15,7 @@ from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
 from raycap.errors import ConfigError, DatasetError, RunStopped
 from raycap.evaluation.record import Evaluation
-from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -28,18 +28,15 @@ from raycap.experiments.study.record import (
     EVALUATION,
     REPORT,
     SUMMARY,
+    SYSTEMS,
     Status,
     Study,
     SystemRecord,
-    folder_of,
-    read_system,
     write_study,
-    write_system,
 )
 from raycap.experiments.study.running import Control, Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.study.status import OnStudyProgress, StudyProgress
-from raycap.experiments.study.summary import summarise
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
 from raycap.progress import OnProgress
@@ -118,7 +115,11 @@ class _Invocation:
         self._started, self._started_at = time.monotonic(), now()
         self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
         self._words = reference_words(dataset)
-        self._systems = {system.name: self._known(system) for system in plan_systems(config)}
+        planned = {system.name: system for system in plan_systems(config)}
+        ended = SYSTEMS.read_ended(run.store, planned, retry_failed=config.study.retry_failed)
+        self._systems = planned | {
+            name: replace(system, is_main=planned[name].is_main) for name, system in ended.items()
+        }
         for system in self._systems.values():
             if system.role not in (PRETRAINED, CALIBRATED):
                 train_config(system, config)  # refuses a wrong setting before hours of work
@@ -169,9 +170,9 @@ class _Invocation:
         paths = ["", EVALUATION] if any(it.is_main and it.scores for it in found.systems) else [""]
         for system in found.systems:
             if system.is_main and system.training:
-                paths.append(f"{folder_of(system.name)}training")
+                paths.append(f"{SYSTEMS.folder_of(system.name)}training")
             if system.is_main and system.calibration:
-                paths.append(f"{folder_of(system.name)}calibration")
+                paths.append(f"{SYSTEMS.folder_of(system.name)}calibration")
         return [self._store.address(path) for path in paths]
 
     def _spec(self, engine: TrainEngineConfig, *, debug: bool) -> StudySpec:
@@ -188,7 +189,7 @@ class _Invocation:
     def _take(self, system: SystemRecord) -> None:
         """Take a system that is over."""
         self._systems[system.name] = system
-        write_system(self._store, system)
+        SYSTEMS.write(self._store, system)
         found = self._found()
         write_study(self._store, found)
         if system.status is Status.FAILED:
@@ -204,13 +205,6 @@ class _Invocation:
         ]
         study = replace(self._found(), systems=systems)
         self._on_progress(StudyProgress(study=study, stages=stages))
-
-    def _known(self, system: SystemRecord) -> SystemRecord:
-        """Take a system as it was made before."""
-        known = read_system(self._store, system.name)
-        if known is None or (known.status is Status.FAILED and self._config.study.retry_failed):
-            return system
-        return replace(known, is_main=system.is_main)
 
     def _found(self, evaluation: Evaluation | None = None, end: str = "") -> Study:
         systems = list(self._systems.values())

@@ -22,14 +22,11 @@ from raycap.experiments.tuning.control import Control
 from raycap.experiments.tuning.record import (
     BEST,
     MODEL,
-    find_leftovers,
-    folder_of,
+    TRIALS,
     measure_trial,
     name_of,
     read_search,
-    read_trials,
     write_search,
-    write_trial,
 )
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.experiments.tuning.search import Search, Status, Trial, pick_best
@@ -44,7 +41,7 @@ from raycap.experiments.tuning.space import (
 )
 from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
 from raycap.experiments.tuning.trial import TrialSpec
-from raycap.experiments.tuning.trials import Plan, Searching
+from raycap.experiments.tuning.trials import Searching, SearchPlan
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import LOCK, now, versions
 from raycap.storage.base import Store
@@ -76,7 +73,7 @@ def keep_best(
     stands = before is not None and bool(before.end) and before.best == best.name
     if stands and before is not None and best in before.trials and list_keys(store, MODEL):
         return
-    trained = f"{folder_of(best.name)}{TRAINED}"
+    trained = f"{TRIALS.folder_of(best.name)}{TRAINED}"
     with local_copy(store, trained) as model, replacing(store, MODEL) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
 
@@ -173,7 +170,7 @@ class _Invocation:
         self._before = read_search(store)
         self._known, self._trials = self._begun()
         # Over, with files that are to be deleted.
-        self._unsettled = find_leftovers(store) & self._known.keys()
+        self._unsettled = TRIALS.find_leftovers(store, (CHECKPOINTS, LAST)) & self._known.keys()
         self._with_model = set(self._known)
 
     def search(self, models: Models, *, debug: bool) -> str:
@@ -202,7 +199,7 @@ class _Invocation:
                 control=start_here(Control),
                 debug=debug,
             )
-            plan = Plan(
+            plan = SearchPlan(
                 space=self._space,
                 search=self._config.tune,
                 points=self._points or [trial.params for trial in self._trials.values()],
@@ -252,7 +249,7 @@ class _Invocation:
             return
         trial = self._trials[name] = self._measure(params, status, reason)
         if status is not Status.RUNNING:
-            write_trial(self._store, trial)
+            TRIALS.write(self._store, trial)
             self._unsettled.add(name)
             self._with_model.add(name)
             self._sweep()
@@ -273,17 +270,17 @@ class _Invocation:
         best = pick_best(over, self._metric)
         if self._config.tune.keep_models == "best":
             for name in self._with_model - self._unsettled - {best.name if best else ""}:
-                self._store.delete_all(f"{folder_of(name)}{TRAINED}")
+                self._store.delete_all(f"{TRIALS.folder_of(name)}{TRAINED}")
                 self._with_model.discard(name)
 
     def _settle(self, trial: Trial) -> None:
         """Take a trial as it ended: it may have come further than when it was to stop."""
-        folder = folder_of(trial.name)
+        folder = TRIALS.folder_of(trial.name)
         store = open_store(self._store.address(folder.rstrip("/")), self._config.storage)
         with store.lock(LOCK):
             found = self._measure(trial.params, trial.status, trial.reason)
             self._trials[trial.name] = found
-            write_trial(self._store, found)
+            TRIALS.write(self._store, found)
             store.delete_all(CHECKPOINTS)
             store.delete_all(LAST)
 
@@ -296,11 +293,7 @@ class _Invocation:
         Those that failed count as neither where they are to be run again.
         """
         retries = self._config.tune.retry_failed
-        over = {
-            trial.name: trial
-            for trial in read_trials(self._store)
-            if not (retries and trial.status is Status.FAILED)
-        }
+        over = TRIALS.read_ended(self._store, retry_failed=retries)
         begun: dict[str, Trial] = {}
         for trial in self._before.trials if self._before is not None else []:
             if trial.name in over:

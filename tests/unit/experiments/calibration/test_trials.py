@@ -6,9 +6,14 @@ import pytest
 
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
 from raycap.experiments.calibration.search import ReferenceLengths, Trial
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.trials import (
+    TRIALS,
+    ScoredReferences,
+    SliceRecord,
+    TrialLog,
+    score_trial,
+)
 from raycap.metrics.tokenizer import tokenize
 
 FINGERPRINT = {"split": "validation", "model": {"digest": "d1"}}
@@ -77,7 +82,7 @@ def test_trials_on_other_images_are_not_mixed(tmp_path: Path) -> None:
     other = SliceRecord(
         num_images=2, num_unreadable=2, digest="cd", num_references=4, lengths=IMAGES.lengths
     )
-    with pytest.raises(RunConflict, match="on 3 images of the split, of which 2 can be read now"):
+    with pytest.raises(RunConflict, match=r"3 images .* 2 can be read"):
         TrialLog(tmp_path).start(other)
 
 
@@ -86,7 +91,7 @@ def test_a_damaged_log_is_one_clear_line(line: str, tmp_path: Path) -> None:
     filled(tmp_path)
     with (tmp_path / TRIALS).open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(DatasetError, match=r"trials.jsonl: is damaged .*; delete it") as caught:
+    with pytest.raises(DatasetError, match=r"trials\.jsonl: is damaged") as caught:
         TrialLog(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -12,13 +12,11 @@ from raycap.config import StorageConfig, TuneConfig
 from raycap.config.loading import load_config
 from raycap.errors import DatasetError
 from raycap.experiments.tuning.record import (
-    find_leftovers,
+    TRIALS,
     measure_trial,
     name_of,
     read_search,
-    read_trials,
     write_search,
-    write_trial,
 )
 from raycap.experiments.tuning.run import search_fingerprint
 from raycap.experiments.tuning.search import Status, Trial, by_value, pick_best
@@ -120,15 +118,15 @@ def test_a_trial_is_measured_by_its_history(store: Store) -> None:
 
 
 def test_trials_and_searches_come_back_as_they_were(store: Store) -> None:
-    assert read_trials(store) == []
+    assert TRIALS.read_ended(store) == {}
     assert read_search(store) is None
     trials = [
         trial("t-1", 0.5, 1 / 3),
         trial("t-2", status=Status.FAILED, reason="a [b] c", params={"train.lr": None}),
     ]
     for item in trials:
-        write_trial(store, item)
-    assert read_trials(store) == trials
+        TRIALS.write(store, item)
+    assert list(TRIALS.read_ended(store).values()) == trials
     search = search_of(trials, best="t-1", end="budget", wall_s=1.5)
     write_search(store, search)
     assert read_search(store) == search
@@ -137,16 +135,10 @@ def test_trials_and_searches_come_back_as_they_were(store: Store) -> None:
 
 
 def test_values_that_are_no_numbers_come_back_too(store: Store) -> None:
-    write_trial(store, trial("t-1", math.nan, value=math.nan))
-    (found,) = read_trials(store)
+    TRIALS.write(store, trial("t-1", math.nan, value=math.nan))
+    found = TRIALS.read_ended(store)["t-1"]
     assert found.value is not None
     assert math.isnan(found.value)
-
-
-def test_what_trials_that_are_over_leave_behind_is_found(store: Store) -> None:
-    for key in ("t-1/model/a", "t-2/last/a", "t-3/checkpoints/step-1/a", "t-4/trial.json"):
-        store.write(f"trials/{key}", b"{}")
-    assert find_leftovers(store) == {"t-2", "t-3"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +152,7 @@ def test_what_trials_that_are_over_leave_behind_is_found(store: Store) -> None:
 def test_a_damaged_trial_is_named(store: Store, content: str, told: str) -> None:
     store.write("trials/t-1/trial.json", content.encode())
     with pytest.raises(DatasetError, match=told):
-        read_trials(store)
+        TRIALS.read_ended(store)
 
 
 def test_a_damaged_search_is_named(store: Store) -> None:
