@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycap.captioning.record import Summary
     from raycap.captioning.run import caption, forecast
     from raycap.config import CaptionConfig
     from raycap.errors import RaycapError
+    from raycap.results.captioning import Summary
 
 _WHERE = {
     "CaptionConfig": "raycap.config",
     "RaycapError": "raycap.errors",
-    "Summary": "raycap.captioning.record",
+    "Summary": "raycap.results.captioning",
     "caption": "raycap.captioning.run",
     "forecast": "raycap.captioning.run",
 }

@@ -18,20 +18,11 @@ from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
-from raycap.captioning.forecast import Forecast
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import Plan, extend_plan
-from raycap.captioning.record import (
-    LOCK,
-    SUMMARY,
-    Summary,
-    claim_output,
-    fingerprint,
-    is_complete,
-    write_summary,
-)
+from raycap.captioning.record import LOCK, claim_output, fingerprint
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
@@ -44,6 +35,7 @@ from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress
+from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store

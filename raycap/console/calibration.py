@@ -14,8 +14,7 @@ from raycap.config.loading import load_config
 from raycap.console.columns import print_rows
 from raycap.console.errors import stderr, told_errors
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
-from raycap.experiments.calibration.record import Calibration
-from raycap.experiments.calibration.search import Trial, frontier
+from raycap.results.calibration import Calibration, Trial, frontier
 
 
 def calibrate(

@@ -12,11 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from raycap.captioning.export import ExportCounts
-from raycap.captioning.forecast import Estimate, Forecast, Preflight, Stage
-from raycap.captioning.record import Summary
-from raycap.captioning.status import OutputStatus
-from raycap.captioning.verify import Verification
 from raycap.config import CaptionConfig
 from raycap.config.loading import load_config
 from raycap.console.errors import stderr, told_errors
@@ -40,6 +35,8 @@ from raycap.reporting.numbers import (
     plural,
 )
 from raycap.reporting.preflight import WORKERS, warnings
+from raycap.results.captioning import ExportCounts, Forecast, OutputStatus, Summary, Verification
+from raycap.results.preflight import Estimate, Preflight, Stage
 
 
 def caption(

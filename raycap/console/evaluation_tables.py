@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from raycap.console.columns import print_rows
-from raycap.datasets.record import DatasetRecord
-from raycap.evaluation.record import Comparison, Evaluation, LengthGap, Metric, System
 from raycap.evaluation.sums import LENGTH
 from raycap.reporting.report import ReportSummary
+from raycap.results.dataset import DatasetRecord
+from raycap.results.evaluation import Comparison, Evaluation, LengthGap, Metric, System
 
 _SHOWN_COMPARISONS = ("cider_d", "bleu_4", "length")
 _NAME_WIDTH = 20

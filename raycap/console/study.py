@@ -21,9 +21,16 @@ from raycap.console.columns import print_rows
 from raycap.console.errors import stderr, told_errors
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
-from raycap.experiments.study.record import REPORT, SUMMARY, Status, Study, SystemRecord
-from raycap.experiments.study.status import OnStudyProgress, StudyProgress
 from raycap.reporting.numbers import duration
+from raycap.results.status import Status
+from raycap.results.study import (
+    REPORT,
+    SUMMARY,
+    OnStudyProgress,
+    Study,
+    StudyProgress,
+    SystemRecord,
+)
 from raycap.schema import BLEU, CIDER_D
 from raycap.text import brief
 

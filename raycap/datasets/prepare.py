@@ -36,18 +36,6 @@ from raycap.datasets.parts import (
 from raycap.datasets.planning import PLANNED_REJECTIONS, Plan, read_plan, rejected_row, write_plan
 from raycap.datasets.readers import AnnotationFormat, Annotations, open_annotations
 from raycap.datasets.readers.image_folders import folder_address
-from raycap.datasets.record import (
-    DATASET,
-    INDEX,
-    LOCK,
-    REJECTED,
-    WORK,
-    DatasetRecord,
-    Duplicates,
-    SplitSummary,
-    read_record,
-    write_record,
-)
 from raycap.datasets.splits import split_order
 from raycap.datasets.survey import (
     count_lengths,
@@ -67,6 +55,18 @@ from raycap.datasets.survey import (
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.progress import OnProgress, Progress
+from raycap.results.dataset import (
+    DATASET,
+    INDEX,
+    LOCK,
+    REJECTED,
+    WORK,
+    DatasetRecord,
+    Duplicates,
+    SplitSummary,
+    read_record,
+    write_record,
+)
 from raycap.runs.records import difference, now, versions
 from raycap.scratch import scratch_database
 from raycap.storage.base import KEY, Store, WriteLock

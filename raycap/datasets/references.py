@@ -13,9 +13,9 @@ from raycap.config import PrepareEngineConfig, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.grouping import AnnotatedImage, read_groups
 from raycap.datasets.readers import AnnotationFormat, open_annotations
-from raycap.datasets.record import is_dataset
 from raycap.datasets.splits import known_split
 from raycap.errors import DatasetError
+from raycap.results.dataset import is_dataset
 from raycap.storage.address import scheme_of
 from raycap.storage.stores import open_store
 

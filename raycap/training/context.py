@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from raycap.config import TrainConfig
+from raycap.results.training import TrainingProgress
 from raycap.storage.base import Store
 from raycap.training.data.plan import Plan
 from raycap.training.learner import Learner
-from raycap.training.status import TrainingProgress
 from raycap.training.workers import Workers
 
 

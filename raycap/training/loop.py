@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from raycap.errors import DatasetError, RunStopped
+from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
 from raycap.training.checkpoints import write_checkpoint
 from raycap.training.context import Run
@@ -19,10 +20,7 @@ from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.epochs import LAST, end_epoch, is_over, keep_epoch, save_model
 from raycap.training.learner import NonFinite, count_tokens, learning_rate
-from raycap.training.state import EpochRecord, State
-from raycap.training.status import TrainingProgress
-
-NON_FINITE = "nonfinite.json"
+from raycap.training.state import State
 
 
 def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:

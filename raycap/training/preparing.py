@@ -19,6 +19,7 @@ from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
+from raycap.results.training import PREVIEW
 from raycap.runs.records import check_claimed, encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
@@ -118,7 +119,6 @@ def _release(device: torch.device) -> None:
         torch.accelerator.memory.empty_cache()
 
 
-PREVIEW = "augmentation.jpg"
 _NUM_IMAGES = 6
 _NUM_EPOCHS = 5
 

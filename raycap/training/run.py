@@ -10,6 +10,13 @@ from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
 from raycap.models.training import build_trainable, load_trainable
+from raycap.results.training import (
+    OnTrainingProgress,
+    Training,
+    best_epoch,
+    read_training,
+    write_training,
+)
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
@@ -19,18 +26,9 @@ from raycap.training.data.plan import Plan, sample_rows
 from raycap.training.data.source import read_groups
 from raycap.training.epochs import BEST, LAST
 from raycap.training.fitting import Fitting, Outcome
-from raycap.training.overfitting import best_epoch
 from raycap.training.preparing import Job, Models
-from raycap.training.record import (
-    LOCK,
-    Training,
-    claim_output,
-    fingerprint,
-    read_training,
-    write_training,
-)
+from raycap.training.record import LOCK, claim_output, fingerprint
 from raycap.training.resources import fit_resources
-from raycap.training.status import OnTrainingProgress
 from raycap.training.tensorboard import check_tensorboard
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raycap.errors import ConfigError
+from raycap.results.training import EpochRecord
 from raycap.storage.base import Store
-from raycap.training.state import EpochRecord
 
 EVENTS = "tensorboard/"
 

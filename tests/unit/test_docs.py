@@ -12,12 +12,13 @@ import typer.main
 import yaml
 from pydantic_core import to_jsonable_python
 
-import raycap.datasets.record
-import raycap.evaluation.record
-import raycap.experiments.calibration.record
-import raycap.experiments.study.record
-import raycap.experiments.tuning.record
-import raycap.training.record
+import raycap.results.calibration
+import raycap.results.captioning
+import raycap.results.dataset
+import raycap.results.evaluation
+import raycap.results.search
+import raycap.results.study
+import raycap.results.training
 from docs.reference import ROOTS, pages
 from raycap import schema
 from raycap.config import Section, StudyConfig, TuneConfig, is_section
@@ -41,12 +42,13 @@ CONFIG = (DOCS / "reference-config.md").read_text()
 FORMATS = (DOCS / "file-formats.md").read_text()
 NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
 RECORDS = (
-    raycap.experiments.calibration.record,
-    raycap.datasets.record,
-    raycap.evaluation.record,
-    raycap.experiments.study.record,
-    raycap.training.record,
-    raycap.experiments.tuning.record,
+    raycap.results.calibration,
+    raycap.results.captioning,
+    raycap.results.dataset,
+    raycap.results.evaluation,
+    raycap.results.search,
+    raycap.results.study,
+    raycap.results.training,
 )
 
 
@@ -192,7 +194,7 @@ def test_every_error_code_is_described_with_its_class() -> None:
         assert table[f"`{code}`"][0] == ("transient" if code.is_transient else "permanent")
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__.split(".")[1])
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__.split(".")[-1])
 def test_every_file_of_an_output_is_described(record: object) -> None:
     listed = re.findall(r"^ *(\S+(?:, \.\.\.)?) {2,}\S", record.__doc__ or "", re.M)
     assert len(listed) >= 2

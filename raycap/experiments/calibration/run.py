@@ -16,17 +16,10 @@ from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.errors import ConfigError, RunStopped
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
-from raycap.experiments.calibration.record import LOCK, Calibration, fingerprint, write_calibration
+from raycap.experiments.calibration.record import LOCK, fingerprint
 from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
-from raycap.experiments.calibration.search import (
-    ReferenceLengths,
-    Trial,
-    Wave,
-    changes,
-    choose,
-    next_wave,
-)
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.search import Wave, choose, next_wave
+from raycap.experiments.calibration.trials import TRIALS, TrialLog
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.copying import copy_model
@@ -34,6 +27,14 @@ from raycap.models.saved import settled_generation
 from raycap.models.sources import check_arithmetic, find_model
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
+from raycap.results.calibration import (
+    Calibration,
+    ReferenceLengths,
+    SliceRecord,
+    Trial,
+    changes,
+    write_calibration,
+)
 from raycap.runs.records import now, versions
 from raycap.storage.address import scheme_of
 from raycap.storage.base import Store

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from raycap.config import GenerationConfig
-from raycap.experiments.calibration.search import Trial
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.diversity import count_diversity
 from raycap.metrics.frequencies import DocumentFrequencies
@@ -13,6 +12,7 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.calibration import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

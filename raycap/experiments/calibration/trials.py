@@ -5,32 +5,19 @@ The first line is the fingerprint, the second tells of the images, each other on
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.search import ReferenceLengths, Trial
+from raycap.results.calibration import SliceRecord, Trial
 from raycap.runs.records import difference
 
 TRIALS = "trials.jsonl"
 
 _FINGERPRINT, _SLICE, _TRIAL = "fingerprint", "slice", "trial"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceRecord:
-    """The images that settings are tried on."""
-
-    num_images: int
-    num_unreadable: int
-    """Left out, because they could not be read."""
-    digest: str
-    """SHA-256 over the ids of the images, in hex."""
-    num_references: int
-    lengths: ReferenceLengths
 
 
 _SLICE_FORM = TypeAdapter(SliceRecord)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
-from raycap.experiments.study.record import DIFFERENT_CAPTIONS, Score, SystemRecord
 from raycap.reporting.numbers import duration
+from raycap.results.evaluation import Comparison
+from raycap.results.labels import DIFFERENT_CAPTIONS
+from raycap.results.study import Score, SystemRecord
 from raycap.schema import CIDER_D
 
 _SIGNIFICANT = 0.05

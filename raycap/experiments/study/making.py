@@ -8,10 +8,8 @@ from typing import Any
 
 import ray
 
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
 from raycap.config import StudyConfig, TrainEngineConfig
-from raycap.experiments.calibration.record import Calibration
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -21,18 +19,21 @@ from raycap.experiments.study.planning import (
     train_config,
 )
 from raycap.experiments.study.record import (
-    CalibrationFound,
-    Status,
-    SystemRecord,
-    TrainingFound,
     folder_of,
 )
 from raycap.progress import Progress
+from raycap.results.calibration import Calibration
+from raycap.results.captioning import Summary
+from raycap.results.status import Status
+from raycap.results.study import (
+    CalibrationFound,
+    SystemRecord,
+    TrainingFound,
+)
+from raycap.results.training import Training, TrainingProgress
 from raycap.runs.records import check_claimed
 from raycap.storage.stores import open_store
-from raycap.training.record import Training
 from raycap.training.run import train
-from raycap.training.status import TrainingProgress
 
 _ASK_EVERY_S = 2.0
 _TELL_EVERY_S = 1.0

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from raycap.experiments.study.record import Score, Status, Study, SystemRecord
 from raycap.reporting.numbers import duration
+from raycap.results.status import Status
+from raycap.results.study import Score, Study, SystemRecord
 from raycap.schema import BLEU, CIDER_D
 
 _MIB = 2**20

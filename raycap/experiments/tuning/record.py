@@ -1,15 +1,4 @@
-"""What an output remembers of its search.
-
-run.json              created once: the fingerprint; another search is refused
-config.json           all settings of the last invocation, resolved
-lock.json             held while a search writes
-trials/NAME/          each trial's output: that of a `raycap train` like any other
-trials/NAME/trial.json   what the trial came to; written when it is over
-tune.json             the `Search` of `tune.search`; rewritten after each trial
-trials.parquet        a row a trial, its settings as columns; rewritten with it
-best.yaml             the best trial's settings: `raycap train --config` takes them
-model/                the best trial's model: `raycap caption --model` runs it
-"""
+"""Files of a search: its fingerprint, its trials, and the table of trials."""
 
 import hashlib
 import json
@@ -22,18 +11,17 @@ from pydantic import TypeAdapter
 
 from raycap.config import TuneConfig
 from raycap.errors import ObjectNotFound
-from raycap.experiments.tuning.search import Search, Status, Trial
-from raycap.experiments.tuning.space import Params, Space
+from raycap.experiments.tuning.space import Space
+from raycap.results.search import SEARCH, Params, Search, Trial
+from raycap.results.status import Status
+from raycap.results.training import HISTORY, Metric, badness, read_history
 from raycap.runs.records import claim_run, encode_json, read_as
 from raycap.storage.base import KEY, Store
 from raycap.training.checkpoints import CHECKPOINTS
-from raycap.training.epochs import HISTORY, LAST
-from raycap.training.overfitting import Metric, badness
+from raycap.training.epochs import LAST
 from raycap.training.record import fingerprint as train_fingerprint
-from raycap.training.state import read_history
 
 LOCK = "lock.json"
-SEARCH = "tune.json"
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
@@ -44,7 +32,6 @@ _BATCH = ("train.batch_size", "engine.num_workers")
 
 
 _TRIAL_FORM = TypeAdapter(Trial)
-_SEARCH_FORM = TypeAdapter(Search)
 
 
 def name_of(params: Params) -> str:
@@ -147,19 +134,6 @@ def write_search(store: Store, search: Search) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(_table(search), sink)
     store.write(TABLE, sink.getvalue().to_pybytes())
-
-
-def read_search(store: Store) -> Search | None:
-    """Read `tune.json`; None where there is none.
-
-    Raises:
-        DatasetError: it is damaged.
-    """
-    try:
-        found: Search = read_as(_SEARCH_FORM, store, SEARCH, _REMEDY)
-    except ObjectNotFound:
-        return None
-    return found
 
 
 _COLUMNS = {

@@ -29,31 +29,37 @@ from raycap.experiments.tuning.record import (
     folder_of,
     measure_trial,
     name_of,
-    read_search,
     read_trials,
     write_search,
     write_trial,
 )
 from raycap.experiments.tuning.resources import fit_trials, share_threads
-from raycap.experiments.tuning.search import Search, Status, Trial, pick_best
 from raycap.experiments.tuning.space import (
-    Params,
     most_epochs,
     num_suggested,
     points,
     read_space,
     trial_config,
 )
-from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
 from raycap.experiments.tuning.trial import TrialSpec
 from raycap.experiments.tuning.trials import Plan, Searching
+from raycap.results.search import (
+    OnSearchProgress,
+    Params,
+    Search,
+    SearchProgress,
+    Trial,
+    pick_best,
+    read_search,
+)
+from raycap.results.status import Status
+from raycap.results.training import Metric
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store, WriteLock
 from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS, list_keys, local_copy, replacing
 from raycap.training.epochs import BEST as TRAINED
 from raycap.training.epochs import LAST
-from raycap.training.overfitting import Metric
 from raycap.training.preparing import Models
 from raycap.training.record import LOCK as TRIAL_LOCK
 from raycap.training.resources import fit_resources

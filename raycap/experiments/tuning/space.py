@@ -12,9 +12,7 @@ from ray import tune
 from raycap.config import SearchConfig, Section, TrainConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError
-
-Params = dict[str, Any]
-"""A trial's settings by their names, such as `train.lr`."""
+from raycap.results.search import Params
 
 NUM_EPOCHS = "train.num_epochs"
 

@@ -6,9 +6,6 @@ import pytest
 
 from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import (
-    DECODE,
-    FETCH,
-    MODEL,
     Round,
     RunAhead,
     Workers,
@@ -20,6 +17,7 @@ from raycap.captioning.forecast import (
     stage,
 )
 from raycap.preflights.run import distinct, spread
+from raycap.results.preflight import DECODE, FETCH, MODEL
 from tests.support.sampled import sampled, table_of
 
 RUN = RunAhead(

@@ -17,16 +17,16 @@ from raycap.config.loading import load_config
 from raycap.console.progress import show_training
 from raycap.console.training import epoch_table, training_rows
 from raycap.errors import ConfigError, DatasetError, RunConflict
-from raycap.storage.stores import open_store
-from raycap.training.record import (
+from raycap.results.training import (
+    EpochRecord,
     Training,
-    claim_output,
-    fingerprint,
+    TrainingProgress,
     read_training,
     write_training,
 )
-from raycap.training.state import EpochRecord, State, read_state
-from raycap.training.status import TrainingProgress
+from raycap.storage.stores import open_store
+from raycap.training.record import claim_output, fingerprint
+from raycap.training.state import State, read_state
 from raycap.training.tensorboard import EVENTS, write_events
 
 CONFIGS = Path(__file__).parents[3] / "configs"

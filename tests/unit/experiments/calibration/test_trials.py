@@ -7,9 +7,9 @@ import pytest
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
 from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
-from raycap.experiments.calibration.search import ReferenceLengths, Trial
-from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.experiments.calibration.trials import TRIALS, TrialLog
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.calibration import ReferenceLengths, SliceRecord, Trial
 
 MARK = {"split": "validation", "model": {"digest": "d1"}}
 IMAGES = SliceRecord(

@@ -7,21 +7,23 @@ from typing import Any
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.decision import decide, pick_best
 from raycap.experiments.study.record import (
+    read_system,
+    write_system,
+)
+from raycap.experiments.study.summary import summarise
+from raycap.results.evaluation import Comparison
+from raycap.results.status import Status
+from raycap.results.study import (
     CalibrationFound,
     Score,
-    Status,
     Study,
     SystemRecord,
     TrainingFound,
     read_study,
-    read_system,
     write_study,
-    write_system,
 )
-from raycap.experiments.study.summary import summarise
 from raycap.storage.local import LocalStore
 
 
