@@ -10,8 +10,7 @@ from raycap.config import CalibrateConfig
 from raycap.config.loading import load_config
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.experiments.calibration.record import Calibration
-from raycap.experiments.calibration.search import Trial, frontier
+from raycap.results.calibration import Calibration, Trial, frontier
 
 
 def calibrate(

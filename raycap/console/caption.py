@@ -27,8 +27,8 @@ from raycap.reporting.numbers import (
 from raycap.reporting.preflight import WORKERS, warnings
 
 if TYPE_CHECKING:
-    from raycap.captioning.forecast import Estimate, Forecast, Preflight, Stage
-    from raycap.captioning.record import Summary
+    from raycap.results.captioning import Forecast, Summary
+    from raycap.results.preflight import Estimate, Preflight, Stage
 
 
 def caption(

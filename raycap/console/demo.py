@@ -19,7 +19,7 @@ from raycap.errors import EXIT_STOPPED
 from raycap.progress import Progress
 
 if TYPE_CHECKING:
-    from raycap.training.status import OnTrainingProgress
+    from raycap.results.training import OnTrainingProgress
 
 
 def demo(

@@ -10,10 +10,9 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from raycap.progress import Progress
+from raycap.results.labels import LENGTH_GAP
+from raycap.results.training import EpochRecord, OnTrainingProgress, TrainingProgress
 from raycap.schema import CIDER_D
-from raycap.training.scores import LENGTH_GAP
-from raycap.training.state import EpochRecord
-from raycap.training.status import OnTrainingProgress, TrainingProgress
 
 logger = logging.getLogger(__name__)
 

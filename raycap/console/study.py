@@ -15,9 +15,16 @@ from raycap.config.loading import load_config
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.experiments.study.record import REPORT, SUMMARY, Status, Study, SystemRecord
-from raycap.experiments.study.status import OnStudyProgress, StudyProgress
 from raycap.reporting.numbers import duration
+from raycap.results.status import Status
+from raycap.results.study import (
+    REPORT,
+    SUMMARY,
+    OnStudyProgress,
+    Study,
+    StudyProgress,
+    SystemRecord,
+)
 from raycap.schema import BLEU, CIDER_D
 from raycap.text import brief
 

@@ -17,11 +17,9 @@ from raycap.console.options import (
     SetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS
+from raycap.results.training import EpochRecord, Training, describe_overfitting
 from raycap.schema import BLEU, CIDER_D
-from raycap.training.overfitting import describe_overfitting
-from raycap.training.record import Training
-from raycap.training.scores import LENGTH_GAP, MEAN_TOKENS
-from raycap.training.state import EpochRecord
 
 
 def train(

@@ -23,8 +23,8 @@ from raycap.console.options import (
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.experiments.tuning.record import BEST, MODEL
-from raycap.experiments.tuning.search import Search, Status, Trial, by_value
-from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
+from raycap.results.search import OnSearchProgress, Search, SearchProgress, Trial, by_value
+from raycap.results.status import Status
 from raycap.text import brief
 
 
@@ -132,7 +132,7 @@ def _shown(found: Search) -> Sequence[Trial]:
     metric = found.metric
     running = [trial for trial in found.trials if trial.status is Status.RUNNING]
     others = [trial for trial in found.trials if trial.status is not Status.RUNNING]
-    return [*running, *by_value(others, metric)][:_MAX_ROWS]  # type: ignore[arg-type]
+    return [*running, *by_value(others, metric)][:_MAX_ROWS]
 
 
 def _status(trial: Trial, found: Search) -> str:

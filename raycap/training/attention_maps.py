@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-ATTENTION = "attention.jpg"
-
 _PER_ROW = 6
 _TILE_PX = 180
 _GAP_PX = 4

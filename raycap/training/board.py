@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from raycap.training.status import TrainingProgress
+from raycap.results.training import TrainingProgress
 
 _POST_EVERY_S = 0.5
 

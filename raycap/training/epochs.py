@@ -19,23 +19,25 @@ from raycap.config import GenerationConfig
 from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import AttentiveCaptioner, Captioner
 from raycap.models.device import is_out_of_memory
+from raycap.results.training import (
+    ATTENTION,
+    HISTORY,
+    EpochRecord,
+    Losses,
+    best_epoch,
+    describe_overfitting,
+    encode_history,
+)
 from raycap.storage.base import Store
-from raycap.training.attention_maps import ATTENTION, attention_sheet, encode_sheets
+from raycap.training.attention_maps import attention_sheet, encode_sheets
 from raycap.training.checkpoints import replacing, write_checkpoint
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
-from raycap.training.overfitting import (
-    Losses,
-    best_epoch,
-    describe_overfitting,
-    gap_trend,
-    is_exhausted,
-    overfits_since,
-)
+from raycap.training.overfitting import gap_trend, is_exhausted, overfits_since
 from raycap.training.preparing import Run
 from raycap.training.scores import Answer, score
-from raycap.training.state import EpochRecord, State, encode_history
+from raycap.training.state import State
 from raycap.training.workers import Workers
 
 NUM_SHOWN = 4
@@ -163,7 +165,6 @@ def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list
     return [text for half in np.array_split(pixels, 2) for text in _caption(captioner, half)]
 
 
-HISTORY = "history.jsonl"
 BEST = "model/"
 LAST = "last/"
 EVENTS = "tensorboard/"

@@ -19,13 +19,13 @@ from ray.train.torch import TorchTrainer
 from raycap.cluster.failures import explain, find_error
 from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
+from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
 from raycap.training.board import Board, Posted
 from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
 from raycap.training.state import State, read_state
-from raycap.training.status import OnTrainingProgress
 
 _FAULTS = (
     ArithmeticError,

@@ -21,6 +21,7 @@ from raycap.config import TrainEngineConfig
 from raycap.errors import DatasetError, RunStopped
 from raycap.models.device import peak_device_bytes, peak_memory_bytes, pick_device, use_threads
 from raycap.models.kinds import find_trainable_kind
+from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
 from raycap.training.board import BoardReporter
@@ -32,11 +33,9 @@ from raycap.training.data.stream import start_stream
 from raycap.training.epochs import LAST, end_epoch, is_over, keep_epoch, save_model
 from raycap.training.learner import NonFinite, count_tokens, learning_rate
 from raycap.training.preparing import Job, Run, prepare
-from raycap.training.state import EpochRecord, State
-from raycap.training.status import TrainingProgress
+from raycap.training.state import State
 from raycap.training.workers import Workers
 
-NON_FINITE = "nonfinite.json"
 _READ_AHEAD = 2
 _dumps: Any = ray.cloudpickle.dumps  # untyped there
 

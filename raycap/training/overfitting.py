@@ -7,32 +7,12 @@ weights as they are at the end of the epoch. The running mean over the training 
 well, but it is no measure of fit: it lags behind, and it pays for augmentation and dropout.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-Metric = Literal["loss", "cider_d", "bleu_4", "rouge_l", "length_gap"]
+from raycap.results.training import TREND_EPOCHS, Losses, Metric, best_epoch
 
-TREND_EPOCHS = 3
-"""Epochs that the gap's trend is drawn through."""
 _RISING_EPOCHS = 2
 """Epochs without a better validation loss before overfitting is spoken of."""
-_LOWER_IS_BETTER = frozenset({"loss", "length_gap"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Losses:
-    """What an epoch ended with."""
-
-    fitted: float
-    """On the sample of the training split."""
-    validation: float
-
-    @property
-    def gap(self) -> float:
-        """How much worse the model is on images that it has not learned from."""
-        return self.validation - self.fitted
 
 
 def gap_trend(epochs: Sequence[Losses]) -> float | None:
@@ -64,35 +44,8 @@ def overfits_since(epochs: Sequence[Losses]) -> int | None:
     return best + 2 if rises and falls else None
 
 
-def describe_overfitting(epochs: Sequence[Losses], since: int) -> str:
-    """Tell a person what the watch found."""
-    best, last = epochs[since - 2], epochs[-1]
-    return (
-        f"overfitting since epoch {since}: validation loss rose from {best.validation:.3f} to "
-        f"{last.validation:.3f} while training loss fell from {best.fitted:.3f} to "
-        f"{last.fitted:.3f}; epoch {since - 1} generalises best"
-    )
-
-
-def best_epoch(values: Sequence[float], metric: Metric) -> int:
-    """Find the best of the epochs by a metric, counted from 1; the first of equals.
-
-    The length gap is best where it is nearest to 0. Values that are not numbers never are best.
-    """
-    return min(range(len(values)), key=lambda index: badness(values[index], metric)) + 1
-
-
 def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) -> bool:
     """Whether `patience` epochs have passed without a better value."""
     if patience is None or not values:
         return False
     return len(values) - best_epoch(values, metric) >= patience
-
-
-def badness(value: float, metric: Metric) -> float:
-    """Say how bad a value of a metric is: the lowest is the best, infinity is no number."""
-    if math.isnan(value):
-        return math.inf
-    if metric in _LOWER_IS_BETTER:
-        return abs(value)
-    return -value

@@ -19,6 +19,7 @@ from raycap.errors import DatasetError, ImageError, ModelError
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
+from raycap.results.training import PREVIEW, TrainingProgress
 from raycap.runs.opening import check_claimed
 from raycap.runs.records import encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
@@ -39,7 +40,6 @@ from raycap.training.data.source import rank_limit
 from raycap.training.data.stream import changed, file_of, original
 from raycap.training.learner import Learner
 from raycap.training.state import State
-from raycap.training.status import TrainingProgress
 from raycap.training.workers import Workers
 
 
@@ -153,7 +153,6 @@ def _release(device: torch.device) -> None:
         torch.accelerator.memory.empty_cache()
 
 
-PREVIEW = "augmentation.jpg"
 _NUM_IMAGES = 6
 _NUM_EPOCHS = 5
 

@@ -9,11 +9,8 @@ from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
 from raycap.schema import BLEU, CIDER_D, ROUGE_L
-
-MEAN_TOKENS = "mean_tokens"
-REFERENCE_MEAN_TOKENS = "reference_mean_tokens"
-LENGTH_GAP = "length_gap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

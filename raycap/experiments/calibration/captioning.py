@@ -16,7 +16,7 @@ from raycap.captioning.resources import fit_resources, threads_per_actor
 from raycap.cluster.failures import explain
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
-from raycap.experiments.calibration.record import REMEDY
+from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.isolation import HangWatch
 from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
 from raycap.models.device import use_threads

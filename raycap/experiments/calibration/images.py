@@ -15,7 +15,7 @@ from raycap.cluster.failures import explain
 from raycap.config import ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import DatasetError, ImageError, ObjectNotFound, TransientError
-from raycap.experiments.calibration.record import REMEDY
+from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.parallel import ordered_map

@@ -9,38 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raycap.config import CalibrateConfig, GenerationConfig
+from raycap.results.calibration import ReferenceLengths, Trial
 
 _MOST_TOKENS = 500  # that the settings allow
-_CHANGED = ("min_new_tokens", "max_new_tokens", "length_penalty", "no_repeat_ngram_size")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One setting, and what its captions are worth. Lengths are in tokens of the metrics."""
-
-    generation: GenerationConfig
-    cider_d: float
-    bleu_4: float
-    mean_length: float
-    """Of the captions."""
-    length_gap: float
-    """The same less that of the references: negative means too short."""
-    repetition: float
-    """Share of captions in which a run of up to four tokens follows itself at once."""
-    longest_repeat: int
-    """Tokens of the longest run that stands twice in a caption."""
-    num_failed: int = 0
-    """Images that the model could not caption; they score 0."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceLengths:
-    """Mean length of the references."""
-
-    metric_tokens: float
-    """In tokens of the metrics."""
-    model_tokens: float
-    """In the model's own, which the settings count in."""
 
 
 @dataclass(slots=True)
@@ -88,20 +59,6 @@ def choose(trials: Sequence[Trial], config: CalibrateConfig) -> Trial:
     return min(
         kept, key=lambda trial: (max(abs(trial.length_gap), config.closed_gap), -trial.cider_d)
     )
-
-
-def frontier(trials: Sequence[Trial]) -> list[Trial]:
-    """Keep the settings that no other beats in both CIDEr-D and length gap, by their gap."""
-    best: list[Trial] = []
-    for trial in sorted(trials, key=lambda trial: (abs(trial.length_gap), -trial.cider_d)):
-        if not best or trial.cider_d > best[-1].cider_d:
-            best.append(trial)
-    return best
-
-
-def changes(generation: GenerationConfig) -> dict[str, int | float]:
-    """Give those settings that calibration varies."""
-    return {name: getattr(generation, name) for name in _CHANGED}
 
 
 class _Search:

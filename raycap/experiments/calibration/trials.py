@@ -11,7 +11,6 @@ from typing import Any
 
 from raycap.config import GenerationConfig
 from raycap.errors import RunConflict
-from raycap.experiments.calibration.search import ReferenceLengths, Trial
 from raycap.experiments.journal import LineJournal
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.diversity import count_diversity
@@ -20,23 +19,12 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.calibration import SliceRecord, Trial
 
 TRIALS = "trials.jsonl"
+REMEDY = "finished settings are kept: run the same command to continue"
 
 _SLICE, _TRIAL = "slice", "trial"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceRecord:
-    """The images that settings are tried on."""
-
-    num_images: int
-    num_unreadable: int
-    """Left out, because they could not be read."""
-    digest: str
-    """SHA-256 over the ids of the images, in hex."""
-    num_references: int
-    lengths: ReferenceLengths
 
 
 _FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}

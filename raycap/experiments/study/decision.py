@@ -2,16 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
-from raycap.experiments.study.record import (
-    DIFFERENT_CAPTIONS,
-    Score,
-    Status,
-    Study,
-    SystemRecord,
-)
 from raycap.reporting.numbers import duration
+from raycap.results.evaluation import Comparison
+from raycap.results.labels import DIFFERENT_CAPTIONS
+from raycap.results.status import Status
+from raycap.results.study import Score, Study, SystemRecord
 from raycap.schema import BLEU, CIDER_D
 
 _SIGNIFICANT = 0.05

@@ -8,10 +8,8 @@ from typing import Any
 
 import ray
 
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
 from raycap.config import StudyConfig, TrainEngineConfig
-from raycap.experiments.calibration.record import Calibration
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -20,19 +18,16 @@ from raycap.experiments.study.planning import (
     caption_config,
     train_config,
 )
-from raycap.experiments.study.record import (
-    SYSTEMS,
-    CalibrationFound,
-    Status,
-    SystemRecord,
-    TrainingFound,
-)
+from raycap.experiments.study.record import SYSTEMS
 from raycap.progress import Progress
+from raycap.results.calibration import Calibration
+from raycap.results.captioning import Summary
+from raycap.results.status import Status
+from raycap.results.study import CalibrationFound, SystemRecord, TrainingFound
+from raycap.results.training import Training, TrainingProgress
 from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
-from raycap.training.record import Training
 from raycap.training.run import train
-from raycap.training.status import TrainingProgress
 
 _ASK_EVERY_S = 2.0
 _TELL_EVERY_S = 1.0

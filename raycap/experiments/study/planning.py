@@ -13,7 +13,7 @@ from raycap.config import (
 from raycap.config.loading import validate_config
 from raycap.datasets.splits import TEST
 from raycap.errors import ConfigError
-from raycap.experiments.study.record import SystemRecord
+from raycap.results.study import SystemRecord
 
 PRETRAINED = "blip-pretrained"
 CALIBRATED = "blip-calibrated"

@@ -13,16 +13,11 @@ from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.splits import TEST
 from raycap.evaluation.evaluate import evaluate
 from raycap.evaluation.matching import MissingPolicy
-from raycap.evaluation.record import Evaluation, System
-from raycap.experiments.study.record import (
-    DIFFERENT_CAPTIONS,
-    EVALUATION,
-    GROWTH,
-    SYSTEMS,
-    Score,
-    SystemRecord,
-)
+from raycap.experiments.study.record import EVALUATION, GROWTH, SYSTEMS
 from raycap.progress import OnProgress
+from raycap.results.evaluation import Evaluation, System
+from raycap.results.labels import DIFFERENT_CAPTIONS
+from raycap.results.study import Score, SystemRecord
 from raycap.storage.stores import open_store
 from raycap.text import count_words
 

@@ -13,9 +13,7 @@ from raycap.config import SearchConfig, Section, TrainConfig, TuneConfig, is_sec
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError
 from raycap.models.kinds import find_trainable_kind
-
-Params = dict[str, Any]
-"""A trial's settings by their names, such as `train.lr`."""
+from raycap.results.search import Params
 
 NUM_EPOCHS = "train.num_epochs"
 

@@ -18,16 +18,20 @@ from raycap.cluster.failures import explain
 from raycap.config import TrainConfig
 from raycap.errors import RaycapError
 from raycap.experiments.tuning.record import TRIALS, name_of
-from raycap.experiments.tuning.search import Trial
-from raycap.experiments.tuning.space import NUM_EPOCHS, Params, trial_config
+from raycap.experiments.tuning.space import NUM_EPOCHS, trial_config
+from raycap.results.search import Params, Trial
+from raycap.results.training import (
+    HISTORY,
+    EpochRecord,
+    Metric,
+    TrainingProgress,
+    badness,
+    read_history,
+)
 from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
-from raycap.training.epochs import HISTORY
-from raycap.training.overfitting import Metric, badness
 from raycap.training.preparing import Models
 from raycap.training.run import train
-from raycap.training.state import EpochRecord, read_history
-from raycap.training.status import TrainingProgress
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,7 @@ from raycap.errors import ConfigError
 from raycap.experiments.tuning.control import stop_trials
 from raycap.experiments.tuning.record import name_of
 from raycap.experiments.tuning.resources import TRIAL_CPUS
-from raycap.experiments.tuning.search import Status
-from raycap.experiments.tuning.space import Params, Space, num_suggested
+from raycap.experiments.tuning.space import Space, num_suggested
 from raycap.experiments.tuning.trial import (
     EPOCH,
     FAILURE,
@@ -37,6 +36,8 @@ from raycap.experiments.tuning.trial import (
     TrialActor,
     TrialSpec,
 )
+from raycap.results.search import Params
+from raycap.results.status import Status
 from raycap.storage.base import WriteLock
 
 

@@ -12,9 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from raycap.errors import DatasetError, ModelError, RunStopped
-from raycap.training.epochs import HISTORY
+from raycap.results.training import HISTORY, PREVIEW
 from raycap.training.loop import End
-from raycap.training.preparing import PREVIEW
 from tests.support.tiny_dataset import picture, write_dataset
 from tests.support.tiny_trainable import build_tiny, load_tiny
 from tests.support.training_run import Ended, tiny_models, train_here

@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 
 from raycap.config import CalibrateConfig, GenerationConfig
 from raycap.config.loading import validate_config
-from raycap.experiments.calibration.search import (
-    ReferenceLengths,
-    Trial,
-    choose,
-    frontier,
-    next_wave,
-)
+from raycap.experiments.calibration.search import choose, next_wave
+from raycap.results.calibration import ReferenceLengths, Trial, frontier
 
 Say = Callable[[GenerationConfig], Trial]
 REFERENCES = ReferenceLengths(metric_tokens=16.0, model_tokens=20.0)

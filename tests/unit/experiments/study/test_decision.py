@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.decision import decide, pick_best, summarise
-from raycap.experiments.study.record import (
-    SYSTEMS,
+from raycap.experiments.study.record import SYSTEMS
+from raycap.results.evaluation import Comparison
+from raycap.results.status import Status
+from raycap.results.study import (
     CalibrationFound,
     Score,
-    Status,
     Study,
     SystemRecord,
     TrainingFound,

@@ -8,7 +8,7 @@ from raycap.config import StudyConfig
 from raycap.config.loading import load_config
 from raycap.errors import ConfigError
 from raycap.experiments.study.planning import caption_config, plan_systems, train_config
-from raycap.experiments.study.record import SystemRecord
+from raycap.results.study import SystemRecord
 
 
 def config(**values: object) -> StudyConfig:

@@ -10,7 +10,6 @@ from raycap.config import SearchConfig, TrainConfig, TuneConfig
 from raycap.config.loading import load_config
 from raycap.errors import ConfigError
 from raycap.experiments.tuning.space import (
-    Params,
     Space,
     Values,
     most_epochs,
@@ -19,6 +18,7 @@ from raycap.experiments.tuning.space import (
     read_space,
     trial_config,
 )
+from raycap.results.search import Params
 from tests.support.tuned import tune_config
 
 
