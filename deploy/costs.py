@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 IMAGES = 1_000_000
-HEADER = ("GPU", "machine", "images/s a GPU", "GPU-hours", "on demand, USD", "spot, USD")
+HEADER = ("GPU", "machine", "images/s per GPU", "GPU-hours", "on demand, USD", "spot, USD")
 
 
 class _Strict(BaseModel):
