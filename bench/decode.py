@@ -1,4 +1,4 @@
-"""Image decoding: `raycap.images.decoding.decode` compared with plain Pillow, in time and in pixels.
+"""Image decoding: `raycap.images.decoding.decode` against plain Pillow, in time and in pixels.
 
 Plain Pillow is what captioning scripts do: open, convert to RGB, and resize bicubically to the
 model's 384 pixels. Both decode the same files in one process, in alternating order. The table

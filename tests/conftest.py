@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MakeJpeg = Callable[..., bytes]
 
-# As of `raycap.cluster.start`: threads of torch that spin while they wait take the cores from the others.
+# As in `raycap.cluster.start`: torch threads that spin while they wait take cores from others.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 S3_PAGE_KEYS = 100

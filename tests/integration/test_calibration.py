@@ -208,6 +208,6 @@ def test_mistakes_are_one_clear_line(calibrated: Calibration, dataset: str, tmp_
     mistaken(DatasetError, "no split 'dev'; there are: ", split="dev")
     mistaken(ConfigError, "written to a folder of this machine", output="s3://bucket/model")
     mistaken(ConfigError, "is the model itself", calibrated.output, output=calibrated.output)
-    mistaken(ConfigError, "holds something else", output=Path(dataset).parent)
+    mistaken(ConfigError, "holds other files", output=Path(dataset).parent)
     mistaken(RunConflict, "another calibration", output=calibrated.output, num_images=12)
     assert (Path(calibrated.output) / TRIALS).is_file()
