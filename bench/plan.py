@@ -15,7 +15,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
-from raycap.captioning.plan import Plan, extend_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.storage.local import LocalStore
 
 PAGE = 1000
@@ -32,8 +32,8 @@ def pages(count: int) -> Iterator[pa.Table]:
         yield pa.table([keys, uris, [100_000] * len(keys), etags], schema=schema.MANIFEST)
 
 
-def commit(store: LocalStore, plan: Plan, share: float) -> None:
-    """Write captions parts for that share of the plan."""
+def commit(store: LocalStore, plan: CaptionPlan, share: float) -> None:
+    """Write captions parts for a share of the plan."""
     for number in range(int(len(plan.parts) * share)):
         rows = read_part(store, MANIFEST, number).to_pylist()
         answered = [
@@ -53,8 +53,8 @@ def commit(store: LocalStore, plan: Plan, share: float) -> None:
         store.write(part_key(CAPTIONS, number), data)
 
 
-def plan_keys(store: LocalStore, count: int) -> tuple[Plan, float]:
-    """Plan; return the plan and the seconds that planning took."""
+def plan_keys(store: LocalStore, count: int) -> tuple[CaptionPlan, float]:
+    """Plan, and return the plan and the seconds it took."""
     started = time.perf_counter()
     plan = extend_plan(store, pages(count), part_size=1024, num_threads=THREADS)
     return plan, time.perf_counter() - started

@@ -20,7 +20,7 @@ from raycap.captioning.forecast import Forecast
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
-from raycap.captioning.plan import Plan, extend_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.record import SUMMARY, Summary, is_complete, write_summary
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
@@ -30,8 +30,8 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.kinds import find_kind
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress
 from raycap.runs.opening import Claim, Run, open_run
@@ -48,7 +48,7 @@ class CaptionPass:
     def __init__(
         self,
         run: Run,
-        plan: Plan,
+        plan: CaptionPlan,
         ledger: Ledger,
         config: CaptionConfig,
         model: ModelSource,
@@ -91,9 +91,8 @@ class CaptionPass:
         self._cascade = cascade
         is_second = cascade is not None and cascade.is_second
         with ray_cluster(debug=debug) as is_fixed:
-            resources = fit_resources(
-                self._config.engine, uses_gpus=self._model.kind != "stub", is_fixed=is_fixed
-            )
+            uses_gpus = find_kind(self._model.kind).uses_gpus
+            resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
             spec = RunSpec(
                 output=self._store.uri,
                 dataset=listing.source if listing.is_dataset else None,
@@ -296,7 +295,7 @@ class _Passes:
     def __init__(
         self,
         run: Run,
-        plan: Plan,
+        plan: CaptionPlan,
         listing: Listing,
         addresses: SecretAddresses,
         on_progress: OnProgress,
@@ -382,7 +381,7 @@ class _Passes:
 
 def _plan(
     store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
-) -> Plan:
+) -> CaptionPlan:
     plan = extend_plan(
         store,
         listing.tables,

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import Forecast, Preflight, RunAhead, count, estimate
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.plan import limited
@@ -35,9 +34,9 @@ from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
 from raycap.errors import ConfigError
-from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.base import BatchRange, ModelSource
+from raycap.models.kinds import find_kind
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
@@ -144,7 +143,8 @@ def preflight(  # noqa: PLR0913  as `caption`
     images = reservoir.rows()
     assert images is not None, "forecast raises where there is no image"
     with stopping(_describe_stop), ray_cluster(debug=debug) as is_fixed:
-        resources = fit_resources(config.engine, uses_gpus=model.kind != "stub", is_fixed=is_fixed)
+        uses_gpus = find_kind(model.kind).uses_gpus
+        resources = fit_resources(config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
         trial = _Trial(store, listing, config, model, ahead, resources, debug=debug)
         trial.caption(images, on_progress or (lambda _: None))
     found = trial.found()

@@ -9,7 +9,7 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
-from raycap.models.training import build_trainable, load_trainable
+from raycap.models.trainable import build_trainable, load_trainable
 from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import RUN, encode_json, now, versions
 from raycap.storage.base import Store

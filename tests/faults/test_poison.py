@@ -14,8 +14,8 @@ POISON = ("000033-poison.png", "000071-poison.png")
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("die", "the model did not survive it: its process was ended by SIGKILL"),
-        ("hang", "the model did not survive it: took more than 10 s"),
+        ("die", "the model failed on this image: its process was ended by SIGKILL"),
+        ("hang", "the model failed on this image: took more than 10 s"),
         ("raise", "ValueError: an image is pure magenta in the middle"),
         ("nan", "FloatingPointError: the score of a caption is not a finite number"),
     ],
@@ -50,7 +50,7 @@ def test_a_model_that_hangs_at_every_image_ends_the_run_with_one_line(
         *("--set", "engine.hang_timeout_s=3"),
     )
     assert code == 1
-    check_one_line(err, "the model does not survive a plain grey image: took more than 3 s")
+    check_one_line(err, "the model fails on a plain grey image: took more than 3 s")
 
 
 def test_a_run_in_which_nothing_moves_is_stopped_and_can_be_continued(

@@ -14,7 +14,6 @@ from PIL import Image
 
 import raycap
 from raycap import schema
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.record import Summary
 from raycap.captioning.stream import Resources, _stages
@@ -24,6 +23,7 @@ from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict
 from raycap.images.decoding import decode
+from raycap.models.base import BatchRange
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress

@@ -32,9 +32,8 @@ from raycap.experiments.calibration.trials import (
 )
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
-from raycap.models.copying import copy_model
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.load import copy_model
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
 from raycap.runs.opening import Claim, open_run

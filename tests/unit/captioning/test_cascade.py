@@ -80,7 +80,7 @@ def test_the_second_model_has_its_own_prompt_and_arithmetic(larger: str) -> None
     found = cascade_of(larger)
     assert found.model.name == found.config.model.name == larger
     assert found.config.generation.prompt == "it:"
-    with pytest.raises(ModelError, match="int8 is for BLIP models only"):
+    with pytest.raises(ModelError, match=r"model\.precision=int8"):
         find_cascade(config(model=larger, below=-1.0, precision="int8"), find_model("stub"))
     with pytest.raises(ConfigError, match=r"cascade\.model: stub is model\.name too"):
         find_cascade(config(model="stub", below=-1.0), find_model("stub"))

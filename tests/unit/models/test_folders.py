@@ -12,11 +12,11 @@ import torch
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
+from raycap.models.blip.captioner import load_network
 from raycap.models.clip_source import find_clip
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE, write_json
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.models.weights import load_network
 from tests.support.tiny_blip import copy_folder, one_thread, save_model
 from tests.support.tiny_clip import save_clip
 

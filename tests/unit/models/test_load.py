@@ -9,10 +9,8 @@ import transformers
 
 from raycap.config import GenerationConfig
 from raycap.errors import ConfigError, ModelError
-from raycap.models.copying import copy_model
-from raycap.models.load import load_captioner
-from raycap.models.saved import settled_generation
-from raycap.models.sources import DEMO_FOLDER, find_model
+from raycap.models.load import copy_model, load_captioner
+from raycap.models.sources import DEMO_FOLDER, find_model, settled_generation
 from tests.support import tiny_blip, tiny_scratch
 from tests.support.tiny_blip import FP32, copy_folder, random_pixels
 
