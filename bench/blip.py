@@ -27,12 +27,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from raycap.config import GenerationConfig
-from raycap.images import Target
-from raycap.models.blip import BlipCaptioner
-from raycap.models.blip_decoding import encode_images
+from raycap.images.decoding import Target
+from raycap.models.blip.captioner import BlipCaptioner
+from raycap.models.blip.decoding import apply_linear, encode_images
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.folders import Preprocessing
-from raycap.models.linear import apply_linear
 
 NUM_TOKENS = 20
 NUM_WORDS = 30_524

@@ -18,7 +18,7 @@ import torch
 
 from bench.blip import seconds
 from raycap.config import ArchitectureConfig
-from raycap.models.encoders import Encoder, build_encoder, preprocessing_for
+from raycap.models.scratch.encoders import Encoder, build_encoder, preprocessing_for
 
 SIZES = {"efficientnet-lite0": (96, 224), "resnet50": (224,), "small-cnn": (64,)}
 

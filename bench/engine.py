@@ -27,13 +27,13 @@ import pyarrow as pa
 from bench.memory import resident_bytes, write_images
 from bench.plan import plan_keys
 from raycap import schema
-from raycap.bulk.commit import Committer
-from raycap.bulk.parts import MANIFEST, read_part
-from raycap.bulk.run import caption
-from raycap.cluster import ray_cluster
+from raycap.captioning.commit import Committer
+from raycap.captioning.parts import MANIFEST, read_part
+from raycap.captioning.run import caption
+from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
-from raycap.settings import validate_config
-from raycap.status import Progress
+from raycap.config.loading import validate_config
+from raycap.progress import Progress
 from raycap.storage.local import LocalStore
 
 GROWTH = (1, 4, 16)

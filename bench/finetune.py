@@ -43,7 +43,7 @@ def run(folder: Path, name: str, settings: list[str], batch: int) -> dict[str, A
         "validation.num_images=2",
         "generation.num_beams=1",
     ]
-    command = [sys.executable, "-c", "from raycap.cli import main; main()", "train"]
+    command = [sys.executable, "-c", "from raycap.console import main; main()", "train"]
     command += [str(folder / "dataset"), str(output), "--init", str(folder / "model")]
     command += [word for setting in chosen for word in ("--set", setting)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

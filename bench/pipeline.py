@@ -35,12 +35,12 @@ from transformers import BlipForConditionalGeneration, BlipProcessor
 
 import raycap
 from bench.samples import write_blip_base, write_photos
-from raycap.cluster import ray_cluster
+from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
-from raycap.images import decode
+from raycap.config.loading import validate_config
+from raycap.images.decoding import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
 
 BATCH_SIZE = 8
 NUM_TOKENS = 20

@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from raycap import schema
-from raycap.bulk.ledger import read_ledger
-from raycap.bulk.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
-from raycap.bulk.plan import Plan, extend_plan
+from raycap.captioning.ledger import read_ledger
+from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
+from raycap.captioning.plan import Plan, extend_plan
 from raycap.storage.local import LocalStore
 
 PAGE = 1000

@@ -24,10 +24,10 @@ from bench.blip import NUM_TOKENS, SIDE_PX, seconds
 from bench.samples import write_blip_base
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.demo.scenes import Scene, is_exactly_right, render, scene, short_captions
-from raycap.models.blip import BlipCaptioner
+from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.sources import DEMO_FOLDER
 from raycap.schema import CIDER_D
-from raycap.train.scores import Answer, score
+from raycap.training.scores import Answer, score
 
 WAYS: dict[str, dict[str, object]] = {
     "fp32": {"precision": "fp32"},

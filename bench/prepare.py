@@ -29,8 +29,8 @@ import pyarrow as pa
 from bench.memory import resident_bytes, write_images
 from raycap import schema
 from raycap.config import PrepareConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.planning import write_plan
-from raycap.settings import validate_config
 from raycap.storage.local import LocalStore
 
 RAYCAP = str(Path(sys.executable).parent / "raycap")

@@ -29,8 +29,8 @@ from ray.cluster_utils import Cluster
 import raycap
 from bench.memory import write_images
 from raycap.config import CaptionConfig
-from raycap.settings import validate_config
-from raycap.status import Progress
+from raycap.config.loading import validate_config
+from raycap.progress import Progress
 
 BATCH_SIZE = 64
 BAR = 0.9

@@ -26,13 +26,13 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration
 
 from bench.samples import write_blip_base
 from raycap.config import PrepareConfig, TrainConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.prepare import prepare
 from raycap.demo.scenes import long_captions, write_scenes
 from raycap.models.folders import read_preprocessing
 from raycap.models.sources import DEMO_FOLDER
-from raycap.settings import validate_config
-from raycap.train.optimization import learning_rate
-from raycap.train.run import train
+from raycap.training.learner import learning_rate
+from raycap.training.run import train
 
 NUM_EPOCHS = 3  # the first of which warms up
 SEED = 5

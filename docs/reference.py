@@ -15,7 +15,6 @@ from pydantic_core import to_jsonable_python
 from typer.main import get_group
 from typer.models import ArgumentInfo
 
-from raycap.cli import COMMANDS, app
 from raycap.config import (
     CalibrateConfig,
     CaptionConfig,
@@ -28,6 +27,7 @@ from raycap.config import (
     TuneConfig,
     is_section,
 )
+from raycap.console import COMMANDS, app
 
 DOCS = Path(__file__).parent
 ROOTS: dict[str, type[Section]] = {

@@ -2,7 +2,7 @@
 
 import sys
 
-from raycap.cli import main
+from raycap.console import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "caption")

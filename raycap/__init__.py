@@ -10,17 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycap.bulk.record import Summary
-    from raycap.bulk.run import caption, forecast
+    from raycap.captioning.record import Summary
+    from raycap.captioning.run import caption, forecast
     from raycap.config import CaptionConfig
     from raycap.errors import RaycapError
 
 _WHERE = {
     "CaptionConfig": "raycap.config",
     "RaycapError": "raycap.errors",
-    "Summary": "raycap.bulk.record",
-    "caption": "raycap.bulk.run",
-    "forecast": "raycap.bulk.run",
+    "Summary": "raycap.captioning.record",
+    "caption": "raycap.captioning.run",
+    "forecast": "raycap.captioning.run",
 }
 
 __all__ = ["CaptionConfig", "RaycapError", "Summary", "caption", "forecast"]

@@ -21,7 +21,7 @@ import pytest
 from botocore.config import Config
 from PIL import Image
 
-from tests.commandline import CommandLine
+from tests.support.commandline import CommandLine
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

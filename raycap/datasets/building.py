@@ -3,19 +3,33 @@
 Building a part again goes on where it stands: rows that are there are taken over, images that
 were rejected stay so, and only the others are fetched. So the result is the same whether a part
 was built at once or after interruptions.
+
+An image file as a dataset stores it: checked by decoding, and shrunk where that is asked for.
+
+What becomes of one planned image: a row of the dataset, or a reason why there is none.
+
+The stream: numbers of parts -> tasks that build them -> how far they got, by Ray Data.
+
+Tasks write what they build themselves; only counts come back to the driver.
 """
 
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
+from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
+import ray.data
+from PIL import Image
+from ray.data import DataContext
 
 from raycap import schema
+from raycap.cluster.failures import explain
+from raycap.cluster.streaming import blocks_of, stream_context
 from raycap.config import PrepareConfig, StorageConfig
-from raycap.datasets.answering import Answer, Outage, Question, Row, answer
 from raycap.datasets.parts import (
     ANSWERED,
     ANSWERED_PARTS,
@@ -33,11 +47,217 @@ from raycap.datasets.parts import (
     read_part,
     read_table,
 )
-from raycap.errors import ObjectNotFound
-from raycap.images import prepare_process
+from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.images.decoding import Target, decode, prepare_process
+from raycap.metrics.tokenizer import tokenize
+from raycap.schema import PART
+from raycap.storage.address import redact
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
+
+_PROBE = Target(width_px=32, height_px=32, resample="box")
+_MAX_JPEG_PX = 65_500
+_TURNS = (b"Exif\0\0", b"tiff:Orientation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredImage:
+    """What a dataset keeps of an image."""
+
+    data: bytes
+    """The file to embed."""
+    width_px: int
+    """Of that file, upright."""
+    height_px: int
+    """Of that file, upright."""
+
+
+def store_image(data: bytes, config: PrepareConfig) -> StoredImage:
+    """Check that an image file can be decoded to its end, and shrink it to `embed.max_side_px`.
+
+    A JPEG that is small enough and that no EXIF turns stays as it is, byte for byte; everything
+    else becomes an upright JPEG, transparent images on white. Nothing is enlarged.
+
+    Raises:
+        ImageError: it cannot be decoded, is empty or too large.
+    """
+    probe = decode(data, _PROBE, config.image)
+    width_px, height_px = probe.width_px, probe.height_px
+    side_px = config.embed.max_side_px
+    if side_px is not None and config.embed.enabled:
+        size = shrunk_size(width_px, height_px, side_px)
+        if size != (width_px, height_px) or not _is_plain_jpeg(data):
+            return _as_jpeg(data, size, config)
+    return StoredImage(data=data, width_px=width_px, height_px=height_px)
+
+
+def shrunk_size(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
+    """Scale a size so that its shorter side is at most `side_px`, and JPEG can hold the longer."""
+    scale = min(1.0, side_px / min(width_px, height_px), _MAX_JPEG_PX / max(width_px, height_px))
+    return max(1, round(width_px * scale)), max(1, round(height_px * scale))
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether it is a JPEG without anything that could turn it."""
+    return data.startswith(b"\xff\xd8\xff") and not any(mark in data for mark in _TURNS)
+
+
+def _as_jpeg(data: bytes, size: tuple[int, int], config: PrepareConfig) -> StoredImage:
+    width_px, height_px = size
+    pixels = decode(data, Target(width_px=width_px, height_px=height_px), config.image).pixels
+    sink = BytesIO()
+    Image.fromarray(pixels).save(sink, "JPEG", quality=config.embed.quality)
+    return StoredImage(data=sink.getvalue(), width_px=width_px, height_px=height_px)
+
+
+Row = dict[str, Any]
+
+GIVE_UP_AFTER = 32
+"""Images of a part that fail one after the other for a passing reason: what is left of the part
+is then left for a later run, as each may have cost minutes."""
+
+_MESSAGE_CHARS = 500
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A planned image, and what is known of it from an earlier run."""
+
+    planned: Row
+    """PLANNED."""
+    split: str
+    """Where its row is to stand."""
+    before: Row | None
+    """ANSWERED, of an earlier run."""
+    standing: Row | None
+    """DATASET, where its row stands already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of an image."""
+
+    answered: Row
+    """ANSWERED; `words` still empty."""
+    row: Row | None
+    """DATASET; None where the image is rejected, or not reached for now."""
+    tokens: list[list[str]]
+    """Of each caption that is kept."""
+
+    @property
+    def is_unreached(self) -> bool:
+        """Whether a later run may still get the image."""
+        return self.answered[schema.ERROR_CODE] in TRANSIENT_CODES
+
+
+class Outage:
+    """Counts images that failed one after the other for a passing reason; shared by threads."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def note(self, *, is_unreached: bool) -> None:
+        """Count one more image, or begin anew."""
+        self._in_a_row = self._in_a_row + 1 if is_unreached else 0
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is better to try later."""
+        return self._in_a_row >= GIVE_UP_AFTER
+
+
+def answer(
+    question: Question, reader: ImageReader, config: PrepareConfig, outage: Outage
+) -> Answer:
+    """Take over what is known of an image, or fetch and check it.
+
+    Raises:
+        StorageError: no image of that store can be read.
+    """
+    before, standing = question.before, question.standing
+    if before and before[STORED_IN] and standing:
+        return _kept(question, {**standing, schema.SPLIT: question.split}, before)
+    if before and before[schema.ERROR_CODE] not in (None, *TRANSIENT_CODES):
+        return Answer(answered=before, row=None, tokens=[])
+    try:
+        if outage.is_lasting:
+            raise ImageError(ErrorCode.NETWORK, f"not tried: {GIVE_UP_AFTER} before it failed")
+        data = _fetch(question.planned, reader, config)
+        outage.note(is_unreached=False)
+        image = store_image(data, config)
+    except ImageError as error:
+        if error.code in TRANSIENT_CODES:
+            outage.note(is_unreached=True)
+        return _rejected(question, error)
+    return _kept(question, _row(question, data, image, config), {schema.NUM_BYTES: len(data)})
+
+
+def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
+    limit = config.image.max_bytes
+    uri, offset_bytes = planned[schema.URI], planned[schema.OFFSET_BYTES]
+    size_bytes = planned[schema.SIZE_BYTES]
+    if size_bytes is not None and size_bytes > limit:
+        raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
+    try:
+        if offset_bytes is None:
+            return reader.read(uri, limit)
+        return reader.read_range(uri, offset_bytes, limit if size_bytes is None else size_bytes)
+    except ObjectNotFound as error:
+        raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
+    except TransientError as error:
+        raise ImageError(error.code, error.message) from error
+
+
+def _row(question: Question, data: bytes, image: StoredImage, config: PrepareConfig) -> Row:
+    planned = question.planned
+    is_embedded = config.embed.enabled
+    return {
+        schema.IMAGE_ID: planned[schema.IMAGE_ID],
+        schema.SOURCE_ID: planned[schema.SOURCE_ID],
+        # Where it is all that leads to the image, it must do so, signature and all.
+        schema.URI: redact(planned[schema.URI]) if is_embedded else planned[schema.URI],
+        schema.BYTES: image.data if is_embedded else None,
+        schema.CAPTIONS_LIST: planned[schema.CAPTIONS_LIST],
+        schema.SPLIT: question.split,
+        schema.WIDTH_PX: image.width_px,
+        schema.HEIGHT_PX: image.height_px,
+        schema.DIGEST: blake2b(data, digest_size=_DIGEST_BYTES).hexdigest(),
+    }
+
+
+def _kept(question: Question, row: Row, known: Row) -> Answer:
+    tokens = [tokenize(caption) for caption in row[schema.CAPTIONS_LIST]]
+    answered = _blank(question) | {
+        STORED_IN: row[schema.SPLIT],
+        schema.DIGEST: row[schema.DIGEST],
+        schema.WIDTH_PX: row[schema.WIDTH_PX],
+        schema.HEIGHT_PX: row[schema.HEIGHT_PX],
+        schema.NUM_BYTES: known[schema.NUM_BYTES],
+        schema.NUM_TOKENS: [len(words) for words in tokens],
+    }
+    return Answer(answered=answered, row=row, tokens=tokens)
+
+
+def _rejected(question: Question, error: ImageError) -> Answer:
+    answered = _blank(question) | {
+        schema.ERROR_CODE: str(error.code),
+        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+        schema.URI: redact(question.planned[schema.URI]),
+        schema.CAPTIONS_LIST: question.planned[schema.CAPTIONS_LIST],
+    }
+    return Answer(answered=answered, row=None, tokens=[])
+
+
+def _blank(question: Question) -> Row:
+    lists = (schema.NUM_TOKENS, WORDS, schema.CAPTIONS_LIST)
+    shared = [name for name in PLANNED.names if name in ANSWERED.names and name != schema.URI]
+    return {
+        **{name: [] if name in lists else None for name in ANSWERED.names},
+        **{name: question.planned[name] for name in shared if name not in lists},
+    }
+
 
 NUM_REJECTED = "num_rejected"
 NUM_UNREACHED = "num_unreached"
@@ -223,3 +443,33 @@ def _store(output: str, config: StorageConfig) -> Store:
 def _reader(config: StorageConfig) -> ImageReader:
     """Keep connections open from task to task of a worker process."""
     return ImageReader(config)
+
+
+_REMEDY = "what is built stays: run the same command to continue"
+
+
+def built_steps(numbers: list[int], spec: BuildSpec) -> Iterator[pa.Table]:
+    """Build parts on the cluster; yield STEP tables as they come, in no particular order.
+
+    Raises:
+        RaycapError: as a worker raised it, in one clear line.
+        RunStopped: workers died again and again, or nothing moved for `engine.stall_timeout_s`.
+    """
+    build: Any = build_parts  # Ray's annotations know no Arrow tables
+    work = pa.table({PART: pa.array(numbers, pa.int64())})
+    context = stream_context(
+        block_bytes=1,  # a step leaves its task at once
+        stall_timeout_s=spec.config.engine.stall_timeout_s,
+        debug=spec.debug,
+    )
+    with DataContext.current(context):
+        steps = ray.data.from_arrow(blocks_of(work)).map_batches(
+            build, batch_size=None, batch_format="pyarrow", fn_kwargs={"spec": spec}
+        )
+        try:
+            # Without reading ahead: it would hold a step back until the next.
+            yield from steps.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+        except Exception as error:
+            raise explain(error, _REMEDY) from error

@@ -30,7 +30,7 @@ from raycap.datasets.parts import (
 from raycap.datasets.record import PLAN, WORK
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
-from raycap.records import encode_json, read_json
+from raycap.runs.records import encode_json, read_json
 from raycap.storage.address import redact
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map

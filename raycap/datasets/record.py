@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.records import encode_json, read_json
+from raycap.runs.records import encode_json, read_json
 from raycap.storage.base import Store
 
 DATASET = "dataset.json"

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.config import PrepareEngineConfig, StorageConfig
-from raycap.datasets.annotations import AnnotationFormat, open_annotations
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.grouping import AnnotatedImage, read_groups
+from raycap.datasets.readers import AnnotationFormat, open_annotations
 from raycap.datasets.record import is_dataset
 from raycap.datasets.splits import known_split
 from raycap.errors import DatasetError

@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.bulk.parts import CAPTIONS, list_parts, read_part
-from raycap.bulk.record import Summary
-from raycap.bulk.verify import Verification
+from raycap.captioning.parts import CAPTIONS, list_parts, read_part
+from raycap.captioning.record import Summary
+from raycap.captioning.verify import Verification
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, attributes_right, long_captions
 from raycap.evaluation.record import Evaluation, System
 from raycap.storage.stores import open_store
-from raycap.train.record import Training
+from raycap.training.record import Training
 
 RECORD = "demo.json"
 REPORT = "report.html"

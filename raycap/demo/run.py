@@ -2,20 +2,23 @@
 
 A small pretrained BLIP writes 7 to 8 words where people wrote 17 to 18. Its captions are compared
 with theirs, it is fine-tuned on theirs, and compared again.
+
+What every real image set has: files that are not, or no longer, images.
 """
 
 import json
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.bulk.record import Summary
-from raycap.bulk.run import caption
-from raycap.bulk.verify import verify
-from raycap.cluster import ray_cluster
+from raycap.captioning.record import Summary
+from raycap.captioning.run import caption
+from raycap.captioning.verify import verify
+from raycap.cluster.start import ray_cluster
 from raycap.config import (
     CaptionConfig,
     EngineConfig,
@@ -30,7 +33,6 @@ from raycap.config import (
     ValidationConfig,
 )
 from raycap.datasets.prepare import prepare
-from raycap.demo.broken import write_broken_files
 from raycap.demo.outcome import (
     RECORD,
     REPORT,
@@ -45,11 +47,37 @@ from raycap.demo.scenes import Scene, long_captions, write_scenes
 from raycap.errors import ConfigError
 from raycap.evaluation.evaluate import evaluate
 from raycap.evaluation.record import Evaluation
-from raycap.report.report import report
-from raycap.status import OnProgress
-from raycap.train.record import Training
-from raycap.train.run import train
-from raycap.train.status import OnTrainingProgress
+from raycap.progress import OnProgress
+from raycap.reporting.report import report
+from raycap.training.record import Training
+from raycap.training.run import train
+from raycap.training.status import OnTrainingProgress
+
+
+def write_broken_files(folder: Path) -> int:
+    """Add one file of each kind of damage to a folder of JPEGs; return their number."""
+    whole = next(path for path in sorted(folder.iterdir()) if path.suffix == ".jpg").read_bytes()
+    broken = {
+        "empty.jpg": b"",
+        "error-page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        "huge.png": _png_header(60_000, 60_000),
+        "truncated.jpg": whole[: len(whole) // 2],
+    }
+    for name, data in broken.items():
+        (folder / name).write_bytes(data)
+    return len(broken)
+
+
+def _png_header(width_px: int, height_px: int) -> bytes:
+    """Write the start of a PNG that claims to be huge: a decompression bomb, defused."""
+    size = width_px.to_bytes(4, "big") + height_px.to_bytes(4, "big")
+    body = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(body) + _png_chunk(b"IDAT")
+
+
+def _png_chunk(body: bytes) -> bytes:
+    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
 
 NUM_TEST = 300
 NUM_TRAIN = 1_500

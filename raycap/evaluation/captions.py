@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from raycap import schema
-from raycap.bulk.finished import open_finished
-from raycap.bulk.record import read_run
+from raycap.captioning.output import open_finished
+from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.evaluation.captionfile import FILE, ROWS, read_file_names, read_rows
+from raycap.evaluation.caption_file import FILE, ROWS, read_file_names, read_rows
 
 _NOT_IN_NAMES = frozenset("/\\:")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.errors import DatasetError, ErrorCode
-from raycap.evaluation.captionfile import FILE_NAMES, ROWS
+from raycap.evaluation.caption_file import FILE_NAMES, ROWS
 from raycap.evaluation.captions import Captions
 from raycap.evaluation.chunks import PLACE, SYSTEM_COLUMNS
 

@@ -19,25 +19,24 @@ import pyarrow.compute as pc
 from jaxtyping import Int64, UInt64
 
 from raycap import schema
-from raycap.cluster import ray_cluster
+from raycap.cluster.start import ray_cluster
 from raycap.config import EvaluateConfig, ExternalMetricsConfig, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.references import References
 from raycap.datasets.splits import TRAIN
 from raycap.evaluation.captions import Captions
 from raycap.evaluation.chunks import IS_SCORED, column, keep_tokens, read_chunks
-from raycap.evaluation.clip import ClipSpec
-from raycap.evaluation.clipping import ClipColumns, clip_columns, clip_spec
+from raycap.evaluation.clip import ClipColumns, ClipSpec, clip_columns, clip_spec
 from raycap.evaluation.matching import Match, MissingPolicy
 from raycap.evaluation.meteor import meteor_missing
-from raycap.evaluation.scorefile import ScoreFiles
+from raycap.evaluation.score_file import ScoreFiles
 from raycap.evaluation.scoring import ScoredChunk, ScoringSpec, SystemScores, tokenizer_name
 from raycap.evaluation.spice import spice_missing
 from raycap.evaluation.sums import SystemSums
 from raycap.evaluation.workers import Workers, open_workers
 from raycap.metrics.diversity import DiversityCounts, merge_diversity, merge_hashes
 from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
-from raycap.status import OnProgress, Progress
+from raycap.progress import OnProgress, Progress
 
 _CHUNK_IMAGES = 4_096
 _CLIP_CHUNK_IMAGES = 512

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.records import encode_json, read_as
+from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
 EVALUATION = "evaluation.json"

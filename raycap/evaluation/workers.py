@@ -1,14 +1,66 @@
-"""Who scores: this process, or actors of Ray where the set is large."""
+"""Who scores: this process, or actors of Ray where the set is large.
 
-from collections.abc import Iterable, Iterator
+Work spread over actors, in order: what both n-gram metrics and CLIPScore of large sets need.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError, RayTaskError
 
+from raycap.errors import RaycapError, RunStopped
 from raycap.evaluation.scoring import Scorer, ScoringSpec
-from raycap.evaluation.spreading import RESTARTS, spread
+
+T = TypeVar("T")
+
+_AHEAD = 2
+"""Items that wait at each actor, so that it is never idle while the driver reads."""
+
+RESTARTS = 3
+"""Times that a lost actor, or the call it was at, is started again."""
+
+
+def spread(
+    actors: Sequence[Any], method: str, items: Iterable[T], *arguments: Any
+) -> Iterator[tuple[T, Any]]:
+    """Call a method of some actors on each item; yield each item with its answer, in order.
+
+    Args:
+        actors: they take the items in turn.
+        method: its name; called with the item and `arguments`.
+        items: read as they are needed, a few for each actor in memory.
+        arguments: the same for each call; large ones as references of `ray.put`.
+
+    Raises:
+        RaycapError: as an actor raised it.
+        RunStopped: actors died again and again.
+    """
+    pending: deque[tuple[T, Any]] = deque()
+    try:
+        for number, item in enumerate(items):
+            if len(pending) == _AHEAD * len(actors):
+                yield _answer(pending)
+            call = getattr(actors[number % len(actors)], method)
+            pending.append((item, call.remote(item, *arguments)))
+        while pending:
+            yield _answer(pending)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaycapError):
+            raise error.cause from error
+        raise
+    except RayError as error:
+        first_line = str(error).partition("\n")[0]
+        raise RunStopped(f"a worker of the evaluation gave up ({first_line})") from error
+
+
+def _answer(pending: deque[tuple[T, Any]]) -> tuple[T, Any]:
+    item, answer = pending.popleft()
+    return item, ray.get(answer)
+
 
 _JAVA_BYTES = 2_500_000_000
 """Memory of METEOR's Java program, which every actor has one of."""
@@ -49,7 +101,7 @@ def open_workers(spec: ScoringSpec, *, num_chunks: int, is_spread: bool) -> Iter
     Args:
         spec: what they need to know.
         num_chunks: more workers would have nothing to do.
-        is_spread: by actors of Ray, which must be connected (see `raycap.cluster.ray_cluster`).
+        is_spread: use Ray actors; Ray must be connected (`raycap.cluster.start.ray_cluster`).
     """
     if not is_spread:
         scorer = Scorer(spec)

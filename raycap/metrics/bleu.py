@@ -7,8 +7,8 @@ the constants of coco-caption, and the reference's length that is closest to the
 import numpy as np
 from jaxtyping import Float64, Int64, Real
 
-from raycap.metrics.ascending import distinct
 from raycap.metrics.corpus import Corpus
+from raycap.metrics.frequencies import distinct
 from raycap.metrics.ngrams import NUM_ORDERS
 
 NUM_BLEU_COUNTS = 10

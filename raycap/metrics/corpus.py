@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Int64
 
-from raycap.metrics.ascending import find
+from raycap.metrics.frequencies import find
 from raycap.metrics.ngrams import NGramCounts, Sentences, count_ngrams
 
 

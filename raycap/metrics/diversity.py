@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from raycap.metrics.ascending import distinct, find
+from raycap.metrics.frequencies import distinct, find
 from raycap.metrics.ngrams import NUM_ORDERS, HashedTokens, Sentences, hash_texts, hash_tokens
 
 

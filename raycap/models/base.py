@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from raycap.config import GenerationConfig
-from raycap.images import Target
+from raycap.images.decoding import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

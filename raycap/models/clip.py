@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from raycap.errors import ModelError
-from raycap.images import Target
+from raycap.images.decoding import Target
 from raycap.models.device import pick_device
 from raycap.models.weights import quiet
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycap.errors import ModelError
-from raycap.images import Target
+from raycap.images.decoding import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
     CONFIG_FILE,

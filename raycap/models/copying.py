@@ -73,14 +73,14 @@ def _copy_files(source: ModelSource, folder: Path) -> None:
 def _write_settings(kind: str, folder: Path, generation: GenerationConfig) -> None:
     # torch and transformers take seconds to import, and whoever looks for a model needs neither
     if kind in SCRATCH_KINDS:
-        from raycap.models.scratch_folders import write_generation  # noqa: PLC0415
-        from raycap.models.tokenizer import END, PAD, START  # noqa: PLC0415
+        from raycap.models.scratch.folders import write_generation  # noqa: PLC0415
+        from raycap.models.scratch.tokenizer import END, PAD, START  # noqa: PLC0415
 
         write_generation(folder, generation, (PAD, START, END))
         return
     from transformers import BlipConfig  # noqa: PLC0415
 
-    from raycap.models.blip import transformers_settings  # noqa: PLC0415
+    from raycap.models.blip.captioner import transformers_settings  # noqa: PLC0415
 
     text = BlipConfig.from_dict(read_json(folder / CONFIG_FILE)).text_config
     settings = transformers_settings(text, generation)

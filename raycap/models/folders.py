@@ -5,6 +5,8 @@ and `vlm_folders` for the vision-language models of transformers.
 
 Every fault is a `ModelError` that names the folder and what to do, because a model is chosen by
 hand and a traceback out of a worker an hour later helps nobody.
+
+Which models transformers knows as vision-language models.
 """
 
 import hashlib
@@ -16,8 +18,20 @@ from typing import Any
 from PIL import Image
 
 from raycap.errors import ModelError
-from raycap.images import Target
-from raycap.models.vlm_types import is_vlm
+from raycap.images.decoding import Target
+
+
+def is_vlm(model_type: object) -> bool:
+    """Whether transformers loads a `model_type` of `config.json` as an image-text-to-text model."""
+    if not isinstance(model_type, str):
+        return False
+    # takes seconds to import, and only a model of a kind that is not raycap's own needs it
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
 
 SCRATCH_KINDS = ("cnn-lstm", "transformer", "hybrid")
 """Kinds of model that raycap trains from scratch."""

@@ -32,14 +32,14 @@ def load_captioner(
     folder = safe_folder_here(source)
     # torch and transformers take seconds to import, and the stub needs neither
     if source.kind in SCRATCH_KINDS:
-        from raycap.models.scratch_captioner import load_scratch_captioner  # noqa: PLC0415
+        from raycap.models.scratch.captioner import load_scratch_captioner  # noqa: PLC0415
 
         return load_scratch_captioner(folder, model, generation)
     if source.kind == VLM:
-        from raycap.models.vlm import VlmCaptioner  # noqa: PLC0415
+        from raycap.models.vlm.captioner import VlmCaptioner  # noqa: PLC0415
 
         return VlmCaptioner.from_pretrained(folder, model, generation)
-    from raycap.models.blip import BlipCaptioner  # noqa: PLC0415
+    from raycap.models.blip.captioner import BlipCaptioner  # noqa: PLC0415
 
     return BlipCaptioner.from_pretrained(folder, model, generation)
 

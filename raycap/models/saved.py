@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from raycap.config import GenerationConfig
+from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ModelError
 from raycap.models.base import ModelSource
 from raycap.models.folders import KIND_FILE, read_json
-from raycap.settings import validate_config
 
 GENERATION = "generation"
 """Where `raycap.json` holds the settings."""

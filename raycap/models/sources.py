@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raycap.config import ModelConfig
 from raycap.errors import ModelError
-from raycap.images import Target
+from raycap.images.decoding import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
     KIND_FILE,
@@ -25,8 +25,8 @@ from raycap.models.folders import (
 from raycap.models.hub import download
 from raycap.models.safety import check_safe
 from raycap.models.saved import read_generation
-from raycap.models.scratch_folders import check_scratch_folder
-from raycap.models.vlm_folders import check_vlm_folder
+from raycap.models.scratch.folders import check_scratch_folder
+from raycap.models.vlm.folders import check_vlm_folder
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
-from raycap.images import Target
+from raycap.images.decoding import Target
 from raycap.models.base import Caption
 from raycap.models.folders import KIND_FILE, write_json
 from raycap.models.sources import STUB_TARGET

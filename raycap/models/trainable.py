@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from raycap.config import GenerationConfig
-from raycap.images import Target
+from raycap.images.decoding import Target
 from raycap.models.base import Captioner
 
 IGNORED = -100

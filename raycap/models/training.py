@@ -25,7 +25,7 @@ def build_trainable(config: TrainConfig, captions: Iterable[str]) -> Trainable:
         ConfigError: the weights are of another kind than the settings ask for.
     """
     if config.init is None and config.kind != "blip":
-        from raycap.models.scratch_training import build_scratch_trainable  # noqa: PLC0415
+        from raycap.models.scratch.training import build_scratch_trainable  # noqa: PLC0415
 
         return build_scratch_trainable(config, captions)
     source = find_model(config.init or DEFAULT_MODEL)
@@ -44,9 +44,9 @@ def load_trainable(folder: Path, config: TrainConfig) -> Trainable:
         ModelError: the folder does not hold such a model.
     """
     if config.kind == "blip":
-        from raycap.models.blip_training import load_blip_trainable  # noqa: PLC0415
+        from raycap.models.blip.training import load_blip_trainable  # noqa: PLC0415
 
         return load_blip_trainable(folder, config)
-    from raycap.models.scratch_training import load_scratch_trainable  # noqa: PLC0415
+    from raycap.models.scratch.training import load_scratch_trainable  # noqa: PLC0415
 
     return load_scratch_trainable(folder, config)

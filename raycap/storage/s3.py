@@ -16,8 +16,16 @@ from raycap.errors import StorageError
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
-from raycap.storage.s3_errors import NOT_FOUND, PRECONDITION_FAILED, error_code, mapped
-from raycap.storage.s3_requests import get_object, get_range, make_client, read_body
+from raycap.storage.s3_requests import (
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    error_code,
+    get_object,
+    get_range,
+    make_client,
+    mapped,
+    read_body,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of, write_images
+from tests.support.commandline import CommandLine, rows_of, write_images
 
 COMMANDS = (
     "caption",
@@ -27,7 +27,7 @@ COMMANDS = (
 
 def test_importing_the_command_line_loads_neither_ray_nor_torch() -> None:
     code = (
-        "import sys, raycap.cli; "
+        "import sys, raycap.console; "
         "heavy = {'ray', 'torch', 'transformers', 'boto3', 'pyarrow'}; "
         "print(sorted(heavy & sys.modules.keys()))"
     )

@@ -5,8 +5,14 @@ import sys
 
 import pytest
 
-from tests.commandline import CommandLine
-from tests.documents import docs_blocks, docs_commands, run, undescribed_files, write_examples
+from tests.support.commandline import CommandLine
+from tests.support.documents import (
+    docs_blocks,
+    docs_commands,
+    run,
+    undescribed_files,
+    write_examples,
+)
 
 
 @pytest.mark.slow

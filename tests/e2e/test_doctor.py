@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from tests.commandline import CommandLine, write_images
 from tests.conftest import S3
+from tests.support.commandline import CommandLine, write_images
 
 
 def verdicts(out: str) -> dict[str, str]:

@@ -4,8 +4,13 @@ import json
 
 import pytest
 
-from tests.commandline import CommandLine, write_images
-from tests.evaluation_samples import scores_of, write_captions, write_corpus, write_references
+from tests.support.commandline import CommandLine, write_images
+from tests.support.evaluation_samples import (
+    scores_of,
+    write_captions,
+    write_corpus,
+    write_references,
+)
 
 QUICK = ("--set", "external.meteor=false", "--set", "bootstrap.num_resamples=20")
 

@@ -5,7 +5,7 @@ import re
 import signal
 import time
 
-from tests.commandline import (
+from tests.support.commandline import (
     CommandLine,
     committed_parts,
     ray_processes_of,

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
 
-from tests.commandline import committed_parts, rows_of, wait_until, write_images
 from tests.conftest import S3, MakeJpeg, free_port
-from tests.evaluation_samples import write_corpus
-from tests.tiny_dataset import write_dataset
+from tests.support.commandline import committed_parts, rows_of, wait_until, write_images
+from tests.support.evaluation_samples import write_corpus
+from tests.support.tiny_dataset import write_dataset
 
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from raycap.bulk import telemetry
-from raycap.bulk.telemetry import Measure
+from raycap.captioning import telemetry
+from raycap.captioning.telemetry import Measure
 from tests.conftest import MakeJpeg
-from tests.scraped_run import RAYS
+from tests.support.scraped_run import RAYS
 
 ROOT = Path(__file__).parents[2]
 NUM_GOOD = 20
@@ -38,7 +38,7 @@ def run(tmp_path: Path, make_jpeg: MakeJpeg) -> tuple[Path, list[Metric]]:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.scraped_run", str(photos), str(output)],
+        [sys.executable, "-m", "tests.support.scraped_run", str(photos), str(output)],
         env=env,
         cwd=ROOT,
         capture_output=True,

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of, write_images
+from tests.support.commandline import CommandLine, rows_of, write_images
 
 
 def test_a_preflight_tells_what_the_run_takes_and_leaves_it_a_clean_output(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of
 from tests.conftest import S3, MakeJpeg
-from tests.documents import (
+from tests.support.commandline import CommandLine, rows_of
+from tests.support.documents import (
     CONFIGS,
     IN_DOCS,
     README,

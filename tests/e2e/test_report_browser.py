@@ -10,11 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from raycap import schema
-from raycap.report.report import report
-from raycap.train.overlays import ATTENTION
-from tests.dataset_samples import scene_dataset
-from tests.outputs import failed, row
-from tests.report_samples import (
+from raycap.reporting.report import report
+from raycap.training.attention_maps import ATTENTION
+from tests.support.dataset_samples import scene_dataset
+from tests.support.outputs import failed, row
+from tests.support.report_samples import (
     Sample,
     scene_captions,
     scene_sample,
@@ -22,9 +22,9 @@ from tests.report_samples import (
     write_captions,
     write_sample,
 )
-from tests.search_samples import write_search
-from tests.study_samples import write_study_sample
-from tests.training_samples import (
+from tests.support.search_samples import write_search
+from tests.support.study_samples import write_study_sample
+from tests.support.training_samples import (
     picture,
     training_history,
     write_calibration_sample,

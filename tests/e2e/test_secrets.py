@@ -14,9 +14,15 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commandline import CommandLine, ray_processes_of, rows_of, wait_until, write_images
 from tests.conftest import S3, MakeJpeg
-from tests.faulty_http import FaultyServer, Reply, faulty_server
+from tests.support.commandline import (
+    CommandLine,
+    ray_processes_of,
+    rows_of,
+    wait_until,
+    write_images,
+)
+from tests.support.faulty_http import FaultyServer, Reply, faulty_server
 
 PLANTED = "planted"
 """Part of every secret."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from tests.commandline import CommandLine, wait_until
-from tests.tiny_dataset import write_dataset
+from tests.support.commandline import CommandLine, wait_until
+from tests.support.tiny_dataset import write_dataset
 
 FINETUNE = Path(__file__).parents[2] / "jobs" / "finetune.py"
 SETTINGS = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, wait_until
-from tests.tiny_dataset import write_dataset
+from tests.support.commandline import CommandLine, wait_until
+from tests.support.tiny_dataset import write_dataset
 
 SETTINGS = (
     *("--model", "hybrid", "--set", "tune.space.train.lr=[1e-3, 1e-2]"),

@@ -9,9 +9,9 @@ from PIL import Image
 
 from raycap.config import GenerationConfig, ImageConfig, ModelConfig
 from raycap.errors import ImageError
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.stub import StubCaptioner
-from tests.commandline import CommandLine
+from tests.support.commandline import CommandLine
 
 PART_SIZE = 10
 SETTINGS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of, write_images
 from tests.faults.drills import SETTINGS, captions_of, check_one_line, check_verified, told
+from tests.support.commandline import CommandLine, rows_of, write_images
 
 NUM_IMAGES = 60
 

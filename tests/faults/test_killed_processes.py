@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, committed_parts, rows_of, wait_until, write_images
 from tests.conftest import S3
 from tests.faults.drills import (
     SETTINGS,
@@ -18,7 +17,14 @@ from tests.faults.drills import (
     told,
     workers,
 )
-from tests.faulty_http import Fault, Handler, TrueReply, faulty_server, truthful
+from tests.support.commandline import (
+    CommandLine,
+    committed_parts,
+    rows_of,
+    wait_until,
+    write_images,
+)
+from tests.support.faulty_http import Fault, Handler, TrueReply, faulty_server, truthful
 
 NUM_IMAGES = 120
 NUM_PARTS = 12

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of, write_images
 from tests.faults.drills import captions_of, check_verified, told
-from tests.tiny_blip import save_model
+from tests.support.commandline import CommandLine, rows_of, write_images
+from tests.support.tiny_blip import save_model
 
 pytestmark = pytest.mark.slow
 

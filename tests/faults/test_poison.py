@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.commandline import CommandLine, rows_of, write_images
 from tests.faults.drills import SETTINGS, captions_of, check_one_line, check_verified, magenta, told
+from tests.support.commandline import CommandLine, rows_of, write_images
 
 POISON = ("000033-poison.png", "000071-poison.png")
 

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.commandline import CommandLine, write_images
 from tests.conftest import S3
 from tests.faults.drills import (
     SETTINGS,
@@ -21,7 +20,8 @@ from tests.faults.drills import (
     check_verified,
     told,
 )
-from tests.faulty_http import (
+from tests.support.commandline import CommandLine, write_images
+from tests.support.faulty_http import (
     Fault,
     FaultyServer,
     Handler,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.commandline import CommandLine
 from tests.conftest import S3
 from tests.faults.drills import check_one_line
-from tests.faulty_http import Fault, Handler, faulty_server, refused, truthful
-from tests.tiny_dataset import write_dataset
+from tests.support.commandline import CommandLine
+from tests.support.faulty_http import Fault, Handler, faulty_server, refused, truthful
+from tests.support.tiny_dataset import write_dataset
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
-from raycap.images import Target, decode, prepare_process
+from raycap.images.decoding import Target, decode, prepare_process
 from tests.fuzz.mutations import mutated
 
 TARGET = Target(width_px=40, height_px=32)

@@ -11,9 +11,9 @@ from raycap.config import GenerationConfig, ModelConfig
 from raycap.demo.scenes import render, scene
 from raycap.demo.train import resize
 from raycap.models.base import Caption
-from raycap.models.blip import BlipCaptioner
+from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.sources import DEMO_FOLDER
-from tests import tiny_blip
+from tests.support import tiny_blip
 
 unchecked = tiny_blip.unchecked
 

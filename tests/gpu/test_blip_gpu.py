@@ -8,12 +8,12 @@ import pytest
 import torch
 from jaxtyping import UInt8
 
-from raycap.bulk.batching import BatchRange, BatchSize
-from raycap.bulk.captioning import caption_all
+from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.captioner import caption_all
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
-from raycap.models import blip
-from raycap.models.blip import BlipCaptioner
+from raycap.models.blip import captioner as blip
+from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.device import pick_dtype
 from raycap.models.sources import DEMO_FOLDER
 

@@ -7,9 +7,19 @@ import pytest
 import torch
 
 from raycap.config import ModelConfig
-from raycap.models import scratch_captioner
-from raycap.models.scratch_captioner import HybridCaptioner, load_scratch_captioner
-from tests.tiny_scratch import BEAMS, CAPTIONS, GREEDY, KINDS, build, fit, images, loss_of, tensor
+from raycap.models.scratch import captioner as scratch_captioner
+from raycap.models.scratch.captioner import HybridCaptioner, load_scratch_captioner
+from tests.support.tiny_scratch import (
+    BEAMS,
+    CAPTIONS,
+    GREEDY,
+    KINDS,
+    build,
+    fit,
+    images,
+    loss_of,
+    tensor,
+)
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,7 +18,7 @@ def ray_session(s3_server: str) -> Iterator[None]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "RAY_AUTH_MODE": "disabled",  # on loopback; keeps a token out of the home folder
         "RAY_USAGE_STATS_ENABLED": "0",
-        "GOMP_SPINCOUNT": "1000",  # as of raycap.cluster
+        "GOMP_SPINCOUNT": "1000",  # as of raycap.cluster.start
     }
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)

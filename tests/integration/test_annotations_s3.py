@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycap.errors import ConfigError, DatasetError
-from tests.annotated import format_of, read, write
 from tests.conftest import S3
+from tests.support.annotated import format_of, read, write
 
 ROWS: list[dict[str, Any]] = [
     {"file_name": f"{number}.jpg", "caption": f"text {number}", "split": "train"}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from raycap.bulk.attempts import is_replacement, is_second_attempt
-from raycap.bulk.batching import BatchRange
-from raycap.bulk.captioning import CaptionActor
-from raycap.bulk.loading import RunSpec, image_decoder
+from raycap.captioning.attempts import is_replacement, is_second_attempt
+from raycap.captioning.batching import BatchRange
+from raycap.captioning.captioner import CaptionActor
+from raycap.captioning.loading import RunSpec, image_decoder
 from raycap.config import CaptionConfig
 from raycap.models.sources import find_model
 

@@ -9,19 +9,19 @@ import pytest
 
 import raycap
 from raycap import schema
-from raycap.calibration.images import choose_images
-from raycap.calibration.record import CALIBRATION, Calibration
-from raycap.calibration.run import calibrate
-from raycap.calibration.scoring import ScoredReferences, score_trial
-from raycap.calibration.trials import TRIALS
 from raycap.config import CalibrateConfig, CaptionConfig, StorageConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.errors import ConfigError, DatasetError, ModelError, RunConflict, RunStopped
+from raycap.experiments.calibration.images import choose_images
+from raycap.experiments.calibration.record import CALIBRATION, Calibration
+from raycap.experiments.calibration.run import calibrate
+from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
+from raycap.experiments.calibration.trials import TRIALS
 from raycap.models.base import ModelSource
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from raycap.status import Progress
-from tests.dataset_samples import scene_dataset
+from raycap.progress import Progress
+from tests.support.dataset_samples import scene_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

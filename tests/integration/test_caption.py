@@ -12,18 +12,18 @@ from PIL import Image
 
 import raycap
 from raycap import schema
-from raycap.bulk.batching import BatchRange
-from raycap.bulk.loading import RunSpec
-from raycap.bulk.pipeline import Resources, _stages
-from raycap.bulk.verify import verify
+from raycap.captioning.batching import BatchRange
+from raycap.captioning.loading import RunSpec
+from raycap.captioning.stream import Resources, _stages
+from raycap.captioning.verify import verify
 from raycap.config import ActorRange, CaptionConfig
+from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from raycap.status import Progress
+from raycap.progress import Progress
 from raycap.storage.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -12,13 +12,13 @@ import pytest
 
 import raycap
 from raycap import schema
-from raycap.bulk.dataset_source import held_files
-from raycap.bulk.export import ExportFormat, export
-from raycap.bulk.parts import CAPTIONS, encode_captions, part_key
-from raycap.bulk.run import forecast
-from raycap.bulk.source import open_source
-from raycap.bulk.verify import verify
+from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.parts import CAPTIONS, encode_captions, part_key
+from raycap.captioning.run import forecast
+from raycap.captioning.source import held_files, open_source
+from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig, PrepareConfig, ReportConfig, StorageConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.record import DATASET, INDEX, PLAN
 from raycap.errors import (
@@ -31,13 +31,12 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.evaluation.evaluate import evaluate
-from raycap.report.dataset_pictures import reference_pictures
-from raycap.settings import validate_config
-from raycap.status import Progress
+from raycap.progress import Progress
+from raycap.reporting.dataset_pictures import reference_pictures
 from raycap.storage.local import LocalStore
-from tests.caption_sets import folder_rows, make_dataset, picture
 from tests.conftest import S3, RequestLog
-from tests.dataset_samples import dataset_row, write_dataset
+from tests.support.caption_sets import folder_rows, make_dataset, picture
+from tests.support.dataset_samples import dataset_row, write_dataset
 
 NUM_IMAGES = 36
 STORAGE = StorageConfig(num_retries=0)

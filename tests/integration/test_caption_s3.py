@@ -12,10 +12,10 @@ import pytest
 from ray._private import state  # no public name tells as much without a dashboard
 
 import raycap
-from raycap.bulk.verify import verify
+from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
+from raycap.config.loading import validate_config
 from raycap.errors import StorageError
-from raycap.settings import validate_config
 from tests.conftest import S3, MakeJpeg, RequestLog
 
 pytestmark = pytest.mark.usefixtures("ray_session")

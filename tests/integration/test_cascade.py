@@ -10,24 +10,18 @@ import pytest
 from PIL import Image
 
 import raycap
-from raycap.bulk.finished import open_finished
-from raycap.bulk.verify import verify
-from raycap.config import (
-    CaptionConfig,
-    GenerationConfig,
-    ImageConfig,
-    ModelConfig,
-    StorageConfig,
-)
+from raycap.captioning.output import open_finished
+from raycap.captioning.verify import verify
+from raycap.config import CaptionConfig, GenerationConfig, ImageConfig, ModelConfig, StorageConfig
+from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.base import Caption
 from raycap.models.folders import write_json
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from raycap.status import Progress
-from tests.faulty_http import Reply, faulty_server
+from raycap.progress import Progress
+from tests.support.faulty_http import Reply, faulty_server
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

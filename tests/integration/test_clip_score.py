@@ -12,7 +12,7 @@ from raycap.errors import ModelError
 from raycap.evaluation.clip import ClipSpec, UriImages, clip_scores, spread_clip_scores
 from raycap.models.clip_source import find_clip
 from tests.conftest import S3, MakeJpeg
-from tests.tiny_clip import save_clip
+from tests.support.tiny_clip import save_clip
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

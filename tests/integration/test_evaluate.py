@@ -15,11 +15,11 @@ from raycap.config import StorageConfig
 from raycap.errors import DatasetError
 from raycap.evaluation import passes
 from raycap.evaluation.record import Evaluation, read_evaluation
-from raycap.status import Progress
+from raycap.progress import Progress
 from raycap.storage.stores import open_store
 from tests.conftest import S3
-from tests.dataset_samples import scene_dataset
-from tests.evaluation_samples import (
+from tests.support.dataset_samples import scene_dataset
+from tests.support.evaluation_samples import (
     run,
     scores_of,
     skipped_of,
@@ -27,7 +27,7 @@ from tests.evaluation_samples import (
     without_time,
     write_corpus,
 )
-from tests.tiny_clip import save_clip
+from tests.support.tiny_clip import save_clip
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import raycap
-from raycap.bulk.export import ExportFormat, export
-from raycap.bulk.verify import verify
+from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
-from raycap.settings import validate_config
+from raycap.config.loading import validate_config
 from tests.conftest import S3, MakeJpeg
 from tests.fuzz.seeds import encode, fits_in_gzip, scene
-from tests.outputs import files_under
+from tests.support.outputs import files_under
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

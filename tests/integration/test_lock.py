@@ -19,7 +19,7 @@ from raycap.storage.base import WriteLock
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.s3 import S3Store
 from tests.conftest import S3
-from tests.faulty_http import FaultyServer, faulty_server, lost, refused, reset
+from tests.support.faulty_http import FaultyServer, faulty_server, lost, refused, reset
 
 CONFIG = StorageConfig(timeout_s=5, num_retries=1)
 KEY = "lock.json"

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 import raycap
-from raycap.bulk.estimate import FETCH, MODEL
-from raycap.bulk.verify import verify
+from raycap.captioning.forecast import FETCH, MODEL
+from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig, PrepareConfig
+from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, RunConflict, RunStopped
-from raycap.preflight import preflight
-from raycap.settings import validate_config
-from raycap.status import Progress
-from tests.caption_sets import folder_rows, make_dataset
-from tests.commandline import rows_of, write_images
+from raycap.preflights.run import preflight
+from raycap.progress import Progress
 from tests.conftest import S3, MakeJpeg, RequestLog
-from tests.taken_apart import Page
+from tests.support.caption_sets import folder_rows, make_dataset
+from tests.support.commandline import rows_of, write_images
+from tests.support.taken_apart import Page
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

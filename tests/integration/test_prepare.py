@@ -17,15 +17,15 @@ import pytest
 
 from raycap import schema
 from raycap.config import PrepareConfig, StorageConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.prepare import prepare
 from raycap.datasets.references import read_references
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
-from raycap.settings import validate_config
-from raycap.status import Progress
+from raycap.progress import Progress
 from raycap.storage.stores import open_store
-from tests.caption_sets import folder_rows, make_dataset, picture
-from tests.faulty_http import (
+from tests.support.caption_sets import folder_rows, make_dataset, picture
+from tests.support.faulty_http import (
     FaultyServer,
     Handler,
     Reply,

@@ -12,13 +12,13 @@ import pytest
 
 from raycap import schema
 from raycap.config import PrepareConfig, StorageConfig
+from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.prepare import prepare
 from raycap.datasets.references import read_references
 from raycap.errors import RunConflict, StorageError
-from raycap.settings import validate_config
-from tests.caption_sets import picture
 from tests.conftest import S3, RequestLog
+from tests.support.caption_sets import picture
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -14,7 +14,14 @@ from raycap.storage.base import Store
 from raycap.storage.ranged import RangedFile
 from raycap.storage.stores import ImageReader, open_store
 from tests.conftest import S3
-from tests.faulty_http import FaultyServer, Handler, Reply, TrueReply, faulty_server, truncated
+from tests.support.faulty_http import (
+    FaultyServer,
+    Handler,
+    Reply,
+    TrueReply,
+    faulty_server,
+    truncated,
+)
 
 CONFIG = StorageConfig(timeout_s=1, num_retries=1)
 DATA = bytes(range(256)) * 4

@@ -9,7 +9,7 @@ from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientErro
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader
 from tests.conftest import S3, free_port
-from tests.faulty_http import (
+from tests.support.faulty_http import (
     Fault,
     FaultyServer,
     faulty_server,

@@ -7,12 +7,12 @@ import pytest
 
 import raycap
 from raycap.config import CaptionConfig
+from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from tests.tiny_scratch import BEAMS, KINDS, build
+from tests.support.tiny_scratch import BEAMS, KINDS, build
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

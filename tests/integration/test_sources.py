@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycap.bulk.source import Listing, open_source
+from raycap.captioning.source import Listing, open_source
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound, StorageError
 from raycap.schema import MANIFEST

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from raycap.config import StudyConfig
+from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
-from raycap.settings import validate_config
-from raycap.study.record import Status, Study, folder_of
-from raycap.study.run import study
-from raycap.study.status import StudyProgress
-from tests.dataset_samples import dataset_row, scene_dataset, write_dataset
+from raycap.experiments.study.record import Status, Study, folder_of
+from raycap.experiments.study.run import study
+from raycap.experiments.study.status import StudyProgress
+from tests.support.dataset_samples import dataset_row, scene_dataset, write_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

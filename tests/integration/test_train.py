@@ -19,16 +19,16 @@ from raycap.config import GenerationConfig, ModelConfig, StorageConfig, TrainCon
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.records import versions
+from raycap.runs.records import versions
 from raycap.storage.stores import open_store
-from raycap.train.record import Training
-from raycap.train.resources import fit_resources
-from raycap.train.run import train
-from raycap.train.status import TrainingProgress
+from raycap.training.record import Training
+from raycap.training.resources import fit_resources
+from raycap.training.run import train
+from raycap.training.status import TrainingProgress
 from tests.conftest import S3
-from tests.tiny_dataset import write_dataset
-from tests.training_run import TINY, tiny_models
-from tests.training_stream import tiny_config
+from tests.support.tiny_dataset import write_dataset
+from tests.support.training_run import TINY, tiny_models
+from tests.support.training_stream import tiny_config
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raycap.train.run import train
-from tests.tiny_dataset import scene, write_dataset
-from tests.training_run import TINY
-from tests.training_stream import tiny_config
+from raycap.training.run import train
+from tests.support.tiny_dataset import scene, write_dataset
+from tests.support.training_run import TINY
+from tests.support.training_stream import tiny_config
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycap.config import TrainConfig, TuneConfig
+from raycap.config.loading import load_config, validate_config
 from raycap.errors import ModelError, RunConflict, RunStopped
-from raycap.settings import load_config, validate_config
-from raycap.train.preparing import Models
-from raycap.tune.record import name_of
-from raycap.tune.run import tune
-from raycap.tune.search import Search, Status, Trial
-from raycap.tune.space import trial_config
-from raycap.tune.status import SearchProgress
+from raycap.experiments.tuning.record import name_of
+from raycap.experiments.tuning.run import tune
+from raycap.experiments.tuning.search import Search, Status, Trial
+from raycap.experiments.tuning.space import trial_config
+from raycap.experiments.tuning.status import SearchProgress
+from raycap.training.preparing import Models
 from tests.integration.test_train import is_ours
-from tests.tiny_dataset import write_dataset
-from tests.tiny_trainable import TinyTrainable, build_tiny, load_tiny
-from tests.training_run import TINY, tiny_models
+from tests.support.tiny_dataset import write_dataset
+from tests.support.tiny_trainable import TinyTrainable, build_tiny, load_tiny
+from tests.support.training_run import TINY, tiny_models
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
 

@@ -10,17 +10,17 @@ import psutil
 import pytest
 
 import raycap
-from raycap.bulk.verify import verify
+from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
+from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ModelError
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from raycap.status import Progress
-from tests.commandline import rows_of
-from tests.tiny_vlm import save_vlm
+from raycap.progress import Progress
+from tests.support.commandline import rows_of
+from tests.support.tiny_vlm import save_vlm
 
 pytest.importorskip("vllm", reason="vLLM needs an environment of its own: make test-vllm")
 pytestmark = [

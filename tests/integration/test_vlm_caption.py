@@ -8,12 +8,12 @@ import pytest
 
 import raycap
 from raycap.config import CaptionConfig, GenerationConfig
+from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
-from raycap.images import decode
+from raycap.images.decoding import decode
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from raycap.settings import validate_config
-from tests.tiny_vlm import save_vlm
+from tests.support.tiny_vlm import save_vlm
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -10,7 +10,7 @@ from raycap.config import StorageConfig
 from raycap.errors import ErrorCode, ObjectNotFound, TransientError
 from raycap.storage.stores import ImageReader
 from tests.conftest import free_port
-from tests.faulty_http import (
+from tests.support.faulty_http import (
     Fault,
     FaultyServer,
     Handler,

@@ -14,13 +14,13 @@ from pydantic_core import to_jsonable_python
 
 from docs.reference import ROOTS, pages
 from raycap import schema
-from raycap.cli import COMMANDS, app
 from raycap.config import Section, StudyConfig, TuneConfig, is_section
+from raycap.config.loading import validate_config
+from raycap.console import COMMANDS, app
 from raycap.errors import ErrorCode
-from raycap.settings import validate_config
-from raycap.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
-from raycap.tune.space import read_space
-from tests.documents import (
+from raycap.experiments.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
+from raycap.experiments.tuning.space import read_space
+from tests.support.documents import (
     DOCS,
     FORMATS,
     IN_DOCS,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raycap.config import CaptionConfig, Section, StudyConfig, TrainConfig
-from raycap.settings import load_config
+from raycap.config.loading import load_config
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -91,7 +91,7 @@ def test_the_constraints_pin_every_dependency() -> None:
 
 def test_captioning_starts_without_what_only_training_needs() -> None:
     code = (
-        "import raycap.cli, raycap.progress, raycap.tables.bulk, raycap.bulk.run, sys\n"
+        "import raycap.console.progress, raycap.console.captioning, raycap.captioning.run, sys\n"
         "print(*sorted({'torch', 'transformers', 'ray.tune', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

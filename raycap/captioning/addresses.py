@@ -1,0 +1,78 @@
+"""Addresses that hold a secret, on their way from a list to the workers, past everything kept.
+
+A signed address leads to its image and must not be written down: the manifest has it without the
+signature. The whole ones wait in a private folder of the driver's machine, and an actor there gives
+them to whoever loads a part. They are gone when the run ends; the next one takes them from the list
+again, as they stand there then: so a list may be signed anew.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.cluster.start import start_here
+from raycap.schema import IMAGE_ID, URI
+from raycap.storage.address import redact
+
+_MAY_HOLD = r"^[A-Za-z][A-Za-z0-9+.\-]*://.*[@?#]"  # what `redact` may change, and little else
+
+
+class SecretAddresses:
+    """The whole addresses of a run's images, where they are not what the manifest says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = folder / "addresses.sqlite"
+        self._has_any = False
+
+    def taken_out(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass MANIFEST tables on without secrets; keep the addresses that had one."""
+        for table in tables:
+            uris = table[URI].combine_chunks()
+            places = pc.indices_nonzero(pc.match_substring_regex(uris, _MAY_HOLD))
+            whole = dict(zip(places.to_pylist(), uris.take(places).to_pylist(), strict=True))
+            shown = {place: redact(uri) for place, uri in whole.items() if redact(uri) != uri}
+            if not shown:
+                yield table
+                continue
+            self._keep([(table[IMAGE_ID][place].as_py(), whole[place]) for place in shown])
+            column = [shown.get(place, uri) for place, uri in enumerate(uris.to_pylist())]
+            at = table.schema.get_field_index(URI)
+            yield table.set_column(at, table.schema.field(at), pa.array(column, pa.string()))
+
+    def of(self, image_ids: list[str]) -> dict[str, str]:
+        """Give the addresses of those images that had a secret in them."""
+        found: dict[str, str] = {}
+        with closing(sqlite3.connect(self._file)) as database:
+            for image_id in image_ids:
+                query = "SELECT uri FROM addresses WHERE image_id = ?"
+                for (uri,) in database.execute(query, (image_id,)):
+                    found[image_id] = uri
+        return found
+
+    def serve(self) -> Any:
+        """Start an actor on this machine that answers `of`; None where there is nothing to tell."""
+        return start_here(SecretAddresses, self.folder) if self._has_any else None
+
+    def _keep(self, rows: list[tuple[str, str]]) -> None:
+        with closing(sqlite3.connect(self._file)) as database, database:
+            # Nothing of it outlives the run, so nothing waits for the disk.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            columns = "image_id TEXT PRIMARY KEY, uri TEXT NOT NULL"
+            database.execute(f"CREATE TABLE IF NOT EXISTS addresses ({columns}) WITHOUT ROWID")
+            database.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?)", rows)
+        self._has_any = True
+
+
+@contextmanager
+def secret_addresses() -> Iterator[SecretAddresses]:
+    """Keep addresses for the length of a `with` block, in a folder that nobody else can read."""
+    with tempfile.TemporaryDirectory(prefix="raycap-addresses-") as folder:
+        yield SecretAddresses(Path(folder))

@@ -1,0 +1,117 @@
+"""A second model for weak captions: which rows it is asked for, and what is counted of them.
+
+It runs as a second pass over what the first model has committed. A part whose footer counts rows
+that await it is answered in part, and written anew with what it answered: resuming needs nothing
+else, and a run that is killed between the two finds the same rows again.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.captioning.ledger import Totals
+from raycap.config import CaptionConfig, ModelConfig
+from raycap.errors import ConfigError
+from raycap.models.base import ModelSource
+from raycap.models.saved import settled_generation
+from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vlm.vllm_requests import check_backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """The second model of a run, and when it is asked."""
+
+    model: ModelSource
+    """The second model."""
+    below: float
+    """Captions of a lower `logprob` are weak."""
+    config: CaptionConfig
+    """The run's settings as the second model takes them."""
+    is_second: bool = False
+    """Whether the pass under way is the second model's."""
+
+    def kept(self, answered: pa.Table) -> pa.Table:
+        """Choose the answers that replace rows: where the second model fails, the caption stays."""
+        if not self.is_second:
+            return answered
+        return answered.filter(pc.equal(answered[schema.STATUS], schema.STATUS_OK))
+
+    def counts(self, rows: pa.Table, answered: pa.Table) -> dict[str, int]:
+        """Count what the footer of a part tells.
+
+        Args:
+            rows: the whole part, as it is written.
+            answered: what this pass has answered of it.
+        """
+        awaiting = awaits(rows, self.model.name, self.below)
+        own = pc.equal(rows[schema.MODEL], self.model.name)
+        return {
+            "num_awaiting": 0 if self.is_second else pc.sum(awaiting).as_py() or 0,
+            "num_second": pc.sum(own).as_py() or 0,
+            "num_second_failed": len(answered) - len(self.kept(answered)),
+        }
+
+    def sum_up(self, totals: Totals) -> dict[str, Any]:
+        """Say what it came to, for the summary."""
+        return {
+            "model": self.model.identity(),
+            "below": self.below,
+            "num_images": totals.num_second + totals.num_second_failed,
+            "num_failed": totals.num_second_failed,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Say what of it goes into a run's fingerprint."""
+        return {
+            "model": {**self.model.identity(), **self.config.model.arithmetic()},
+            "below": self.below,
+            "generation": self.config.generation.model_dump(mode="json"),
+        }
+
+
+def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
+    """Tell of CAPTIONS rows whether their caption is weak, and not by the second model itself.
+
+    Args:
+        rows: some rows.
+        model: name of the second model.
+        below: captions of a lower `logprob` are weak.
+    """
+    is_weak = pc.less(rows[schema.LOGPROB], pa.scalar(below, pa.float32()))
+    is_other = pc.fill_null(pc.not_equal(rows[schema.MODEL], model), True)
+    return pc.and_(pc.fill_null(is_weak, False), is_other)
+
+
+def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
+    """Find the second model that the settings name; None where they name none.
+
+    Args:
+        config: the settings, as they were set.
+        first: the first model.
+
+    Raises:
+        ConfigError: it is the first model again.
+        ModelError: it cannot be found, or does not have the arithmetic or backend asked for.
+    """
+    cascade = config.cascade
+    if cascade.model is None or cascade.below is None:
+        return None
+    found = find_model(cascade.model)
+    if found.name == first.name:
+        raise ConfigError(f"cascade.model: {found.name} is model.name too: name a larger model")
+    model = ModelConfig(
+        name=cascade.model,
+        precision=cascade.precision,
+        backend=cascade.backend,
+        vllm_args=cascade.vllm_args,
+    )
+    check_arithmetic(found, model)
+    prompted = config.generation.model_copy(update={"prompt": cascade.prompt})
+    generation = settled_generation(prompted, found)
+    check_backend(found, model, generation)
+    resolved = config.model_copy(update={"model": model, "generation": generation})
+    return Cascade(model=found, below=cascade.below, config=resolved)

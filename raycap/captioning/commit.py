@@ -1,0 +1,176 @@
+"""The committer: gathers a part's answered rows and writes it once, whole.
+
+Rows stream in as the cluster answers them, in any order. A part is written when every row that
+this run answers of it is there: under its deterministic name, atomically. So a crash loses open
+parts only, and whatever Ray repeats, no row can be there twice.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.captioning import telemetry
+from raycap.captioning.cascade import Cascade
+from raycap.captioning.parts import (
+    CAPTIONS,
+    CaptionsFooter,
+    encode_captions,
+    part_key,
+    read_captions_footer,
+    read_part,
+)
+from raycap.captioning.plan import Plan
+from raycap.errors import RunStopped
+from raycap.runs.records import now
+from raycap.storage.base import Store, WriteLock
+
+_WRITE_THREADS = 4
+_MAX_UNWRITTEN = 16
+
+
+class _OpenPart:
+    """A part of which not every row is answered yet."""
+
+    def __init__(self, num_rows: int, is_partial: bool) -> None:
+        self.num_rows = num_rows
+        self.is_partial = is_partial
+        self.begun_s = time.monotonic()
+        self.tables: list[pa.Table] = []
+        self._seen: set[int] = set()
+
+    def add(self, table: pa.Table) -> int:
+        """Add the rows that are not there yet, and return their number."""
+        fresh = []
+        for row in table[schema.ROW].to_pylist():
+            fresh.append(row not in self._seen)
+            self._seen.add(row)
+        added = table if all(fresh) else table.filter(pa.array(fresh))
+        self.tables.append(added)
+        return len(added)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is answered."""
+        return len(self._seen) == self.num_rows
+
+
+class Committer:
+    """Writes parts in threads; use as a context manager, which waits for the last of them."""
+
+    def __init__(
+        self,
+        store: Store,
+        lock: WriteLock,
+        plan: Plan,
+        on_commit: Callable[[CaptionsFooter], None],
+        cascade: Cascade | None = None,
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._plan = plan
+        self._on_commit = on_commit
+        self._cascade = cascade
+        self._open: dict[int, _OpenPart] = {}
+        self._done: set[int] = set()
+        self._pool = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="raycap-commit")
+        self._writing: set[Future[CaptionsFooter]] = set()
+
+    def __enter__(self) -> "Committer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+
+    def add(self, table: pa.Table) -> pa.Table:
+        """Take ANSWERED rows; return those that are new, for progress.
+
+        Raises:
+            StorageError: an earlier part could not be written.
+            RunConflict: another writer has taken the output over.
+        """
+        fresh = []
+        parts = table[schema.PART].to_numpy()
+        for number in np.unique(parts).tolist():
+            rows = table if len(table) == 0 else table.filter(pa.array(parts == number))
+            if number not in self._done:
+                fresh.append(self._add_to_part(number, rows))
+        self._collect(block=len(self._writing) >= _MAX_UNWRITTEN)
+        return pa.concat_tables(fresh) if fresh else table.slice(0, 0)
+
+    def finish(self) -> None:
+        """Wait for every write, and make sure that no part stayed open.
+
+        Raises:
+            RunStopped: the stream ended before a part was whole.
+        """
+        while self._writing:
+            self._collect(block=True)
+        if self._open:
+            raise RunStopped(
+                f"the stream ended with {len(self._open)} unfinished parts; run the same command "
+                "to continue"
+            )
+
+    def drain(self) -> None:
+        """Wait for the writes that were begun, after a stop, and count those that succeed.
+
+        Open parts are given up.
+        """
+        written, self._writing = wait(self._writing).done, set()
+        for future in written:
+            if future.exception() is None:
+                self._on_commit(future.result())
+
+    def _add_to_part(self, number: int, rows: pa.Table) -> pa.Table:
+        if number not in self._open:
+            first = rows.slice(0, 1).select([schema.NUM_ROWS, schema.PARTIAL]).to_pylist()[0]
+            self._open[number] = _OpenPart(first[schema.NUM_ROWS], first[schema.PARTIAL])
+        part = self._open[number]
+        num_added = part.add(rows)
+        if part.is_whole:
+            del self._open[number]
+            self._done.add(number)
+            self._writing.add(self._pool.submit(self._write, number, part))
+        return rows if num_added == len(rows) else part.tables[-1]
+
+    def _collect(self, *, block: bool) -> None:
+        timeout = None if block else 0
+        done, self._writing = wait(self._writing, timeout, return_when=FIRST_COMPLETED)
+        for future in done:
+            self._on_commit(future.result())
+        telemetry.note_uncommitted(len(self._open) + len(self._writing))
+
+    def _write(self, number: int, part: _OpenPart) -> CaptionsFooter:
+        answered = pa.concat_tables(part.tables)
+        num_bytes = pc.sum(answered[schema.NUM_BYTES]).as_py()
+        if part.is_partial:
+            old_footer = read_captions_footer(self._store, number)
+            num_bytes = max(num_bytes, old_footer.num_bytes)
+            kept = self._cascade.kept(answered) if self._cascade else answered
+            rows = _replace_rows(read_part(self._store, CAPTIONS, number), kept)
+        else:
+            rows = answered.sort_by(schema.ROW).select(schema.CAPTIONS.names)
+        revision = self._plan.parts[number].revision
+        counts = self._cascade.counts(rows, answered) if self._cascade else None
+        data, footer = encode_captions(rows, num_bytes, revision, now(), counts)
+        self._lock.check()
+        self._store.write(part_key(CAPTIONS, number), data)
+        telemetry.note_commit(time.monotonic() - part.begun_s)
+        return footer
+
+
+def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:
+    """Lay newly answered rows over those of the part that stands."""
+    answered = new.sort_by(schema.ROW)
+    positions = answered[schema.ROW].to_numpy()
+    source = np.arange(len(old))
+    source[positions] = len(old) + np.arange(len(positions))
+    both = pa.concat_tables(
+        [old.cast(schema.CAPTIONS), answered.select(schema.CAPTIONS.names).cast(schema.CAPTIONS)]
+    )
+    return both.take(pa.array(source))

@@ -1,0 +1,295 @@
+"""Export: the captions of a finished run in the formats that other tools read.
+
+Parts are streamed in their order, so memory does not grow with the number of images, but for the
+8 or 16 bytes an image that telling names apart takes. No Ray: what is moved is text, and tars are
+bound by the stores.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from itertools import compress, islice
+from pathlib import Path
+from tarfile import USTAR_FORMAT, TarFile
+from tempfile import gettempdir
+from typing import Any, BinaryIO
+
+from raycap.captioning import export_formats as formats
+from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
+from raycap.captioning.source import File, with_held_files
+from raycap.config import StorageConfig
+from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
+from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
+from raycap.storage.address import scheme_of
+from raycap.storage.base import Store
+from raycap.storage.local import LocalStore
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import ImageReader, open_store
+
+_TAR_THREADS = 4  # tars at a time
+_FETCH_THREADS = 4  # images of one tar at a time; twice as many wait in memory
+_SHOWN = 5
+
+
+class ExportFormat(StrEnum):
+    """What captions can be exported to."""
+
+    JSONL = "jsonl"
+    """One file, a JSON object a line with all columns; failed images too."""
+    CSV = "csv"
+    """One file (RFC 4180) with all columns; failed images too."""
+    PARQUET = "parquet"
+    """One file with all columns; failed images too."""
+    SIDECAR = "sidecar"
+    """A folder like that of the images: `a/b.jpg` has its caption in `a/b.txt`."""
+    WEBDATASET = "webdataset"
+    """A folder of tars, one a part, with images, captions and rows."""
+    COCO = "coco"
+    """One file: a COCO captions JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportCounts:
+    """What an export came to."""
+
+    num_exported: int
+    """Images written: with their row where failed images are kept, otherwise with a caption."""
+    num_failed_skipped: int = 0
+    """Images without a caption, in a format that has no place for them."""
+    num_unreadable: int = 0
+    """Captioned images that could not be read any more (webdataset)."""
+    unreadable: tuple[str, ...] = ()
+    """What was wrong with the first few of those."""
+    num_files: int = 1
+    """Files of the export."""
+
+
+def export(
+    output: str | Path,
+    destination: str | Path,
+    *,
+    to: ExportFormat,
+    force: bool = False,
+    storage: StorageConfig | None = None,
+) -> ExportCounts:
+    """Export a finished run's captions.
+
+    Args:
+        output: what `raycap caption` wrote to, a folder or `s3://bucket/prefix`.
+        destination: a file for `jsonl`, `csv`, `parquet` and `coco`, a folder for `sidecar` (the
+            folder of the images, maybe) and `webdataset`; local or in a bucket.
+        to: the format.
+        force: replace what stands there with other content.
+        storage: how stores are reached; defaults where it is None.
+
+    Raises:
+        ConfigError: an address is wrong, or something stands at the destination.
+        DatasetError: `output` is not one of raycap, is unfinished, or is damaged.
+        StorageError: a store refuses.
+    """
+    source = open_finished(str(output), storage or StorageConfig())
+    if to == ExportFormat.SIDECAR:
+        return _export_sidecars(source, _open_folder(str(destination), source), force=force)
+    if to == ExportFormat.WEBDATASET:
+        return _export_tars(source, _open_folder(str(destination), source), force=force)
+    return _export_file(source, str(destination), to, force=force)
+
+
+_WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
+    ExportFormat.JSONL: formats.write_jsonl,
+    ExportFormat.CSV: formats.write_csv,
+    ExportFormat.PARQUET: formats.write_parquet,
+    ExportFormat.COCO: formats.write_coco,
+}
+
+
+def _export_file(
+    source: FinishedOutput, destination: str, to: ExportFormat, *, force: bool
+) -> ExportCounts:
+    store, key = _open_file(destination, to, source.config)
+    if not force:
+        _refuse(store, filter(partial(_stands, store), [key]))
+    with _staged(store, key) as file:
+        num_exported = _WRITERS[to](source.pages, file)
+    return ExportCounts(
+        num_exported=num_exported, num_failed_skipped=source.num_images - num_exported
+    )
+
+
+def _open_file(destination: str, to: ExportFormat, config: StorageConfig) -> tuple[Store, str]:
+    """Open the folder or prefix of a file; return it and the file's key there."""
+    path = destination
+    if is_local := scheme_of(destination) in ("", "file"):
+        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
+    folder, _, name = path.rpartition("/")
+    is_folder = os.path.isdir(path) or destination.endswith("/")
+    if is_folder or not (is_local or folder.partition("://")[2]):
+        example = f"{destination.rstrip('/')}/captions.{'json' if to == 'coco' else to}"
+        raise ConfigError(f"{destination}: names no file; {to} is one file, such as {example}")
+    return open_store(folder or "/", config), name
+
+
+def _open_folder(destination: str, source: FinishedOutput) -> Store:
+    store = open_store(destination, source.config)
+    if isinstance(store, LocalStore) and os.path.isfile(store.uri):
+        raise ConfigError(f"{store.uri}: is a file; give a folder")
+    return store
+
+
+def _stands(store: Store, key: str) -> bool:
+    if isinstance(store, LocalStore):
+        return os.path.lexists(store.address(key))
+    try:
+        store.read_tail(key, 1)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+@contextmanager
+def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes its place in the store once it is written whole."""
+    is_local = isinstance(store, LocalStore)
+    folder = Path(store.address(key)).parent if is_local else Path(gettempdir())
+    temporary = folder / f".{secrets.token_hex(8)}.raycap-tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Captions for a bucket are nobody else's on this machine.
+        mode = 0o666 if is_local else 0o600
+        with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
+            try:
+                yield file
+                file.flush()
+                store.upload(key, temporary)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror or error}") from error
+
+
+def _export_sidecars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
+    # Failed images count for the names: a tool would take `a.txt` for the caption of both
+    # `a.jpg` and `a.png`, and no name changes when a failed image is captioned later.
+    names = formats.SidecarNames(page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
+    threads = source.config.list_threads
+    if not force and next(store.list(), None) is not None:
+
+        def foreign(sidecar: tuple[str, bytes]) -> str | None:
+            return sidecar[0] if _is_foreign(store, *sidecar) else None
+
+        found = ordered_map(foreign, _sidecars(source, names), threads)
+        _refuse(store, (key for key in found if key is not None))
+    write = partial(_write_sidecar, store, force=force)
+    num_exported = sum(1 for _ in ordered_map(write, _sidecars(source, names), threads))
+    return ExportCounts(
+        num_exported=num_exported,
+        num_failed_skipped=source.num_images - num_exported,
+        num_files=num_exported,
+    )
+
+
+def _sidecars(source: FinishedOutput, names: formats.SidecarNames) -> Iterator[tuple[str, bytes]]:
+    for page in source.pages([IMAGE_ID, STATUS, CAPTION]):
+        table = formats.captioned(page)
+        keys = names.of(table[IMAGE_ID].to_pylist())
+        for key, caption in zip(keys, table[CAPTION].to_pylist(), strict=True):
+            yield key, f"{caption}\n".encode()
+
+
+def _is_foreign(store: Store, key: str, data: bytes) -> bool:
+    """Whether something else than that content stands at a key."""
+    try:
+        # One byte more shows that it is longer. Not `read`: that takes memory for all of it, and
+        # looks for a local name without its percent-encoding as well.
+        return store.read_tail(key, len(data) + 1) != data
+    except ObjectNotFound:
+        return isinstance(store, LocalStore) and os.path.lexists(store.address(key))
+
+
+def _write_sidecar(store: Store, sidecar: tuple[str, bytes], *, force: bool) -> None:
+    key, data = sidecar
+    if force:
+        store.write(key, data)
+    elif not store.create(key, data) and _is_foreign(store, key, data):
+        raise ConfigError(
+            f"{store.address(key)}: was written by somebody else during the export; move it away "
+            "and run the same command again"
+        )
+
+
+def _refuse(store: Store, standing: Iterator[str]) -> None:
+    """Raise ConfigError if anything stands in the way; nothing is written then."""
+    first = list(islice(standing, _SHOWN))
+    num_standing = len(first) + sum(1 for _ in standing)
+    if num_standing:
+        more = ", ..." if num_standing > len(first) else ""
+        what = "1 file stands" if num_standing == 1 else f"{num_standing} files stand"
+        raise ConfigError(
+            f"{store.uri}: {what} in the way ({', '.join(first)}{more}); move away what stands "
+            "there, give another destination, or replace it with --force"
+        )
+
+
+def _export_tars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
+    keys = [f"part-{number:06d}.tar" for number in source.parts]
+    if not force:
+        stands = ordered_map(partial(_stands, store), keys, source.config.list_threads)
+        _refuse(store, compress(keys, stands))
+    reader = ImageReader(source.config)
+
+    def write(number: int) -> ExportCounts:
+        with _staged(store, f"part-{number:06d}.tar") as file:
+            return _write_tar(source, reader, number, file)
+
+    parts = list(ordered_map(write, source.parts, _TAR_THREADS))
+    return ExportCounts(
+        num_exported=sum(part.num_exported for part in parts),
+        num_failed_skipped=sum(part.num_failed_skipped for part in parts),
+        num_unreadable=sum(part.num_unreadable for part in parts),
+        unreadable=tuple(message for part in parts for message in part.unreadable)[:_SHOWN],
+        num_files=len(parts),
+    )
+
+
+def _write_tar(
+    source: FinishedOutput, reader: ImageReader, number: int, file: BinaryIO
+) -> ExportCounts:
+    part = source.part(number)
+    rows = formats.captioned(part)
+    unreadable: list[str] = []
+    fetch = partial(_fetch, reader, source.max_image_bytes)
+    with TarFile(fileobj=file, mode="w", format=USTAR_FORMAT) as tar:
+        files = with_held_files(formats.rows_of(rows), source.dataset, source.config)
+        for row, image in ordered_map(fetch, files, _FETCH_THREADS):
+            if isinstance(image, str):
+                unreadable.append(image)
+                continue
+            # No dot in the key: WebDataset takes all behind the first one as the suffix.
+            formats.add_sample(tar, f"{number:06d}_{row.pop(ROW):06d}", image, row)
+    return ExportCounts(
+        num_exported=len(rows) - len(unreadable),
+        num_failed_skipped=len(part) - len(rows),
+        num_unreadable=len(unreadable),
+        unreadable=tuple(unreadable[:_SHOWN]),
+    )
+
+
+def _fetch(
+    reader: ImageReader, max_bytes: int, held: tuple[dict[str, Any], File | None]
+) -> tuple[dict[str, Any], bytes | str]:
+    """Give a row's image, read it if need be; where it cannot be read any more, say why."""
+    row, file = held
+    uri = row.pop(SOURCE_URI)
+    if isinstance(file, ImageError):
+        return row, f"{row[IMAGE_ID]}: {file.message}"
+    try:
+        image = reader.read(uri, max_bytes) if file is None else file
+    except (ObjectNotFound, TransientError) as error:
+        return row, str(error)
+    if len(image) > max_bytes:
+        return row, f"{row[URI]}: has grown beyond {max_bytes:,} bytes"
+    return row, image

@@ -1,0 +1,300 @@
+"""The formats of an export: rows as text and Parquet, COCO, WebDataset tars, sidecar names.
+
+Nothing here knows a store: pages of caption rows go in, and bytes are written to an open file.
+"""
+
+import csv
+import json
+import math
+import posixpath
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from io import BytesIO, TextIOWrapper
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import UInt64
+
+from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.schema import (
+    ALTERNATIVES,
+    CAPTION,
+    CAPTIONS,
+    HEIGHT_PX,
+    IMAGE_ID,
+    LOGPROB,
+    STATUS,
+    STATUS_OK,
+    WIDTH_PX,
+)
+
+Pages = Callable[[list[str] | None], Iterator[pa.Table]]
+"""Begins a pass over all caption rows, in order, with the named columns or all of them."""
+
+SIDECAR_SUFFIX = ".txt"
+
+_BATCH_ROWS = 1024
+_ROW_GROUP_ROWS = 65_536
+
+_UNSAFE = re.compile(
+    r"%(?=[0-9A-Fa-f]{2})"  # would read as an escape
+    r"|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]"
+    r"|^/|(?<=/)/|/\Z"  # around an empty name
+    r"|(?<![^/])\.{1,2}(?![^/])"  # a name that is nothing but one or two dots
+    r"|(?<=^[A-Za-z]):|:(?=//)"  # of a drive, of an address
+)
+_MARK = "%7E"  # an escaped `~`, which is never escaped otherwise: no other path can have it
+_NAME_BYTES = 255 - len(SIDECAR_SUFFIX)
+_PATH_BYTES = 900  # S3 takes 1,024, of which the destination's own prefix needs some
+_SUFFIX_BYTES = 16
+
+_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}\Z")  # as much as an int64 holds
+_SIGNATURES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"\0\0\0\x0cjP  ": ".jp2",
+}
+
+
+def safe_path(image_id: str) -> str:
+    """Turn an image id into a relative path that stays where it is put.
+
+    Ids are untrusted: `../x`, `/etc/x`, `https://host/a.jpg`. What could lead out of a folder or
+    break a tool is percent-encoded, an ordinary name stays as it is, and two ids never share a
+    path. Names and paths that are too long for a store are cut, with a digest for the rest.
+    """
+    path = _UNSAFE.sub(_escape, image_id) or _MARK
+    short = "/".join(_shortened(name) for name in path.split("/"))
+    head = short.encode()[:_PATH_BYTES]
+    if len(short.encode()) == len(head):
+        return short
+    folder = head[:-64].decode(errors="ignore").rpartition("/")[0]
+    return f"{folder}/{_MARK}{_digest(path)}{_short_suffix(path)}"
+
+
+def _escape(match: re.Match[str]) -> str:
+    # A lone surrogate cannot stand in an Arrow column, but a pure function answers for any text.
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+
+def _shortened(name: str) -> str:
+    data = name.encode()
+    if len(data) <= _NAME_BYTES:
+        return name
+    head = data[: _NAME_BYTES - 64].decode(errors="ignore")
+    return f"{head}{_MARK}{_digest(name)}{_short_suffix(name)}"
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _short_suffix(name: str) -> str:
+    suffix = posixpath.splitext(name)[1]
+    return suffix if len(suffix.encode()) <= _SUFFIX_BYTES else ""
+
+
+class SidecarNames:
+    """Gives each image the name of its caption file: `a/b.jpg` has `a/b.txt`.
+
+    Images that would share a name all use their full one: `a.jpg` and `a.png` have `a.jpg.txt`
+    and `a.png.txt`. Finding them takes a pass over all ids and 16 bytes an image.
+    """
+
+    def __init__(self, pages: Iterable[list[str]]) -> None:
+        gathered = bytearray()
+        for image_ids in pages:
+            paths = [safe_path(image_id) for image_id in image_ids]
+            stems = [posixpath.splitext(path)[0] for path in paths]
+            suffixed = [path for path, stem in zip(paths, stems, strict=True) if path != stem]
+            gathered += _hashes([*stems, *suffixed]).tobytes()
+        hashes = np.frombuffer(gathered, np.uint64)
+        hashes.sort()
+        # Two names of one hash only make two images use their full names without need.
+        self._shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+    def of(self, image_ids: list[str]) -> list[str]:
+        """Name the caption files of some images; each image's is its own."""
+        paths = [safe_path(image_id) for image_id in image_ids]
+        stems = [posixpath.splitext(path)[0] for path in paths]
+        hashes = _hashes(stems)
+        places = np.searchsorted(self._shared, hashes)
+        is_shared = np.append(self._shared, np.uint64(0))[places] == hashes
+        is_shared &= places < len(self._shared)
+        return [
+            (path if shared else stem) + SIDECAR_SUFFIX
+            for path, stem, shared in zip(paths, stems, is_shared.tolist(), strict=True)
+        ]
+
+
+def _hashes(names: list[str]) -> UInt64[np.ndarray, " n"]:
+    data = b"".join(blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(data, np.uint64)
+
+
+def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield a table's rows as mappings, a few at a time: Python rows are many times larger."""
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+        yield from batch.to_pylist()
+
+
+def captioned(table: pa.Table) -> pa.Table:
+    """Keep the rows that have a caption."""
+    return table.filter(pc.equal(table[STATUS], STATUS_OK))
+
+
+def as_json(row: dict[str, Any]) -> str:
+    """Write a caption row as one line of JSON."""
+    return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    alternatives = [{**item, LOGPROB: _shortest(item[LOGPROB])} for item in row[ALTERNATIVES]]
+    return {**row, LOGPROB: _shortest(row[LOGPROB]), ALTERNATIVES: alternatives}
+
+
+def _shortest(value: float | None) -> float | None:
+    """Give the fewest digits that mean the same float32; JSON knows no NaN and no infinity."""
+    return float(str(np.float32(value))) if value is not None and math.isfinite(value) else None
+
+
+def write_jsonl(pages: Pages, file: BinaryIO) -> int:
+    """Write every row as a line of JSON; return how many."""
+    num_rows = 0
+    for table in pages(None):
+        for row in rows_of(table):
+            file.write(as_json(row).encode() + b"\n")
+        num_rows += len(table)
+    return num_rows
+
+
+def write_csv(pages: Pages, file: BinaryIO) -> int:
+    """Write every row as RFC 4180 has it, `alternatives` as JSON text; return how many."""
+    text = TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.DictWriter(text, CAPTIONS.names)
+    writer.writeheader()
+    num_rows = 0
+    for table in pages(None):
+        for row in map(_plain, rows_of(table)):
+            alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
+            writer.writerow({**row, ALTERNATIVES: alternatives})
+        num_rows += len(table)
+    text.detach()  # flushes it, and leaves the file open to its owner
+    return num_rows
+
+
+def write_parquet(pages: Pages, file: BinaryIO) -> int:
+    """Write every row into one Parquet file; return how many."""
+    num_rows = 0
+    with pq.ParquetWriter(file, CAPTIONS, compression="zstd") as writer:
+        for table in _gathered(pages(None)):
+            writer.write_table(table.cast(CAPTIONS), row_group_size=_ROW_GROUP_ROWS)
+            num_rows += len(table)
+    return num_rows
+
+
+def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Gather small tables into row groups of a good size."""
+    gathered: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        gathered.append(table)
+        num_rows += len(table)
+        if num_rows >= _ROW_GROUP_ROWS:
+            yield pa.concat_tables(gathered)
+            gathered, num_rows = [], 0
+    if gathered:
+        yield pa.concat_tables(gathered)
+
+
+def write_coco(pages: Pages, file: BinaryIO) -> int:
+    """Write the captioned images and their captions as COCO has them; return how many.
+
+    An image's id is the number that its name ends with (`000000000030.jpg`: 30) if all have one
+    and no two the same, otherwise they are numbered from 1. Only the best caption is written:
+    tools that evaluate COCO results take one an image.
+    """
+    is_numbered = _are_numbered(pages([IMAGE_ID, STATUS]))
+
+    def numbered(columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        rows = (row for table in pages([*columns, STATUS]) for row in rows_of(captioned(table)))
+        for index, row in enumerate(rows, start=1):
+            number = _number(row[IMAGE_ID]) if is_numbered else None
+            yield index, index if number is None else number, row
+
+    file.write(b'{"info": {"description": "Captions written by raycap"}, "licenses": [],\n')
+    images = (
+        {"id": number, "file_name": row[IMAGE_ID], "width": row[WIDTH_PX], "height": row[HEIGHT_PX]}
+        for _, number, row in numbered([IMAGE_ID, WIDTH_PX, HEIGHT_PX])
+    )
+    _write_items(file, "images", images)
+    file.write(b",\n")
+    annotations = (
+        {"id": index, "image_id": number, "caption": row[CAPTION]}
+        for index, number, row in numbered([IMAGE_ID, CAPTION])
+    )
+    num_images = _write_items(file, "annotations", annotations)
+    file.write(b"}\n")
+    return num_images
+
+
+def _write_items(file: BinaryIO, name: str, items: Iterator[dict[str, Any]]) -> int:
+    file.write(f'"{name}": ['.encode())
+    num_items = 0
+    for item in items:
+        file.write(b",\n" if num_items else b"\n")
+        file.write(json.dumps(item, ensure_ascii=False).encode())
+        num_items += 1
+    file.write(b"]")
+    return num_items
+
+
+def _are_numbered(tables: Iterator[pa.Table]) -> bool:
+    """Whether the names' own numbers tell all images apart; takes 8 bytes an image."""
+    gathered = bytearray()
+    for table in tables:
+        numbers = [_number(image_id) for image_id in captioned(table)[IMAGE_ID].to_pylist()]
+        if None in numbers:
+            return False
+        gathered += np.array(numbers, np.int64).tobytes()
+    found = np.frombuffer(gathered, np.int64)
+    found.sort()
+    return not bool((found[1:] == found[:-1]).any())
+
+
+def _number(image_id: str) -> int | None:
+    stem = posixpath.splitext(posixpath.basename(image_id))[0]
+    match = _NUMBER.search(stem)
+    return int(match[0]) if match else None
+
+
+def add_sample(tar: tarfile.TarFile, key: str, image: bytes, row: dict[str, Any]) -> None:
+    """Add an image, its caption and its row to a tar, the same bytes whenever it is written."""
+    members = {
+        image_suffix(row[IMAGE_ID], image): image,
+        ".json": as_json(row).encode(),
+        SIDECAR_SUFFIX: row[CAPTION].encode(),
+    }
+    for suffix, data in sorted(members.items()):
+        member = tarfile.TarInfo(key + suffix)  # owner, mode and time are the same for all
+        member.size = len(data)
+        tar.addfile(member, BytesIO(data))
+
+
+def image_suffix(image_id: str, data: bytes) -> str:
+    """Tell what kind of file an image is: by its name, or else by its first bytes."""
+    suffix = posixpath.splitext(image_id)[1].lower()
+    if suffix in IMAGE_SUFFIXES:
+        return suffix
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    return next((s for magic, s in _SIGNATURES.items() if data.startswith(magic)), ".bin")

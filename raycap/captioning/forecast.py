@@ -1,0 +1,302 @@
+"""What a run would do.
+
+What a sample says of a run: how fast each stage is, what holds it up, and how long it takes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.errors import ErrorCode
+
+FETCH, DECODE, MODEL = "fetch", "decode", "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A batch, or two at a time, that a captioner answered."""
+
+    captioner: str
+    batch_size: int
+    num_images: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a captioner is once it is under way."""
+
+    seconds_per_image: float
+    """Of an image that reaches the model."""
+    batch_size: int
+    """Images a batch, at the end."""
+    may_grow: bool
+    """Whether larger batches, for which the sample was too small, may turn out faster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How fast one stage of the stream is."""
+
+    name: str
+    seconds_per_image: float
+    """A mean over all sampled images, those included that failed before. Of fetching, of a thread;
+    of decoding, of a core; of the model, of a captioner."""
+    at_a_time: int
+    """Threads that fetch, cores or captioners that a run has."""
+    images_per_s: float | None
+    """Of all of them together; None where it took no time, or says nothing of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What became of the sampled images."""
+
+    num_images: int
+    num_ok: int
+    failed: dict[str, int] = field(default_factory=dict)
+    """Failed images by error code."""
+    mean_words: float
+    """Words a caption."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Captions by their number of words."""
+
+    @property
+    def num_failed(self) -> int:
+        """Images without a caption."""
+        return self.num_images - self.num_ok
+
+    @property
+    def failed_share(self) -> float:
+        """Failed images of all."""
+        return self.num_failed / self.num_images if self.num_images else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """How many of what a run has at work at a time, with what the cluster has now."""
+
+    captioners: int
+    load_tasks: int
+    cores: int
+    """CPU cores, those that captioners reserve left out where these compute on GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAhead:
+    """What a run is to do, and with what."""
+
+    num_images: int
+    """Images that are left to caption."""
+    workers: Workers
+    max_batch: int
+    """The largest batch that its captioners choose."""
+    gpus_per_captioner: float
+    """0 where captioners compute on the cores that also decode."""
+    fetch_threads: int
+    """Images that one load task fetches at a time."""
+    fetches_tell: bool
+    """Whether fetching a sample says how fast all is fetched."""
+    price_per_hour: float | None
+    """Of a GPU, or of a captioner where there are none."""
+    start_s: float
+    """Seconds until the first images are answered: workers start, and load the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """How long a run takes."""
+
+    stages: tuple[Stage, ...]
+    bottleneck: str
+    """The stage that a faster run would need more of."""
+    images_per_s: float
+    run_s: float
+    """Seconds for all images that are left, with the start."""
+    num_captioners: int
+    unit: str
+    """What hours are counted of: `GPU`, or `captioner` where there are none."""
+    unit_hours: float
+    """Hours of all of them together."""
+    cost: float | None
+    """None where no price is given."""
+    batch_size: int
+    may_grow: bool
+    """Whether larger batches, for which the sample was too small, may turn out faster."""
+
+
+def count(answered: pa.Table) -> Counts:
+    """Count SAMPLE_ANSWERED rows."""
+    is_ok = pc.equal(answered[schema.STATUS], schema.STATUS_OK)
+    ok, failed = answered.filter(is_ok), answered.filter(pc.invert(is_ok))
+    return Counts(
+        num_images=len(answered),
+        num_ok=len(ok),
+        failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
+        mean_words=pc.mean(ok[schema.NUM_WORDS]).as_py() or 0.0,
+        lengths=dict(sorted(Counter(ok[schema.NUM_WORDS].to_pylist()).items())),
+    )
+
+
+def rounds_of(answered: pa.Table) -> list[Round]:
+    """Gather the rounds of SAMPLE_ANSWERED rows, each captioner's in order."""
+    rounds: list[dict[str, Any]] = pc.list_flatten(answered[schema.ROUNDS]).to_pylist()
+    return [Round(**one) for one in rounds]
+
+
+def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
+    """Say how fast captioners are, warm and with the batches that each has settled at.
+
+    A captioner's first round of a batch size asks for memory and chooses kernels, which it does
+    once: it is left out, unless there is no other.
+
+    Args:
+        rounds: of any number of captioners, each one's in order.
+        max_batch: the largest batch that a run chooses.
+    """
+    if not rounds:
+        return None
+    name = attrgetter("captioner")
+    by_captioner = groupby(sorted(rounds, key=name), key=name)
+    kept = [one for _, own in by_captioner for one in _final_rounds(list(own))]
+    size = max(one.batch_size for one in kept)
+    tried = max(one.batch_size for one in rounds)
+    return Pace(
+        seconds_per_image=sum(one.seconds for one in kept) / sum(one.num_images for one in kept),
+        batch_size=size,
+        may_grow=size == tried and 2 * size <= max_batch,
+    )
+
+
+def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
+    """Say how long a run takes, by a sample of its images; None if none reached the model.
+
+    Args:
+        answered: SAMPLE_ANSWERED rows.
+        run: what it is to do, and with what.
+    """
+    paced = pace(rounds_of(answered), run.max_batch)
+    if paced is None:
+        return None
+    stages = _stages(answered, paced, run)
+    rate = run_rate(stages, shares_cores=not run.gpus_per_captioner)
+    run_s = run.start_s + run.num_images / rate if run.num_images else 0.0
+    unit_hours = run_s / 3600 * run.workers.captioners * (run.gpus_per_captioner or 1.0)
+    return Estimate(
+        stages=stages,
+        bottleneck=bottleneck(stages),
+        images_per_s=rate,
+        run_s=run_s,
+        num_captioners=run.workers.captioners,
+        unit="GPU" if run.gpus_per_captioner else "captioner",
+        unit_hours=unit_hours,
+        cost=None if run.price_per_hour is None else unit_hours * run.price_per_hour,
+        batch_size=paced.batch_size,
+        may_grow=paced.may_grow,
+    )
+
+
+def stage(name: str, seconds_per_image: float, at_a_time: int) -> Stage:
+    """Say how fast a stage is that so many threads, cores or captioners share."""
+    return Stage(
+        name=name,
+        seconds_per_image=seconds_per_image,
+        at_a_time=at_a_time,
+        images_per_s=at_a_time / seconds_per_image if seconds_per_image else None,
+    )
+
+
+def run_rate(stages: Sequence[Stage], *, shares_cores: bool) -> float:
+    """Give the images a second of stages that work at the same time: those of the slowest.
+
+    Args:
+        stages: at least one of them with a rate.
+        shares_cores: whether the model computes on the cores that decode. Then an image takes both
+            from them, one after the other.
+    """
+    rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
+    if shares_cores and DECODE in rates and MODEL in rates:
+        rates[MODEL] = 1 / (1 / rates.pop(DECODE) + 1 / rates[MODEL])
+    return min(rates.values())
+
+
+def bottleneck(stages: Sequence[Stage]) -> str:
+    """Name the slowest of the stages that have a rate."""
+    rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
+    return min(rates, key=lambda name: rates[name])
+
+
+def _stages(answered: pa.Table, paced: Pace, run: RunAhead) -> tuple[Stage, ...]:
+    counts = count(answered)
+    num_reached = counts.num_ok + counts.failed.get(ErrorCode.MODEL_REJECTED, 0)
+    model_s = paced.seconds_per_image * num_reached / counts.num_images
+    num_fetching = run.workers.load_tasks * run.fetch_threads
+    fetch = stage(FETCH, _mean(answered[schema.FETCH_S]), num_fetching)
+    return (
+        fetch if run.fetches_tell else replace(fetch, images_per_s=None),
+        stage(DECODE, _mean(answered[schema.DECODE_S]), run.workers.cores),
+        stage(MODEL, model_s, run.workers.captioners),
+    )
+
+
+def _final_rounds(rounds: list[Round]) -> list[Round]:
+    """Choose a captioner's rounds that tell how it goes on; of few rounds, all."""
+    whole = [one for one in rounds if one.num_images >= one.batch_size] or rounds
+    final = [one for one in whole if one.batch_size == whole[-1].batch_size]
+    return final[1:] or whole[1:] or whole
+
+
+def _mean(seconds: pa.ChunkedArray) -> float:
+    mean: float = pc.mean(seconds).as_py()
+    return mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a dry run finds: nothing is written, no model is loaded."""
+
+    num_images: int
+    num_bytes: int
+    """As far as listing tells sizes."""
+    num_parts: int
+    num_parts_done: int
+    num_images_done: int
+    num_pending: int
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a preflight finds. In `preflight/preflight.json` of the output."""
+
+    source: str
+    output: str
+    contact_sheet: str
+    """Address of the page that shows the sampled images."""
+    num_images: int
+    """Images of the source."""
+    num_pending: int
+    """Those of them that are left to caption."""
+    num_wanted: int
+    """Images that were drawn; fewer were captioned where the time was up."""
+    sample: Counts
+    """What became of those that were captioned."""
+    sample_s: float
+    """Seconds that it took, the loading of the model included."""
+    estimate: Estimate | None
+    """None if no image reached the model."""
+    ends_at: str | None
+    """When a run that begins now ends, in UTC; None where that is not known, or centuries away."""
+    price_per_hour: float | None
+    """As given, of a GPU or a captioner."""
+    model: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    made_at: str
+    """In UTC."""

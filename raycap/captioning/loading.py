@@ -1,0 +1,293 @@
+"""The load stage: a part's rows in, decoded pixels out, a failed image as a row with its code.
+
+Fetching and decoding share a task: image bytes never cross the object store, and threads that wait
+for the network leave the cores to those that decode.
+
+Decoding for the load stage: watched for hangs, or in a process of its own after a death.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from threading import Lock
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from raycap import schema
+from raycap.captioning.attempts import is_second_attempt
+from raycap.captioning.batching import BatchRange
+from raycap.captioning.cascade import awaits
+from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
+from raycap.captioning.source import File, with_held_files
+from raycap.config import CaptionConfig, ImageConfig, StorageConfig
+from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
+from raycap.images.isolation import HangWatch, Isolated, ProcessDied
+from raycap.models.base import ModelSource
+from raycap.storage.address import redact
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import ImageReader, open_store
+
+_LIMIT_S = 30.0  # of one image, alone: the largest that `image.max_pixels` allows takes less
+
+
+class Decoder:
+    """Decodes images in this process, in many threads; a hang ends the process."""
+
+    def __init__(self, target: Target, config: ImageConfig, hang_timeout_s: float) -> None:
+        prepare_process(config)
+        self._target = target
+        self._config = config
+        self._watch = HangWatch(hang_timeout_s)
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode one image. Raises ImageError."""
+        with self._watch():
+            return decode(data, self._target, self._config)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class IsolatedDecoder:
+    """Decodes images one at a time in a process of its own: an image that it dies of is a row."""
+
+    def __init__(self, target: Target, config: ImageConfig) -> None:
+        self._process: Isolated[bytes, DecodedImage] = Isolated(
+            partial(_prepared_decode, target, config)
+        )
+        self._lock = Lock()
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode one image. Raises ImageError."""
+        with self._lock:
+            try:
+                return self._process(data, _LIMIT_S)
+            except ProcessDied as error:
+                raise ImageError(
+                    ErrorCode.DECODE_FAILED, f"the decoder did not survive it: {error}"
+                ) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+
+def _prepared_decode(target: Target, config: ImageConfig) -> "partial[DecodedImage]":
+    prepare_process(config)
+    return partial(decode, target=target, config=config)
+
+
+_MESSAGE_CHARS = 500
+
+
+@runtime_checkable  # the test run checks annotations with isinstance
+class ReadsImages(Protocol):
+    """What is needed of a reader of images here."""
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """Read an image file, as `ImageReader.read` does."""
+
+
+@runtime_checkable
+class DecodesImages(Protocol):
+    """What is needed of a decoder here."""
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode one image. Raises ImageError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What every worker needs to know of a run."""
+
+    output: str
+    dataset: str | None = None
+    """Address of the source if it is a caption dataset."""
+    addresses: Any = None
+    """Actor of SecretAddresses, if the source has addresses that the manifest must not have."""
+    config: CaptionConfig
+    model: ModelSource
+    batches: BatchRange
+    """Images a forward pass."""
+    num_lanes: int = 1
+    """Batches that a captioner has in flight."""
+    torch_threads: int
+    """CPU threads of a captioner."""
+    debug: bool = False
+    """Let Ray tell what it does."""
+    below: float | None = None
+    """Of the second model of a cascade: it is asked where a caption has a lower `logprob`."""
+
+    @property
+    def block_rows(self) -> int:
+        """Images that travel together from a load task to a captioner: two of the largest batches.
+
+        A captioner hands its rows on when a block is done, so this bounds how late a commit
+        comes, and how much a dead captioner repeats.
+        """
+        return 2 * self.batches.most
+
+
+def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
+    """Load WORK rows: yield LOADED tables of `spec.block_rows` images, part after part.
+
+    Within a part, images that a caption dataset holds come in its order. Where Ray runs this again,
+    as the process has died, the images are decoded in another one, which an image may take along.
+    """
+    reader = image_reader(spec.config.storage)
+    decoder = image_decoder(spec)
+    try:
+        for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
+            rows = rows_to_answer(spec, part, partial)
+            files = with_held_files(rows, spec.dataset, spec.config.storage)
+            images = ordered_map(
+                lambda item: load_image(*item, reader, decoder, spec),
+                files,
+                spec.config.engine.fetch_threads,
+            )
+            yield from in_blocks(images, spec.block_rows, schema.LOADED)
+    finally:
+        decoder.close()
+
+
+def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
+    """Read what is to answer of a part: all of it, or the rows that need it again.
+
+    Those are the rows that have changed or failed transiently; in the pass of a cascade's second
+    model the weak captions.
+    """
+    store = _store(spec.output, spec.config.storage)
+    manifest = read_part(store, MANIFEST, part)
+    rows: list[dict[str, Any]] = manifest.to_pylist()
+    attempts = [1] * len(rows)
+    chosen = list(range(len(rows)))
+    if partial:
+        old = read_part(store, CAPTIONS, part)
+        if spec.below is None:
+            attempts, chosen = _stale_rows(manifest, old)
+        else:
+            attempts = old[schema.ATTEMPTS].to_pylist()
+            weak = awaits(old, spec.model.name, spec.below)
+            chosen = pc.indices_nonzero(weak).to_pylist()
+    ids = [rows[index][schema.IMAGE_ID] for index in chosen]
+    whole = {} if spec.addresses is None else ray.get(spec.addresses.of.remote(ids))
+    return [
+        {
+            **rows[index],
+            schema.URI: whole.get(rows[index][schema.IMAGE_ID], rows[index][schema.URI]),
+            schema.PART: part,
+            schema.ROW: index,
+            schema.NUM_ROWS: len(chosen),
+            schema.PARTIAL: partial,
+            schema.ATTEMPTS: attempts[index],
+        }
+        for index in chosen
+    ]
+
+
+def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]]:
+    """Return each row's attempt number, and the rows to answer again.
+
+    If none is (an image changed and changed back), all are: the part must be written anew with
+    its manifest's revision, or it would stay pending for ever.
+    """
+    changed = pc.fill_null(pc.not_equal(manifest[schema.ETAG], old[schema.ETAG]), False)
+    transient = pc.is_in(old[schema.ERROR_CODE], value_set=pa.array(sorted(TRANSIENT_CODES)))
+    attempts = [
+        1 if is_changed else count + 1
+        for is_changed, count in zip(
+            changed.to_pylist(), old[schema.ATTEMPTS].to_pylist(), strict=True
+        )
+    ]
+    stale = pc.indices_nonzero(pc.or_(changed, transient)).to_pylist()
+    return attempts, stale or list(range(len(manifest)))
+
+
+@lru_cache(maxsize=4)
+def _store(output: str, config: StorageConfig) -> Store:
+    """Keep the output's client from task to task of a worker process."""
+    return open_store(output, config)
+
+
+@lru_cache(maxsize=4)
+def image_reader(config: StorageConfig) -> ImageReader:
+    """Keep connections open from task to task of a worker process."""
+    return ImageReader(config)
+
+
+def image_decoder(spec: RunSpec) -> Decoder | IsolatedDecoder:
+    """Make what decodes images in this task: in a process apart if an earlier attempt has died."""
+    if is_second_attempt():
+        return IsolatedDecoder(spec.model.target, spec.config.image)
+    return Decoder(spec.model.target, spec.config.image, spec.config.engine.hang_timeout_s)
+
+
+def load_image(
+    row: dict[str, Any],
+    file: File | None,
+    reader: ReadsImages,
+    decoder: DecodesImages,
+    spec: RunSpec,
+) -> dict[str, Any]:
+    """Decode one image into a LOADED row; fetch it first where no file is given."""
+    size_bytes = row.pop(schema.SIZE_BYTES)
+    uri = row[schema.URI]
+    loaded: dict[str, Any] = {
+        **row,
+        schema.URI: redact(uri),
+        schema.STATUS: schema.STATUS_OK,
+        schema.NUM_BYTES: 0,
+        schema.ALTERNATIVES: [],
+    }
+    try:
+        if isinstance(file, ImageError):
+            raise file
+        data = _fetch(uri, size_bytes, reader, spec) if file is None else file
+        loaded[schema.NUM_BYTES] = len(data)
+        image = decoder(data)
+    except ImageError as error:
+        return {**loaded, **failure(error)}
+    loaded[schema.PIXELS] = image.pixels.tobytes()
+    loaded[schema.WIDTH_PX] = image.width_px
+    loaded[schema.HEIGHT_PX] = image.height_px
+    return loaded
+
+
+def _fetch(uri: str, size_bytes: int | None, reader: ReadsImages, spec: RunSpec) -> bytes:
+    limit = spec.config.image.max_bytes
+    if size_bytes is not None and size_bytes > limit:
+        raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
+    try:
+        return reader.read(uri, limit)
+    except ObjectNotFound as error:
+        raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
+    except TransientError as error:
+        raise ImageError(error.code, error.message) from error
+
+
+def failure(error: ImageError) -> dict[str, Any]:
+    """Fill the columns of a failed row."""
+    return {
+        schema.STATUS: schema.STATUS_FAILED,
+        schema.ERROR_CODE: str(error.code),
+        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+    }
+
+
+def in_blocks(
+    images: Iterator[dict[str, Any]], num_rows: int, columns: pa.Schema
+) -> Iterator[pa.Table]:
+    """Gather rows into tables of `num_rows`, the last one shorter."""
+    rows: list[dict[str, Any]] = []
+    for image in images:
+        rows.append(image)
+        if len(rows) == num_rows:
+            yield pa.Table.from_pylist(rows, schema=columns)
+            rows = []
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=columns)

@@ -1,0 +1,97 @@
+"""The output of a finished run, read part by part in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from raycap.captioning.ledger import read_ledger
+from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
+from raycap.captioning.plan import read_plan
+from raycap.captioning.record import read_run, source_dataset
+from raycap.config import ImageConfig, StorageConfig
+from raycap.errors import DatasetError
+from raycap.schema import IMAGE_ID, ROW, URI
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import open_store
+
+SOURCE_URI = "source_uri"
+"""The address to fetch an image from; a caption row's own `uri` has lost what is secret of it."""
+
+_ROWS_AHEAD = 32_768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedOutput:
+    """An output in which every image has its row."""
+
+    store: Store
+    config: StorageConfig
+    parts: list[int]
+    """The numbers of its parts, ascending."""
+    num_images: int
+    read_ahead: int
+    """Parts read at a time."""
+    max_image_bytes: int
+    """Largest image that the run took."""
+    dataset: str | None
+    """Address of the run's source if that is a caption dataset, which may hold the images."""
+
+    def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the captions parts in order, some columns of them or all."""
+        read = partial(read_part, self.store, CAPTIONS, columns=columns)
+        return ordered_map(read, self.parts, self.read_ahead)
+
+    def part(self, number: int) -> pa.Table:
+        """Read a captions part, each row with its number and with SOURCE_URI.
+
+        Raises:
+            DatasetError: it does not answer its manifest part row for row.
+        """
+        table = read_part(self.store, CAPTIONS, number)
+        manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
+        if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
+            raise DatasetError(
+                f"{self.store.address(part_key(CAPTIONS, number))}: answers another manifest; "
+                "delete the file and run the same `raycap caption` command again"
+            )
+        numbered = table.append_column(ROW, pa.array(range(len(table)), pa.int32()))
+        return numbered.append_column(SOURCE_URI, manifest[URI])
+
+
+def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
+    """Open the output of a finished run.
+
+    Raises:
+        DatasetError: it is not an output of raycap, is damaged, or has images without a row.
+        StorageError: it cannot be read.
+    """
+    store = open_store(uri, config)
+    run = read_run(store)
+    plan = read_plan(store, config.list_threads)
+    ledger = read_ledger(store, plan, retry_failed=False, num_threads=config.list_threads)
+    num_pending = len(ledger.missing) + len(ledger.partial)
+    if num_pending or not plan.parts:
+        raise DatasetError(
+            f"{store.uri}: {num_pending} of {len(plan.parts)} parts are still to be captioned; "
+            "finish the run first: the same `raycap caption` command continues it"
+        )
+    if ledger.totals.num_awaiting:
+        raise DatasetError(
+            f"{store.uri}: {ledger.totals.num_awaiting:,} images are still to go to the second "
+            "model; finish the run first: the same `raycap caption` command continues it"
+        )
+    largest = max(part.num_rows for part in plan.parts.values())
+    image = run.get("config", {}).get("image", {})
+    return FinishedOutput(
+        store=store,
+        config=config,
+        parts=sorted(plan.parts),
+        num_images=plan.num_images,
+        # About as many rows in memory, whether the parts are small or large.
+        read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
+        max_image_bytes=image.get("max_bytes", ImageConfig().max_bytes),
+        dataset=source_dataset(run),
+    )

@@ -1,0 +1,287 @@
+"""Planning: merge a sorted listing with the manifest that stands, in bounded memory.
+
+The manifest is one or more *sorted runs* of consecutive parts: each planning appends what is new
+in key order, so a run ends where a part's first id does not follow the last id of the part before.
+The listing is taken in chunks; for the key range of a chunk every run is read just as far, and the
+two are joined there. New images become new parts; a changed image (another ETag) gets its new
+ETag in the part where it stands, whose revision then grows, so that just this row is captioned
+again; everything else stays. A planning that was killed is completed by the next one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.captioning.parts import (
+    CAPTIONS,
+    MANIFEST,
+    ManifestFooter,
+    encode_manifest,
+    list_parts,
+    manifest_footer,
+    part_key,
+    read_manifest_footer,
+    read_part,
+)
+from raycap.errors import DatasetError, ObjectNotFound, StorageError
+from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
+from raycap.schema import MANIFEST as MANIFEST_SCHEMA
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+
+_CHUNK_ROWS = 8_192
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """The manifest as planning leaves it."""
+
+    parts: dict[int, ManifestFooter] = field(default_factory=dict)
+    """Every part's footer, by number."""
+    num_new: int = 0
+    """Images that were not in the manifest before."""
+    num_changed: int = 0
+    """Images whose ETag is another than before."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in all."""
+        return sum(part.num_rows for part in self.parts.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all images, as far as listing told."""
+        return sum(part.num_bytes for part in self.parts.values())
+
+
+def read_plan(store: Store, num_threads: int) -> Plan:
+    """Read the footers of the manifest that stands."""
+    numbers = sorted(list_parts(store, MANIFEST))
+    footers = ordered_map(lambda n: read_manifest_footer(store, n), numbers, num_threads)
+    return Plan(parts=dict(zip(numbers, footers, strict=True)))
+
+
+def _check_whole(store: Store, plan: Plan) -> None:
+    """Raise if a part was deleted: its images would be planned anew, and captioned twice.
+
+    A run that was killed while it planned leaves gaps as well, but none that is captioned.
+    """
+    for number in sorted(set(range(max(plan.parts, default=0))) - plan.parts.keys()):
+        with suppress(ObjectNotFound):
+            store.size(part_key(CAPTIONS, number))
+            missing = store.address(part_key(MANIFEST, number))
+            raise DatasetError(
+                f"{missing}: is missing, and its images are captioned already; restore the file, "
+                "or start in a new output"
+            )
+
+
+def extend_plan(
+    store: Store,
+    listing: Iterable[pa.Table],
+    *,
+    part_size: int,
+    num_threads: int,
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> Plan:
+    """Merge a listing into the manifest and return the whole plan.
+
+    Args:
+        store: the output.
+        listing: MANIFEST tables, sorted by image id, no id twice.
+        part_size: images of a new part.
+        num_threads: small files read or written at a time.
+        limit: look at that many images of the listing only.
+        dry_run: write nothing; new parts are counted all the same.
+
+    Raises:
+        DatasetError: a part is damaged, or was deleted after its images had been captioned.
+    """
+    plan = read_plan(store, num_threads)
+    _check_whole(store, plan)
+    numbers = list(sorted_runs(plan))
+    threads_per_run = max(1, num_threads // max(1, len(numbers)))
+    runs = [SortedRun(store, run, threads_per_run) for run in numbers]
+    changes = _Changes(store, plan, num_threads, dry_run=dry_run)
+    fresh = _new_rows(_chunks(limited(listing, limit)), runs, changes)
+    first = max(plan.parts, default=-1) + 1
+
+    def write(part: tuple[int, bytes]) -> None:
+        if not dry_run:
+            store.write(part_key(MANIFEST, part[0]), part[1])
+
+    # Encoded by this thread: every thread that encodes would keep the memory that it once needed.
+    for _ in ordered_map(write, _encoded(_cut(fresh, part_size), first, plan), num_threads):
+        pass
+    changes.apply()
+    return plan
+
+
+def _encoded(tables: Iterator[pa.Table], first: int, plan: Plan) -> Iterator[tuple[int, bytes]]:
+    """Number and encode new parts, and enter them in the plan."""
+    for number, table in enumerate(tables, start=first):
+        footer = manifest_footer(table)
+        plan.parts[number] = footer
+        plan.num_new += footer.num_rows
+        yield number, encode_manifest(table, footer)
+
+
+_Change = tuple[int, str, int | None, str]  # row, uri, size, etag
+
+
+class _Changes:
+    """Gathers the changed rows of each part, and rewrites a part once all of its rows are known.
+
+    So only the parts that are being looked at wait in memory, however many images have changed.
+    """
+
+    def __init__(self, store: Store, plan: Plan, num_threads: int, *, dry_run: bool) -> None:
+        self._store = store
+        self._plan = plan
+        self._num_threads = num_threads
+        self._dry_run = dry_run
+        self._rows: defaultdict[int, list[_Change]] = defaultdict(list)
+
+    def note(self, part: int, change: _Change) -> None:
+        """Remember a changed row."""
+        self._rows[part].append(change)
+        self._plan.num_changed += 1
+
+    def apply(self, through: str | None = None) -> None:
+        """Rewrite the changed parts that end at or before an id, or all of them."""
+        parts = self._plan.parts
+        numbers = [n for n in sorted(self._rows) if through is None or parts[n].last <= through]
+        changed = [(number, self._rows.pop(number)) for number in numbers]
+        if not self._dry_run:
+            parts.update(ordered_map(self._rewrite, changed, self._num_threads))
+
+    def _rewrite(self, changed: tuple[int, list[_Change]]) -> tuple[int, ManifestFooter]:
+        number, rows = changed
+        columns = read_part(self._store, MANIFEST, number).to_pydict()
+        for row, uri, size, etag in rows:
+            columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
+        table = pa.table(columns, schema=MANIFEST_SCHEMA)
+        footer = manifest_footer(table, self._plan.parts[number].revision + 1)
+        self._store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
+        return number, footer
+
+
+class SortedRun:
+    """Reads consecutive parts that are sorted as a whole, as far as it is told to."""
+
+    def __init__(self, store: Store, numbers: list[int], num_threads: int) -> None:
+        self._parts = ordered_map(lambda n: _positioned(store, n), numbers, num_threads)
+        self._rest: pa.Table | None = None
+
+    def take_through(self, last: str) -> list[pa.Table]:
+        """Take the rows up to and including an id."""
+        taken: list[pa.Table] = []
+        while True:
+            if self._rest is None:
+                self._rest = next(self._parts, None)
+                if self._rest is None:
+                    return taken
+            stop = pc.sum(pc.less_equal(self._rest[IMAGE_ID], last)).as_py()
+            taken.append(self._rest.slice(0, stop))
+            if stop < len(self._rest):
+                self._rest = self._rest.slice(stop)
+                return taken
+            self._rest = None
+
+
+def _positioned(store: Store, number: int) -> pa.Table:
+    table = read_part(store, MANIFEST, number, [IMAGE_ID, ETAG])
+    return table.append_column(PART, pa.array([number] * len(table), pa.int64())).append_column(
+        ROW, pa.array(range(len(table)), pa.int32())
+    )
+
+
+def sorted_runs(plan: Plan) -> Iterator[list[int]]:
+    """Yield the part numbers of each sorted run of the manifest."""
+    run: list[int] = []
+    for number, footer in plan.parts.items():
+        if run and footer.first <= plan.parts[run[-1]].last:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def _new_rows(
+    chunks: Iterator[pa.Table], runs: list[SortedRun], changes: _Changes
+) -> Iterator[pa.Table]:
+    """Yield the rows that no run knows, and note those whose ETag has changed."""
+    for chunk in chunks:
+        last = chunk[IMAGE_ID][-1].as_py()
+        known = [table for run in runs for table in run.take_through(last)]
+        if not known:
+            yield chunk
+            continue
+        old = pa.concat_tables(known)
+        index = pc.index_in(chunk[IMAGE_ID], value_set=old[IMAGE_ID].combine_chunks())
+        _note_changes(chunk, old, index, changes)
+        changes.apply(through=last)
+        yield chunk.filter(pc.is_null(index))
+
+
+def _note_changes(
+    chunk: pa.Table, old: pa.Table, index: pa.ChunkedArray, changes: _Changes
+) -> None:
+    # A null on either side compares as null: where listing does not tell, nothing has changed.
+    differs = pc.not_equal(chunk[ETAG], old[ETAG].take(index))
+    found = chunk.append_column("old", index).filter(differs)
+    positions = old.select([PART, ROW]).take(found["old"])
+    for position, row in zip(positions.to_pylist(), found.to_pylist(), strict=True):
+        change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG])
+        changes.note(position[PART], change)
+
+
+def limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
+    """Give the first rows of a listing; all of them where the limit is None."""
+    left = limit
+    for table in listing:
+        if left is None:
+            yield table
+            continue
+        if left <= 0:
+            return
+        yield table.slice(0, left)
+        left -= len(table)
+
+
+def _chunks(listing: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Gather pages into chunks, and make sure that the listing is sorted."""
+    last: str | None = None
+    for chunk in _cut(listing, _CHUNK_ROWS):
+        ids = chunk[IMAGE_ID].combine_chunks()
+        ascending = pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
+        if ascending is False or (last is not None and ids[0].as_py() <= last):
+            raise StorageError(
+                f"listing near {ids[0].as_py()!r} is not sorted by key, as this kind of store "
+                "should; write the addresses into a list file and give that as source"
+            )
+        last = ids[-1].as_py()
+        yield chunk
+
+
+def _cut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """Cut a stream of tables into tables of `num_rows`, the last one shorter."""
+    gathered: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        gathered.append(table)
+        count += len(table)
+        if count < num_rows:
+            continue
+        whole = pa.concat_tables(gathered).combine_chunks()
+        stop = count - count % num_rows
+        yield from (whole.slice(start, num_rows) for start in range(0, stop, num_rows))
+        gathered, count = [whole.slice(stop)], count - stop
+    if count:
+        yield pa.concat_tables(gathered).combine_chunks()

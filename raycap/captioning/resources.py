@@ -1,0 +1,104 @@
+"""Fitting the captioner actors to the cluster."""
+
+import logging
+import os
+
+import psutil
+import ray
+
+from raycap.captioning.batching import BatchRange
+from raycap.captioning.forecast import Workers
+from raycap.captioning.stream import Resources
+from raycap.config import ActorRange, CaptionConfig, EngineConfig
+from raycap.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_ON_ACCELERATOR = BatchRange(least=16, most=128)
+_ON_CPU = BatchRange(least=4, most=16)
+_OF_STUB = BatchRange.fixed(64)
+_OF_VLLM = BatchRange.fixed(32)  # it has several of them at work, and mixes them
+
+
+def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
+    """Decide what the captioners take, from the settings and what the cluster has.
+
+    Args:
+        engine: the settings.
+        uses_gpus: whether the model runs on GPUs where there are any.
+        is_fixed: whether the cluster cannot grow.
+
+    Raises:
+        ConfigError: the actors that the settings ask for do not fit, and never will.
+    """
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_gpus = total.get("GPU", 0.0)
+    gpus = engine.gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if num_gpus and uses_gpus else 0.0
+    most = int(num_gpus / gpus) if gpus else 1
+    actors = engine.num_actors or ActorRange(min=1, max=max(1, most))
+    cpus = float(engine.torch_threads or 1)
+    needed = {"GPU": gpus * actors.min, "CPU": cpus * actors.min + 1}  # one for a load task
+    for name, amount in needed.items():
+        if amount > total.get(name, 0.0):
+            shortage = (
+                f"engine.num_actors={actors.min} needs {amount:g} {name}s (a CPU for "
+                f"loading included), the cluster has {total.get(name, 0.0):g}"
+            )
+            if is_fixed:
+                raise ConfigError(
+                    f"{shortage}; lower engine.num_actors, .gpus_per_actor or .torch_threads"
+                )
+            logger.warning("cluster_small %s: waiting for it to grow", shortage)
+    return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
+
+
+def count_workers(resources: Resources, num_parts: int) -> Workers:
+    """Say how many captioners, load tasks and cores a run of so many parts has at work."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_cpus = total.get("CPU", 1.0)
+    gpus, cpus = resources.gpus_per_actor, resources.cpus_per_actor
+    fitting = total.get("GPU", 0.0) / gpus if gpus else (num_cpus - 1) / cpus
+    actors = resources.actors
+    captioners = max(actors.min, min(actors.max, int(fitting)))
+    slots = max(1, int(num_cpus - captioners * cpus))
+    cores = int(num_cpus)
+    if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        cores = min(cores, os.cpu_count() or 1)  # a local Ray has more CPUs than there are
+    return Workers(
+        captioners=captioners,
+        load_tasks=min(slots, max(1, num_parts)),
+        cores=max(1, int(cores - captioners * cpus) if gpus else cores),
+    )
+
+
+def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
+    """CPU threads of a captioner: the machine's cores, shared by the actors."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return engine.torch_threads or max(1, cores // num_actors)
+
+
+def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> BatchRange:
+    """Say which batch sizes a captioner of a kind chooses from.
+
+    The most bounds what travels at once and how late captions come, besides memory.
+    """
+    if config.engine.batch_size is not None:
+        return BatchRange.fixed(config.engine.batch_size)
+    if kind == "stub":
+        return _OF_STUB
+    if config.model.backend == "vllm":
+        return _OF_VLLM
+    return _ON_ACCELERATOR if resources.gpus_per_actor else _ON_CPU
+
+
+def count_lanes(config: CaptionConfig, kind: str, resources: Resources) -> int:
+    """Say how many batches a captioner has in flight: two on an accelerator.
+
+    One where tokens are drawn, for the generator of the draws is the process's; one for a
+    compiled model, which is the process's too and launches all of a step at once; and one for a
+    `vlm`, as some of them keep the positions of a batch in the model itself.
+    """
+    is_alone = kind in ("stub", "vlm") or config.generation.sampling.enabled or config.model.compile
+    return 2 if resources.gpus_per_actor and not is_alone else 1

@@ -1,0 +1,400 @@
+"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up.
+
+One pass of a run: what is pending, answered by one model and committed.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.captioning import telemetry
+from raycap.captioning.addresses import SecretAddresses, secret_addresses
+from raycap.captioning.cascade import Cascade, find_cascade
+from raycap.captioning.commit import Committer
+from raycap.captioning.forecast import Forecast
+from raycap.captioning.ledger import Ledger, Totals, read_ledger
+from raycap.captioning.loading import RunSpec
+from raycap.captioning.parts import CAPTIONS, MANIFEST
+from raycap.captioning.plan import Plan, extend_plan
+from raycap.captioning.record import (
+    LOCK,
+    SUMMARY,
+    Summary,
+    claim_output,
+    fingerprint,
+    is_complete,
+    write_summary,
+)
+from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
+from raycap.captioning.source import Listing, open_source
+from raycap.captioning.status import Heartbeat
+from raycap.captioning.stream import Resources, answered_rows
+from raycap.cluster.start import ray_cluster
+from raycap.config import CaptionConfig
+from raycap.errors import ConfigError, RunStopped
+from raycap.models.base import ModelSource
+from raycap.models.saved import settled_generation
+from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vlm.vllm_requests import check_backend
+from raycap.progress import OnProgress, Progress
+from raycap.runs.records import now, versions
+from raycap.storage.base import Store, WriteLock
+from raycap.storage.stores import open_store
+
+logger = logging.getLogger(__name__)
+
+
+class CaptionPass:
+    """What stood before, and what this pass has added."""
+
+    def __init__(
+        self,
+        store: Store,
+        lock: WriteLock,
+        plan: Plan,
+        ledger: Ledger,
+        config: CaptionConfig,
+        model: ModelSource,
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._plan = plan
+        self._num_images = plan.num_images  # once: it is a sum over all parts
+        self._ledger = ledger
+        self._config = config
+        self._model = model
+        self.totals: Totals = ledger.totals
+        self.num_answered = 0
+        self._num_failed = self.totals.failed.total()
+        self._cascade: Cascade | None = None
+        self.stream_s = 0.0
+
+    def answer(
+        self,
+        listing: Listing,
+        addresses: SecretAddresses,
+        on_progress: OnProgress,
+        *,
+        debug: bool,
+        cascade: Cascade | None,
+    ) -> None:
+        """Answer everything pending, on Ray.
+
+        Args:
+            listing: where the images are.
+            addresses: the run's, as far as they hold secrets.
+            on_progress: called as images are answered.
+            debug: show Ray's and the workers' own output.
+            cascade: of the run; in its second model's pass it says so.
+
+        Raises:
+            ConfigError: the actors that the settings ask for do not fit the cluster.
+            RaycapError: as a worker raised it.
+        """
+        self._cascade = cascade
+        is_second = cascade is not None and cascade.is_second
+        with ray_cluster(debug=debug) as is_fixed:
+            resources = fit_resources(
+                self._config.engine, uses_gpus=self._model.kind != "stub", is_fixed=is_fixed
+            )
+            spec = RunSpec(
+                output=self._store.uri,
+                dataset=listing.source if listing.is_dataset else None,
+                addresses=addresses.serve(),
+                config=self._config,
+                model=self._model,
+                batches=fit_batches(self._config, self._model.kind, resources),
+                num_lanes=count_lanes(self._config, self._model.kind, resources),
+                torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
+                debug=debug,
+                below=cascade.below if cascade and is_second else None,
+            )
+            self._stream(spec, resources, on_progress)
+
+    def _stream(self, spec: RunSpec, resources: Resources, on_progress: OnProgress) -> None:
+        logger.info(
+            "stream_started images=%d parts=%d actors=%d..%d batch=%d..%d model=%s",
+            self._ledger.num_pending,
+            len(self._ledger.work()),
+            resources.actors.min,
+            resources.actors.max,
+            spec.batches.least,
+            spec.batches.most,
+            spec.model.name,
+        )
+        started = time.monotonic()
+        add = self.totals.add
+        with (
+            Heartbeat(self._store, self._progress(0.0)) as heartbeat,
+            Committer(self._store, self._lock, self._plan, add, self._cascade) as committer,
+        ):
+            try:
+                for table in answered_rows(self._ledger.work(), spec, resources):
+                    self._count(committer.add(table))
+                    progress = self._progress(time.monotonic() - started)
+                    heartbeat.note(progress)
+                    on_progress(progress)
+                committer.finish()
+            finally:
+                committer.drain()
+                self.stream_s = time.monotonic() - started
+
+    def describe_stop(self) -> str:
+        """Say how far a stopped pass came, and how to continue it."""
+        committed, total = self.totals.num_images, self._num_images
+        return (
+            f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
+            "the same command to continue"
+        )
+
+    def _count(self, answered: Any) -> None:
+        self.num_answered += len(answered)
+        # Where the second model fails, the first one's caption stays.
+        kept = self._cascade.kept(answered) if self._cascade else answered
+        failed = pc.sum(pc.equal(kept[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
+        self._num_failed += failed
+        telemetry.note_answered(kept, self._ledger.num_pending - self.num_answered)
+
+    def _progress(self, elapsed_s: float) -> Progress:
+        total = self._num_images
+        return Progress(
+            num_done=min(total, total - self._ledger.num_pending + self.num_answered),
+            num_total=total,
+            num_failed=self._num_failed,
+            images_per_s=self.num_answered / elapsed_s if elapsed_s else 0.0,
+        )
+
+
+def caption(  # noqa: PLR0913  the public call: all but two by keyword
+    source: str | Path,
+    output: str | Path,
+    *,
+    config: CaptionConfig | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> Summary:
+    """Caption every image of a source, each exactly once, into an output.
+
+    The same call continues a run that was interrupted, and captions what is new or changed in a
+    source whose run was complete.
+
+    Args:
+        source: a folder, glob, `s3://bucket/prefix`, image, list file of addresses, or caption
+            dataset.
+        output: a folder or `s3://bucket/prefix`.
+        config: all settings; defaults where it is None.
+        model: shorthand for the setting `model.name`.
+        limit: caption only the first images of the source, in key order.
+        retry_failed: try again what failed for a passing reason.
+        on_progress: called as images are answered.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        The summary, as written to `summary.json`.
+
+    Raises:
+        ConfigError: a setting, the source or the output is wrong.
+        DatasetError: the source is a damaged caption dataset, or has no such split.
+        RunConflict: the output belongs to another run, or is being written.
+        RunStopped: the run was interrupted, or ended early.
+        StorageError: a store refuses.
+        ModelError: the model cannot be found, loaded or run.
+    """
+    started = time.monotonic()
+    config = _with_model(config or CaptionConfig(), model)
+    listing = open_source(str(source), config.storage, config.source.split)
+    store = open_store(str(output), config.storage)
+    found = find_model(config.model.name)
+    check_arithmetic(found, config.model)
+    cascade = find_cascade(config, found)
+    generation = settled_generation(config.generation, found)
+    check_backend(found, config.model, generation)
+    config = config.model_copy(update={"generation": generation})
+    with store.lock(LOCK) as lock, secret_addresses() as addresses:
+        claim_output(store, fingerprint(listing.identity, found, config, cascade), config)
+        store.remove_leftovers(MANIFEST)
+        store.remove_leftovers(CAPTIONS)
+        listing.tables = addresses.taken_out(listing.tables)
+        plan = _plan(store, listing, config, limit=limit, dry_run=False)
+        run = _Run(store, lock, plan, listing, addresses, on_progress or (lambda _: None))
+        run.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
+        summary = run.summary(found, cascade, started)
+        if run.num_answered or not is_complete(store):
+            write_summary(store, summary)
+    return summary
+
+
+def forecast(
+    source: str | Path,
+    output: str | Path,
+    *,
+    config: CaptionConfig | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    listing: Listing | None = None,
+) -> Forecast:
+    """Say what `caption` would do. Lists the source and the output, and writes nothing.
+
+    A `listing` is the source where it is opened already.
+    """
+    config = config or CaptionConfig()
+    listing = listing or open_source(str(source), config.storage, config.source.split)
+    store = open_store(str(output), config.storage)
+    plan = _plan(store, listing, config, limit=limit, dry_run=True)
+    ledger = read_ledger(
+        store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
+    )
+    return Forecast(
+        num_images=plan.num_images,
+        num_bytes=plan.num_bytes,
+        num_parts=len(plan.parts),
+        num_parts_done=ledger.totals.num_parts,
+        num_images_done=plan.num_images - ledger.num_pending,
+        num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
+        skipped=dict(listing.skipped),
+    )
+
+
+class _Run:
+    """One invocation: its passes over an output, one a model."""
+
+    def __init__(
+        self,
+        store: Store,
+        lock: WriteLock,
+        plan: Plan,
+        listing: Listing,
+        addresses: SecretAddresses,
+        on_progress: OnProgress,
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._plan = plan
+        self._listing = listing
+        self._addresses = addresses
+        self._on_progress = on_progress
+        self._passes: list[CaptionPass] = []
+
+    def complete(
+        self,
+        config: CaptionConfig,
+        model: ModelSource,
+        cascade: Cascade | None,
+        *,
+        retry_failed: bool,
+        debug: bool,
+    ) -> None:
+        """Answer everything pending: by the first model, then by the second where there is one."""
+        self._pass(config, model, cascade, retry_failed=retry_failed, debug=debug)
+        if cascade is not None:
+            second = replace(cascade, is_second=True)
+            self._pass(second.config, second.model, second, retry_failed=False, debug=debug)
+
+    def _pass(
+        self,
+        config: CaptionConfig,
+        model: ModelSource,
+        cascade: Cascade | None,
+        *,
+        retry_failed: bool,
+        debug: bool,
+    ) -> None:
+        ledger = read_ledger(
+            self._store,
+            self._plan,
+            retry_failed=retry_failed,
+            num_threads=config.storage.list_threads,
+            is_second=cascade is not None and cascade.is_second,
+        )
+        one = CaptionPass(self._store, self._lock, self._plan, ledger, config, model)
+        self._passes.append(one)
+        if ledger.num_pending:
+            self._store.delete(SUMMARY)
+            with _stoppable(one):
+                one.answer(
+                    self._listing, self._addresses, self._on_progress, debug=debug, cascade=cascade
+                )
+
+    @property
+    def num_answered(self) -> int:
+        """Images that this invocation answered; those that went to both models count once."""
+        return next((one.num_answered for one in self._passes if one.num_answered), 0)
+
+    def summary(self, model: ModelSource, cascade: Cascade | None, started: float) -> Summary:
+        """Sum up a run of which nothing is pending."""
+        totals = self._passes[-1].totals
+        num_failed = totals.failed.total()
+        num_ok = totals.num_images - num_failed
+        stream_s = sum(one.stream_s for one in self._passes)
+        return Summary(
+            output=self._store.uri,
+            source=self._listing.source,
+            num_images=totals.num_images,
+            num_ok=num_ok,
+            num_failed=num_failed,
+            failed=dict(totals.failed),
+            skipped={name: count for name, count in self._listing.skipped.items() if count},
+            mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
+            num_bytes=totals.num_bytes,
+            num_captioned=self.num_answered,
+            wall_s=round(time.monotonic() - started, 2),
+            images_per_s=round(self.num_answered / stream_s, 2) if stream_s else 0.0,
+            model=model.identity(),
+            cascade=cascade.sum_up(totals) if cascade else {},
+            versions=versions(),
+            finished_at=now(),
+        )
+
+
+@contextmanager
+def _stoppable(run: CaptionPass) -> Iterator[None]:
+    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped(run.describe_stop()) from None
+
+
+def _plan(
+    store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
+) -> Plan:
+    plan = extend_plan(
+        store,
+        listing.tables,
+        part_size=config.engine.part_size,
+        num_threads=config.storage.list_threads,
+        limit=limit,
+        dry_run=dry_run,
+    )
+    logger.info(
+        "planned images=%d new=%d changed=%d parts=%d skipped=%d",
+        plan.num_images,
+        plan.num_new,
+        plan.num_changed,
+        len(plan.parts),
+        listing.skipped.total(),
+    )
+    if not plan.num_images:
+        skipped = ", ".join(f"{n} {suffix}" for suffix, n in listing.skipped.most_common(5))
+        raise ConfigError(
+            f"{listing.source}: no images found"
+            + (f" (other files: {skipped})" if skipped else "; check the address")
+        )
+    return plan
+
+
+def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
+    if model is None:
+        return config
+    # Not by way of model_dump, after which every setting would count as set.
+    return config.model_copy(update={"model": config.model.model_copy(update={"name": model})})

@@ -1,0 +1,389 @@
+"""What is to be captioned: a folder, glob, bucket prefix, image, list, or caption dataset.
+
+Whatever it is, it comes out as MANIFEST tables sorted by image id in UTF-8 byte order, streamed.
+
+A caption dataset as a source: all that `raycap prepare` wrote, or one split of it.
+
+Planning reads ids, addresses and digests, and no image. The images that a dataset holds itself are
+read from it many at a time, so that each of its row groups is read about once.
+"""
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.captioning.list_file import LIST_SUFFIXES, read_list
+from raycap.captioning.sorting import sort_unique
+from raycap.config import StorageConfig
+from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.datasets.record import DATASET, INDEX, is_dataset, read_record
+from raycap.datasets.splits import known_split
+from raycap.errors import ConfigError, ErrorCode, ImageError, StorageError, TransientError
+from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
+from raycap.storage.address import scheme_of
+from raycap.storage.base import KEY, Store
+from raycap.storage.local import display, etag_of, status_of
+from raycap.storage.stores import open_store
+
+_CHUNK_ROWS = 1_024
+
+Row = dict[str, Any]
+File = bytes | ImageError
+"""An image file, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSource:
+    """A caption dataset whose images are to be captioned."""
+
+    dataset: CaptionDataset
+    split: str | None
+    """None: all of them."""
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Read MANIFEST rows sorted by image id; raises as `CaptionDataset.pages` does."""
+        splits = None if self.split is None else [self.split]
+        pages = self.dataset.pages(splits, [schema.IMAGE_ID, schema.URI, schema.DIGEST])
+        return sort_unique(map(self._manifest, pages))
+
+    def _manifest(self, page: pa.Table) -> pa.Table:
+        ids, uris, etags = page[schema.IMAGE_ID], page[schema.URI], page[schema.DIGEST]
+        embed = self.dataset.record.config.get("embed", {})
+        if embed.get("enabled", True):
+            uris = pc.binary_join_element_wise(_held_uri(self.dataset.store.uri, ""), ids, "")
+            if embed.get("max_side_px") is not None:
+                # The digest is that of the file before it was shrunk.
+                shrunk = f"{embed['max_side_px']}-{embed.get('quality')}"
+                etags = pc.binary_join_element_wise(etags, shrunk, "-")
+        # How long the embedded files are, no Parquet footer tells.
+        sizes = pa.nulls(len(page), pa.int64())
+        return pa.table([ids, uris, sizes, etags], schema=schema.MANIFEST)
+
+
+def find_dataset(store: Store, config: StorageConfig, split: str | None) -> DatasetSource | None:
+    """Open the complete caption dataset that stands there; None where there is none.
+
+    That there is none takes one small request to see.
+
+    Raises:
+        DatasetError: it is damaged, or has no such split.
+        StorageError: it cannot be reached.
+    """
+    # Other people's files may be called `dataset.json` too.
+    if not (_stands(store, DATASET) and _stands(store, INDEX)):
+        return None
+    dataset = open_dataset(store.uri, config)
+    if split is not None:
+        split = known_split(split)
+        dataset.parts(split)  # raises where there is none
+    return DatasetSource(dataset=dataset, split=split)
+
+
+def refuse_unfinished(store: Store) -> None:
+    """Raise DatasetError if an unfinished caption dataset stands there."""
+    if is_dataset(store):
+        read_record(store)
+
+
+def with_held_files(
+    rows: Iterable[Row], dataset: str | None, config: StorageConfig
+) -> Iterator[tuple[Row, File | None]]:
+    """Pair rows of a run with the image files that its source, a caption dataset, holds itself.
+
+    Some files at a time are in memory. The order is that of the dataset, chunk by chunk of rows.
+
+    Args:
+        rows: with `image_id` and `uri`.
+        dataset: its address; None if the source is none.
+        config: how stores are reached.
+
+    Yields:
+        Rows with their file; with None where the image has an address of its own.
+
+    Raises:
+        DatasetError: the dataset is damaged.
+        StorageError: it cannot be read.
+    """
+    rows = iter(rows)
+    if dataset is None:
+        yield from ((row, None) for row in rows)
+        return
+    opened: CaptionDataset | None = None
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        yield from ((row, None) for row in chunk if not is_held(row, dataset))
+        if held := [row for row in chunk if is_held(row, dataset)]:
+            opened = opened or open_dataset(dataset, config)
+            yield from held_files(held, opened)
+
+
+def held_files(rows: Iterable[Row], dataset: CaptionDataset) -> Iterator[tuple[Row, File]]:
+    """Read the images of some rows out of a dataset, in its own order.
+
+    Where it cannot be reached for now, the rows that are left share that error: to try them one by
+    one would take as many times all the retries.
+
+    Raises:
+        DatasetError: a part is damaged.
+        StorageError: it cannot be read, or a part has gone.
+    """
+    waiting = {row[schema.IMAGE_ID]: row for row in rows}
+    lost = ImageError(
+        ErrorCode.NOT_FOUND, f"{dataset.store.uri}: does not have this image any more"
+    )
+    try:
+        for image_id, data in dataset.images(list(waiting)):
+            yield waiting.pop(image_id), data
+    except TransientError as error:
+        lost = ImageError(error.code, error.message)
+    for row in waiting.values():
+        yield row, lost
+
+
+def _held_uri(dataset: str, image_id: str) -> str:
+    return f"{dataset}#{image_id}"
+
+
+def is_held(row: Row, dataset: str) -> bool:
+    """Whether a caption dataset holds the image of a row itself."""
+    return bool(row[schema.URI] == _held_uri(dataset, row[schema.IMAGE_ID]))
+
+
+def _stands(store: Store, key: str) -> bool:
+    try:
+        store.read_tail(key, 1)
+    except TransientError:
+        raise
+    except StorageError:
+        # Also where it may not be looked at: whether the images may be, listing will tell.
+        return False
+    return True
+
+
+_PAGE_ROWS = 10_000
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass
+class Listing:
+    """A source ready to be listed once; `skipped` is filled while it is."""
+
+    source: str
+    """The address, made absolute: what a run remembers as its source."""
+    tables: Iterable[pa.Table]
+    """MANIFEST rows, sorted by image id, no id twice."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files that are not images, counted by suffix (or `hidden`, or `duplicate` in a list)."""
+    is_dataset: bool = False
+    """Whether it is a caption dataset, which may hold the images itself."""
+    split: str | None = None
+    """The split of the dataset; None: all of it."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of the source decides which images a run has."""
+        split = {"split": self.split} if self.is_dataset else {}
+        return {"source": self.source, **split}
+
+
+def open_source(source: str, config: StorageConfig, split: str | None = None) -> Listing:
+    """Recognise a source. Listing begins when `tables` is iterated.
+
+    Args:
+        source: its address.
+        config: how stores are reached.
+        split: the split of a caption dataset, by any of its usual names; None: all of it.
+
+    Raises:
+        ConfigError: nothing of that name exists, its kind is unknown, or it can have no split.
+        DatasetError: it is a damaged caption dataset, or one without that split.
+        StorageError: it cannot be reached.
+    """
+    listing = _recognise(source, config, split)
+    if split is not None and not listing.is_dataset:
+        raise ConfigError(
+            f"{listing.source}: is not a finished caption dataset, so source.split={split} says "
+            "nothing; leave it out, or give what `raycap prepare` wrote"
+        )
+    return listing
+
+
+def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
+    is_local = scheme_of(source) in ("", "file")
+    path = Path(os.path.expanduser(source.removeprefix("file://")))
+    if is_local and not os.path.exists(path):
+        if not _WILDCARD.search(source):
+            raise ConfigError(f"{source}: no such file or folder")
+        return _open_glob(str(path))
+    if source.lower().endswith(LIST_SUFFIXES) and not (is_local and os.path.isdir(path)):
+        return _open_list(str(path.resolve()) if is_local else source, config)
+    if is_local and os.path.isfile(path):
+        return _open_one(open_store(str(path.parent), config), path.name)
+    if not is_local and _WILDCARD.search(source):
+        return _open_remote_glob(source, config)
+    return _open_store_source(open_store(source, config), config, split)
+
+
+def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
+    if found := find_dataset(store, config, split):
+        tables = found.tables()
+        return Listing(source=store.uri, tables=tables, is_dataset=True, split=found.split)
+    listing = Listing(source=store.uri, tables=())
+    images = _images(store, store.list(), listing.skipped)
+    listing.tables = _or_one_object(images, store, config, listing.skipped)
+    return listing
+
+
+def _or_one_object(
+    tables: Iterator[pa.Table], store: Store, config: StorageConfig, skipped: Counter[str]
+) -> Iterator[pa.Table]:
+    """Yield a prefix's images, or the object that stands at exactly that key if there are none."""
+    empty = True
+    for table in tables:
+        empty = False
+        yield table
+    if empty and skipped[".parquet"]:
+        refuse_unfinished(store)
+    parent, _, name = store.uri.rpartition("/")
+    if empty and name and scheme_of(store.uri) and not parent.endswith("/"):
+        yield from _open_one(open_store(parent, config), name).tables
+
+
+def _open_one(store: Store, name: str) -> Listing:
+    if scheme_of(store.uri) == "":
+        path = Path(store.address(name))
+        row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
+        return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
+    # Of all keys that begin with the name, the name itself is the first.
+    pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
+    found = (_manifest(store, table) for table in pages if table[KEY][0].as_py() == name)
+    return Listing(source=store.address(name), tables=found)
+
+
+def _open_glob(pattern: str) -> Listing:
+    pattern = os.path.abspath(pattern)
+    base = _glob_base(pattern) or "/"
+
+    def tables() -> Iterator[pa.Table]:
+        files = ((name, status_of(name)) for name in glob.iglob(pattern, recursive=True))
+        rows = (
+            (display(os.path.relpath(name, base)), display(name), status.st_size, etag_of(status))
+            for name, status in files
+            if status is not None and stat.S_ISREG(status.st_mode)
+        )
+        while page := list(islice(rows, _PAGE_ROWS)):
+            columns = [list(column) for column in zip(*page, strict=True)]
+            yield pa.table(columns, schema=MANIFEST)
+
+    return Listing(source=pattern, tables=sort_unique(tables()))
+
+
+def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
+    base = _glob_base(pattern)
+    if not scheme_of(base):
+        raise ConfigError(f"{pattern}: a bucket's name must be written out")
+    store = open_store(base, config)
+    try:
+        matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
+    except re.error as error:
+        raise ConfigError(f"{pattern}: not a glob: {error}") from error
+
+    def tables() -> Iterator[pa.Table]:
+        for table in store.list():
+            found = table.filter(pa.array([bool(matcher.fullmatch(k)) for k in _keys(table)]))
+            if len(found):
+                yield _manifest(store, found)
+
+    return Listing(source=pattern, tables=tables())
+
+
+def _open_list(source: str, config: StorageConfig) -> Listing:
+    if scheme_of(source):
+        open_store(source.rpartition("/")[0], config)  # refused here, before a run remembers it
+    listing = Listing(source=source, tables=())
+
+    def counted() -> Iterator[pa.Table]:
+        for table in read_list(source, config):
+            listing.skipped["duplicate"] += len(table)
+            yield table
+
+    def tables() -> Iterator[pa.Table]:
+        for table in sort_unique(counted()):
+            listing.skipped["duplicate"] -= len(table)
+            yield table
+
+    listing.tables = tables()
+    return listing
+
+
+def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> Iterator[pa.Table]:
+    """Keep what is an image by its name, and count the rest by suffix."""
+    for table in tables:
+        keep = []
+        for key in _keys(table):
+            name = PurePosixPath(key).name
+            suffix = PurePosixPath(name).suffix.lower()
+            is_image = not name.startswith(".") and (not suffix or suffix in IMAGE_SUFFIXES)
+            keep.append(is_image)
+            if not is_image:
+                skipped["hidden" if name.startswith(".") else suffix] += 1
+        found = table if all(keep) else table.filter(pa.array(keep))
+        if len(found):
+            yield _manifest(store, found)
+
+
+def _manifest(store: Store, table: pa.Table) -> pa.Table:
+    uris = pa.array([store.address(key) for key in _keys(table)])
+    return pa.table([table[KEY], uris, table[SIZE_BYTES], table[ETAG]], schema=MANIFEST)
+
+
+def _keys(table: pa.Table) -> list[str]:
+    keys: list[str] = table[KEY].to_pylist()
+    return keys
+
+
+def _glob_base(pattern: str) -> str:
+    """Return the folder above the first wildcard."""
+    first = _WILDCARD.search(pattern)
+    return pattern[: first.start() if first else None].rpartition("/")[0]
+
+
+def _glob_regex(pattern: str) -> str:
+    """Translate a glob over keys as Python's `glob` reads one of paths.
+
+    `*`, `?` and `[...]` stay within a folder, `**` is any depth of folders; what begins with a
+    dot is matched by a dot only.
+    """
+    *folders, name = pattern.split("/")
+    above = "".join(_DEEP if f == "**" else _name_regex(f) + "/" for f in folders)
+    return above + (_DEEP + _name_regex("*") if name == "**" else _name_regex(name))
+
+
+_DEEP = r"(?:(?!\.)[^/]+/)*"
+_WILD = re.compile(r"(\*+)|(\?)|\[(!?)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
+
+
+def _name_regex(name: str) -> str:
+    hides_dot = r"(?!\.)" if name.startswith(("*", "?", "[")) else ""
+    return hides_dot + _WILD.sub(_wild_regex, name)
+
+
+def _wild_regex(found: re.Match[str]) -> str:
+    star, one, negated, chars, literal = found.groups()
+    if literal:
+        return re.escape(literal)
+    if star or one:
+        return "[^/]*" if star else "[^/]"
+    escaped = "".join(char if char == "-" else re.escape(char) for char in chars)
+    return f"[{'^/' if negated else ''}{escaped}]"

@@ -1,0 +1,141 @@
+"""How far a run is, told by its output alone: `progress.json`, rewritten every few seconds.
+
+So a run on a cluster can be looked at from anywhere that reaches the output, without Ray, and
+without listing a million parts.
+"""
+
+import logging
+import os
+import socket
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+
+from pydantic import TypeAdapter
+
+from raycap.captioning.record import is_complete, read_run
+from raycap.config import StorageConfig
+from raycap.errors import ObjectNotFound, StorageError
+from raycap.progress import Progress
+from raycap.runs.records import encode_json, now, read_as
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+
+logger = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+BEAT_S = 5.0
+"""Seconds between two beats."""
+SILENT_AFTER_S = 90.0
+"""A run that does not beat for so long has died, or cannot reach its output."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What `progress.json` tells."""
+
+    num_done: int
+    num_total: int
+    num_failed: int
+    images_per_s: float
+    host: str
+    pid: int
+    started_at: str
+    """When this invocation began to caption, in UTC."""
+    beat_at: str
+    """When this was written, in UTC, by the clock of the machine that wrote it."""
+    is_stopped: bool = False
+    """Whether the run told that it ends: done, stopped or failed."""
+
+
+class Heartbeat:
+    """Writes what it was last told, in a thread of its own; use as a context manager."""
+
+    def __init__(self, store: Store, first: Progress) -> None:
+        self._store = store
+        self._progress = first
+        self._started_at = now()
+        self._ended = Event()
+        self._thread = Thread(target=self._beat, daemon=True, name="raycap-progress")
+
+    def __enter__(self) -> "Heartbeat":
+        self._write(is_stopped=False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._write(is_stopped=True)
+
+    def note(self, progress: Progress) -> None:
+        """Take note of how far the run is."""
+        self._progress = progress
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            self._write(is_stopped=False)
+
+    def _write(self, *, is_stopped: bool) -> None:
+        found = self._progress
+        beat = Beat(
+            num_done=found.num_done,
+            num_total=found.num_total,
+            num_failed=found.num_failed,
+            images_per_s=round(found.images_per_s, 2),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            beat_at=now(),
+            is_stopped=is_stopped,
+        )
+        try:
+            self._store.write(PROGRESS, encode_json(asdict(beat)))
+        except StorageError as error:
+            # Nothing hangs on it: what is committed is told by the parts.
+            logger.warning("progress_not_written error=%s", error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatus:
+    """How an output stands."""
+
+    state: str
+    """`complete`, `running`, `silent` (no beat for long), `stopped`, or `starting`."""
+    beat: Beat | None
+    """The last one; None before the first."""
+    age_s: float | None
+    """Seconds since then, by this machine's clock."""
+
+
+def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> OutputStatus:
+    """Read how far a run is from its output alone.
+
+    Raises:
+        DatasetError: it is not an output of raycap, or `progress.json` is damaged.
+        StorageError: it cannot be read.
+    """
+    store = open_store(str(output), storage or StorageConfig())
+    read_run(store)
+    try:
+        remedy = "delete the file: a run writes it again"
+        beat: Beat | None = read_as(TypeAdapter(Beat), store, PROGRESS, remedy)
+    except ObjectNotFound:
+        beat = None
+    age_s = None if beat is None else _seconds_since(beat.beat_at)
+    return OutputStatus(state=_state(store, beat, age_s), beat=beat, age_s=age_s)
+
+
+def _state(store: Store, beat: Beat | None, age_s: float | None) -> str:
+    if is_complete(store):
+        return "complete"
+    if beat is None or age_s is None:
+        return "starting"
+    if beat.is_stopped:
+        return "stopped"
+    return "silent" if age_s > SILENT_AFTER_S else "running"
+
+
+def _seconds_since(at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

@@ -1,0 +1,241 @@
+"""The caption stage where vLLM runs the model: `ray.data.llm` after the load tasks.
+
+Ray starts the engines, keeps them filled and replaces those that die. Rows go in as they come from
+the load tasks and come out as ANSWERED rows, so that the rest of a run knows nothing of it. Unlike
+raycap's own captioners an engine does not find the image that ends its process: where one does, the
+run stops at `engine.stall_timeout_s` with everything else committed.
+"""
+
+import logging
+import math
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from raycap import schema
+from raycap.captioning.captioner import caption_columns, one_line
+from raycap.captioning.loading import RunSpec, failure
+from raycap.config import ActorRange
+from raycap.errors import ErrorCode, ImageError, ModelError
+from raycap.models.load import safe_folder_here
+from raycap.models.vlm.vllm_requests import (
+    engine_args,
+    prompt_text,
+    read_caption,
+    request,
+    sampling_params,
+)
+
+_ENGINE_STAGE = "vLLMEngineStage"
+_RETRIED: Any = {"max_retries": -1}  # as the load tasks
+_ERROR = "__inference_error__"  # Ray's name: rows that have one pass its stages untouched
+
+
+def answered_by_vllm(
+    loaded: ray.data.Dataset,
+    spec: RunSpec,
+    actors: ActorRange,
+    gpus_per_actor: float,
+    cpus_per_actor: float,
+) -> ray.data.Dataset:
+    """Caption a dataset of LOADED rows; it becomes one of ANSWERED rows.
+
+    Args:
+        loaded: The images.
+        spec: Of the run; its model is a vision-language model.
+        actors: Engines.
+        gpus_per_actor: Several: the model is spread over them.
+        cpus_per_actor: Of an engine on one GPU or none.
+
+    Raises:
+        ModelError: the model's processor cannot be loaded, or it has nothing to read.
+    """
+    requests = _Requests(spec)
+    with nullcontext() if spec.debug else _quiet():
+        processor = _processor(spec, requests, actors, gpus_per_actor, cpus_per_actor)
+    answered: ray.data.Dataset = processor(loaded)
+    to_answered: Any = _to_answered  # Ray's annotations know no Arrow tables
+    return answered.map_batches(to_answered, batch_size=None, batch_format="pyarrow", **_RETRIED)
+
+
+def _processor(
+    spec: RunSpec,
+    requests: "_Requests",
+    actors: ActorRange,
+    gpus_per_actor: float,
+    cpus_per_actor: float,
+) -> Any:
+    """Let Ray put its stages together, with an engine of the run's own."""
+    # torch, transformers and vLLM take seconds to import, and no other run needs them here
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
+
+    bundle = {"CPU": cpus_per_actor, "GPU": gpus_per_actor}
+    if gpus_per_actor > 1:
+        bundle = {"CPU": 1.0, "GPU": 1.0}  # of each of an engine's workers
+    config: Any = vLLMEngineProcessorConfig(
+        model_source=str(requests.folder),
+        engine_kwargs=engine_args(spec.config.model, gpus_per_actor),
+        placement_group_config={"bundle_per_worker": bundle},
+        concurrency=(actors.min, actors.max),
+        batch_size=spec.batches.most,
+        should_continue_on_error=True,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+    processor: Any = build_processor(
+        config,
+        preprocess=requests,
+        postprocess=_Answers(spec),
+        preprocess_map_kwargs=_RETRIED,
+        postprocess_map_kwargs=_RETRIED,
+    )
+    _guard(processor, spec, requests)
+    return processor
+
+
+def _guard(processor: Any, spec: RunSpec, requests: "_Requests") -> None:
+    """Put `_Guarded` before Ray's own class of engine actors."""
+    stage = processor.get_stage_by_name(_ENGINE_STAGE)
+    # By a copy: setting a field would make it ask for a GPU again.
+    processor.stages[_ENGINE_STAGE] = stage.model_copy(
+        update={
+            "fn": type("Engine", (_Guarded, stage.fn), {}),
+            "fn_constructor_kwargs": {
+                **stage.fn_constructor_kwargs,
+                "spec": spec,
+                "grey": requests.grey(),
+            },
+        }
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray and vLLM tell at their start off the terminal; faults are raised anyway."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+class _Requests:
+    """Turns a LOADED row into what the engine is asked; a failed one passes it untouched."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.folder = Path(spec.model.folder or "")  # checked when it was found, on this node
+        self._target = spec.model.target
+        self._generation = spec.config.generation
+        self._prompt = prompt_text(self.folder, self._generation.prompt)
+        self._params = sampling_params(self.folder, self._generation)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        # What is taken out here travels no further; a `model` would mean an adapter to Ray.
+        data = row.pop(schema.PIXELS)
+        row.pop(schema.MODEL)
+        if data is None:
+            return {_ERROR: row[schema.ERROR_CODE]}
+        shape = self._target.height_px, self._target.width_px, 3
+        pixels = np.frombuffer(data, np.uint8).reshape(shape)
+        asked = request(pixels, self._prompt, self._params, self._generation)
+        return {**asked, _ERROR: ""}
+
+    def grey(self) -> dict[str, Any]:
+        """Ask for the caption of a plain grey image."""
+        pixels = np.full((self._target.height_px, self._target.width_px, 3), 128, np.uint8)
+        return request(pixels, self._prompt, self._params, self._generation)
+
+
+class _Answers:
+    """Turns what the engine answered into an ANSWERED row."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._model = spec.model.name
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        caption = read_caption(row)
+        answered = {name: row.get(name) for name in schema.ANSWERED.names}
+        if not math.isfinite(caption.logprob):
+            reason = "the score of its caption is not a finite number"
+            return answered | failure(ImageError(ErrorCode.MODEL_REJECTED, reason))
+        return answered | caption_columns(caption) | {schema.MODEL: self._model}
+
+
+def _to_answered(table: pa.Table) -> pa.Table:
+    """Give rows that Ray let pass with an error, and so with other columns, those of the others."""
+    rows = table.to_pylist()
+    for row in rows:
+        if row[_ERROR] and row[schema.STATUS] == schema.STATUS_OK:
+            row |= failure(ImageError(ErrorCode.MODEL_REJECTED, " ".join(row[_ERROR].split())))
+    return pa.Table.from_pylist(
+        [{name: row.get(name) for name in schema.ANSWERED.names} for row in rows],
+        schema=schema.ANSWERED,
+    )
+
+
+class _Guarded:
+    """Lets Ray's engine actor load the run's own model, and tells clearly what is wrong.
+
+    A base class beside Ray's, of which only a processor's stage gives the name.
+    """
+
+    _engine: Any
+
+    def __init__(self, spec: RunSpec, grey: dict[str, Any], **arguments: Any) -> None:
+        """Start the engine.
+
+        Args:
+            spec: Of the run.
+            grey: What is asked once an image was refused: a bug must not pass as bad images.
+            arguments: Of Ray's class.
+        """
+        # vLLM reports usage to its makers by default.
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._grey: dict[str, Any] | None = grey
+        self._failure: ModelError | None = None
+        self._engine = super()
+        try:
+            folder = str(safe_folder_here(spec.model))
+            self._engine.__init__(**{**arguments, "model": folder})
+        except ModelError as error:
+            self._failure = error
+        except Exception as error:  # noqa: BLE001  whatever vLLM raises; raised at the first call
+            # From here it would reach the driver as mere text.
+            self._failure = ModelError(
+                f"{spec.model.name}: vLLM does not start with it ({one_line(error)}): see whether "
+                "vLLM knows this model, whether memory suffices, and with --debug what it prints"
+            )
+
+    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Answer a batch.
+
+        Raises:
+            ModelError: the engine does not start, or fails on any image whatever.
+        """
+        if self._failure is not None:
+            raise self._failure
+        async for answered in self._engine.__call__(batch):
+            yield answered
+
+    async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        """Ask the engine for the captions of a batch."""
+        is_refused = False
+        async for answer in self._engine.udf(batch):
+            is_refused = is_refused or bool(answer[_ERROR])
+            yield answer
+        if is_refused and self._grey is not None:
+            row = {**self._grey, self._engine.IDX_IN_BATCH_COLUMN: 0}
+            async for answer in self._engine.udf([row]):
+                if answer[_ERROR]:
+                    reason = " ".join(answer[_ERROR].split())
+                    raise ModelError(f"the model fails on every image: {reason}")
+            self._grey = None

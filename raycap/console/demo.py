@@ -1,0 +1,114 @@
+"""`raycap demo`.
+
+What the demonstration came to: before and after fine-tuning, side by side.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raycap.console.captioning import summary_rows, verification_rows
+from raycap.console.columns import print_rows
+from raycap.console.errors import stderr, told_errors
+from raycap.console.options import DebugOption
+from raycap.demo.outcome import DemoResult
+from raycap.errors import EXIT_STOPPED
+from raycap.progress import Progress
+
+if TYPE_CHECKING:
+    from raycap.training.status import OnTrainingProgress
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to keep everything in.")
+    ] = Path("raycap-demo"),
+    debug: DebugOption = False,
+) -> None:
+    """Show the whole on rendered scenes: caption, fine-tune, caption again, evaluate, report.
+
+    Needs no network and no GPU: a small pretrained BLIP ships with raycap. It takes some minutes
+    on two cores. `demo.json` in the folder has the figures.
+
+    Example: `raycap demo --output raycap-demo`
+    """
+    with told_errors(debug=debug):
+        from raycap.demo.run import Stages, run_demo
+
+        result = run_demo(output, Stages(work=_work, training=_training), debug=debug)
+        print_demo(result)
+        if not result.verification.is_complete:
+            raise typer.Exit(EXIT_STOPPED)
+
+
+@contextmanager
+def _work(stage: str) -> Iterator[Callable[[Progress], None]]:
+    from raycap.console.progress import show_progress
+
+    stderr().print(f"{stage} ...")
+    with show_progress(stderr()) as on_progress:
+        yield on_progress
+
+
+@contextmanager
+def _training(stage: str) -> Iterator["OnTrainingProgress"]:
+    from raycap.console.progress import show_training
+
+    stderr().print(f"{stage} ...")
+    with show_training(stderr()) as on_progress:
+        yield on_progress
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the captioning, both models beside people, some captions, and what to try next."""
+    print_rows([*summary_rows(result.summary), *verification_rows(result.verification)[-2:]])
+    Console().print(_comparison(result))
+    Console().print(_samples(result))
+    Console().print(
+        f"\nthe whole took {result.seconds:.0f} s\n"
+        f"report                {result.report}   open it in a browser\n"
+        "\nTry next:\n"
+        "  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
+        "  raycap caption YOUR_FOLDER blip/                      the same, by pretrained BLIP\n"
+        f"  raycap caption YOUR_FOLDER tuned/ --model {result.folder}/training/model",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _comparison(result: DemoResult) -> Table:
+    table = Table(
+        "",
+        "mean words",
+        "CIDEr-D",
+        "BLEU-4",
+        "attributes right",
+        box=None,
+        title="\nbefore and after",
+        title_justify="left",
+    )
+    for name, figures in (("pretrained", result.before), ("fine-tuned", result.after)):
+        table.add_row(
+            name,
+            f"{figures.mean_words:.2f}",
+            f"{figures.cider:.3f}",
+            f"{figures.bleu_4:.3f}",
+            f"{figures.attributes_right:.1%}",
+        )
+    table.add_row("people", f"{result.reference_words:.2f}", "", "", "")
+    return table
+
+
+def _samples(result: DemoResult) -> Table:
+    table = Table("image", "", "caption", title="\nsamples", title_justify="left", box=None)
+    for sample in result.samples:
+        table.add_row(escape(sample.image_id), "pretrained", escape(sample.before))
+        table.add_row("", "fine-tuned", escape(sample.after))
+        table.add_row("", "people", escape(sample.reference))
+    return table

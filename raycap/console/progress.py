@@ -1,0 +1,157 @@
+"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere.
+
+What shows a search or a study stands apart: it imports Ray Tune and torch, which takes seconds.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from raycap.progress import Progress
+from raycap.schema import CIDER_D
+from raycap.training.scores import LENGTH_GAP
+from raycap.training.state import EpochRecord
+from raycap.training.status import OnTrainingProgress, TrainingProgress
+
+logger = logging.getLogger(__name__)
+
+LINE_EVERY_S = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Show the progress that the yielded function is told of."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task("starting Ray", total=None)
+            yield lambda progress: bar.update(
+                task,
+                total=progress.num_total,
+                completed=progress.num_done,
+                description=_describe(progress),
+            )
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    """Logs the first progress, then one every LINE_EVERY_S, and the last."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next or progress.num_done == progress.num_total:
+            self._next = time.monotonic() + LINE_EVERY_S
+            logger.info("progress %s", _line(progress))
+
+
+@contextmanager
+def show_training(console: Console) -> Iterator[OnTrainingProgress]:
+    """Show the training that the yielded function is told of: a bar, and a line an epoch."""
+    if console.is_terminal:
+        with _bar(console) as bar:
+            yield _TrainingBar(bar)
+    else:
+        yield _TrainingLines()
+
+
+class _TrainingBar:
+    """Moves a bar, and leaves a line above it for each epoch that is over."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task = bar.add_task("starting Ray", total=1.0)
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if progress.epoch_record is not None:
+            self._bar.console.print(_describe_epoch(progress.epoch_record, progress.num_epochs))
+        self._bar.update(
+            self._task, completed=progress.share, description=_describe_training(progress)
+        )
+
+
+class _TrainingLines:
+    """Logs the first progress, and one every LINE_EVERY_S; the ends of epochs are logged anyway."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if progress.epoch_record is None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            logger.info("progress %s", _training_line(progress))
+
+
+def _describe_training(progress: TrainingProgress) -> str:
+    place = "validating" if progress.is_validating else f"step {progress.step}/{progress.num_steps}"
+    return (
+        f"epoch {progress.epoch}/{progress.num_epochs}  {place}  loss {_loss(progress)}  "
+        f"{progress.images_per_s:.1f} images/s  ETA {duration(progress.eta_s)}"
+    )
+
+
+def _training_line(progress: TrainingProgress) -> str:
+    return (
+        f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
+        f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
+        f"eta={duration(progress.eta_s)}"
+    )
+
+
+def _describe_epoch(record: EpochRecord, num_epochs: int) -> str:
+    best = "  [green]best so far[/green]" if record.is_best else ""
+    return (
+        f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
+        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores[CIDER_D]:.3f}  "
+        f"length gap {record.scores[LENGTH_GAP]:+.1f}{best}"
+    )
+
+
+def _loss(progress: TrainingProgress) -> str:
+    return "?" if progress.loss is None else f"{progress.loss:.3f}"
+
+
+def _bar(console: Console) -> Bar:
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _describe(progress: Progress) -> str:
+    failed = f"  [red]{progress.num_failed:,} failed[/red]" if progress.num_failed else ""
+    stage = f"{progress.stage}  " if progress.stage else ""
+    return (
+        f"{stage}{progress.num_done:,}/{progress.num_total:,}{failed}  "
+        f"{progress.images_per_s:.1f} images/s  ETA {duration(progress.eta_s)}"
+    )
+
+
+def _line(progress: Progress) -> str:
+    stage = f'stage="{progress.stage}" ' if progress.stage else ""
+    return (
+        f"{stage}done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
+        f"images_per_s={progress.images_per_s:.1f} eta={duration(progress.eta_s)}"
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time span as a person reads it: `42s`, `3m05s`, `2h07m`."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,143 @@
+"""`raycap study`.
+
+A study, as it gets on and as it came out.
+
+What a person sees of a study: a table of its systems, or lines where there is no terminal.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from raycap.config import StudyConfig
+from raycap.config.loading import load_config
+from raycap.console.columns import print_rows
+from raycap.console.errors import stderr, told_errors
+from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
+from raycap.console.progress import LINE_EVERY_S
+from raycap.experiments.study.record import REPORT, SUMMARY, Status, Study, SystemRecord
+from raycap.experiments.study.status import OnStudyProgress, StudyProgress
+from raycap.reporting.numbers import duration
+from raycap.schema import BLEU, CIDER_D
+from raycap.text import brief
+
+
+def study(
+    dataset: DatasetArg,
+    output: OutputArg,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare captioners on DATASET, into OUTPUT: one table, one report, what to decide by.
+
+    CNN-LSTM, Transformer, hybrid, BLIP out of the box, with calibrated length, and fine-tuned;
+    with and without augmentation, on growing subsets. The same command continues a study that was
+    interrupted.
+
+    Example: `raycap study dataset/ study/ --config configs/study-scenes.yaml`
+
+    Exit codes: 0 compared; 1 stopped; 2 usage or config.
+    """
+    with told_errors(debug=debug):
+        resolved = load_config(StudyConfig, config, list(settings or []))
+        from raycap.experiments.study.run import study as compare
+
+        with show_study(stderr()) as on_progress:
+            found = compare(dataset, output, config=resolved, on_progress=on_progress, debug=debug)
+        print_study(found)
+
+
+_COLOURS = {Status.RUNNING: "cyan", Status.WAITING: "dim", Status.FAILED: "red"}
+_REASON_CHARS = 40
+
+
+def print_study(found: Study) -> None:
+    """Print the systems, and what to decide by."""
+    Console().print(study_table(found, {}))
+    rows = [
+        ("people", f"{found.reference_mean_words:.1f} words on {found.num_images:,} test images"),
+        *(("decide" if place == 0 else "", line) for place, line in enumerate(found.decision)),
+        ("time", duration(found.wall_s)),
+        ("report", f"{found.output}/{REPORT}"),
+        ("summary", f"{found.output}/{SUMMARY}"),
+    ]
+    print_rows(rows)
+
+
+def study_table(found: Study, stages: Mapping[str, tuple[str, float]]) -> Table:
+    """Show a line a system: its figures where it is scored, otherwise how it is."""
+    table = Table("system", "words", "CIDEr-D", "BLEU-4", "gap", "overfits", "time", "", box=None)
+    for system in found.systems:
+        table.add_row(*_cells(system), _state(system, found, stages))
+    return table
+
+
+def _cells(system: SystemRecord) -> list[str]:
+    scores, training = system.scores, system.training
+    since = training.overfits_since if training else None
+    return [
+        system.name,
+        *(_value(system, name, digits) for name, digits in _SCORES),
+        f"{training.gap:+.3f}" if training else "-",
+        f"epoch {since}" if since else "-",
+        duration(system.wall_s) if scores or system.status is Status.FINISHED else "-",
+    ]
+
+
+_SCORES = (("mean_words", 1), (CIDER_D, 3), (BLEU[-1], 3))
+
+
+def _value(system: SystemRecord, name: str, digits: int) -> str:
+    score = system.scores.get(name)
+    return "-" if score is None else f"{score.value:.{digits}f}"
+
+
+def _state(system: SystemRecord, found: Study, stages: Mapping[str, tuple[str, float]]) -> str:
+    if system.name in stages:
+        stage, share = stages[system.name]
+        return f"[cyan]{escape(stage)}, {share:.0%}[/cyan]"
+    if system.name == found.best:
+        return "[bold green]best[/bold green]"
+    if system.scores:
+        return ""
+    reason = f": {brief(system.reason, _REASON_CHARS)}" if system.reason else ""
+    text = escape(f"{system.status}{reason}")
+    colour = _COLOURS.get(system.status)
+    return f"[{colour}]{text}[/{colour}]" if colour else text
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def show_study(console: Console) -> Iterator[OnStudyProgress]:
+    """Show the study that the yielded function is told of: a table of its systems, or lines."""
+    if console.is_terminal:
+        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
+            yield lambda progress: live.update(study_table(progress.study, progress.stages))
+    else:
+        yield _StudyLines()
+
+
+class _StudyLines:
+    """Logs each system that is over, and every LINE_EVERY_S what is being made."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, progress: StudyProgress) -> None:
+        study, system = progress.study, progress.system
+        done = f"{study.count(Status.FINISHED)}/{len(study.systems)}"
+        if system is not None:
+            logger.info("system=%s status=%s done=%s", system.name, system.status, done)
+        elif progress.stages and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            for name, (stage, share) in progress.stages.items():
+                logger.info('progress system=%s stage="%s" %.0f%%', name, stage, 100 * share)

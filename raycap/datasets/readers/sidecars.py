@@ -1,0 +1,127 @@
+"""Caption files beside images: `a/b.jpg` has its captions in `a/b.txt`, a line each.
+
+Also by the names that `raycap export --to sidecar` gives: where `a.jpg` and `a.png` would share a
+name, theirs are `a.jpg.txt` and `a.png.txt`.
+"""
+
+import posixpath
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from raycap import schema
+from raycap.config import StorageConfig
+from raycap.datasets.readers.files import paged
+from raycap.datasets.readers.joining import KEY, KEYED_CAPTIONS, KEYED_IMAGES, scratch_join
+from raycap.datasets.splits import known_word
+from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.storage.base import KEY as LISTED_KEY
+from raycap.storage.base import Store
+from raycap.storage.parallel import ordered_map
+
+SIDECAR_SUFFIX = ".txt"
+_MAX_SIDECAR_BYTES = 1_048_576
+_PAGE_ROWS = 8_192
+
+
+def is_image(key: str) -> bool:
+    """Whether a file is taken as an image by its name."""
+    path = PurePosixPath(key)
+    return not path.name.startswith(".") and (
+        not path.suffix or path.suffix.lower() in IMAGE_SUFFIXES
+    )
+
+
+def is_sidecar(key: str) -> bool:
+    """Whether a file is taken as captions by its name."""
+    name = key.rpartition("/")[2]
+    return not name.startswith(".") and name.lower().endswith(SIDECAR_SUFFIX)
+
+
+def has_sidecars(keys: Iterable[str]) -> bool:
+    """Whether an image among those files has its captions beside it."""
+    listed = list(keys)
+    images = {key for key in listed if is_image(key) and posixpath.splitext(key)[1]}
+    names = images | {posixpath.splitext(key)[0] for key in images}
+    return any(key[: -len(SIDECAR_SUFFIX)] in names for key in listed if is_sidecar(key))
+
+
+def captions_in(text: bytes) -> list[str | None]:
+    """Give the lines of a caption file that are not empty, or one empty caption.
+
+    What is no UTF-8 is no caption: None.
+    """
+    try:
+        lines = text.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        return [None]
+    captions: list[str | None] = [line.strip() for line in lines if line.strip()]
+    return captions or [""]
+
+
+def read_sidecars(store: Store, images: Store, config: StorageConfig) -> Iterator[pa.Table]:
+    """Read a folder of caption files and one of images, maybe the same, as ANNOTATIONS tables.
+
+    Where all images are in folders named like splits (`train/`, `val/`), these are the splits.
+    """
+    with scratch_join() as join:
+        are_split = True
+        for keys in _keys(images, is_image):
+            splits = [_split_of(key) for key in keys]
+            are_split = are_split and None not in splits
+            join.images.add(_image_page(images, keys, splits))
+        if not are_split:
+            join.database.execute(f"UPDATE images SET {schema.SPLIT} = NULL")
+        for page in paged(_read_captions(store, config), _PAGE_ROWS):
+            join.captions.add(pa.Table.from_pylist(page, schema=KEYED_CAPTIONS))
+        join.database.execute(_USE_FULL_NAMES)
+        yield from join.tables()
+
+
+_USE_FULL_NAMES = f"""
+    UPDATE images SET {KEY} = {schema.IMAGE_ID} || '{SIDECAR_SUFFIX}'
+    WHERE {schema.IMAGE_ID} || '{SIDECAR_SUFFIX}' IN (SELECT {KEY} FROM captions)
+"""
+
+
+def _keys(store: Store, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
+    for table in store.list():
+        keys = [key for key in table[LISTED_KEY].to_pylist() if is_wanted(key)]
+        if keys:
+            yield keys
+
+
+def _split_of(key: str) -> str | None:
+    folder, slash, _ = key.partition("/")
+    return known_word(folder) if slash else None
+
+
+def _image_page(images: Store, keys: list[str], splits: list[str | None]) -> pa.Table:
+    rows = [
+        {
+            KEY: posixpath.splitext(key)[0] + SIDECAR_SUFFIX,
+            schema.IMAGE_ID: key,
+            schema.URI: images.address(key),
+            schema.SPLIT: split,
+        }
+        for key, split in zip(keys, splits, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=KEYED_IMAGES)
+
+
+def _read_captions(store: Store, config: StorageConfig) -> Iterator[dict[str, Any]]:
+    keys = chain.from_iterable(_keys(store, is_sidecar))
+    read = partial(_read_sidecar, store)
+    for key, captions in ordered_map(read, keys, config.list_threads):
+        name = key[: -len(SIDECAR_SUFFIX)] + SIDECAR_SUFFIX  # in lower case
+        for caption in captions:
+            yield {KEY: name, schema.CAPTION: caption}
+
+
+def _read_sidecar(store: Store, key: str) -> tuple[str, list[str | None]]:
+    data = store.read_range(key, 0, _MAX_SIDECAR_BYTES + 1)
+    return key, captions_in(data) if len(data) <= _MAX_SIDECAR_BYTES else [None]

@@ -1,0 +1,246 @@
+"""WebDataset tars: members whose names are alike up to the first dot are one sample.
+
+Only headers and captions are read; an image is told by where it lies within its tar.
+
+Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
+"""
+
+import json
+import posixpath
+from collections.abc import Collection, Iterator
+from io import BufferedReader
+from tarfile import BLOCKSIZE, TarError, TarFile, TarInfo
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from raycap import schema
+from raycap.datasets.readers.files import AnnotationFile, paged
+from raycap.datasets.readers.joining import (
+    KEY,
+    KEYED_CAPTIONS,
+    KEYED_IMAGES,
+    POSITION,
+    ScratchJoin,
+    ScratchTable,
+    scratch_join,
+)
+from raycap.datasets.readers.rows import captions_of, files_with_splits
+from raycap.datasets.readers.sidecars import captions_in
+from raycap.datasets.splits import split_in_name
+from raycap.errors import DatasetError
+from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.storage.base import Store
+from raycap.storage.local import display
+from raycap.storage.parallel import ordered_chain
+
+TAR_SUFFIX = ".tar"
+_CAPTION_SUFFIXES = (".json", ".txt", ".caption")  # the first of a sample that has captions counts
+_JSON_NAMES = (schema.CAPTION, schema.CAPTIONS_LIST, "text")
+_MAX_TEXT_BYTES = 1_048_576
+_TAR_THREADS = 4
+_PAGE_ROWS = 8_192
+
+_NAME = "name"
+_TARGET = "target"
+_DOTTED = "dotted"
+_RANK = "rank"
+_MEMBERS = pa.schema(
+    [
+        pa.field(_NAME, pa.string()),
+        pa.field(schema.OFFSET_BYTES, pa.int64()),
+        pa.field(schema.SIZE_BYTES, pa.int64()),
+        pa.field(_TARGET, pa.string()),
+    ]
+)
+"""All members; links have a target, and no place of their own."""
+_IMAGES = KEYED_IMAGES.append(pa.field(_DOTTED, pa.string()))
+"""Images; `dotted` is the key up to the first dot of a name that has others before its suffix."""
+_CAPTIONS = pa.schema([*KEYED_CAPTIONS, pa.field(_DOTTED, pa.string()), pa.field(_RANK, pa.int8())])
+
+
+class _Member(NamedTuple):
+    """A member of a tar; with its captions, if it holds any."""
+
+    name: str
+    offset_bytes: int | None
+    size_bytes: int | None
+    target: str | None
+    captions: list[str | None]
+
+
+def read_tar(file: AnnotationFile) -> Iterator[pa.Table]:
+    """Read a WebDataset tar as ANNOTATIONS tables.
+
+    An image's id is its member's name; the split is that of the tar's name (`train-000.tar`).
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    yield from _read_tar(file, split_in_name(file.name))
+
+
+def read_tars(store: Store) -> Iterator[pa.Table]:
+    """Read all tars of a folder as `read_tar` does, in order, a few of them at a time.
+
+    Where the names of all of them name splits, these are the splits.
+
+    Raises:
+        DatasetError: there is none, or one is damaged.
+    """
+    streams = (_read_tar(file, split) for file, split in files_with_splits(store, TAR_SUFFIX))
+    return ordered_chain(streams, _TAR_THREADS)
+
+
+def _read_tar(file: AnnotationFile, split: str | None) -> Iterator[pa.Table]:
+    with scratch_join() as join, file.open() as data:
+        scan = _Scan(join, file.uri, split)
+        for page in paged(_members(file, data), _PAGE_ROWS):
+            scan.add(page)
+        for page in paged(scan.linked(data), _PAGE_ROWS):
+            scan.add(page)
+        scan.finish()
+        yield from join.tables()
+
+
+class _Scan:
+    """What a tar holds, gathered before it is known what belongs together."""
+
+    def __init__(self, join: ScratchJoin, uri: str, split: str | None) -> None:
+        self._join = join
+        self._place = {schema.URI: uri, schema.SPLIT: split}
+        self._members = ScratchTable(join.database, "members", _MEMBERS)
+        self._images = ScratchTable(join.database, "found_images", _IMAGES)
+        self._captions = ScratchTable(join.database, "found_captions", _CAPTIONS)
+
+    def add(self, members: list[_Member]) -> None:
+        """Add some members."""
+        rows = [member._asdict() for member in members]
+        self._members.add(pa.Table.from_pylist(rows, schema=_MEMBERS))
+        images = [row for member in members for row in self._image_rows(member)]
+        self._images.add(pa.Table.from_pylist(images, schema=_IMAGES))
+        captions = [row for member in members for row in _caption_rows(member)]
+        self._captions.add(pa.Table.from_pylist(captions, schema=_CAPTIONS))
+
+    def _image_rows(self, member: _Member) -> Iterator[dict[str, Any]]:
+        key, dotted, suffix = _sample_of(member.name, IMAGE_SUFFIXES)
+        if suffix and member.target is None:
+            place = self._place if member.offset_bytes is not None else {}
+            row = {KEY: key, _DOTTED: dotted, schema.IMAGE_ID: member.name}
+            yield row | member._asdict() | place
+
+    def linked(self, data: BufferedReader) -> Iterator[_Member]:
+        """Give the links as members that lie where their targets do; nowhere if these are gone."""
+        # A cursor of its own: rows are added while it is read.
+        cursor = self._join.database.cursor().execute(_LINKED)
+        while rows := cursor.fetchmany(_PAGE_ROWS):
+            for name, offset_bytes, size_bytes in rows:
+                captions = _read_captions(data, name, offset_bytes, size_bytes)
+                yield _Member(name, offset_bytes, size_bytes, None, captions)
+
+    def finish(self) -> None:
+        """Choose among images and captions of a sample, and hand them to the join."""
+        self._join.database.execute(_CHOOSE_IMAGES)
+        self._join.database.execute(_CHOOSE_CAPTIONS)
+
+
+_LINKED = f"""
+    SELECT any_value(link.{_NAME}),
+           arg_max(member.{schema.OFFSET_BYTES}, member.{POSITION}),
+           arg_max(member.{schema.SIZE_BYTES}, member.{POSITION})
+    FROM (FROM members WHERE {_TARGET} IS NOT NULL) AS link
+    LEFT JOIN (FROM members WHERE {_TARGET} IS NULL) AS member ON member.{_NAME} = link.{_TARGET}
+    GROUP BY link.{POSITION} ORDER BY link.{POSITION}
+"""
+# `a.seg.png` beside `a.jpg` is another field of that sample. But `st.john.jpg` is an image like
+# any, if a tar has no `st.jpg`: whoever packs a folder knows nothing of keys.
+_IS_KEPT = f"""
+    {_DOTTED} IS NULL
+    OR {_DOTTED} NOT IN (SELECT {KEY} FROM found_images WHERE {_DOTTED} IS NULL)
+"""
+_CHOOSE_IMAGES = f"""
+    INSERT INTO images BY NAME
+    SELECT * EXCLUDE ({_DOTTED}) FROM found_images WHERE {_IS_KEPT}
+"""
+_CHOOSE_CAPTIONS = f"""
+    INSERT INTO captions BY NAME
+    WITH kept AS (FROM found_captions WHERE {_IS_KEPT}),
+         best AS (SELECT {KEY}, min({_RANK}) AS {_RANK} FROM kept GROUP BY {KEY})
+    SELECT * EXCLUDE ({_DOTTED}, {_RANK}) FROM kept JOIN best USING ({KEY}, {_RANK})
+"""
+
+
+def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
+    """Walk through a tar's headers, and read its captions on the way."""
+    try:
+        tar = TarFile(fileobj=data, mode="r", encoding="utf-8", errors="surrogateescape")
+        while (header := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
+            name = _path(header.name)
+            if header.isreg():
+                place = (header.offset_data, header.size)
+                yield _Member(name, *place, None, _read_captions(data, name, *place))
+            elif header.islnk() or header.issym():
+                yield _Member(name, None, None, _target(header), [])
+        data.seek(tar.offset)
+        if (end := data.read(BLOCKSIZE)).strip(b"\0") or not end:
+            raise ValueError("no member begins there, and it does not end there either")
+    except (TarError, ValueError) as error:
+        raise DatasetError(
+            f"{file.uri}: is damaged before byte {data.tell():,}, or no tar without compression: "
+            f"{error}"
+        ) from error
+
+
+def _path(name: str) -> str:
+    return display(name.removeprefix("./"))
+
+
+def _target(header: TarInfo) -> str:
+    if header.islnk():
+        return _path(header.linkname)
+    folder = posixpath.dirname(header.name)
+    return _path(posixpath.normpath(posixpath.join(folder, header.linkname)))
+
+
+def _sample_of(name: str, suffixes: Collection[str]) -> tuple[str, str | None, str]:
+    """Split a member's name into key, key up to the first dot if that is another, and suffix.
+
+    The suffix is "" if it is none of those.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, rest = base.partition(".")
+    suffix = posixpath.splitext(base)[1]
+    if not stem or suffix.lower() not in suffixes:
+        return name, None, ""
+    is_dotted = f".{rest}" != suffix
+    return name.removesuffix(suffix), folder + slash + stem if is_dotted else None, suffix.lower()
+
+
+def _caption_rows(member: _Member) -> Iterator[dict[str, Any]]:
+    key, dotted, suffix = _sample_of(member.name, _CAPTION_SUFFIXES)
+    for caption in member.captions:
+        rank = _CAPTION_SUFFIXES.index(suffix)
+        yield {KEY: key, _DOTTED: dotted, _RANK: rank, schema.CAPTION: caption}
+
+
+def _read_captions(
+    data: BufferedReader, name: str, offset_bytes: int | None, size_bytes: int | None
+) -> list[str | None]:
+    """Read the captions of a member, None for what is no text; empty if it holds no text at all."""
+    suffix = _sample_of(name, _CAPTION_SUFFIXES)[2]
+    if not suffix or offset_bytes is None or size_bytes is None or size_bytes > _MAX_TEXT_BYTES:
+        return []
+    data.seek(offset_bytes)
+    text = data.read(size_bytes)
+    found = _json_captions(text) if suffix == ".json" else captions_in(text)
+    return found if any(caption is not None for caption in found) else []
+
+
+def _json_captions(text: bytes) -> list[str | None]:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    given = [fields.get(name) for name in _JSON_NAMES] if isinstance(fields, dict) else []
+    return next((captions_of(value) for value in given if value is not None), [])

@@ -1,0 +1,277 @@
+"""`raycap doctor`: all checks, one after the other, told as they come.
+
+What every check comes to.
+
+This machine: Python and packages, cores, accelerators, memory, shared memory, disk.
+
+What a run reaches for: the cluster, its images, its output, its model.
+"""
+
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+
+import numpy as np
+import psutil
+import ray
+
+from raycap.captioning.source import open_source
+from raycap.cluster.start import ray_cluster
+from raycap.config import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
+from raycap.errors import ImageError, ObjectNotFound, RaycapError
+from raycap.images.decoding import decode
+from raycap.models.device import describe_accelerators
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from raycap.runs.records import versions
+from raycap.schema import IMAGE_ID, URI
+from raycap.storage.address import redact
+from raycap.storage.base import KEY
+from raycap.storage.stores import ImageReader, open_store
+
+
+class Verdict(StrEnum):
+    """How a check came out."""
+
+    WELL = "ok"
+    POOR = "poor"
+    """Runs work, but slowly, or fail under load."""
+    FAILED = "failed"
+    """Runs that need it fail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""
+    """What to do where it is not well."""
+
+
+def told(name: str, look: Callable[[], Check]) -> Check:
+    """Look, and turn an error of raycap into a check that failed: it says itself what to do."""
+    try:
+        return look()
+    except (RaycapError, ImageError) as error:
+        return Check(name=name, verdict=Verdict.FAILED, found=" ".join(str(error).split()))
+
+
+Checks = Iterator[Check]
+
+
+_GB = 1e9
+_LEAST_MEMORY_GB = 4.0
+_LEAST_DISK_GB = 10.0
+_SHARED_SHARE = 0.3  # of memory: what Ray takes for its object store
+_SHARED = "/dev/shm"  # noqa: S108  the system's own name
+
+
+def check_machine() -> Checks:
+    """Look at this machine. Imports torch, which takes seconds."""
+    yield _python()
+    yield _cores()
+    yield _accelerators()
+    yield _memory()
+    if os.path.isdir(_SHARED):
+        yield _shared_memory()
+    yield _disk()
+
+
+def _python() -> Check:
+    named = ", ".join(f"{name} {number}" for name, number in versions().items())
+    found = f"Python {platform.python_version()}, {named}, torchvision {version('torchvision')}"
+    return Check(name="software", verdict=Verdict.WELL, found=found)
+
+
+def _cores() -> Check:
+    usable, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    found = f"{usable} of {all_cores} cores"
+    if usable < all_cores:
+        remedy = "Ray counts all cores, this process may use fewer: start it with --num-cpus"
+        return Check(name="cores", verdict=Verdict.POOR, found=found, remedy=remedy)
+    return Check(name="cores", verdict=Verdict.WELL, found=found)
+
+
+def _accelerators() -> Check:
+    found = describe_accelerators()
+    if found.devices:
+        return Check(name="accelerators", verdict=Verdict.WELL, found="; ".join(found.devices))
+    if found.is_built_for_one and shutil.which("nvidia-smi"):
+        return Check(
+            name="accelerators",
+            verdict=Verdict.FAILED,
+            found=f"there is a GPU driver, and torch ({found.build}) sees no GPU",
+            remedy="install a torch whose CUDA the driver knows (see `nvidia-smi`), and give the "
+            "container its GPUs (`--gpus all`)",
+        )
+    return Check(
+        name="accelerators",
+        verdict=Verdict.POOR,
+        found=f"none (torch is built for {found.build})",
+        remedy="BLIP-base takes a second or so an image on CPU cores; a GPU does hundreds a second",
+    )
+
+
+def _memory() -> Check:
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free"
+    if memory.available / _GB < _LEAST_MEMORY_GB:
+        remedy = "BLIP-base and Ray need some 4 GB: end other programs, or take a larger machine"
+        return Check(name="memory", verdict=Verdict.POOR, found=found, remedy=remedy)
+    return Check(name="memory", verdict=Verdict.WELL, found=found)
+
+
+def _shared_memory() -> Check:
+    size = shutil.disk_usage(_SHARED).total
+    wanted = _SHARED_SHARE * psutil.virtual_memory().total
+    found = f"{size / _GB:.1f} GB"
+    if size < wanted:
+        return Check(
+            name="shared memory",
+            verdict=Verdict.POOR,
+            found=found,
+            remedy="Ray's object store goes to disk, which is slow: in a container give "
+            f"--shm-size={wanted / _GB:.0f}g (Kubernetes: an emptyDir in Memory at {_SHARED})",
+        )
+    return Check(name="shared memory", verdict=Verdict.WELL, found=found)
+
+
+def _disk() -> Check:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / _GB
+    found = f"{free:.0f} GB free at {folder}"
+    if free < _LEAST_DISK_GB:
+        remedy = "Ray spills and logs there: free some, or let RAY_TMPDIR name another disk"
+        return Check(name="disk", verdict=Verdict.POOR, found=found, remedy=remedy)
+    return Check(name="disk", verdict=Verdict.WELL, found=found)
+
+
+def check_cluster() -> Check:
+    """Attach to the cluster that is named, or start a local Ray, and count what it has.
+
+    Raises:
+        ConfigError: the named cluster does not answer.
+    """
+    with ray_cluster() as is_local:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    kind = "a local Ray, started for this" if is_local else "the named cluster"
+    found = (
+        f"{kind}: {num_nodes} node(s), {resources.get('CPU', 0):g} CPUs, "
+        f"{resources.get('GPU', 0):g} GPUs, object store "
+        f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
+    )
+    return Check(name="Ray", verdict=Verdict.WELL, found=found)
+
+
+def check_source(source: str, config: StorageConfig) -> Check:
+    """List the first images of a source, and read and decode one.
+
+    Raises:
+        RaycapError: it cannot be listed.
+        ImageError: the image cannot be decoded.
+    """
+    name = "source"
+    first = next(iter(open_source(source, config).tables), None)
+    if first is None or not len(first):
+        remedy = "check the address; files count as images by their suffix"
+        return Check(name=name, verdict=Verdict.FAILED, found="no images", remedy=remedy)
+    image_id, uri = first[IMAGE_ID][0].as_py(), first[URI][0].as_py()
+    images = ImageConfig()
+    started = time.perf_counter()
+    data = ImageReader(config).read(uri, images.max_bytes)
+    read_s = time.perf_counter() - started
+    image = decode(data, find_model("stub").target, images)
+    found = (
+        f"{len(first):,} images or more; {redact(image_id)}: {len(data):,} bytes in "
+        f"{1000 * read_s:.0f} ms, {image.width_px} x {image.height_px} pixels"
+    )
+    return Check(name=name, verdict=Verdict.WELL, found=found)
+
+
+def check_output(output: str, config: StorageConfig) -> Check:
+    """Write, list, read and delete a small file where the output is to be.
+
+    Raises:
+        RaycapError: one of these is refused.
+    """
+    store = open_store(output, config)
+    key = f"raycap-doctor-{secrets.token_hex(8)}.json"
+    data = b'{"written by": "raycap doctor"}\n'
+    try:
+        is_new, is_new_again = store.create(key, data), store.create(key, b"another")
+        listed = {found for page in store.list() for found in page[KEY].to_pylist()}
+        is_whole = store.read(key) == data and key in listed
+    finally:
+        with suppress(ObjectNotFound):
+            store.delete(key)
+    if not is_new or is_new_again or not is_whole:
+        return Check(
+            name="output",
+            verdict=Verdict.FAILED,
+            found=f"{redact(store.uri)}: does not keep what is written only where nothing stands",
+            remedy="two runs could write over each other: use a store with conditional writes",
+        )
+    found = f"{redact(store.uri)}: can be written conditionally, listed, read and deleted"
+    return Check(name="output", verdict=Verdict.WELL, found=found)
+
+
+def check_model(name: str) -> Check:
+    """Load a model on this machine, and caption a grey image.
+
+    Raises:
+        ModelError: it cannot be found or loaded.
+    """
+    source = find_model(name)
+    started = time.perf_counter()
+    captioner = load_captioner(source, ModelConfig(name=name), GenerationConfig())
+    loaded_s = time.perf_counter() - started
+    grey = np.full((1, source.target.height_px, source.target.width_px, 3), 128, np.uint8)
+    started = time.perf_counter()
+    (caption,) = captioner.caption(grey)
+    found = (
+        f"{name}: loaded in {loaded_s:.1f} s; a grey image is {caption.text!r}, said in "
+        f"{time.perf_counter() - started:.2f} s"
+    )
+    return Check(name="model", verdict=Verdict.WELL, found=found)
+
+
+def examine(
+    *,
+    source: str | None = None,
+    output: str | None = None,
+    model: str | None = None,
+    storage: StorageConfig | None = None,
+) -> Checks:
+    """Look at this machine and its Ray, and at what is named.
+
+    Args:
+        source: images to be captioned: the first are listed, one is read.
+        output: where captions are to go: a small file is written there, and deleted.
+        model: a model to load.
+        storage: how stores are reached.
+
+    Yields:
+        What each check found, as soon as it is known.
+    """
+    config = storage or StorageConfig()
+    yield from check_machine()
+    yield told("Ray", check_cluster)
+    if source is not None:
+        yield told("source", partial(check_source, source, config))
+    if output is not None:
+        yield told("output", partial(check_output, output, config))
+    if model is not None:
+        yield told("model", partial(check_model, model))

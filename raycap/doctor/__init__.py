@@ -1,1 +1,0 @@
-"""Looking whether a machine, a cluster, stores and a model are fit for a run, before it begins."""

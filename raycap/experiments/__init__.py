@@ -1,0 +1,1 @@
+"""Experiments: hyperparameter search, studies, and length calibration."""

@@ -1,0 +1,287 @@
+"""`raycap calibrate` from end to end: try settings on a slice, choose one, save the model with it.
+
+No weight is changed: what this reaches is what fine-tuning for longer captions has to beat.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycap.cluster.start import ray_cluster
+from raycap.config import CalibrateConfig, GenerationConfig
+from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
+from raycap.errors import ConfigError, RunStopped
+from raycap.experiments.calibration.captioning import Captioners
+from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
+from raycap.experiments.calibration.record import LOCK, Calibration, fingerprint, write_calibration
+from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
+from raycap.experiments.calibration.search import (
+    ReferenceLengths,
+    Trial,
+    Wave,
+    changes,
+    choose,
+    next_wave,
+)
+from raycap.experiments.calibration.trials import TRIALS, SliceRecord, TrialLog
+from raycap.metrics.tokenizer import TOKENIZER
+from raycap.models.base import ModelSource
+from raycap.models.copying import copy_model
+from raycap.models.saved import settled_generation
+from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vlm.vllm_requests import refuse_vllm
+from raycap.progress import OnProgress, Progress
+from raycap.runs.records import now, versions
+from raycap.storage.address import scheme_of
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+
+logger = logging.getLogger(__name__)
+
+
+def calibrate(
+    model: str,
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    config: CalibrateConfig | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> Calibration:
+    """Search settings that close the length gap without losing CIDEr-D, and save the model.
+
+    The same call continues a run that was interrupted: settings that were tried are kept. So they
+    are where other settings are asked for, or another choice among them (`search`,
+    `max_cider_loss`, `closed_gap`).
+
+    Args:
+        model: a Hub name, `name@revision`, a local folder or `demo`; takes the place of the
+            setting `model.name`.
+        dataset: a caption dataset with the split that the settings name.
+        output: a new folder of this machine, for the model with the chosen settings.
+        config: all settings; defaults where it is None.
+        on_progress: called as images are captioned, of all settings together.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        What was tried and chosen, as written to `calibration.json`.
+
+    Raises:
+        ConfigError: a setting or the output is wrong.
+        DatasetError: the dataset is not what it should be, or too small.
+        ModelError: the model cannot be found, loaded, run or copied.
+        RunConflict: the output holds another calibration, or is being written.
+        RunStopped: the run was interrupted, or ended early.
+        StorageError: a store refuses.
+    """
+    started = time.monotonic()
+    config = config or CalibrateConfig()
+    source = find_model(model)
+    config = _resolved(config, source, model)
+    opened = open_dataset(dataset, config.storage)
+    store, folder = _open_output(str(output), source, config)
+    with store.lock(LOCK):
+        mark = fingerprint(identify(opened), source, config)
+        run = _Run(opened, source, config, TrialLog(folder, mark), on_progress or (lambda _: None))
+        with _stoppable(run, store):
+            run.complete(debug=debug)
+            calibration = run.sum_up(store.uri, started)
+            copy_model(
+                source,
+                folder,
+                calibration.chosen.generation,
+                {"calibration": calibration.summary()},
+            )
+            write_calibration(store, calibration)
+    return calibration
+
+
+class _Run:
+    """One invocation: what was tried before, and what it adds."""
+
+    def __init__(
+        self,
+        dataset: CaptionDataset,
+        source: ModelSource,
+        config: CalibrateConfig,
+        log: TrialLog,
+        on_progress: OnProgress,
+    ) -> None:
+        self._dataset = dataset
+        self._source = source
+        self._config = config
+        self._log = log
+        self._on_progress = on_progress
+        self._num_answered = 0
+        self._num_failed = 0
+        self._clock_s = 0.0
+
+    @property
+    def num_trials(self) -> int:
+        """Settings that are done."""
+        return len(self._log.trials)
+
+    def complete(self, *, debug: bool) -> None:
+        """Try all settings that are still to try."""
+        if self._log.slice is not None and not self._wave(self._log.slice.lengths).settings:
+            return
+        chosen = choose_images(self._dataset, self._config.split, self._config.num_images)
+        with (
+            ray_cluster(debug=debug) as is_fixed,
+            Captioners(self._source, self._config, is_fixed=is_fixed) as captioners,
+        ):
+            spec = LoadSpec(
+                dataset=self._dataset.store.uri,
+                storage=self._config.storage,
+                image=self._config.image,
+                target=self._source.target,
+            )
+            images = load_images(chosen, spec, captioners.batch_size)
+            references = ScoredReferences.of(images.references)
+            lengths = self._measure(images, references, captioners)
+            self._log.start(_describe(images, lengths))
+            self._search(images, references, lengths, captioners)
+
+    def sum_up(self, output: str, started: float) -> Calibration:
+        """Choose, and say what came of it."""
+        assert self._log.slice is not None
+        trials = self._log.trials
+        return Calibration(
+            output=output,
+            model=self._source.identity(),
+            dataset=identify(self._dataset),
+            split=self._config.split,
+            images=self._log.slice,
+            tokenizer=TOKENIZER,
+            start=trials[0],
+            chosen=choose(trials, self._config),
+            trials=list(trials),
+            max_cider_loss=self._config.max_cider_loss,
+            closed_gap=self._config.closed_gap,
+            config=self._config.model_dump(mode="json"),
+            wall_s=round(time.monotonic() - started, 2),
+            versions=versions(),
+            created_at=now(),
+        )
+
+    def _wave(self, lengths: ReferenceLengths) -> Wave:
+        return next_wave(self._config, lengths, self._log.trials)
+
+    def _measure(
+        self, images: LoadedSlice, references: ScoredReferences, captioners: Captioners
+    ) -> ReferenceLengths:
+        """Measure the references in both kinds of tokens; loads the model."""
+        if images.unreadable:
+            first = images.unreadable[0]
+            logger.warning("images_left_out count=%d first=%s", len(images.unreadable), first)
+        counts = captioners.count_tokens([text for image in images.references for text in image])
+        return ReferenceLengths(
+            metric_tokens=references.mean_length, model_tokens=sum(counts) / len(counts)
+        )
+
+    def _search(
+        self,
+        images: LoadedSlice,
+        references: ScoredReferences,
+        lengths: ReferenceLengths,
+        captioners: Captioners,
+    ) -> None:
+        self._clock_s = time.monotonic()
+        while (wave := self._wave(lengths)).settings:
+            for number, generation in enumerate(wave.settings):
+                num_left = len(wave.settings) - number + wave.most_later
+                captions = self._caption(images, generation, captioners, num_left)
+                trial = score_trial(generation, captions, references)
+                self._num_failed += trial.num_failed
+                self._log.add(trial)
+                _tell(trial, self.num_trials, num_left - 1)
+
+    def _caption(
+        self,
+        images: LoadedSlice,
+        generation: GenerationConfig,
+        captioners: Captioners,
+        num_left: int,
+    ) -> list[str | None]:
+        """Caption all images by a setting, which is the first of `num_left`."""
+        captions: list[str | None] = []
+        num_images = len(images.image_ids)
+        for block in captioners.caption(images.blocks, generation):
+            captions += block
+            self._num_answered += len(block)
+            elapsed_s = time.monotonic() - self._clock_s
+            self._on_progress(
+                Progress(
+                    num_done=self.num_trials * num_images + len(captions),
+                    num_total=(self.num_trials + num_left) * num_images,
+                    num_failed=self._num_failed,
+                    images_per_s=self._num_answered / elapsed_s,
+                    stage=f"setting {self.num_trials + 1} of at most {self.num_trials + num_left}",
+                )
+            )
+        return captions
+
+
+def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> CalibrateConfig:
+    """Name the model, and settle the settings to start from."""
+    if source.folder is None:
+        raise ConfigError(
+            f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
+            "folder or demo"
+        )
+    check_arithmetic(source, config.model)
+    refuse_vllm(config.model, "calibration")
+    named = config.model.model_copy(update={"name": model})
+    generation = settled_generation(config.generation, source)
+    return config.model_copy(update={"model": named, "generation": generation})
+
+
+def _open_output(output: str, source: ModelSource, config: CalibrateConfig) -> tuple[Store, Path]:
+    """Open the folder to write, which is new or of a calibration before."""
+    if scheme_of(output) not in ("", "file"):
+        raise ConfigError(f"{output}: a calibrated model is written to a folder of this machine")
+    store = open_store(output, config.storage)
+    folder = Path(store.uri)
+    if folder.resolve() == Path(source.folder or "").resolve():
+        raise ConfigError(f"{folder}: is the model itself; give a new folder as output")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there - {LOCK} and TRIALS not in there:
+        raise ConfigError(f"{folder}: holds something else; give a new folder as output")
+    return store, folder
+
+
+def _describe(images: LoadedSlice, lengths: ReferenceLengths) -> SliceRecord:
+    return SliceRecord(
+        num_images=len(images.image_ids),
+        num_unreadable=len(images.unreadable),
+        digest=images.digest,
+        num_references=sum(map(len, images.references)),
+        lengths=lengths,
+    )
+
+
+def _tell(trial: Trial, number: int, most_left: int) -> None:
+    settings: dict[str, Any] = changes(trial.generation)
+    logger.info(
+        "setting_done number=%d at_most=%d %s cider_d=%.4f length_gap=%.2f",
+        number,
+        number + most_left,
+        " ".join(f"{name}={value:g}" for name, value in settings.items()),
+        trial.cider_d,
+        trial.length_gap,
+    )
+
+
+@contextmanager
+def _stoppable(run: _Run, store: Store) -> Iterator[None]:
+    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped(
+            f"stopped with {run.num_trials} settings tried, kept in {store.uri}; run the same "
+            "command to continue"
+        ) from None

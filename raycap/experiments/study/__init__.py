@@ -1,0 +1,1 @@
+"""Study: captioners of every kind compared on growing subsets."""

@@ -1,0 +1,168 @@
+"""What to conclude from a study, in sentences: which model, why, and at what cost."""
+
+from collections.abc import Sequence
+
+from raycap.evaluation.record import Comparison
+from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
+from raycap.experiments.study.record import DIFFERENT_CAPTIONS, Score, SystemRecord
+from raycap.reporting.numbers import duration
+from raycap.schema import CIDER_D
+
+_SIGNIFICANT = 0.05
+_FROM_SCRATCH = ("cnn-lstm", "transformer", "hybrid")
+
+
+def pick_best(systems: Sequence[SystemRecord]) -> SystemRecord | None:
+    """Find the main system of the best CIDEr-D."""
+    scored = [system for system in systems if system.is_main and CIDER_D in system.scores]
+    return max(scored, key=lambda system: system.scores[CIDER_D].value, default=None)
+
+
+def decide(
+    systems: Sequence[SystemRecord], comparisons: Sequence[Comparison], reference_words: float
+) -> list[str]:
+    """Write what the figures say; nothing about what was not measured."""
+    best = pick_best(systems)
+    if best is None:
+        return ["No system was scored."]
+    lines = [_choice(best, systems, comparisons), _length(best, systems, reference_words)]
+    lines += _calibration(systems, reference_words)
+    lines += _blindness(systems)
+    lines += _overfitting(systems)
+    lines += _augmentation(systems)
+    lines += _growth(systems)
+    return lines
+
+
+def _choice(
+    best: SystemRecord, systems: Sequence[SystemRecord], comparisons: Sequence[Comparison]
+) -> str:
+    score = best.scores[CIDER_D]
+    cost = f"at a cost of {duration(best.wall_s)}"
+    text = f"Take {best.name}: the best CIDEr-D, {score.value:.3f}{_interval(score)}, {cost}."
+    rivals = [system for system in systems if system.is_main and system.scores and system != best]
+    if not rivals:
+        return text
+    second = max(rivals, key=lambda system: system.scores[CIDER_D].value)
+    found = next(
+        (
+            it
+            for it in comparisons
+            if it.metric == CIDER_D and {it.first, it.second} == {best.name, second.name}
+        ),
+        None,
+    )
+    if found is None:
+        return text
+    verdict = (
+        "a difference beyond chance"
+        if found.p_value < _SIGNIFICANT
+        else "a difference that chance may explain"
+    )
+    ahead = abs(found.difference)
+    return (
+        f"{text} It is {ahead:.3f} ahead of {second.name}, {verdict} (p = {found.p_value:.3f}, "
+        "paired bootstrap)."
+    )
+
+
+def _length(best: SystemRecord, systems: Sequence[SystemRecord], reference_words: float) -> str:
+    text = (
+        f"People wrote {reference_words:.1f} words a caption; {best.name} writes "
+        f"{best.scores['mean_words'].value:.1f}"
+    )
+    pretrained = _main(systems, PRETRAINED)
+    if pretrained is None or pretrained == best:
+        return f"{text}."
+    return f"{text}, {pretrained.name} {pretrained.scores['mean_words'].value:.1f}."
+
+
+def _calibration(systems: Sequence[SystemRecord], reference_words: float) -> list[str]:
+    calibrated, finetuned = _main(systems, CALIBRATED), _main(systems, FINETUNED)
+    if calibrated is None:
+        return []
+    text = (
+        f"Length calibration alone, without training, brings it to "
+        f"{calibrated.scores['mean_words'].value:.1f} of {reference_words:.1f} words and CIDEr-D "
+        f"{calibrated.scores[CIDER_D].value:.3f}"
+    )
+    if finetuned is None:
+        return [f"{text}."]
+    gain = finetuned.scores[CIDER_D].value - calibrated.scores[CIDER_D].value
+    return [f"{text}: fine-tuning is worth {gain:+.3f} more than longer captions."]
+
+
+def _blindness(systems: Sequence[SystemRecord]) -> list[str]:
+    """Name the systems that say the same of every image, which an overlap score may well reward."""
+    return [
+        f"{system.name} writes the same caption for every image: it has learned how people write, "
+        "not what the images show."
+        for system in systems
+        if system.is_main and system.scores.get(DIFFERENT_CAPTIONS) == Score(value=1.0)
+    ]
+
+
+def _overfitting(systems: Sequence[SystemRecord]) -> list[str]:
+    lines = []
+    for role in (*_FROM_SCRATCH, FINETUNED):
+        system = _main(systems, role)
+        if system is None or system.training is None:
+            continue
+        found = system.training
+        text = f"{system.name}: validation loss {found.validation_loss:.3f}, "
+        text += f"{found.gap:+.3f} from the training images' at its best epoch"
+        if found.overfits_since is not None:
+            text += f"; it overfits from epoch {found.overfits_since} on"
+        lines.append(f"{text}.")
+    return lines
+
+
+def _augmentation(systems: Sequence[SystemRecord]) -> list[str]:
+    lines = []
+    for plain in systems:
+        if plain.training is None or plain.is_augmented or not plain.scores:
+            continue
+        other = next(
+            (
+                it
+                for it in systems
+                if it.role == plain.role and it.subset == plain.subset and it.is_augmented
+            ),
+            None,
+        )
+        if other is None or other.training is None or not other.scores:
+            continue
+        gain = other.scores[CIDER_D].value - plain.scores[CIDER_D].value
+        gap = other.training.gap - plain.training.gap
+        lines.append(
+            f"Augmentation changes {other.name} by {gain:+.3f} CIDEr-D and its generalisation gap "
+            f"by {gap:+.3f}."
+        )
+    return lines
+
+
+def _growth(systems: Sequence[SystemRecord]) -> list[str]:
+    lines = []
+    for role in (*_FROM_SCRATCH, FINETUNED):
+        sizes = sorted(
+            (it for it in systems if it.role == role and it.is_augmented and it.scores),
+            key=lambda it: it.subset,
+        )
+        if len(sizes) < 2:
+            continue
+        last, before = sizes[-1], sizes[-2]
+        gain = last.scores[CIDER_D].value - before.scores[CIDER_D].value
+        lines.append(
+            f"Growing the training set of {role} from {before.subset:.0%} to {last.subset:.0%} "
+            f"changes CIDEr-D by {gain:+.3f}."
+        )
+    return lines
+
+
+def _main(systems: Sequence[SystemRecord], role: str) -> SystemRecord | None:
+    return next((it for it in systems if it.is_main and it.role == role and it.scores), None)
+
+
+def _interval(score: Score) -> str:
+    low, high = score.low, score.high
+    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,103 @@
+"""Which systems a study has, and with what settings each is made."""
+
+from typing import Any
+
+from raycap.config import (
+    CalibrateConfig,
+    CaptionConfig,
+    ModelConfig,
+    SourceConfig,
+    StudyConfig,
+    TrainConfig,
+)
+from raycap.config.loading import validate_config
+from raycap.datasets.splits import TEST
+from raycap.errors import ConfigError
+from raycap.experiments.study.record import SystemRecord
+
+PRETRAINED = "blip-pretrained"
+CALIBRATED = "blip-calibrated"
+FINETUNED = "blip-finetuned"
+_SPLIT = TEST
+
+
+def plan_systems(config: StudyConfig) -> list[SystemRecord]:
+    """List the systems: those of the table first, in its order."""
+    found = []
+    for role in config.study.systems:
+        if role in (PRETRAINED, CALIBRATED):
+            found.append(SystemRecord(name=role, role=role, is_augmented=False, is_main=True))
+        else:
+            found += _trained(role, config)
+    return sorted(found, key=lambda system: not system.is_main)
+
+
+def train_config(system: SystemRecord, config: StudyConfig) -> TrainConfig:
+    """Give the settings by which a system is trained.
+
+    Raises:
+        ConfigError: a setting of its kind is wrong.
+    """
+    kind = "blip" if system.role == FINETUNED else system.role
+    values = config.training.model_dump()
+    own = config.kinds.get(kind, {})  # type: ignore[call-overload]
+    _lay(values, own)
+    values["kind"] = kind
+    values["storage"] = config.storage.model_dump()
+    values["train"]["subset"] = system.subset
+    values["augment"]["enabled"] = system.is_augmented
+    if kind == "blip":
+        values["init"] = own.get("init", config.pretrained)
+    try:
+        return validate_config(TrainConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"training of {system.name}: {error}") from None
+
+
+def calibrate_config(config: StudyConfig) -> CalibrateConfig:
+    """Give the settings by which the pretrained BLIP is calibrated."""
+    return config.calibration.model_copy(update={"storage": config.storage})
+
+
+def caption_config(model: str, config: StudyConfig) -> CaptionConfig:
+    """Give the settings by which a model captions the test split: searched as it was saved."""
+    return CaptionConfig(
+        model=ModelConfig(name=model),
+        engine=config.captioning,
+        image=config.training.image,
+        storage=config.storage,
+        source=SourceConfig(split=_SPLIT),
+    )
+
+
+def _trained(role: str, config: StudyConfig) -> list[SystemRecord]:
+    design = config.study
+    settings = [(share, True) for share in design.subsets]
+    settings += [(share, False) for share in design.subsets_without_augmentation]
+    # Most images first; of as many, with augmentation.
+    main = max(settings, key=lambda setting: (setting[0], setting[1]))
+    return [
+        SystemRecord(
+            name=_name(role, share, is_augmented=is_augmented),
+            role=role,
+            subset=share,
+            is_augmented=is_augmented,
+            is_main=(share, is_augmented) == main,
+        )
+        for share, is_augmented in sorted(settings, reverse=True)
+    ]
+
+
+def _name(role: str, share: float, *, is_augmented: bool) -> str:
+    size = "" if share == 1.0 else f"-{share * 100:g}"
+    return f"{role}{size}{'' if is_augmented else '-plain'}"
+
+
+def _lay(values: dict[str, Any], over: dict[str, Any]) -> None:
+    """Lay nested settings over others."""
+    for name, value in over.items():
+        inner = values.get(name)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            _lay(inner, value)
+        else:
+            values[name] = value

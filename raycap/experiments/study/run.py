@@ -1,0 +1,269 @@
+"""`raycap study` from end to end: claim, make the systems that are left, score, report."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raycap.cluster.start import ray_cluster, start_here
+from raycap.config import SearchConfig, StudyConfig, TrainEngineConfig
+from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
+from raycap.datasets.splits import TEST, TRAIN, VALIDATION
+from raycap.errors import ConfigError, DatasetError, RunStopped
+from raycap.evaluation.record import Evaluation
+from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.making import StudySpec
+from raycap.experiments.study.planning import (
+    CALIBRATED,
+    FINETUNED,
+    PRETRAINED,
+    plan_systems,
+    train_config,
+)
+from raycap.experiments.study.record import (
+    EVALUATION,
+    LOCK,
+    REPORT,
+    SUMMARY,
+    Status,
+    Study,
+    SystemRecord,
+    folder_of,
+    read_system,
+    write_study,
+    write_system,
+)
+from raycap.experiments.study.running import Control, Running
+from raycap.experiments.study.scoring import reference_words, score_systems
+from raycap.experiments.study.status import OnStudyProgress, StudyProgress
+from raycap.experiments.study.summary import summarise
+from raycap.experiments.tuning.resources import fit_trials, share_threads
+from raycap.models.sources import find_model
+from raycap.progress import OnProgress
+from raycap.reporting.report import report
+from raycap.runs.records import claim_run, now, versions
+from raycap.storage.address import scheme_of
+from raycap.storage.base import Store, WriteLock
+from raycap.storage.stores import open_store
+from raycap.training.resources import fit_resources
+
+logger = logging.getLogger(__name__)
+
+
+def study(  # long by what it tells of itself
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    config: StudyConfig | None = None,
+    on_progress: OnStudyProgress | None = None,
+    on_scoring: OnProgress | None = None,
+    debug: bool = False,
+) -> Study:
+    """Compare captioners of every kind on a caption dataset, into an output.
+
+    The same call continues a study that was interrupted: systems that are over are not made again,
+    and one that was under way goes on from its last checkpoint.
+
+    Args:
+        dataset: what `raycap prepare` wrote, with the splits train, validation and test.
+        output: a folder, which all nodes of the cluster share.
+        config: all settings; defaults where it is None.
+        on_progress: called now and then, and when a system is over.
+        on_scoring: called as captions are scored.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        What the study came to, as written to `study.json`.
+
+    Raises:
+        ConfigError: a setting, the dataset's address or the output's is wrong.
+        DatasetError: the dataset is not what it should be.
+        ModelError: the pretrained model cannot be found.
+        RunConflict: the output belongs to another study, or is being written.
+        RunStopped: the study was interrupted, or no system was finished.
+        StorageError: a store refuses.
+    """
+    config = config or StudyConfig()
+    source = open_dataset(dataset, config.storage)
+    _check_splits(source)
+    store = _open_output(str(output), config)
+    mark = _fingerprint(source, config)
+    with store.lock(LOCK) as lock:
+        claim_run(store, mark, config, lock=LOCK)
+        run = _Run(source, store, config, mark, on_progress or (lambda _: None))
+        is_whole = run.make(lock, debug=debug)
+        return run.sum_up(on_scoring or (lambda _: None), is_whole=is_whole, debug=debug)
+
+
+class _Run:
+    """One invocation: the systems that are over, and those that it makes."""
+
+    def __init__(
+        self,
+        dataset: CaptionDataset,
+        store: Store,
+        config: StudyConfig,
+        mark: dict[str, Any],
+        on_progress: OnStudyProgress,
+    ) -> None:
+        self._dataset = dataset
+        self._store = store
+        self._config = config
+        self._mark = mark
+        self._on_progress = on_progress
+        self._started, self._started_at = time.monotonic(), now()
+        self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
+        self._words = reference_words(dataset)
+        self._systems = {system.name: self._known(system) for system in plan_systems(config)}
+        for system in self._systems.values():
+            if system.role not in (PRETRAINED, CALIBRATED):
+                train_config(system, config)  # refuses a wrong setting before hours of work
+
+    def make(self, lock: WriteLock, *, debug: bool) -> bool:
+        """Make the systems that are left; say whether it was not interrupted."""
+        left = [it for it in self._systems.values() if it.status is Status.WAITING]
+        if not left:
+            return True
+        with ray_cluster(debug=debug, with_dashboard=True) as is_fixed:
+            engine = self._config.training.engine
+            resources = fit_resources(engine, is_fixed=is_fixed)
+            total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            limits = SearchConfig(max_concurrent=self._config.study.max_concurrent)
+            concurrent = fit_trials(total, engine, resources, limits)
+            logger.info("study systems=%d at_a_time=%d", len(left), concurrent)
+            spec = self._spec(share_threads(engine, concurrent), debug=debug)
+            running = Running(left, spec, concurrent)
+            return running.follow(lock, self._take, self._tell)
+
+    def sum_up(self, on_scoring: OnProgress, *, is_whole: bool, debug: bool) -> Study:
+        """Score what is finished, and write the report."""
+        if not is_whole:
+            left = sum(it.status is not Status.FINISHED for it in self._systems.values())
+            raise RunStopped(
+                f"stopped with {left} of {len(self._systems)} systems to make in "
+                f"{self._store.uri}; run the same command to continue"
+            )
+        finished = [it for it in self._systems.values() if it.status is Status.FINISHED]
+        if not finished:
+            reasons = [it.reason for it in self._systems.values() if it.reason]
+            raise RunStopped(f"{self._store.uri}: no system was finished; the first: {reasons[0]}")
+        output = Path(self._store.address(""))
+        scored, evaluation = score_systems(
+            finished, self._dataset, output, self._config, on_scoring, debug=debug
+        )
+        for system in scored:
+            self._systems[system.name] = system
+        found = self._found(evaluation, end="finished")
+        write_study(self._store, found)
+        self._store.write(SUMMARY, summarise(found).encode())
+        shown = self._config.report.model_copy(update={"storage": self._config.storage})
+        report(self._report_paths(found), output / REPORT, config=shown)
+        return found
+
+    def _report_paths(self, found: Study) -> list[str]:
+        """What the report is made of: the study, the main systems' captions and training."""
+        paths = ["", EVALUATION] if any(it.is_main and it.scores for it in found.systems) else [""]
+        for system in found.systems:
+            if system.is_main and system.training:
+                paths.append(f"{folder_of(system.name)}training")
+            if system.is_main and system.calibration:
+                paths.append(f"{folder_of(system.name)}calibration")
+        return [self._store.address(path) for path in paths]
+
+    def _spec(self, engine: TrainEngineConfig, *, debug: bool) -> StudySpec:
+        return StudySpec(
+            dataset=self._dataset.store.uri,
+            output=self._store.uri,
+            config=self._config,
+            engine=engine,
+            mark=self._mark,
+            control=start_here(Control),
+            debug=debug,
+        )
+
+    def _take(self, system: SystemRecord) -> None:
+        """Take a system that is over."""
+        self._systems[system.name] = system
+        write_system(self._store, system)
+        found = self._found()
+        write_study(self._store, found)
+        if system.status is Status.FAILED:
+            logger.warning("system=%s failed: %s", system.name, system.reason)
+        self._on_progress(StudyProgress(study=found, stages={}, system=system))
+
+    def _tell(self, stages: Mapping[str, tuple[str, float]]) -> None:
+        systems = [
+            replace(it, status=Status.RUNNING)
+            if it.name in stages and it.status is Status.WAITING
+            else it
+            for it in self._systems.values()
+        ]
+        study = replace(self._found(), systems=systems)
+        self._on_progress(StudyProgress(study=study, stages=stages))
+
+    def _known(self, system: SystemRecord) -> SystemRecord:
+        """Take a system as it was made before."""
+        known = read_system(self._store, system.name)
+        if known is None or (known.status is Status.FAILED and self._config.study.retry_failed):
+            return system
+        return replace(known, is_main=system.is_main)
+
+    def _found(self, evaluation: Evaluation | None = None, end: str = "") -> Study:
+        systems = list(self._systems.values())
+        best = pick_best(systems)
+        comparisons = evaluation.comparisons if evaluation else []
+        return Study(
+            output=self._store.uri,
+            dataset=self._dataset.store.uri,
+            split=TEST,
+            num_images=evaluation.num_images if evaluation else 0,
+            reference_mean_tokens=evaluation.reference_lengths.mean if evaluation else 0.0,
+            reference_mean_words=self._words,
+            systems=systems,
+            best=best.name if best else None,
+            decision=decide(systems, comparisons, self._words) if evaluation else [],
+            end=end,
+            wall_s=round(time.monotonic() - self._started, 2),
+            started_at=self._started_at,
+            finished_at=now() if end else "",
+            **self._told,
+        )
+
+
+def _check_splits(dataset: CaptionDataset) -> None:
+    for split in (TRAIN, VALIDATION, TEST):
+        if split not in dataset.splits:
+            raise DatasetError(
+                f"{dataset.store.uri}: has no {split} split, which a study needs (it has: "
+                f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
+            )
+
+
+def _open_output(output: str, config: StudyConfig) -> Store:
+    if scheme_of(output) not in ("", "file"):
+        raise ConfigError(
+            f"{output}: a study needs a folder, which all nodes share, as captioners read models "
+            "from there; copy it to the bucket afterwards"
+        )
+    return open_store(output, config.storage)
+
+
+def _fingerprint(dataset: CaptionDataset, config: StudyConfig) -> dict[str, Any]:
+    """Say what decides the systems; which of them there are, and how they are shown, does not."""
+    kept = {"training", "kinds", "calibration"}
+    uses_blip = {PRETRAINED, CALIBRATED, FINETUNED} & set(config.study.systems)
+    pretrained = find_model(config.pretrained).identity() if uses_blip else None
+    values = config.model_dump(mode="json", include=kept)
+    for section in ("training", "calibration"):
+        for name in ("engine", "storage"):
+            values[section].pop(name)
+    return {
+        "command": "study",
+        "dataset": identify(dataset),
+        "pretrained": pretrained,
+        **values,
+    }

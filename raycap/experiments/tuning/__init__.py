@@ -1,0 +1,1 @@
+"""Hyperparameter search on Ray Tune; each trial is an ordinary training run."""

@@ -1,0 +1,1 @@
+"""BLIP: captioning, compiled and 8-bit variants, training."""

@@ -1,0 +1,191 @@
+"""BLIP as it is trained: all of it, without its vision tower, or by low-rank updates.
+
+Source: Li et al. 2022, arXiv:2201.12086 (captioning loss); Hu et al. 2021, arXiv:2106.09685 (LoRA).
+The loss is that of transformers' `BlipForConditionalGeneration` on the same tokens, except that a
+caption's last position, which nothing follows, is not computed at all.
+"""
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from raycap.config import GenerationConfig, TrainConfig
+from raycap.errors import ConfigError
+from raycap.images.decoding import Target
+from raycap.models.blip.captioner import BlipCaptioner, transformers_settings
+from raycap.models.folders import (
+    GENERATION_FILE,
+    KIND_FILE,
+    PREPROCESSOR_FILE,
+    Preprocessing,
+    check_folder,
+    write_json,
+)
+from raycap.models.trainable import TokenBatch, batch_tokens
+from raycap.models.weights import load_network, quiet
+
+_LORA_TARGETS = ["query", "key", "value", "qkv"]
+"""The attention's projections: of the text decoder, and of the vision tower (`qkv`)."""
+
+
+class BlipNetwork(nn.Module):
+    """Uint8 pixels and tokens in, logits out."""
+
+    def __init__(self, blip: Any, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.blip = blip  # a BlipForConditionalGeneration, or peft's model around one
+        self._rescale = preprocessing.rescale
+        self._mean: Tensor
+        self._std: Tensor
+        # Not part of the state: the preprocessor's file says them.
+        self.register_buffer("_mean", _channels(preprocessing.mean), persistent=False)
+        self.register_buffer("_std", _channels(preprocessing.std), persistent=False)
+
+    def forward(
+        self,
+        pixels: UInt8[Tensor, "b 3 h w"],
+        inputs: Int[Tensor, "b t"],
+        mask: Int[Tensor, "b t"],
+    ) -> Float[Tensor, "b t v"]:
+        """Predict the token that follows each position."""
+        normal = (pixels.to(torch.float32) * self._rescale - self._mean) / self._std
+        images = self.blip.vision_model(normal).last_hidden_state
+        output = self.blip.text_decoder(
+            input_ids=inputs,
+            attention_mask=mask,
+            encoder_hidden_states=images,
+            encoder_attention_mask=mask.new_ones(images.shape[:2]),
+            use_cache=False,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+
+class BlipTrainable:
+    """A BLIP with its tokenizer and preprocessing, ready to be trained."""
+
+    kind = "blip"
+
+    def __init__(
+        self,
+        blip: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        preprocessing: Preprocessing,
+        config: TrainConfig,
+    ) -> None:
+        self._blip = blip
+        self._tokenizer = tokenizer
+        self._preprocessing = preprocessing
+        self._prompt = config.generation.prompt
+        self._max_tokens = min(
+            config.architecture.max_tokens, blip.config.text_config.max_position_embeddings
+        )
+        self._network = BlipNetwork(_prepared(blip, config), preprocessing)
+
+    @property
+    def target(self) -> Target:
+        """The pixels it wants."""
+        return self._preprocessing.target
+
+    @property
+    def network(self) -> nn.Module:
+        """Maps pixels and tokens to logits; see `Trainable.network`."""
+        return self._network
+
+    def encode(self, captions: Sequence[str]) -> TokenBatch:
+        """Turn captions into tokens: `[DEC] prompt caption`, to be followed by `[SEP]`.
+
+        The prompt carries no loss: at work it is given.
+        """
+        text = self._blip.config.text_config
+        prompt = self._tokenizer(self._prompt, add_special_tokens=False).input_ids
+        start = [text.bos_token_id, *prompt]
+        room = max(0, self._max_tokens - len(start))
+        bodies = [
+            tokens[:room]
+            for tokens in self._tokenizer(list(captions), add_special_tokens=False).input_ids
+        ]
+        return batch_tokens(start, bodies, pad=text.pad_token_id, end=text.sep_token_id)
+
+    def captioner(self, generation: GenerationConfig) -> BlipCaptioner:
+        """Caption with the weights as they are now.
+
+        Puts the network into evaluation mode, as captioning needs it.
+        """
+        return BlipCaptioner(self._blip, self._tokenizer, self._preprocessing, generation)
+
+    def save(self, folder: Path, generation: GenerationConfig, training: dict[str, Any]) -> None:
+        """Write a Hugging Face folder of plain BLIP weights, low-rank updates merged into them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = _merged(self._network.blip, self._blip)
+        with quiet():
+            plain.save_pretrained(folder)
+            self._tokenizer.save_pretrained(folder)
+        write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
+        settings = transformers_settings(plain.config.text_config, generation)
+        write_json(folder / GENERATION_FILE, settings.to_diff_dict())
+        mark = {"kind": "blip", "generation": generation.model_dump(mode="json")}
+        write_json(folder / KIND_FILE, {**mark, "training": training})
+
+
+def load_blip_trainable(folder: Path, config: TrainConfig) -> BlipTrainable:
+    """Load a BLIP folder for training, on the CPU, in fp32.
+
+    Raises:
+        ModelError: the folder is not a whole BLIP captioner.
+        ConfigError: LoRA is asked for and its package is missing.
+    """
+    preprocessing = check_folder(folder)
+    blip, tokenizer = load_network(folder, torch.float32)
+    return BlipTrainable(blip, tokenizer, preprocessing, config)
+
+
+def _channels(values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def _prepared(blip: Any, config: TrainConfig) -> Any:
+    """Choose what of the model is trained."""
+    tuning = config.blip
+    trained = blip
+    if tuning.method == "lora":
+        trained = _with_lora(blip, tuning.lora_rank)
+    else:
+        blip.requires_grad_(True)
+        if tuning.method == "frozen-vision":
+            blip.vision_model.requires_grad_(False)
+    if tuning.gradient_checkpointing:
+        # Not reentrant: that would lose the gradient where the input has none, as after a frozen
+        # vision tower. After LoRA, which would otherwise make the inputs require one.
+        blip.activation_checkpointing_enable({"use_reentrant": False})
+    return trained
+
+
+def _with_lora(blip: Any, rank: int) -> Any:
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            "blip.method=lora needs the extra raycap[lora]: pip install 'raycap[lora]'"
+        )
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  an optional extra
+
+    # Alpha twice the rank, as is common: the updates then count alike at any rank.
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_TARGETS)
+    with warnings.catch_warnings():
+        # peft still asks by the name that transformers will drop.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(blip, settings)
+
+
+def _merged(trained: Any, blip: Any) -> Any:
+    """Return plain BLIP: the model itself, or a copy with its low-rank updates merged in."""
+    if trained is blip:
+        return blip
+    return copy.deepcopy(trained).merge_and_unload()

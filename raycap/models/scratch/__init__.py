@@ -1,0 +1,1 @@
+"""Captioners trained from scratch: CNN-LSTM, Transformer, and the hybrid."""

@@ -1,0 +1,158 @@
+"""Captions with a model trained from scratch."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
+from raycap.images.decoding import Target
+from raycap.models.base import Attended, Caption
+from raycap.models.decoding import caption_with, decode
+from raycap.models.decoding.state import Decoded
+from raycap.models.device import own_stream, pick_device, pick_dtype, upload
+from raycap.models.scratch.decoders import ReadingState
+from raycap.models.scratch.hybrid import HybridDecoder
+from raycap.models.scratch.model import ScratchModel, load_model
+from raycap.models.scratch.tokenizer import END, PAD, START
+
+
+class ScratchCaptioner:
+    """Captions with any of the kinds; puts the network into evaluation mode."""
+
+    def __init__(self, model: ScratchModel, generation: GenerationConfig) -> None:
+        model.network.eval()
+        self._model = model
+        self._generation = generation
+        self._start = [START, *model.tokenizer.encode([generation.prompt])[0]]
+
+    @property
+    def target(self) -> Target:
+        """The pixels it wants."""
+        return self._model.description.preprocessing.target
+
+    @torch.inference_mode()
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        """Caption a batch; `alternatives` are sorted best first.
+
+        The best is the one of the highest beam score (which knows `length_penalty`), or of the
+        highest `logprob` where sampled.
+
+        Raises:
+            FloatingPointError: the model's numbers for one of the images are not finite.
+        """
+        with own_stream(self._model.device):
+            return caption_with(
+                self._decode, self._text, pixels, self._generation, self._model.device
+            )
+
+    def with_generation(self, generation: GenerationConfig) -> "ScratchCaptioner":
+        """Caption by other settings, with the same weights."""
+        return type(self)(self._model, generation)
+
+    def count_tokens(self, captions: Sequence[str]) -> list[int]:
+        """Count as `generation.max_new_tokens` does, the end token left out."""
+        return [len(tokens) for tokens in self._model.tokenizer.encode(captions)]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load_scratch_captioner` reads, in the precision in use."""
+        self._model.save(folder, self._generation)
+
+    def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
+        grid = self._see(pixels)
+        state = ReadingState(self._model.network.decoder, grid)
+        start = torch.tensor([self._start] * len(pixels), device=grid.device)
+        return decode(state, start, self._generation, END)
+
+    def _see(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b n d"]:
+        on_device = upload(pixels, self._model.device).permute(0, 3, 1, 2)
+        grid: Tensor = self._model.network.encoder(on_device)
+        return grid
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._model.tokenizer.decode([*self._start[1:], *tokens])
+
+
+class HybridCaptioner(ScratchCaptioner):
+    """A captioner that can tell where it looks; an `AttentiveCaptioner`."""
+
+    @torch.inference_mode()
+    def attend(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
+        """Tell where was looked for each token of the best caption.
+
+        Captions that are drawn have no best one: the likeliest of a greedy search is told of.
+        """
+        tokenizer = self._model.tokenizer
+        return [
+            Attended(texts=[tokenizer.decode([token]) for token in tokens], weights=weights)
+            for tokens, weights in self._attend(pixels)
+        ]
+
+    @torch.inference_mode()
+    def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
+        """Tell where was looked for each word: the mean over its tokens, punctuation included."""
+        return [self._joined(tokens, weights) for tokens, weights in self._attend(pixels)]
+
+    def _attend(
+        self, pixels: UInt8[np.ndarray, "b h w 3"]
+    ) -> list[tuple[list[int], Float[np.ndarray, "t gh gw"]]]:
+        if not len(pixels):
+            return []
+        search = self._generation.model_copy(
+            update={"sampling": SamplingConfig(), "num_captions": 1}
+        )
+        found = [best.tokens for best, *_ in self.with_generation(search)._decode(pixels)]
+        inputs = self._inputs(found)
+        decoder = cast(HybridDecoder, self._model.network.decoder)
+        memory = decoder.look(self._see(pixels))
+        # Once more over the whole captions: the same numbers as in the search.
+        _, weights, _ = decoder.read_with_weights(inputs, memory, decoder.start(memory))
+        side, first = self._model.grid_side, len(self._start) - 1
+        grids = weights.to(torch.float32).view(*inputs.shape, side, side).cpu().numpy()
+        told = []
+        for tokens, grid in zip(found, grids, strict=True):
+            text = tokens[:-1] if tokens[-1] == END else tokens
+            told.append((text, grid[first : first + len(text)]))
+        return told
+
+    def _inputs(self, found: list[list[int]]) -> Int[Tensor, "b t"]:
+        longest = max(map(len, found))
+        rows = [[*self._start, *tokens[:-1], *[PAD] * (longest - len(tokens))] for tokens in found]
+        return torch.tensor(rows, device=self._model.device)
+
+    def _joined(self, tokens: list[int], weights: Float[np.ndarray, "t gh gw"]) -> Attended:
+        tokenizer = self._model.tokenizer
+        starts = [at for at, token in enumerate(tokens) if not at or tokenizer.starts_word(token)]
+        words = list(pairwise([*starts, len(tokens)]))
+        means = [weights[first:end].mean(0) for first, end in words]
+        return Attended(
+            texts=[tokenizer.decode(tokens[first:end]) for first, end in words],
+            weights=np.stack(means) if means else weights,
+        )
+
+
+def captioner_of(model: ScratchModel, generation: GenerationConfig) -> ScratchCaptioner:
+    """Caption with a model, as its kind can."""
+    is_hybrid = model.description.kind == "hybrid"
+    return (HybridCaptioner if is_hybrid else ScratchCaptioner)(model, generation)
+
+
+def load_scratch_captioner(
+    folder: Path, model: ModelConfig, generation: GenerationConfig
+) -> ScratchCaptioner:
+    """Load a folder onto the accelerator, or the CPU where there is none.
+
+    Raises:
+        ConfigError: the encoder needs an extra that is not installed.
+        ModelError: the folder is not a whole captioner of one of the kinds.
+    """
+    assert model.precision != "int8"  # as of sources.check_arithmetic
+    loaded = load_model(folder)
+    device = pick_device()
+    loaded.network.to(device, pick_dtype(model.precision, device))
+    return captioner_of(loaded, generation)

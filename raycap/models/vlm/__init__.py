@@ -1,0 +1,1 @@
+"""Vision-language models, run by transformers or by vLLM."""

@@ -1,0 +1,1 @@
+"""Preflight: caption a sample of the images and forecast the run."""

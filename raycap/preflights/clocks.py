@@ -1,0 +1,207 @@
+"""The stages of a preflight: those of a run, each with a clock beside it.
+
+Images are read once, and by the code that reads them in a run: what is measured is what will run.
+
+Pictures of sampled images, for a person to look at.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from io import BytesIO
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+from PIL import Image
+
+from raycap import schema
+from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.captioner import CaptionActor
+from raycap.captioning.loading import (
+    DecodesImages,
+    IsolatedDecoder,
+    ReadsImages,
+    RunSpec,
+    image_decoder,
+    image_reader,
+    in_blocks,
+    load_image,
+)
+from raycap.captioning.source import File, Row, with_held_files
+from raycap.captioning.stream import Stages
+from raycap.config import ImageConfig
+from raycap.images.decoding import DecodedImage, Target, decode
+from raycap.storage.parallel import ordered_map
+
+MAX_PICTURES = 400
+"""Sampled images that get a picture; further ones are captioned and counted all the same."""
+
+_SIDE_PX = 288
+_QUALITY = 75
+
+
+def picture_size(width_px: int, height_px: int) -> tuple[int, int]:
+    """Give the size of an image's picture: never larger than the image."""
+    scale = min(1.0, _SIDE_PX / max(width_px, height_px))
+    return max(1, round(scale * width_px)), max(1, round(scale * height_px))
+
+
+def shrink(data: bytes, size: tuple[int, int], config: ImageConfig) -> bytes:
+    """Shrink an image file that is known to decode; give a WebP.
+
+    Args:
+        data: the file.
+        size: width and height of the image in pixels, upright.
+        config: what is accepted as an image.
+    """
+    width_px, height_px = picture_size(*size)
+    pixels = decode(data, Target(width_px=width_px, height_px=height_px), config).pixels
+    sink = BytesIO()
+    Image.fromarray(pixels).save(sink, "WEBP", quality=_QUALITY)
+    return sink.getvalue()
+
+
+def sample_work(images: pa.Table, num_tasks: int) -> pa.Table:
+    """Share MANIFEST rows out among load tasks, as SAMPLE_WORK rows."""
+    rows = [{**row, schema.ROW: place} for place, row in enumerate(images.to_pylist())]
+    shares = [rows[start::num_tasks] for start in range(min(num_tasks, len(rows)))]
+    return pa.Table.from_pylist(
+        [{schema.IMAGES: share} for share in shares], schema=schema.SAMPLE_WORK
+    )
+
+
+def load_sample(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
+    """Load SAMPLE_WORK rows: yield SAMPLE_LOADED tables, as `load_parts` does for parts."""
+    reader = image_reader(spec.config.storage)
+    decoder = image_decoder(spec)
+    rows = [_with_position(row) for share in work[schema.IMAGES].to_pylist() for row in share]
+    try:
+        files = _timed(with_held_files(rows, spec.dataset, spec.config.storage))
+        load = partial(_load_timed, reader=reader, decoder=decoder, spec=spec)
+        images = ordered_map(load, files, spec.config.engine.fetch_threads)
+        yield from in_blocks(images, spec.block_rows, schema.SAMPLE_LOADED)
+    finally:
+        decoder.close()
+
+
+def _with_position(row: Row) -> Row:
+    """Add the columns that say where a row belongs; in a preflight it belongs nowhere."""
+    return {**row, schema.PART: 0, schema.NUM_ROWS: 0, schema.PARTIAL: False, schema.ATTEMPTS: 1}
+
+
+def _timed(
+    files: Iterable[tuple[Row, File | None]],
+) -> Iterator[tuple[Row, File | None, float]]:
+    """Say of each file that a caption dataset holds how long it took to come, in seconds."""
+    asked = time.perf_counter()
+    for row, file in files:
+        yield row, file, time.perf_counter() - asked
+        asked = time.perf_counter()
+
+
+def _load_timed(
+    item: tuple[Row, File | None, float],
+    reader: ReadsImages,
+    decoder: DecodesImages,
+    spec: RunSpec,
+) -> dict[str, Any]:
+    """Load one image into a SAMPLE_LOADED row."""
+    row, file, held_s = item
+    stopwatch = _Stopwatch(reader, decoder)
+    loaded = load_image(row, file, stopwatch, stopwatch, spec)
+    picture = None
+    if loaded[schema.STATUS] == schema.STATUS_OK and row[schema.ROW] < MAX_PICTURES:
+        size = loaded[schema.WIDTH_PX], loaded[schema.HEIGHT_PX]
+        picture = shrink(stopwatch.data, size, spec.config.image)
+    return {
+        **loaded,
+        schema.FETCH_S: stopwatch.fetch_s + held_s,
+        schema.DECODE_S: stopwatch.decode_s,
+        schema.PICTURE: picture,
+    }
+
+
+class _Stopwatch:
+    """Reads and decodes one image, and tells how long each took."""
+
+    def __init__(self, reader: ReadsImages, decoder: DecodesImages) -> None:
+        self._reader = reader
+        self._decoder = decoder
+        # Decoding is arithmetic: what it takes of a core, however many threads share that. A
+        # process apart does not count as this thread's.
+        is_apart = isinstance(decoder, IsolatedDecoder)
+        self._clock = time.perf_counter if is_apart else time.thread_time
+        self.fetch_s = 0.0
+        self.decode_s = 0.0
+        self.data = b""
+
+    def read(self, uri: str, max_bytes: int) -> bytes:
+        """Read the file."""
+        started = time.perf_counter()
+        try:
+            return self._reader.read(uri, max_bytes)
+        finally:
+            self.fetch_s = time.perf_counter() - started
+
+    def __call__(self, data: bytes) -> DecodedImage:
+        """Decode it."""
+        self.data = data
+        started = self._clock()
+        try:
+            return self._decoder(data)
+        finally:
+            self.decode_s = self._clock() - started
+
+
+class RecordedBatchSize(BatchSize):
+    """The batch size of a captioner, with how long each of its rounds took."""
+
+    def __init__(self, allowed: BatchRange) -> None:
+        super().__init__(allowed)
+        self.rounds: list[tuple[int, int, float]] = []
+        """Batch size, images and seconds."""
+
+    def note(self, num_images: int, seconds: float) -> None:
+        """Learn how long images took, and remember it."""
+        self.rounds.append((self.current, num_images, seconds))
+        super().note(num_images, seconds)
+
+
+class MeasuringActor(CaptionActor):
+    """Captions SAMPLE_LOADED tables, and tells how long it took."""
+
+    batch_size_kind = RecordedBatchSize
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__(spec)
+        self._name = uuid4().hex
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer every row, as a run does. Returns SAMPLE_ANSWERED rows."""
+        size = self._batch_size
+        started = time.perf_counter()
+        answered = super().__call__(batch.select(schema.LOADED.names))
+        seconds = time.perf_counter() - started
+        assert isinstance(size, RecordedBatchSize)
+        rounds, size.rounds = size.rounds, []
+        num_loaded = len(batch) - batch[schema.PIXELS].null_count
+        if num_loaded and not rounds:  # too few for one whole round
+            rounds = [(size.current, num_loaded, seconds)]
+        return _with_measures(answered, batch, [(self._name, *one) for one in rounds])
+
+
+def _with_measures(
+    answered: pa.Table, batch: pa.Table, rounds: list[tuple[str, int, int, float]]
+) -> pa.Table:
+    names = (schema.CAPTIONER, schema.BATCH_SIZE, schema.NUM_IMAGES, schema.SECONDS)
+    told = [dict(zip(names, one, strict=True)) for one in rounds]
+    measures = [batch[name] for name in (schema.FETCH_S, schema.DECODE_S, schema.PICTURE)]
+    column = pa.array(
+        [told if place == 0 else [] for place in range(len(answered))],
+        schema.SAMPLE_ANSWERED.field(schema.ROUNDS).type,
+    )
+    return pa.table([*answered.columns, *measures, column], schema=schema.SAMPLE_ANSWERED)
+
+
+SAMPLE_STAGES = Stages(load=load_sample, captioner=MeasuringActor)

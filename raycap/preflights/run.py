@@ -1,0 +1,311 @@
+"""`raycap caption --preflight`: what a run will be like, by captioning a sample of its images.
+
+The sample is written into a folder of the output that a run neither reads nor lists, so that the
+run itself starts clean.
+
+Drawing a sample from a listing while it goes by, in bounded memory.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap import schema
+from raycap.captioning.batching import BatchRange
+from raycap.captioning.forecast import Forecast, Preflight, RunAhead, count, estimate
+from raycap.captioning.loading import RunSpec
+from raycap.captioning.plan import limited
+from raycap.captioning.record import check_claim, fingerprint
+from raycap.captioning.resources import (
+    count_lanes,
+    count_workers,
+    fit_batches,
+    fit_resources,
+    threads_per_actor,
+)
+from raycap.captioning.run import forecast
+from raycap.captioning.source import Listing, is_held, open_source
+from raycap.captioning.stream import Resources, answered_rows
+from raycap.cluster.start import ray_cluster
+from raycap.config import ActorRange, CaptionConfig
+from raycap.errors import ConfigError, RunStopped
+from raycap.models.base import ModelSource
+from raycap.models.saved import settled_generation
+from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.vlm.vllm_requests import refuse_vllm
+from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
+from raycap.progress import OnProgress, Progress
+from raycap.reporting.page import render
+from raycap.reporting.preflight import preflight_section
+from raycap.runs.records import encode_json, now, versions
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+
+
+class Reservoir:
+    """Rows drawn at random out of a stream of tables; each row as likely as any other.
+
+    Every row gets a random number, and those with the least ones stay. So the sample depends on the
+    seed and the order of the rows alone, not on how they are cut into tables.
+    """
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self._num_rows = num_rows
+        self._generator = np.random.default_rng(seed)
+        self._kept: pa.Table | None = None
+        self._draws = np.empty(0)
+
+    def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Pass tables on, and draw from them."""
+        for table in tables:
+            self._add(table)
+            yield table
+
+    def rows(self) -> pa.Table | None:
+        """Give the sample in random order, so that its beginning is a sample as well.
+
+        None before there was any table.
+        """
+        return None if self._kept is None else self._kept.take(pa.array(np.argsort(self._draws)))
+
+    def _add(self, table: pa.Table) -> None:
+        draws = self._generator.random(len(table))
+        if len(self._draws) == self._num_rows:
+            # Of a long stream nearly all rows are out at once.
+            is_in = draws < self._draws.max()
+            table, draws = table.filter(pa.array(is_in)), draws[is_in]
+        kept = [table] if self._kept is None else [self._kept, table]
+        both = np.concatenate([self._draws, draws])
+        least = np.argsort(both)[: self._num_rows]
+        # Taken, which copies: a slice would keep the whole table in memory.
+        self._kept = pa.concat_tables(kept).take(pa.array(least)).combine_chunks()
+        self._draws = both[least]
+
+
+PREFLIGHT = "preflight/preflight.json"
+CONTACT_SHEET = "preflight/contact-sheet.html"
+
+_FARTHEST_S = 100 * 365.25 * 86_400
+_ROUNDS_OF_FETCHES = 2  # that a load task has in the sample: so it overlaps them as in a run
+
+
+def preflight(  # noqa: PLR0913  as `caption`
+    source: str | Path,
+    output: str | Path,
+    num_images: int,
+    *,
+    config: CaptionConfig | None = None,
+    limit: int | None = None,
+    retry_failed: bool = False,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> Preflight:
+    """Caption images drawn at random from a source, and say what captioning all of it takes.
+
+    Writes `preflight/preflight.json` and `preflight/contact-sheet.html` into the output, and no
+    caption. What the output holds already counts as done.
+
+    Args:
+        source: as of `raycap.caption`; likewise the others.
+        output: where the run would write.
+        num_images: images to sample; all of them where there are fewer.
+        config: all settings; defaults where it is None.
+        limit: look at the first images of the source only, in key order.
+        retry_failed: count what failed for a passing reason as left to do.
+        on_progress: called as images are answered.
+        debug: show Ray's and the workers' own output.
+
+    Raises:
+        ConfigError: the settings name a cascade, of which both models cannot be measured at once,
+            or vLLM.
+        RunStopped: it was interrupted; then nothing is written.
+        RaycapError: as `raycap.caption` raises it.
+    """
+    config = config or CaptionConfig()
+    _check_single(config)
+    listing = open_source(str(source), config.storage, config.source.split)
+    store = open_store(str(output), config.storage)
+    model = find_model(config.model.name)
+    check_arithmetic(model, config.model)
+    refuse_vllm(config.model, "--preflight")
+    generation = settled_generation(config.generation, model)
+    config = config.model_copy(update={"generation": generation})
+    check_claim(store, fingerprint(listing.identity, model, config))
+    reservoir = Reservoir(num_images, config.preflight.seed)
+    listing.tables = reservoir.watch(limited(listing.tables, limit))
+    ahead = forecast(source, output, config=config, retry_failed=retry_failed, listing=listing)
+    images = reservoir.rows()
+    assert images is not None, "forecast raises where there is no image"
+    with _stoppable(), ray_cluster(debug=debug) as is_fixed:
+        resources = fit_resources(config.engine, uses_gpus=model.kind != "stub", is_fixed=is_fixed)
+        trial = _Trial(store, listing, config, model, ahead, resources, debug=debug)
+        trial.caption(images, on_progress or (lambda _: None))
+    found = trial.found()
+    page = render([preflight_section(found, trial.answered, "preflight", config)])
+    store.write(CONTACT_SHEET, page.encode())
+    store.write(PREFLIGHT, encode_json(asdict(found)))
+    return found
+
+
+def _check_single(config: CaptionConfig) -> None:
+    """Refuse a cascade: how many images its second model gets, only the first one's run tells."""
+    if config.cascade.model is not None:
+        raise ConfigError(
+            "cascade.model: --preflight measures one model: leave out cascade.model and "
+            "cascade.below, and measure the second model as model.name"
+        )
+
+
+class _Trial:
+    """The sample: captioned as the run would, and what it came to."""
+
+    def __init__(  # noqa: PLR0913  what a run is made of
+        self,
+        store: Store,
+        listing: Listing,
+        config: CaptionConfig,
+        model: ModelSource,
+        ahead: Forecast,
+        resources: Resources,
+        *,
+        debug: bool,
+    ) -> None:
+        self._store = store
+        self._listing = listing
+        self._config = config
+        self._model = model
+        self._ahead = ahead
+        self._resources = resources
+        self._debug = debug
+        num_parts = ahead.num_parts - ahead.num_parts_done
+        self._workers = count_workers(resources, num_parts)
+        self._batches = fit_batches(config, model.kind, resources)
+        self._num_wanted = 0
+        self._fetches_tell = True
+        self._start_s = 0.0
+        self._seconds = 0.0
+        self.answered = schema.SAMPLE_ANSWERED.empty_table()
+        """SAMPLE_ANSWERED rows, in the order in which they came."""
+
+    def caption(self, images: pa.Table, on_progress: OnProgress) -> None:
+        """Caption MANIFEST rows, for as long as `preflight.max_time_s` allows."""
+        self._num_wanted = len(images)
+        # What a caption dataset holds is read by the thousand, of which a sample needs a few.
+        held = (is_held(row, self._listing.source) for row in images.to_pylist())
+        self._fetches_tell = not (self._listing.is_dataset and any(held))
+        num_fetched = _ROUNDS_OF_FETCHES * self._config.engine.fetch_threads
+        num_tasks = min(self._workers.load_tasks, -(-len(images) // num_fetched))
+        num_actors = min(self._workers.captioners, len(images))
+        resources = replace(self._resources, actors=ActorRange(min=num_actors, max=num_actors))
+        spec = self._spec(spread(self._batches, len(images), num_actors))
+        started = time.monotonic()
+        tables = []
+        stream = answered_rows(sample_work(images, num_tasks), spec, resources, SAMPLE_STAGES)
+        progress = Progress(num_done=0, num_total=len(images), num_failed=0, images_per_s=0.0)
+        with closing(stream):
+            for table in stream:
+                tables.append(table)
+                self._seconds = time.monotonic() - started
+                self._start_s = self._start_s or self._seconds
+                progress = _after(progress, table, self._seconds)
+                on_progress(progress)
+                if self._seconds >= self._config.preflight.max_time_s:
+                    break
+        self.answered = distinct(pa.concat_tables(tables))
+
+    def found(self) -> Preflight:
+        """Sum up."""
+        foreseen = estimate(
+            self.answered,
+            RunAhead(
+                num_images=self._ahead.num_pending,
+                workers=self._workers,
+                max_batch=self._batches.most,
+                gpus_per_captioner=self._resources.gpus_per_actor,
+                fetch_threads=self._config.engine.fetch_threads,
+                fetches_tell=self._fetches_tell,
+                price_per_hour=self._config.preflight.price_per_hour,
+                start_s=self._start_s,
+            ),
+        )
+        return Preflight(
+            source=self._listing.source,
+            output=self._store.uri,
+            contact_sheet=self._store.address(CONTACT_SHEET),
+            num_images=self._ahead.num_images,
+            num_pending=self._ahead.num_pending,
+            num_wanted=self._num_wanted,
+            sample=count(self.answered),
+            sample_s=round(self._seconds, 2),
+            estimate=foreseen,
+            ends_at=None if foreseen is None else _end(foreseen.run_s),
+            price_per_hour=self._config.preflight.price_per_hour,
+            model=self._model.identity(),
+            versions=versions(),
+            made_at=now(),
+        )
+
+    def _spec(self, batches: BatchRange) -> RunSpec:
+        return RunSpec(
+            output=self._store.uri,
+            dataset=self._listing.source if self._listing.is_dataset else None,
+            config=self._config,
+            model=self._model,
+            batches=batches,
+            num_lanes=count_lanes(self._config, self._model.kind, self._resources),
+            torch_threads=threads_per_actor(self._config.engine, self._resources.actors.max),
+            debug=self._debug,
+        )
+
+
+def spread(batches: BatchRange, num_images: int, num_captioners: int) -> BatchRange:
+    """Bound batches, and with them blocks, so that each captioner gets images of a small sample.
+
+    A batch size that is given stays.
+    """
+    if batches.least == batches.most:
+        return batches
+    share = num_images // (2 * num_captioners)  # a block is two of the largest batches
+    return BatchRange(least=batches.least, most=max(batches.least, min(batches.most, share)))
+
+
+def distinct(answered: pa.Table) -> pa.Table:
+    """Keep each of the SAMPLE_ANSWERED rows once, in the order in which they came.
+
+    What a dead worker took with it is answered again.
+    """
+    rows = answered[schema.ROW].to_numpy()
+    _, places = np.unique(rows, return_index=True)
+    return answered.take(pa.array(np.sort(places)))
+
+
+def _after(before: Progress, table: pa.Table, seconds: float) -> Progress:
+    failed = pc.sum(pc.equal(table[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
+    num_done = min(before.num_total, before.num_done + len(table))
+    return replace(
+        before,
+        num_done=num_done,
+        num_failed=before.num_failed + failed,
+        images_per_s=num_done / seconds,
+    )
+
+
+def _end(run_s: float) -> str | None:
+    if run_s > _FARTHEST_S:
+        return None
+    return (datetime.now(UTC) + timedelta(seconds=run_s)).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise RunStopped("stopped before the sample was captioned; nothing was written") from None

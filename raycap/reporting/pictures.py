@@ -1,0 +1,107 @@
+"""Pictures of a page: shrunk, and part of the page itself."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image
+
+from raycap.config import ReportConfig
+from raycap.errors import ConfigError, ImageError, StorageError, TransientError
+from raycap.images.decoding import Target, decode
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import ImageReader
+
+_THREADS = 8
+_MAX_UNREACHABLE = 8
+_PROBE = Target(width_px=1, height_px=1, resample="nearest")  # cheap, and tells the image's size
+_QUALITIES = (80, 60, 40)
+_BYTES_PER_PX = 0.33  # of a square thumbnail: 200 of 320 pixels stay below 10 MB, even white noise
+_LEAST_BYTES = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image as the page shows it, or why it shows none."""
+
+    data: str = ""
+    """A `data:` address; empty where the image cannot be shown."""
+    width_px: int = 0
+    height_px: int = 0
+    reason: str = ""
+    """Why it cannot be shown."""
+
+
+def thumbnail(image: bytes, config: ReportConfig) -> Picture:
+    """Shrink an image file by the rules of `raycap.images.decoding`; never enlarge it."""
+    try:
+        size = decode(image, _PROBE, config.image)
+        target = _fitting(size.width_px, size.height_px, config.thumbnail_px)
+        pixels = decode(image, target, config.image).pixels
+    except ImageError as error:
+        return Picture(reason=str(error))
+    max_bytes = max(_LEAST_BYTES, int(_BYTES_PER_PX * config.thumbnail_px**2))
+    data = _encode(Image.fromarray(pixels), max_bytes)
+    return Picture(
+        data=f"data:image/webp;base64,{b64encode(data).decode()}",
+        width_px=target.width_px,
+        height_px=target.height_px,
+    )
+
+
+def fetch_thumbnails(uris: Sequence[str | None], config: ReportConfig) -> list[Picture]:
+    """Read images from wherever they stand, and shrink them.
+
+    Args:
+        uris: their addresses; None where there is none.
+        config: their size, what is accepted, and how stores are reached.
+    """
+    return list(ordered_map(_Fetcher(config), uris, _THREADS))
+
+
+class _Fetcher:
+    """Reads images, until it is clear that none can be reached any more."""
+
+    def __init__(self, config: ReportConfig) -> None:
+        self._config = config
+        self._reader = ImageReader(config.storage)
+        # Each takes all its retries to fail: of hundreds, one would wait for hours.
+        self._num_unreachable = 0
+
+    def __call__(self, uri: str | None) -> Picture:
+        if uri is None:
+            return Picture(reason="its address is not known")
+        if self._num_unreachable >= _MAX_UNREACHABLE:
+            return Picture(reason=f"not tried: {_MAX_UNREACHABLE} others could not be reached")
+        try:
+            image = self._reader.read(uri, self._config.image.max_bytes)
+        except TransientError as error:
+            self._num_unreachable += 1
+            return Picture(reason=str(error))
+        except (StorageError, ConfigError) as error:
+            return Picture(reason=str(error))
+        return thumbnail(image, self._config)
+
+
+def _fitting(width_px: int, height_px: int, side_px: int) -> Target:
+    scale = min(1.0, side_px / max(width_px, height_px))
+    return Target(
+        width_px=max(1, round(width_px * scale)), height_px=max(1, round(height_px * scale))
+    )
+
+
+def _encode(image: Image.Image, max_bytes: int) -> bytes:
+    """Encode as WebP; what is too large, in lower quality, and at last at half the size."""
+    data = b""
+    for quality in _QUALITIES:
+        data = _webp(image, quality)
+        if len(data) <= max_bytes:
+            return data
+    return _webp(image.reduce(2), _QUALITIES[-1])
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    sink = BytesIO()
+    image.save(sink, "WEBP", quality=quality, method=4)
+    return sink.getvalue()

@@ -1,0 +1,224 @@
+"""The section of a preflight: what the run will take, and a contact sheet of the sample."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.captioning.forecast import DECODE, FETCH, MODEL, Preflight, Stage
+from raycap.config import CaptionConfig
+from raycap.preflights.clocks import MAX_PICTURES, picture_size
+from raycap.reporting.axes import Plot
+from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
+from raycap.reporting.captions_gallery import ORDERS, caption_example
+from raycap.reporting.gallery import FAILED, Gallery, Tab
+from raycap.reporting.numbers import (
+    NONE,
+    amount,
+    brief,
+    decimal,
+    duration,
+    integer,
+    moment,
+    percent,
+    plural,
+)
+from raycap.reporting.pictures import Picture
+from raycap.reporting.plots import Histogram, length_plot
+from raycap.reporting.training_table import Table
+from raycap.schema import (
+    ERROR_CODE,
+    ERROR_MESSAGE,
+    HEIGHT_PX,
+    IMAGE_ID,
+    PICTURE,
+    ROW,
+    STATUS,
+    STATUS_OK,
+    WIDTH_PX,
+)
+
+_CAPTIONED = "captioned"
+_TABS = (Tab(key=_CAPTIONED, label="Captioned"), Tab(key=FAILED, label="Failed"))
+_MESSAGES_SHOWN = 3
+WORKERS = {FETCH: "thread", DECODE: "core", MODEL: "captioner"}
+"""What of each stage is at work at a time."""
+
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreflightSection:
+    """What the page shows of a preflight."""
+
+    template: ClassVar[str] = "preflight.html.jinja"
+    kind: ClassVar[str] = "Preflight"
+
+    anchor: str
+    title: str
+    summary: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    warnings: tuple[Fact, ...]
+    stages: Table | None
+    """None if no image reached the model."""
+    bottleneck: str
+    lengths: Plot | None
+    """None if there is no caption."""
+    failures: tuple[Failure, ...]
+    gallery: Gallery
+    num_unshown: int
+    """Sampled images beyond those of the gallery."""
+    settings: tuple[Fact, ...]
+
+
+def preflight_section(
+    found: Preflight, answered: pa.Table, anchor: str, config: CaptionConfig
+) -> PreflightSection:
+    """Build the section.
+
+    Args:
+        found: what the preflight found.
+        answered: the SAMPLE_ANSWERED rows that it comes from, in any order.
+        anchor: begins the ids of the section.
+        config: all settings.
+    """
+    drawn = answered.take(pc.sort_indices(answered[ROW]))
+    rows: Rows = drawn.slice(0, MAX_PICTURES).to_pylist()
+    model = str(found.model.get("name", "an unknown model"))
+    histogram = Histogram(counts=found.sample.lengths, mean=found.sample.mean_words)
+    return PreflightSection(
+        anchor=anchor,
+        title=f"{last_name(found.source)}, to be captioned by {last_name(model)}",
+        summary=(
+            f"{integer(found.sample.num_images)} of {integer(found.num_images)} images of "
+            f"{found.source}, drawn at random",
+            model,
+            moment(found.made_at),
+        ),
+        tiles=tuple(_tiles(found)),
+        warnings=warnings(found),
+        stages=None if found.estimate is None else _stage_table(found.estimate.stages),
+        bottleneck="" if found.estimate is None else found.estimate.bottleneck,
+        lengths=length_plot(f"{anchor}-length-plot", "words", histogram)
+        if found.sample.num_ok
+        else None,
+        failures=failure_table(found.sample.failed, _messages(drawn)),
+        gallery=Gallery(
+            systems=(),
+            tabs=_TABS,
+            orders=ORDERS,
+            others_label="Further captions",
+            examples=tuple(
+                caption_example(row, _picture(row), frozenset([_tab(row)])) for row in rows
+            ),
+        ),
+        num_unshown=len(answered) - len(rows),
+        settings=_settings(found, config),
+    )
+
+
+def warnings(found: Preflight) -> tuple[Fact, ...]:
+    """Say what makes the estimate less than certain, each with what to do."""
+    told = []
+    if found.estimate is None:
+        told.append(("No estimate.", "No sampled image reached the model: see the failures."))
+    elif found.estimate.may_grow:
+        told.append(
+            (
+                "The run may be faster.",
+                f"The sample was too small for batches of more than {found.estimate.batch_size} "
+                "images; a larger --preflight tells.",
+            )
+        )
+    if found.sample.num_images < found.num_wanted:
+        told.append(
+            (
+                "Time was up.",
+                f"{integer(found.sample.num_images)} of {integer(found.num_wanted)} images were "
+                "captioned within preflight.max_time_s.",
+            )
+        )
+    return tuple(told)
+
+
+def _tiles(found: Preflight) -> list[Tile]:
+    sample, ahead = found.sample, found.estimate
+    tiles = [Tile(label="images to caption", value=integer(found.num_pending))]
+    if ahead is not None:
+        ends = moment(found.ends_at) if found.ends_at else "in more than a century"
+        tiles += [
+            Tile(
+                label="images/s",
+                value=decimal(ahead.images_per_s, 1),
+                note=f"on {plural(ahead.num_captioners, 'captioner')}",
+            ),
+            Tile(label="takes about", value=duration(ahead.run_s), note=f"ends {ends}"),
+            Tile(label=f"{ahead.unit}-hours", value=amount(ahead.unit_hours)),
+        ]
+        if ahead.cost is not None:
+            note = f"at {found.price_per_hour:g} an hour"
+            tiles.append(Tile(label="cost", value=amount(ahead.cost), note=note))
+    return [
+        *tiles,
+        Tile(
+            label="failed in the sample",
+            value=percent(sample.failed_share),
+            note=f"{integer(sample.num_failed)} of {integer(sample.num_images)}",
+        ),
+        Tile(
+            label="words a caption", value=decimal(sample.mean_words if sample.num_ok else None, 1)
+        ),
+    ]
+
+
+def _stage_table(stages: Sequence[Stage]) -> Table:
+    return Table(
+        columns=("stage", "an image takes", "at a time", "images/s"),
+        rows=tuple(
+            (
+                stage.name,
+                brief(stage.seconds_per_image),
+                plural(stage.at_a_time, WORKERS[stage.name]),
+                NONE if stage.images_per_s is None else decimal(stage.images_per_s, 1),
+            )
+            for stage in stages
+        ),
+    )
+
+
+def _messages(answered: pa.Table) -> dict[str, tuple[Fact, ...]]:
+    """Give some images and messages for each error code."""
+    told: dict[str, list[Fact]] = {}
+    for row in answered.select([IMAGE_ID, ERROR_CODE, ERROR_MESSAGE]).to_pylist():
+        if row[ERROR_CODE] is not None:
+            told.setdefault(row[ERROR_CODE], []).append((row[IMAGE_ID], row[ERROR_MESSAGE]))
+    return {code: tuple(facts[:_MESSAGES_SHOWN]) for code, facts in told.items()}
+
+
+def _tab(row: dict[str, Any]) -> str:
+    return _CAPTIONED if row[STATUS] == STATUS_OK else FAILED
+
+
+def _picture(row: dict[str, Any]) -> Picture:
+    if row[PICTURE] is None:
+        return Picture(reason=str(row[ERROR_CODE]))
+    width_px, height_px = picture_size(row[WIDTH_PX], row[HEIGHT_PX])
+    data = f"data:image/webp;base64,{b64encode(row[PICTURE]).decode()}"
+    return Picture(data=data, width_px=width_px, height_px=height_px)
+
+
+def _settings(found: Preflight, config: CaptionConfig) -> tuple[Fact, ...]:
+    settings = flat_facts(config.model_dump(mode="json"))
+    return (
+        ("source", found.source),
+        ("output", found.output),
+        ("images of the source", integer(found.num_images)),
+        ("time of the sample", duration(found.sample_s)),
+        *flat_facts(found.model, "model"),
+        *(fact for fact in settings if not fact[0].startswith("model.")),
+        *flat_facts(found.versions, "version"),
+    )

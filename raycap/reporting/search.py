@@ -1,0 +1,179 @@
+"""The section of a hyperparameter search: the best settings, what matters, and every trial."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
+from raycap.reporting.curves import Chart
+from raycap.reporting.numbers import duration, integer, moment
+from raycap.reporting.search_charts import (
+    heat_chart,
+    importance_chart,
+    is_wide,
+    learning_chart,
+    parallel_chart,
+    slice_charts,
+)
+from raycap.reporting.search_importance import MIN_TRIALS, importances
+from raycap.reporting.search_record import Search, SearchTrial, read_search
+from raycap.reporting.search_scale import said
+from raycap.reporting.search_table import TrialTable, clipped, trial_table
+from raycap.storage.base import Store
+
+_ALGORITHMS = {"grid": "grid search", "random": "random search", "optuna": "search by Optuna"}
+_SCHEDULERS = {
+    "none": "no trial is stopped early",
+    "asha": "stopped early by ASHA",
+    "median": "stopped early below the median",
+}
+_STATUSES = ("finished", "stopped", "failed", "running")
+_NUM_REASONS = 3
+_MAX_REASON = 240  # letters of an error, in a warning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSection:
+    """What the page shows of a hyperparameter search."""
+
+    template: ClassVar[str] = "search.html.jinja"
+    kind: ClassVar[str] = "Search"
+    gallery: ClassVar[None] = None
+
+    anchor: str
+    title: str
+    summary: tuple[str, ...]
+    warnings: tuple[Fact, ...]
+    """What a person should know first: what it is, and more of it."""
+    tiles: tuple[Tile, ...]
+    best: tuple[Fact, ...]
+    """The settings of the best trial; none before there is one."""
+    best_note: str
+    parallel: Chart | None
+    is_wide: bool
+    """Whether the parallel coordinates take the whole width."""
+    charts: tuple[Chart, ...]
+    slices: tuple[Chart, ...]
+    why_none: str
+    """Why importances are missing; empty where they are not."""
+    trials: TrialTable
+    settings: tuple[Fact, ...]
+
+
+def search_section(store: Store, anchor: str) -> SearchSection:
+    """Read what a search tells of itself, over or not, and build its section.
+
+    Raises:
+        DatasetError: it is damaged.
+        StorageError: the store refuses.
+    """
+    search = read_search(store)
+    found = importances(search)
+    charts = (
+        learning_chart(search, anchor),
+        importance_chart(found, search, anchor),
+        heat_chart(search, anchor),
+    )
+    best = search.best_trial
+    params = best.params if best else {}
+    return SearchSection(
+        anchor=anchor,
+        title=f"{last_name(store.uri)}: {search.kind} tuned on {last_name(search.dataset)}",
+        summary=tuple(filter(None, _summary(search))),
+        warnings=tuple(_warnings(search)),
+        tiles=tuple(_tiles(search)),
+        best=tuple((name, said(value)) for name, value in params.items()),
+        best_note=_best_note(best),
+        parallel=parallel_chart(search, anchor),
+        is_wide=is_wide(search),
+        charts=tuple(chart for chart in charts if chart is not None),
+        slices=slice_charts(search, anchor),
+        why_none="" if found else _why_none(search),
+        trials=trial_table(search),
+        settings=tuple(_settings(store, search)),
+    )
+
+
+def _best_note(best: SearchTrial | None) -> str:
+    if best is None or not best.output:
+        return ""
+    return f"Trial {best.name}; config.json in {best.output} holds them to the last digit."
+
+
+def _summary(search: Search) -> Iterator[str]:
+    yield f"{_ALGORITHMS.get(search.algorithm, search.algorithm)}"
+    if search.scheduler != "none":
+        yield _SCHEDULERS.get(search.scheduler, search.scheduler)
+    yield _end(search)
+    yield moment(search.finished_at or search.started_at)
+
+
+def _end(search: Search) -> str:
+    num_ended = len(search.trials) - search.count("running")
+    of = f" of {integer(search.num_planned)}" if search.num_planned else ""
+    if search.end == "finished":
+        return f"finished after {integer(num_ended)} trials"
+    if search.end == "budget":
+        return f"ended by its budget after {integer(num_ended)}{of} trials"
+    return f"not finished: {integer(num_ended)}{of} trials so far" if not search.end else search.end
+
+
+def _warnings(search: Search) -> Iterator[Fact]:
+    if not search.end:
+        yield "The search is not finished.", "The same `raycap tune` command goes on with it."
+    failed = [trial for trial in search.trials if trial.status == "failed"]
+    if failed:
+        told = [
+            f"{trial.name}: {clipped(trial.reason, _MAX_REASON) or 'no reason is known'}"
+            for trial in failed[:_NUM_REASONS]
+        ]
+        more = len(failed) - len(told)
+        told += [f"and {integer(more)} more, see the table"] if more else []
+        trials = "1 trial" if len(failed) == 1 else f"{integer(len(failed))} trials"
+        yield f"{trials} failed.", "; ".join(told)
+
+
+def _tiles(search: Search) -> Iterator[Tile]:
+    counts = [(status, search.count(status)) for status in _STATUSES]
+    told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
+    num_ended = len(search.trials) - search.count("running")
+    of = f" of {integer(search.num_planned)}" if search.num_planned else ""
+    yield Tile(label="trials", value=f"{integer(num_ended)}{of}", note=told or "none has begun")
+    best = search.best_trial
+    if best:
+        epoch = best.best(search.metric)
+        note = f"epoch {integer(epoch.epoch)} of {best.name}" if epoch else best.name
+        yield Tile(label=f"best {search.metric_label}", value=search.show(best.value), note=note)
+    together = duration(math.fsum(trial.wall_s for trial in search.trials))
+    note = f"of the last invocation; trials together {together}"
+    yield Tile(label="time", value=duration(search.wall_s), note=note)
+
+
+def _why_none(search: Search) -> str:
+    if not search.measured:
+        return "No trial has a value yet, so there is nothing to compare."
+    num_ended = integer(len(search.ended))
+    return (
+        f"What matters is told once {MIN_TRIALS} trials have ended with a value; {num_ended} have "
+        "so far."
+    )
+
+
+def _settings(store: Store, search: Search) -> Iterator[Fact]:
+    yield "output", store.uri
+    yield "dataset", search.dataset
+    yield "model", search.kind
+    yield "algorithm", _ALGORITHMS.get(search.algorithm, search.algorithm)
+    yield "scheduler", _SCHEDULERS.get(search.scheduler, search.scheduler)
+    yield "metric", f"{search.metric_label}: {search.metric_rule}"
+    for name, drawn in search.space.items():
+        for how, values in drawn.items():
+            yield f"search {name}", f"{how}: {', '.join(map(said, values))}"
+    yield "end", _end(search)
+    yield "started", moment(search.started_at)
+    if search.finished_at:
+        yield "finished", moment(search.finished_at)
+    yield "time of the last invocation", duration(search.wall_s)
+    yield from flat_facts(search.config)
+    yield from flat_facts(search.versions, "version")

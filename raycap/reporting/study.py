@@ -1,0 +1,452 @@
+"""The section of a study: what to conclude, and captioners of all kinds side by side.
+
+The systems of a study as tables: the main ones with all that decides, and all of them.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
+from raycap.reporting.curves import Chart
+from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, signed
+from raycap.reporting.score_table import METRIC_LABELS
+from raycap.reporting.search_table import clipped
+from raycap.reporting.study_charts import (
+    augmentation_charts,
+    growth_charts,
+    length_chart,
+    score_chart,
+)
+from raycap.reporting.study_record import (
+    MEAN_WORDS,
+    Study,
+    StudySystem,
+    StudyTraining,
+    enumerated,
+    read_study,
+    share_name,
+)
+from raycap.schema import BLEU, CIDER_D, METEOR, ROUGE_L
+from raycap.storage.base import Store
+from raycap.training.scores import LENGTH_GAP
+
+_USUAL = frozenset({CIDER_D, ROUGE_L, METEOR, *BLEU})
+_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyCell:
+    """One figure of one system."""
+
+    value: str = NONE
+    notes: tuple[str, ...] = ()
+    """Lines below it."""
+    is_best: bool = False
+    is_bad: bool = False
+    """Whether the notes warn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRow:
+    """One system, as shown."""
+
+    name: str
+    note: str = ""
+    cells: tuple[StudyCell, ...]
+    reason: str = ""
+    """Why it failed."""
+    is_people: bool = False
+    """Whether it is no system, but what people wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyTable:
+    """Systems in rows."""
+
+    columns: tuple[str, ...]
+    """Behind the name."""
+    rows: tuple[StudyRow, ...]
+
+
+_Show = Callable[[StudySystem], StudyCell]
+_Rank = Callable[[StudySystem], float | None]
+"""The least is the best; None where there is nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    label: str
+    show: _Show
+    rank: _Rank | None = None
+
+
+def main_table(study: Study) -> StudyTable:
+    """Put the main systems side by side with what people wrote."""
+    systems = study.main
+    columns = (
+        _Column(label="words a caption", show=_words, rank=_far_from(study)),
+        _metric(CIDER_D),
+        _metric(BLEU[3]),
+        *(_metric(name, has_interval=False) for name in (ROUGE_L, *_present((METEOR,), systems))),
+        _Column(label="loss gap", show=_of_training(_gap)),
+        _Column(label="images trained on", show=_of_training(lambda it: _count(it.num_images))),
+        _Column(label="time", show=_time),
+        _Column(label="training images/s", show=_of_training(lambda it: _rate(it.images_per_s))),
+        _Column(label="captioning images/s", show=lambda it: _rate(it.captioning_images_per_s)),
+        _Column(label="peak memory, MB", show=_of_training(_memory)),
+    )
+    words = StudyCell(value=decimal(study.people_words, 1), notes=_people_tokens(study))
+    cells = (words, *[StudyCell()] * (len(columns) - 1))
+    people = StudyRow(name="people", cells=cells, is_people=True)
+    best = study.best_system
+    return StudyTable(
+        columns=tuple(column.label for column in columns),
+        rows=(*_rows(systems, columns, best, _main_note), people),
+    )
+
+
+def all_table(study: Study) -> StudyTable:
+    """List all systems, those on smaller subsets and without augmentation too."""
+    shown = [system.scores for system in study.systems]
+    others = [
+        name for name in METRIC_LABELS if name not in _USUAL and any(name in it for it in shown)
+    ]
+    metrics = (CIDER_D, *BLEU, ROUGE_L, *_present((METEOR,), study.systems), *others)
+    columns = (
+        _Column(label="status", show=lambda it: StudyCell(value=it.status)),
+        _Column(label="training images", show=_share),
+        _Column(label="augmented", show=_augmented),
+        _Column(label="words a caption", show=_words),
+        *(_metric(name) for name in metrics),
+        _Column(label="best epoch", show=_of_training(_epoch)),
+        _Column(label="training loss", show=_of_training(lambda it: _loss(it.fitted_loss))),
+        _Column(label="validation loss", show=_of_training(lambda it: _loss(it.validation_loss))),
+        _Column(label="loss gap", show=_of_training(_gap)),
+        _Column(label="time", show=_time),
+        _Column(label="without a caption", show=_without_caption),
+    )
+    columns = tuple(_Column(label=column.label, show=column.show) for column in columns)
+    return StudyTable(
+        columns=tuple(column.label for column in columns),
+        rows=tuple(_rows(study.systems, columns, None, _all_note)),
+    )
+
+
+def _rows(
+    systems: Sequence[StudySystem],
+    columns: Sequence[_Column],
+    best: StudySystem | None,
+    note: Callable[[StudySystem, bool], str],
+) -> list[StudyRow]:
+    leaders = [_leaders(systems, column) for column in columns]
+    return [
+        StudyRow(
+            name=system.name,
+            note=note(system, system is best),
+            cells=tuple(
+                _marked(column.show(system), is_best=system.name in leading)
+                for column, leading in zip(columns, leaders, strict=True)
+            ),
+            reason=clipped(system.reason) if system.status == "failed" else "",
+        )
+        for system in systems
+    ]
+
+
+def _leaders(systems: Sequence[StudySystem], column: _Column) -> set[str]:
+    """Name the best of a column, where there is something to compare."""
+    if column.rank is None:
+        return set()
+    ranks = {it.name: rank for it in systems if (rank := column.rank(it)) is not None}
+    least = min(ranks.values(), default=0.0)
+    return {name for name, rank in ranks.items() if rank == least} if len(ranks) > 1 else set()
+
+
+def _marked(cell: StudyCell, *, is_best: bool) -> StudyCell:
+    return StudyCell(value=cell.value, notes=cell.notes, is_best=is_best, is_bad=cell.is_bad)
+
+
+def _main_note(system: StudySystem, is_best: bool) -> str:
+    if system.status != "finished":
+        return system.status
+    return "best CIDEr-D" if is_best else ""
+
+
+def _all_note(system: StudySystem, _is_best: bool) -> str:
+    return "" if system.role == system.name else system.role
+
+
+def _present(names: Sequence[str], systems: Sequence[StudySystem]) -> list[str]:
+    return [name for name in names if any(system.score(name) for system in systems)]
+
+
+def _metric(name: str, *, has_interval: bool = True) -> _Column:
+    def show(system: StudySystem) -> StudyCell:
+        found = system.score(name)
+        if found is None:
+            return StudyCell()
+        notes = _between(found.low, found.high, decimal) if has_interval else ()
+        return StudyCell(value=decimal(found.value), notes=notes)
+
+    def rank(system: StudySystem) -> float | None:
+        value = system.value(name)
+        return None if value is None else -value
+
+    return _Column(label=METRIC_LABELS.get(name, name), show=show, rank=rank)
+
+
+def _far_from(study: Study) -> _Rank:
+    """Rank by how far the mean length is from that of people."""
+
+    def rank(system: StudySystem) -> float | None:
+        words, people = system.value(MEAN_WORDS), study.people_words
+        return None if words is None or people is None else abs(words - people)
+
+    return rank
+
+
+def _between(
+    low: float | None, high: float | None, show: Callable[[float], str]
+) -> tuple[str, ...]:
+    if low is None or high is None or not math.isfinite(low + high):
+        return ()
+    return (f"{show(low)} to {show(high)}",)
+
+
+def _words(system: StudySystem) -> StudyCell:
+    """Show the mean words, and below the length gap in tokens with its interval."""
+    gap = system.score(LENGTH_GAP)
+    notes: tuple[str, ...] = ()
+    if gap is not None:
+        notes = (f"{signed(gap.value, 2)} tokens",)
+        notes += _between(gap.low, gap.high, lambda value: signed(value, 2))
+    return StudyCell(value=decimal(system.value(MEAN_WORDS), 1), notes=notes)
+
+
+def _people_tokens(study: Study) -> tuple[str, ...]:
+    if study.people_words is None:
+        return ()
+    return (f"{decimal(study.reference_mean_tokens, 2)} tokens",)
+
+
+def _of_training(show: Callable[[StudyTraining], StudyCell]) -> _Show:
+    return lambda system: StudyCell() if system.training is None else show(system.training)
+
+
+def _gap(training: StudyTraining) -> StudyCell:
+    since = training.overfits_since
+    notes = () if since is None else ("overfits from", f"epoch {integer(since)}")
+    return StudyCell(value=signed(training.gap), notes=notes, is_bad=since is not None)
+
+
+def _count(number: int) -> StudyCell:
+    return StudyCell(value=integer(number))
+
+
+def _loss(loss: float) -> StudyCell:
+    return StudyCell(value=decimal(loss))
+
+
+def _epoch(training: StudyTraining) -> StudyCell:
+    return StudyCell(value=f"{integer(training.best_epoch)} of {integer(training.num_epochs)}")
+
+
+def _rate(images_per_s: float) -> StudyCell:
+    return StudyCell(value=decimal(images_per_s or None, 1))
+
+
+def _time(system: StudySystem) -> StudyCell:
+    seconds = system.wall_s
+    if not math.isfinite(seconds) or seconds <= 0:
+        return StudyCell()
+    exact = f"{decimal(seconds, 0 if seconds >= _LONG_S else 1)} s"
+    return StudyCell(value=exact, notes=(duration(seconds),) if seconds >= _LONG_S else ())
+
+
+def _memory(training: StudyTraining) -> StudyCell:
+    device = training.peak_device_bytes
+    return StudyCell(
+        value=decimal(training.peak_memory_bytes / _MB or None, 0),
+        notes=(f"device {decimal(device / _MB, 0)}",) if device > 0 else (),
+    )
+
+
+def _share(system: StudySystem) -> StudyCell:
+    if system.training is None:
+        return StudyCell(value=share_name(system.subset) if system.subset != 1 else NONE)
+    count = f"{integer(system.training.num_images)} images"
+    return StudyCell(value=share_name(system.subset), notes=(count,))
+
+
+def _augmented(system: StudySystem) -> StudyCell:
+    if system.training is None:
+        return StudyCell()
+    return StudyCell(value="yes" if system.is_augmented else "no")
+
+
+def _without_caption(system: StudySystem) -> StudyCell:
+    return _count(system.num_failed) if system.status == "finished" else StudyCell()
+
+
+_LONG_S = 120  # as `duration` tells minutes from there
+
+
+_STATUSES = ("finished", "failed", "running", "waiting")
+_NUM_REASONS = 3
+_NUM_NAMED = 8  # systems of a warning
+_MAX_REASON = 240  # letters of an error, in a warning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySection:
+    """What the page shows of a study."""
+
+    template: ClassVar[str] = "study.html.jinja"
+    kind: ClassVar[str] = "Study"
+    gallery: ClassVar[None] = None
+
+    anchor: str
+    title: str
+    summary: tuple[str, ...]
+    warnings: tuple[Fact, ...]
+    """What a person should know first: what it is, and more of it."""
+    tiles: tuple[Tile, ...]
+    decision: tuple[str, ...]
+    """What to conclude, in sentences."""
+    main: StudyTable
+    charts: tuple[Chart, ...]
+    """Of the main systems."""
+    calibrations: tuple[Fact, ...]
+    growth: tuple[Chart, ...]
+    augmentation: tuple[Chart, ...]
+    systems: StudyTable
+    settings: tuple[Fact, ...]
+
+
+def study_section(store: Store, anchor: str) -> StudySection:
+    """Read what a study tells of itself, over or not, and build its section.
+
+    Raises:
+        DatasetError: it is damaged.
+        StorageError: the store refuses.
+    """
+    study = read_study(store)
+    charts = length_chart(study, anchor), score_chart(study, anchor)
+    return StudySection(
+        anchor=anchor,
+        title=f"{last_name(store.uri)}: captioners compared on {last_name(study.dataset)}",
+        summary=tuple(filter(None, _summary(study))),
+        warnings=tuple(_warnings(study)),
+        tiles=tuple(_tiles(study)),
+        decision=tuple(study.decision),
+        main=main_table(study),
+        charts=tuple(chart for chart in charts if chart is not None),
+        calibrations=tuple(_calibrations(study)),
+        growth=growth_charts(study, anchor),
+        augmentation=augmentation_charts(study, anchor),
+        systems=all_table(study),
+        settings=tuple(_settings(store, study)),
+    )
+
+
+def _summary(study: Study) -> Iterator[str]:
+    yield _systems(len(study.systems))
+    yield f"tested on the {study.split} split"
+    yield _end(study)
+    yield moment(study.finished_at or study.started_at)
+
+
+def _end(study: Study) -> str:
+    if study.end:
+        return study.end
+    of = f"{integer(study.count('finished'))} of {integer(len(study.systems))} systems"
+    return f"not finished: {of} so far"
+
+
+def _systems(number: int) -> str:
+    return "1 system" if number == 1 else f"{integer(number)} systems"
+
+
+def _warnings(study: Study) -> Iterator[Fact]:
+    if not study.end:
+        yield "The study is not finished.", "The same `raycap study` command goes on with it."
+    failed = [system for system in study.systems if system.status == "failed"]
+    if failed:
+        told = [
+            f"{it.name}: {clipped(it.reason, _MAX_REASON) or 'no reason is known'}" for it in failed
+        ]
+        yield f"{_systems(len(failed))} failed.", enumerated(told, _NUM_REASONS)
+    past = [
+        f"{it.name} from epoch {integer(it.training.overfits_since)}"
+        for it in study.systems
+        if it.training is not None and it.training.overfits_since is not None
+    ]
+    if past:
+        overfits = "overfits" if len(past) == 1 else "overfit"
+        yield f"{_systems(len(past))} {overfits}.", enumerated(past, _NUM_NAMED)
+    lacking = [f"{it.name}: {integer(it.num_failed)}" for it in study.systems if it.num_failed]
+    if lacking:
+        yield "Images without a caption.", enumerated(lacking, _NUM_NAMED)
+
+
+def _tiles(study: Study) -> Iterator[Tile]:
+    counts = [(status, study.count(status)) for status in _STATUSES]
+    told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
+    done = f"{integer(study.count('finished'))} of {integer(len(study.systems))}"
+    yield Tile(label="systems finished", value=done, note=told or "there are none")
+    images = integer(study.num_images) if study.num_images else NONE
+    yield Tile(label="test images", value=images, note=f"of the {study.split} split, scored")
+    people = study.people_words
+    note = "" if people is None else f"{decimal(study.reference_mean_tokens, 1)} tokens a caption"
+    yield Tile(label="words people write", value=decimal(people, 1), note=note)
+    best = study.best_system
+    found = None if best is None else best.score(CIDER_D)
+    if best is not None and found is not None:
+        value = decimal(found.value)
+        yield Tile(label="best CIDEr-D", value=value, note=clipped(best.name, _MAX_NAME))
+    together = duration(math.fsum(system.wall_s for system in study.systems))
+    note = f"of the last invocation; systems together {together}"
+    yield Tile(label="time", value=duration(study.wall_s), note=note)
+
+
+_MAX_NAME = 60  # letters of a system, in a tile
+
+
+def _calibrations(study: Study) -> Iterator[Fact]:
+    """Tell what calibrating did, on the validation split."""
+    for system in study.systems:
+        made = system.calibration
+        if made is not None:
+            gaps = f"{signed(made.gap_before, 2)} \N{RIGHTWARDS ARROW} {signed(made.gap_after, 2)}"
+            scores = (
+                f"{decimal(made.cider_before)} \N{RIGHTWARDS ARROW} {decimal(made.cider_after)}"
+            )
+            yield f"{system.name}: length gap in tokens", gaps
+            yield f"{system.name}: CIDEr-D", scores
+
+
+def _settings(store: Store, study: Study) -> Iterator[Fact]:
+    yield "output", store.uri
+    yield "dataset", study.dataset
+    yield "split", study.split
+    yield "systems", _listed(study.systems)
+    yield (
+        "shares of the training images",
+        ", ".join(
+            share_name(share) for share in sorted({system.subset for system in study.trained()})
+        )
+        or NONE,
+    )
+    yield "end", _end(study)
+    yield "started", moment(study.started_at)
+    if study.finished_at:
+        yield "finished", moment(study.finished_at)
+    yield "time of the last invocation", duration(study.wall_s)
+    yield from flat_facts(study.config)
+    yield from flat_facts(study.versions, "version")
+
+
+def _listed(systems: Sequence[StudySystem]) -> str:
+    return ", ".join(dict.fromkeys(system.role for system in systems)) or NONE

@@ -1,0 +1,1 @@
+"""Runs: JSON records beside an output, and who may write to it."""

@@ -1,1 +1,0 @@
-"""The whole comparison: captioners of every kind, on growing subsets, as one command."""

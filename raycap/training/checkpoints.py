@@ -1,0 +1,210 @@
+"""Checkpoints: everything that a run needs to go on where it was, to the bit.
+
+    checkpoints/step-00001200/weights.safetensors     what is trained, and buffers
+    checkpoints/step-00001200/optimizer.safetensors   AdamW's moments
+    checkpoints/step-00001200/average.safetensors     the averaged weights, with ema_decay
+    checkpoints/step-00001200/checkpoint.json         the state, and sizes and digests of the files
+
+`checkpoint.json` is written last: without it, a checkpoint does not exist. A damaged one is passed
+over for the one before. No pickle is ever read.
+
+raycap's own store holds them, not Ray Train's `storage_path`: so one set of credentials, retries
+and atomic writes serves the whole output, a position within an epoch can be kept, and a damaged
+checkpoint, which Ray Train would fail on, is noticed. The random generators need no place in them:
+order, augmentation and dropout are drawn anew from the seed and the position.
+
+Folders of files in a store: written whole, and brought back.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.runs.records import encode_json, now, read_json
+from raycap.storage.base import KEY, Store
+from raycap.storage.local import LocalStore
+from raycap.training.learner import Learner
+from raycap.training.state import State, read_state
+
+
+def list_keys(store: Store, prefix: str) -> list[str]:
+    """List all keys under a prefix, in order."""
+    return [key for page in store.list(prefix) for key in page[KEY].to_pylist()]
+
+
+@contextmanager
+def replacing(store: Store, prefix: str) -> Iterator[Path]:
+    """Give an empty folder; what is in it after the block takes the place of the prefix.
+
+    Each file is replaced at once, the whole is not: a reader may meet new files beside old ones
+    for as long as the upload takes.
+    """
+    with TemporaryDirectory(prefix="raycap-model-") as name:
+        folder = Path(name)
+        yield folder
+        before = set(list_keys(store, prefix))
+        keys = {
+            f"{prefix}{path.relative_to(folder).as_posix()}": path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        for key, path in keys.items():
+            store.upload(key, path)
+        for key in before - keys.keys():
+            store.delete(key)
+
+
+@contextmanager
+def local_copy(store: Store, prefix: str) -> Iterator[Path]:
+    """Give the files under a prefix as a folder of this machine, which may be the store's own."""
+    if isinstance(store, LocalStore):
+        yield Path(store.address(prefix.rstrip("/")))
+        return
+    with TemporaryDirectory(prefix="raycap-model-") as name:
+        for key in list_keys(store, prefix):
+            path = Path(name) / key.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(store.read(key))
+        yield Path(name)
+
+
+CHECKPOINTS = "checkpoints/"
+_RECORD = "checkpoint.json"
+_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
+_NAME = re.compile(r"^checkpoints/(step-\d+)/")
+_KEPT = 2
+
+
+def write_checkpoint(store: Store, learner: Learner, state: State) -> str:
+    """Write a checkpoint, and delete those before the last two. Return its name."""
+    name = f"step-{state.num_steps:08d}"
+    tensors = {_WEIGHTS: _weights(learner), _OPTIMIZER: _moments(learner)}
+    if learner.average is not None:
+        tensors[_AVERAGE] = learner.average.values
+    files = {file: _upload(store, f"{_key(name)}{file}", held) for file, held in tensors.items()}
+    record = {
+        "state": state.to_json(),
+        "scaler": learner.scaler.state_dict(),
+        "files": files,
+        "created_at": now(),
+    }
+    store.write(f"{_key(name)}{_RECORD}", encode_json(record))
+    _rotate(store, name)
+    return name
+
+
+def find_checkpoints(store: Store) -> list[str]:
+    """List the checkpoints that stand, the newest first."""
+    keys = list_keys(store, CHECKPOINTS)
+    found = {match[1] for key in keys if key.endswith(_RECORD) and (match := _NAME.match(key))}
+    return sorted(found, reverse=True)
+
+
+def restore_checkpoint(store: Store, name: str, learner: Learner) -> State:
+    """Bring a learner to where it was.
+
+    Raises:
+        DatasetError: the checkpoint is damaged; the learner may be half restored.
+        StorageError: the store refuses.
+    """
+    record = read_json(store, f"{_key(name)}{_RECORD}")
+    try:
+        files = {
+            file: _download(store, f"{_key(name)}{file}", told)
+            for file, told in record["files"].items()
+        }
+        state = read_state(record["state"])
+        _put_weights(learner, files[_WEIGHTS])
+        _put_moments(learner, files[_OPTIMIZER])
+        if learner.average is not None:
+            for key, value in learner.average.values.items():
+                value.copy_(files[_AVERAGE][key])
+        learner.scaler.load_state_dict(record["scaler"])
+    except ObjectNotFound as error:
+        raise DatasetError(f"a file is missing: {error}") from error
+    except (KeyError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DatasetError(f"{type(error).__name__}: {reason}") from error
+    return state
+
+
+def _key(name: str) -> str:
+    return f"{CHECKPOINTS}{name}/"
+
+
+def _weights(learner: Learner) -> dict[str, Tensor]:
+    """What is trained, and buffers: all else stands in the model that training began with."""
+    kept = learner.network.state_dict().keys()
+    buffers = {name: value for name, value in learner.network.named_buffers() if name in kept}
+    return {**learner.trained, **buffers}
+
+
+def _moments(learner: Learner) -> dict[str, Tensor]:
+    return {
+        f"{key}/{name}": value
+        for name, parameter in learner.trained.items()
+        for key, value in learner.optimizer.state.get(parameter, {}).items()
+    }
+
+
+@torch.no_grad()
+def _put_weights(learner: Learner, held: dict[str, Tensor]) -> None:
+    for name, value in _weights(learner).items():
+        value.copy_(held[name])
+
+
+def _put_moments(learner: Learner, held: dict[str, Tensor]) -> None:
+    for key, value in held.items():
+        moment, _, name = key.partition("/")
+        parameter = learner.trained[name]
+        # AdamW counts its steps on the CPU.
+        device = "cpu" if moment == "step" else parameter.device
+        learner.optimizer.state[parameter][moment] = value.to(device)
+
+
+def _upload(store: Store, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Write tensors, and return the size and digest of the file."""
+    with TemporaryDirectory(prefix="raycap-checkpoint-") as folder:
+        path = Path(folder) / "tensors"
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        safetensors.torch.save_file(plain, path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        told = {"num_bytes": path.stat().st_size, "sha256": digest}
+        store.upload(key, path)
+    return told
+
+
+def _download(store: Store, key: str, told: dict[str, Any]) -> dict[str, Tensor]:
+    data = store.read(key)
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        raise ValueError(f"{key} is not what was written ({len(data):,} bytes)")
+    tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    return tensors
+
+
+def _rotate(store: Store, newest: str) -> None:
+    """Delete all but the newest checkpoints, and what is left of half-written ones before them."""
+    kept = [name for name in find_checkpoints(store) if name <= newest][:_KEPT]
+    for name in sorted(set(_names(store)) - set(kept)):
+        # The record first: a checkpoint is whole or none.
+        store.delete(f"{_key(name)}{_RECORD}")
+        store.delete_all(_key(name))
+
+
+def _names(store: Store) -> Iterator[str]:
+    for key in list_keys(store, CHECKPOINTS):
+        if match := _NAME.match(key):
+            yield match[1]

@@ -1,0 +1,1 @@
+"""Training data: the order of images, and their stream to the workers."""

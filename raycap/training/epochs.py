@@ -1,0 +1,244 @@
+"""The end of an epoch: measure, watch for overfitting, keep the best.
+
+Where a model with attention looks: `attention.jpg`, of the best epoch so far.
+
+What an epoch came to: losses on both samples, and captions of the validation sample.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from jaxtyping import UInt8
+
+from raycap.config import GenerationConfig
+from raycap.errors import DatasetError
+from raycap.models.base import AttentiveCaptioner, Captioner
+from raycap.models.device import is_out_of_memory
+from raycap.training.attention_maps import ATTENTION, attention_sheet, encode_sheets
+from raycap.training.checkpoints import replacing, write_checkpoint
+from raycap.training.context import Run
+from raycap.training.data.feed import Batch, Feed
+from raycap.training.data.pieces import Kind
+from raycap.training.learner import Learner
+from raycap.training.overfitting import (
+    Losses,
+    best_epoch,
+    describe_overfitting,
+    gap_trend,
+    is_exhausted,
+    overfits_since,
+)
+from raycap.training.scores import Answer, score
+from raycap.training.state import EpochRecord, State, encode_history
+from raycap.training.tensorboard import write_events
+from raycap.training.workers import Workers
+
+NUM_SHOWN = 4
+"""Validation images that are shown."""
+
+
+def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
+    """Draw where the model looks in some images, word by word; nothing if it cannot tell.
+
+    Called where the weights that caption are in place, in evaluation mode.
+    """
+    captioner = run.learner.trainable.captioner(run.config.generation)
+    if not isinstance(captioner, AttentiveCaptioner) or not len(pixels):
+        return
+    with run.learner.averaged(), run.learner.arithmetic():
+        attended = captioner.attend_words(pixels)
+    sheets = [
+        attention_sheet(image, found.texts, found.weights)
+        for image, found in zip(pixels, attended, strict=True)
+    ]
+    run.store.write(ATTENTION, encode_sheets(sheets))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the samples say of the weights as they are."""
+
+    fitted_loss: float
+    validation_loss: float
+    scores: dict[str, float]
+    """Empty on all workers but the first."""
+    shown: UInt8[np.ndarray, "b h w 3"]
+    """A few images of the validation sample, to be drawn: the same ones each time."""
+
+
+def validate(
+    learner: Learner,
+    feed: Feed,
+    workers: Workers,
+    epoch: int,
+    max_captions: int,
+    generation: GenerationConfig,
+) -> Measured:
+    """Measure both samples, each worker its share of them; with the averaged weights, if any."""
+    workers.equalise_buffers(learner.network)
+    with learner.averaged():
+        captioner = learner.trainable.captioner(generation)
+        share = _Share()
+        shown: list[UInt8[np.ndarray, "b h w 3"]] = []
+        for batch in _rounds(feed, Kind.VALIDATION, epoch):
+            if not shown:
+                shown.append(_images(batch)[:NUM_SHOWN])
+            share.add(*learner.measure(batch, max_captions))
+            with learner.arithmetic():
+                share.answers += _answers(captioner, batch)
+        validation_loss = share.mean_loss(workers)
+        gathered = [answer for answers in workers.gather(share.answers) for answer in answers]
+        share = _Share()
+        for batch in _rounds(feed, Kind.FITTED, epoch):
+            share.add(*learner.measure(batch, max_captions))
+        fitted_loss = share.mean_loss(workers)
+    return Measured(
+        fitted_loss=fitted_loss,
+        validation_loss=validation_loss,
+        scores=score(gathered) if workers.is_first else {},
+        shown=shown[0],
+    )
+
+
+@dataclass(slots=True)
+class _Share:
+    """What a worker adds to the measure of a sample."""
+
+    loss_sum: float = 0.0
+    num_tokens: int = 0
+    answers: list[Answer] = field(default_factory=list)
+
+    def add(self, loss_sum: float, num_tokens: int) -> None:
+        self.loss_sum += loss_sum
+        self.num_tokens += num_tokens
+
+    def mean_loss(self, workers: Workers) -> float:
+        loss_sum, num_tokens = workers.sum([self.loss_sum, self.num_tokens])
+        if not num_tokens:
+            raise DatasetError(
+                "none of the images that validation looks at can be read; make them readable, or "
+                "prepare the dataset again with embed.enabled=true"
+            )
+        return loss_sum / num_tokens
+
+
+def _rounds(feed: Feed, kind: Kind, epoch: int) -> Iterator[Batch]:
+    number = 0
+    while True:
+        batch = feed.take(kind, epoch, number)
+        yield batch
+        if batch.is_last:
+            return
+        number += 1
+
+
+def _answers(captioner: Captioner, batch: Batch) -> list[Answer]:
+    if not batch.image_ids:
+        return []
+    captions = _caption(captioner, _images(batch))
+    return [
+        Answer(image_id=image_id, caption=caption, references=references)
+        for image_id, caption, references in zip(
+            batch.image_ids, captions, batch.references, strict=True
+        )
+    ]
+
+
+def _images(batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+    return batch.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[str]:
+    """Caption images, fewer at a time where memory runs out."""
+    try:
+        return [caption.text for caption in captioner.caption(pixels)]
+    except (RuntimeError, MemoryError) as error:
+        if len(pixels) == 1 or not is_out_of_memory(error):
+            raise
+    return [text for half in np.array_split(pixels, 2) for text in _caption(captioner, half)]
+
+
+HISTORY = "history.jsonl"
+BEST = "model/"
+LAST = "last/"
+
+
+def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
+    """Measure the epoch, go on to the next, and write what is to be kept of it."""
+    started = time.monotonic()
+    generation = run.config.generation
+    measured = validate(run.learner, feed, run.workers, state.epoch, state.max_captions, generation)
+    seconds = time.monotonic() - started
+    record = _record(run, state, measured, lr, seconds) if run.workers.is_first else None
+    record = run.workers.share(record)
+    state.end_epoch(record)
+    if run.workers.is_first:
+        write_checkpoint(run.store, run.learner, state)
+        keep_epoch(run, state)
+        if record.is_best:
+            write_attention(run, measured.shown)
+        if record.overfits_since is not None and _is_news(state):
+            losses = [item.losses for item in state.history]
+            run.reporter.warn(describe_overfitting(losses, record.overfits_since))
+    return record
+
+
+def keep_epoch(run: Run, state: State) -> None:
+    """Write what is to be kept of the last epoch beside its checkpoint; called right after it."""
+    if state.history[-1].is_best:
+        save_model(run, state, BEST)
+    run.store.write(HISTORY, encode_history(state.history))
+    if run.config.train.tensorboard:
+        write_events(run.store, state.history[-1])
+
+
+def is_over(run: Run, state: State) -> bool:
+    """Whether all epochs are done, or patience is at its end."""
+    settings = run.config.validation
+    values = [record.value(settings.metric) for record in state.history]
+    is_done = state.epoch == run.config.train.num_epochs
+    return is_done or is_exhausted(values, settings.metric, settings.patience)
+
+
+def save_model(run: Run, state: State, prefix: str) -> None:
+    """Write the model as it is after the last epoch, with the averaged weights if there are any."""
+    record = state.history[-1]
+    training = {**run.origin, "epoch": record.epoch, "metrics": asdict(record)}
+    with replacing(run.store, prefix) as folder, run.learner.averaged():
+        run.learner.trainable.save(folder, run.config.generation, training)
+
+
+def _record(
+    run: Run, state: State, measured: Measured, lr: float, validation_s: float
+) -> EpochRecord:
+    now = Losses(fitted=measured.fitted_loss, validation=measured.validation_loss)
+    losses = [*(record.losses for record in state.history), now]
+    metric = run.config.validation.metric
+    value = now.validation if metric == "loss" else measured.scores[metric]
+    values = [*(record.value(metric) for record in state.history), value]
+    return EpochRecord(
+        epoch=state.epoch + 1,
+        num_steps=state.num_steps,
+        num_images=state.num_images,
+        num_unreadable=state.num_unreadable,
+        lr=lr,
+        train_loss=state.loss_sum / max(1, state.num_tokens),
+        fitted_loss=now.fitted,
+        validation_loss=now.validation,
+        gap=now.gap,
+        gap_trend=gap_trend(losses),
+        overfits_since=overfits_since(losses),
+        scores=measured.scores,
+        is_best=best_epoch(values, metric) == len(values),
+        images_per_s=round(state.num_images / state.train_s, 2) if state.train_s else 0.0,
+        train_s=round(state.train_s, 2),
+        validation_s=round(validation_s, 2),
+    )
+
+
+def _is_news(state: State) -> bool:
+    """Whether the watch says so for the first time, or names another epoch than before."""
+    told = [record.overfits_since for record in state.history]
+    return len(told) == 1 or told[-1] != told[-2]

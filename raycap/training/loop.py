@@ -1,0 +1,203 @@
+"""The training loop of one worker.
+
+All workers go through it side by side. Whatever one of them decides by its own eyes (a stop, a loss
+that is no number) is agreed on first: one that left alone would leave the others waiting.
+
+A loss that is no number: which images it came with.
+"""
+
+import math
+import time
+from enum import StrEnum
+from typing import NoReturn
+
+from raycap.errors import DatasetError, RunStopped
+from raycap.runs.records import encode_json
+from raycap.training.checkpoints import write_checkpoint
+from raycap.training.context import Run
+from raycap.training.data.feed import Batch, Feed
+from raycap.training.data.pieces import Kind
+from raycap.training.epochs import LAST, end_epoch, is_over, keep_epoch, save_model
+from raycap.training.learner import NonFinite, count_tokens, learning_rate
+from raycap.training.state import EpochRecord, State
+from raycap.training.status import TrainingProgress
+
+NON_FINITE = "nonfinite.json"
+
+
+def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
+    """Write which images the step had, and which of them alone give no finite loss; then stop.
+
+    Called by all workers, each with its share of the step.
+
+    Raises:
+        RunStopped: always.
+    """
+    # One bad image would make all others look bad, through the statistics of batch norms.
+    run.learner.restore_buffers()
+    losses = [
+        run.learner.measure(batch.only(index), max_captions=1)[0]
+        for index in range(len(batch.image_ids))
+    ]
+    pairs = list(zip(batch.image_ids, losses, strict=True))
+    gathered = [pair for pairs in run.workers.gather(pairs) for pair in pairs]
+    suspects = [image_id for image_id, loss in gathered if not math.isfinite(loss)]
+    # Where all of them do, it is the weights that have gone astray, not the images.
+    are_images = 0 < len(suspects) < len(gathered)
+    place = f"step {batch.number + 1} of epoch {batch.epoch + 1}"
+    if run.workers.is_first:
+        found = {
+            "epoch": batch.epoch + 1,
+            "step": batch.number + 1,
+            "image_ids": [image_id for image_id, _ in gathered],
+            "suspects": suspects,
+        }
+        run.store.write(NON_FINITE, encode_json(found))
+    raise RunStopped(
+        f"the loss is not finite at {place}: {run.store.address(NON_FINITE)} lists its "
+        f"{len(gathered)} images, {len(suspects)} of which alone give such a loss; "
+        + (
+            "take them out of the dataset, and train in a new output"
+            if are_images
+            else "lower train.lr or optimizer.clip_norm, and train in a new output"
+        )
+    )
+
+
+_DEFAULT_LR = {"blip": 1e-5}
+_DEFAULT_LR_FROM_SCRATCH = 5e-4
+
+
+class End(StrEnum):
+    """Why the loop ended."""
+
+    FINISHED = "finished"
+    """All epochs are over."""
+    EXHAUSTED = "exhausted"
+    """`validation.patience` epochs passed without a better value."""
+    INTERRUPTED = "interrupted"
+    """It was asked to stop; the same command continues."""
+
+
+class Loop:
+    """Trains from a state on."""
+
+    def __init__(self, run: Run, feed: Feed, state: State) -> None:
+        self._run = run
+        self._feed = feed
+        self._state = state
+        self._num_seen = 0  # images of this invocation, and the time of their steps
+        self._seen_s = 0.0
+        self._mark: float | None = None  # when the last step ended, if the next came right after
+        self._written = time.monotonic()
+        config = run.config
+        self._peak = config.train.lr or _DEFAULT_LR.get(config.kind, _DEFAULT_LR_FROM_SCRATCH)
+
+    def train(self) -> End:
+        """Train to the end.
+
+        Raises:
+            RunStopped: the loss is not finite.
+            DatasetError: no image can be read.
+        """
+        state, run = self._state, self._run
+        if run.workers.is_first and state.history and not state.step:
+            keep_epoch(run, state)  # its checkpoint was written, the rest perhaps not
+        while not is_over(run, state):
+            while state.step < run.plan.steps_per_epoch:
+                if not self._step():
+                    return End.INTERRUPTED
+            self._tell(is_validating=True)
+            self._tell(record=end_epoch(run, self._feed, state, self._lr(state.num_steps - 1)))
+            self._mark = None
+        if run.workers.is_first:
+            save_model(run, state, LAST)
+        is_finished = state.epoch == run.config.train.num_epochs
+        return End.FINISHED if is_finished else End.EXHAUSTED
+
+    def _step(self) -> bool:
+        """Take one step. Return false, without it, if the run is to stop."""
+        state, workers = self._state, self._run.workers
+        batch = self._feed.take(Kind.TRAIN, state.epoch, state.step)
+        # The wait for the first images is that for the stream to start, not for the images.
+        started = time.monotonic() if self._mark is None else self._mark
+        stops = workers.is_first and self._run.reporter.wants_stop
+        told = [count_tokens(batch.tokens), len(batch.image_ids), len(batch.unreadable), stops]
+        num_tokens, num_images, num_unreadable, num_stops = map(int, workers.sum(told))
+        if num_stops:
+            self._checkpoint()
+            return False
+        if not num_images:
+            self._refuse(batch)
+        state.loss_sum += self._learn(batch, num_tokens)
+        state.num_tokens += num_tokens
+        state.num_images += num_images
+        state.num_unreadable += num_unreadable
+        state.step += 1
+        state.num_steps += 1
+        self._mark = time.monotonic()
+        state.train_s += self._mark - started
+        self._num_seen += num_images
+        self._seen_s += self._mark - started
+        self._tell()
+        if self._mark - self._written >= self._run.config.train.checkpoint_every_s:
+            self._checkpoint()
+        return True
+
+    def _learn(self, batch: Batch, num_tokens: int) -> float:
+        """Take the step, and sum its token losses over all workers."""
+        lr = self._lr(self._state.num_steps)
+        try:
+            share = self._run.learner.learn(batch, num_tokens, lr, self._state.max_captions)
+        except NonFinite:
+            stop_at_non_finite(self._run, batch)
+        (loss_sum,) = self._run.workers.sum([share])
+        if not math.isfinite(loss_sum):
+            stop_at_non_finite(self._run, batch)
+        return loss_sum
+
+    def _lr(self, step: int) -> float:
+        config = self._run.config
+        num_steps = self._run.plan.steps_per_epoch * config.train.num_epochs
+        return learning_rate(step, num_steps, self._peak, config.optimizer)
+
+    def _checkpoint(self) -> None:
+        if self._run.workers.is_first:
+            write_checkpoint(self._run.store, self._run.learner, self._state)
+        self._written = time.monotonic()
+        self._mark = self._written
+
+    def _refuse(self, batch: Batch) -> None:
+        """Raise: a step without any image trains nothing, and the next would be no better."""
+        unreadable = [
+            text for texts in self._run.workers.gather(batch.unreadable) for text in texts
+        ]
+        raise DatasetError(
+            f"none of the {len(unreadable)} images of step {batch.number + 1} of epoch "
+            f"{batch.epoch + 1} can be read, such as {unreadable[0]}; make them readable, or "
+            "prepare the dataset again with embed.enabled=true"
+        )
+
+    def _tell(self, *, is_validating: bool = False, record: EpochRecord | None = None) -> None:
+        if not self._run.workers.is_first:
+            return
+        state, plan = self._state, self._run.plan
+        rate = self._num_seen / self._seen_s if self._seen_s else 0.0
+        num_epochs = self._run.config.train.num_epochs
+        left = (num_epochs - state.epoch) * plan.num_images - state.num_images
+        validation_s = [item.validation_s for item in state.history]
+        mean_s = sum(validation_s) / len(validation_s) if validation_s else 0.0
+        loss = state.loss_sum / state.num_tokens if state.num_tokens else None
+        self._run.reporter.tell(
+            TrainingProgress(
+                epoch=record.epoch if record else state.epoch + 1,
+                num_epochs=num_epochs,
+                step=plan.steps_per_epoch if record else state.step,
+                num_steps=plan.steps_per_epoch,
+                loss=record.train_loss if record else loss,
+                images_per_s=rate,
+                eta_s=left / rate + mean_s * (num_epochs - state.epoch) if rate else None,
+                is_validating=is_validating,
+                epoch_record=record,
+            )
+        )

@@ -1,0 +1,292 @@
+"""Getting a worker ready: the model that all begin with, the newest checkpoint, enough memory.
+
+A trial before training: how many captions fit into memory at a time.
+
+A picture of what augmentation does, to look at before the hours of training.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raycap.config import TrainConfig
+from raycap.datasets.dataset import open_dataset
+from raycap.datasets.splits import TRAIN, rank_of
+from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
+from raycap.images.decoding import prepare_process
+from raycap.models.device import is_out_of_memory
+from raycap.models.trainable import Trainable
+from raycap.runs.records import check_claimed, encode_json, now
+from raycap.schema import CAPTIONS_LIST, IMAGE_ID
+from raycap.storage.base import Store
+from raycap.training.checkpoints import (
+    CHECKPOINTS,
+    find_checkpoints,
+    local_copy,
+    replacing,
+    restore_checkpoint,
+)
+from raycap.training.context import Reporter, Run
+from raycap.training.data.augmentation import picture_grid
+from raycap.training.data.feed import Batch
+from raycap.training.data.gathering import StreamSpec, read_images
+from raycap.training.data.loading import changed, file_of, original
+from raycap.training.data.pieces import Kind
+from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.source import rank_limit
+from raycap.training.learner import Learner
+from raycap.training.state import State
+from raycap.training.workers import Workers
+
+_LONG_CAPTION = "a " * 1000
+"""Longer than any model reads: it is cut to the longest caption that may come."""
+
+
+def fit_memory(learner: Learner, workers: Workers, max_captions: int) -> int:
+    """Find how many captions fit into memory, all of the greatest length; halve until they do.
+
+    The optimizer's memory, and what the exchange of gradients takes, is set aside meanwhile. The
+    gradients of the trial are left in place.
+
+    Returns:
+        `max_captions`, or what it had to be halved to: the same number on all workers.
+
+    Raises:
+        ModelError: memory does not suffice for a single caption.
+    """
+    while True:
+        fits = _fits(learner, workers, max_captions)
+        if workers.least(int(fits)):
+            return max_captions
+        if max_captions == 1:
+            raise ModelError(
+                "memory does not suffice to train on one image at a time; take a smaller model or "
+                "image, train.precision=bf16, or (of blip) blip.gradient_checkpointing=true"
+            )
+        max_captions = -(-max_captions // 2)
+
+
+def _fits(learner: Learner, workers: Workers, num_captions: int) -> bool:
+    try:
+        reserved = _reserve(learner, workers)
+        learner.try_out(_longest_batch(learner, num_captions))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        learner.optimizer.zero_grad()
+        _release(workers.device)
+        return False
+    del reserved
+    _release(workers.device)
+    return True
+
+
+def _reserve(learner: Learner, workers: Workers) -> list[torch.Tensor]:
+    """Hold what training will hold besides: two moments, unless they are there, and buckets."""
+    num_moments = 0 if learner.optimizer.state else 2
+    num_buckets = 1 if workers.size > 1 else 0
+    return [
+        torch.empty_like(value)
+        for value in learner.trained.values()
+        for _ in range(num_moments + num_buckets)
+    ]
+
+
+def _longest_batch(learner: Learner, num_captions: int) -> Batch:
+    target = learner.trainable.target
+    return Batch(
+        kind=Kind.TRAIN,
+        epoch=0,
+        number=0,
+        is_last=False,
+        pixels=torch.zeros((num_captions, 3, target.height_px, target.width_px), dtype=torch.uint8),
+        image_ids=[],
+        owners=torch.arange(num_captions),
+        offsets=torch.arange(num_captions),
+        tokens=learner.trainable.encode([_LONG_CAPTION] * num_captions),
+        references=[],
+        unreadable=[],
+    )
+
+
+def _release(device: torch.device) -> None:
+    """Give memory that is no longer used back to the device."""
+    if device.type != "cpu":
+        torch.accelerator.memory.empty_cache()
+
+
+PREVIEW = "augmentation.jpg"
+_NUM_IMAGES = 6
+_NUM_EPOCHS = 5
+
+
+def write_preview(store: Store, spec: StreamSpec) -> None:
+    """Draw some training images: each as it is, and as the first epochs will see it."""
+    prepare_process(spec.image)
+    rows = []
+    for image in read_images(sample_rows(spec.plan.groups, _NUM_IMAGES), spec):
+        try:
+            file = file_of(image.file(), image.uri, spec)
+            variants = [changed(file, epoch, image.image_id, spec) for epoch in range(_NUM_EPOCHS)]
+            rows.append([original(file, spec), *variants])
+        except ImageError:
+            continue  # training will tell of it
+    if rows:
+        store.write(PREVIEW, picture_grid(rows))
+
+
+_INITIAL = f"{CHECKPOINTS}initial/"
+_INITIAL_RECORD = f"{CHECKPOINTS}initial.json"
+"""Written when the initial model stands whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """How a model comes into being, and comes back from a folder that it was saved to."""
+
+    build: Callable[[TrainConfig, Iterable[str]], Trainable]
+    """From settings and all captions of the training split; on the CPU."""
+    load: Callable[[Path, TrainConfig], Trainable]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """What every worker is told of a run."""
+
+    dataset: str
+    output: str
+    config: TrainConfig
+    plan: Plan
+    samples: dict[str, list[GroupRows]]
+    models: Models
+    origin: dict[str, Any]
+    mark: dict[str, Any]
+    """The run's fingerprint, which must stand in the output."""
+
+
+def prepare(
+    job: Job, store: Store, workers: Workers, reporter: Reporter
+) -> tuple[Run, State, StreamSpec]:
+    """Get ready for the loop, on all workers alike.
+
+    Raises:
+        ConfigError: this node does not see the output.
+        ModelError: the model cannot be built or loaded, or does not fit into memory.
+        StorageError: a store refuses.
+    """
+    check_claimed(store, job.mark)
+    _build_initial(job, store, workers)
+    learner, state = _restored(job, store, workers, reporter)
+    _fit(learner, state, workers, reporter)
+    run = Run(
+        config=job.config,
+        plan=job.plan,
+        store=store,
+        workers=workers,
+        learner=learner,
+        reporter=reporter,
+        origin=job.origin,
+    )
+    spec = _stream_spec(job, learner.trainable)
+    if workers.is_first and not state.num_steps:
+        write_preview(store, spec)
+    return run, state, spec
+
+
+def _build_initial(job: Job, store: Store, workers: Workers) -> None:
+    """Let the first worker build the model that all begin with, unless it stands."""
+    if workers.is_first and not _stands(store, _INITIAL_RECORD):
+        torch.manual_seed(job.config.train.seed)
+        trainable = job.models.build(job.config, _captions(job))
+        with replacing(store, _INITIAL) as folder:
+            trainable.save(folder, job.config.generation, job.origin)
+        store.write(_INITIAL_RECORD, encode_json({"created_at": now()}))
+    workers.gather(None)
+
+
+def _restored(
+    job: Job, store: Store, workers: Workers, reporter: Reporter
+) -> tuple[Learner, State]:
+    """Load the model and the newest checkpoint that is whole, the same on all workers."""
+    learner, state = _begin(job, store, workers), None
+    name = ""
+    if workers.is_first:
+        name, state = _newest(store, learner, reporter)
+    name = workers.share(name)
+    if not name:
+        # Anew, as a damaged checkpoint may have left something behind.
+        learner, state = _begin(job, store, workers), None
+    elif state is None:
+        state = restore_checkpoint(store, name, learner)
+    if state is None:
+        train = job.config.train
+        return learner, State(max_captions=-(-train.batch_size // train.num_accumulated))
+    if workers.is_first:
+        reporter.note(f"resumed epoch={state.epoch + 1} step={state.step} from={name}")
+    return learner, state
+
+
+def _begin(job: Job, store: Store, workers: Workers) -> Learner:
+    torch.manual_seed(job.config.train.seed)
+    with local_copy(store, _INITIAL) as folder:
+        trainable = job.models.load(folder, job.config)
+    return Learner(trainable, job.config, workers)
+
+
+def _newest(store: Store, learner: Learner, reporter: Reporter) -> tuple[str, State | None]:
+    """Restore the newest checkpoint that is whole; "" where there is none."""
+    for name in find_checkpoints(store):
+        try:
+            return name, restore_checkpoint(store, name, learner)
+        except DatasetError as error:
+            reporter.warn(
+                f"checkpoint {name} is damaged ({error}): going on from the one before, or from "
+                "the start if there is none"
+            )
+    return "", None
+
+
+def _fit(learner: Learner, state: State, workers: Workers, reporter: Reporter) -> None:
+    """Make micro-batches small enough for memory, and connect the workers."""
+    asked = state.max_captions
+    state.max_captions = fit_memory(learner, workers, asked)
+    if workers.is_first and state.max_captions < asked:
+        reporter.warn(
+            f"memory does not hold {asked} captions at a time: taking {state.max_captions} at a "
+            "time instead, and more micro-batches a step"
+        )
+    learner.connect()
+
+
+def _stream_spec(job: Job, trainable: Trainable) -> StreamSpec:
+    return StreamSpec(
+        dataset=job.dataset,
+        plan=job.plan,
+        samples=job.samples,
+        augment=job.config.augment,
+        image=job.config.image,
+        storage=job.config.storage,
+        target=trainable.target,
+    )
+
+
+def _captions(job: Job) -> Iterator[str]:
+    """Read all captions of what is trained on."""
+    dataset, share = open_dataset(job.dataset, job.config.storage), job.config.train.subset
+    limit = rank_limit(dataset, share)
+    for page in dataset.pages([TRAIN], [IMAGE_ID, CAPTIONS_LIST]):
+        ids, texts = (page[name].to_pylist() for name in (IMAGE_ID, CAPTIONS_LIST))
+        for image_id, captions in zip(ids, texts, strict=True):
+            if share == 1.0 or rank_of(image_id) < limit:
+                yield from captions
+
+
+def _stands(store: Store, key: str) -> bool:
+    try:
+        store.read_tail(key, 1)
+    except ObjectNotFound:
+        return False
+    return True

@@ -1,0 +1,171 @@
+"""`raycap train` from end to end: claim, resume, train on the cluster, sum up."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from raycap.cluster.start import ray_cluster
+from raycap.config import TrainConfig
+from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
+from raycap.datasets.splits import TRAIN, VALIDATION
+from raycap.models.training import build_trainable, load_trainable
+from raycap.runs.records import now, versions
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+from raycap.training.checkpoints import CHECKPOINTS
+from raycap.training.data.pieces import Kind
+from raycap.training.data.plan import Plan, sample_rows
+from raycap.training.data.source import read_groups
+from raycap.training.epochs import BEST, LAST
+from raycap.training.fitting import Fitting, Outcome
+from raycap.training.overfitting import best_epoch
+from raycap.training.preparing import Job, Models
+from raycap.training.record import (
+    LOCK,
+    Training,
+    claim_output,
+    fingerprint,
+    read_training,
+    write_training,
+)
+from raycap.training.resources import fit_resources
+from raycap.training.status import OnTrainingProgress
+from raycap.training.tensorboard import check_tensorboard
+
+logger = logging.getLogger(__name__)
+
+MODELS = Models(build=build_trainable, load=load_trainable)
+"""The models of raycap."""
+
+
+def train(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    config: TrainConfig | None = None,
+    models: Models = MODELS,
+    on_progress: OnTrainingProgress | None = None,
+    debug: bool = False,
+) -> Training:
+    """Train a captioner on a caption dataset, into an output.
+
+    The same call continues a run that was interrupted, at the step of its last checkpoint, and
+    has nothing to do where the run is complete.
+
+    Args:
+        dataset: what `raycap prepare` wrote: a folder or `s3://bucket/prefix`.
+        output: a folder or `s3://bucket/prefix`.
+        config: all settings; defaults where it is None.
+        models: how the model is built and loaded, to train one of your own.
+        on_progress: called now and then while steps are taken, and at each end of an epoch.
+        debug: show Ray's and the workers' own output.
+
+    Returns:
+        What the run came to, as written to `training.json`.
+
+    Raises:
+        ConfigError: a setting, the dataset's address or the output's is wrong.
+        DatasetError: the dataset is not what it should be.
+        RunConflict: the output belongs to another run, or is being written.
+        RunStopped: the run was interrupted, its loss was not finite, or workers died too often.
+        StorageError: a store refuses.
+        ModelError: the model cannot be found, loaded or trained.
+    """
+    started = time.monotonic()
+    config = config or TrainConfig()
+    if config.train.tensorboard:
+        check_tensorboard()
+    source = open_dataset(dataset, config.storage)
+    store = open_store(str(output), config.storage)
+    mark = fingerprint(identify(source), config)
+    with store.lock(LOCK) as lock:
+        found = read_training(store)
+        claim_output(store, mark, config)
+        for prefix in ("", BEST, LAST):
+            store.remove_leftovers(prefix)
+        if found is None:
+            with ray_cluster(debug=debug) as is_fixed:
+                resources = fit_resources(config.engine, is_fixed=is_fixed)
+                job = _job(source, store, config, models, mark)
+                fitting = Fitting(job, resources, debug=debug)
+                outcome = fitting.follow(lock, on_progress or (lambda _: None))
+            found = _sum_up(job, outcome, started)
+            write_training(store, found)
+        store.delete_all(CHECKPOINTS)
+    return found
+
+
+def _job(
+    source: CaptionDataset,
+    store: Store,
+    config: TrainConfig,
+    models: Models,
+    mark: dict[str, Any],
+) -> Job:
+    """Lay out the whole run."""
+    groups = read_groups(source, TRAIN, config.train.subset)
+    num_sampled = config.validation.num_images
+    plan = Plan(
+        groups=groups,
+        seed=config.train.seed,
+        num_workers=config.engine.num_workers,
+        batch_size=config.train.batch_size,
+        shuffle_images=config.engine.shuffle_images,
+        bucket_by_length=config.train.bucket_by_length,
+    )
+    logger.info(
+        "planned images=%d steps=%d epochs=%d workers=%d",
+        plan.num_images,
+        plan.steps_per_epoch,
+        config.train.num_epochs,
+        plan.num_workers,
+    )
+    return Job(
+        dataset=source.store.uri,
+        output=store.uri,
+        config=config,
+        plan=plan,
+        samples={
+            Kind.VALIDATION: sample_rows(read_groups(source, VALIDATION), num_sampled),
+            Kind.FITTED: sample_rows(groups, num_sampled),
+        },
+        models=models,
+        origin={
+            "dataset": mark["dataset"],
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+        },
+        mark=mark,
+    )
+
+
+def _sum_up(job: Job, outcome: Outcome, started: float) -> Training:
+    state, config = outcome.state, job.config
+    history = state.history
+    metric = config.validation.metric
+    best = history[best_epoch([record.value(metric) for record in history], metric) - 1]
+    train_s = sum(record.train_s for record in history)
+    num_images = sum(record.num_images for record in history)
+    return Training(
+        output=job.output,
+        dataset=job.dataset,
+        kind=config.kind,
+        end=outcome.end,
+        num_images=job.plan.num_images,
+        num_epochs=len(history),
+        num_steps=state.num_steps,
+        global_batch=job.plan.global_batch,
+        micro_batch=state.max_captions,
+        metric=metric,
+        best=best,
+        last=history[-1],
+        history=history,
+        overfits_since=history[-1].overfits_since,
+        images_per_s=round(num_images / train_s, 2) if train_s else 0.0,
+        wall_s=round(time.monotonic() - started, 2),
+        peak_memory_bytes=outcome.peak_memory_bytes,
+        peak_device_bytes=outcome.peak_device_bytes,
+        versions=versions(),
+        finished_at=now(),
+    )

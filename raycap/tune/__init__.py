@@ -1,1 +1,0 @@
-"""Search of settings on Ray Tune; each trial is a training run like any other."""

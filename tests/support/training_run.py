@@ -1,0 +1,98 @@
+"""Training by the tiny model without Ray: the loop of one worker, in this process."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from raycap.config import StorageConfig, TrainConfig
+from raycap.storage.stores import open_store
+from raycap.training.data.feed import Feed
+from raycap.training.loop import End, Loop
+from raycap.training.preparing import Job, Models, prepare
+from raycap.training.record import claim_output
+from raycap.training.state import State
+from raycap.training.status import TrainingProgress
+from tests.support.tiny_trainable import build_tiny, load_tiny
+from tests.support.training_stream import make_spec, one_worker, tables_of
+
+TINY = Models(build=build_tiny, load=load_tiny)
+
+
+def tiny_models(*, delay_s: float = 0.0, most_images: int | None = None) -> Models:
+    """The tiny model, slow or short of memory."""
+    return Models(
+        build=build_tiny, load=partial(load_tiny, delay_s=delay_s, most_images=most_images)
+    )
+
+
+@dataclass
+class Told:
+    """A reporter that keeps what it is told, and asks to stop after some steps."""
+
+    stop_after: int | None = None
+    progress: list[TrainingProgress] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def wants_stop(self) -> bool:
+        return self.stop_after is not None and len(self.steps) >= self.stop_after
+
+    @property
+    def steps(self) -> list[TrainingProgress]:
+        """What was told after each step."""
+        return [p for p in self.progress if not p.is_validating and p.epoch_record is None]
+
+    def tell(self, progress: TrainingProgress) -> None:
+        self.progress.append(progress)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@dataclass
+class Ended:
+    end: End
+    state: State
+    told: Told
+
+
+def train_here(
+    dataset: str | Path,
+    output: str | Path,
+    config: TrainConfig,
+    *,
+    models: Models = TINY,
+    stop_after: int | None = None,
+) -> Ended:
+    """Train from the newest checkpoint on, as a worker of Ray Train does."""
+    spec = make_spec(
+        str(dataset),
+        batch_size=config.train.batch_size,
+        num_sampled=config.validation.num_images,
+        augment=config.augment,
+    )
+    store = open_store(str(output), StorageConfig())
+    mark = {"test": True}
+    claim_output(store, mark, config)
+    job = Job(
+        dataset=str(dataset),
+        output=store.uri,
+        config=config,
+        plan=spec.plan,
+        samples=spec.samples,
+        models=models,
+        origin={"dataset": "scenes"},
+        mark=mark,
+    )
+    told = Told(stop_after=stop_after)
+    workers = one_worker()
+    run, state, spec = prepare(job, store, workers, told)
+    tables = tables_of(spec, epoch=state.epoch, step=state.step, num_epochs=config.train.num_epochs)
+    # Whole beforehand: here, augmentation would share torch's random numbers with the loop.
+    with Feed(iter(list(tables)), workers, run.learner.trainable, 60.0) as feed:
+        end = Loop(run, feed, state).train()
+    return Ended(end, state, told)

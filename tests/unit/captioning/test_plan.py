@@ -1,0 +1,205 @@
+"""Planning against brute force: any listings, killed at any write, give every image once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycap.captioning.parts import MANIFEST, list_parts, part_key, read_part
+from raycap.captioning.plan import Plan, extend_plan, read_plan
+from raycap.errors import StorageError
+from raycap.schema import MANIFEST as MANIFEST_SCHEMA
+from raycap.storage.local import LocalStore
+
+Images = dict[str, str | None]
+"""ETags by image id."""
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class MortalStore(LocalStore):
+    """Dies after some writes."""
+
+    num_writes_left = 10**9
+
+    def write(self, key: str, data: bytes) -> None:
+        if self.num_writes_left <= 0:
+            raise Killed
+        self.num_writes_left -= 1
+        super().write(key, data)
+
+
+def listing(images: Images, page: int = 3) -> Iterator[pa.Table]:
+    rows = [
+        {"image_id": name, "uri": f"u/{name}", "size_bytes": len(name), "etag": etag}
+        for name, etag in sorted(images.items(), key=lambda item: item[0].encode())
+    ]
+    for start in range(0, len(rows), page):
+        yield pa.Table.from_pylist(rows[start : start + page], schema=MANIFEST_SCHEMA)
+
+
+def planned(store: LocalStore) -> list[tuple[int, int, str, str | None]]:
+    """Read every row as (part, row, image id, ETag)."""
+    return [
+        (number, row, item["image_id"], item["etag"])
+        for number in sorted(list_parts(store, MANIFEST))
+        for row, item in enumerate(read_part(store, MANIFEST, number).to_pylist())
+    ]
+
+
+def extend(store: LocalStore, images: Images, part_size: int = 4, limit: int | None = None) -> Plan:
+    tables = listing(images)
+    return extend_plan(store, tables, part_size=part_size, num_threads=2, limit=limit)
+
+
+IDS = st.text("ab/é😀\ufffd", min_size=1, max_size=3)
+ROUND = st.tuples(
+    st.dictionaries(IDS, st.sampled_from(["1", "2", None]), max_size=25),
+    st.integers(1, 7),
+    st.none() | st.integers(1, 30),
+    st.none() | st.integers(0, 6),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(ROUND, min_size=1, max_size=5), st.integers(2, 9))
+def test_any_listings_give_every_image_once_with_its_latest_etag(
+    tmp_path_factory: pytest.TempPathFactory,
+    rounds: list[tuple[Images, int, int | None, int | None]],
+    chunk_rows: int,
+) -> None:
+    store = MortalStore(tmp_path_factory.mktemp("out"))
+    latest: Images = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raycap.captioning.plan._CHUNK_ROWS", chunk_rows)
+        for images, part_size, limit, num_writes in rounds:
+            before = planned(store)
+            seen = dict(sorted(images.items(), key=lambda item: item[0].encode())[:limit])
+            if num_writes is not None:
+                store.num_writes_left = num_writes
+                try:
+                    extend(store, images, part_size, limit)
+                except Killed:
+                    check_places(before, planned(store))
+                store.num_writes_left = 10**9
+            plan = extend(store, images, part_size, limit)
+            latest |= {k: v if v is not None else latest.get(k) for k, v in seen.items()}
+            check_places(before, planned(store))
+            found = [(name, etag) for _, _, name, etag in planned(store)]
+            assert len(found) == len(latest)
+            check_etags(dict(found), latest)
+            assert plan == Plan(
+                parts=read_plan(store, 2).parts, num_new=plan.num_new, num_changed=plan.num_changed
+            )
+            again = extend(store, images, part_size, limit)
+            assert (again.num_new, again.num_changed, again.parts) == (0, 0, plan.parts)
+            latest = dict(found)
+
+
+def check_places(
+    before: list[tuple[int, int, str, str | None]], after: list[tuple[int, int, str, str | None]]
+) -> None:
+    """An image never leaves its place, and no image stands at two."""
+    places = {(part, row): name for part, row, name, _ in after}
+    assert all(places[part, row] == name for part, row, name, _ in before)
+    assert len(set(places.values())) == len(places)
+
+
+def check_etags(found: Images, latest: Images) -> None:
+    for name, etag in latest.items():
+        # Where either listing did not tell, nothing counts as changed.
+        assert found[name] == etag or found[name] is None
+
+
+def numbered(numbers: range, etag: str = "1") -> Images:
+    return {f"{number:04d}": etag for number in numbers}
+
+
+def test_new_images_become_new_parts_and_old_parts_stay(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first = extend(store, numbered(range(0, 20, 2)))
+    assert [part.num_rows for part in first.parts.values()] == [4, 4, 2]
+    assert (first.num_new, first.num_changed, first.num_images, first.num_bytes) == (10, 0, 10, 40)
+    old = {number: store.read(part_key(MANIFEST, number)) for number in first.parts}
+    second = extend(store, numbered(range(20)))
+    assert (second.num_new, second.num_changed, second.num_images) == (10, 0, 20)
+    assert list(second.parts) == [0, 1, 2, 3, 4, 5]
+    assert {number: store.read(part_key(MANIFEST, number)) for number in old} == old
+
+
+def test_a_changed_image_raises_the_revision_of_its_part_alone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    extend(store, numbered(range(12)))
+    old = {number: store.read(part_key(MANIFEST, number)) for number in range(3)}
+    plan = extend(store, {**numbered(range(12)), "0005": "2", "0006": "3"})
+    assert (plan.num_new, plan.num_changed) == (0, 2)
+    assert [part.revision for part in plan.parts.values()] == [0, 1, 0]
+    assert store.read(part_key(MANIFEST, 0)) == old[0]
+    assert store.read(part_key(MANIFEST, 2)) == old[2]
+    assert read_part(store, MANIFEST, 1)["etag"].to_pylist() == ["1", "2", "3", "1"]
+
+
+def test_images_that_are_gone_stay_planned(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    extend(store, numbered(range(12)))
+    plan = extend(store, numbered(range(6, 8)))
+    assert (plan.num_images, plan.num_new, plan.num_changed) == (12, 0, 0)
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    extend(store, numbered(range(6)))
+    before = planned(store)
+    images = {**numbered(range(10)), "0001": "2"}
+    plan = extend_plan(store, listing(images), part_size=3, num_threads=2, dry_run=True)
+    assert (plan.num_new, plan.num_changed, plan.num_images) == (4, 1, 10)
+    assert len(plan.parts) == 4
+    assert planned(store) == before
+
+
+def test_changed_parts_are_rewritten_as_the_listing_passes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raycap.captioning.plan._CHUNK_ROWS", 4)
+    store = LocalStore(tmp_path)
+    extend(store, numbered(range(40)))
+    passed = []
+
+    def watched() -> Iterator[pa.Table]:
+        for table in listing(numbered(range(40), "2"), page=4):
+            passed.append(sum(part.revision for part in read_plan(store, 1).parts.values()))
+            yield table
+
+    extend_plan(store, watched(), part_size=4, num_threads=2)
+    assert passed == list(range(10))
+
+
+@pytest.mark.parametrize("page", [1, 2, 100])
+@pytest.mark.parametrize(
+    "names", [["b", "a"], ["a", "a"], ["a", "b", "b"], ["é", "z"], ["", ""], ["a", "b", "c", "b"]]
+)
+def test_a_listing_out_of_order_or_with_a_double_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], page: int
+) -> None:
+    monkeypatch.setattr("raycap.captioning.plan._CHUNK_ROWS", 2)
+    rows = [{"image_id": name, "uri": name, "size_bytes": 1, "etag": "1"} for name in names]
+    tables = [
+        pa.Table.from_pylist(rows[start : start + page], schema=MANIFEST_SCHEMA)
+        for start in range(0, len(rows), page)
+    ]
+    with pytest.raises(StorageError, match="is not sorted by key"):
+        extend_plan(LocalStore(tmp_path), tables, part_size=4, num_threads=2)
+
+
+def test_an_empty_listing_plans_nothing(tmp_path: Path) -> None:
+    plan = extend(LocalStore(tmp_path), {})
+    assert (plan.num_images, plan.num_bytes, plan.parts) == (0, 0, {})
+
+
+def test_an_empty_name_is_a_name(tmp_path: Path) -> None:
+    assert extend(LocalStore(tmp_path), {"": "1", "a": "1"}).num_images == 2

@@ -1,0 +1,99 @@
+"""How far a run is can be read from its output alone, at every stage of its life."""
+
+import json
+import os
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycap.captioning import status as heartbeat
+from raycap.captioning.status import PROGRESS, Heartbeat, read_status
+from raycap.config import StorageConfig
+from raycap.console.captioning import status_rows
+from raycap.errors import DatasetError
+from raycap.progress import Progress
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+
+HALF = Progress(num_done=50, num_total=100, num_failed=2, images_per_s=12.345)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = open_store(str(tmp_path / "out"), StorageConfig())
+    found.write("run.json", b"{}")
+    return found
+
+
+def shown(store: Store) -> dict[str, str]:
+    return dict(status_rows(read_status(store.uri)))
+
+
+def age(store: Store, seconds: float) -> None:
+    """Put the last beat back in time."""
+    beat: dict[str, Any] = json.loads(store.read(PROGRESS))
+    beat["beat_at"] = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+    store.write(PROGRESS, json.dumps(beat).encode())
+
+
+def test_a_run_is_starting_running_and_stopped(store: Store) -> None:
+    assert read_status(store.uri).state == "starting"
+    assert shown(store) == {"state": "starting: images are being listed"}
+    with Heartbeat(store, HALF):
+        rows = shown(store)
+        assert rows["state"] == "running"
+        assert rows["done"] == "50 (50.0%)"
+        assert (rows["failed"], rows["rate"], rows["ETA"]) == ("2", "12.35 images/s", "4.0 s")
+        assert rows["last heartbeat"].endswith(f"pid {os.getpid()}")
+    status = read_status(store.uri)
+    assert status.state == "stopped"
+    assert "ETA" not in shown(store)
+    store.write("summary.json", b"{}")
+    assert read_status(store.uri).state == "complete"
+
+
+def test_a_run_that_died_is_silent_after_a_while(store: Store) -> None:
+    with Heartbeat(store, HALF):
+        age(store, 60)
+        assert read_status(store.uri).state == "running"
+        age(store, 120)
+        status = read_status(store.uri)
+        assert status.state == "silent"
+        assert status.age_s == pytest.approx(120, abs=5)
+        assert "2.0 min ago" in shown(store)["last heartbeat"]
+
+
+def test_it_beats_by_itself_with_what_it_was_last_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    with Heartbeat(store, HALF) as beating:
+        beating.note(replace(HALF, num_done=99))
+        deadline = time.monotonic() + 10
+        while (beat := read_status(store.uri).beat) is None or beat.num_done != 99:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_an_output_that_cannot_be_written_costs_the_beats_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(store.uri)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    with Heartbeat(store, HALF):
+        (folder / PROGRESS).unlink(missing_ok=True)
+        (folder / PROGRESS).mkdir()  # no file can be put there
+        time.sleep(0.3)
+    assert "progress_not_written" in caplog.text
+
+
+def test_what_is_no_output_and_what_is_damaged_is_told(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is not an output of raycap"):
+        read_status(tmp_path / "nowhere")
+    store.write(PROGRESS, b'{"num_done": "many"}')
+    with pytest.raises(DatasetError, match=r"progress\.json: is damaged .*delete the file"):
+        read_status(store.uri)

@@ -1,0 +1,188 @@
+"""Settings: what is accepted, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raycap.config import CaptionConfig
+from raycap.config.loading import load_config, validate_config
+from raycap.errors import ConfigError
+
+
+def load(*settings: str, file: Path | None = None) -> CaptionConfig:
+    return load_config(CaptionConfig, file, list(settings))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.yaml"
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert load() == CaptionConfig()
+
+
+def test_the_command_line_wins_over_the_file(file: Path) -> None:
+    file.write_text("engine: {batch_size: 4, part_size: 10}\nmodel:\n  name: demo\n")
+    config = load("engine.batch_size=16", "model.precision=bf16", file=file)
+    assert (config.engine.batch_size, config.engine.part_size) == (16, 10)
+    assert (config.model.name, config.model.precision) == ("demo", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("engine.max_failed_share=1e-5", 1e-5),
+        ("engine.max_failed_share=.5", 0.5),
+        ("engine.gpus_per_actor=0.25", 0.25),
+        ("engine.batch_size=null", None),
+        ("engine.batch_size=~", None),
+        ("engine.batch_size= NULL ", None),
+        ("engine.batch_size='7'", 7),
+        ("storage.anonymous=true", True),
+        ("storage.anonymous=no", False),
+        ("generation.prompt=", ""),
+        ("generation.prompt=a picture of", "a picture of"),
+        ("generation.prompt=a: b = c", "a: b = c"),
+        ("generation.prompt=yes", "yes"),
+        ("generation.prompt=2024", "2024"),
+        ("generation.prompt=@home #1", "@home #1"),
+        ("generation.prompt='null '", "null "),
+        ("generation.sampling.top_k=5", 5),
+        (" model.name = org/name@rev", "org/name@rev"),
+    ],
+)
+def test_a_value_on_the_command_line_is_read_as_its_field_wants_it(
+    setting: str, value: object
+) -> None:
+    found: object = load(setting)
+    for name in setting.partition("=")[0].strip().split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [("4", (4, 4)), ("1..8", (1, 8)), (" 2 .. 3 ", (2, 3)), ("{min: 1, max: 2}", (1, 2))],
+)
+def test_actors_are_a_number_or_a_range(text: str, bounds: tuple[int, int], file: Path) -> None:
+    file.write_text(f"engine:\n  num_actors: {text}\n")
+    for config in (load(f"engine.num_actors={text}"), load(file=file)):
+        assert config.engine.num_actors is not None
+        assert (config.engine.num_actors.min, config.engine.num_actors.max) == bounds
+    assert load("engine.num_actors=null", file=file).engine.num_actors is None
+
+
+def test_headings_without_settings_change_nothing(file: Path) -> None:
+    file.write_text("engine:\n  # batch_size: 4\ngeneration:\n  sampling:\nmodel: {}\n")
+    assert load(file=file) == CaptionConfig()
+    assert load("engine.batch_size=4", file=file).engine.batch_size == 4
+    assert load("generation.sampling.top_k=4", file=file).generation.sampling.top_k == 4
+    file.write_text("# nothing\n")
+    assert load(file=file) == CaptionConfig()
+
+
+WRONG = {
+    "engine.zz=1": "engine.zz: no such setting; there are: batch_size, num_actors, ",
+    "zz=1": "zz: no such setting; there are: model, generation, image, engine, storage",
+    "zz.y=1": "zz: no such setting; there are: model, ",
+    "generation.sampling.zz=1": "generation.sampling.zz: no such setting; there are: enabled, ",
+    "engine.num_actors.zz=1": "engine.num_actors.zz: no such setting; there are: min, max",
+    "engine.num_actors={min: 1, max: 2, zz: 3}": "engine.num_actors.zz: no such setting",
+    "engine.num_actors.min=3": "engine.num_actors.max: Field required",
+    "engine.num_actors=x": "engine.num_actors: must be a number of actors, such as 4, or a range",
+    "engine.num_actors=-1": "engine.num_actors: must be a number of actors",
+    "engine.num_actors=²": "engine.num_actors: must be a number of actors",
+    "engine.num_actors=8..1": "engine.num_actors: min must not exceed max",
+    "engine.num_actors=0": "engine.num_actors.min: Input should be greater than or equal to 1",
+    "engine.batch_size=0": "engine.batch_size: Input should be greater than or equal to 1, got '0'",
+    "engine.batch_size=None": "got 'None' (write null for none)",
+    "engine.batch_size=": "engine.batch_size: Input should be a valid integer",
+    "engine.batch_size=3.5": "engine.batch_size: Input should be a valid integer",
+    "engine.batch_size=[1]": "engine.batch_size: Input should be a valid integer, got [1]",
+    "storage.timeout_s=inf": "storage.timeout_s: Input should be a finite number",
+    "generation.length_penalty=nan": "generation.length_penalty: Input should be a finite number",
+    "model={compile: true, precision: int8}": "compile=true cannot go with precision=int8",
+    "model.precision=fp8": "model.precision: Input should be 'auto', 'fp32', 'bf16', 'fp16' or "
+    "'int8'",
+    "generation.num_captions=5": "generation: num_captions must not exceed num_beams",
+    "engine=3": "engine: Input should be a valid dictionary",
+    "engine": "--set engine: write it as --set section.field=value",
+    "=3": "--set =3: write it as --set section.field=value",
+    "generation.prompt=[x": "--set generation.prompt: '[x' is not a YAML value",
+    "generation.prompt=" + "[" + "x, " * 50 + "]": "'...",
+}
+
+
+@pytest.mark.parametrize(("setting", "words"), WRONG.items())
+def test_a_wrong_setting_names_its_path_and_what_is_allowed(setting: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(setting)
+    assert words in str(caught.value)
+    assert all(len(line) < 400 for line in str(caught.value).splitlines())
+
+
+def test_a_value_is_not_a_section() -> None:
+    with pytest.raises(ConfigError, match=r"model\.name\.x: name is a value, not a section"):
+        load("model.name=a", "model.name.x=3")
+
+
+def test_every_wrong_setting_is_told(file: Path) -> None:
+    file.write_text("engine: {zz: 1, batch_size: no}\nyy: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file=file)
+    told = str(caught.value).splitlines()
+    assert sorted(line.partition(":")[0] for line in told) == [
+        "engine.batch_size",
+        "engine.zz",
+        "yy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n", "must be a mapping of sections"),
+        ("word", "must be a mapping of sections"),
+        ("a: [\n", "cannot be read as YAML"),
+        ("!!python/object:os.system {}", "cannot be read as YAML"),
+        ("1: 2\n", "must be a mapping of sections"),
+        ("engine: [1]\n", "engine: Input should be a valid dictionary"),
+        ("engine: {1: 2}\n", "Keys should be strings"),
+        ("engine.batch_size: 4\n", "engine.batch_size: no such setting"),
+        ("storage: {timeout_s: .inf}\n", "storage.timeout_s: Input should be a finite number"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(file: Path, text: str, words: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file=file)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"model: {name: \xe9}")
+    for name in ("none.yaml", "", "latin.yaml"):
+        with pytest.raises(ConfigError, match="cannot be read as YAML"):
+            load(file=tmp_path / name)
+
+
+def test_a_resolved_config_is_read_back_as_it_was(file: Path) -> None:
+    config = load("engine.num_actors=1..8", "generation.sampling.top_k=5", "storage.timeout_s=0.5")
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert load(file=file) == config
+    assert validate_config(CaptionConfig, config.model_dump()) == config
+    assert hash(load(file=file).storage) == hash(config.storage)
+
+
+def test_every_setting_is_described() -> None:
+    def described(section: type, path: str = "") -> None:
+        for name, field in section.model_fields.items():  # type: ignore[attr-defined]
+            assert field.description, f"{path}{name}"
+            if hasattr(field.annotation, "model_fields"):
+                described(field.annotation, f"{path}{name}.")
+
+    described(CaptionConfig)

@@ -1,0 +1,130 @@
+"""Which format a source is taken for, and what is told where it is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raycap.config import PrepareConfig
+from raycap.config.loading import validate_config
+from raycap.datasets.readers import AnnotationFormat
+from raycap.errors import ConfigError, DatasetError
+from tests.support.annotated import format_of, read, write
+from tests.support.caption_sets import folder_rows, make_dataset, picture
+
+ROW = '{"file_name": "1.jpg", "caption": "x"}\n'
+COCO = json.dumps({"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []})
+KARPATHY = json.dumps({"images": [{"filename": "1.jpg", "sentences": []}]})
+INSTANCES = json.dumps({"annotations": [{"image_id": 1, "bbox": []}]})
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["captions_val2014.json"], AnnotationFormat.COCO),
+        (["annotations/captions_val2014.json", "val2014/1.jpg"], AnnotationFormat.COCO),
+        (["dataset_coco.json", "1.jpg"], AnnotationFormat.KARPATHY),
+        (["captions.txt", "Images/1.jpg"], AnnotationFormat.FLICKR),
+        (["metadata.jsonl", "1.jpg", "1.txt"], AnnotationFormat.METADATA),
+        (["train/metadata.jsonl", "train/1.jpg"], AnnotationFormat.METADATA),
+        (["1.jpg", "1.txt", "sub/2.png"], AnnotationFormat.SIDECAR),
+        (["0.parquet"], AnnotationFormat.TABLE),
+        (["0.tar"], AnnotationFormat.WEBDATASET),
+    ],
+)
+def test_folders_are_recognised_by_what_is_in_them(
+    tmp_path: Path, files: list[str], found: AnnotationFormat
+) -> None:
+    contents = {".jsonl": ROW, "captions.txt": "1.jpg#0\tx\n", "coco.json": KARPATHY, ".json": COCO}
+    for name in files:
+        content = next((c for suffix, c in contents.items() if name.endswith(suffix)), "x")
+        write(tmp_path, {name: content})
+    assert format_of(tmp_path) == found
+    assert format_of(f"{tmp_path}/") == format_of(f"file://{tmp_path}") == found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("anything.json", COCO, AnnotationFormat.COCO),
+        ("anything.json", KARPATHY, AnnotationFormat.KARPATHY),
+        ("anything.json", f"[{ROW}]", AnnotationFormat.TABLE),
+        ("anything.jsonl", ROW, AnnotationFormat.TABLE),
+        ("metadata.jsonl", ROW, AnnotationFormat.METADATA),
+        ("anything.txt", "1.jpg#0\tx\n", AnnotationFormat.FLICKR),
+        ("anything.csv", "image,caption\n", AnnotationFormat.TABLE),
+        ("anything.csv", "image_name| comment_number| comment\n", AnnotationFormat.FLICKR),
+        ("anything.TSV", "image\tcaption\n", AnnotationFormat.TABLE),
+        ("anything.parquet", "", AnnotationFormat.TABLE),
+        ("anything.tar", "", AnnotationFormat.WEBDATASET),
+    ],
+)
+def test_files_are_recognised_by_name_and_beginning(
+    tmp_path: Path, name: str, content: str, found: AnnotationFormat
+) -> None:
+    write(tmp_path, {name: content})
+    assert format_of(tmp_path / name) == found
+
+
+def test_of_several_coco_files_those_of_captions_are_read(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"annotations/captions_val2014.json": COCO, "annotations/boxes.json": INSTANCES}
+    )
+    assert {row["image_id"] for row in read(tmp_path)} == {"1.jpg"}
+
+
+def test_a_folder_without_captions_is_told_with_all_that_was_looked_for(tmp_path: Path) -> None:
+    write(tmp_path, {"1.jpg": "x", "model.json": '{"layers": 3}'})
+    with pytest.raises(ConfigError, match="holds no captions that are recognised") as caught:
+        read(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: ")
+    for word in (
+        "COCO captions JSON",
+        "Karpathy",
+        "captions.txt",
+        "metadata.jsonl",
+        ".tar",
+        *FORMATS,
+    ):
+        assert word in message
+    assert "\n" not in message
+
+
+FORMATS = tuple(AnnotationFormat)
+
+
+def test_a_source_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="a web address cannot be listed or written"):
+        read("https://host/captions.json")
+
+
+def test_a_file_of_another_kind_is_told_with_the_formats(tmp_path: Path) -> None:
+    write(tmp_path, {"1.jpg": "x", "notes.json": '{"a": 1}', "half.json": '{"images": ['})
+    for name in ("1.jpg", "notes.json"):
+        with pytest.raises(ConfigError, match=rf"{name}: does not look like captions; .*coco, kar"):
+            read(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"half\.json: before byte .*: cannot be read as JSON"):
+        read(tmp_path / "half.json")
+
+
+@pytest.mark.parametrize("kind", set(AnnotationFormat) - {AnnotationFormat.SIDECAR})
+def test_a_named_format_that_is_not_there_is_told(tmp_path: Path, kind: AnnotationFormat) -> None:
+    write(tmp_path, {"1.jpg": "x"})
+    with pytest.raises((ConfigError, DatasetError), match=r"holds no ") as caught:
+        read(tmp_path, kind)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    with pytest.raises(
+        ConfigError, match=rf"1\.jpg: {kind} annotations are a folder or a file nam"
+    ):
+        read(tmp_path / "1.jpg", kind)
+
+
+def test_a_caption_dataset_is_no_source_of_another(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "1.jpg")
+    config = validate_config(PrepareConfig, {})
+    make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"), config)
+    with pytest.raises(ConfigError, match="is a caption dataset already; name the annotations"):
+        read(tmp_path / "dataset")

@@ -1,0 +1,273 @@
+"""Tables of captions: beside images, alone, in parts; JSON Lines, JSON, CSV, TSV and Parquet."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycap.datasets.readers import AnnotationFormat
+from raycap.errors import DatasetError
+from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
+
+Rows = list[dict[str, Any]]
+ROWS: Rows = [
+    {"file_name": "a/1.jpg", "caption": 'one, "quoted" ünïcode'},
+    {"file_name": "2.jpg", "caption": "two"},
+    {"file_name": "a/1.jpg", "caption": "one again"},
+]
+CAPTIONS = [(row["file_name"], row["caption"]) for row in ROWS]
+
+
+def json_lines(rows: Rows) -> str:
+    return "\n".join(map(json.dumps, rows)) + "\n"
+
+
+def separated(rows: Rows, separator: str = ",") -> str:
+    names = list(rows[0])
+    lines = [names, *([row[name] for name in names] for row in rows)]
+    quoted = [['"' + value.replace('"', '""') + '"' for value in line] for line in lines]
+    return "\r\n".join(map(separator.join, quoted))
+
+
+def parquet(rows: Rows | pa.Table) -> bytes:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+KINDS: dict[str, Callable[[Rows], str | bytes]] = {
+    "jsonl": json_lines,
+    "json": json.dumps,
+    "csv": separated,
+    "tsv": lambda rows: separated(rows, "\t"),
+    "parquet": parquet,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_any_kind_is_read_alike(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, {f"list.{kind}": KINDS[kind](ROWS)})
+    rows = read(tmp_path / f"list.{kind}")
+    assert format_of(tmp_path / f"list.{kind}") == AnnotationFormat.TABLE
+    assert captions(rows) == CAPTIONS
+    assert places(rows, tmp_path) == {"a/1.jpg": "a/1.jpg", "2.jpg": "2.jpg"}
+    elsewhere = read(tmp_path / f"list.{kind}", images="s3://bucket/photos/")
+    assert elsewhere[0]["uri"] == "s3://bucket/photos/a/1.jpg"
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata.jsonl", "metadata.csv", "captions.jsonl", "metadata.parquet"]
+)
+def test_a_table_beside_the_images_is_recognised(tmp_path: Path, name: str) -> None:
+    write(tmp_path, {name: KINDS[name.rpartition(".")[2]](ROWS), "2.jpg": "x"})
+    assert format_of(tmp_path) == AnnotationFormat.METADATA
+    assert captions(read(tmp_path)) == CAPTIONS
+    assert places(read(tmp_path), tmp_path) == {"a/1.jpg": "a/1.jpg", "2.jpg": "2.jpg"}
+
+
+def test_images_may_be_in_a_folder_of_that_name_beside_the_table(tmp_path: Path) -> None:
+    rows = [{"file_name": "1.jpg", "captions": ["one", "two"], "license": "CC BY", "width": 640}]
+    write(tmp_path, {"captions.jsonl": json_lines(rows), "images/1.jpg": "x"})
+    found = read(tmp_path)
+    assert captions(found) == [("1.jpg", "one"), ("1.jpg", "two")]
+    assert places(found, tmp_path) == {"1.jpg": "images/1.jpg"}
+    assert read(tmp_path / "captions.jsonl") == found
+
+
+def test_folders_named_like_splits_are_splits(tmp_path: Path) -> None:
+    one = json_lines([{"file_name": "1.jpg", "text": "one"}])
+    files: dict[str, str | bytes] = {f"{word}/metadata.jsonl": one for word in ("train", "val")}
+    write(tmp_path, {**files, "train/1.jpg": "x", "val/1.jpg": "x", "extra/metadata.jsonl": one})
+    rows = read(tmp_path)
+    assert brief(rows, "image_id", "split") == [
+        ("train/1.jpg", "train"),
+        ("val/1.jpg", "validation"),
+    ]
+    assert places(rows, tmp_path) == {"train/1.jpg": "train/1.jpg", "val/1.jpg": "val/1.jpg"}
+    moved = write(tmp_path / "moved", {"train/1.jpg": "x"})
+    assert read(tmp_path, images=moved)[0]["uri"] == f"{moved}/train/1.jpg"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_splits_come_from_a_column(tmp_path: Path, kind: str) -> None:
+    words = ["train", "restval", "VAL", "dev", "Testing", "val2017", " "]
+    rows = [{"path": f"{n}.jpg", "caption": "x", "split": w} for n, w in enumerate(words)]
+    write(tmp_path, {f"list.{kind}": KINDS[kind](rows)})
+    found = [row["split"] for row in read(tmp_path / f"list.{kind}")]
+    assert found == ["train", "train", "validation", "validation", "test", "validation", None]
+
+
+def test_an_unknown_split_is_told_with_its_row(tmp_path: Path) -> None:
+    rows = [{"path": "1.jpg", "caption": "x", "split": split} for split in ("train", "holdout")]
+    write(tmp_path, {"list.csv": separated(rows)})
+    with pytest.raises(DatasetError, match=r"list\.csv: row 2 has the split 'holdout'; allowed "):
+        read(tmp_path / "list.csv")
+
+
+def test_parts_of_a_table_are_read_as_one_with_the_splits_of_their_names(tmp_path: Path) -> None:
+    parts: dict[str, str | bytes] = {
+        f"data/{split}-0000{n}-of-00002.parquet": parquet(
+            [{"file_name": f"{split}{n}.jpg", "caption": "x"}]
+        )
+        for split in ("train", "validation")
+        for n in range(2)
+    }
+    write(tmp_path, parts)
+    assert format_of(tmp_path) == AnnotationFormat.TABLE
+    rows = read(tmp_path)
+    assert brief(rows, "image_id", "split") == [
+        ("train0.jpg", "train"),
+        ("train1.jpg", "train"),
+        ("validation0.jpg", "validation"),
+        ("validation1.jpg", "validation"),
+    ]
+    assert places(rows, tmp_path)["train0.jpg"] == "train0.jpg"
+    # Where one file is named after none, the names of the others mean nothing.
+    write(tmp_path, {"data/extra.parquet": parquet([{"file_name": "e.jpg", "caption": "x"}])})
+    assert {row["split"] for row in read(tmp_path)} == {None}
+
+
+def test_whole_addresses_stay_and_secrets_do_not_become_ids(tmp_path: Path) -> None:
+    signed = "https://me:pw@host/1.jpg?size=2&X-Amz-Signature=secret"
+    rows = [{"url": url, "caption": "x"} for url in (signed, "s3://b/2.jpg", "/abs/3.jpg")]
+    write(tmp_path, {"list.jsonl": json_lines(rows)})
+    assert brief(read(tmp_path / "list.jsonl"), "image_id", "uri") == [
+        ("https://host/1.jpg?size=2", signed),
+        ("s3://b/2.jpg", "s3://b/2.jpg"),
+        ("/abs/3.jpg", "/abs/3.jpg"),
+    ]
+
+
+def test_a_column_of_ids_names_the_images(tmp_path: Path) -> None:
+    rows = [{"Image_ID": 17, "file_name": "./1.jpg", "Sentence": "x"}]
+    write(tmp_path, {"list.json": json.dumps(rows), "list.jsonl": BOM + json_lines(rows)})
+    for name in ("list.json", "list.jsonl"):
+        [row] = read(tmp_path / name)
+        assert (row["image_id"], row["uri"]) == ("17", f"{tmp_path}/1.jpg")
+    csv = "image_id,caption\n000042.jpg,x\n"
+    write(tmp_path, {"list.csv": csv})
+    assert captions(read(tmp_path / "list.csv")) == [("000042.jpg", "x")]
+
+
+def test_lists_of_captions_in_csv_are_read_as_json(tmp_path: Path) -> None:
+    rows = [
+        {"filename": "1.jpg", "raw": '["one", "two"]'},
+        {"filename": "2.jpg", "raw": "[not json"},
+        {"filename": "3.jpg", "raw": "three"},
+    ]
+    write(tmp_path, {"list.csv": separated(rows)})
+    assert captions(read(tmp_path / "list.csv")) == [
+        ("1.jpg", "one"),
+        ("1.jpg", "two"),
+        ("2.jpg", "[not json"),
+        ("3.jpg", "three"),
+    ]
+
+
+def test_what_is_no_row_or_no_text_is_kept_to_be_rejected(tmp_path: Path) -> None:
+    good = {"image": "1.jpg", "captions": ["one", 2, None]}
+    rows: list[Any] = [good, 7, ["x"], {"captions": ["orphan"]}, {"image": "2.jpg"}]
+    rows += [{"image": "3.jpg", "captions": []}, {"image": {"bytes": "x"}, "captions": "odd"}]
+    write(tmp_path, {"list.json": json.dumps(rows)})
+    assert brief(read(tmp_path / "list.json"), "image_id", "uri", "caption") == [
+        ("1.jpg", f"{tmp_path}/1.jpg", "one"),
+        *[("1.jpg", f"{tmp_path}/1.jpg", None)] * 2,
+        ("(row 2 of list.json)", None, None),
+        ("(row 3 of list.json)", None, None),
+        ("(row 4 of list.json)", None, "orphan"),
+        ("2.jpg", f"{tmp_path}/2.jpg", None),
+        ("3.jpg", f"{tmp_path}/3.jpg", None),
+        ("(row 7 of list.json)", None, "odd"),
+    ]
+
+
+def test_a_caption_cut_at_an_unquoted_comma_is_no_caption(tmp_path: Path) -> None:
+    write(tmp_path, {"list.csv": "file_name,caption\n1.jpg,a cat, a dog\n2.jpg\n3.jpg,whole\n"})
+    assert captions(read(tmp_path / "list.csv")) == [
+        ("1.jpg", None),
+        ("2.jpg", None),
+        ("3.jpg", "whole"),
+    ]
+
+
+def test_failed_rows_of_an_export_are_images_without_a_caption(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": "1.jpg", "uri": "/in/1.jpg", "status": "ok", "caption": "one"},
+        {"image_id": "2.jpg", "uri": "/in/2.jpg", "status": "failed", "caption": "stale"},
+    ]
+    write(tmp_path, {"export.jsonl": json_lines(rows)})
+    assert brief(read(tmp_path / "export.jsonl"), "image_id", "uri", "caption") == [
+        ("1.jpg", "/in/1.jpg", "one"),
+        ("2.jpg", "/in/2.jpg", None),
+    ]
+
+
+def test_parquet_of_dictionaries_and_large_strings_is_read(tmp_path: Path) -> None:
+    texts = pa.array(["x", "y"], pa.large_string()).dictionary_encode()
+    lists = pa.array([["one"], ["two", "three"]], pa.large_list(pa.large_string()))
+    table = pa.table({"IMAGE": texts, "captions": lists, "pixels": pa.array([b"1", b"2"])})
+    write(tmp_path, {"list.parquet": parquet(table)})
+    assert captions(read(tmp_path / "list.parquet")) == [("x", "one"), ("y", "two"), ("y", "three")]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"file_name": "1.jpg"},
+            r"has no column of captions \(looked for caption, .*; its columns ",
+        ),
+        ({"caption": "x"}, r"has no column of images \(looked for uri, .*are caption$"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_without_a_column_is_told_with_those_that_it_has(
+    tmp_path: Path, kind: str, content: dict[str, Any], words: str
+) -> None:
+    write(tmp_path, {f"list.{kind}": KINDS[kind]([content])})
+    with pytest.raises(DatasetError, match=rf"list\.{kind}: {words}"):
+        read(tmp_path / f"list.{kind}")
+
+
+def test_embedded_images_of_a_table_are_told(tmp_path: Path) -> None:
+    table = pa.table({"image": [{"bytes": b"x", "path": "1.jpg"}], "caption": ["x"]})
+    write(tmp_path, {"list.parquet": parquet(table)})
+    with pytest.raises(DatasetError, match=r"column .image. holds the images themselves"):
+        read(tmp_path / "list.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.jsonl", '{"file_name": "1.jpg", "caption": "x"}\n{"file_name"', "at row 2"),
+        ("b.jsonl", "[" * 100_000, "at row 1"),
+        ("c.json", '[{"file_name": "1.jpg", "caption": "x"}, ', "before byte 42"),
+        ("d.csv", "file_name,caption\n1.jpg," + "x" * 200_000, "at row 1"),
+        ("e.csv", 'file_name,caption\n1.jpg,x\n2.jpg,"y', "at row 2"),
+        ("f.tsv", 'file_name\tcaption\n1.jpg\t"y\n2.jpg\tz', "at row 1"),
+        ("g.parquet", "PAR1 and nothing else PAR1", "at row 1"),
+    ],
+)
+def test_a_damaged_table_is_told_with_the_place(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
+    write(tmp_path, {name: content})
+    kind = name.rpartition(".")[2]
+    what = "JSON" if kind == "json" else kind
+    with pytest.raises(
+        DatasetError, match=rf"{name}: {place}: cannot be read as {what}: "
+    ) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_tables_are_tables_without_rows(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.csv"):
+        write(tmp_path, {name: ""})
+        assert read(tmp_path / name) == []

@@ -1,0 +1,96 @@
+"""Which images settings are tried on, and what becomes of those that cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycap import schema
+from raycap.config import ImageConfig, StorageConfig
+from raycap.datasets.dataset import open_dataset
+from raycap.errors import DatasetError
+from raycap.experiments.calibration.images import LoadSpec, choose_images, load_block
+from raycap.images.decoding import Target, decode
+from tests.support.dataset_samples import dataset_row, write_dataset
+from tests.support.report_samples import pillow_as_it_was
+from tests.support.tiny_dataset import write_dataset as write_tiny
+
+__all__ = ["pillow_as_it_was"]
+
+pytestmark = pytest.mark.usefixtures("pillow_as_it_was")
+
+TARGET = Target(width_px=16, height_px=12)
+
+
+def spec(uri: str) -> LoadSpec:
+    return LoadSpec(
+        dataset=uri, storage=StorageConfig(), image=ImageConfig(max_pixels=10_000), target=TARGET
+    )
+
+
+def test_the_same_images_are_drawn_every_time_and_fewer_are_a_part_of_more(tmp_path: Path) -> None:
+    store = write_tiny(str(tmp_path / "data"), "train:40", "validation:50")
+    dataset = open_dataset(store.uri, StorageConfig())
+    some = choose_images(dataset, "validation", 20)
+    assert len(some) == 20
+    assert list(some) == sorted(some)
+    assert set(some) <= {f"{number:06d}.png" for number in range(40, 90)}
+    assert some == choose_images(dataset, "validation", 20)
+    fewer = choose_images(dataset, "validation", 8)
+    assert fewer.items() <= some.items()
+    assert fewer != dict(list(some.items())[:8])  # not the first ones, but drawn
+    assert len(choose_images(dataset, "validation", 500)) == 50
+    first = next(iter(some))
+    captions = {
+        image_id: captions
+        for page in dataset.references(["validation"])
+        for image_id, captions in zip(
+            page[schema.IMAGE_ID].to_pylist(), page[schema.CAPTIONS_LIST].to_pylist(), strict=True
+        )
+    }
+    assert some[first] == captions[first]
+
+
+def test_a_split_that_is_missing_or_too_small_is_one_clear_line(tmp_path: Path) -> None:
+    store = write_tiny(str(tmp_path / "data"), "train:3", "validation:1")
+    dataset = open_dataset(store.uri, StorageConfig())
+    with pytest.raises(DatasetError, match="no split 'test'; there are: train, validation"):
+        choose_images(dataset, "test", 10)
+    with pytest.raises(DatasetError, match="split 'validation' has 1 image, which is too few"):
+        choose_images(dataset, "validation", 10)
+
+
+def test_pixels_are_those_that_the_model_captions(tmp_path: Path) -> None:
+    store = write_tiny(str(tmp_path / "data"), "validation:6")
+    dataset = open_dataset(store.uri, StorageConfig())
+    ids = ["000001.png", "000004.png"]
+    pixels, (read, unreadable) = load_block(ids, spec(store.uri))
+    assert (read, unreadable) == (ids, [])
+    files = dict(dataset.images(ids))
+    expected = [decode(files[image_id], TARGET, ImageConfig()).pixels for image_id in ids]
+    assert np.array_equal(pixels, expected)
+
+
+def test_images_that_have_gone_or_are_broken_are_left_out_and_named(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    store = write_tiny(str(tmp_path / "other"), "validation:3")
+    for image_id, data in open_dataset(store.uri, StorageConfig()).images(
+        ["000000.png", "000001.png", "000002.png"]
+    ):
+        (images / image_id).write_bytes(data)
+    names = sorted(path.name for path in images.iterdir())
+    rows = [
+        dataset_row(name, "validation", ["a picture"], **{schema.URI: str(images / name)})
+        for name in names
+    ]
+    uri = write_dataset(tmp_path / "data", rows, [], embedded=False)
+    (images / "000000.png").unlink()
+    (images / "000002.png").write_bytes(b"no picture")
+    pixels, (read, unreadable) = load_block(names, spec(uri))
+    assert pixels.shape == (1, 12, 16, 3)
+    assert read == ["000001.png"]
+    assert [each.split(" ")[0] for each in unreadable] == ["000000.png", "000002.png"]
+    (images / "000001.png").unlink()
+    pixels, (read, unreadable) = load_block(names, spec(uri))
+    assert (pixels.shape, read, len(unreadable)) == ((0, 12, 16, 3), [], 3)

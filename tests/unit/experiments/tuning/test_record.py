@@ -1,0 +1,260 @@
+"""What a search's output remembers: whose it is, what trials came to, which is best."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from raycap.config import StorageConfig, TuneConfig
+from raycap.config.loading import load_config
+from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.experiments.tuning.record import (
+    claim_output,
+    find_leftovers,
+    fingerprint,
+    measure_trial,
+    name_of,
+    read_search,
+    read_trials,
+    write_search,
+    write_trial,
+)
+from raycap.experiments.tuning.search import Status, Trial, by_value, pick_best
+from raycap.experiments.tuning.space import read_space
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+from raycap.training.overfitting import Metric
+from raycap.training.state import encode_history
+from tests.support.tuned import PARAMS, epoch_record, search_of, trial, tune_config
+
+DATASET = {"parts": "x"}
+GRID = {"train.lr": [1e-3, 1e-4], "engine.num_workers": [1, 2]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "search"), StorageConfig())
+
+
+def test_a_trial_is_named_after_its_settings_in_whatever_order() -> None:
+    name = name_of({"train.lr": 0.001, "train.batch_size": 16})
+    assert name == name_of({"train.batch_size": 16, "train.lr": 0.001})
+    assert name.startswith("t-")
+    assert len(name) == 10
+    others: list[dict[str, Any]] = [
+        {"train.lr": 0.002, "train.batch_size": 16},
+        {"train.lr": 0.001},
+        {"train.lr": 0.001, "train.batch_size": None},
+        {"train.lr": 0.001, "train.batch_size": True},
+    ]
+    assert len({name_of(other) for other in others} - {name}) == 4
+
+
+def mark(*settings: str, dataset: dict[str, Any] = DATASET) -> dict[str, Any]:
+    config = load_config(TuneConfig, None, ["kind=hybrid", *settings])
+    return fingerprint(dataset, config, read_space(config))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "tune.num_trials=3",
+        "tune.max_total_epochs=9",
+        "tune.max_time_s=9",
+        "tune.scheduler=median",
+        "tune.seed=7",
+        "tune.keep_models=all",
+        "engine.torch_threads=1",
+        "engine.max_failures=0",
+        "train.checkpoint_every_s=1",
+        "storage.list_threads=2",
+        "tune.space.train.lr=[1e-3, 1e-5]",
+        "train.lr=1",  # it is searched
+        "train.batch_size=2",
+    ],
+)
+def test_budgets_the_spread_of_work_and_searched_values_may_change(setting: str) -> None:
+    space = "tune.space={train: {lr: [1e-3], batch_size: [8, 16]}}"
+    assert mark(space, setting) == mark(space)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "kind=transformer",
+        "train.num_epochs=7",
+        "train.batch_size=2",
+        "architecture.width=64",
+        "validation.metric=loss",
+        "augment.flip=0.5",
+        "tune.space.architecture.num_layers=[1]",
+    ],
+)
+def test_what_all_trials_share_may_not_change(setting: str) -> None:
+    space = "tune.space={train: {lr: [1e-3]}}"
+    assert mark(space, setting) != mark(space)
+
+
+def test_another_dataset_is_another_search_and_workers_count_where_they_change_a_step() -> None:
+    space = "tune.space={train: {lr: [1e-3]}}"
+    assert mark(space, dataset={"parts": "y"}) != mark(space)
+    assert mark(space, "engine.num_workers=2") != mark(space)
+    alike = ("engine.num_workers=2", "train.batch_size=8")
+    assert mark(space, *alike) == mark(space, "train.batch_size=16")
+    spread = "tune.space={engine: {num_workers: [1, 2]}, storage: {list_threads: [2]}}"
+    assert mark(spread, "engine.num_workers=2") == mark(spread)
+
+
+def test_an_output_belongs_to_one_search(store: Store, tmp_path: Path) -> None:
+    config = tune_config(GRID)
+    ours = fingerprint(DATASET, config, read_space(config))
+    claim_output(store, ours, config)
+    claim_output(store, ours, config)
+    told = json.loads((tmp_path / "search/config.json").read_text())
+    assert told["tune"]["space"]["train.lr"] == [1e-3, 1e-4]
+    other = fingerprint({"parts": "y"}, config, read_space(config))
+    with pytest.raises(RunConflict, match=r"(?s)another run.*- dataset\.parts = 'x'.*\+.*'y'"):
+        claim_output(store, other, config)
+
+
+def test_an_output_with_other_files_and_one_of_a_training_are_refused(
+    store: Store, tmp_path: Path
+) -> None:
+    store.write("photo.jpg", b"x")
+    with pytest.raises(ConfigError, match=r"holds other files \(photo\.jpg\); give a new folder"):
+        claim_output(store, {"command": "tune"}, TuneConfig())
+    other = open_store(str(tmp_path / "trained"), StorageConfig())
+    other.write("run.json", b'{"fingerprint": {"kind": "blip"}}')
+    with pytest.raises(RunConflict, match=r"(?s)belongs to another run.*\+ command = 'tune'"):
+        claim_output(other, {"command": "tune"}, TuneConfig())
+
+
+def test_a_trial_is_measured_by_its_history(store: Store) -> None:
+    name = name_of(PARAMS)
+    assert measure_trial(store, name, PARAMS, Status.RUNNING, "cider_d").history == []
+    history = [epoch_record(1, 0.5), epoch_record(2, 0.75), epoch_record(3, 0.7)]
+    store.write(f"trials/{name}/history.jsonl", encode_history(history))
+    found = measure_trial(store, name, PARAMS, Status.FAILED, "cider_d", "out of memory")
+    assert (found.best_epoch, found.value, found.best) == (2, 0.75, history[1])
+    assert (found.images_per_s, found.wall_s) == (100.0, 12.6)
+    assert (found.status, found.reason) == (Status.FAILED, "out of memory")
+    assert found.output == f"{store.uri}/trials/{name}"
+
+
+def test_trials_and_searches_come_back_as_they_were(store: Store) -> None:
+    assert read_trials(store) == []
+    assert read_search(store) is None
+    trials = [
+        trial("t-1", 0.5, 1 / 3),
+        trial("t-2", status=Status.FAILED, reason="a [b] c", params={"train.lr": None}),
+    ]
+    for item in trials:
+        write_trial(store, item)
+    assert read_trials(store) == trials
+    search = search_of(trials, best="t-1", end="budget", wall_s=1.5)
+    write_search(store, search)
+    assert read_search(store) == search
+    assert search.trial("t-2") == trials[1]
+    assert (search.count(Status.FAILED), search.count(Status.STOPPED)) == (1, 0)
+
+
+def test_values_that_are_no_numbers_come_back_too(store: Store) -> None:
+    write_trial(store, trial("t-1", math.nan, value=math.nan))
+    (found,) = read_trials(store)
+    assert found.value is not None
+    assert math.isnan(found.value)
+
+
+def test_what_trials_that_are_over_leave_behind_is_found(store: Store) -> None:
+    for key in ("t-1/model/a", "t-2/last/a", "t-3/checkpoints/step-1/a", "t-4/trial.json"):
+        store.write(f"trials/{key}", b"{}")
+    assert find_leftovers(store) == {"t-2", "t-3"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", r"trial\.json: is not JSON"),
+        ('{"name": "t-1"}', r"trial\.json: is damaged \(params: .*delete it, and run the same"),
+        ('{"name": "t-1", "params": {}, "status": "lost"}', r"is damaged \(status: "),
+    ],
+)
+def test_a_damaged_trial_is_named(store: Store, content: str, told: str) -> None:
+    store.write("trials/t-1/trial.json", content.encode())
+    with pytest.raises(DatasetError, match=told):
+        read_trials(store)
+
+
+def test_a_damaged_search_is_named(store: Store) -> None:
+    store.write("tune.json", b'{"output": 1}')
+    with pytest.raises(DatasetError, match=r"tune\.json: is damaged \(output: .*delete it"):
+        read_search(store)
+
+
+def test_the_table_has_a_row_a_trial_and_its_settings_as_columns(
+    store: Store, tmp_path: Path
+) -> None:
+    failed = trial("t-2", status=Status.FAILED, reason="broken", params={"train.lr": 0.01})
+    write_search(store, search_of([trial("t-1", 0.5, 0.75, wall_s=2.5), failed]))
+    table = pq.read_table(tmp_path / "search/trials.parquet")
+    first, second = table.to_pylist()
+    assert table.column_names[:6] == [
+        *("trial", "status", "reason", "train.batch_size", "train.lr", "num_epochs"),
+    ]
+    assert {name: first[name] for name in ("trial", "status", "num_epochs", "best_epoch")} == {
+        "trial": "t-1",
+        "status": "finished",
+        "num_epochs": 2,
+        "best_epoch": 2,
+    }
+    assert (first["value"], first["cider_d"], first["gap"], first["wall_s"]) == (
+        *(0.75, 0.75, 0.25, 2.5),
+    )
+    assert (first["train.batch_size"], first["train.lr"]) == (16, 0.001)
+    assert (second["train.batch_size"], second["train.lr"]) == (None, 0.01)
+    assert (second["status"], second["reason"], second["value"]) == ("failed", "broken", None)
+
+
+def test_a_search_without_a_trial_has_a_table_too(store: Store, tmp_path: Path) -> None:
+    write_search(store, search_of([]))
+    table = pq.read_table(tmp_path / "search/trials.parquet")
+    assert (table.num_rows, "train.lr" in table.column_names) == (0, True)
+
+
+def valued(name: str, value: float | None, **changes: Any) -> Trial:
+    return replace(trial(name), value=value, **changes)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "order"),
+    [
+        ("cider_d", [0.5, 0.9, 0.1], [1, 0, 2]),
+        ("loss", [0.5, 0.9, 0.1], [2, 0, 1]),
+        ("length_gap", [-3.0, 1.0, 2.0], [1, 2, 0]),
+        ("cider_d", [math.nan, 0.0, -1.0], [1, 2, 0]),
+        ("loss", [math.nan, math.inf, 2.0], [2, 0, 1]),
+        ("cider_d", [0.5, 0.5, 0.5], [0, 1, 2]),
+    ],
+)
+def test_the_best_trial_comes_first_by_the_metric(
+    metric: Metric, values: list[float], order: list[int]
+) -> None:
+    trials = [valued(f"t-{number}", value) for number, value in enumerate(values)]
+    assert by_value(trials, metric) == [trials[place] for place in order]
+    assert pick_best(trials, metric) == trials[order[0]]
+
+
+def test_failed_trials_and_those_without_an_epoch_are_last_and_never_best() -> None:
+    failed = valued("t-1", 9.0, status=Status.FAILED)
+    begun = valued("t-2", None, status=Status.RUNNING)
+    running = valued("t-3", 0.5, status=Status.RUNNING)
+    stopped = valued("t-4", 0.25, status=Status.STOPPED)
+    trials = [failed, begun, stopped, running]
+    assert by_value(trials, "cider_d") == [running, stopped, failed, begun]
+    assert pick_best(trials, "cider_d") == running
+    assert pick_best([failed, begun], "cider_d") is None
+    assert pick_best([], "cider_d") is None

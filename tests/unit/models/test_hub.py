@@ -1,0 +1,138 @@
+"""Fetching models from the Hub, which is a small server here that answers like it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from raycap.config import GenerationConfig, ModelConfig
+from raycap.errors import ModelError
+from raycap.models.load import load_captioner
+from raycap.models.sources import find_model
+from tests.support.hub import CONVERTED, MAIN, Hub, HubServer, model_files, use_hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    served = Hub(files={MAIN: model_files()})
+    with HubServer(served) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        use_hub(monkeypatch, served.url, tmp_path / "cache")
+        yield served
+        server.shutdown()
+
+
+def test_a_hub_model_is_pinned_to_its_commit(hub: Hub) -> None:
+    hub.files[MAIN] |= {"pytorch_model.bin": b"pickle", "notes.md": b"about", "run.py": b"code"}
+    source = find_model("org/blip")
+    assert (source.name, source.revision, source.kind) == ("org/blip", MAIN, "blip")
+    assert {path.name for path in Path(source.folder or "").iterdir()} == set(model_files())
+    assert source.digest == find_model(source.folder or "").digest
+
+
+def test_a_revision_is_resolved(hub: Hub) -> None:
+    hub.refs["v2"] = CONVERTED
+    hub.files[CONVERTED] = model_files() | {"model.safetensors": b"second"}
+    second = find_model("org/blip@v2")
+    assert (second.name, second.revision) == ("org/blip", CONVERTED)
+    assert find_model(f"org/blip@{CONVERTED}") == second
+    assert find_model("org/blip").digest != second.digest
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_cached_model_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_model("org/blip")
+    use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    assert find_model("org/blip") == source
+
+
+def test_a_node_without_the_files_fetches_the_commit(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = find_model("org/blip")
+    use_hub(monkeypatch, hub.url, tmp_path / "other node")
+    hub.refs["main"] = CONVERTED  # the branch has moved on since
+    with pytest.raises(ModelError, match="cannot be loaded as BLIP"):  # nor can these weights be
+        load_captioner(source, ModelConfig(), GenerationConfig())
+    (snapshot,) = (tmp_path / "other node").glob("*/snapshots/*")
+    assert snapshot.name == MAIN
+
+
+def conversion(num: int, author: str = "SFconvertbot") -> dict[str, Any]:
+    return {
+        "num": num,
+        "title": "Adding `safetensors` variant of this model",
+        "author": {"name": author},
+        "createdAt": "2024-01-01T00:00:00.000Z",
+        "status": "open",
+        "isPullRequest": True,
+        "repo": {"name": "org/blip", "type": "model"},
+    }
+
+
+@pytest.fixture
+def pickled_hub(hub: Hub) -> Hub:
+    """A repository whose safetensors stand in the converter's pull request 18 alone."""
+    hub.files[CONVERTED] = {**model_files(), "pytorch_model.bin": b"pickle"}
+    hub.files[MAIN] = dict(hub.files[CONVERTED])
+    del hub.files[MAIN]["model.safetensors"]
+    hub.refs["refs/pr/18"] = CONVERTED
+    hub.discussions = [conversion(18)]
+    return hub
+
+
+def test_the_hubs_own_conversion_stands_in_for_a_pickle(pickled_hub: Hub) -> None:
+    source = find_model("org/blip")
+    assert source.revision == CONVERTED
+    assert not any("/pytorch_model.bin" in request for request in pickled_hub.requests)
+
+
+def test_a_conversion_by_anybody_else_is_refused(pickled_hub: Hub) -> None:
+    pickled_hub.discussions = [conversion(18, author="somebody")]
+    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+        find_model("org/blip")
+
+
+def test_a_conversion_of_older_weights_is_refused(pickled_hub: Hub) -> None:
+    pickled_hub.files[MAIN]["pytorch_model.bin"] = b"trained further"
+    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+        find_model("org/blip")
+
+
+@pytest.mark.usefixtures("pickled_hub")
+def test_a_revision_asked_for_is_not_replaced() -> None:
+    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+        find_model("org/blip@main")
+    assert find_model("org/blip@refs/pr/18").revision == CONVERTED
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "RepoNotFound", "neither a local folder nor a model on the Hub"),
+        (404, "RepoNotFound", "neither a local folder nor a model on the Hub"),
+        (403, "GatedRepo", "accept them on the model's page"),
+        (404, "RevisionNotFound", "no revision 'v9' on the Hub"),
+        (500, "", "cannot be fetched from the Hub .*check the network"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_clear_line(
+    status: int, code: str, message: str, hub: Hub
+) -> None:
+    hub.failure = (status, code)
+    with pytest.raises(ModelError, match=message) as caught:
+        find_model("org/blip@v9")
+    assert "\n" not in str(caught.value)
+    assert code == "RevisionNotFound" or "--model demo works offline" in str(caught.value)
+
+
+def test_no_way_to_the_hub_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+    with pytest.raises(ModelError, match="cannot be fetched from the Hub") as caught:
+        find_model("org/blip")
+    assert "--model demo works offline" in str(caught.value)
+    assert "\n" not in str(caught.value)
