@@ -6,6 +6,7 @@ that is no number) is agreed on first: one that left alone would leave the other
 A loss that is no number: which images it came with.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pyarrow as pa
 import ray.train
 from ray.train.torch import get_device
 
+from raycap.cluster.mailbox import Message, Sender
 from raycap.config import TrainEngineConfig
 from raycap.errors import DatasetError, RunStopped
 from raycap.models.device import peak_device_bytes, peak_memory_bytes, pick_device, use_threads
@@ -24,7 +26,6 @@ from raycap.models.kinds import find_trainable_kind
 from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
-from raycap.training.board import BoardReporter
 from raycap.training.checkpoints import write_checkpoint
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.gathering import StreamSpec
@@ -37,6 +38,7 @@ from raycap.training.state import State
 from raycap.training.workers import Workers
 
 _READ_AHEAD = 2
+_SENDER = "training"
 _dumps: Any = ray.cloudpickle.dumps  # untyped there
 
 
@@ -45,8 +47,8 @@ class Assignment:
     """What every worker is given."""
 
     job: Job
-    board: Any
-    """The actor where the first one posts how it gets on."""
+    mailbox: Any
+    """The actor that the first worker reports to."""
     torch_threads: int
     debug: bool
     """Let Ray tell what it does."""
@@ -58,7 +60,7 @@ def work(settings: dict[str, Assignment]) -> dict[str, Any]:
     config = given.job.config
     use_threads(given.torch_threads)
     workers = _workers(config.engine)
-    reporter = BoardReporter(given.board)
+    reporter = MailReporter(Sender(given.mailbox, _SENDER))
     store = open_store(given.job.output, config.storage)
     run, state, spec = prepare(given.job, store, workers, reporter)
     tables = _tables(spec, state, workers, config.train.num_epochs, debug=given.debug)
@@ -72,6 +74,37 @@ def work(settings: dict[str, Assignment]) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_device_bytes": peak_device_bytes(workers.device),
     }
+
+
+class MailReporter:
+    """A `Reporter` that sends mail to the driver."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the run is to stop, by the driver's last answer that has arrived."""
+        return self._sender.wants_stop
+
+    def tell(self, progress: TrainingProgress) -> None:
+        """Send progress: the end of an epoch always, other progress twice per second."""
+        if progress.epoch_record is None:
+            self._sender.update(progress)
+        else:
+            self._sender.post(progress)
+
+    def note(self, message: str) -> None:
+        """Send an event for the log."""
+        self._sender.post(Message(level=logging.INFO, text=message))
+
+    def warn(self, message: str) -> None:
+        """Send a warning for the log."""
+        self._sender.post(Message(level=logging.WARNING, text=message))
+
+    def flush(self) -> None:
+        """Wait until everything sent has arrived."""
+        self._sender.flush()
 
 
 def _workers(engine: TrainEngineConfig) -> Workers:

@@ -1,6 +1,5 @@
 """Making one system: train or calibrate it, and caption the test split; in a process of its own."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Any
 
 import ray
 
+from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
+from raycap.cluster.mailbox import Sender
 from raycap.config import StudyConfig, TrainEngineConfig
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
@@ -29,9 +30,6 @@ from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.run import train
 
-_ASK_EVERY_S = 2.0
-_TELL_EVERY_S = 1.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudySpec:
@@ -44,19 +42,19 @@ class StudySpec:
     """How the work of training is spread, where several systems share the machine."""
     fingerprint: dict[str, Any]
     """The study's fingerprint, which the output must hold."""
-    control: Any
-    """The actor that says whether to stop, and that is told how systems get on."""
+    mailbox: Any
+    """The actor that systems report to, and that asks them to stop."""
     debug: bool
 
 
-def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
+def make_system(system: SystemRecord, spec: StudySpec, sender: Sender) -> SystemRecord:
     """Make a system, or what is left of it.
 
     Raises:
         RaycapError: as training, calibrating or captioning raise it.
     """
     check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
-    line = _Line(system.name, spec.control)
+    line = _Line(sender)
     folder = Path(spec.output) / SYSTEMS.folder_of(system.name)
     model = spec.config.pretrained
     if system.role == CALIBRATED:
@@ -82,7 +80,7 @@ def _trained(system: SystemRecord, folder: Path, spec: StudySpec, line: "_Line")
     config = config.model_copy(update={"engine": spec.engine})
 
     def tell(progress: TrainingProgress) -> None:
-        line.tell(f"training: epoch {progress.epoch}/{progress.num_epochs}", progress.share)
+        line.report(f"training: epoch {progress.epoch}/{progress.num_epochs}", progress.share)
 
     return train(spec.dataset, folder, config=config, on_progress=tell, debug=spec.debug)
 
@@ -93,7 +91,7 @@ def _calibrated(folder: Path, spec: StudySpec, line: "_Line") -> Calibration:
         spec.dataset,
         folder,
         config=calibrate_config(spec.config),
-        on_progress=line.telling("calibrating"),
+        on_progress=line.reporting("calibrating"),
         debug=spec.debug,
     )
 
@@ -103,36 +101,25 @@ def _captioned(model: str, folder: Path, spec: StudySpec, line: "_Line") -> Summ
         spec.dataset,
         folder,
         config=caption_config(model, spec.config),
-        on_progress=line.telling("captioning"),
+        on_progress=line.reporting("captioning"),
         debug=spec.debug,
     )
 
 
 class _Line:
-    """A system's line to the driver: how it gets on there, an order to stop back."""
+    """A system's line to the driver: its progress goes there, an order to stop comes back."""
 
-    def __init__(self, name: str, control: Any) -> None:
-        self._name = name
-        self._control = control
-        self._next_tell = 0.0
-        self._next_ask = 0.0
-        self._was_told = False
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
 
-    def tell(self, stage: str, share: float) -> None:
-        """Tell how far a stage is, from 0 to 1; an order to stop is as an interrupt."""
-        now = time.monotonic()
-        if now >= self._next_tell:
-            self._next_tell = now + _TELL_EVERY_S
-            self._control.tell.remote(self._name, stage, share)
-        if now >= self._next_ask and not self._was_told:
-            self._next_ask = now + _ASK_EVERY_S
-            if ray.get(self._control.wants_stop.remote()):
-                self._was_told = True
-                raise KeyboardInterrupt
+    def report(self, stage: str, share: float) -> None:
+        """Send the progress of a stage, from 0 to 1; raise KeyboardInterrupt if told to stop."""
+        self._sender.update((stage, share))
+        self._sender.check_stop()
 
-    def telling(self, stage: str) -> Callable[[Progress], None]:
-        """Make what is told of images."""
-        return lambda progress: self.tell(stage, progress.num_done / max(1, progress.num_total))
+    def reporting(self, stage: str) -> Callable[[Progress], None]:
+        """Return a function that reports the progress of a stage over images."""
+        return lambda progress: self.report(stage, progress.num_done / max(1, progress.num_total))
 
 
 def _training(found: Training) -> TrainingFound:

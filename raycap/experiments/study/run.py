@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from raycap.cluster.mailbox import Mailbox
 from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import SearchConfig, StudyConfig, TrainEngineConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
@@ -25,6 +26,17 @@ from raycap.experiments.study.planning import (
 )
 from raycap.experiments.study.record import EVALUATION, SYSTEMS
 from raycap.experiments.study.running import Control, Running
+from raycap.experiments.study.record import (
+    EVALUATION,
+    REPORT,
+    SUMMARY,
+    SYSTEMS,
+    Status,
+    Study,
+    SystemRecord,
+    write_study,
+)
+from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
@@ -182,7 +194,7 @@ class _Invocation:
             config=self._config,
             engine=engine,
             fingerprint=self._claim.fingerprint,
-            control=start_here(Control),
+            mailbox=start_here(Mailbox),
             debug=debug,
         )
 

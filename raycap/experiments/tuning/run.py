@@ -14,11 +14,11 @@ from typing import Any
 import ray
 import yaml
 
+from raycap.cluster.mailbox import Mailbox
 from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import TuneConfig
 from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import RunConflict, RunStopped
-from raycap.experiments.tuning.control import Control
 from raycap.experiments.tuning.record import (
     BEST,
     MODEL,
@@ -202,7 +202,7 @@ class _Invocation:
                 models=models,
                 fingerprint=self._claim.fingerprint,
                 known=self._known,
-                control=start_here(Control),
+                mailbox=start_here(Mailbox),
                 debug=debug,
             )
             plan = SearchPlan(

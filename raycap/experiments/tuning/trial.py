@@ -5,16 +5,16 @@ a function that has fallen behind where it stands, and what Ray Train had reserv
 """
 
 import logging
-import time
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import ray
 from ray.tune import Trainable
 
 from raycap.cluster.failures import explain
+from raycap.cluster.mailbox import Sender
 from raycap.config import TrainConfig
 from raycap.errors import RaycapError
 from raycap.experiments.tuning.record import TRIALS, name_of
@@ -45,7 +45,6 @@ POINT = "point"
 """Key of a trial's settings, where Ray Tune was given them as they are."""
 _WORST = 1e30  # as searchers refuse infinity
 _STOP_WAIT_S = 300.0
-_ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,8 +59,8 @@ class TrialSpec:
     """The search's fingerprint, which the output must hold."""
     known: dict[str, Trial]
     """Trials that are over, by name: they are told again and not run."""
-    control: Any
-    """The actor that says whether the search is to stop."""
+    mailbox: Any
+    """The actor that knows which trials run, and whether they are to stop."""
     debug: bool
 
 
@@ -113,7 +112,7 @@ class TrialActor(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         params: Params = config.get(POINT, config)
         self._items: SimpleQueue[EpochRecord | BaseException | str | None] = SimpleQueue()
-        self._wants_stop = Event()
+        self._sender = Sender(self._spec.mailbox, name_of(params))
         self._last = {OBJECTIVE: _WORST, EPOCH: 0}
         self._metric: Metric = self._spec.base.validation.metric
         self._num_epochs: int = params.get(NUM_EPOCHS, self._spec.base.train.num_epochs)
@@ -137,24 +136,24 @@ class TrialActor(Trainable):
 
     def _end(self) -> None:
         """Let the run stop at its next step, and wait until it has."""
-        self._wants_stop.set()
+        self._sender.stop()
         if self._thread.ident is not None:
             self._thread.join(_STOP_WAIT_S)
 
     def _run(self, params: Params) -> None:
-        items, spec, name = self._items, self._spec, name_of(params)
+        items, spec, sender, name = self._items, self._spec, self._sender, name_of(params)
         handler = _Notes(items)
         logging.getLogger("raycap").addHandler(handler)
         try:
-            if ray.get(spec.control.begin.remote(name)):
-                raise KeyboardInterrupt  # as below
+            if ray.get(spec.mailbox.begin.remote(name)):
+                raise KeyboardInterrupt  # as `check_stop` does
             check_claimed(open_store(spec.output, spec.base.storage), spec.fingerprint)
             train(
                 spec.dataset,
                 f"{spec.output.rstrip('/')}/{TRIALS.folder_of(name).rstrip('/')}",
                 config=trial_config(spec.base, params),
                 models=spec.models,
-                on_progress=_Relay(items, self._wants_stop, spec.control),
+                on_progress=_Relay(items, sender),
                 debug=spec.debug,
             )
             items.put(None)
@@ -163,33 +162,20 @@ class TrialActor(Trainable):
             items.put(error)
         finally:
             logging.getLogger("raycap").removeHandler(handler)
-            spec.control.end.remote(name)
+            spec.mailbox.end.remote(name)
 
 
 class _Relay:
-    """Passes epochs on, and an order to stop back."""
+    """Passes epochs on, and stops the run when the trial is to stop."""
 
-    def __init__(self, items: Any, wants_stop: Event, control: Any) -> None:
+    def __init__(self, items: Any, sender: Sender) -> None:
         self._items = items
-        self._wants_stop = wants_stop
-        self._control = control
-        self._was_told = False
-        self._next_asked = 0.0
+        self._sender = sender
 
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.epoch_record is not None:
             self._items.put(progress.epoch_record)
-        if not self._was_told and self._is_to_stop():
-            self._was_told = True
-            raise KeyboardInterrupt  # as a person stops a run
-
-    def _is_to_stop(self) -> bool:
-        """Look whether the trial is to stop, or the whole search."""
-        if not self._wants_stop.is_set() and time.monotonic() >= self._next_asked:
-            self._next_asked = time.monotonic() + _ASK_EVERY_S
-            if ray.get(self._control.wants_stop.remote()):
-                self._wants_stop.set()
-        return self._wants_stop.is_set()
+        self._sender.check_stop()
 
 
 class _Notes(logging.Handler):

@@ -5,12 +5,9 @@ What ends a search before it has tried everything: its budgets, and a person.
 
 import logging
 import os
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from threading import Event, Thread
 from typing import Any
 
 from ray import tune
@@ -19,10 +16,10 @@ from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.stopper import NoopStopper, Stopper
 
-from raycap.cluster.failures import explain
+from raycap.cluster.background import Background
+from raycap.cluster.mailbox import stop_and_wait
 from raycap.config import SearchConfig
 from raycap.errors import ConfigError
-from raycap.experiments.tuning.control import stop_trials
 from raycap.experiments.tuning.record import name_of
 from raycap.experiments.tuning.resources import TRIAL_CPUS
 from raycap.experiments.tuning.space import Space, num_suggested
@@ -45,14 +42,20 @@ class Limits(Stopper):
     """Ends the search when a budget is spent, or a person says so."""
 
     def __init__(
-        self, search: SearchConfig, epochs: Mapping[str, int], on_end: Callable[[], None]
+        self,
+        search: SearchConfig,
+        epochs: Mapping[str, int],
+        on_end: Callable[[], None],
+        is_interrupted: Callable[[], bool],
     ) -> None:
         """Begin to count.
 
         Args:
             search: the budgets.
             epochs: how far trials were before, by their names.
-            on_end: called once, when the search is to end; what runs is killed when it returns.
+            on_end: called once, when the search is to end; trials that still run when it returns
+                are killed.
+            is_interrupted: returns whether a person has ended the search.
         """
         self._search = search
         self._epochs = dict(epochs)
@@ -60,7 +63,7 @@ class Limits(Stopper):
         self._started = time.monotonic()
         self._is_spent = False
         self._was_told = False
-        self.is_interrupted = False
+        self._is_interrupted = is_interrupted
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Say of one trial whether it is to stop: that is the scheduler's to say."""
@@ -92,12 +95,12 @@ class Limits(Stopper):
             self._is_spent = True
         if search.max_time_s is not None and seconds >= search.max_time_s:
             self._is_spent = True
-        return self._is_spent or self.is_interrupted
+        return self._is_spent or self._is_interrupted()
 
     @property
     def end(self) -> str:
         """How the search ended."""
-        if self.is_interrupted:
+        if self._is_interrupted():
             return "interrupted"
         return "budget" if self._is_spent else "finished"
 
@@ -108,7 +111,6 @@ class Limits(Stopper):
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
 _REMEDY = "run the same command to continue with the trials that are left"
 
 _DIED = "its process died, perhaps out of memory; set tune.retry_failed=true to run it again"
@@ -133,70 +135,37 @@ class SearchPlan:
 
 
 class Searching:
-    """One invocation of Ray Tune.
-
-    It runs in a thread of its own; the driver's looks at the lock, and for an interrupt.
-    """
+    """One call of Ray Tune, in the background."""
 
     def __init__(self, plan: SearchPlan, spec: TrialSpec, on_trial: OnTrial) -> None:
         self._plan = plan
         self._spec = spec
         self._on_trial = on_trial
-        self._limits = Limits(plan.search, plan.epochs, self._end_trials)
-        self._gives_up = False
-        self._has_ended = Event()
-        self._error: BaseException | None = None
+        self._background = Background("tune", self._fit, spec.mailbox, _REMEDY)
+        self._limits = Limits(
+            plan.search, plan.epochs, self._end_trials, lambda: self._background.is_stopping
+        )
 
     def follow(self, lock: WriteLock) -> str:
-        """Search to the end; say whether it came there: `finished`, `budget` or `interrupted`.
+        """Search to the end; return how it ended: `finished`, `budget` or `interrupted`.
 
         Raises:
             RaycapError: the search cannot go on.
             RunConflict: another writer has taken over the output.
         """
-        thread = Thread(target=self._fit, daemon=True, name="raycap-tune")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"ray\.")
-            thread.start()
-            try:
-                self._watch(lock)
-            except BaseException:
-                self._limits.is_interrupted = self._gives_up = True
-                self._spec.control.stop.remote()
-                raise
-        if self._error is not None:
-            raise explain(self._error, _REMEDY) from self._error
+        self._background.follow(lock, lambda _: None)
         return self._limits.end
 
-    def _watch(self, lock: WriteLock) -> None:
-        """Wait for the end, which the first interrupt asks for."""
-        while not self._has_ended.is_set():
-            try:
-                self._has_ended.wait(_LOOK_EVERY_S)
-                lock.check()
-            except KeyboardInterrupt:
-                if self._limits.is_interrupted:
-                    self._gives_up = True
-                    return
-                logger.warning("stopping the trials at their next step: interrupt again not to")
-                self._limits.is_interrupted = True
-
     def _end_trials(self) -> None:
-        stop_trials(self._spec.control, lambda: self._gives_up)
+        # Ray Tune would wait for five seconds, and then kill trials that write a checkpoint.
+        stop_and_wait(self._spec.mailbox, lambda: self._background.gives_up)
 
-    def _fit(self) -> None:
+    def _fit(self, folder: str) -> None:
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         if not self._spec.debug:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:
-            try:
-                self._tuner(folder).fit()
-            except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
-                self._error = error
-            finally:
-                self._spec.control.stop.remote()  # what Ray Tune may have left running
-                self._has_ended.set()
+        self._tuner(folder).fit()
 
     def _tuner(self, folder: str) -> Any:
         plan = self._plan
@@ -218,11 +187,11 @@ class Searching:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                # Nothing of worth comes here: trials keep what they have in the output.
+                # Nothing worth keeping goes here: trials write to the output.
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,
-                callbacks=[_Following(self._on_trial, self._limits, self._spec.control, total)],
+                callbacks=[_Following(self._on_trial, self._limits, self._spec.mailbox, total)],
                 verbose=0,
             ),
         )
@@ -265,10 +234,10 @@ def _optuna(plan: SearchPlan) -> Any:
 class _Following(LoggerCallback):
     """Tells what Ray Tune tells of trials."""
 
-    def __init__(self, on_trial: OnTrial, limits: Limits, control: Any, num_trials: int) -> None:
+    def __init__(self, on_trial: OnTrial, limits: Limits, mailbox: Any, num_trials: int) -> None:
         self._on_trial = on_trial
         self._limits = limits
-        self._control = control
+        self._mailbox = mailbox
         self._num_left = num_trials
 
     def log_trial_start(self, trial: RayTrial) -> None:
@@ -288,7 +257,7 @@ class _Following(LoggerCallback):
         if self._limits.is_over and not is_whole:
             return  # it goes on with the next invocation
         if failed:
-            self._control.end.remote(name_of(_params(trial)))
+            self._mailbox.end.remote(name_of(_params(trial)))
         if failed or FAILURE in result:
             reason = result.get(FAILURE) or _DIED
             self._on_trial(_params(trial), Status.FAILED, reason, ())
