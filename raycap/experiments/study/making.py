@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
 from raycap.cluster.mailbox import Sender
 from raycap.config import StudyConfig, TrainEngineConfig

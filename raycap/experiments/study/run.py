@@ -25,17 +25,6 @@ from raycap.experiments.study.planning import (
     train_config,
 )
 from raycap.experiments.study.record import EVALUATION, SYSTEMS
-from raycap.experiments.study.running import Control, Running
-from raycap.experiments.study.record import (
-    EVALUATION,
-    REPORT,
-    SUMMARY,
-    SYSTEMS,
-    Status,
-    Study,
-    SystemRecord,
-    write_study,
-)
 from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.tuning.resources import fit_trials, share_threads
