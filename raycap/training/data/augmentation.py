@@ -98,7 +98,7 @@ def _changes(config: AugmentConfig, target: Target) -> list[Any]:
 
 
 def _jpeg(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-    """Encode an image as a JPEG of random quality, and decode it. torchvision deprecates its own."""
+    """Encode an image as a JPEG of random quality, and decode it: torchvision's is deprecated."""
     quality = int(torch.randint(_JPEG_QUALITY[0], _JPEG_QUALITY[1] + 1, ()))
     sink = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(sink, "JPEG", quality=quality)
