@@ -1,4 +1,4 @@
-"""Making one system: train or calibrate it, and caption the test split; in a process of its own."""
+"""Making one system, in its own process: train or calibrate it, and caption the test split."""
 
 import time
 from collections.abc import Callable
@@ -40,25 +40,25 @@ _TELL_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudySpec:
-    """What the maker of any system is told."""
+    """Everything that making a system needs to know about the study."""
 
     dataset: str
     output: str
     config: StudyConfig
     engine: TrainEngineConfig
-    """How the work of training is spread, where several systems share the machine."""
+    """Workers and threads of training, when several systems share the machine."""
     mark: dict[str, Any]
-    """The study's fingerprint, which must stand in the output."""
+    """The study's fingerprint, which the output must hold."""
     control: Any
-    """The actor that says whether to stop, and that is told how systems get on."""
+    """The actor that receives the progress of systems, and says whether to stop."""
     debug: bool
 
 
 def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
-    """Make a system, or what is left of it.
+    """Make a system, or finish one that was interrupted.
 
     Raises:
-        RaycapError: as training, calibrating or captioning raise it.
+        RaycapError: training, calibrating or captioning raised it.
     """
     check_claimed(open_store(spec.output, spec.config.storage), spec.mark)
     line = _Line(system.name, spec.control)
@@ -114,7 +114,7 @@ def _captioned(model: str, folder: Path, spec: StudySpec, line: "_Line") -> Summ
 
 
 class _Line:
-    """A system's line to the driver: how it gets on there, an order to stop back."""
+    """A system's connection to the driver: sends progress, receives the request to stop."""
 
     def __init__(self, name: str, control: Any) -> None:
         self._name = name
@@ -124,7 +124,7 @@ class _Line:
         self._was_told = False
 
     def tell(self, stage: str, share: float) -> None:
-        """Tell how far a stage is, from 0 to 1; an order to stop is as an interrupt."""
+        """Report the progress of a stage, from 0 to 1; raise KeyboardInterrupt to stop."""
         now = time.monotonic()
         if now >= self._next_tell:
             self._next_tell = now + _TELL_EVERY_S
@@ -136,7 +136,7 @@ class _Line:
                 raise KeyboardInterrupt
 
     def telling(self, stage: str) -> Callable[[Progress], None]:
-        """Make what is told of images."""
+        """Return a callback for the progress of images."""
         return lambda progress: self.tell(stage, progress.num_done / max(1, progress.num_total))
 
 

@@ -1,4 +1,4 @@
-"""What is searched: settings of training, and the values that each may take."""
+"""The search space: settings of training, and the values that each may take."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ConfigError
 
 Params = dict[str, Any]
-"""A trial's settings by their names, such as `train.lr`."""
+"""A trial's settings by name, such as `train.lr`."""
 
 NUM_EPOCHS = "train.num_epochs"
 
@@ -23,7 +23,7 @@ _DEFAULT_TRIALS = 20
 _DEPTHS = {"architecture.num_layers": [1, 2, 4]}
 _DEFAULT = {"train.lr": [1e-4, 5e-4, 2e-3], "train.batch_size": [16, 32, 64], **_DEPTHS}
 _DEFAULT_BLIP = {"train.lr": [3e-6, 1e-5, 3e-5], "train.batch_size": [16, 32]}
-_MAX_DRAWS = 100  # for one new point, before a space counts as used up
+_MAX_DRAWS = 100  # per new point, before a space counts as exhausted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +31,15 @@ class Values:
     """The values that one setting may take."""
 
     choices: tuple[Any, ...] = ()
-    """Each of them; empty for a range."""
+    """All values; empty for a range."""
     low: float = 0.0
     high: float = 0.0
-    """Both included."""
+    """Both ends are included."""
     is_log: bool = False
     is_integer: bool = False
 
     def domain(self) -> Any:
-        """As Ray Tune draws from them."""
+        """Return the Ray Tune search domain."""
         if self.choices:
             return tune.choice(list(self.choices))
         if self.is_integer:
@@ -47,7 +47,7 @@ class Values:
         return (tune.loguniform if self.is_log else tune.uniform)(self.low, self.high)
 
     def draw(self, source: random.Random) -> Any:
-        """Draw one of them."""
+        """Draw one value."""
         if self.choices:
             return source.choice(self.choices)
         if self.is_integer:
@@ -57,7 +57,7 @@ class Values:
         return source.uniform(self.low, self.high)
 
     def describe(self) -> dict[str, list[Any]]:
-        """As plain values, for records."""
+        """Return plain values for records, such as `{"uniform": [0, 0.5]}`."""
         if self.choices:
             return {"choice": list(self.choices)}
         name = "integers" if self.is_integer else "loguniform" if self.is_log else "uniform"
@@ -69,10 +69,10 @@ Space = dict[str, Values]
 
 
 def read_space(config: TuneConfig) -> Space:
-    """Read the space of the settings, or the usual one of the kind of model.
+    """Read the search space from the settings, or take the default of the kind of model.
 
     Raises:
-        ConfigError: a name is no setting of training, or a value is not allowed there.
+        ConfigError: a name is not a setting of training, or a value is not allowed.
     """
     given = config.tune.space
     if given is None:
@@ -91,7 +91,7 @@ def read_space(config: TuneConfig) -> Space:
 
 
 def points(space: Space, search: SearchConfig) -> list[Params]:
-    """List what a grid or random search tries, in order; the same for the same seed."""
+    """List the points of a grid or random search, in order; the same for the same seed."""
     source = random.Random(search.seed)
     if search.algorithm == "grid":
         every = [
@@ -106,12 +106,12 @@ def points(space: Space, search: SearchConfig) -> list[Params]:
 
 
 def num_suggested(search: SearchConfig) -> int:
-    """How many trials a search has whose points depend on what came before."""
+    """Return the number of trials of a search that learns from its results."""
     return search.num_trials or _DEFAULT_TRIALS
 
 
 def most_epochs(space: Space, base: TrainConfig) -> int:
-    """Say how many epochs a trial has at the most, where nothing ends it before."""
+    """Return the maximum number of epochs of a trial."""
     values = space.get(NUM_EPOCHS)
     if values is None:
         return base.train.num_epochs
@@ -119,10 +119,10 @@ def most_epochs(space: Space, base: TrainConfig) -> int:
 
 
 def trial_config(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """Lay a trial's settings over those that all begin with.
+    """Apply a trial's settings to the base settings.
 
     Raises:
-        ConfigError: together they are not allowed.
+        ConfigError: the combination is not allowed.
     """
     values = base.model_dump()
     for name, value in params.items():
@@ -135,7 +135,7 @@ def trial_config(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def _drawn(space: Space, count: int, source: random.Random) -> list[Params]:
-    """Draw points, none of them twice; fewer where the space has no more."""
+    """Draw distinct points; fewer if the space has no more."""
     found: list[Params] = []
     for _ in range(count):
         for _ in range(_MAX_DRAWS):
@@ -147,7 +147,7 @@ def _drawn(space: Space, count: int, source: random.Random) -> list[Params]:
 
 
 def _flat(given: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Bring nested sections to dotted names; a range is a value."""
+    """Flatten nested sections to dotted names; a range is a value."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         name = f"{path}.{key}" if path else str(key)
@@ -191,7 +191,7 @@ def _range(name: str, kind: str, given: Any, adapter: Any) -> Values:
 
 
 def _field(name: str) -> Any:
-    """Find what a setting of training may be."""
+    """Return a validator of a setting of training."""
     section: type[Section] = TrainConfig
     *sections, last = name.split(".")
     for part in sections:
@@ -205,7 +205,7 @@ def _field(name: str) -> Any:
     if is_section(field.annotation):
         raise ConfigError(f"tune.space.{name}: is a section; give one of its settings")
     form: Any = field.annotation
-    if field.metadata:  # its limits
+    if field.metadata:  # its bounds
         form = Annotated[form, *field.metadata]
     return TypeAdapter(form, config=ConfigDict(allow_inf_nan=False))
 
@@ -217,7 +217,7 @@ def _unknown(name: str, part: str, section: type[Section]) -> ConfigError:
 
 
 def _check(name: str, adapter: Any, value: Any) -> Any:
-    """Bring a value to the setting's type."""
+    """Convert a value to the setting's type."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

@@ -223,7 +223,7 @@ def test_too_little_memory_means_smaller_micro_batches_and_a_warning(
     models = tiny_models(most_images=3)
     ended = train_here(dataset, tmp_path / "small", config, models=models)
     assert ended.state.max_captions == 2
-    (warning,) = ended.told.warnings
+    warning = ended.told.warnings[0]
     assert "8 captions" in warning
     assert "2 captions" in warning
     # Apart from batch norm, which sees micro-batches, the steps are the same.

@@ -56,7 +56,7 @@ def test_a_split_that_is_missing_or_too_small_is_one_clear_line(tmp_path: Path) 
     dataset = open_dataset(store.uri, StorageConfig())
     with pytest.raises(DatasetError, match="no split 'test'; there are: train, validation"):
         choose_images(dataset, "test", 10)
-    with pytest.raises(DatasetError, match="split 'validation' has 1 image, which is too few"):
+    with pytest.raises(DatasetError, match="'validation' has 1 image"):
         choose_images(dataset, "validation", 10)
 
 

@@ -128,7 +128,7 @@ def test_the_best_main_system_is_taken_and_compared_with_the_second() -> None:
         "3.300 ahead of blip-calibrated, a difference beyond chance (p = 0.002, paired bootstrap)."
     )
     assert lines[1] == (
-        "People wrote 17.4 words a caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
+        "References have 17.4 words per caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
     )
 
 
