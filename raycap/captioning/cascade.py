@@ -16,8 +16,7 @@ from raycap.captioning.ledger import Totals
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 
 

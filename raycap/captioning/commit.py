@@ -24,7 +24,7 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import Plan
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import RunStopped
 from raycap.runs.records import now
 from raycap.storage.base import Store, WriteLock
@@ -66,7 +66,7 @@ class Committer:
         self,
         store: Store,
         lock: WriteLock,
-        plan: Plan,
+        plan: CaptionPlan,
         on_commit: Callable[[CaptionsFooter], None],
         cascade: Cascade | None = None,
     ) -> None:

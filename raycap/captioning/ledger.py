@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, list_parts, read_captions_footer
-from raycap.captioning.plan import Plan
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import DatasetError
 from raycap.schema import WORK
 from raycap.storage.base import Store
@@ -70,7 +70,7 @@ class Ledger:
 
 def read_ledger(
     store: Store,
-    plan: Plan,
+    plan: CaptionPlan,
     *,
     retry_failed: bool,
     num_threads: int,

@@ -37,7 +37,7 @@ _CHUNK_ROWS = 8_192
 
 
 @dataclass(kw_only=True)
-class Plan:
+class CaptionPlan:
     """The manifest as planning leaves it."""
 
     parts: dict[int, ManifestFooter] = field(default_factory=dict)
@@ -58,14 +58,14 @@ class Plan:
         return sum(part.num_bytes for part in self.parts.values())
 
 
-def read_plan(store: Store, num_threads: int) -> Plan:
+def read_plan(store: Store, num_threads: int) -> CaptionPlan:
     """Read the footers of the manifest that stands."""
     numbers = sorted(list_parts(store, MANIFEST))
     footers = ordered_map(lambda n: read_manifest_footer(store, n), numbers, num_threads)
-    return Plan(parts=dict(zip(numbers, footers, strict=True)))
+    return CaptionPlan(parts=dict(zip(numbers, footers, strict=True)))
 
 
-def _check_whole(store: Store, plan: Plan) -> None:
+def _check_whole(store: Store, plan: CaptionPlan) -> None:
     """Raise if a part was deleted: its images would be planned anew, and captioned twice.
 
     A run that was killed while it planned leaves gaps as well, but none that is captioned.
@@ -88,7 +88,7 @@ def extend_plan(
     num_threads: int,
     limit: int | None = None,
     dry_run: bool = False,
-) -> Plan:
+) -> CaptionPlan:
     """Merge a listing into the manifest and return the whole plan.
 
     Args:
@@ -122,7 +122,9 @@ def extend_plan(
     return plan
 
 
-def _encoded(tables: Iterator[pa.Table], first: int, plan: Plan) -> Iterator[tuple[int, bytes]]:
+def _encoded(
+    tables: Iterator[pa.Table], first: int, plan: CaptionPlan
+) -> Iterator[tuple[int, bytes]]:
     """Number and encode new parts, and enter them in the plan."""
     for number, table in enumerate(tables, start=first):
         footer = manifest_footer(table)
@@ -140,7 +142,7 @@ class _Changes:
     So only the parts that are being looked at wait in memory, however many images have changed.
     """
 
-    def __init__(self, store: Store, plan: Plan, num_threads: int, *, dry_run: bool) -> None:
+    def __init__(self, store: Store, plan: CaptionPlan, num_threads: int, *, dry_run: bool) -> None:
         self._store = store
         self._plan = plan
         self._num_threads = num_threads
@@ -201,7 +203,7 @@ def _positioned(store: Store, number: int) -> pa.Table:
     )
 
 
-def sorted_runs(plan: Plan) -> Iterator[list[int]]:
+def sorted_runs(plan: CaptionPlan) -> Iterator[list[int]]:
     """Yield the part numbers of each sorted run of the manifest."""
     run: list[int] = []
     for number, footer in plan.parts.items():

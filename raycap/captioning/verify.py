@@ -20,7 +20,7 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import Plan, SortedRun, read_plan, sorted_runs
+from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_runs
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
@@ -162,7 +162,7 @@ def _count_awaiting(check: _PartCheck, store: Store, number: int) -> None:
     check.num_ok -= num_awaiting
 
 
-def _repeated_ids(store: Store, plan: Plan, num_threads: int) -> Iterator[str]:
+def _repeated_ids(store: Store, plan: CaptionPlan, num_threads: int) -> Iterator[str]:
     """Yield the ids that stand more than once, by reading the manifest's runs side by side."""
     runs = [SortedRun(store, numbers, num_threads) for numbers in sorted_runs(plan)]
     # Each part's last id in turn bounds a key range that every run is read through.

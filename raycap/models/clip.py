@@ -10,32 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.device import pick_device
-from raycap.models.weights import quiet
+from raycap.models.weights import load_complete, load_errors
 
 PROMPT = "A photo depicts "
 """Put before every caption and reference, as the authors do."""
 
 _WEIGHT = 2.5
 _TEXTS_A_BATCH = 256
-_LOAD_ERRORS = (
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 
 
 class ClipScorer:
@@ -62,20 +51,13 @@ class ClipScorer:
         Raises:
             ModelError: its files are broken or do not fit together.
         """
-        # Pillow's resizing, as the authors used, not torchvision's, whose bicubic waves differ.
-        safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         tokens: Any = AutoTokenizer.from_pretrained
+        # Pillow's resizing, as the authors used: torchvision's bicubic filter differs.
         pixels: Any = CLIPImageProcessorPil.from_pretrained
-        try:
-            with quiet():
-                model = _load_complete(folder, safely)
-                parts = tokens(folder, **safely), pixels(folder, local_files_only=True)
-        except _LOAD_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise ModelError(
-                f"{folder}: cannot be loaded as CLIP ({type(error).__name__}: {reason}): "
-                "restore its files or choose another model"
-            ) from error
+        with load_errors(folder, "CLIP"):
+            model = load_complete(CLIPModel, folder, torch.float32)
+            tokenizer = tokens(folder, local_files_only=True, trust_remote_code=False)
+            parts = tokenizer, pixels(folder, local_files_only=True)
         return cls(model.to(pick_device()), *parts)
 
     def target(self, width_px: int, height_px: int) -> Target:
@@ -163,15 +145,3 @@ def _harmonic_mean(
     total = first + second
     mean = np.where(total == 0, 0.0, 2 * first * second / np.where(total == 0, 1.0, total))
     return np.asarray(mean)
-
-
-def _load_complete(folder: Path, safely: dict[str, Any]) -> Any:
-    load: Any = CLIPModel.from_pretrained
-    model, report = load(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safely
-    )
-    # transformers fills what is missing with random numbers, and the scores with noise.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
-    return model

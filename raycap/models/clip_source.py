@@ -16,11 +16,11 @@ from raycap.models.folders import (
     PROCESSOR_FILE,
     WEIGHT_FILE,
     WEIGHT_INDEX_FILE,
+    check_safe,
     digest_folder,
     read_json,
 )
 from raycap.models.hub import download
-from raycap.models.safety import check_safe
 
 CLIP_KIND = "clip"
 

@@ -1,5 +1,6 @@
 """A real, deterministic captioner without weights: dry runs, tests, engine benchmarks."""
 
+import hashlib
 import math
 import os
 import signal
@@ -13,11 +14,12 @@ from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
-from raycap.models.base import Caption
+from raycap.models.base import BatchRange, Caption, Captioner, CaptionerKind, ModelSource
 from raycap.models.folders import KIND_FILE, write_json
-from raycap.models.sources import STUB_TARGET
 
-_GRID = 8  # looks at every 8th pixel of every 8th row: enough for colour and light
+_VERSION = "raycap stub 1"  # changed whenever the captions of the stub change
+_TARGET = Target(width_px=64, height_px=64)
+_GRID = 8  # it looks at every 8th pixel of every 8th row: enough for colour and light
 
 _COLOURS = {
     "black": (0, 0, 0),
@@ -42,6 +44,46 @@ _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aiou"
 
 
+class StubKind(CaptionerKind):
+    """The stub, which has no files."""
+
+    name = "stub"
+    uses_gpus = False
+    is_threadsafe = False
+
+    def recognises(self, model_type: str) -> bool:  # noqa: ARG002
+        """Whether a `model_type` means the stub: none does; `raycap.json` names it."""
+        return False
+
+    def built_in(self) -> ModelSource:
+        """Return the only model of the kind."""
+        return ModelSource(
+            kind=self.name,
+            name=self.name,
+            revision=None,
+            folder=None,
+            digest=hashlib.sha256(_VERSION.encode()).hexdigest(),
+            target=_TARGET,
+        )
+
+    def check(self, folder: Path) -> Target:  # noqa: ARG002
+        """Return the size of the input images."""
+        return _TARGET
+
+    def load(
+        self,
+        folder: Path | None,  # noqa: ARG002
+        model: ModelConfig,
+        generation: GenerationConfig,
+    ) -> Captioner:
+        """Make the captioner."""
+        return StubCaptioner(model, generation)
+
+    def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
+        """Return one size: the speed of the stub does not depend on it."""
+        return BatchRange.fixed(64)
+
+
 class StubCaptioner:
     """Says what colour, light and contrast an image has, and a word made of its pixels.
 
@@ -57,7 +99,7 @@ class StubCaptioner:
     @property
     def target(self) -> Target:
         """The pixels it wants."""
-        return STUB_TARGET
+        return _TARGET
 
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
         """Caption a batch; takes `stub_latency_s`, whatever its size."""
@@ -84,7 +126,7 @@ class StubCaptioner:
     def save(self, folder: Path) -> None:
         """Write a folder that `find_model` knows as a stub."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / KIND_FILE, {"kind": "stub"})
+        write_json(folder / KIND_FILE, {"kind": StubKind.name})
 
     def _fail(self) -> None:
         if self._fault == "raise":

@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.loading import (
     DecodesImages,
@@ -32,6 +32,7 @@ from raycap.captioning.source import File, Row, with_held_files
 from raycap.captioning.stream import Stages
 from raycap.config import ImageConfig
 from raycap.images.decoding import DecodedImage, Target, decode
+from raycap.models.base import BatchRange
 from raycap.storage.parallel import ordered_map
 
 MAX_PICTURES = 400

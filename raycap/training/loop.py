@@ -18,6 +18,7 @@ from ray.train.torch import get_device
 from raycap.config import TrainEngineConfig
 from raycap.errors import DatasetError, RunStopped
 from raycap.models.device import peak_device_bytes, peak_memory_bytes, pick_device, use_threads
+from raycap.models.kinds import find_trainable_kind
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
 from raycap.training.board import BoardReporter
@@ -137,10 +138,6 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
     )
 
 
-_DEFAULT_LR = {"blip": 1e-5}
-_DEFAULT_LR_FROM_SCRATCH = 5e-4
-
-
 class End(StrEnum):
     """Why the loop ended."""
 
@@ -164,7 +161,7 @@ class Loop:
         self._mark: float | None = None  # end of the last step, if the next follows directly
         self._written = time.monotonic()
         config = run.config
-        self._peak = config.train.lr or _DEFAULT_LR.get(config.kind, _DEFAULT_LR_FROM_SCRATCH)
+        self._peak = config.train.lr or find_trainable_kind(config.kind).default_lr
 
     def train(self) -> End:
         """Train to the end.

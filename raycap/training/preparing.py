@@ -18,7 +18,8 @@ from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
-from raycap.runs.records import check_claimed, encode_json, now
+from raycap.runs.opening import check_claimed
+from raycap.runs.records import encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.training.checkpoints import (
@@ -196,7 +197,7 @@ class Job:
     samples: dict[str, list[GroupRows]]
     models: Models
     origin: dict[str, Any]
-    mark: dict[str, Any]
+    fingerprint: dict[str, Any]
     """The run's fingerprint, which the output must hold."""
 
 
@@ -210,7 +211,7 @@ def prepare(
         ModelError: the model cannot be built or loaded, or memory is too small for it.
         StorageError: a store refuses.
     """
-    check_claimed(store, job.mark)
+    check_claimed(store, job.fingerprint)
     _build_initial(job, store, workers)
     learner, state = _restored(job, store, workers, reporter)
     _fit(learner, state, workers, reporter)

@@ -15,7 +15,7 @@ from raycap.experiments.study.run import study
 from raycap.experiments.study.status import StudyProgress
 from tests.support.dataset_samples import dataset_row, scene_dataset, write_dataset
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 _DIVERGES = 1e30
 

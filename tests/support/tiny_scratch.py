@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from raycap.config import ArchitectureConfig, GenerationConfig, TrainConfig
 from raycap.images.decoding import Target
-from raycap.models.folders import SCRATCH_KINDS, Preprocessing
-from raycap.models.scratch.folders import ScratchDescription
+from raycap.models.folders import Preprocessing
+from raycap.models.scratch.kind import SCRATCH_KINDS, ScratchDescription
 from raycap.models.scratch.training import ScratchTrainable, build_scratch_trainable
 
 KINDS = list(SCRATCH_KINDS)

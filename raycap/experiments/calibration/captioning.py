@@ -10,16 +10,15 @@ import ray
 from jaxtyping import UInt8
 from ray.exceptions import RayError
 
-from raycap.captioning.batching import BatchRange, BatchSize
-from raycap.captioning.captioner import caption_all
-from raycap.captioning.isolated import WatchedCaptioner, hang_limit_s
+from raycap.captioning.batching import BatchSize
+from raycap.captioning.captioner import WatchedCaptioner, caption_all, hang_limit_s
 from raycap.captioning.resources import fit_resources, threads_per_actor
 from raycap.cluster.failures import explain
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.experiments.calibration.record import REMEDY
 from raycap.images.isolation import HangWatch
-from raycap.models.base import AdjustableCaptioner, Caption, ModelSource
+from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
 from raycap.models.device import use_threads
 from raycap.models.load import load_captioner
 

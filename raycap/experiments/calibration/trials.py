@@ -21,7 +21,6 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
-from raycap.runs.records import difference
 
 TRIALS = "trials.jsonl"
 
@@ -47,23 +46,19 @@ _FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}
 class TrialLog:
     """The trials of a calibration: those in its folder, and those added since."""
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         """Read the folder's trials.
 
         Raises:
-            RunConflict: they belong to another calibration; the message shows the difference.
             DatasetError: the file is damaged.
         """
         self._path = folder / TRIALS
         self._journal = LineJournal(self._path, _FORMS)
-        theirs = self._journal.fingerprint
-        if theirs is None:
-            self._journal.claim(fingerprint)
-        elif theirs != fingerprint:
-            raise RunConflict(
-                f"{folder}: holds another calibration; give another output, or the settings of "
-                f"that one (- that one, + this one):\n{difference(theirs, fingerprint)}"
-            )
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        """The fingerprint of the calibration; None in an empty log."""
+        return self._journal.fingerprint
 
     @property
     def slice(self) -> SliceRecord | None:
@@ -74,6 +69,10 @@ class TrialLog:
     def trials(self) -> list[Trial]:
         """All trials, in order."""
         return self._journal.entries(_TRIAL)
+
+    def claim(self, fingerprint: dict[str, Any]) -> None:
+        """Write the fingerprint, the first line of an empty log."""
+        self._journal.claim(fingerprint)
 
     def start(self, images: SliceRecord) -> None:
         """Record the images that settings are tried on.

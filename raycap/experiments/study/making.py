@@ -28,7 +28,7 @@ from raycap.experiments.study.record import (
     TrainingFound,
 )
 from raycap.progress import Progress
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.record import Training
 from raycap.training.run import train
@@ -47,7 +47,7 @@ class StudySpec:
     config: StudyConfig
     engine: TrainEngineConfig
     """Workers and threads of training, when several systems share the machine."""
-    mark: dict[str, Any]
+    fingerprint: dict[str, Any]
     """The study's fingerprint, which the output must hold."""
     control: Any
     """The actor that receives the progress of systems, and says whether to stop."""
@@ -60,7 +60,7 @@ def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
     Raises:
         RaycapError: training, calibrating or captioning raised it.
     """
-    check_claimed(open_store(spec.output, spec.config.storage), spec.mark)
+    check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
     line = _Line(system.name, spec.control)
     folder = Path(spec.output) / SYSTEMS.folder_of(system.name)
     model = spec.config.pretrained

@@ -25,7 +25,6 @@ from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
 STUDY = "study.json"
-LOCK = "lock.json"
 REPORT = "report.html"
 SUMMARY = "summary.md"
 EVALUATION = "evaluation"

@@ -14,31 +14,26 @@ model/                the best trial's model: `raycap caption --model` runs it
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from raycap.config import TuneConfig
 from raycap.errors import ObjectNotFound
 from raycap.experiments.journal import Experiment
 from raycap.experiments.tuning.search import Search, Status, Trial
-from raycap.experiments.tuning.space import Params, Space
-from raycap.runs.records import claim_run, encode_json, read_as
+from raycap.experiments.tuning.space import Params
+from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 from raycap.training.epochs import HISTORY
 from raycap.training.overfitting import Metric, badness
-from raycap.training.record import fingerprint as train_fingerprint
 from raycap.training.state import read_history
 
-LOCK = "lock.json"
 SEARCH = "tune.json"
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
 _REMEDY = "delete it, and run the same command"
-_BATCH = ("train.batch_size", "engine.num_workers")
 
 
 TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", form=Trial)
@@ -49,33 +44,6 @@ def name_of(params: Params) -> str:
     """Name a trial after its settings, so that the same ones are the same trial."""
     text = json.dumps(params, sort_keys=True)
     return f"t-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space) -> dict[str, Any]:
-    """Say what decides a search: two alike in this may share an output.
-
-    Budgets may be raised, and the work spread otherwise; so may more values be tried.
-    """
-    mark = train_fingerprint(dataset, config.base())
-    for name in space:
-        *sections, last = name.split(".")
-        place: dict[str, Any] = mark
-        for section in sections:
-            place = place.get(section, {})
-        place.pop(last, None)
-    if not space.keys().isdisjoint(_BATCH):
-        del mark["train"]["global_batch"]
-    return {"command": "tune", **mark}
-
-
-def claim_output(store: Store, mark: dict[str, Any], config: TuneConfig) -> None:
-    """Create `run.json`, or make sure that the one that stands is of the same search.
-
-    Raises:
-        ConfigError: the output holds other files.
-        RunConflict: the output belongs to something else; the message shows the difference.
-    """
-    claim_run(store, mark, config, lock=LOCK)
 
 
 def measure_trial(

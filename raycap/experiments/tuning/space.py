@@ -12,6 +12,7 @@ from ray import tune
 from raycap.config import SearchConfig, Section, TrainConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError
+from raycap.models.kinds import find_trainable_kind
 
 Params = dict[str, Any]
 """A trial's settings by name, such as `train.lr`."""
@@ -76,7 +77,7 @@ def read_space(config: TuneConfig) -> Space:
     """
     given = config.tune.space
     if given is None:
-        given = _DEFAULT_BLIP if config.kind == "blip" else _DEFAULT
+        given = _DEFAULT_BLIP if find_trainable_kind(config.kind).default_init else _DEFAULT
     space = {name: _values(name, found) for name, found in sorted(_flat(given).items())}
     if not space:
         raise ConfigError("tune.space: is empty; give values, such as tune.space.train.lr='[1e-4]'")

@@ -20,7 +20,7 @@ from raycap.errors import RaycapError
 from raycap.experiments.tuning.record import TRIALS, name_of
 from raycap.experiments.tuning.search import Trial
 from raycap.experiments.tuning.space import NUM_EPOCHS, Params, trial_config
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.epochs import HISTORY
 from raycap.training.overfitting import Metric, badness
@@ -52,7 +52,7 @@ class TrialSpec:
     output: str
     base: TrainConfig
     models: Models
-    mark: dict[str, Any]
+    fingerprint: dict[str, Any]
     """The search's fingerprint, which the output must hold."""
     known: dict[str, Trial]
     """Trials that have ended, by name: their results are reported again without a run."""
@@ -144,7 +144,7 @@ class TrialActor(Trainable):
         try:
             if ray.get(spec.control.begin.remote(name)):
                 raise KeyboardInterrupt  # as in _Relay
-            check_claimed(open_store(spec.output, spec.base.storage), spec.mark)
+            check_claimed(open_store(spec.output, spec.base.storage), spec.fingerprint)
             train(
                 spec.dataset,
                 f"{spec.output.rstrip('/')}/{TRIALS.folder_of(name).rstrip('/')}",

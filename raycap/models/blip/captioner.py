@@ -19,7 +19,7 @@ import torch
 import transformers
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
@@ -28,17 +28,12 @@ from raycap.models.base import Caption
 from raycap.models.blip.compiled import CompiledBlip, check_compiler
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.blip.int8 import Int8Linear, check_int8, quantize
+from raycap.models.blip.kind import BlipKind, check_blip_folder
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding.state import Decoded
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
-from raycap.models.folders import (
-    KIND_FILE,
-    PREPROCESSOR_FILE,
-    Preprocessing,
-    check_folder,
-    write_json,
-)
-from raycap.models.weights import load_network, quiet
+from raycap.models.folders import KIND_FILE, PREPROCESSOR_FILE, Preprocessing, write_json
+from raycap.models.weights import load_complete, load_errors, quiet
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
 
@@ -91,7 +86,7 @@ class BlipCaptioner:
                 cannot compute in 8 bits, where `model.precision` says so, or `model.compile` is on
                 where nothing can be compiled.
         """
-        preprocessing = check_folder(folder)
+        preprocessing = check_blip_folder(folder)
         device = pick_device()
         if model.compile:
             check_compiler(device)
@@ -153,7 +148,7 @@ class BlipCaptioner:
             self._model.save_pretrained(folder)
             self._tokenizer.save_pretrained(folder)
         write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
-        write_json(folder / KIND_FILE, {"kind": "blip"})
+        write_json(folder / KIND_FILE, {"kind": BlipKind.name})
 
     def _start_tokens(self) -> Int[Tensor, "1 p"]:
         """What every caption continues: the decoder's start token, then the prompt."""
@@ -192,6 +187,23 @@ class BlipCaptioner:
         # Without the start token, which not every tokenizer knows to be special.
         written = [*self._prompt[0, 1:].tolist(), *tokens]
         return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+
+def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a BLIP captioning network onto the CPU, and its tokenizer.
+
+    Args:
+        folder: Hugging Face folder, already checked.
+        dtype: Data type to convert the weights to.
+
+    Raises:
+        ModelError: files are broken or do not fit together.
+    """
+    with load_errors(folder, "BLIP"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        return load_complete(BlipForConditionalGeneration, folder, dtype), tokenizer
 
 
 def transformers_settings(text: Any, generation: GenerationConfig) -> Any:

@@ -20,17 +20,17 @@ from transformers import PreTrainedTokenizerBase
 from raycap.config import GenerationConfig, TrainConfig
 from raycap.errors import ConfigError
 from raycap.images.decoding import Target
-from raycap.models.blip.captioner import BlipCaptioner, transformers_settings
+from raycap.models.blip.captioner import BlipCaptioner, load_network, transformers_settings
+from raycap.models.blip.kind import BlipKind, check_blip_folder
 from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
     PREPROCESSOR_FILE,
     Preprocessing,
-    check_folder,
     write_json,
 )
 from raycap.models.trainable import TokenBatch, batch_tokens
-from raycap.models.weights import load_network, quiet
+from raycap.models.weights import quiet
 
 _LORA_TARGETS = ["query", "key", "value", "qkv"]
 """The attention's projections: of the text decoder, and of the vision tower (`qkv`)."""
@@ -72,7 +72,7 @@ class BlipNetwork(nn.Module):
 class BlipTrainable:
     """A BLIP with its tokenizer and preprocessing, ready to be trained."""
 
-    kind = "blip"
+    kind = BlipKind.name
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class BlipTrainable:
         write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
         settings = transformers_settings(plain.config.text_config, generation)
         write_json(folder / GENERATION_FILE, settings.to_diff_dict())
-        mark = {"kind": "blip", "generation": generation.model_dump(mode="json")}
+        mark = {"kind": self.kind, "generation": generation.model_dump(mode="json")}
         write_json(folder / KIND_FILE, {**mark, "training": training})
 
 
@@ -143,7 +143,7 @@ def load_blip_trainable(folder: Path, config: TrainConfig) -> BlipTrainable:
         ModelError: the folder is not a whole BLIP captioner.
         ConfigError: LoRA is asked for and its package is missing.
     """
-    preprocessing = check_folder(folder)
+    preprocessing = check_blip_folder(folder)
     blip, tokenizer = load_network(folder, torch.float32)
     return BlipTrainable(blip, tokenizer, preprocessing, config)
 

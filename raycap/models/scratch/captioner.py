@@ -138,7 +138,7 @@ class HybridCaptioner(ScratchCaptioner):
 
 def captioner_of(model: ScratchModel, generation: GenerationConfig) -> ScratchCaptioner:
     """Caption with a model, as its kind can."""
-    is_hybrid = model.description.kind == "hybrid"
+    is_hybrid = isinstance(model.network.decoder, HybridDecoder)
     return (HybridCaptioner if is_hybrid else ScratchCaptioner)(model, generation)
 
 

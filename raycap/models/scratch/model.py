@@ -20,7 +20,6 @@ from raycap.models.folders import (
     WEIGHT_FILE,
     write_json,
 )
-from raycap.models.scratch.cnn_lstm import CnnLstmDecoder
 from raycap.models.scratch.decoders import Decoder
 from raycap.models.scratch.encoders import (
     Encoder,
@@ -30,15 +29,14 @@ from raycap.models.scratch.encoders import (
     num_channels,
     preprocessing_for,
 )
-from raycap.models.scratch.folders import (
+from raycap.models.scratch.kind import (
+    SCRATCH_KINDS,
     ScratchDescription,
     check_scratch_folder,
     write_description,
     write_generation,
 )
-from raycap.models.scratch.hybrid import HybridDecoder
 from raycap.models.scratch.tokenizer import END, PAD, SPECIAL_TOKENS, START, CaptionTokenizer
-from raycap.models.scratch.transformer import TransformerDecoder
 
 
 class CaptionNetwork(nn.Module):
@@ -140,16 +138,8 @@ def build_network(description: ScratchDescription) -> CaptionNetwork:
         ConfigError: the encoder needs an extra that is not installed.
     """
     architecture = description.architecture
-    decoder: Decoder
     channels, num_tokens = num_channels(architecture), description.num_tokens
-    match description.kind:
-        case "cnn-lstm":
-            decoder = CnnLstmDecoder(architecture, channels, num_tokens)
-        case "hybrid":
-            decoder = HybridDecoder(architecture, channels, num_tokens)
-        case _:
-            num_cells = grid_side(architecture) ** 2
-            decoder = TransformerDecoder(architecture, channels, num_tokens, num_cells)
+    decoder = SCRATCH_KINDS[description.kind].decoder()(architecture, channels, num_tokens)
     return CaptionNetwork(build_encoder(architecture, description.preprocessing), decoder)
 
 

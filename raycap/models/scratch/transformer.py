@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from raycap.config import ArchitectureConfig
 from raycap.models.scratch.decoders import Decoder, Tensors
+from raycap.models.scratch.encoders import grid_side
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
 # H = heads, K = width of a head, R = rows, those of an image side by side
@@ -31,10 +32,10 @@ class TransformerDecoder(Decoder):
     """A Transformer decoder over tokens and grid."""
 
     def __init__(
-        self, architecture: ArchitectureConfig, num_channels: int, num_tokens: int, num_cells: int
+        self, architecture: ArchitectureConfig, num_channels: int, num_tokens: int
     ) -> None:
         super().__init__()
-        width = architecture.width
+        width, num_cells = architecture.width, grid_side(architecture) ** 2
         self.num_heads = architecture.num_heads
         self.see = nn.Linear(num_channels, width)
         self.cells = nn.Parameter(torch.randn(num_cells, width) * 0.02)

@@ -22,7 +22,12 @@ import transformers
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationMixin,
+    ProcessorMixin,
+)
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
@@ -31,11 +36,12 @@ from raycap.models.base import Caption
 from raycap.models.decoding import caption_with
 from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
-from raycap.models.folders import KIND_FILE, VLM, write_json
-from raycap.models.vlm.folders import check_vlm_folder
-from raycap.models.weights import load_vlm, quiet
+from raycap.models.folders import KIND_FILE, write_json
+from raycap.models.vlm.kind import VlmKind, check_vlm_folder
+from raycap.models.weights import load_complete, load_errors, quiet
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
+_WHAT = "a vision-language model"
 
 _SPECIAL_TOKENS = (
     "bos_token_id",
@@ -264,7 +270,7 @@ class VlmCaptioner:
         with quiet():
             self._model.save_pretrained(folder)
             self._processor.save_pretrained(folder)
-        write_json(folder / KIND_FILE, {"kind": VLM})
+        write_json(folder / KIND_FILE, {"kind": VlmKind.name})
 
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
         inputs = self._inputs(pixels).to(self._model.device, self._model.dtype)
@@ -308,6 +314,40 @@ class VlmCaptioner:
     def _text(self, tokens: list[int]) -> str:
         text = self._processor.tokenizer.decode(tokens, skip_special_tokens=True)
         return " ".join(text.split())
+
+
+def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a vision-language model onto the CPU, and its processor.
+
+    Args:
+        folder: Hugging Face folder, already checked.
+        dtype: Data type to convert the weights to.
+
+    Raises:
+        ModelError: files are broken or do not fit together, the model needs code of its own folder,
+            or a package that it needs is not installed.
+    """
+    with load_errors(folder, _WHAT):
+        processor = _processor(folder)
+        return load_complete(AutoModelForImageTextToText, folder, dtype), processor
+
+
+def load_processor(folder: Path) -> Any:
+    """Load only the processor of a vision-language model.
+
+    Raises:
+        ModelError: as `load_vlm`.
+    """
+    with load_errors(folder, _WHAT):
+        return _processor(folder)
+
+
+def _processor(folder: Path) -> Any:
+    load: Any = AutoProcessor.from_pretrained
+    processor = load(folder, local_files_only=True, trust_remote_code=False)
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError("it has no processor of images and text")
+    return processor
 
 
 def written_prompt(processor: Any, prompt: str) -> str:

@@ -17,7 +17,8 @@ from PIL import Image
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ConfigError, ModelError
 from raycap.models.base import Caption, ModelSource, image_seed
-from raycap.models.folders import GENERATION_FILE, VLM, read_json
+from raycap.models.folders import GENERATION_FILE, read_json
+from raycap.models.kinds import KINDS, find_kind
 
 _DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _OWN_ARGS = {
@@ -40,10 +41,11 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
     """
     if model.backend != "vllm":
         return
-    if source.kind != VLM:
+    if not find_kind(source.kind).runs_on_vllm:
+        able = ", ".join(kind.name for kind in KINDS if kind.runs_on_vllm)
         raise ModelError(
-            f"backend=vllm is for vision-language models; {source.name} is a {source.kind}: leave "
-            "it out"
+            f"backend=vllm supports models of kind {able}; {source.name} is of kind {source.kind}: "
+            "leave it out"
         )
     _check_search(generation)
     for name in model.vllm_args.keys() & _OWN_ARGS.keys():
@@ -93,8 +95,7 @@ def prompt_text(folder: Path, prompt: str) -> str:
         ModelError: the processor cannot be loaded, or the model has nothing to read.
     """
     # torch and transformers take seconds to import
-    from raycap.models.vlm.captioner import written_prompt  # noqa: PLC0415
-    from raycap.models.weights import load_processor  # noqa: PLC0415
+    from raycap.models.vlm.captioner import load_processor, written_prompt  # noqa: PLC0415
 
     text = written_prompt(load_processor(folder), prompt)
     if not text:

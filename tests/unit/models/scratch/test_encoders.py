@@ -26,7 +26,7 @@ from raycap.models.scratch.encoders import (
 )
 from raycap.models.scratch.training import ScratchTrainable, load_scratch_trainable
 from raycap.models.sources import find_model
-from raycap.models.training import build_trainable
+from raycap.models.trainable import build_trainable
 from tests.support.tiny_scratch import (
     CAPTIONS,
     GREEDY,

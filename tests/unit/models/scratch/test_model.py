@@ -17,8 +17,7 @@ from raycap.models.scratch.model import load_model
 from raycap.models.scratch.tokenizer import END, START
 from raycap.models.scratch.training import ScratchTrainable, load_scratch_trainable
 from raycap.models.sources import find_model
-from raycap.models.trainable import IGNORED, Trainable
-from raycap.models.training import build_trainable, load_trainable
+from raycap.models.trainable import IGNORED, Trainable, build_trainable, load_trainable
 from tests.support.tiny_scratch import (
     BEAMS,
     CAPTIONS,

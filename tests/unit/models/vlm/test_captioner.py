@@ -17,11 +17,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
 from raycap.models.base import AdjustableCaptioner
-from raycap.models.copying import copy_model
-from raycap.models.load import load_captioner
+from raycap.models.load import copy_model, load_captioner
 from raycap.models.sources import find_model
 from raycap.models.vlm.captioner import INSTRUCTION, TASK, VlmCaptioner
-from raycap.models.vlm.folders import ANY_SIZE_PX, check_vlm_folder
+from raycap.models.vlm.kind import ANY_SIZE_PX, check_vlm_folder
 from tests.support import tiny_blip
 from tests.support.tiny_vlm import ENDS, EOS, FAMILIES, random_images, save_vlm
 
@@ -342,7 +341,7 @@ def test_incomplete_weights_and_foreign_arithmetic_are_refused(
 ) -> None:
     source = find_model(str(folders["llava"]))
     for model in (ModelConfig(precision="int8"), ModelConfig(compile=True)):
-        with pytest.raises(ModelError, match="for BLIP models only"):
+        with pytest.raises(ModelError, match="of kind vlm"):
             load_captioner(source, model, GenerationConfig())
     copy = shutil.copytree(folders["llava"], tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")

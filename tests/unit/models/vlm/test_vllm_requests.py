@@ -16,6 +16,7 @@ from raycap.experiments.calibration.run import calibrate
 from raycap.models.base import image_seed
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
+from raycap.models.vlm.captioner import load_processor
 from raycap.models.vlm.vllm_requests import (
     engine_args,
     prompt_text,
@@ -23,7 +24,6 @@ from raycap.models.vlm.vllm_requests import (
     request,
     sampling_params,
 )
-from raycap.models.weights import load_processor
 from raycap.preflights.run import preflight
 from tests.support.tiny_vlm import IMAGE, random_images, save_vlm
 
@@ -103,7 +103,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "own": ({"model": {"vllm_args": {"dtype": "half"}}}, "raycap decides it: set model.precision"),
     "code": ({"model": {"vllm_args": {"trust_remote_code": True}}}, "raycap decides it: leave it"),
-    "kind": ({"model": {"name": "demo"}}, "for vision-language models; demo is a blip"),
+    "kind": ({"model": {"name": "demo"}}, "demo is of kind blip"),
 }
 
 
