@@ -257,7 +257,8 @@ def check_tensorboard() -> None:
     if importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError(
             "train.tensorboard=true needs the extra raycap[tensorboard]: "
-            "pip install 'raycap[tensorboard]'"
+            "pip install 'raycap[tensorboard]'",
+            setting="train.tensorboard",
         )
 
 

@@ -51,7 +51,8 @@ def fit_resources(engine: TrainEngineConfig, *, is_fixed: bool) -> Resources:
             )
             if is_fixed:
                 raise ConfigError(
-                    f"{shortage}; lower engine.num_workers, .gpus_per_worker or .cpus_per_worker"
+                    f"{shortage}; lower engine.num_workers, .gpus_per_worker or .cpus_per_worker",
+                    setting="engine.num_workers",
                 )
             logger.warning("cluster_small %s: waiting for it to grow", shortage)
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1

@@ -70,7 +70,8 @@ def choose_images(dataset: CaptionDataset, split: str, count: int) -> dict[str, 
     if len(drawn) < _FEWEST:
         raise DatasetError(
             f"{dataset.store.uri}: its split {split!r} has {len(drawn)} image, too few to compare "
-            "settings; prepare it with a larger split.validation, or give another split"
+            "settings; prepare it with a larger split.validation, or give another split",
+            uri=dataset.store.uri,
         )
     return dict(sorted(drawn))
 
@@ -99,7 +100,8 @@ def load_images(chosen: dict[str, list[str]], spec: LoadSpec, block_size: int) -
         raise DatasetError(
             f"{spec.dataset}: only {len(loaded.image_ids)} of {len(ids)} images can be read "
             f"({loaded.unreadable[0]}); restore the images, or prepare the dataset again with "
-            "embed.enabled=true"
+            "embed.enabled=true",
+            uri=spec.dataset,
         )
     return loaded
 

@@ -86,7 +86,8 @@ class TrialLog:
             raise RunConflict(
                 f"{self._path}: its trials used {self.slice.num_images} images of the split, of "
                 f"which {images.num_images} can be read now; restore the images, or give another "
-                "output"
+                "output",
+                uri=str(self._path.parent),
             )
 
     def add(self, trial: Trial) -> None:

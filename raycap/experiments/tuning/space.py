@@ -80,14 +80,14 @@ def read_space(config: TuneConfig) -> Space:
         given = _DEFAULT_BLIP if find_trainable_kind(config.kind).default_init else _DEFAULT
     space = {name: _values(name, found) for name, found in sorted(_flat(given).items())}
     if not space:
-        raise ConfigError("tune.space: is empty; give values, such as tune.space.train.lr='[1e-4]'")
+        raise ConfigError(
+            "tune.space: is empty; give values, such as tune.space.train.lr='[1e-4]'",
+            setting="tune.space",
+        )
     if config.tune.algorithm == "grid":
         for name, values in space.items():
             if not values.choices:
-                raise ConfigError(
-                    f"tune.space.{name}: a grid needs a list of values; give one, or "
-                    "tune.algorithm=random"
-                )
+                raise _wrong(name, "a grid needs a list; give one, or tune.algorithm=random")
     return space
 
 
@@ -165,7 +165,7 @@ def _values(name: str, given: Any) -> Values:
         return _range(name, *next(iter(given.items())), adapter)
     choices = given if isinstance(given, list) else [given]
     if not choices:
-        raise ConfigError(f"tune.space.{name}: the list is empty")
+        raise _wrong(name, "the list is empty")
     checked = [_check(name, adapter, value) for value in choices]
     return Values(
         choices=tuple(value for i, value in enumerate(checked) if value not in checked[:i])
@@ -174,18 +174,16 @@ def _values(name: str, given: Any) -> Values:
 
 def _range(name: str, kind: str, given: Any, adapter: Any) -> Values:
     if not isinstance(given, list) or len(given) != 2:
-        raise ConfigError(f"tune.space.{name}: write it as {{{kind}: [low, high]}}")
+        raise _wrong(name, f"write it as {{{kind}: [low, high]}}")
     low, high = (_check(name, adapter, value) for value in given)
     is_number = all(isinstance(it, int | float) and not isinstance(it, bool) for it in (low, high))
     if not is_number or not low < high or (kind == "loguniform" and low <= 0):
         above = " above 0" if kind == "loguniform" else ""
-        raise ConfigError(
-            f"tune.space.{name}: {kind} needs two numbers{above}, the lower one first, got {given}"
-        )
+        raise _wrong(name, f"{kind} needs two numbers{above}, the lower one first, got {given}")
     is_integer = isinstance(low, int)
     if is_integer != (kind == "integers"):
         wanted = "integers" if is_integer else "uniform or loguniform"
-        raise ConfigError(f"tune.space.{name}: its range is one of {wanted}, not {kind}")
+        raise _wrong(name, f"its range is one of {wanted}, not {kind}")
     return Values(
         low=float(low), high=float(high), is_log=kind == "loguniform", is_integer=is_integer
     )
@@ -204,7 +202,7 @@ def _field(name: str) -> Any:
     if field is None:
         raise _unknown(name, last, section)
     if is_section(field.annotation):
-        raise ConfigError(f"tune.space.{name}: is a section; give one of its settings")
+        raise _wrong(name, "is a section; give one of its settings")
     form: Any = field.annotation
     if field.metadata:  # its bounds
         form = Annotated[form, *field.metadata]
@@ -212,9 +210,8 @@ def _field(name: str) -> Any:
 
 
 def _unknown(name: str, part: str, section: type[Section]) -> ConfigError:
-    return ConfigError(
-        f"tune.space.{name}: no such setting ({part}); there are: {', '.join(section.model_fields)}"
-    )
+    known = ", ".join(section.model_fields)
+    return _wrong(name, f"no such setting ({part}); there are: {known}")
 
 
 def _check(name: str, adapter: Any, value: Any) -> Any:
@@ -223,4 +220,9 @@ def _check(name: str, adapter: Any, value: Any) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"tune.space.{name}: {reason}, got {value!r}") from None
+        raise _wrong(name, f"{reason}, got {value!r}") from None
+
+
+def _wrong(name: str, reason: str) -> ConfigError:
+    setting = f"tune.space.{name}"
+    return ConfigError(f"{setting}: {reason}", setting=setting)

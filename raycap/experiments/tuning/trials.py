@@ -247,7 +247,8 @@ def _optuna(plan: SearchPlan) -> Any:
         from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'"
+            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'",
+            setting="tune.algorithm",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searcher: Any = OptunaSearch

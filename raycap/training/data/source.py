@@ -49,7 +49,9 @@ def read_groups(dataset: CaptionDataset, split: str, share: float = 1.0) -> Spli
     if not groups.total:
         raise DatasetError(
             f"{dataset.store.uri}: train.subset={share:g} leaves no image of its {split} split; "
-            "raise it"
+            "raise it",
+            uri=dataset.store.uri,
+            setting="train.subset",
         )
     return groups
 
@@ -58,7 +60,9 @@ def _check_split(dataset: CaptionDataset, split: str) -> None:
     if split not in dataset.splits:
         raise DatasetError(
             f"{dataset.store.uri}: has no {split} split, which training needs (it has: "
-            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
+            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0",
+            uri=dataset.store.uri,
+            setting=f"split.{split}",
         )
 
 

@@ -149,54 +149,57 @@ def test_each_kind_of_model_has_a_usual_space(kind: str, names: set[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "setting"),
     [
-        ({"train.rate": [1]}, r"tune\.space\.train\.rate: no such setting \(rate\); there.*lr, "),
-        ({"trian.lr": [1]}, r"tune\.space\.trian\.lr: no such setting \(trian\); there are: kind"),
-        ({"train.lr.x": [1]}, r"tune\.space\.train\.lr\.x: no such setting \(lr\)"),
-        ({"train": [1]}, r"tune\.space\.train: is a section"),
-        ({"tune.seed": [1]}, r"tune\.space\.tune\.seed: no such setting \(tune\)"),
-        ({"train.lr": ["fast"]}, r"tune\.space\.train\.lr: Input should be a valid number.*'fast'"),
-        ({"train.lr": [0.1, -1]}, r"tune\.space\.train\.lr: Input should be greater.*got -1"),
-        ({"train.lr": [math.inf]}, r"tune\.space\.train\.lr: Input should be a finite number"),
-        ({"train.batch_size": [1.5]}, r"tune\.space\.train\.batch_size: .*integer.*got 1\.5"),
-        ({"kind": ["vit"]}, r"tune\.space\.kind: Input should be 'blip'.*got 'vit'"),
-        ({"train.lr": []}, r"tune\.space\.train\.lr: the list is empty"),
-        ({}, r"tune\.space: is empty; give values, such as"),
-        ({"train": {}}, r"tune\.space: is empty; give values, such as"),
+        ({"train.rate": [1]}, "tune.space.train.rate"),
+        ({"trian.lr": [1]}, "tune.space.trian.lr"),
+        ({"train.lr.x": [1]}, "tune.space.train.lr.x"),
+        ({"train": [1]}, "tune.space.train"),
+        ({"tune.seed": [1]}, "tune.space.tune.seed"),
+        ({"train.lr": ["fast"]}, "tune.space.train.lr"),
+        ({"train.lr": [0.1, -1]}, "tune.space.train.lr"),
+        ({"train.lr": [math.inf]}, "tune.space.train.lr"),
+        ({"train.batch_size": [1.5]}, "tune.space.train.batch_size"),
+        ({"kind": ["vit"]}, "tune.space.kind"),
+        ({"train.lr": []}, "tune.space.train.lr"),
+        ({}, "tune.space"),
+        ({"train": {}}, "tune.space"),
     ],
 )
-def test_a_wrong_name_or_value_is_told_in_one_line(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_a_wrong_name_or_value_is_named_in_one_line(given: dict[str, Any], setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         space_of(given)
+    assert caught.value.setting == setting
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "told"),
+    ("name", "given"),
     [
-        ("train.lr", {"uniform": [1e-3]}, r"write it as \{uniform: \[low, high\]\}"),
-        ("train.lr", {"uniform": 1e-3}, r"write it as \{uniform: \[low, high\]\}"),
-        ("train.lr", {"uniform": [2e-3, 1e-3]}, r"uniform needs two numbers, the lower one first"),
-        ("train.lr", {"uniform": [1e-3, 1e-3]}, r"uniform needs two numbers, the lower one first"),
-        ("augment.flip", {"loguniform": [0, 1]}, r"loguniform needs two numbers above 0"),
-        ("train.lr", {"integers": [1, 2]}, r"its range is one of uniform or loguniform, not int"),
-        ("train.batch_size", {"uniform": [1, 2]}, r"its range is one of integers, not uniform"),
-        ("architecture.encoder", {"uniform": [1, 2]}, r"Input should be 'resnet50'"),
-        ("optimizer.clip_norm", {"uniform": [None, 1]}, r"uniform needs two numbers"),
-        ("architecture.train_encoder", {"integers": [0, 1]}, r"integers needs two numbers"),
-        ("train.lr", {"uniform": [-1, 1]}, r"Input should be greater than 0, got -1"),
+        ("train.lr", {"uniform": [1e-3]}),
+        ("train.lr", {"uniform": 1e-3}),
+        ("train.lr", {"uniform": [2e-3, 1e-3]}),
+        ("train.lr", {"uniform": [1e-3, 1e-3]}),
+        ("augment.flip", {"loguniform": [0, 1]}),
+        ("train.lr", {"integers": [1, 2]}),
+        ("train.batch_size", {"uniform": [1, 2]}),
+        ("architecture.encoder", {"uniform": [1, 2]}),
+        ("optimizer.clip_norm", {"uniform": [None, 1]}),
+        ("architecture.train_encoder", {"integers": [0, 1]}),
+        ("train.lr", {"uniform": [-1, 1]}),
     ],
 )
-def test_a_wrong_range_is_told_in_one_line(name: str, given: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"^tune.space.{name}: .*{told}") as caught:
+def test_a_wrong_range_is_named_in_one_line(name: str, given: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
         space_of({name: given}, algorithm="random")
+    assert caught.value.setting == f"tune.space.{name}"
     assert "\n" not in str(caught.value)
 
 
 def test_a_grid_refuses_a_range() -> None:
-    with pytest.raises(ConfigError, match=r"tune\.space\.train\.lr: a grid needs a list of values"):
+    with pytest.raises(ConfigError, match=r"tune\.algorithm=random") as caught:
         space_of({"train.lr": {"loguniform": [1e-4, 1e-3]}})
+    assert caught.value.setting == "tune.space.train.lr"
 
 
 def test_a_grid_has_every_combination_once_and_keeps_its_order_where_it_is_cut() -> None:
@@ -249,6 +252,6 @@ def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     base = TrainConfig(kind="transformer")
-    with pytest.raises(ConfigError, match=r"architecture\.num_heads=7 must divide .*width=512"):
+    with pytest.raises(ConfigError, match=r"architecture\.num_heads=7 .*width=512"):
         trial_config(base, {"architecture.num_heads": 7})
     assert trial_config(base, {"architecture.num_heads": 7, "kind": "hybrid"})
