@@ -1,4 +1,4 @@
-"""Which systems a study has, and by which settings they are made."""
+"""The systems of a study, and the settings of each."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_a_study_without_augmentation_has_plain_systems_in_its_table() -> None:
     ]
 
 
-def test_settings_of_a_kind_lie_over_those_of_all() -> None:
+def test_settings_of_a_kind_override_those_of_all_kinds() -> None:
     settings = config(
         pretrained="demo",
         training={"train": {"lr": 1e-3, "num_epochs": 7}},
@@ -89,7 +89,7 @@ def test_a_wrong_setting_of_a_kind_is_named_with_its_system() -> None:
         train_config(named(settings, "hybrid"), settings)
 
 
-def test_captioning_takes_the_test_split_as_the_model_was_saved() -> None:
+def test_captioning_uses_the_test_split_and_the_models_own_search() -> None:
     found = caption_config("folder", config(captioning={"batch_size": 4}))
     assert (found.model.name, found.source.split, found.engine.batch_size) == ("folder", "test", 4)
 
@@ -114,7 +114,7 @@ def test_a_wrong_design_is_named_in_one_line(setting: str, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_design_of_the_scenes_that_ships_is_a_valid_one() -> None:
+def test_the_configuration_that_ships_is_valid() -> None:
     settings = load_config(StudyConfig, Path("configs/study-scenes.yaml"), [])
     for system in plan_systems(settings):
         if system.role not in ("blip-pretrained", "blip-calibrated"):

@@ -1,4 +1,4 @@
-"""What a search tries: values and ranges of settings, and the same points for the same seed."""
+"""The search space: values and ranges of settings, and repeatable points."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_nested_sections_and_dotted_names_mean_the_same() -> None:
     assert list(nested) == ["architecture.num_layers", "train.lr"]
 
 
-def test_ranges_are_drawn_from_within_their_ends() -> None:
+def test_draws_lie_within_the_ends_of_a_range() -> None:
     space = space_of(
         {
             "architecture.dropout": {"uniform": [0.1, 0.5]},
@@ -72,7 +72,7 @@ def test_ranges_are_drawn_from_within_their_ends() -> None:
     ]
 
 
-def test_what_ray_tune_draws_from_is_the_same() -> None:
+def test_ray_tunes_domains_have_the_same_ends() -> None:
     space = space_of(
         {
             "architecture.dropout": {"uniform": [0.1, 0.5]},
@@ -125,7 +125,7 @@ def test_texts_of_the_command_line_become_numbers() -> None:
     assert space["optimizer.weight_decay"].describe() == {"loguniform": [1e-4, 1e-1]}
 
 
-def test_a_file_and_the_command_line_are_laid_over_each_other(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
     file.write_text("tune:\n  space:\n    train:\n      lr: [1e-4]\n      batch_size: [4, 8]\n")
     config = load_config(TuneConfig, file, ["tune.space.train.lr=[2e-4]"])
@@ -140,7 +140,7 @@ def test_a_file_and_the_command_line_are_laid_over_each_other(tmp_path: Path) ->
         ("hybrid", {"train.lr", "train.batch_size", "architecture.num_layers"}),
     ],
 )
-def test_each_kind_of_model_has_a_usual_space(kind: str, names: set[str]) -> None:
+def test_each_kind_of_model_has_a_default_space(kind: str, names: set[str]) -> None:
     config = load_config(TuneConfig, None, [f"kind={kind}"])
     space = read_space(config)
     assert space.keys() == names
@@ -202,7 +202,7 @@ def test_a_grid_refuses_a_range() -> None:
     assert caught.value.setting == "tune.space.train.lr"
 
 
-def test_a_grid_has_every_combination_once_and_keeps_its_order_where_it_is_cut() -> None:
+def test_a_grid_has_every_combination_once_and_keeps_its_order_when_limited() -> None:
     space = space_of({"train.lr": [1e-3, 1e-4], "train.batch_size": [4, 8, 16]})
     every = points(space, SearchConfig())
     assert len(every) == 6
@@ -216,7 +216,7 @@ def test_a_grid_has_every_combination_once_and_keeps_its_order_where_it_is_cut()
     assert any(points(space, SearchConfig(num_trials=3, seed=seed)) != some for seed in (1, 2, 3))
 
 
-def test_draws_are_the_same_for_the_same_seed_and_more_of_them_begin_alike() -> None:
+def test_draws_repeat_for_the_same_seed_and_more_draws_extend_them() -> None:
     space = space_of({"train.lr": {"loguniform": [1e-5, 1e-3]}}, algorithm="random")
     assert drawn(space) == drawn(space)
     assert drawn(space)[:10] == drawn(space, num_trials=10)
@@ -226,7 +226,7 @@ def test_draws_are_the_same_for_the_same_seed_and_more_of_them_begin_alike() -> 
     assert num_suggested(SearchConfig(num_trials=3)) == 3
 
 
-def test_no_point_is_drawn_twice_and_a_small_space_is_used_up() -> None:
+def test_no_point_is_drawn_twice_and_a_small_space_is_exhausted() -> None:
     given = {"train.batch_size": {"integers": [1, 4]}, "train.lr": [1e-3, 1e-4]}
     space = space_of(given, algorithm="random")
     found = drawn(space, num_trials=50)
@@ -234,7 +234,7 @@ def test_no_point_is_drawn_twice_and_a_small_space_is_used_up() -> None:
     assert all(point not in found[:place] for place, point in enumerate(found))
 
 
-def test_a_trials_settings_are_laid_over_those_that_all_begin_with() -> None:
+def test_a_trials_settings_override_the_base_settings() -> None:
     base = TrainConfig(kind="transformer")
     found = trial_config(base, {"train.lr": 0.5, "architecture.width": 64, "kind": "hybrid"})
     assert (found.train.lr, found.architecture.width, found.kind) == (0.5, 64, "hybrid")
@@ -242,7 +242,7 @@ def test_a_trials_settings_are_laid_over_those_that_all_begin_with() -> None:
     assert trial_config(base, {}) == base
 
 
-def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
+def test_the_longest_trial_is_known_when_epochs_are_searched() -> None:
     base = tune_config(None).base()
     assert most_epochs({}, base) == base.train.num_epochs
     assert most_epochs(space_of({"train.num_epochs": [2, 9, 3]}), base) == 9
@@ -250,7 +250,7 @@ def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
     assert most_epochs(space_of(given, algorithm="random"), base) == 7
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
+def test_an_invalid_combination_is_refused() -> None:
     base = TrainConfig(kind="transformer")
     with pytest.raises(ConfigError, match=r"architecture\.num_heads=7 .*width=512"):
         trial_config(base, {"architecture.num_heads": 7})
