@@ -41,6 +41,39 @@ from raycap.training.state import State
 from raycap.training.status import TrainingProgress
 from raycap.training.workers import Workers
 
+PREVIEW = "augmentation.jpg"
+_NUM_IMAGES = 6
+_NUM_EPOCHS = 5
+_LONG_CAPTION = "a " * 1000
+"""Longer than any model accepts: it is cut to the maximum length."""
+_INITIAL = f"{CHECKPOINTS}initial/"
+_INITIAL_RECORD = f"{CHECKPOINTS}initial.json"
+"""Written when the initial model is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Functions that build a model, and load it from a folder."""
+
+    build: Callable[[TrainConfig, Iterable[str]], Trainable]
+    """Builds from the settings and all captions of the training split; on the CPU."""
+    load: Callable[[Path, TrainConfig], Trainable]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A training run, as sent to every worker."""
+
+    dataset: str
+    output: str
+    config: TrainConfig
+    plan: EpochPlan
+    samples: dict[str, list[GroupRows]]
+    models: Models
+    origin: dict[str, Any]
+    fingerprint: dict[str, Any]
+    """The run's fingerprint, which the output must hold."""
+
 
 @runtime_checkable
 class Reporter(Protocol):
@@ -73,10 +106,6 @@ class Run:
     reporter: Reporter
     origin: dict[str, Any]
     """Provenance, which a saved model records: dataset, settings, versions."""
-
-
-_LONG_CAPTION = "a " * 1000
-"""Longer than any model accepts: it is cut to the maximum length."""
 
 
 def fit_memory(learner: Learner, workers: Workers, max_captions: int) -> int:
@@ -152,11 +181,6 @@ def _release(device: torch.device) -> None:
         torch.accelerator.memory.empty_cache()
 
 
-PREVIEW = "augmentation.jpg"
-_NUM_IMAGES = 6
-_NUM_EPOCHS = 5
-
-
 def write_preview(store: Store, spec: StreamSpec) -> None:
     """Draw some training images: each unchanged, and as augmented in the first epochs."""
     prepare_process(spec.image)
@@ -170,35 +194,6 @@ def write_preview(store: Store, spec: StreamSpec) -> None:
             continue  # training will report it
     if rows:
         store.write(PREVIEW, picture_grid(rows))
-
-
-_INITIAL = f"{CHECKPOINTS}initial/"
-_INITIAL_RECORD = f"{CHECKPOINTS}initial.json"
-"""Written when the initial model is complete."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """Functions that build a model, and load it from a folder."""
-
-    build: Callable[[TrainConfig, Iterable[str]], Trainable]
-    """Builds from the settings and all captions of the training split; on the CPU."""
-    load: Callable[[Path, TrainConfig], Trainable]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """A training run, as sent to every worker."""
-
-    dataset: str
-    output: str
-    config: TrainConfig
-    plan: EpochPlan
-    samples: dict[str, list[GroupRows]]
-    models: Models
-    origin: dict[str, Any]
-    fingerprint: dict[str, Any]
-    """The run's fingerprint, which the output must hold."""
 
 
 def prepare(
