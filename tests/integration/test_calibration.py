@@ -170,7 +170,7 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
     assert (found.images.num_images, found.images.num_unreadable) == (13, 3)
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match="of 16 images 0 can be read"):
+    with pytest.raises(DatasetError, match="0 of 16 images"):
         calibrate("demo", dataset, tmp_path / "other", config=config())
 
 

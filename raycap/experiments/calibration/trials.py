@@ -1,6 +1,7 @@
-"""`trials.jsonl`: the trials of a calibration, so that a run that was killed can continue.
+"""Trials of a calibration: the scores of a setting's captions, and the file that keeps them.
 
-The first line is the fingerprint, the second describes the images, each other line is a trial.
+The first line of `trials.jsonl` is the fingerprint, the second describes the images, each other
+line is a trial. A run that was killed continues with the trials that are left.
 """
 
 from collections.abc import Sequence
@@ -72,8 +73,9 @@ class TrialLog:
         elif self.slice.digest != images.digest:
             raise RunConflict(
                 f"{self._path}: its trials used {self.slice.num_images} images of the split, of "
-                f"which {images.num_images} can be read now; bring the images back, or give "
-                "another output"
+                f"which {images.num_images} can be read now; restore the images, or give another "
+                "output",
+                uri=str(self._path.parent),
             )
 
     def add(self, trial: Trial) -> None:
@@ -83,11 +85,11 @@ class TrialLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredReferences:
-    """The references of some images, ready to score captions by."""
+    """The references of some images, tokenized for scoring."""
 
     tokens: Sequence[Sentences]
     frequencies: DocumentFrequencies
-    """Of all these images."""
+    """Document frequencies of all references."""
     mean_length: float
 
     @classmethod
@@ -107,9 +109,9 @@ def score_trial(
     """Score the captions of a setting.
 
     Args:
-        generation: The setting.
-        captions: One an image, in their order; None where the model failed.
-        references: Of the same images.
+        generation: the setting.
+        captions: one per image, in order; None where the model failed.
+        references: the references of the same images.
     """
     tokens = [tokenize(caption or "") for caption in captions]
     scores = score_images(tokens, references.tokens, references.frequencies)
@@ -127,13 +129,13 @@ def score_trial(
 
 
 def _longest_repeat(tokens: Sequence[str]) -> int:
-    """Find the length of the longest run that stands twice, overlapping or not."""
+    """Return the length of the longest run that occurs twice, overlapping or not."""
     length = 0
-    while _stands_twice(tokens, length + 1):
+    while _occurs_twice(tokens, length + 1):
         length += 1
     return length
 
 
-def _stands_twice(tokens: Sequence[str], length: int) -> bool:
+def _occurs_twice(tokens: Sequence[str], length: int) -> bool:
     runs = [tuple(tokens[at : at + length]) for at in range(len(tokens) - length + 1)]
     return len(set(runs)) < len(runs)

@@ -1,4 +1,4 @@
-"""What a search's output remembers: whose it is, what trials came to, which is best."""
+"""The files of a search: fingerprint, trials, table, and the best trial."""
 
 import math
 from dataclasses import replace
