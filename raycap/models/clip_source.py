@@ -1,4 +1,4 @@
-"""Find and identify the CLIP a user named, without loading it: no torch is imported here.
+"""Find, check and identify the CLIP that a user named, without loading it. Imports no torch.
 
 A name is a local folder, a Hub name, or a Hub `name@revision`.
 """
@@ -25,42 +25,42 @@ from raycap.models.hub import download
 CLIP_KIND = "clip"
 
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-_DEFAULT_SIDE_PX = 224  # what transformers' CLIPVisionConfig assumes
+_DEFAULT_SIDE_PX = 224  # the default of transformers' CLIPVisionConfig
 
 
 def find_clip(name: str) -> ModelSource:
-    """Find a CLIP by name, fetch its files where they are not local, check and identify it.
+    """Find a CLIP by name, download it from the Hub if necessary, check it and identify it.
 
     Args:
-        name: A local folder (what starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
+        name: A local folder (starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
             `name@revision`.
 
     Raises:
-        ModelError: it cannot be found or is not a whole CLIP of safetensors.
+        ModelError: it does not exist, or is not a complete CLIP in safetensors.
     """
     path = Path(os.path.expanduser(name))
     if name.startswith((".", "/", "~")) or (name and path.exists()):
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: point at the folder of a saved CLIP")
+            raise ModelError(f"{name}: no such folder: give the folder of a saved CLIP")
         return _from_folder(path.resolve(), name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
+    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
     return _from_folder(folder, repository, folder.name)
 
 
 def clip_folder(source: ModelSource) -> Path:
-    """Find a CLIP's folder on this node, and make sure that it is the same model.
+    """Return a CLIP's folder on this node, after checking that it is the same model.
 
     Raises:
-        ModelError: it is not here, or differs from the one that was found.
+        ModelError: it is not on this node, or differs from the one that was found.
     """
     named = f"{source.name}@{source.revision}" if source.revision else str(source.folder)
     found = find_clip(named)
     if found.digest != source.digest:
         raise ModelError(
-            f"{found.folder}: not the CLIP that this evaluation began with (its files differ on "
-            "this node, or changed since): restore them, or begin again"
+            f"{found.folder}: not the CLIP that this evaluation started with (its files differ on "
+            "this node, or have changed since): restore them, or start again"
         )
     return Path(str(found.folder))
 
@@ -87,7 +87,7 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
     if kind != CLIP_KIND:
         raise ModelError(f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'")
-    # Halves of a CLIP have the same model_type.
+    # The text half and the image half of a CLIP have the same model_type.
     architectures = config.get("architectures") or ["CLIPModel"]
     if "CLIPModel" not in architectures:
         raise ModelError(

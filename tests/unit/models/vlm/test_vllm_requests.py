@@ -95,14 +95,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "beams": ({"generation": {"num_beams": 3}}, "no beam search: set generation.num_beams=1"),
     "several": (
         {"generation": {"num_beams": 1, "num_captions": 2, "sampling": {"enabled": True}}},
-        "one caption an image: set generation.num_captions=1",
+        "set generation.num_captions=1",
     ),
     "repeats": (
         {"generation": {"num_beams": 1, "no_repeat_ngram_size": 2}},
         "set generation.no_repeat_ngram_size=0",
     ),
-    "own": ({"model": {"vllm_args": {"dtype": "half"}}}, "raycap decides it: set model.precision"),
-    "code": ({"model": {"vllm_args": {"trust_remote_code": True}}}, "raycap decides it: leave it"),
+    "own": ({"model": {"vllm_args": {"dtype": "half"}}}, "set model.precision"),
+    "code": ({"model": {"vllm_args": {"trust_remote_code": True}}}, "leave it"),
     "kind": ({"model": {"name": "demo"}}, "demo is of kind blip"),
 }
 
