@@ -1,4 +1,4 @@
-"""Planning a million keys from a paged lister, and resuming when 90 % of the parts are committed.
+"""Planning a million keys from a paged listing, and resuming with 90 % of the parts committed.
 
 python -m bench.plan [--keys 1000000]
 """
@@ -23,7 +23,7 @@ THREADS = 16
 
 
 def pages(count: int) -> Iterator[pa.Table]:
-    """List keys as S3 would: sorted, a thousand a page."""
+    """Yield sorted keys as S3 lists them: a thousand per page."""
     for start in range(0, count, PAGE):
         numbers = range(start, min(start + PAGE, count))
         keys = [f"2026/photos/{number:09d}.jpg" for number in numbers]
@@ -61,7 +61,7 @@ def plan_keys(store: LocalStore, count: int) -> tuple[CaptionPlan, float]:
 
 
 def peak_mb() -> float:
-    """Return the most memory this process has had."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -75,15 +75,13 @@ def main() -> None:
         before = peak_mb()
         plan, seconds = plan_keys(store, count)
         print(f"plan    {count / seconds:>10,.0f} keys/s  {seconds:.2f} s  {len(plan.parts)} parts")
-        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB at the most")
+        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB peak")
         commit(store, plan, 0.9)
         started = time.perf_counter()
         plan, _ = plan_keys(store, count)
         ledger = read_ledger(store, plan, retry_failed=False, num_threads=THREADS)
         ready = time.perf_counter() - started
-        print(
-            f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, listing included"
-        )
+        print(f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, with listing")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
-from raycap.config import StorageConfig
+from raycap.config import StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.address import scheme_of
@@ -72,7 +72,7 @@ def export(
     output: str | Path,
     destination: str | Path,
     *,
-    to: ExportFormat,
+    to: ExportFormat | str,
     force: bool = False,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
@@ -91,6 +91,7 @@ def export(
         DatasetError: `output` is not one of raycap, is unfinished, or is damaged.
         StorageError: a store refuses.
     """
+    to = choose(ExportFormat, to, "to")
     source = open_finished(str(output), storage or StorageConfig())
     if to == ExportFormat.SIDECAR:
         return _export_sidecars(source, _open_folder(str(destination), source), force=force)

@@ -1,7 +1,4 @@
-"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere.
-
-What shows a search or a study stands apart: it imports Ray Tune and torch, which takes seconds.
-"""
+"""Progress of long work: a live bar on a terminal, periodic log lines elsewhere."""
 
 import logging
 import time
@@ -21,12 +18,12 @@ from raycap.training.status import OnTrainingProgress, TrainingProgress
 logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two log lines without a terminal."""
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Show the progress that the yielded function is told of."""
+    """Show the progress passed to the yielded function."""
     if console.is_terminal:
         with _bar(console) as bar:
             task = bar.add_task("starting Ray", total=None)
@@ -41,7 +38,7 @@ def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """Logs the first progress, then one every LINE_EVERY_S, and the last."""
+    """Logs the first progress, then one line every LINE_EVERY_S seconds, and the last."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -54,7 +51,7 @@ class _Lines:
 
 @contextmanager
 def show_training(console: Console) -> Iterator[OnTrainingProgress]:
-    """Show the training that the yielded function is told of: a bar, and a line an epoch."""
+    """Show the training passed to the yielded function: a bar, and one line per epoch."""
     if console.is_terminal:
         with _bar(console) as bar:
             yield _TrainingBar(bar)
@@ -63,7 +60,7 @@ def show_training(console: Console) -> Iterator[OnTrainingProgress]:
 
 
 class _TrainingBar:
-    """Moves a bar, and leaves a line above it for each epoch that is over."""
+    """Moves a bar, and prints a line above it for each finished epoch."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
@@ -78,7 +75,7 @@ class _TrainingBar:
 
 
 class _TrainingLines:
-    """Logs the first progress, and one every LINE_EVERY_S; the ends of epochs are logged anyway."""
+    """Logs progress every LINE_EVERY_S seconds; the training loop logs the end of epochs."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -146,7 +143,7 @@ def _line(progress: Progress) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time span as a person reads it: `42s`, `3m05s`, `2h07m`."""
+    """Format a duration: `42s`, `3m05s`, `2h07m`."""
     if seconds is None:
         return "?"
     whole = round(seconds)

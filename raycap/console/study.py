@@ -1,9 +1,4 @@
-"""`raycap study`.
-
-A study, as it gets on and as it came out.
-
-What a person sees of a study: a table of its systems, or lines where there is no terminal.
-"""
+"""`raycap study`: its progress and its results on the terminal."""
 
 import logging
 import time
@@ -17,10 +12,9 @@ from rich.table import Table
 
 from raycap.config import StudyConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
+from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.experiments.study.record import REPORT, SUMMARY, Status, Study, SystemRecord
 from raycap.experiments.study.status import OnStudyProgress, StudyProgress
 from raycap.reporting.numbers import duration
@@ -35,11 +29,11 @@ def study(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Compare captioners on DATASET, into OUTPUT: one table, one report, what to decide by.
+    """Compare captioners of every kind on DATASET: one table, one report, a recommendation.
 
-    CNN-LSTM, Transformer, hybrid, BLIP out of the box, with calibrated length, and fine-tuned;
-    with and without augmentation, on growing subsets. The same command continues a study that was
-    interrupted.
+    Trains and scores CNN-LSTM, Transformer, hybrid and BLIP (pretrained, length-calibrated and
+    fine-tuned), with and without augmentation, on growing subsets. Run the same command again to
+    continue an interrupted study.
 
     Example: `raycap study dataset/ study/ --config configs/study-scenes.yaml`
 
@@ -59,7 +53,7 @@ _REASON_CHARS = 40
 
 
 def print_study(found: Study) -> None:
-    """Print the systems, and what to decide by."""
+    """Print the systems and the recommendation."""
     Console().print(study_table(found, {}))
     rows = [
         ("people", f"{found.reference_mean_words:.1f} words on {found.num_images:,} test images"),
@@ -72,7 +66,7 @@ def print_study(found: Study) -> None:
 
 
 def study_table(found: Study, stages: Mapping[str, tuple[str, float]]) -> Table:
-    """Show a line a system: its figures where it is scored, otherwise how it is."""
+    """Build the table of systems: scores where available, otherwise the status."""
     table = Table("system", "words", "CIDEr-D", "BLEU-4", "gap", "overfits", "time", "", box=None)
     for system in found.systems:
         table.add_row(*_cells(system), _state(system, found, stages))
@@ -118,7 +112,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def show_study(console: Console) -> Iterator[OnStudyProgress]:
-    """Show the study that the yielded function is told of: a table of its systems, or lines."""
+    """Show the study passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
         with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
             yield lambda progress: live.update(study_table(progress.study, progress.stages))
@@ -127,7 +121,7 @@ def show_study(console: Console) -> Iterator[OnStudyProgress]:
 
 
 class _StudyLines:
-    """Logs each system that is over, and every LINE_EVERY_S what is being made."""
+    """Logs each finished system, and the running ones every LINE_EVERY_S seconds."""
 
     def __init__(self) -> None:
         self._next = 0.0

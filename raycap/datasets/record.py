@@ -21,7 +21,6 @@ from raycap.runs.records import encode_json, read_json
 from raycap.storage.base import Store
 
 DATASET = "dataset.json"
-LOCK = "lock.json"
 INDEX = "parts.parquet"
 REJECTED = "rejected.parquet"
 WORK = "_work/"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 
-from raycap.config import BootstrapConfig, EvaluateConfig
+from raycap.config import BootstrapConfig, EvaluateConfig, choose
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
 from raycap.evaluation.captions import Captions, open_captions
@@ -158,7 +158,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     references: str | Path,
     *,
     output: str | Path | None = None,
-    missing: MissingPolicy = MissingPolicy.ERROR,
+    missing: MissingPolicy | str = MissingPolicy.ERROR,
     splits: Sequence[str] = (),
     config: EvaluateConfig | None = None,
     on_progress: OnProgress | None = None,
@@ -184,6 +184,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
         StorageError: a store refuses.
     """
     config = config or EvaluateConfig()
+    policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
     systems = open_captions(captions, config.storage)
     written = read_references(references, config.storage, splits=splits)
@@ -191,7 +192,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     store = None if output is None else open_store(str(output), config.storage)
     with scratch_database(_MEMORY_BYTES) as database:
         matched = _match(
-            database, systems, written, splits, missing, on_progress or (lambda _: None)
+            database, systems, written, splits, policy, on_progress or (lambda _: None)
         )
         if store is not None:
             store.delete(EVALUATION)  # without it, what stands there is no evaluation

@@ -8,7 +8,7 @@ Drawing a sample from a listing while it goes by, in bounded memory.
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,6 @@ from raycap import schema
 from raycap.captioning.forecast import Forecast, Preflight, RunAhead, count, estimate
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.plan import limited
-from raycap.captioning.record import check_claim, fingerprint
 from raycap.captioning.resources import (
     count_lanes,
     count_workers,
@@ -29,12 +28,12 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
-from raycap.captioning.run import forecast
+from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
 from raycap.captioning.source import Listing, is_held, open_source
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
-from raycap.errors import ConfigError, RunStopped
+from raycap.errors import ConfigError
 from raycap.models.base import BatchRange, ModelSource
 from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
@@ -43,6 +42,7 @@ from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
 from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
+from raycap.runs.opening import check_claim, stopping
 from raycap.runs.records import encode_json, now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
@@ -136,13 +136,13 @@ def preflight(  # noqa: PLR0913  as `caption`
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
     config = config.model_copy(update={"generation": generation})
-    check_claim(store, fingerprint(listing.identity, model, config))
+    check_claim(store, CaptionClaim(caption_fingerprint(listing.identity, model, config), config))
     reservoir = Reservoir(num_images, config.preflight.seed)
     listing.tables = reservoir.watch(limited(listing.tables, limit))
     ahead = forecast(source, output, config=config, retry_failed=retry_failed, listing=listing)
     images = reservoir.rows()
     assert images is not None, "forecast raises where there is no image"
-    with _stoppable(), ray_cluster(debug=debug) as is_fixed:
+    with stopping(_describe_stop), ray_cluster(debug=debug) as is_fixed:
         uses_gpus = find_kind(model.kind).uses_gpus
         resources = fit_resources(config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
         trial = _Trial(store, listing, config, model, ahead, resources, debug=debug)
@@ -303,9 +303,5 @@ def _end(run_s: float) -> str | None:
     return (datetime.now(UTC) + timedelta(seconds=run_s)).isoformat(timespec="seconds")
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunStopped("stopped before the sample was captioned; nothing was written") from None
+def _describe_stop() -> str:
+    return "stopped before the sample was captioned; nothing was written"

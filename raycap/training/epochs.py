@@ -5,20 +5,23 @@ Where a model with attention looks: `attention.jpg`, of the best epoch so far.
 What an epoch came to: losses on both samples, and captions of the validation sample.
 """
 
+import importlib.util
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig
-from raycap.errors import DatasetError
+from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import AttentiveCaptioner, Captioner
 from raycap.models.device import is_out_of_memory
+from raycap.storage.base import Store
 from raycap.training.attention_maps import ATTENTION, attention_sheet, encode_sheets
 from raycap.training.checkpoints import replacing, write_checkpoint
-from raycap.training.context import Run
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
@@ -30,9 +33,9 @@ from raycap.training.overfitting import (
     is_exhausted,
     overfits_since,
 )
+from raycap.training.preparing import Run
 from raycap.training.scores import Answer, score
 from raycap.training.state import EpochRecord, State, encode_history
-from raycap.training.tensorboard import write_events
 from raycap.training.workers import Workers
 
 NUM_SHOWN = 4
@@ -163,6 +166,7 @@ def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list
 HISTORY = "history.jsonl"
 BEST = "model/"
 LAST = "last/"
+EVENTS = "tensorboard/"
 
 
 def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
@@ -242,3 +246,41 @@ def _is_news(state: State) -> bool:
     """Whether the watch says so for the first time, or names another epoch than before."""
     told = [record.overfits_since for record in state.history]
     return len(told) == 1 or told[-1] != told[-2]
+
+
+def check_tensorboard() -> None:
+    """Make sure that event files can be written.
+
+    Raises:
+        ConfigError: the package that writes them is missing.
+    """
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            "train.tensorboard=true needs the extra raycap[tensorboard]: "
+            "pip install 'raycap[tensorboard]'"
+        )
+
+
+def write_events(store: Store, record: EpochRecord) -> None:
+    """Write what an epoch came to. TensorBoard reads the files of a run in order of their names."""
+    check_tensorboard()
+    from tensorboardX import SummaryWriter  # noqa: PLC0415  an optional extra
+
+    with TemporaryDirectory(prefix="raycap-events-") as folder:
+        with SummaryWriter(folder) as writer:
+            for name, value in _scalars(record).items():
+                writer.add_scalar(name, value, record.num_steps)
+        (file,) = Path(folder).iterdir()
+        store.upload(f"{EVENTS}events.out.tfevents.{record.epoch:06d}", file)
+
+
+def _scalars(record: EpochRecord) -> dict[str, float]:
+    return {
+        "loss/train": record.train_loss,
+        "loss/fitted": record.fitted_loss,
+        "loss/validation": record.validation_loss,
+        "loss/gap": record.gap,
+        "lr": record.lr,
+        "images_per_s": record.images_per_s,
+        **{f"scores/{name}": value for name, value in record.scores.items()},
+    }

@@ -21,12 +21,11 @@ from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
 from raycap.storage.base import WriteLock
 from raycap.training.board import Board, Posted
-from raycap.training.loop import End
+from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
 from raycap.training.state import State, read_state
 from raycap.training.status import OnTrainingProgress
-from raycap.training.worker import Assignment, work
 
 _FAULTS = (
     ArithmeticError,

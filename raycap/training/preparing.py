@@ -8,7 +8,7 @@ A picture of what augmentation does, to look at before the hours of training.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -19,7 +19,8 @@ from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
-from raycap.runs.records import check_claimed, encode_json, now
+from raycap.runs.opening import check_claimed
+from raycap.runs.records import encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.training.checkpoints import (
@@ -29,17 +30,51 @@ from raycap.training.checkpoints import (
     replacing,
     restore_checkpoint,
 )
-from raycap.training.context import Reporter, Run
 from raycap.training.data.augmentation import picture_grid
 from raycap.training.data.feed import Batch
 from raycap.training.data.gathering import StreamSpec, read_images
-from raycap.training.data.loading import changed, file_of, original
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import rank_limit
+from raycap.training.data.stream import changed, file_of, original
 from raycap.training.learner import Learner
 from raycap.training.state import State
+from raycap.training.status import TrainingProgress
 from raycap.training.workers import Workers
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Where the first worker tells how it gets on."""
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether the run is to stop at the next step."""
+
+    def tell(self, progress: TrainingProgress) -> None:
+        """Pass progress on; some of it may be left out."""
+
+    def note(self, message: str) -> None:
+        """Pass on an event."""
+
+    def warn(self, message: str) -> None:
+        """Pass on what a person should act on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A run, as one of its workers sees it."""
+
+    config: TrainConfig
+    plan: EpochPlan
+    store: Store
+    """The output."""
+    workers: Workers
+    learner: Learner
+    reporter: Reporter
+    origin: dict[str, Any]
+    """What a saved model tells of where it comes from."""
+
 
 _LONG_CAPTION = "a " * 1000
 """Longer than any model reads: it is cut to the longest caption that may come."""
@@ -159,12 +194,12 @@ class Job:
     dataset: str
     output: str
     config: TrainConfig
-    plan: Plan
+    plan: EpochPlan
     samples: dict[str, list[GroupRows]]
     models: Models
     origin: dict[str, Any]
-    mark: dict[str, Any]
-    """The run's fingerprint, which must stand in the output."""
+    fingerprint: dict[str, Any]
+    """The run's fingerprint, which the output must hold."""
 
 
 def prepare(
@@ -177,7 +212,7 @@ def prepare(
         ModelError: the model cannot be built or loaded, or does not fit into memory.
         StorageError: a store refuses.
     """
-    check_claimed(store, job.mark)
+    check_claimed(store, job.fingerprint)
     _build_initial(job, store, workers)
     learner, state = _restored(job, store, workers, reporter)
     _fit(learner, state, workers, reporter)

@@ -13,15 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.config import CalibrateConfig
 from raycap.experiments.calibration.search import Trial, changes
 from raycap.experiments.calibration.trials import SliceRecord
-from raycap.models.base import ModelSource
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 
 CALIBRATION = "calibration.json"
-LOCK = "lock.json"
 REMEDY = "finished settings are kept: run the same command to continue"
 """What a person does where the cluster failed."""
 
@@ -65,23 +62,6 @@ class Calibration:
 
 
 _FORM = TypeAdapter(Calibration)
-
-
-def fingerprint(
-    dataset: dict[str, Any], model: ModelSource, config: CalibrateConfig
-) -> dict[str, Any]:
-    """Say what decides a trial: two calibrations alike in this may share their trials.
-
-    Which settings are tried, and by what the best of them is chosen, does not.
-    """
-    return {
-        "dataset": dataset,
-        "split": config.split,
-        "num_images": config.num_images,
-        "model": {**model.identity(), **config.model.arithmetic()},
-        "generation": config.generation.model_dump(mode="json"),
-        "image": config.image.model_dump(mode="json"),
-    }
 
 
 def write_calibration(store: Store, calibration: Calibration) -> None:

@@ -21,14 +21,14 @@ from raycap.experiments.study.planning import (
     train_config,
 )
 from raycap.experiments.study.record import (
+    SYSTEMS,
     CalibrationFound,
     Status,
     SystemRecord,
     TrainingFound,
-    folder_of,
 )
 from raycap.progress import Progress
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.record import Training
 from raycap.training.run import train
@@ -47,8 +47,8 @@ class StudySpec:
     config: StudyConfig
     engine: TrainEngineConfig
     """How the work of training is spread, where several systems share the machine."""
-    mark: dict[str, Any]
-    """The study's fingerprint, which must stand in the output."""
+    fingerprint: dict[str, Any]
+    """The study's fingerprint, which the output must hold."""
     control: Any
     """The actor that says whether to stop, and that is told how systems get on."""
     debug: bool
@@ -60,9 +60,9 @@ def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
     Raises:
         RaycapError: as training, calibrating or captioning raise it.
     """
-    check_claimed(open_store(spec.output, spec.config.storage), spec.mark)
+    check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
     line = _Line(system.name, spec.control)
-    folder = Path(spec.output) / folder_of(system.name)
+    folder = Path(spec.output) / SYSTEMS.folder_of(system.name)
     model = spec.config.pretrained
     if system.role == CALIBRATED:
         found = _calibrated(folder / "calibration", spec, line)

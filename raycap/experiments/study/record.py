@@ -20,19 +20,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.errors import ObjectNotFound
+from raycap.experiments.journal import Experiment
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
 STUDY = "study.json"
-LOCK = "lock.json"
-SYSTEMS = "systems/"
 REPORT = "report.html"
 SUMMARY = "summary.md"
 EVALUATION = "evaluation"
 GROWTH = "growth"
 DIFFERENT_CAPTIONS = "different_captions"
-_SYSTEM = "system.json"
 _REMEDY = "delete it, and run the same command"
 
 
@@ -164,31 +161,10 @@ class Study:
         return sum(system.status == status for system in self.systems)
 
 
-_SYSTEM_FORM = TypeAdapter(SystemRecord)
+SYSTEMS: Experiment[SystemRecord] = Experiment(
+    folder="systems/", record="system.json", form=SystemRecord
+)
 _STUDY_FORM = TypeAdapter(Study)
-
-
-def folder_of(name: str) -> str:
-    """Give the prefix of what belongs to a system."""
-    return f"{SYSTEMS}{name}/"
-
-
-def write_system(store: Store, system: SystemRecord) -> None:
-    """Write `system.json`: the system is over."""
-    store.write(f"{folder_of(system.name)}{_SYSTEM}", encode_json(asdict(system)))
-
-
-def read_system(store: Store, name: str) -> SystemRecord | None:
-    """Read what a system came to; None where it is not over.
-
-    Raises:
-        DatasetError: it is damaged.
-    """
-    try:
-        found: SystemRecord = read_as(_SYSTEM_FORM, store, f"{folder_of(name)}{_SYSTEM}", _REMEDY)
-    except ObjectNotFound:
-        return None
-    return found
 
 
 def write_study(store: Store, study: Study) -> None:

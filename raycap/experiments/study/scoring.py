@@ -18,9 +18,9 @@ from raycap.experiments.study.record import (
     DIFFERENT_CAPTIONS,
     EVALUATION,
     GROWTH,
+    SYSTEMS,
     Score,
     SystemRecord,
-    folder_of,
 )
 from raycap.progress import OnProgress
 from raycap.storage.stores import open_store
@@ -52,7 +52,7 @@ def score_systems(
         if not chosen:
             continue
         found = evaluate(
-            [f"{it.name}={output / folder_of(it.name) / 'captions'}" for it in chosen],
+            [f"{it.name}={output / SYSTEMS.folder_of(it.name) / 'captions'}" for it in chosen],
             dataset.store.uri,
             output=output / place,
             missing=MissingPolicy.WORST,
@@ -65,7 +65,7 @@ def score_systems(
             main_evaluation = found
         by_name = {system.name: system for system in found.systems}
         for it in chosen:
-            words = _mean_words(output / folder_of(it.name) / "captions", config)
+            words = _mean_words(output / SYSTEMS.folder_of(it.name) / "captions", config)
             scored[it.name] = replace(it, scores=_scores(by_name[it.name], words))
     return [scored[system.name] for system in systems], main_evaluation
 

@@ -17,10 +17,10 @@ from ray.tune import Trainable
 from raycap.cluster.failures import explain
 from raycap.config import TrainConfig
 from raycap.errors import RaycapError
-from raycap.experiments.tuning.record import folder_of, name_of
+from raycap.experiments.tuning.record import TRIALS, name_of
 from raycap.experiments.tuning.search import Trial
 from raycap.experiments.tuning.space import NUM_EPOCHS, Params, trial_config
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.epochs import HISTORY
 from raycap.training.overfitting import Metric, badness
@@ -52,8 +52,8 @@ class TrialSpec:
     output: str
     base: TrainConfig
     models: Models
-    mark: dict[str, Any]
-    """The search's fingerprint, which must stand in the output."""
+    fingerprint: dict[str, Any]
+    """The search's fingerprint, which the output must hold."""
     known: dict[str, Trial]
     """Trials that are over, by name: they are told again and not run."""
     control: Any
@@ -127,7 +127,7 @@ class TrialActor(Trainable):
         """Read the epochs of a trial that goes on: what is decided of it hangs on them too."""
         store = open_store(self._spec.output, self._spec.base.storage)
         try:
-            return read_history(store.read(f"{folder_of(name)}{HISTORY}"))
+            return read_history(store.read(f"{TRIALS.folder_of(name)}{HISTORY}"))
         except RaycapError:
             return []  # there is none, or the run itself tells what is wrong
 
@@ -144,10 +144,10 @@ class TrialActor(Trainable):
         try:
             if ray.get(spec.control.begin.remote(name)):
                 raise KeyboardInterrupt  # as below
-            check_claimed(open_store(spec.output, spec.base.storage), spec.mark)
+            check_claimed(open_store(spec.output, spec.base.storage), spec.fingerprint)
             train(
                 spec.dataset,
-                f"{spec.output.rstrip('/')}/{folder_of(name).rstrip('/')}",
+                f"{spec.output.rstrip('/')}/{TRIALS.folder_of(name).rstrip('/')}",
                 config=trial_config(spec.base, params),
                 models=spec.models,
                 on_progress=_Relay(items, self._wants_stop, spec.control),

@@ -117,7 +117,7 @@ OnTrial = Callable[[Params, Status, str, tuple[str, ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """What is searched, and how."""
 
     space: Space
@@ -137,7 +137,7 @@ class Searching:
     It runs in a thread of its own; the driver's looks at the lock, and for an interrupt.
     """
 
-    def __init__(self, plan: Plan, spec: TrialSpec, on_trial: OnTrial) -> None:
+    def __init__(self, plan: SearchPlan, spec: TrialSpec, on_trial: OnTrial) -> None:
         self._plan = plan
         self._spec = spec
         self._on_trial = on_trial
@@ -227,7 +227,7 @@ class Searching:
         )
 
 
-def _scheduler(plan: Plan) -> Any:
+def _scheduler(plan: SearchPlan) -> Any:
     search = plan.search
     if search.scheduler == "asha":
         return ASHAScheduler(
@@ -242,7 +242,7 @@ def _scheduler(plan: Plan) -> Any:
     return scheduler()
 
 
-def _optuna(plan: Plan) -> Any:
+def _optuna(plan: SearchPlan) -> Any:
     try:
         import optuna  # noqa: PLC0415  an extra
         from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415

@@ -22,7 +22,7 @@ from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
 from raycap.text import count_words
 from raycap.training.data.pieces import EPOCH, FIRST, KIND, WINDOW, Kind, Piece, Tag, gathered_table
-from raycap.training.data.plan import GroupRows, Plan, Rows, draw_seed, share_of
+from raycap.training.data.plan import EpochPlan, GroupRows, Rows, draw_seed, share_of
 
 PIECE_IMAGES = 64
 """Images that travel together, about: fewer cost too much of a task each, more come late."""
@@ -39,7 +39,7 @@ class StreamSpec:
 
     dataset: str
     """Address of the dataset."""
-    plan: Plan
+    plan: EpochPlan
     samples: dict[str, list[GroupRows]]
     """Which images the samples consist of."""
     augment: AugmentConfig
@@ -134,7 +134,7 @@ class _Dealt:
     offset: int
 
 
-def _deal(steps: list[Rows], chosen: list[list[str]], plan: Plan) -> list[list[_Dealt]]:
+def _deal(steps: list[Rows], chosen: list[list[str]], plan: EpochPlan) -> list[list[_Dealt]]:
     """Deal the images of some steps to the workers; steps are counted from 0."""
     hands: list[list[_Dealt]] = [[] for _ in range(plan.num_workers)]
     for number, step in enumerate(steps):

@@ -96,7 +96,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan:
+class EpochPlan:
     """The order of a whole run."""
 
     groups: SplitGroups

@@ -6,21 +6,43 @@ with it.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.data
+import torch
+from jaxtyping import UInt8
 from ray.data import DataContext, DataIterator, TaskPoolStrategy
 
 from raycap.cluster.streaming import blocks_of, stream_context
+from raycap.config import AugmentConfig, StorageConfig
+from raycap.errors import ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.images.decoding import Target, decode, prepare_process
+from raycap.storage.address import redact
+from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import ImageReader
+from raycap.training.data.augmentation import Augmentation
 from raycap.training.data.gathering import StreamSpec, gather
-from raycap.training.data.loading import load
-from raycap.training.data.pieces import EPOCH, FIRST, KIND, WINDOW, WORK, Kind
+from raycap.training.data.pieces import (
+    EPOCH,
+    FIRST,
+    KIND,
+    WINDOW,
+    WORK,
+    Kind,
+    Piece,
+    loaded_table,
+    read_gathered,
+)
+from raycap.training.data.plan import draw_seed
 
 _GATHER_TASKS = 2
 """Windows in memory: the one that is streamed, and the next."""
 _GATHER_CPUS = 0.25
 """It waits for storage, mostly. Other than that of loading, or Ray would merge the two."""
+_FETCH_THREADS = 16
 
 
 def start_stream(
@@ -73,3 +95,92 @@ def work_from(spec: StreamSpec, epoch: int, step: int, num_epochs: int) -> Itera
             }
         for kind in (Kind.VALIDATION, Kind.FITTED):
             yield {KIND: kind, EPOCH: number, WINDOW: 0, FIRST: 0}
+
+
+def load(table: pa.Table, spec: StreamSpec) -> pa.Table:
+    """Load a GATHERED row into a LOADED one. What cannot be read is left out, and named."""
+    prepare_process(spec.image)
+    torch.set_num_threads(1)  # other pieces are loaded beside this one
+    piece = read_gathered(table)
+    loaded = Piece(tag=piece.tag)
+    pixels: list[UInt8[np.ndarray, "3 h w"]] = []
+    for index, file in enumerate(_files(piece, spec)):
+        try:
+            pixels.append(_pixels(piece, index, file, spec))
+        except ImageError as error:
+            loaded.unreadable.append(f"{piece.image_ids[index]} ({error})")
+            continue
+        loaded.image_ids.append(piece.image_ids[index])
+        loaded.steps.append(piece.steps[index])
+        loaded.offsets.append(piece.offsets[index])
+        loaded.captions.append(piece.captions[index])
+        loaded.references.append(piece.references[index])
+    shape = (0, 3, spec.target.height_px, spec.target.width_px)
+    return loaded_table(loaded, np.stack(pixels) if pixels else np.empty(shape, np.uint8))
+
+
+def original(file: bytes, spec: StreamSpec) -> UInt8[np.ndarray, "3 h w"]:
+    """Decode an image as it is captioned: without any change."""
+    pixels = decode(file, spec.target, spec.image).pixels
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def changed(file: bytes, epoch: int, image_id: str, spec: StreamSpec) -> UInt8[np.ndarray, "3 h w"]:
+    """Decode an image and change it at random, as it is trained on in an epoch."""
+    augmentation = _augmentation(spec.augment, spec.target)
+    pixels = decode(file, augmentation.source, spec.image).pixels
+    image = augmentation(pixels, draw_seed(spec.plan.seed, "augment", epoch, image_id))
+    return image.numpy()
+
+
+def file_of(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes:
+    """Give an image's file, fetched where the dataset has its address alone.
+
+    Raises:
+        ImageError: it cannot be had.
+    """
+    if file is not None:
+        return file
+    if uri is None:
+        raise ImageError(ErrorCode.NOT_FOUND, "the dataset has neither its file nor its address")
+    try:
+        return _reader(spec.storage).read(uri, spec.image.max_bytes)
+    except ObjectNotFound as error:
+        raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: no such file") from error
+    except TransientError as error:
+        raise ImageError(error.code, error.message) from error
+
+
+def _pixels(
+    piece: Piece, index: int, file: bytes | ImageError, spec: StreamSpec
+) -> UInt8[np.ndarray, "3 h w"]:
+    if isinstance(file, ImageError):
+        raise file
+    if piece.tag.kind == Kind.TRAIN:
+        return changed(file, piece.tag.epoch, piece.image_ids[index], spec)
+    return original(file, spec)
+
+
+def _files(piece: Piece, spec: StreamSpec) -> Iterator[bytes | ImageError]:
+    """Yield the files of a piece, those that are to be fetched some ahead."""
+    num_threads = 1 if None not in piece.files else _FETCH_THREADS
+    pairs = zip(piece.files, piece.uris, strict=True)
+    yield from ordered_map(lambda pair: _try_file(*pair, spec), pairs, num_threads)
+
+
+def _try_file(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes | ImageError:
+    try:
+        return file_of(file, uri, spec)
+    except ImageError as error:
+        return error
+
+
+@lru_cache(maxsize=4)
+def _reader(config: StorageConfig) -> ImageReader:
+    """Keep connections open from task to task of a worker process."""
+    return ImageReader(config)
+
+
+@lru_cache(maxsize=4)
+def _augmentation(config: AugmentConfig, target: Target) -> Augmentation:
+    return Augmentation(config, target)

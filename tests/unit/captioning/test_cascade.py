@@ -11,10 +11,11 @@ import pytest
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
-from raycap.captioning.record import Summary, fingerprint
+from raycap.captioning.record import Summary
+from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.console.captioning import summary_rows
+from raycap.console.caption import summary_rows
 from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
@@ -101,9 +102,9 @@ def test_half_a_cascade_is_refused(values: dict[str, Any], line: str) -> None:
 def test_the_fingerprint_names_a_cascade_only_where_there_is_one(larger: str) -> None:
     first = find_model("stub")
     assert find_cascade(config(), first) is None
-    alone = fingerprint({}, first, config())
+    alone = caption_fingerprint({}, first, config())
     assert "cascade" not in alone
-    both = fingerprint({}, first, config(), cascade_of(larger))
+    both = caption_fingerprint({}, first, config(), cascade_of(larger))
     assert both["cascade"]["below"] == -1.2
     assert both["cascade"]["model"]["name"] == larger
     assert both["cascade"]["generation"]["prompt"] == "it:"

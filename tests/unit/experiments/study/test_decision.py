@@ -8,8 +8,9 @@ import pytest
 
 from raycap.errors import DatasetError
 from raycap.evaluation.record import Comparison
-from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.record import (
+    SYSTEMS,
     CalibrationFound,
     Score,
     Status,
@@ -17,11 +18,8 @@ from raycap.experiments.study.record import (
     SystemRecord,
     TrainingFound,
     read_study,
-    read_system,
     write_study,
-    write_system,
 )
-from raycap.experiments.study.summary import summarise
 from raycap.storage.local import LocalStore
 
 
@@ -194,10 +192,10 @@ def test_the_summary_has_the_table_the_others_and_the_failed() -> None:
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert read_system(store, "hybrid") is None
+    assert SYSTEMS.read_ended(store, ["hybrid"]) == {}
     for system in systems():
-        write_system(store, system)
-        assert read_system(store, system.name) == system
+        SYSTEMS.write(store, system)
+        assert SYSTEMS.read_ended(store, [system.name]) == {system.name: system}
     write_study(store, study(systems()))
     assert read_study(store) == study(systems())
 
@@ -206,4 +204,4 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("systems/hybrid/system.json", b'{"name": "hybrid"}')
     with pytest.raises(DatasetError, match=r"system\.json: is damaged \(role: Field required\)"):
-        read_system(store, "hybrid")
+        SYSTEMS.read_ended(store, ["hybrid"])

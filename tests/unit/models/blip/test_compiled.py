@@ -13,8 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from transformers import BlipForConditionalGeneration
 
-from raycap.captioning.record import fingerprint
-from raycap.captioning.run import caption
+from raycap.captioning.run import caption, caption_fingerprint
 from raycap.config import CaptionConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
@@ -295,7 +294,7 @@ def test_a_run_that_compiles_is_another_run_as_one_in_another_precision_is() -> 
     source = find_model("demo")
     plain = CaptionConfig()
     marks = [
-        fingerprint({}, source, plain.model_copy(update={"model": ModelConfig(**changes)}))
+        caption_fingerprint({}, source, plain.model_copy(update={"model": ModelConfig(**changes)}))
         for changes in ({}, {"precision": "bf16"}, {"compile": True}, {"compile": False})
     ]
     assert marks[0] == marks[3]

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from raycap.config import StorageConfig
 from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import DatasetError
-from raycap.training.data.plan import GroupRows, Plan, SplitGroups, draw_seed, sample_rows, share_of
+from raycap.training.data.plan import (
+    EpochPlan,
+    GroupRows,
+    SplitGroups,
+    draw_seed,
+    sample_rows,
+    share_of,
+)
 from raycap.training.data.source import read_groups
 from tests.support.tiny_dataset import write_dataset
 
@@ -36,8 +43,8 @@ def plan_of(
     shuffle_images: int = 16,
     bucket_by_length: bool = False,
     seed: int = 0,
-) -> Plan:
-    return Plan(
+) -> EpochPlan:
+    return EpochPlan(
         groups=groups_of(sizes),
         seed=seed,
         num_workers=num_workers,
@@ -56,7 +63,7 @@ def words_of(rows: list[GroupRows]) -> np.ndarray:
     return np.array([draw_seed(*name) % 20 for name in names(rows)])
 
 
-def steps_of(plan: Plan, epoch: int, step: int = 0) -> list[list[tuple[str, int, int]]]:
+def steps_of(plan: EpochPlan, epoch: int, step: int = 0) -> list[list[tuple[str, int, int]]]:
     """The images of each step of an epoch, from a step on."""
     found = []
     for span in plan.spans(epoch, step):

@@ -12,7 +12,7 @@ from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.splits import rank_of, subset_limit
 from raycap.errors import DatasetError
-from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import read_groups
 from tests.support.tiny_dataset import write_dataset
 
@@ -25,8 +25,8 @@ def dataset(tmp_path: Path) -> CaptionDataset:
     return open_dataset(tmp_path, StorageConfig())
 
 
-def plan_of(dataset: CaptionDataset, share: float) -> Plan:
-    return Plan(
+def plan_of(dataset: CaptionDataset, share: float) -> EpochPlan:
+    return EpochPlan(
         groups=read_groups(dataset, "train", share),
         seed=0,
         num_workers=2,

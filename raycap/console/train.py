@@ -1,7 +1,4 @@
-"""`raycap train`.
-
-What a training run came to.
-"""
+"""`raycap train`."""
 
 from collections.abc import Sequence
 
@@ -10,8 +7,6 @@ from rich.table import Table
 
 from raycap.config import TrainConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import (
     ConfigOption,
     DatasetArg,
@@ -21,6 +16,7 @@ from raycap.console.options import (
     OutputArg,
     SetOption,
 )
+from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.schema import BLEU, CIDER_D
 from raycap.training.overfitting import describe_overfitting
 from raycap.training.record import Training
@@ -37,10 +33,10 @@ def train(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train a captioner on DATASET, into OUTPUT: the best model is in OUTPUT/model.
+    """Train a captioner on DATASET; the best model is written to OUTPUT/model.
 
-    Each epoch is measured on images that the model never learns from; training stops when it no
-    longer gets better there. The same command continues an interrupted run where it was.
+    Each epoch is evaluated on the validation split, and training stops when the score there no
+    longer improves. Run the same command again to continue an interrupted run.
 
     Example: `raycap train dataset/ run/ --model blip --config configs/finetune-blip-base.yaml`
 
@@ -64,11 +60,11 @@ def train(
 _SCORES = (CIDER_D, BLEU[-1], MEAN_TOKENS, LENGTH_GAP)
 _LOSSES = ("train", "fitted", "validation", "gap")
 _HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
-"""Together no wider than 80 columns."""
+"""Fits 80 columns."""
 
 
 def print_training(found: Training) -> None:
-    """Print the epochs, the best of which is in `model/`, and what to try next."""
+    """Print the epochs, the summary, and what to try next."""
     Console().print(epoch_table(found.history, best=found.best.epoch))
     print_rows(training_rows(found))
     Console().print(
@@ -80,7 +76,7 @@ def print_training(found: Training) -> None:
 
 
 def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
-    """Show the losses and scores of each epoch, a line each."""
+    """Build the table of losses and scores, one row per epoch."""
     table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
         losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
@@ -91,7 +87,7 @@ def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
 
 
 def training_rows(found: Training) -> list[tuple[str, str]]:
-    """Say what a run came to."""
+    """Return the summary of a training run as names and values."""
     rows = [
         ("images", f"{found.num_images:,}"),
         ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
@@ -100,7 +96,7 @@ def training_rows(found: Training) -> list[tuple[str, str]]:
     ]
     num_unreadable = found.last.num_unreadable
     if num_unreadable:
-        rows.append(("unreadable", f"{num_unreadable:,} images an epoch"))
+        rows.append(("unreadable", f"{num_unreadable:,} images per epoch"))
     if found.overfits_since is not None:
         losses = [record.losses for record in found.history]
         rows.append(("watch", describe_overfitting(losses, found.overfits_since)))
@@ -109,5 +105,5 @@ def training_rows(found: Training) -> list[tuple[str, str]]:
 
 _END = {
     "finished": "after all {epochs} epochs",
-    "exhausted": "early: {metric} got no better",
+    "exhausted": "early: {metric} stopped improving",
 }
