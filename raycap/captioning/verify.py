@@ -34,32 +34,33 @@ _CODES = pa.array([str(code) for code in ErrorCode])
 
 @dataclass(kw_only=True)
 class Verification:
-    """Result of verifying an output."""
+    """What verifying an output found."""
 
     num_images: int = 0
     """Rows of the manifest."""
     num_ok: int = 0
     num_failed: int = 0
     num_pending: int = 0
-    """Images that are not captioned, have changed since, or await the second model of a cascade."""
+    """Images of parts that have no captions part, whose image has changed since, or that are still
+    to go to the second model of a cascade."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed images by error code."""
     problems: list[str] = field(default_factory=list)
-    """Problems, one line each; at most the first hundred."""
+    """What is wrong, one line each, the first hundred."""
     num_problems: int = 0
 
     @property
     def is_sound(self) -> bool:
-        """Whether there are no problems; images may be pending."""
+        """Whether nothing is wrong; images may still be pending."""
         return not self.num_problems
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are no problems and no pending images."""
+        """Whether nothing is wrong and nothing is pending."""
         return self.is_sound and not self.num_pending
 
     def report(self, problem: str) -> None:
-        """Record a problem."""
+        """Note a problem."""
         self.num_problems += 1
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)

@@ -1,4 +1,4 @@
-"""What stands in the way of an export, and that nothing is lost to it."""
+"""Exports that are refused leave everything unchanged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_standing_file_is_replaced_only_by_force(
     file.parent.mkdir()
     file.write_text("precious")
     with pytest.raises(
-        ConfigError, match=r"deep: 1 file stands in the way \(captions\); .*--force"
+        ConfigError, match=r"deep: 1 file exists already \(captions\); .*--force"
     ):
         export(two_parts, file, to=to)
     assert files_under(file.parent) == {"captions": "precious"}
