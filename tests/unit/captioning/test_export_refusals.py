@@ -49,9 +49,7 @@ def test_a_standing_file_is_replaced_only_by_force(
     file = tmp_path / "deep" / "captions"
     file.parent.mkdir()
     file.write_text("precious")
-    with pytest.raises(
-        ConfigError, match=r"deep: 1 file exists already \(captions\); .*--force"
-    ):
+    with pytest.raises(ConfigError, match=r"deep: 1 file exists already \(captions\); .*--force"):
         export(two_parts, file, to=to)
     assert files_under(file.parent) == {"captions": "precious"}
     export(two_parts, file, to=to, force=True)
