@@ -57,9 +57,6 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     """
     record = folder / KIND_FILE
     recorded = read_json(record).get("kind") if record.is_file() else None
-    built_in = next((kind for kind in KINDS if kind.built_in() and kind.name == recorded), None)
-    if built_in is not None:
-        return built_in
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     found = None
     if isinstance(model_type, str):

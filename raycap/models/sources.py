@@ -144,8 +144,6 @@ def read_generation(folder: Path) -> GenerationConfig | None:
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     kind = kind_of_folder(folder)
-    if built_in := kind.built_in():
-        return built_in
     target = kind.check(folder)
     check_safe(folder)
     return ModelSource(

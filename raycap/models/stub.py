@@ -15,7 +15,6 @@ from jaxtyping import Bool, Int64, UInt8
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
 from raycap.models.base import BatchRange, Caption, Captioner, CaptionerKind, ModelSource
-from raycap.models.folders import KIND_FILE, write_json
 
 _VERSION = "raycap stub 1"  # changed whenever the captions of the stub change
 _TARGET = Target(width_px=64, height_px=64)
@@ -122,11 +121,6 @@ class StubCaptioner:
                 looks, np.ascontiguousarray(pixels), is_faulty, strict=True
             )
         ]
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that `find_model` recognises as a stub."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / KIND_FILE, {"kind": StubKind.name})
 
     def _fail(self) -> None:
         if self._fault == "raise":

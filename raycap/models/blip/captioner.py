@@ -27,13 +27,13 @@ from raycap.images.decoding import Target
 from raycap.models.base import Caption
 from raycap.models.blip.compiled import CompiledBlip, check_compiler
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
-from raycap.models.blip.int8 import Int8Linear, check_int8, quantize
-from raycap.models.blip.kind import BlipKind, check_blip_folder
+from raycap.models.blip.int8 import check_int8, quantize
+from raycap.models.blip.kind import check_blip_folder
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding.state import Decoded
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
-from raycap.models.folders import KIND_FILE, PREPROCESSOR_FILE, Preprocessing, write_json
-from raycap.models.weights import load_complete, load_errors, quiet
+from raycap.models.folders import Preprocessing
+from raycap.models.weights import load_complete, load_errors
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
 
@@ -134,21 +134,6 @@ class BlipCaptioner:
         """Count tokens as `generation.max_new_tokens` does, without the end token."""
         encoded = self._tokenizer(list(captions), add_special_tokens=False).input_ids
         return [len(tokens) for tokens in encoded]
-
-    def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, in the precision in use.
-
-        Raises:
-            ModelError: the precision is int8, from which the weights cannot be restored.
-        """
-        if any(isinstance(module, Int8Linear) for module in self._model.modules()):
-            raise ModelError("a model in 8 bits cannot be saved: set model.precision=auto")
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet():
-            self._model.save_pretrained(folder)
-            self._tokenizer.save_pretrained(folder)
-        write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
-        write_json(folder / KIND_FILE, {"kind": BlipKind.name})
 
     def _start_tokens(self) -> Int[Tensor, "1 p"]:
         """Return the tokens that every caption starts with: the start token, then the prompt."""

@@ -59,10 +59,6 @@ class ScratchCaptioner:
         """Count tokens as `generation.max_new_tokens` does, without the end token."""
         return [len(tokens) for tokens in self._model.tokenizer.encode(captions)]
 
-    def save(self, folder: Path) -> None:
-        """Write a folder that `load_scratch_captioner` reads, in the precision in use."""
-        self._model.save(folder, self._generation)
-
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
         grid = self._see(pixels)
         state = ReadingState(self._model.network.decoder, grid)
@@ -82,20 +78,11 @@ class HybridCaptioner(ScratchCaptioner):
     """A captioner that returns its attention; an `AttentiveCaptioner`."""
 
     @torch.inference_mode()
-    def attend(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Return the attention for each token of the best caption.
+    def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
+        """Return the attention for each word of the best caption, including its punctuation.
 
         If captions are sampled, the caption of a greedy search is used instead.
         """
-        tokenizer = self._model.tokenizer
-        return [
-            Attended(texts=[tokenizer.decode([token]) for token in tokens], weights=weights)
-            for tokens, weights in self._attend(pixels)
-        ]
-
-    @torch.inference_mode()
-    def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Return the attention for each word: the mean over its tokens, including punctuation."""
         return [self._joined(tokens, weights) for tokens, weights in self._attend(pixels)]
 
     def _attend(

@@ -33,9 +33,8 @@ from raycap.models.base import Caption
 from raycap.models.decoding import caption_with
 from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
-from raycap.models.folders import KIND_FILE, write_json
-from raycap.models.vlm.kind import VlmKind, check_vlm_folder
-from raycap.models.weights import load_complete, load_errors, quiet
+from raycap.models.vlm.kind import check_vlm_folder
+from raycap.models.weights import load_complete, load_errors
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
 _WHAT = "a vision-language model"
@@ -260,14 +259,6 @@ class VlmCaptioner:
         """Count tokens as `generation.max_new_tokens` does, without the end token."""
         encoded = self._processor.tokenizer(list(captions), add_special_tokens=False).input_ids
         return [len(tokens) for tokens in encoded]
-
-    def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, in the precision in use."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet():
-            self._model.save_pretrained(folder)
-            self._processor.save_pretrained(folder)
-        write_json(folder / KIND_FILE, {"kind": VlmKind.name})
 
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
         inputs = self._inputs(pixels).to(self._model.device, self._model.dtype)

@@ -1,7 +1,6 @@
 """Linear layers in 8 bits against those in fp32."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,16 +112,6 @@ def test_the_demo_model_says_nearly_the_same(num_beams: int) -> None:
     assert sum(same) >= 58
     alone = rounded.caption(pixels[:1])
     assert alone[0].text == found[0].text
-
-
-@needs_int8
-def test_a_model_in_8_bits_is_not_saved(tmp_path: Path) -> None:
-    model = ModelConfig.model_validate({"precision": "int8"})
-    captioner = BlipCaptioner.from_pretrained(DEMO_FOLDER, model, GenerationConfig())
-
-    with pytest.raises(ModelError, match=r"cannot be saved: set model\.precision=auto"):
-        captioner.save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
 
 
 def test_an_accelerator_is_refused() -> None:

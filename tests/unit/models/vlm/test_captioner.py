@@ -202,19 +202,6 @@ def test_several_captions_come_best_first(
     assert len({first[0].text, *(other.text for other in first[0].alternatives)}) > 1
 
 
-def test_a_saved_captioner_captions_alike(
-    family: str, load: Load, pixels: UInt8[np.ndarray, "b h w 3"], tmp_path: Path
-) -> None:
-    generation = GenerationConfig(prompt=PROMPTS[family], max_new_tokens=6)
-    captioner = load(generation)
-    captioner.save(tmp_path)
-    source = find_model(str(tmp_path))
-    assert source.kind == "vlm"
-    again = load_captioner(source, FP32, generation)
-    assert again.target == source.target == captioner.target
-    assert again.caption(pixels) == captioner.caption(pixels)
-
-
 def test_settings_can_be_varied(
     family: str, load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
