@@ -24,11 +24,10 @@ from raycap.captioning.source import File, with_held_files
 from raycap.config import StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
-from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
 from raycap.storage.parallel import ordered_map
-from raycap.storage.stores import ImageReader, open_store
+from raycap.storage.stores import ImageReader, open_file, open_store
 
 _TAR_THREADS = 4  # tars at the same time
 _FETCH_THREADS = 4  # images per tar at the same time; twice as many are in memory
@@ -111,27 +110,15 @@ _WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
 def _export_file(
     source: FinishedOutput, destination: str, to: ExportFormat, *, force: bool
 ) -> ExportCounts:
-    store, key = _open_file(destination, to, source.config)
+    example = f"captions.{'json' if to == 'coco' else to}"
+    store, key = open_file(destination, source.config, example=example)
     if not force:
-        _refuse(store, filter(partial(_stands, store), [key]))
+        _refuse(store, filter(partial(_exists, store), [key]))
     with _staged(store, key) as file:
         num_exported = _WRITERS[to](source.pages, file)
     return ExportCounts(
         num_exported=num_exported, num_failed_skipped=source.num_images - num_exported
     )
-
-
-def _open_file(destination: str, to: ExportFormat, config: StorageConfig) -> tuple[Store, str]:
-    """Open the folder or prefix of a file; return it and the file's key there."""
-    path = destination
-    if is_local := scheme_of(destination) in ("", "file"):
-        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
-    folder, _, name = path.rpartition("/")
-    is_folder = os.path.isdir(path) or destination.endswith("/")
-    if is_folder or not (is_local or folder.partition("://")[2]):
-        example = f"{destination.rstrip('/')}/captions.{'json' if to == 'coco' else to}"
-        raise ConfigError(f"{destination}: names no file; {to} is one file, such as {example}")
-    return open_store(folder or "/", config), name
 
 
 def _open_folder(destination: str, source: FinishedOutput) -> Store:
@@ -141,14 +128,10 @@ def _open_folder(destination: str, source: FinishedOutput) -> Store:
     return store
 
 
-def _stands(store: Store, key: str) -> bool:
+def _exists(store: Store, key: str) -> bool:
     if isinstance(store, LocalStore):
         return os.path.lexists(store.address(key))
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True
+    return store.exists(key)
 
 
 @contextmanager
@@ -238,7 +221,7 @@ def _refuse(store: Store, standing: Iterator[str]) -> None:
 def _export_tars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
     keys = [f"part-{number:06d}.tar" for number in source.parts]
     if not force:
-        stands = ordered_map(partial(_stands, store), keys, source.config.list_threads)
+        stands = ordered_map(partial(_exists, store), keys, source.config.list_threads)
         _refuse(store, compress(keys, stands))
     reader = ImageReader(source.config)
 

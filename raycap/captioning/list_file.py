@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, StorageError
 from raycap.schema import IMAGE_ID, MANIFEST, URI
-from raycap.storage.address import redact, scheme_of
+from raycap.storage.address import Address, redact
 from raycap.storage.stores import open_store
 
 T = TypeVar("T")
@@ -59,8 +59,7 @@ def _page(source: str, base: str, uris: list[Any], ids: list[Any] | None, row: i
     for number, uri in enumerate(uris, start=row + 1):
         if not uri or not isinstance(uri, str):
             raise DatasetError(f"{source}: row {number} has no address in '{URI}'")
-        is_relative = scheme_of(uri) == "" and not uri.startswith("/")
-        absolute.append(f"{base}/{uri}" if is_relative else uri)
+        absolute.append(uri if Address.parse(uri).is_absolute else f"{base}/{uri}")
     names = [
         redact(str(uri)) if name is None or name == "" else str(name)
         for name, uri in zip(ids or [None] * len(uris), uris, strict=True)
@@ -72,8 +71,9 @@ def _page(source: str, base: str, uris: list[Any], ids: list[Any] | None, row: i
 
 
 def _open(source: str, config: StorageConfig) -> _File:
-    if scheme_of(source) in ("", "file"):
-        return open(source.removeprefix("file://"), "rb")
+    address = Address.parse(source)
+    if address.is_local:
+        return open(address.path, "rb")
     folder, _, name = source.rpartition("/")
     return io.BytesIO(open_store(folder, config).read(name))
 

@@ -31,7 +31,7 @@ from raycap.datasets.splits import known_split
 from raycap.errors import ConfigError, ErrorCode, ImageError, StorageError, TransientError
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import display, etag_of, status_of
 from raycap.storage.stores import open_store
@@ -81,7 +81,7 @@ def find_dataset(store: Store, config: StorageConfig, split: str | None) -> Data
         StorageError: it cannot be reached.
     """
     # Other programs may also write a `dataset.json`.
-    if not (_stands(store, DATASET) and _stands(store, INDEX)):
+    if not (_exists(store, DATASET) and _exists(store, INDEX)):
         return None
     dataset = open_dataset(store.uri, config)
     if split is not None:
@@ -158,15 +158,14 @@ def is_held(row: Row, dataset: str) -> bool:
     return bool(row[schema.URI] == _held_uri(dataset, row[schema.IMAGE_ID]))
 
 
-def _stands(store: Store, key: str) -> bool:
+def _exists(store: Store, key: str) -> bool:
     try:
-        store.read_tail(key, 1)
+        return store.exists(key)
     except TransientError:
         raise
     except StorageError:
-        # Also where it may not be looked at: whether the images may be, listing will tell.
+        # The object may not be read; whether the images may be, the listing will show.
         return False
-    return True
 
 
 _PAGE_ROWS = 10_000
@@ -218,8 +217,9 @@ def open_source(source: str, config: StorageConfig, split: str | None = None) ->
 
 
 def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
-    is_local = scheme_of(source) in ("", "file")
-    path = Path(os.path.expanduser(source.removeprefix("file://")))
+    address = Address.parse(source)
+    is_local = address.is_local
+    path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
         if not _WILDCARD.search(source):
             raise ConfigError(f"{source}: no such file or folder")
@@ -230,7 +230,7 @@ def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing
         return _open_one(open_store(str(path.parent), config), path.name)
     if not is_local and _WILDCARD.search(source):
         return _open_remote_glob(source, config)
-    return _open_store_source(open_store(source, config), config, split)
+    return _open_store_source(open_store(address, config), config, split)
 
 
 def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
@@ -254,12 +254,12 @@ def _or_one_object(
     if empty and skipped[".parquet"]:
         refuse_unfinished(store)
     parent, _, name = store.uri.rpartition("/")
-    if empty and name and scheme_of(store.uri) and not parent.endswith("/"):
+    if empty and name and not Address.parse(store.uri).is_local and not parent.endswith("/"):
         yield from _open_one(open_store(parent, config), name).tables
 
 
 def _open_one(store: Store, name: str) -> Listing:
-    if scheme_of(store.uri) == "":
+    if Address.parse(store.uri).is_local:
         path = Path(store.address(name))
         row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
@@ -289,7 +289,7 @@ def _open_glob(pattern: str) -> Listing:
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
-    if not scheme_of(base):
+    if Address.parse(base).is_local:
         raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard")
     store = open_store(base, config)
     try:
@@ -307,7 +307,7 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
 
 
 def _open_list(source: str, config: StorageConfig) -> Listing:
-    if scheme_of(source):
+    if not Address.parse(source).is_local:
         open_store(source.rpartition("/")[0], config)  # refuse it here, before a run records it
     listing = Listing(source=source, tables=())
 

@@ -62,7 +62,7 @@ from raycap.datasets.survey import (
     spread,
     write_moves,
 )
-from raycap.errors import DatasetError, ObjectNotFound, RunStopped
+from raycap.errors import DatasetError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.progress import OnProgress, Progress
 from raycap.runs.opening import Claim, Run, open_run
@@ -308,11 +308,7 @@ class DatasetClaim(Claim):
 
 def _finished(store: Store) -> DatasetRecord | None:
     """Read the record of a complete dataset; None where the dataset is not complete."""
-    try:
-        store.read_tail(DATASET, 1)
-    except ObjectNotFound:
-        return None
-    return read_record(store)
+    return read_record(store) if store.exists(DATASET) else None
 
 
 def _plan(

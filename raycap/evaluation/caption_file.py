@@ -19,7 +19,7 @@ from raycap import schema
 from raycap.config import StorageConfig
 from raycap.datasets.readers.files import JsonText
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
-from raycap.storage.address import redact, scheme_of
+from raycap.storage.address import Address, redact
 from raycap.storage.stores import open_store
 
 T = TypeVar("T")
@@ -111,8 +111,9 @@ def _opened(
 
 
 def _open(source: str, config: StorageConfig) -> _File:
-    if scheme_of(source) in ("", "file"):
-        return open(os.path.expanduser(source.removeprefix("file://")), "rb")
+    address = Address.parse(source)
+    if address.is_local:
+        return open(address.local_path, "rb")
     folder, _, name = source.rpartition("/")
     return io.BufferedReader(io.BytesIO(open_store(folder, config).read(name)))
 
@@ -209,14 +210,14 @@ def _names(source: str, number: int, row: _Row) -> tuple[str, str, str | None]:
     named = image_id or file_name or (redact(uri) if uri else None)
     if named is None:
         raise DatasetError(f"{source}: row {number} names no image ({', '.join(_NAMES)})")
-    is_whole = uri is not None and (scheme_of(uri) != "" or uri.startswith("/"))
+    is_whole = uri is not None and Address.parse(uri).is_absolute
     file = file_name or (_path_of(uri) if uri else None) or named
     return named, file, uri if is_whole else None
 
 
 def _path_of(uri: str) -> str:
     """Give the path of an address: a web address may carry a query behind it."""
-    return unquote(urlsplit(uri).path) if scheme_of(uri) in ("http", "https") else uri
+    return unquote(urlsplit(uri).path) if Address.parse(uri).is_web else uri
 
 
 def _text(value: Any) -> str | None:

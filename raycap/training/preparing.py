@@ -15,7 +15,7 @@ import torch
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.splits import TRAIN, rank_of
-from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
+from raycap.errors import DatasetError, ImageError, ModelError
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
@@ -233,7 +233,7 @@ def prepare(
 
 def _build_initial(job: Job, store: Store, workers: Workers) -> None:
     """Let the first worker build the model that all begin with, unless it stands."""
-    if workers.is_first and not _stands(store, _INITIAL_RECORD):
+    if workers.is_first and not store.exists(_INITIAL_RECORD):
         torch.manual_seed(job.config.train.seed)
         trainable = job.models.build(job.config, _captions(job))
         with replacing(store, _INITIAL) as folder:
@@ -317,11 +317,3 @@ def _captions(job: Job) -> Iterator[str]:
         for image_id, captions in zip(ids, texts, strict=True):
             if share == 1.0 or rank_of(image_id) < limit:
                 yield from captions
-
-
-def _stands(store: Store, key: str) -> bool:
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True

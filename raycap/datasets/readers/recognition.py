@@ -19,7 +19,7 @@ from raycap.datasets.readers.tables import (
 from raycap.datasets.readers.webdataset import TAR_SUFFIX
 from raycap.datasets.record import is_dataset
 from raycap.errors import ConfigError
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.stores import open_store
 
@@ -87,8 +87,9 @@ def open_source(source: str, config: StorageConfig) -> Source:
     Raises:
         ConfigError: nothing of that name exists, or it is no address of a store.
     """
-    if scheme_of(source) in ("", "file"):
-        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
+    address = Address.parse(source)
+    if address.is_local:
+        path = address.local_path
         if not os.path.exists(path):
             raise ConfigError(f"{source}: no such file or folder")
         if os.path.isdir(path):

@@ -38,7 +38,7 @@ from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
 from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import now, versions
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -282,9 +282,10 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
 
 def _open_output(output: str, source: ModelSource, config: CalibrateConfig) -> tuple[Store, Path]:
     """Open the output, a folder of this machine other than the model's own."""
-    if scheme_of(output) not in ("", "file"):
+    address = Address.parse(output)
+    if not address.is_local:
         raise ConfigError(f"{output}: a calibrated model is written to a folder of this machine")
-    store = open_store(output, config.storage)
+    store = open_store(address, config.storage)
     folder = Path(store.uri)
     if folder.resolve() == Path(source.folder or "").resolve():
         raise ConfigError(f"{folder}: is the model itself; give a new folder as output")

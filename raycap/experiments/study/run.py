@@ -43,7 +43,7 @@ from raycap.progress import OnProgress
 from raycap.reporting.report import report
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.resources import fit_resources
@@ -238,12 +238,13 @@ def _check_splits(dataset: CaptionDataset) -> None:
 
 
 def _open_output(output: str, config: StudyConfig) -> Store:
-    if scheme_of(output) not in ("", "file"):
+    address = Address.parse(output)
+    if not address.is_local:
         raise ConfigError(
             f"{output}: a study needs a folder, which all nodes share, as captioners read models "
             "from there; copy it to the bucket afterwards"
         )
-    return open_store(output, config.storage)
+    return open_store(address, config.storage)
 
 
 def study_fingerprint(dataset: CaptionDataset, config: StudyConfig) -> dict[str, Any]:

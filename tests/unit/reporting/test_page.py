@@ -269,7 +269,7 @@ def test_a_folder_that_raycap_did_not_write_is_refused(tmp_path: Path) -> None:
 def test_wrong_addresses_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to report on"):
         report([], tmp_path / "page.html")
-    with pytest.raises(ConfigError, match=rf"names no file; write {tmp_path}/report.html"):
+    with pytest.raises(ConfigError, match=rf"names no file.*{tmp_path}/report.html"):
         report([tmp_path], tmp_path)
     with pytest.raises(ConfigError, match="names no file"):
         report([tmp_path], "s3://bucket")
