@@ -221,8 +221,8 @@ def _refuse(store: Store, standing: Iterator[str]) -> None:
 def _export_tars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
     keys = [f"part-{number:06d}.tar" for number in source.parts]
     if not force:
-        stands = ordered_map(partial(_exists, store), keys, source.config.list_threads)
-        _refuse(store, compress(keys, stands))
+        existing = ordered_map(partial(_exists, store), keys, source.config.list_threads)
+        _refuse(store, compress(keys, existing))
     reader = ImageReader(source.config)
 
     def write(number: int) -> ExportCounts:

@@ -133,7 +133,7 @@ def short_captions(scene: Scene) -> list[str]:
 def short_caption(scene: Scene, draw: int = 0) -> str:
     """Return one true caption of 7 or 8 words.
 
-    Which attributes it names is drawn per scene, and anew for each ``draw``.
+    Which attributes it names is drawn per scene and ``draw``.
     """
     forms = _short_forms(scene)
     rng = random.Random(f"{scene.seed}/{scene.index}/caption/{draw}")

@@ -237,7 +237,7 @@ def check_safe(folder: Path) -> None:
         if name not in _OWN_ATTENTION:
             raise ModelError(
                 f"{folder / CONFIG_FILE}: attn_implementation is {json.dumps(name)}, which can "
-                "fetch code and is refused: take it out"
+                "fetch code and is refused: remove it"
             )
     for name in _shards(folder):
         if not name.endswith(".safetensors") or name != Path(name).name:

@@ -194,10 +194,10 @@ def _with_measures(
     answered: pa.Table, batch: pa.Table, rounds: list[tuple[str, int, int, float]]
 ) -> pa.Table:
     names = (schema.CAPTIONER, schema.BATCH_SIZE, schema.NUM_IMAGES, schema.SECONDS)
-    told = [dict(zip(names, one, strict=True)) for one in rounds]
+    records = [dict(zip(names, one, strict=True)) for one in rounds]
     measures = [batch[name] for name in (schema.FETCH_S, schema.DECODE_S, schema.PICTURE)]
     column = pa.array(
-        [told if place == 0 else [] for place in range(len(answered))],
+        [records if place == 0 else [] for place in range(len(answered))],
         schema.SAMPLE_ANSWERED.field(schema.ROUNDS).type,
     )
     return pa.table([*answered.columns, *measures, column], schema=schema.SAMPLE_ANSWERED)

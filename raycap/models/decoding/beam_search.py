@@ -48,7 +48,7 @@ class _Captions:
             ended=self.ended[places],
         )
 
-    def beside(self, other: "_Captions") -> "_Captions":
+    def joined_with(self, other: "_Captions") -> "_Captions":
         """Concatenate with further captions of the same images."""
         return _Captions(
             tokens=torch.cat((self.tokens, other.tokens), 1),
@@ -196,7 +196,7 @@ class BeamSearch:
         scores = candidates.scores / length**self._generation.length_penalty
         scores = scores + (~ended).to(torch.float32) * _IMPOSSIBLE
         fresh = replace(candidates, scores=scores, ended=ended)
-        merged = self._found.beside(fresh)
+        merged = self._found.joined_with(fresh)
         self._found = merged.choose(merged.scores.topk(num_beams)[1])
 
 

@@ -101,11 +101,11 @@ class HybridCaptioner(ScratchCaptioner):
         _, weights, _ = decoder.read_with_weights(inputs, memory, decoder.start(memory))
         side, first = self._model.grid_side, len(self._start) - 1
         grids = weights.to(torch.float32).view(*inputs.shape, side, side).cpu().numpy()
-        told = []
+        attended = []
         for tokens, grid in zip(found, grids, strict=True):
             text = tokens[:-1] if tokens[-1] == END else tokens
-            told.append((text, grid[first : first + len(text)]))
-        return told
+            attended.append((text, grid[first : first + len(text)]))
+        return attended
 
     def _inputs(self, found: list[list[int]]) -> Int[Tensor, "b t"]:
         longest = max(map(len, found))

@@ -111,8 +111,8 @@ class _Layer(nn.Module):
         """Apply the layer; also return keys and values of all tokens read."""
         query, *new = self.own(self.own_norm(values)).chunk(3, -1)
         kept = torch.cat([read, torch.stack([self._heads(part) for part in new], 1)], -2)
-        told = self._attend_own(self._heads(query), kept)
-        values = values + self.drop(self.own_out(told))
+        attended = self._attend_own(self._heads(query), kept)
+        values = values + self.drop(self.own_out(attended))
         seen = self._attend_grid(self._heads(self.grid_query(self.grid_norm(values))), grid)
         values = values + self.drop(self.grid_out(seen))
         return values + self.drop(self.feed(self.feed_norm(values))), kept
@@ -129,14 +129,14 @@ class _Layer(nn.Module):
         if 1 < num_new < num_all:
             whole = torch.ones(num_new, num_all, dtype=torch.bool, device=query.device)
             mask = whole.tril(num_all - num_new)
-        told = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             query,
             kept[:, 0],
             kept[:, 1],
             attn_mask=mask,
             is_causal=num_new == num_all and num_new > 1,
         )
-        return told.transpose(1, 2).flatten(2)
+        return attended.transpose(1, 2).flatten(2)
 
     def _attend_grid(
         self, query: Float[Tensor, "r h t k"], grid: Float[Tensor, "b 2 h n k"]
@@ -145,8 +145,8 @@ class _Layer(nn.Module):
         num_images, (_, num_heads, num_tokens, size) = len(grid), query.shape
         rows = (num_images, -1, num_heads, num_tokens, size)
         together = query.reshape(rows).transpose(1, 2).flatten(2, 3)
-        told = functional.scaled_dot_product_attention(together, grid[:, 0], grid[:, 1])
-        apart = told.reshape(num_images, num_heads, -1, num_tokens, size).permute(0, 2, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(together, grid[:, 0], grid[:, 1])
+        apart = attended.reshape(num_images, num_heads, -1, num_tokens, size).permute(0, 2, 3, 1, 4)
         return apart.flatten(0, 1).flatten(2)
 
 

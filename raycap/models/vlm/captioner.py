@@ -225,7 +225,7 @@ class VlmCaptioner:
             ModelError: the folder is not a whole model that transformers knows, a package that it
                 needs is not installed, or its processor does not take the prompt.
         """
-        assert model.precision != "int8"  # as of sources.check_arithmetic
+        assert model.precision != "int8"  # checked by sources.check_arithmetic
         target = check_vlm_folder(folder)
         device = pick_device()
         network, processor = load_vlm(folder, pick_dtype(model.precision, device))

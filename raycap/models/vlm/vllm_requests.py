@@ -54,7 +54,7 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
     if find_spec("vllm") is None:
         raise ModelError(
             "backend=vllm needs vLLM, which is not installed: pip install 'raycap[vllm]' into an "
-            "environment of its own, on every node; it needs another torch than raycap is tested "
+            "separate environment, on every node; it needs another torch than raycap is tested "
             "with"
         )
 
