@@ -101,7 +101,10 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
         return None
     found = find_model(cascade.model)
     if found.name == first.name:
-        raise ConfigError(f"cascade.model: {found.name} is model.name too: name a larger model")
+        raise ConfigError(
+            f"cascade.model: {found.name} is model.name too: name a larger model",
+            setting="cascade.model",
+        )
     model = ModelConfig(
         name=cascade.model,
         precision=cascade.precision,

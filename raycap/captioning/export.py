@@ -124,7 +124,7 @@ def _export_file(
 def _open_folder(destination: str, source: FinishedOutput) -> Store:
     store = open_store(destination, source.config)
     if isinstance(store, LocalStore) and os.path.isfile(store.uri):
-        raise ConfigError(f"{store.uri}: is a file; give a folder")
+        raise ConfigError(f"{store.uri}: is a file; give a folder", uri=store.uri)
     return store
 
 
@@ -152,7 +152,7 @@ def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
+        raise StorageError(f"{folder}: {error.strerror or error}", uri=str(folder)) from error
 
 
 def _export_sidecars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
@@ -201,7 +201,8 @@ def _write_sidecar(store: Store, sidecar: tuple[str, bytes], *, force: bool) -> 
     elif not store.create(key, data) and _is_foreign(store, key, data):
         raise ConfigError(
             f"{store.address(key)}: was written by another process during the export; move it away "
-            "and run the same command again"
+            "and run the same command again",
+            uri=store.address(key),
         )
 
 
@@ -214,7 +215,8 @@ def _refuse(store: Store, standing: Iterator[str]) -> None:
         what = "1 file exists" if num_standing == 1 else f"{num_standing} files exist"
         raise ConfigError(
             f"{store.uri}: {what} already ({', '.join(first)}{more}); move them away, give another "
-            "destination, or overwrite with --force"
+            "destination, or overwrite with --force",
+            uri=store.uri,
         )
 
 

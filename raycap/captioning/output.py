@@ -55,7 +55,8 @@ class FinishedOutput:
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
             raise DatasetError(
                 f"{self.store.address(part_key(CAPTIONS, number))}: belongs to another manifest; "
-                "delete the file and run the same `raycap caption` command again"
+                "delete the file and run the same `raycap caption` command again",
+                uri=self.store.address(part_key(CAPTIONS, number)),
             )
         numbered = table.append_column(ROW, pa.array(range(len(table)), pa.int32()))
         return numbered.append_column(SOURCE_URI, manifest[URI])
@@ -76,12 +77,14 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
     if num_pending or not plan.parts:
         raise DatasetError(
             f"{store.uri}: {num_pending} of {len(plan.parts)} parts are not captioned yet; "
-            "finish the run first: the same `raycap caption` command continues it"
+            "finish the run first: the same `raycap caption` command continues it",
+            uri=store.uri,
         )
     if ledger.totals.num_awaiting:
         raise DatasetError(
             f"{store.uri}: {ledger.totals.num_awaiting:,} images await the second model; finish "
-            "the run first: the same `raycap caption` command continues it"
+            "the run first: the same `raycap caption` command continues it",
+            uri=store.uri,
         )
     largest = max(part.num_rows for part in plan.parts.values())
     image = run.get("config", {}).get("image", {})

@@ -190,4 +190,7 @@ def _damaged(store: Store, key: str) -> DatasetError:
         if key.startswith(CAPTIONS)
         else "restore the file, or start in a new output"
     )
-    return DatasetError(f"{store.address(key)}: is damaged or not a part of raycap; {remedy}")
+    return DatasetError(
+        f"{store.address(key)}: is damaged or not a part of raycap; {remedy}",
+        uri=store.address(key),
+    )

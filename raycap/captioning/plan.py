@@ -76,7 +76,8 @@ def _check_whole(store: Store, plan: CaptionPlan) -> None:
             missing = store.address(part_key(MANIFEST, number))
             raise DatasetError(
                 f"{missing}: is missing, but its images are already captioned; restore the file, "
-                "or start in a new output"
+                "or start in a new output",
+                uri=missing,
             )
 
 

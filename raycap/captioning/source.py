@@ -211,7 +211,8 @@ def open_source(source: str, config: StorageConfig, split: str | None = None) ->
     if split is not None and not listing.is_dataset:
         raise ConfigError(
             f"{listing.source}: is not a finished caption dataset, so source.split={split} does "
-            "not apply; leave it out, or give an output of `raycap prepare`"
+            "not apply; leave it out, or give an output of `raycap prepare`",
+            uri=listing.source,
         )
     return listing
 
@@ -222,7 +223,7 @@ def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing
     path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
         if not _WILDCARD.search(source):
-            raise ConfigError(f"{source}: no such file or folder")
+            raise ConfigError(f"{source}: no such file or folder", uri=source)
         return _open_glob(str(path))
     if source.lower().endswith(LIST_SUFFIXES) and not (is_local and os.path.isdir(path)):
         return _open_list(str(path.resolve()) if is_local else source, config)
@@ -290,12 +291,12 @@ def _open_glob(pattern: str) -> Listing:
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
     if Address.parse(base).is_local:
-        raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard")
+        raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard", uri=pattern)
     store = open_store(base, config)
     try:
         matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
     except re.error as error:
-        raise ConfigError(f"{pattern}: not a glob: {error}") from error
+        raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
 
     def tables() -> Iterator[pa.Table]:
         for table in store.list():

@@ -212,7 +212,8 @@ class _Guarded:
             # Raised in a constructor, it would reach the driver as text only.
             self._failure = ModelError(
                 f"{spec.model.name}: vLLM does not start with it ({one_line(error)}): check that "
-                "vLLM supports this model and that the memory suffices; --debug shows its output"
+                "vLLM supports this model and that the memory suffices; --debug shows its output",
+                uri=spec.model.name,
             )
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -233,7 +233,9 @@ def _clear(folder: Path) -> None:
     """Remove an earlier demonstration, and nothing else."""
     ours = {folder / name for name in (*_PARTS, REPORT, RECORD)}
     if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - ours):
-        raise ConfigError(f"{folder}: contains other files; give a new or empty folder")
+        raise ConfigError(
+            f"{folder}: contains other files; give a new or empty folder", uri=str(folder)
+        )
     for path in ours:
         if path.is_dir():
             shutil.rmtree(path)

@@ -41,7 +41,7 @@ def find_clip(name: str) -> ModelSource:
     path = Path(os.path.expanduser(name))
     if name.startswith((".", "/", "~")) or (name and path.exists()):
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: give the folder of a saved CLIP")
+            raise ModelError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
         return _from_folder(path.resolve(), name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)
@@ -60,7 +60,8 @@ def clip_folder(source: ModelSource) -> Path:
     if found.digest != source.digest:
         raise ModelError(
             f"{found.folder}: not the CLIP that this evaluation started with (its files differ on "
-            "this node, or have changed since): restore them, or start again"
+            "this node, or have changed since): restore them, or start again",
+            uri=found.folder,
         )
     return Path(str(found.folder))
 
@@ -72,7 +73,10 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     vision = config.get("vision_config")
     side_px = vision.get("image_size", _DEFAULT_SIDE_PX) if isinstance(vision, dict) else None
     if not isinstance(side_px, int):
-        raise ModelError(f"{folder / CONFIG_FILE}: no vision_config with an image_size in pixels")
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: no vision_config with an image_size in pixels",
+            uri=str(folder / CONFIG_FILE),
+        )
     return ModelSource(
         kind=CLIP_KIND,
         name=name,
@@ -86,25 +90,33 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
 def _check(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
     if kind != CLIP_KIND:
-        raise ModelError(f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'")
+        raise ModelError(
+            f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'",
+            uri=str(folder),
+        )
     # The text half and the image half of a CLIP have the same model_type.
     architectures = config.get("architectures") or ["CLIPModel"]
     if "CLIPModel" not in architectures:
         raise ModelError(
             f"{folder}: holds {', '.join(map(str, architectures))}: CLIPScore needs a CLIPModel, "
-            "which reads images and text"
+            "which reads images and text",
+            uri=str(folder),
         )
     if not _has_any(folder, WEIGHT_FILE, WEIGHT_INDEX_FILE):
         raise ModelError(
             f"{folder}: no {WEIGHT_FILE} (pickled weights can run code when loaded and are "
-            "refused): save the model there with save_pretrained"
+            "refused): save the model there with save_pretrained",
+            uri=str(folder),
         )
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
-        raise ModelError(f"{folder}: no tokenizer: save it there with tokenizer.save_pretrained")
+        raise ModelError(
+            f"{folder}: no tokenizer: save it there with tokenizer.save_pretrained", uri=str(folder)
+        )
     if not _has_any(folder, PREPROCESSOR_FILE, PROCESSOR_FILE):
         raise ModelError(
             f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
-            "CLIPImageProcessor.save_pretrained"
+            "CLIPImageProcessor.save_pretrained",
+            uri=str(folder),
         )
 
 

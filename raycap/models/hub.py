@@ -58,7 +58,8 @@ def download(name: str, revision: str | None) -> Path:
         raise ModelError(
             f"{name}: the Hub has no {WEIGHT_FILE} of it, and pickled weights, which can run code "
             "when loaded, are refused: save it as safetensors (load with transformers, "
-            "save_pretrained) and give that folder"
+            "save_pretrained) and give that folder",
+            uri=name,
         )
     return folder
 

@@ -65,11 +65,13 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     if found is None or recorded not in (None, *supported):
         unknown = model_type if found is None else recorded
         raise ModelError(
-            f"{folder}: a model of kind {unknown!r}; supported kinds: {', '.join(supported)}"
+            f"{folder}: a model of kind {unknown!r}; supported kinds: {', '.join(supported)}",
+            uri=str(folder),
         )
     if recorded not in (None, found.name):
         raise ModelError(
             f"{folder}: a model of kind {recorded!r} by {KIND_FILE}, but {found.name!r} by "
-            f"{CONFIG_FILE}: restore the files"
+            f"{CONFIG_FILE}: restore the files",
+            uri=str(folder),
         )
     return found

@@ -144,7 +144,8 @@ class BlipCaptioner:
         if num_tokens > text.max_position_embeddings:
             raise ModelError(
                 f"generation.max_new_tokens: with the prompt's {len(prompt)} tokens at most "
-                f"{text.max_position_embeddings - len(prompt)} for this model: lower it"
+                f"{text.max_position_embeddings - len(prompt)} for this model: lower it",
+                setting="generation.max_new_tokens",
             )
         return torch.tensor([[text.bos_token_id, *prompt]], device=self._model.device)
 

@@ -314,7 +314,8 @@ def check_compiler(device: torch.device) -> None:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"model.compile=true: torch.compile does not work on this machine's {device.type}: "
-            f"install {tool}, or leave the setting off ({reason})"
+            f"install {tool}, or leave the setting off ({reason})",
+            setting="model.compile",
         ) from error
 
 

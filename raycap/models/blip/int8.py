@@ -32,14 +32,16 @@ def check_int8(device: torch.device) -> None:
     if device.type != "cpu":
         raise ModelError(
             f"model.precision=int8 is for CPUs, and the model runs on {device.type}: set "
-            "model.precision=auto"
+            "model.precision=auto",
+            setting="model.precision",
         )
     # Without these instructions oneDNN adds pairs of products in 16 bits, which can overflow.
     able: Mapping[str, Any] = torch.cpu.get_capabilities()
     if not any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         raise ModelError(
             "model.precision=int8 needs a CPU that multiplies 8-bit integers (AVX-512 VNNI, "
-            "AVX-VNNI or AMX), and this one does not: set model.precision=auto"
+            "AVX-VNNI or AMX), and this one does not: set model.precision=auto",
+            setting="model.precision",
         )
 
 

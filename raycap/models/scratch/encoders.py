@@ -224,7 +224,8 @@ def _load_resnet50(body: nn.Module) -> None:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{cached}: not weights that can be loaded safely: delete the file, so that it is "
-            "downloaded again"
+            "downloaded again",
+            uri=str(cached),
         ) from error
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -243,7 +244,9 @@ def _load_lite0(body: nn.Module) -> None:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file}: cannot be read ({reason}): reinstall raycap[lite]") from error
+        raise ModelError(
+            f"{file}: cannot be read ({reason}): reinstall raycap[lite]", uri=str(file)
+        ) from error
     _put(weights, body, "efficientnet-lite0")
 
 

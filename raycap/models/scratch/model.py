@@ -164,7 +164,8 @@ def load_model(folder: Path, tuning: ArchitectureConfig | None = None) -> Scratc
     if tokenizer.size != description.num_tokens:
         raise ModelError(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, but the weights are for "
-            f"{description.num_tokens}: restore its files"
+            f"{description.num_tokens}: restore its files",
+            uri=str(folder),
         )
     network = build_network(description)
     try:
@@ -173,6 +174,7 @@ def load_model(folder: Path, tuning: ArchitectureConfig | None = None) -> Scratc
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder}: cannot be loaded as {description.kind} ({type(error).__name__}: {reason}): "
-            "restore its files or choose another model"
+            "restore its files or choose another model",
+            uri=str(folder),
         ) from error
     return ScratchModel(description=description, network=network, tokenizer=tokenizer)

@@ -77,12 +77,13 @@ class CaptionTokenizer:
             tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises no narrower class
             raise ModelError(
-                f"{file}: cannot be read as a tokenizer ({error}): restore the file"
+                f"{file}: cannot be read as a tokenizer ({error}): restore the file", uri=str(file)
             ) from error
         found = tuple(tokenizer.id_to_token(number) for number in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS:
             raise ModelError(
-                f"{file}: its first tokens are {found}, not {SPECIAL_TOKENS}: restore the file"
+                f"{file}: its first tokens are {found}, not {SPECIAL_TOKENS}: restore the file",
+                uri=str(file),
             )
         return cls(tokenizer)
 

@@ -92,6 +92,7 @@ def load_scratch_trainable(folder: Path, config: TrainConfig) -> ScratchTrainabl
     if model.description.kind != config.kind:
         raise ModelError(
             f"{folder}: a model of kind {model.description.kind!r}, not {config.kind!r}: set that "
-            "kind, or give another folder"
+            "kind, or give another folder",
+            uri=str(folder),
         )
     return ScratchTrainable(model, config.generation.prompt)

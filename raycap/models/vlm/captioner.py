@@ -289,14 +289,16 @@ class VlmCaptioner:
             reason = " ".join(str(error).split())
             raise ModelError(
                 f"the model's processor does not accept generation.prompt={self._prompt!r} "
-                f"({type(error).__name__}: {reason}): use the prompt that the model's page shows"
+                f"({type(error).__name__}: {reason}): use the prompt that the model's page shows",
+                setting="generation.prompt",
             ) from error
         mark = getattr(self._processor, "image_token", None)
         writes_alone = generating_module(self._model) is self._model
         if "input_ids" not in inputs and mark is not None and writes_alone:
             raise ModelError(
                 "the model has no chat template: set generation.prompt to the prompt that its page "
-                f"shows, with {mark} at the place of the image"
+                f"shows, with {mark} at the place of the image",
+                setting="generation.prompt",
             )
 
     def _text(self, tokens: list[int]) -> str:

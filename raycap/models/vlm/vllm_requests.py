@@ -45,17 +45,21 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
         able = ", ".join(kind.name for kind in KINDS if kind.runs_on_vllm)
         raise ModelError(
             f"backend=vllm supports models of kind {able}; {source.name} is of kind {source.kind}: "
-            "leave it out"
+            "leave it out",
+            setting="model.backend",
         )
     _check_search(generation)
     for name in model.vllm_args.keys() & _OWN_ARGS.keys():
         remedy = f"set {_OWN_ARGS[name]}" if _OWN_ARGS[name] else "leave it out"
-        raise ConfigError(f"vllm_args.{name}: raycap sets it: {remedy}")
+        raise ConfigError(
+            f"vllm_args.{name}: raycap sets it: {remedy}", setting=f"model.vllm_args.{name}"
+        )
     if find_spec("vllm") is None:
         raise ModelError(
             "backend=vllm needs vLLM, which is not installed: pip install 'raycap[vllm]' into an "
             "separate environment, on every node; it needs another torch than raycap is tested "
-            "with"
+            "with",
+            setting="model.backend",
         )
 
 
@@ -70,7 +74,9 @@ def refuse_vllm(model: ModelConfig, what: str) -> None:
         ConfigError: `model.backend` is vllm.
     """
     if model.backend != "torch":
-        raise ConfigError(f"model.backend=vllm: {what} does not support it: leave it out")
+        raise ConfigError(
+            f"model.backend=vllm: {what} does not support it: leave it out", setting="model.backend"
+        )
 
 
 def _check_search(generation: GenerationConfig) -> None:
@@ -81,7 +87,10 @@ def _check_search(generation: GenerationConfig) -> None:
     }
     for name, (is_wrong, value, reason) in wrong.items():
         if is_wrong:
-            raise ConfigError(f"backend=vllm has {reason}: set generation.{name}={value}")
+            raise ConfigError(
+                f"backend=vllm has {reason}: set generation.{name}={value}",
+                setting=f"generation.{name}",
+            )
 
 
 def prompt_text(folder: Path, prompt: str) -> str:
@@ -101,7 +110,9 @@ def prompt_text(folder: Path, prompt: str) -> str:
     if not text:
         raise ModelError(
             f"{folder.name}: has no chat template, and vLLM needs a prompt: set generation.prompt "
-            "to the prompt that the model's page shows"
+            "to the prompt that the model's page shows",
+            uri=str(folder),
+            setting="generation.prompt",
         )
     return text
 

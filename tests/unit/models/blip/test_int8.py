@@ -115,15 +115,15 @@ def test_the_demo_model_says_nearly_the_same(num_beams: int) -> None:
 
 
 def test_an_accelerator_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"for CPUs, and the model runs on cuda: set model\."):
+    with pytest.raises(ModelError, match="cuda") as caught:
         check_int8(torch.device("cuda"))
+    assert caught.value.setting == "model.precision"
 
 
 @pytest.mark.parametrize("kind", ["cnn-lstm", "transformer", "hybrid", "stub"])
 def test_other_kinds_refuse_8_bits_before_anything_is_loaded(kind: str) -> None:
     source = replace(find_model("stub"), kind=kind, name="mine")
     model = ModelConfig.model_validate({"precision": "int8"})
-    line = f"int8 .* mine is of kind {kind}: set model.precision=auto"
-
-    with pytest.raises(ModelError, match=line):
+    with pytest.raises(ModelError, match=kind) as caught:
         load_captioner(source, model, GenerationConfig())
+    assert caught.value.setting == "model.precision"

@@ -121,7 +121,7 @@ def test_an_accelerator_that_does_not_tell_gets_fp16(monkeypatch: pytest.MonkeyP
 
 def test_a_caption_longer_than_the_model_can_write_is_refused(load: Load) -> None:
     load(GenerationConfig(max_new_tokens=64, num_beams=1)).caption(random_pixels(1))
-    with pytest.raises(ModelError, match=r"max_new_tokens: with the prompt's 3 tokens at most 61"):
+    with pytest.raises(ModelError, match="at most 61"):
         load(GenerationConfig(max_new_tokens=62, prompt="a picture of"))
 
 

@@ -248,13 +248,13 @@ def test_init_keeps_weights_and_tokens_and_takes_what_changes_none(
 
 def test_init_of_another_kind_is_refused(tmp_path: Path) -> None:
     build("hybrid").save(tmp_path, GREEDY, {})
-    with pytest.raises(ConfigError, match="of kind 'hybrid', not 'cnn-lstm'"):
+    with pytest.raises(ConfigError, match="'hybrid', not 'cnn-lstm'"):
         build_trainable(TrainConfig(kind="cnn-lstm", init=str(tmp_path)), CAPTIONS)
-    with pytest.raises(ConfigError, match="of kind 'hybrid', not 'blip'"):
+    with pytest.raises(ConfigError, match="'hybrid', not 'blip'"):
         build_trainable(TrainConfig(init=str(tmp_path)), CAPTIONS)
-    with pytest.raises(ModelError, match="of kind 'hybrid', not 'cnn-lstm'"):
+    with pytest.raises(ModelError, match="'hybrid', not 'cnn-lstm'"):
         load_scratch_trainable(tmp_path, TrainConfig(kind="cnn-lstm"))
-    with pytest.raises(ModelError, match="of kind 'hybrid', not 'blip'"):
+    with pytest.raises(ModelError, match="'hybrid', not 'blip'"):
         load_trainable(tmp_path, TrainConfig())
 
 

@@ -242,11 +242,11 @@ def test_without_a_prompt_a_caption_is_asked_for(
 
 
 def test_a_model_that_needs_a_prompt_says_so(folders: dict[str, Path]) -> None:
-    with pytest.raises(ModelError, match=r"set generation\.prompt .*, with <image> where"):
+    with pytest.raises(ModelError, match="<image>"):
         captioner_of(folders["llava"])
-    with pytest.raises(ModelError, match=r"generation\.prompt='Describe'"):
+    with pytest.raises(ModelError, match="Describe"):
         captioner_of(folders["llava"], "Describe")
-    with pytest.raises(ModelError, match=r"Task token <CAPTION> should be the only content"):
+    with pytest.raises(ModelError, match="Task token <CAPTION>"):
         captioner_of(folders["florence2"], "<CAPTION> please")
 
 
