@@ -3,7 +3,6 @@
 import math
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,6 @@ class Picky:
         if self.bad.intersection(values):
             raise ValueError("cannot look\nat this")
         return [Caption(text=f"number {value}", logprob=-1.0) for value in values]
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError(f"nobody asked to save to {folder}")
 
 
 def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
