@@ -15,7 +15,7 @@ from raycap.captioning.output import open_finished
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.evaluation.caption_file import FILE, ROWS, read_file_names, read_rows
+from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
 
 _NOT_IN_NAMES = frozenset("/\\:")
 
@@ -143,7 +143,7 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
         name=name,
         source=source,
         format=kind,
-        pages=partial(read_rows, source, config),
+        pages=partial(read_captions, source, config),
         file_names=partial(read_file_names, source, config) if kind == "coco" else None,
     )
 

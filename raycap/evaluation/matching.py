@@ -258,7 +258,7 @@ def _nothing_fits(
 ) -> DatasetError:
     count, ours = _names(database, f"SELECT image_id FROM captions_{system}") or (0, [])
     if not count:
-        return DatasetError(f"{source}: holds no captions")
+        return DatasetError(f"{source}: contains no captions")
     _, theirs = _names(database, "SELECT image_id FROM refs") or (0, ["none"])
     return DatasetError(
         f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; it "
