@@ -9,8 +9,8 @@ from rich.table import Table
 from raycap.console.columns import print_rows
 from raycap.datasets.record import DatasetRecord
 from raycap.evaluation.record import Comparison, Evaluation, LengthGap, Metric, System
-from raycap.evaluation.sums import LENGTH
 from raycap.reporting.report import ReportSummary
+from raycap.schema import LENGTH
 
 _SHOWN_COMPARISONS = ("cider_d", "bleu_4", "length")
 _NAME_WIDTH = 20
