@@ -131,8 +131,8 @@ _MEASURES = [
 ]
 
 SAMPLE_LOADED = pa.schema([*LOADED, *_MEASURES])
-"""LOADED in a preflight, with the seconds of fetching, the CPU seconds of decoding, and a small WebP
-of the image for people to look at, or null."""
+"""LOADED in a preflight, with the seconds of fetching, the CPU seconds of decoding, and a small
+WebP of the image for people to look at, or null."""
 
 SAMPLE_ANSWERED = pa.schema(
     [
@@ -154,8 +154,8 @@ SAMPLE_ANSWERED = pa.schema(
         ),
     ]
 )
-"""ANSWERED in a preflight. `rounds` lists the batches of a captioner in order, with their images and
-seconds; it is in the first of the rows captioned together, and empty in the others."""
+"""ANSWERED in a preflight. `rounds` lists the batches of a captioner in order, with their images
+and seconds; it is in the first of the rows captioned together, and empty in the others."""
 
 CAPTIONS_LIST = "captions"
 SOURCE_ID = "source_id"
