@@ -1,105 +1,10 @@
-"""What an output remembers of its run: `run.json` at the start, `summary.json` at the end."""
+"""Claim of an output by a run: `run.json`, with the fingerprint of the run."""
 
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raycap.captioning.cascade import Cascade
-from raycap.config import CaptionConfig
-from raycap.errors import DatasetError, ObjectNotFound, RunConflict
-from raycap.models.base import ModelSource
-from raycap.runs.records import RUN, difference, encode_json, now, read_json, versions
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.runs.records import RUN, read_json
 from raycap.storage.base import Store
-
-SUMMARY = "summary.json"
-LOCK = "lock.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """What a run came to. In `summary.json`, whose presence means: every image has its row."""
-
-    output: str
-    source: str
-    num_images: int
-    num_ok: int
-    num_failed: int
-    failed: dict[str, int] = field(default_factory=dict)
-    """Failed images by error code."""
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
-    mean_words: float
-    """Words a caption."""
-    num_bytes: int
-    """Bytes read for all images."""
-    num_captioned: int
-    """Images that this invocation answered; the others stood already."""
-    wall_s: float
-    """Seconds this invocation took, Ray's start included."""
-    images_per_s: float
-    """Images that this invocation answered in a second of its stream, Ray's start not counted."""
-    model: dict[str, Any] = field(default_factory=dict)
-    cascade: dict[str, Any] = field(default_factory=dict)
-    """Of a run with a second model: that `model`, `below`, `num_images` that went to it, and
-    `num_failed` of them, which kept the first model's caption."""
-    versions: dict[str, str] = field(default_factory=dict)
-    finished_at: str = ""
-
-    @property
-    def failed_share(self) -> float:
-        """Failed images of all."""
-        return self.num_failed / self.num_images if self.num_images else 0.0
-
-
-def fingerprint(
-    source: dict[str, Any],
-    model: ModelSource,
-    config: CaptionConfig,
-    cascade: Cascade | None = None,
-) -> dict[str, Any]:
-    """Say what decides a run's captions: two runs alike in this may share an output.
-
-    A cascade is named only where there is one: what was begun without goes on.
-    """
-    mark = {
-        **source,
-        "model": {**model.identity(), **config.model.arithmetic()},
-        "generation": config.generation.model_dump(mode="json"),
-        "image": config.image.model_dump(mode="json"),
-    }
-    return mark if cascade is None else {**mark, "cascade": cascade.describe()}
-
-
-def claim_output(store: Store, mark: dict[str, Any], config: CaptionConfig) -> None:
-    """Create `run.json`, or make sure that the one that stands is of the same run.
-
-    Raises:
-        RunConflict: the output belongs to another run; the message shows the difference.
-    """
-    run = {
-        "fingerprint": mark,
-        "config": config.model_dump(mode="json"),
-        "versions": versions(),
-        "created_at": now(),
-    }
-    if not store.create(RUN, encode_json(run)):
-        check_claim(store, mark)
-
-
-def check_claim(store: Store, mark: dict[str, Any]) -> None:
-    """Make sure that an output is of a run with this fingerprint, or of none yet.
-
-    Raises:
-        RunConflict: it belongs to another run; the message shows the difference.
-    """
-    try:
-        theirs = read_json(store, RUN).get("fingerprint", {})
-    except ObjectNotFound:
-        return
-    if theirs != mark:
-        raise RunConflict(
-            f"{store.uri}: belongs to another run; give another output, or the settings of that "
-            f"run (- that run, + this one):\n{difference(theirs, mark)}"
-        )
 
 
 def source_dataset(run: dict[str, Any]) -> str | None:
@@ -121,17 +26,3 @@ def read_run(store: Store) -> dict[str, Any]:
             f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
             "bucket prefix that `raycap caption` wrote to"
         ) from None
-
-
-def is_complete(store: Store) -> bool:
-    """Whether the output has a summary: every image had its row when it was written."""
-    try:
-        store.read_tail(SUMMARY, 1)
-    except ObjectNotFound:
-        return False
-    return True
-
-
-def write_summary(store: Store, summary: Summary) -> None:
-    """Write `summary.json`, the last file of a complete run."""
-    store.write(SUMMARY, encode_json(asdict(summary)))

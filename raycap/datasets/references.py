@@ -12,11 +12,12 @@ from raycap import schema
 from raycap.config import PrepareEngineConfig, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.grouping import AnnotatedImage, read_groups
-from raycap.datasets.readers import AnnotationFormat, open_annotations
-from raycap.datasets.record import is_dataset
+from raycap.datasets.readers import open_annotations
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.datasets.splits import known_split
 from raycap.errors import DatasetError
-from raycap.storage.address import scheme_of
+from raycap.results.dataset import is_dataset
+from raycap.storage.address import Address
 from raycap.storage.stores import open_store
 
 _PAGE_ROWS = 8_192
@@ -69,8 +70,8 @@ def read_references(
 
 
 def _holds_dataset(source: str, config: StorageConfig) -> bool:
-    is_store = scheme_of(source) not in ("http", "https")
-    return is_store and is_dataset(open_store(source, config))
+    address = Address.parse(source)
+    return not address.is_web and is_dataset(open_store(address, config))
 
 
 def _grouped(

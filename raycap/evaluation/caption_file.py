@@ -13,7 +13,7 @@ from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
 from raycap.datasets.readers.table_rows import Row, read_rows
 from raycap.errors import DatasetError
-from raycap.storage.address import redact, scheme_of
+from raycap.storage.address import Address, redact
 
 FILE = "file"
 FILE_NAME = "file_name"
@@ -132,14 +132,14 @@ def _names(source: str, number: int, row: Row) -> tuple[str, str, str | None]:
     named = image_id or file_name or (redact(uri) if uri else None)
     if named is None:
         raise DatasetError(f"{source}: row {number} names no image ({', '.join(_NAMES)})")
-    is_whole = uri is not None and (scheme_of(uri) != "" or uri.startswith("/"))
+    is_whole = uri is not None and Address.parse(uri).is_absolute
     file = file_name or (_path_of(uri) if uri else None) or named
     return named, file, uri if is_whole else None
 
 
 def _path_of(uri: str) -> str:
     """Return the path of an address: a web address may have a query after it."""
-    return unquote(urlsplit(uri).path) if scheme_of(uri) in ("http", "https") else uri
+    return unquote(urlsplit(uri).path) if Address.parse(uri).is_web else uri
 
 
 def _text(value: Any) -> str | None:

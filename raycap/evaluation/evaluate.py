@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from raycap.config import BootstrapConfig, EvaluateConfig
+from raycap.config import BootstrapConfig, EvaluateConfig, choose
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
 from raycap.evaluation.captions import Captions, open_captions
@@ -23,7 +23,12 @@ from raycap.evaluation.passes import (
     score_files,
     score_key,
 )
-from raycap.evaluation.record import (
+from raycap.evaluation.registry import SCORE_NAMES
+from raycap.evaluation.sums import Interval, Resampled, SystemSums, resample
+from raycap.metrics.diversity import DiversityCounts
+from raycap.metrics.lengths import Histogram, mean_length, median_length, wasserstein
+from raycap.progress import OnProgress
+from raycap.results.evaluation import (
     EVALUATION,
     Diversity,
     Evaluation,
@@ -33,11 +38,6 @@ from raycap.evaluation.record import (
     System,
     write_evaluation,
 )
-from raycap.evaluation.registry import SCORE_NAMES
-from raycap.evaluation.sums import Interval, Resampled, SystemSums, resample
-from raycap.metrics.diversity import DiversityCounts
-from raycap.metrics.lengths import Histogram, mean_length, median_length, wasserstein
-from raycap.progress import OnProgress
 from raycap.runs.records import now, versions
 from raycap.scratch import scratch_database
 from raycap.storage.stores import open_store
@@ -162,7 +162,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     references: str | Path,
     *,
     output: str | Path | None = None,
-    missing: MissingPolicy = MissingPolicy.ERROR,
+    missing: MissingPolicy | str = MissingPolicy.ERROR,
     splits: Sequence[str] = (),
     config: EvaluateConfig | None = None,
     on_progress: OnProgress | None = None,
@@ -188,6 +188,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
         StorageError: a store refuses.
     """
     config = config or EvaluateConfig()
+    policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
     systems = open_captions(captions, config.storage)
     written = read_references(references, config.storage, splits=splits)
@@ -195,7 +196,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     store = None if output is None else open_store(str(output), config.storage)
     with scratch_database(_MEMORY_BYTES) as database:
         matched = _match(
-            database, systems, written, splits, missing, on_progress or (lambda _: None)
+            database, systems, written, splits, policy, on_progress or (lambda _: None)
         )
         if store is not None:
             store.delete(EVALUATION)  # without it, the files there are not an evaluation

@@ -40,7 +40,6 @@ from raycap.evaluation.matching import (
     keep_tokens,
     read_chunks,
 )
-from raycap.evaluation.record import SCORES
 from raycap.evaluation.registry import METRICS
 from raycap.evaluation.registry import SCORES as SCORE_COLUMNS
 from raycap.evaluation.scoring import (
@@ -55,6 +54,7 @@ from raycap.evaluation.sums import SystemSums
 from raycap.metrics.diversity import DiversityCounts, merge_diversity, merge_hashes
 from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
 from raycap.progress import OnProgress, Progress
+from raycap.results.evaluation import SCORES
 from raycap.storage.base import KEY, Store
 
 _SCORE_KEY = re.compile(rf"{re.escape(SCORES)}part-\d{{3,}}\.parquet")

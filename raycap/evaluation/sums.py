@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float64, Int64
 
 from raycap.config import BootstrapConfig
 from raycap.evaluation.metric import Metric, Values
-from raycap.evaluation.record import Comparison
 from raycap.evaluation.registry import METRICS, SCORE_NAMES
 from raycap.evaluation.scoring import SystemScores
 from raycap.metrics.bootstrap import Bootstrap, interval, p_value
+from raycap.results.evaluation import Comparison
 from raycap.schema import LENGTH
 
 

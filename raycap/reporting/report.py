@@ -1,16 +1,12 @@
 """The report: one HTML file about anything that raycap wrote."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raycap.captioning.record import read_run
-from raycap.config import ReportConfig, StorageConfig
-from raycap.datasets.record import DATASET, PLAN
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound
-from raycap.evaluation.record import EVALUATION
-from raycap.experiments.calibration.record import CALIBRATION
+from raycap.config import ReportConfig
+from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
 from raycap.reporting.calibration import calibration_section
 from raycap.reporting.captions import captions_section
@@ -19,14 +15,16 @@ from raycap.reporting.dataset import dataset_section
 from raycap.reporting.evaluation import evaluation_section
 from raycap.reporting.page import Section, render
 from raycap.reporting.search import search_section
-from raycap.reporting.search_record import SEARCH
 from raycap.reporting.study import study_section
-from raycap.reporting.study_record import STUDY
 from raycap.reporting.training import TrainingSection, training_section
+from raycap.results.calibration import CALIBRATION
+from raycap.results.dataset import DATASET, PLAN
+from raycap.results.evaluation import EVALUATION
+from raycap.results.search import SEARCH
+from raycap.results.study import STUDY
 from raycap.runs.records import RUN
-from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
-from raycap.storage.stores import open_store
+from raycap.storage.stores import open_file, open_store
 
 
 def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
@@ -87,7 +85,7 @@ def report(
     if not paths:
         raise ConfigError("nothing to report on; name what a raycap command wrote")
     prepare_process(config.image)
-    store, key = _open_file(str(destination), config.storage)
+    store, key = open_file(str(destination), config.storage, example="report.html")
     sections: list[Section] = [
         _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
     ]
@@ -107,7 +105,7 @@ def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
     """Build the section of what stands at an address."""
     store = open_store(uri, config.storage)
     for mark, build in _BUILDERS.items():
-        if _stands(store, mark):
+        if store.exists(mark):
             return build(store, anchor, config)
     raise DatasetError(
         f"{store.uri}: is nothing that raycap wrote (it has no {EVALUATION}, {RUN} or {DATASET}); "
@@ -123,24 +121,3 @@ def _with_comparison(sections: list[Section]) -> list[Section]:
     runs = [section.run for section in sections if isinstance(section, TrainingSection)]
     comparison = comparison_section(runs, "comparison")
     return [*sections[: places[0]], comparison, *sections[places[0] :]]
-
-
-def _stands(store: Store, key: str) -> bool:
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True
-
-
-def _open_file(destination: str, config: StorageConfig) -> tuple[Store, str]:
-    """Open the folder or prefix of a file; return it and the file's key there."""
-    path = destination
-    if is_local := scheme_of(destination) in ("", "file"):
-        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
-    folder, _, name = path.rpartition("/")
-    is_folder = (is_local and os.path.isdir(path)) or destination.endswith("/")
-    if is_folder or not (is_local or folder.partition("://")[2]):
-        example = f"{destination.rstrip('/')}/report.html"
-        raise ConfigError(f"{destination}: names no file; write {example}")
-    return open_store(folder or "/", config), name

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import LocalStore
 from raycap.storage.ranged import RangedFile
@@ -93,9 +93,9 @@ def open_file(address: str, config: StorageConfig) -> AnnotationFile:
     Raises:
         ConfigError: it is not an address of a store.
     """
-    if scheme_of(address) in ("", "file"):
-        path = os.path.abspath(os.path.expanduser(address.removeprefix("file://")))
-        folder, name = os.path.split(path)
+    parsed = Address.parse(address)
+    if parsed.is_local:
+        folder, name = os.path.split(parsed.local_path)
     else:
         folder, _, name = address.rpartition("/")
     return AnnotationFile(store=open_store(folder, config), key=name)

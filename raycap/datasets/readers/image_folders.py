@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.stores import ImageReader, open_store
 
 NUM_TRIED = 4
@@ -53,7 +53,9 @@ def find_folder(
     reader = ImageReader(config)
     tried = [name for name in names if not is_absolute(name)][:NUM_TRIED]
     for folder in candidates:
-        if not _is_web(folder) and any(_exists(reader, image_uri(folder, name)) for name in tried):
+        if not Address.parse(folder).is_web and any(
+            _exists(reader, image_uri(folder, name)) for name in tried
+        ):
             return folder
     return None
 
@@ -65,7 +67,7 @@ def image_uri(folder: str, name: str) -> str:
 
 def is_absolute(name: str) -> bool:
     """Return whether a name is an absolute address or path."""
-    return name.startswith("/") or scheme_of(name) != ""
+    return Address.parse(name).is_absolute
 
 
 def folder_address(folder: str, config: StorageConfig) -> str:
@@ -74,13 +76,9 @@ def folder_address(folder: str, config: StorageConfig) -> str:
     Raises:
         ConfigError: it is not an address of a folder.
     """
-    if _is_web(folder):
+    if Address.parse(folder).is_web:
         return folder.rstrip("/")
     return open_store(folder, config).uri.rstrip("/")
-
-
-def _is_web(folder: str) -> bool:
-    return scheme_of(folder) in ("http", "https")
 
 
 def _exists(reader: ImageReader, uri: str) -> bool:

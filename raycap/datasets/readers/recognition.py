@@ -9,9 +9,9 @@ from raycap.config import StorageConfig
 from raycap.datasets.readers import coco, flickr, karpathy, sidecars, tables, webdataset
 from raycap.datasets.readers.base import Folder, Reader
 from raycap.datasets.readers.files import AnnotationFile, open_file
-from raycap.datasets.record import is_dataset
 from raycap.errors import ConfigError
-from raycap.storage.address import scheme_of
+from raycap.results.dataset import is_dataset
+from raycap.storage.address import Address
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -69,8 +69,9 @@ def open_place(source: str, config: StorageConfig) -> Place:
     Raises:
         ConfigError: nothing exists at the address, or it is not an address of a store.
     """
-    if scheme_of(source) in ("", "file"):
-        path = os.path.abspath(os.path.expanduser(source.removeprefix("file://")))
+    address = Address.parse(source)
+    if address.is_local:
+        path = address.local_path
         if not os.path.exists(path):
             raise ConfigError(f"{source}: no such file or folder")
         if os.path.isdir(path):

@@ -4,11 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import (
-    DECODE,
-    FETCH,
-    MODEL,
     Round,
     RunAhead,
     Workers,
@@ -19,7 +15,9 @@ from raycap.captioning.forecast import (
     run_rate,
     stage,
 )
+from raycap.models.base import BatchRange
 from raycap.preflights.run import distinct, spread
+from raycap.results.preflight import DECODE, FETCH, MODEL
 from tests.support.sampled import sampled, table_of
 
 RUN = RunAhead(

@@ -126,5 +126,5 @@ def test_what_holds_no_captions_is_told_in_one_line(
         open_captions([tmp_path], CONFIG)
     unfinished = Path(output([row("1.jpg")], [row("2.jpg")]))
     (unfinished / "captions" / "part-000001.parquet").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 parts are still to be captioned"):
+    with pytest.raises(DatasetError, match="1 of 2 parts"):
         open_captions([unfinished], CONFIG)

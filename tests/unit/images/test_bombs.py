@@ -147,7 +147,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "JPEG 2000 of many tiles, told late": (
         lambda: jpeg2000_of_tiles(1016, 4, b"\xff\x70\0\2", "jp2"),
-        "decode_failed: JPEG2000: its size does not stand where it must",
+        "decode_failed: JPEG2000: its size is not at the start",
     ),
     "icon of many tiles": (lambda: icon(jpeg2000_of_tiles(1016, 4, kind="jp2")), "too_large: 64,"),
     "JPEG 2000 of many images": (

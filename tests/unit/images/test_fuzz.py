@@ -13,7 +13,7 @@ from tests.fuzz.mutations import MUTATIONS, mutated
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.watching import Outcome, fuzz
 
-INPUTS = 6_000
+INPUTS = 2_000
 
 
 def limits(memory_bytes: int = 512_000_000) -> Limits:
