@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raycap.captioning.export import export
-    from raycap.captioning.record import Summary
     from raycap.captioning.run import caption, forecast
     from raycap.captioning.status import read_status as status
     from raycap.captioning.verify import verify
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from raycap.experiments.tuning.run import tune
     from raycap.preflights.run import preflight
     from raycap.reporting.report import report
+    from raycap.results.captioning import Summary
     from raycap.training.run import train
 
 _SOURCES = {
@@ -49,7 +49,7 @@ _SOURCES = {
     "RaycapError": "raycap.errors",
     "ReportConfig": "raycap.config",
     "StudyConfig": "raycap.config",
-    "Summary": "raycap.captioning.record",
+    "Summary": "raycap.results.captioning",
     "TrainConfig": "raycap.config",
     "TuneConfig": "raycap.config",
     "calibrate": "raycap.experiments.calibration.run",

@@ -9,7 +9,6 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from itertools import compress, islice
@@ -23,6 +22,7 @@ from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
 from raycap.config import StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
+from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
@@ -49,22 +49,6 @@ class ExportFormat(StrEnum):
     """A folder of tars, one per part, with images, captions and rows."""
     COCO = "coco"
     """One file: a COCO captions JSON."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportCounts:
-    """What an export came to."""
-
-    num_exported: int
-    """Images written: with their row where failed images are kept, otherwise with a caption."""
-    num_failed_skipped: int = 0
-    """Images without a caption, in a format that has no place for them."""
-    num_unreadable: int = 0
-    """Captioned images that could not be read any more (webdataset)."""
-    unreadable: tuple[str, ...] = ()
-    """What was wrong with the first few of those."""
-    num_files: int = 1
-    """Files of the export."""
 
 
 def export(

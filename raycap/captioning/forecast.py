@@ -1,11 +1,8 @@
-"""What a run would do.
-
-What a sample says of a run: how fast each stage is, what holds it up, and how long it takes.
-"""
+"""Estimate of a run from a sample: speed of each stage, bottleneck, duration and cost."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -15,8 +12,7 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.errors import ErrorCode
-
-FETCH, DECODE, MODEL = "fetch", "decode", "model"
+from raycap.results.preflight import DECODE, FETCH, MODEL, Counts, Estimate, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,44 +35,6 @@ class Pace:
     """Images a batch, at the end."""
     may_grow: bool
     """Whether larger batches, for which the sample was too small, may turn out faster."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """How fast one stage of the stream is."""
-
-    name: str
-    seconds_per_image: float
-    """A mean over all sampled images, those included that failed before. Of fetching, of a thread;
-    of decoding, of a core; of the model, of a captioner."""
-    at_a_time: int
-    """Threads that fetch, cores or captioners that a run has."""
-    images_per_s: float | None
-    """Of all of them together; None where it took no time, or says nothing of a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """What became of the sampled images."""
-
-    num_images: int
-    num_ok: int
-    failed: dict[str, int] = field(default_factory=dict)
-    """Failed images by error code."""
-    mean_words: float
-    """Words a caption."""
-    lengths: dict[int, int] = field(default_factory=dict)
-    """Captions by their number of words."""
-
-    @property
-    def num_failed(self) -> int:
-        """Images without a caption."""
-        return self.num_images - self.num_ok
-
-    @property
-    def failed_share(self) -> float:
-        """Failed images of all."""
-        return self.num_failed / self.num_images if self.num_images else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,28 +66,6 @@ class RunAhead:
     """Of a GPU, or of a captioner where there are none."""
     start_s: float
     """Seconds until the first images are answered: workers start, and load the model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """How long a run takes."""
-
-    stages: tuple[Stage, ...]
-    bottleneck: str
-    """The stage that a faster run would need more of."""
-    images_per_s: float
-    run_s: float
-    """Seconds for all images that are left, with the start."""
-    num_captioners: int
-    unit: str
-    """What hours are counted of: `GPU`, or `captioner` where there are none."""
-    unit_hours: float
-    """Hours of all of them together."""
-    cost: float | None
-    """None where no price is given."""
-    batch_size: int
-    may_grow: bool
-    """Whether larger batches, for which the sample was too small, may turn out faster."""
 
 
 def count(answered: pa.Table) -> Counts:
@@ -256,47 +192,3 @@ def _final_rounds(rounds: list[Round]) -> list[Round]:
 def _mean(seconds: pa.ChunkedArray) -> float:
     mean: float = pc.mean(seconds).as_py()
     return mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """What a dry run finds: nothing is written, no model is loaded."""
-
-    num_images: int
-    num_bytes: int
-    """As far as listing tells sizes."""
-    num_parts: int
-    num_parts_done: int
-    num_images_done: int
-    num_pending: int
-    skipped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preflight:
-    """What a preflight finds. In `preflight/preflight.json` of the output."""
-
-    source: str
-    output: str
-    contact_sheet: str
-    """Address of the page that shows the sampled images."""
-    num_images: int
-    """Images of the source."""
-    num_pending: int
-    """Those of them that are left to caption."""
-    num_wanted: int
-    """Images that were drawn; fewer were captioned where the time was up."""
-    sample: Counts
-    """What became of those that were captioned."""
-    sample_s: float
-    """Seconds that it took, the loading of the model included."""
-    estimate: Estimate | None
-    """None if no image reached the model."""
-    ends_at: str | None
-    """When a run that begins now ends, in UTC; None where that is not known, or centuries away."""
-    price_per_hour: float | None
-    """As given, of a GPU or a captioner."""
-    model: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    made_at: str
-    """In UTC."""

@@ -26,10 +26,10 @@ from raycap.captioning.list_file import LIST_SUFFIXES, read_list
 from raycap.captioning.sorting import sort_unique
 from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
-from raycap.datasets.record import DATASET, INDEX, is_dataset, read_record
 from raycap.datasets.splits import known_split
 from raycap.errors import ConfigError, ErrorCode, ImageError, StorageError, TransientError
 from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store

@@ -24,46 +24,12 @@ from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_run
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
+from raycap.results.captioning import Verification
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
 
-_MAX_PROBLEMS = 100
 _CODES = pa.array([str(code) for code in ErrorCode])
-
-
-@dataclass(kw_only=True)
-class Verification:
-    """What verifying an output found."""
-
-    num_images: int = 0
-    """Rows of the manifest."""
-    num_ok: int = 0
-    num_failed: int = 0
-    num_pending: int = 0
-    """Images of parts that have no captions part, whose image has changed since, or that are still
-    to go to the second model of a cascade."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Failed images by error code."""
-    problems: list[str] = field(default_factory=list)
-    """What is wrong, one line each, the first hundred."""
-    num_problems: int = 0
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing is wrong; images may still be pending."""
-        return not self.num_problems
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is wrong and nothing is pending."""
-        return self.is_sound and not self.num_pending
-
-    def report(self, problem: str) -> None:
-        """Note a problem."""
-        self.num_problems += 1
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(problem)
 
 
 def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verification:

@@ -1,6 +1,6 @@
 """`raycap calibrate`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -10,8 +10,9 @@ from raycap.config import CalibrateConfig
 from raycap.config.loading import load_config
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.experiments.calibration.record import Calibration
-from raycap.experiments.calibration.search import Trial, frontier
+
+if TYPE_CHECKING:
+    from raycap.results.calibration import Calibration, Trial
 
 
 def calibrate(
@@ -57,7 +58,7 @@ def calibrate(
         print_calibration(found)
 
 
-def print_calibration(found: Calibration) -> None:
+def print_calibration(found: "Calibration") -> None:
     """Print the trials from the shortest captions to the longest, then the choice."""
     Console().print(trial_table(found))
     print_rows(calibration_rows(found))
@@ -69,20 +70,22 @@ def print_calibration(found: Calibration) -> None:
     )
 
 
-def trial_table(found: Calibration) -> Table:
+def trial_table(found: "Calibration") -> Table:
     """Build the table of trials; `*` marks the Pareto front of CIDEr-D and length gap."""
     names = ("min", "max", "penalty", "n-gram", "CIDEr-D", "BLEU-4", "tokens", "gap", "repeats")
     table = Table(box=None)
     for name in names:
         table.add_column(name, justify="right")
     table.add_column("")
+    from raycap.results.calibration import frontier
+
     best = frontier(found.trials)
     for trial in sorted(found.trials, key=lambda trial: (trial.length_gap, trial.cider_d)):
         table.add_row(*_cells(trial), _marks(trial, found, best))
     return table
 
 
-def calibration_rows(found: Calibration) -> list[tuple[str, str]]:
+def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
     """Return what was compared, and the gain and cost of the choice, as names and values."""
     start, chosen, images = found.start, found.chosen, found.images
     left_out = f", {images.num_unreadable:,} unreadable" if images.num_unreadable else ""
@@ -105,12 +108,12 @@ def calibration_rows(found: Calibration) -> list[tuple[str, str]]:
     return [*rows, ("model", found.output)]
 
 
-def _condition(found: Calibration) -> str:
+def _condition(found: "Calibration") -> str:
     loss = found.max_cider_loss
     return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
 
 
-def _cells(trial: Trial) -> list[str]:
+def _cells(trial: "Trial") -> list[str]:
     generation = trial.generation
     return [
         str(generation.min_new_tokens),
@@ -125,7 +128,7 @@ def _cells(trial: Trial) -> list[str]:
     ]
 
 
-def _marks(trial: Trial, found: Calibration, best: list[Trial]) -> str:
+def _marks(trial: "Trial", found: "Calibration", best: "list[Trial]") -> str:
     marks = ["*"] if trial in best else []
     marks += ["start"] if trial == found.start else []
     marks += ["[bold green]chosen[/bold green]"] if trial == found.chosen else []

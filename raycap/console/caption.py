@@ -24,11 +24,10 @@ from raycap.reporting.numbers import (
     percent,
     plural,
 )
-from raycap.reporting.preflight import WORKERS, warnings
 
 if TYPE_CHECKING:
-    from raycap.captioning.forecast import Estimate, Forecast, Preflight, Stage
-    from raycap.captioning.record import Summary
+    from raycap.results.captioning import Forecast, Summary
+    from raycap.results.preflight import Estimate, Preflight, Stage
 
 
 def caption(
@@ -211,6 +210,8 @@ def preflight_sentence(found: "Preflight") -> str:
 
 def preflight_notes(found: "Preflight") -> list[str]:
     """Return what makes the estimate uncertain."""
+    from raycap.reporting.preflight import warnings
+
     return [f"{what} {more}" for what, more in warnings(found)]
 
 
@@ -224,6 +225,8 @@ def _estimate_rows(ahead: "Estimate", price_per_hour: float | None) -> list[tupl
 
 def _describe(stage: "Stage", bottleneck: str) -> str:
     each = f"{brief(stage.seconds_per_image)} per image"
+    from raycap.reporting.preflight import WORKERS
+
     workers = plural(stage.at_a_time, WORKERS[stage.name])
     if stage.images_per_s is None:
         return f"{each}; not measurable on a sample"

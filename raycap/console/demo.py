@@ -14,12 +14,12 @@ from raycap.console.caption import summary_rows
 from raycap.console.options import DebugOption
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.console.verify import verification_rows
-from raycap.demo.outcome import DemoResult
 from raycap.errors import EXIT_STOPPED
 from raycap.progress import Progress
 
 if TYPE_CHECKING:
-    from raycap.training.status import OnTrainingProgress
+    from raycap.demo.outcome import DemoResult
+    from raycap.results.training import OnTrainingProgress
 
 
 def demo(
@@ -62,7 +62,7 @@ def _training(stage: str) -> Iterator["OnTrainingProgress"]:
         yield on_progress
 
 
-def print_demo(result: DemoResult) -> None:
+def print_demo(result: "DemoResult") -> None:
     """Print the summary, both models beside people, sample captions, and what to try next."""
     print_rows([*summary_rows(result.summary), *verification_rows(result.verification)[-2:]])
     Console().print(_comparison(result))
@@ -79,7 +79,7 @@ def print_demo(result: DemoResult) -> None:
     )
 
 
-def _comparison(result: DemoResult) -> Table:
+def _comparison(result: "DemoResult") -> Table:
     table = Table(
         "",
         "mean words",
@@ -102,7 +102,7 @@ def _comparison(result: DemoResult) -> Table:
     return table
 
 
-def _samples(result: DemoResult) -> Table:
+def _samples(result: "DemoResult") -> Table:
     table = Table("image", "", "caption", title="\nsamples", title_justify="left", box=None)
     for sample in result.samples:
         table.add_row(escape(sample.image_id), "pretrained", escape(sample.before))

@@ -14,7 +14,7 @@ from raycap.console.options import ConfigOption, DebugOption, SetOption
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
-    from raycap.evaluation.record import Comparison, Evaluation, LengthGap, Metric, System
+    from raycap.results.evaluation import Comparison, Evaluation, LengthGap, Metric, System
 
 
 def evaluate(

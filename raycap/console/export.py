@@ -10,7 +10,7 @@ from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
 
 if TYPE_CHECKING:
-    from raycap.captioning.export import ExportCounts
+    from raycap.results.captioning import ExportCounts
 
 
 def export(

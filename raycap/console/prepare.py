@@ -10,7 +10,7 @@ from raycap.console.options import ConfigOption, DebugOption, OutputArg, SetOpti
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
-    from raycap.datasets.record import DatasetRecord
+    from raycap.results.dataset import DatasetRecord
 
 
 FormatOption = Annotated[
@@ -64,7 +64,7 @@ def prepare(
         resolved = load_config(PrepareConfig, config, chosen)
         from raycap.console.progress import show_progress
         from raycap.datasets.prepare import prepare as prepare_dataset
-        from raycap.datasets.readers import AnnotationFormat
+        from raycap.datasets.readers.recognition import AnnotationFormat
 
         with show_progress(stderr()) as on_progress:
             record = prepare_dataset(

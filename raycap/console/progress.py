@@ -4,16 +4,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from raycap.progress import Progress
-from raycap.schema import CIDER_D
-from raycap.training.scores import LENGTH_GAP
-from raycap.training.state import EpochRecord
-from raycap.training.status import OnTrainingProgress, TrainingProgress
+
+if TYPE_CHECKING:
+    from raycap.results.training import EpochRecord, OnTrainingProgress, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class _Lines:
 
 
 @contextmanager
-def show_training(console: Console) -> Iterator[OnTrainingProgress]:
+def show_training(console: Console) -> "Iterator[OnTrainingProgress]":
     """Show the training passed to the yielded function: a bar, and one line per epoch."""
     if console.is_terminal:
         with _bar(console) as bar:
@@ -66,7 +66,7 @@ class _TrainingBar:
         self._bar = bar
         self._task = bar.add_task("starting Ray", total=1.0)
 
-    def __call__(self, progress: TrainingProgress) -> None:
+    def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is not None:
             self._bar.console.print(_describe_epoch(progress.epoch_record, progress.num_epochs))
         self._bar.update(
@@ -80,13 +80,13 @@ class _TrainingLines:
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, progress: TrainingProgress) -> None:
+    def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             logger.info("progress %s", _training_line(progress))
 
 
-def _describe_training(progress: TrainingProgress) -> str:
+def _describe_training(progress: "TrainingProgress") -> str:
     place = "validating" if progress.is_validating else f"step {progress.step}/{progress.num_steps}"
     return (
         f"epoch {progress.epoch}/{progress.num_epochs}  {place}  loss {_loss(progress)}  "
@@ -94,7 +94,7 @@ def _describe_training(progress: TrainingProgress) -> str:
     )
 
 
-def _training_line(progress: TrainingProgress) -> str:
+def _training_line(progress: "TrainingProgress") -> str:
     return (
         f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
         f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
@@ -102,16 +102,16 @@ def _training_line(progress: TrainingProgress) -> str:
     )
 
 
-def _describe_epoch(record: EpochRecord, num_epochs: int) -> str:
+def _describe_epoch(record: "EpochRecord", num_epochs: int) -> str:
     best = "  [green]best so far[/green]" if record.is_best else ""
     return (
         f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
-        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores[CIDER_D]:.3f}  "
-        f"length gap {record.scores[LENGTH_GAP]:+.1f}{best}"
+        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores['cider_d']:.3f}  "
+        f"length gap {record.scores['length_gap']:+.1f}{best}"
     )
 
 
-def _loss(progress: TrainingProgress) -> str:
+def _loss(progress: "TrainingProgress") -> str:
     return "?" if progress.loss is None else f"{progress.loss:.3f}"
 
 

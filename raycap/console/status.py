@@ -10,7 +10,7 @@ from raycap.errors import EXIT_STOPPED
 from raycap.reporting.numbers import duration
 
 if TYPE_CHECKING:
-    from raycap.captioning.status import OutputStatus
+    from raycap.results.captioning import OutputStatus
 
 
 def status(

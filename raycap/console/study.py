@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -15,11 +16,12 @@ from raycap.config.loading import load_config
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.experiments.study.record import REPORT, SUMMARY, Status, Study, SystemRecord
-from raycap.experiments.study.status import OnStudyProgress, StudyProgress
 from raycap.reporting.numbers import duration
-from raycap.schema import BLEU, CIDER_D
+from raycap.results.status import Status
 from raycap.text import brief
+
+if TYPE_CHECKING:
+    from raycap.results.study import OnStudyProgress, Study, StudyProgress, SystemRecord
 
 
 def study(
@@ -52,8 +54,10 @@ _COLOURS = {Status.RUNNING: "cyan", Status.WAITING: "dim", Status.FAILED: "red"}
 _REASON_CHARS = 40
 
 
-def print_study(found: Study) -> None:
+def print_study(found: "Study") -> None:
     """Print the systems and the recommendation."""
+    from raycap.results.study import REPORT, SUMMARY
+
     Console().print(study_table(found, {}))
     rows = [
         ("people", f"{found.reference_mean_words:.1f} words on {found.num_images:,} test images"),
@@ -65,7 +69,7 @@ def print_study(found: Study) -> None:
     print_rows(rows)
 
 
-def study_table(found: Study, stages: Mapping[str, tuple[str, float]]) -> Table:
+def study_table(found: "Study", stages: Mapping[str, tuple[str, float]]) -> Table:
     """Build the table of systems: scores where available, otherwise the status."""
     table = Table("system", "words", "CIDEr-D", "BLEU-4", "gap", "overfits", "time", "", box=None)
     for system in found.systems:
@@ -73,7 +77,7 @@ def study_table(found: Study, stages: Mapping[str, tuple[str, float]]) -> Table:
     return table
 
 
-def _cells(system: SystemRecord) -> list[str]:
+def _cells(system: "SystemRecord") -> list[str]:
     scores, training = system.scores, system.training
     since = training.overfits_since if training else None
     return [
@@ -85,15 +89,16 @@ def _cells(system: SystemRecord) -> list[str]:
     ]
 
 
-_SCORES = (("mean_words", 1), (CIDER_D, 3), (BLEU[-1], 3))
+_SCORES = (("mean_words", 1), ("cider_d", 3), ("bleu_4", 3))
+"""Scores of the table, and their decimal places."""
 
 
-def _value(system: SystemRecord, name: str, digits: int) -> str:
+def _value(system: "SystemRecord", name: str, digits: int) -> str:
     score = system.scores.get(name)
     return "-" if score is None else f"{score.value:.{digits}f}"
 
 
-def _state(system: SystemRecord, found: Study, stages: Mapping[str, tuple[str, float]]) -> str:
+def _state(system: "SystemRecord", found: "Study", stages: Mapping[str, tuple[str, float]]) -> str:
     if system.name in stages:
         stage, share = stages[system.name]
         return f"[cyan]{escape(stage)}, {share:.0%}[/cyan]"
@@ -111,7 +116,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def show_study(console: Console) -> Iterator[OnStudyProgress]:
+def show_study(console: Console) -> "Iterator[OnStudyProgress]":
     """Show the study passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
         with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
@@ -126,7 +131,7 @@ class _StudyLines:
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, progress: StudyProgress) -> None:
+    def __call__(self, progress: "StudyProgress") -> None:
         study, system = progress.study, progress.system
         done = f"{study.count(Status.FINISHED)}/{len(study.systems)}"
         if system is not None:

@@ -1,6 +1,7 @@
 """`raycap train`."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,11 +18,9 @@ from raycap.console.options import (
     SetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.schema import BLEU, CIDER_D
-from raycap.training.overfitting import describe_overfitting
-from raycap.training.record import Training
-from raycap.training.scores import LENGTH_GAP, MEAN_TOKENS
-from raycap.training.state import EpochRecord
+
+if TYPE_CHECKING:
+    from raycap.results.training import EpochRecord, Training
 
 
 def train(
@@ -57,13 +56,13 @@ def train(
         print_training(found)
 
 
-_SCORES = (CIDER_D, BLEU[-1], MEAN_TOKENS, LENGTH_GAP)
+_SCORES = ("cider_d", "bleu_4", "mean_tokens", "length_gap")
 _LOSSES = ("train", "fitted", "validation", "gap")
 _HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
 """Fits 80 columns."""
 
 
-def print_training(found: Training) -> None:
+def print_training(found: "Training") -> None:
     """Print the epochs, the summary, and what to try next."""
     Console().print(epoch_table(found.history, best=found.best.epoch))
     print_rows(training_rows(found))
@@ -75,7 +74,7 @@ def print_training(found: Training) -> None:
     )
 
 
-def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
+def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
     """Build the table of losses and scores, one row per epoch."""
     table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
@@ -86,8 +85,10 @@ def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
     return table
 
 
-def training_rows(found: Training) -> list[tuple[str, str]]:
+def training_rows(found: "Training") -> list[tuple[str, str]]:
     """Return the summary of a training run as names and values."""
+    from raycap.results.training import describe_overfitting
+
     rows = [
         ("images", f"{found.num_images:,}"),
         ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),

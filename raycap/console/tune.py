@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -22,10 +23,11 @@ from raycap.console.options import (
     SetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.experiments.tuning.record import BEST, MODEL
-from raycap.experiments.tuning.search import Search, Status, Trial, by_value
-from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
+from raycap.results.status import Status
 from raycap.text import brief
+
+if TYPE_CHECKING:
+    from raycap.results.search import OnSearchProgress, Search, SearchProgress, Trial
 
 
 def tune(
@@ -64,8 +66,10 @@ _COLOURS = {Status.RUNNING: "cyan", Status.STOPPED: "dim", Status.FAILED: "red"}
 _SHOWN_REASON_CHARS = 60
 
 
-def print_search(found: Search) -> None:
+def print_search(found: "Search") -> None:
     """Print the trials, best first, and what to try next."""
+    from raycap.experiments.tuning.record import BEST, MODEL
+
     Console().print(search_table(found))
     print_rows(search_rows(found))
     output = found.output
@@ -79,7 +83,7 @@ def print_search(found: Search) -> None:
     Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def search_table(found: Search) -> Table:
+def search_table(found: "Search") -> Table:
     """Build the table of trials: running ones first, then by value."""
     names = short_names(found)
     table = Table("trial", *names.values(), "epochs", found.metric, "gap", "status", box=None)
@@ -95,7 +99,7 @@ def search_table(found: Search) -> Table:
     return table
 
 
-def search_rows(found: Search) -> list[tuple[str, str]]:
+def search_rows(found: "Search") -> list[tuple[str, str]]:
     """Return the summary of a search as names and values."""
     counts = [f"{found.count(it)} {it}" for it in Status if found.count(it)]
     shown = len(_shown(found))
@@ -109,12 +113,12 @@ def search_rows(found: Search) -> list[tuple[str, str]]:
     return [*rows, ("output", found.output)]
 
 
-def describe_params(trial: Trial) -> str:
+def describe_params(trial: "Trial") -> str:
     """Format a trial's settings as `name=value`."""
     return " ".join(f"{name}={show(value)}" for name, value in sorted(trial.params.items()))
 
 
-def short_names(found: Search) -> dict[str, str]:
+def short_names(found: "Search") -> dict[str, str]:
     """Map each searched setting to its last name where that is unique."""
     lasts = [name.rpartition(".")[2] for name in found.space]
     return {
@@ -128,14 +132,16 @@ def show(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _shown(found: Search) -> Sequence[Trial]:
+def _shown(found: "Search") -> "Sequence[Trial]":
+    from raycap.results.search import by_value
+
     metric = found.metric
     running = [trial for trial in found.trials if trial.status is Status.RUNNING]
     others = [trial for trial in found.trials if trial.status is not Status.RUNNING]
-    return [*running, *by_value(others, metric)][:_MAX_ROWS]  # type: ignore[arg-type]
+    return [*running, *by_value(others, metric)][:_MAX_ROWS]
 
 
-def _status(trial: Trial, found: Search) -> str:
+def _status(trial: "Trial", found: "Search") -> str:
     colour = _COLOURS.get(trial.status)
     text = str(trial.status)
     if trial.reason:
@@ -152,7 +158,7 @@ _LOGGED_REASON_CHARS = 300
 
 
 @contextmanager
-def show_search(console: Console) -> Iterator[OnSearchProgress]:
+def show_search(console: Console) -> "Iterator[OnSearchProgress]":
     """Show the search passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
         with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
@@ -161,7 +167,7 @@ def show_search(console: Console) -> Iterator[OnSearchProgress]:
         yield _log_trial
 
 
-def _log_trial(progress: SearchProgress) -> None:
+def _log_trial(progress: "SearchProgress") -> None:
     """Log the state of a trial, and the best trial so far."""
     search, trial = progress.search, progress.trial
     if trial is None:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from raycap import schema
 from raycap.config import ImageConfig, StorageConfig
 from raycap.datasets.parts import FIRST, LAST, PART_INDEX, open_part, read_part, read_table
-from raycap.datasets.record import INDEX, DatasetRecord, read_record
 from raycap.errors import DatasetError
+from raycap.results.dataset import INDEX, DatasetRecord, read_record
 from raycap.storage.base import KEY, Store
 from raycap.storage.parallel import ordered_chain, ordered_map
 from raycap.storage.stores import ImageReader, open_store

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from raycap.datasets.record import RejectReason
+from raycap.results.dataset import RejectReason
 from raycap.scratch import scratch_database
 
 _PAGE_ROWS = 8_192

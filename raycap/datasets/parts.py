@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycap import schema
-from raycap.datasets.record import WORK
 from raycap.errors import DatasetError
+from raycap.results.dataset import WORK
 from raycap.storage.base import KEY, Store
 from raycap.storage.ranged import RangedFile
 

@@ -27,9 +27,9 @@ from raycap.datasets.parts import (
     encode_table,
     part_key,
 )
-from raycap.datasets.record import PLAN, WORK
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.results.dataset import PLAN, WORK
 from raycap.runs.records import encode_json, read_json
 from raycap.storage.address import redact
 from raycap.storage.base import Store

@@ -33,19 +33,9 @@ from raycap.datasets.parts import (
     read_part,
 )
 from raycap.datasets.planning import PLANNED_REJECTIONS, Plan, read_plan, rejected_row, write_plan
-from raycap.datasets.readers import AnnotationFormat, Annotations, open_annotations
+from raycap.datasets.readers import Annotations, open_annotations
 from raycap.datasets.readers.image_folders import folder_address
-from raycap.datasets.record import (
-    DATASET,
-    INDEX,
-    REJECTED,
-    WORK,
-    DatasetRecord,
-    Duplicates,
-    SplitSummary,
-    read_record,
-    write_record,
-)
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.datasets.splits import split_order
 from raycap.datasets.survey import (
     count_lengths,
@@ -65,6 +55,17 @@ from raycap.datasets.survey import (
 from raycap.errors import DatasetError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.progress import OnProgress, Progress
+from raycap.results.dataset import (
+    DATASET,
+    INDEX,
+    REJECTED,
+    WORK,
+    DatasetRecord,
+    Duplicates,
+    SplitSummary,
+    read_record,
+    write_record,
+)
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
 from raycap.scratch import scratch_database

@@ -12,10 +12,11 @@ from raycap import schema
 from raycap.config import PrepareEngineConfig, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.grouping import AnnotatedImage, read_groups
-from raycap.datasets.readers import AnnotationFormat, open_annotations
-from raycap.datasets.record import is_dataset
+from raycap.datasets.readers import open_annotations
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.datasets.splits import known_split
 from raycap.errors import DatasetError
+from raycap.results.dataset import is_dataset
 from raycap.storage.address import Address
 from raycap.storage.stores import open_store
 

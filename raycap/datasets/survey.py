@@ -25,8 +25,8 @@ from raycap.datasets.parts import (
     read_table,
 )
 from raycap.datasets.planning import Plan
-from raycap.datasets.record import Duplicates, Leakage, Spread
 from raycap.errors import DatasetError
+from raycap.results.dataset import Duplicates, Leakage, Spread
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 

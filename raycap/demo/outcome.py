@@ -8,13 +8,12 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.captioning.parts import CAPTIONS, list_parts, read_part
-from raycap.captioning.record import Summary
-from raycap.captioning.verify import Verification
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, attributes_right, long_captions
-from raycap.evaluation.record import Evaluation, System
+from raycap.results.captioning import Summary, Verification
+from raycap.results.evaluation import Evaluation, System
+from raycap.results.training import Training
 from raycap.storage.stores import open_store
-from raycap.training.record import Training
 
 RECORD = "demo.json"
 REPORT = "report.html"

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
 from raycap.captioning.verify import verify
 from raycap.cluster.start import ray_cluster
@@ -45,12 +44,12 @@ from raycap.demo.outcome import (
 from raycap.demo.scenes import Scene, long_captions, write_scenes
 from raycap.errors import ConfigError
 from raycap.evaluation.evaluate import evaluate
-from raycap.evaluation.record import Evaluation
 from raycap.progress import OnProgress
 from raycap.reporting.report import report
-from raycap.training.record import Training
+from raycap.results.captioning import Summary
+from raycap.results.evaluation import Evaluation
+from raycap.results.training import OnTrainingProgress, Training
 from raycap.training.run import train
-from raycap.training.status import OnTrainingProgress
 
 
 def write_broken_files(folder: Path) -> int:

@@ -19,7 +19,12 @@ from raycap.evaluation.captions import Captions, open_captions
 from raycap.evaluation.intervals import Interval, Resampled, resample
 from raycap.evaluation.matching import Match, MissingPolicy, load_references, match_system, settle
 from raycap.evaluation.passes import Matched, PassesFound, Plan, plan_passes, run_passes
-from raycap.evaluation.record import (
+from raycap.evaluation.score_file import score_files, score_key
+from raycap.evaluation.sums import METRICS, SystemSums
+from raycap.metrics.diversity import DiversityCounts
+from raycap.metrics.lengths import Histogram, mean_length, median_length, wasserstein
+from raycap.progress import OnProgress
+from raycap.results.evaluation import (
     EVALUATION,
     Diversity,
     Evaluation,
@@ -29,11 +34,6 @@ from raycap.evaluation.record import (
     System,
     write_evaluation,
 )
-from raycap.evaluation.score_file import score_files, score_key
-from raycap.evaluation.sums import METRICS, SystemSums
-from raycap.metrics.diversity import DiversityCounts
-from raycap.metrics.lengths import Histogram, mean_length, median_length, wasserstein
-from raycap.progress import OnProgress
 from raycap.runs.records import now, versions
 from raycap.scratch import scratch_database
 from raycap.storage.stores import open_store

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from raycap.config import BootstrapConfig
-from raycap.evaluation.record import Comparison
 from raycap.evaluation.sums import LENGTH, METRICS, SystemSums, Values
 from raycap.metrics.bootstrap import Bootstrap, interval, p_value
+from raycap.results.evaluation import Comparison
 
 Interval = tuple[float, float]
 

@@ -15,8 +15,8 @@ from raycap import schema
 from raycap.evaluation.chunks import IS_SCORED, column
 from raycap.evaluation.clip import ClipColumns
 from raycap.evaluation.meteor import corpus_meteor
-from raycap.evaluation.record import SCORES
 from raycap.evaluation.scoring import ScoredChunk, SystemScores
+from raycap.results.evaluation import SCORES
 from raycap.storage.base import KEY, Store
 
 _SCORE_KEY = re.compile(rf"{re.escape(SCORES)}part-\d{{3,}}\.parquet")

@@ -31,10 +31,8 @@ from raycap.captioning.stream import Stages
 from raycap.config import ImageConfig
 from raycap.images.decoding import DecodedImage, Target, decode
 from raycap.models.base import BatchRange
+from raycap.results.preflight import MAX_PICTURES
 from raycap.storage.parallel import ordered_map
-
-MAX_PICTURES = 400
-"""Sampled images that get a picture; further ones are captioned and counted all the same."""
 
 _SIDE_PX = 288
 _QUALITY = 75

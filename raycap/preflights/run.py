@@ -7,7 +7,7 @@ the output that a run neither reads nor lists, so that they do not affect the ru
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.forecast import Forecast, Preflight, RunAhead, count, estimate
+from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.plan import limited
 from raycap.captioning.resources import (
@@ -40,8 +40,10 @@ from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
 from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
+from raycap.results.captioning import Forecast
+from raycap.results.preflight import CONTACT_SHEET, Preflight, write_preflight
 from raycap.runs.opening import check_claim, stopping
-from raycap.runs.records import encode_json, now, versions
+from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -85,9 +87,6 @@ class Reservoir:
         self._kept = pa.concat_tables(kept).take(pa.array(least)).combine_chunks()
         self._draws = both[least]
 
-
-PREFLIGHT = "preflight/preflight.json"
-CONTACT_SHEET = "preflight/contact-sheet.html"
 
 _FARTHEST_S = 100 * 365.25 * 86_400
 _ROUNDS_OF_FETCHES = 2  # per load task of the sample, so that fetches overlap as in a run
@@ -147,7 +146,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     found = trial.found()
     page = render([preflight_section(found, trial.answered, "preflight", config)])
     store.write(CONTACT_SHEET, page.encode())
-    store.write(PREFLIGHT, encode_json(asdict(found)))
+    write_preflight(store, found)
     return found
 
 

@@ -17,8 +17,8 @@ from raycap.datasets.readers.tables import (
     find_metadata,
 )
 from raycap.datasets.readers.webdataset import TAR_SUFFIX
-from raycap.datasets.record import is_dataset
 from raycap.errors import ConfigError
+from raycap.results.dataset import is_dataset
 from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.stores import open_store

@@ -11,7 +11,6 @@ import pytest
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
@@ -20,6 +19,7 @@ from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
 from raycap.preflights.run import preflight
+from raycap.results.captioning import Summary
 from raycap.storage.local import LocalStore
 from tests.support.outputs import failed, row
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from raycap.captioning import status as heartbeat
-from raycap.captioning.status import PROGRESS, Heartbeat, read_status
+from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
 from raycap.console.status import status_rows
 from raycap.errors import DatasetError
 from raycap.progress import Progress
+from raycap.results.captioning import PROGRESS
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 

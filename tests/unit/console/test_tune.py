@@ -16,8 +16,8 @@ from raycap.console.tune import (
     show,
     show_search,
 )
-from raycap.experiments.tuning.search import Search, Status
-from raycap.experiments.tuning.status import SearchProgress
+from raycap.results.search import Search, SearchProgress
+from raycap.results.status import Status
 from tests.support.tuned import search_of, trial
 
 TRIALS = [

@@ -12,8 +12,8 @@ from raycap.config import StorageConfig
 from raycap.errors import ConfigError, DatasetError, ModelError
 from raycap.evaluation import passes
 from raycap.evaluation.matching import MissingPolicy
-from raycap.evaluation.record import read_evaluation
 from raycap.progress import Progress
+from raycap.results.evaluation import read_evaluation
 from raycap.storage.stores import open_store
 from tests.support import outputs
 from tests.support.evaluation_samples import (

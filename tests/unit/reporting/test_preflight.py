@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from raycap.captioning.forecast import Preflight, Round, RunAhead, Workers, count, estimate
+from raycap.captioning.forecast import Round, RunAhead, Workers, count, estimate
 from raycap.config import CaptionConfig, ImageConfig
 from raycap.console.caption import preflight_notes, preflight_rows, preflight_sentence
-from raycap.preflights.clocks import MAX_PICTURES, picture_size, shrink
+from raycap.preflights.clocks import picture_size, shrink
 from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
+from raycap.results.preflight import MAX_PICTURES, Preflight
 from tests.conftest import MakeJpeg
 from tests.support.sampled import sampled, table_of
 from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup

@@ -17,13 +17,18 @@ from raycap.config.loading import load_config
 from raycap.console.progress import show_training
 from raycap.console.train import epoch_table, training_rows
 from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.results.training import (
+    EpochRecord,
+    Training,
+    TrainingProgress,
+    read_training,
+    write_training,
+)
 from raycap.runs.opening import claim_output
 from raycap.storage.stores import open_store
 from raycap.training.epochs import EVENTS, write_events
-from raycap.training.record import Training, read_training, write_training
 from raycap.training.run import TrainingClaim, training_fingerprint
-from raycap.training.state import EpochRecord, State, read_state
-from raycap.training.status import TrainingProgress
+from raycap.training.state import State, read_state
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SCORES = {"cider_d": 0.5, "bleu_4": 0.25, "mean_tokens": 7.5, "length_gap": -9.5}

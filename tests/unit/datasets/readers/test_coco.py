@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raycap.datasets.readers import AnnotationFormat
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
 

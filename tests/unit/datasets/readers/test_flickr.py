@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap.datasets.readers import AnnotationFormat
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
 

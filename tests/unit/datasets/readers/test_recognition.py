@@ -7,7 +7,7 @@ import pytest
 
 from raycap.config import PrepareConfig
 from raycap.config.loading import validate_config
-from raycap.datasets.readers import AnnotationFormat
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import format_of, read, write
 from tests.support.caption_sets import folder_rows, make_dataset, picture

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycap.datasets.readers import AnnotationFormat
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import DatasetError
 from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from raycap.datasets.readers import AnnotationFormat
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import brief, captions, format_of, read, write
 
