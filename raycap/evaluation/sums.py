@@ -17,7 +17,7 @@ from raycap.evaluation.registry import METRICS, SCORE_NAMES
 from raycap.evaluation.scoring import SystemScores
 from raycap.metrics.bootstrap import Bootstrap, interval, p_value
 from raycap.results.evaluation import Comparison
-from raycap.schema import LENGTH
+from raycap.results.labels import LENGTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
