@@ -377,7 +377,7 @@ class _Invocation:
             return self._finish(database)
 
     def describe_stop(self) -> str:
-        """Say how far a stopped run came, and how to continue it."""
+        """Describe the progress of a stopped run, and how to continue it."""
         return (
             f"stopped with {self._num_done:,} of {self._plan.num_images:,} images done in "
             f"{self._store.uri}; run the same command to continue"
@@ -405,7 +405,7 @@ class _Invocation:
         """Count a step in; return its number of images."""
         row = step.to_pylist()[0]
         num_images, num_unreached = row[NUM_IMAGES], row[NUM_UNREACHED]
-        # What Ray repeats after a machine is lost is told twice.
+        # Steps that Ray repeats after the loss of a machine are reported twice.
         left = self._plan.num_images - self._num_done
         self._num_done += min(left, num_images - num_unreached)
         self._num_rejected += row[NUM_REJECTED]
@@ -438,7 +438,7 @@ class _Invocation:
 
     def _describe_unreached(self) -> str:
         return (
-            f"{self._num_unreached:,} images could not be fetched for now ({self._unreached}); "
+            f"{self._num_unreached:,} images failed for a transient reason ({self._unreached}); "
             f"{self._num_done:,} of {self._plan.num_images:,} are done in {self._store.uri}: run "
             "the same command to fetch the others"
         )

@@ -131,9 +131,9 @@ def settle(
     """
     lacking = {name: match for name, match in matches.items() if _is_lacking(match)}
     if policy == MissingPolicy.ERROR and lacking:
-        told = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
+        lacks = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
         raise DatasetError(
-            f"{told}; caption these images too, or choose --missing worst (score them 0) or "
+            f"{lacks}; caption these images too, or choose --missing worst (score them 0) or "
             "--missing drop (exclude them, for all systems)"
         )
     captioned = [
@@ -257,16 +257,16 @@ def _is_lacking(match: Match) -> bool:
 
 
 def _describe_lack(name: str, match: Match) -> str:
-    told = []
+    lacks = []
     if match.num_missing:
         named = _named(match.num_missing, match.missing)
-        told.append(f"{match.num_missing:,} without a row ({named})")
+        lacks.append(f"{match.num_missing:,} without a row ({named})")
     if match.num_failed:
         codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
-        told.append(f"{match.num_failed:,} failed ({codes})")
+        lacks.append(f"{match.num_failed:,} failed ({codes})")
         if _PASSING & match.failed.keys():
-            told.append("of which `raycap caption --retry-failed` may fix some")
-    return f"{name} lacks captions of images: {', '.join(told)}"
+            lacks.append("of which `raycap caption --retry-failed` may fix some")
+    return f"{name} lacks captions of images: {', '.join(lacks)}"
 
 
 def _nothing_fits(

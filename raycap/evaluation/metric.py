@@ -85,7 +85,7 @@ class Metric:
         return self._by_name(self.formula(statistics))
 
     def of_corpus(self, statistics: np.ndarray) -> dict[str, float | None]:
-        """Return the corpus's scores, the same to the last bit in whatever order images come.
+        """Return the corpus's scores, to the last bit the same in any order of images.
 
         None where no image has a score.
         """

@@ -1,7 +1,7 @@
 """Scores of a corpus from sums over its images, with confidence intervals and paired tests.
 
-Every corpus score is a function of sums over images (see `metric.Metric`), so that resamples of the
-images are no more than other sums.
+Every corpus score is a function of sums over images (see `metric.Metric`), so a resample of the
+images only changes these sums.
 """
 
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ def tables_of(rows: Iterable[AnnotationRow]) -> Iterator[pa.Table]:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value if it is text without lone surrogates, which no table can hold; else None."""
+    """Return a value if it is text without lone surrogates, which Arrow cannot store; else None."""
     if not isinstance(value, str):
         return None
     try:
