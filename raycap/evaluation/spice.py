@@ -132,9 +132,7 @@ def _find_java(jars: Path) -> Path | None:
 
 def _has_engine(java: Path) -> bool:
     try:
-        answer = subprocess.run(
-            [str(java), "-version"], capture_output=True, text=True, check=False
-        )
+        shown = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=False)
     except OSError:
         return False
     version = _VERSION.search(shown.stderr)
