@@ -60,7 +60,7 @@ def read_captions(source: str, config: StorageConfig) -> Iterator[pa.Table]:
     rows = read_rows(file, choose_columns=_choose, items=_items(file, ANNOTATIONS), is_strict=True)
     if file.suffix == ".csv":
         rows = map(_without_empty_fields, rows)
-    found = (_row(source, number, row) for number, row in enumerate(rows, start=1))
+    found = (_row(file.uri, number, row) for number, row in enumerate(rows, start=1))
     for page in paged(found, _PAGE_ROWS):
         yield _table(page, ROWS)
 
