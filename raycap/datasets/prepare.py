@@ -110,7 +110,8 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
         key = part_key(f"{split}/", number)
         if key not in sizes:
             raise DatasetError(
-                f"{store.address(key)}: is missing; prepare the dataset again in a new output"
+                f"{store.address(key)}: is missing; prepare the dataset again in a new output",
+                uri=store.address(key),
             )
         rows.append(
             {
@@ -208,7 +209,8 @@ def _check_sums(record: DatasetRecord) -> None:
         raise DatasetError(
             f"{record.source}: has {record.num_source_images} images and "
             f"{record.num_source_captions} captions, but {images} and {captions} are kept, "
-            "rejected or not in the subset; this is a bug in raycap: please report it"
+            "rejected or not in the subset; this is a bug in raycap: please report it",
+            uri=record.source,
         )
 
 

@@ -188,7 +188,9 @@ def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source:
         database, f"SELECT image_id FROM captions_{system} GROUP BY image_id HAVING count(*) > 1"
     )
     if twice:
-        raise DatasetError(f"{source}: more than one caption of {_named(*twice)}; keep one each")
+        raise DatasetError(
+            f"{source}: more than one caption of {_named(*twice)}; keep one each", uri=source
+        )
 
 
 def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
@@ -274,11 +276,12 @@ def _nothing_fits(
 ) -> DatasetError:
     count, ours = _names(database, f"SELECT image_id FROM captions_{system}") or (0, [])
     if not count:
-        return DatasetError(f"{source}: contains no captions")
+        return DatasetError(f"{source}: contains no captions", uri=source)
     _, theirs = _names(database, "SELECT image_id FROM refs") or (0, ["none"])
     return DatasetError(
         f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; for "
-        f"example, its first is {ours[0]}, and that of the references {theirs[0]}"
+        f"example, its first is {ours[0]}, and that of the references {theirs[0]}",
+        uri=source,
     )
 
 
