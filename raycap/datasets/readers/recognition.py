@@ -97,7 +97,7 @@ def recognise(place: Place) -> tuple[AnnotationFormat, list[AnnotationFile]]:
         return _recognise_file(place.file), [place.file]
     if is_dataset(place.store):
         raise ConfigError(
-            f"{place.uri}: is already a caption dataset; give the annotations that it was made from",
+            f"{place.uri}: is already a caption dataset; give the annotations it was made from",
             uri=place.uri,
         )
     folder = Folder(place.store)
