@@ -24,8 +24,9 @@ class AnnotationFormat(StrEnum):
 
     reader: Reader
 
-    def __new__(cls, reader: Reader) -> "AnnotationFormat":
-        """Make the member of a reader: a string, its name."""
+    def __new__(cls, reader: Reader | str) -> "AnnotationFormat":
+        """Make the member of a reader: a string, its name. (Calls with a name find the member.)"""
+        assert isinstance(reader, Reader)
         member = str.__new__(cls, reader.name)
         member._value_ = reader.name
         member.reader = reader
