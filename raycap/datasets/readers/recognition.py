@@ -25,7 +25,7 @@ class AnnotationFormat(StrEnum):
     reader: Reader
 
     def __new__(cls, reader: Reader | str) -> "AnnotationFormat":
-        """Make the member of a reader: a string, its name. (Calls with a name find the member.)"""
+        """Make the member of a reader, whose value is its name; a call with a name returns it."""
         assert isinstance(reader, Reader)
         member = str.__new__(cls, reader.name)
         member._value_ = reader.name
