@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from raycap.config import PrepareConfig
 from raycap.config.loading import validate_config
+from raycap.console.prepare import prepare
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import format_of, read, write
@@ -94,6 +96,12 @@ def test_a_folder_without_captions_is_an_error_with_all_formats(
 
 
 FORMATS = tuple(AnnotationFormat)
+
+
+def test_the_command_line_offers_every_format() -> None:
+    choices, none = get_args(get_type_hints(prepare)["format"])
+    assert none is type(None)
+    assert set(get_args(choices)) == set(FORMATS)
 
 
 def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
