@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,6 @@ _SLOWNESS = 20.0  # an image may take this many times as long as a plain grey on
 _COMPILING = 5.0  # a batch of a new size is compiled first, which takes minutes
 
 
-@runtime_checkable  # the type checks of the test run use isinstance
 class CaptionsBatches(Protocol):
     """The method that the functions here need of a captioner."""
 

@@ -1,11 +1,8 @@
-"""What a run would do.
-
-What a sample says of a run: how fast each stage is, what holds it up, and how long it takes.
-"""
+"""Estimate of a run from a sample: speed of each stage, bottleneck, duration and cost."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -15,8 +12,7 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.errors import ErrorCode
-
-FETCH, DECODE, MODEL = "fetch", "decode", "model"
+from raycap.results.preflight import DECODE, FETCH, MODEL, Counts, Estimate, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,44 +35,6 @@ class Pace:
     """Images a batch, at the end."""
     may_grow: bool
     """Whether larger batches, for which the sample was too small, may turn out faster."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """How fast one stage of the stream is."""
-
-    name: str
-    seconds_per_image: float
-    """A mean over all sampled images, those included that failed before. Of fetching, of a thread;
-    of decoding, of a core; of the model, of a captioner."""
-    at_a_time: int
-    """Threads that fetch, cores or captioners that a run has."""
-    images_per_s: float | None
-    """Of all of them together; None where it took no time, or says nothing of a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """What became of the sampled images."""
-
-    num_images: int
-    num_ok: int
-    failed: dict[str, int] = field(default_factory=dict)
-    """Failed images by error code."""
-    mean_words: float
-    """Words a caption."""
-    lengths: dict[int, int] = field(default_factory=dict)
-    """Captions by their number of words."""
-
-    @property
-    def num_failed(self) -> int:
-        """Images without a caption."""
-        return self.num_images - self.num_ok
-
-    @property
-    def failed_share(self) -> float:
-        """Failed images of all."""
-        return self.num_failed / self.num_images if self.num_images else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,28 +68,6 @@ class RunAhead:
     """Seconds until the first images are answered: workers start, and load the model."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """How long a run takes."""
-
-    stages: tuple[Stage, ...]
-    bottleneck: str
-    """The stage that a faster run would need more of."""
-    images_per_s: float
-    run_s: float
-    """Seconds for all images that are left, with the start."""
-    num_captioners: int
-    unit: str
-    """What hours are counted of: `GPU`, or `captioner` where there are none."""
-    unit_hours: float
-    """Hours of all of them together."""
-    cost: float | None
-    """None where no price is given."""
-    batch_size: int
-    may_grow: bool
-    """Whether larger batches, for which the sample was too small, may turn out faster."""
-
-
 def count(answered: pa.Table) -> Counts:
     """Count SAMPLE_ANSWERED rows."""
     is_ok = pc.equal(answered[schema.STATUS], schema.STATUS_OK)
@@ -146,20 +82,20 @@ def count(answered: pa.Table) -> Counts:
 
 
 def rounds_of(answered: pa.Table) -> list[Round]:
-    """Gather the rounds of SAMPLE_ANSWERED rows, each captioner's in order."""
+    """Return the rounds of SAMPLE_ANSWERED rows, those of each captioner in order."""
     rounds: list[dict[str, Any]] = pc.list_flatten(answered[schema.ROUNDS]).to_pylist()
     return [Round(**one) for one in rounds]
 
 
 def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
-    """Say how fast captioners are, warm and with the batches that each has settled at.
+    """Return the speed of captioners after warm-up, at their final batch size.
 
-    A captioner's first round of a batch size asks for memory and chooses kernels, which it does
-    once: it is left out, unless there is no other.
+    The first round of a batch size allocates memory and selects kernels. It is left out unless it
+    is the only round.
 
     Args:
-        rounds: of any number of captioners, each one's in order.
-        max_batch: the largest batch that a run chooses.
+        rounds: Of any number of captioners, those of each in order.
+        max_batch: The largest batch size that a run can choose.
     """
     if not rounds:
         return None
@@ -176,11 +112,11 @@ def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
 
 
 def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
-    """Say how long a run takes, by a sample of its images; None if none reached the model.
+    """Estimate the duration of a run from a sample; None if no image reached the model.
 
     Args:
         answered: SAMPLE_ANSWERED rows.
-        run: what it is to do, and with what.
+        run: The work and the workers of the run.
     """
     paced = pace(rounds_of(answered), run.max_batch)
     if paced is None:
@@ -204,7 +140,7 @@ def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
 
 
 def stage(name: str, seconds_per_image: float, at_a_time: int) -> Stage:
-    """Say how fast a stage is that so many threads, cores or captioners share."""
+    """Return the speed of a stage with this many threads, cores or captioners."""
     return Stage(
         name=name,
         seconds_per_image=seconds_per_image,
@@ -214,12 +150,12 @@ def stage(name: str, seconds_per_image: float, at_a_time: int) -> Stage:
 
 
 def run_rate(stages: Sequence[Stage], *, shares_cores: bool) -> float:
-    """Give the images a second of stages that work at the same time: those of the slowest.
+    """Return images per second of concurrent stages, which is that of the slowest.
 
     Args:
-        stages: at least one of them with a rate.
-        shares_cores: whether the model computes on the cores that decode. Then an image takes both
-            from them, one after the other.
+        stages: At least one with a rate.
+        shares_cores: Whether the model computes on the cores that decode, so that an image needs
+            them for both, one after the other.
     """
     rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
     if shares_cores and DECODE in rates and MODEL in rates:
@@ -228,7 +164,7 @@ def run_rate(stages: Sequence[Stage], *, shares_cores: bool) -> float:
 
 
 def bottleneck(stages: Sequence[Stage]) -> str:
-    """Name the slowest of the stages that have a rate."""
+    """Return the name of the slowest stage that has a rate."""
     rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
     return min(rates, key=lambda name: rates[name])
 
@@ -247,7 +183,7 @@ def _stages(answered: pa.Table, paced: Pace, run: RunAhead) -> tuple[Stage, ...]
 
 
 def _final_rounds(rounds: list[Round]) -> list[Round]:
-    """Choose a captioner's rounds that tell how it goes on; of few rounds, all."""
+    """Return the rounds of a captioner at its final batch size; of few rounds, all."""
     whole = [one for one in rounds if one.num_images >= one.batch_size] or rounds
     final = [one for one in whole if one.batch_size == whole[-1].batch_size]
     return final[1:] or whole[1:] or whole
@@ -256,47 +192,3 @@ def _final_rounds(rounds: list[Round]) -> list[Round]:
 def _mean(seconds: pa.ChunkedArray) -> float:
     mean: float = pc.mean(seconds).as_py()
     return mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """What a dry run finds: nothing is written, no model is loaded."""
-
-    num_images: int
-    num_bytes: int
-    """As far as listing tells sizes."""
-    num_parts: int
-    num_parts_done: int
-    num_images_done: int
-    num_pending: int
-    skipped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preflight:
-    """What a preflight finds. In `preflight/preflight.json` of the output."""
-
-    source: str
-    output: str
-    contact_sheet: str
-    """Address of the page that shows the sampled images."""
-    num_images: int
-    """Images of the source."""
-    num_pending: int
-    """Those of them that are left to caption."""
-    num_wanted: int
-    """Images that were drawn; fewer were captioned where the time was up."""
-    sample: Counts
-    """What became of those that were captioned."""
-    sample_s: float
-    """Seconds that it took, the loading of the model included."""
-    estimate: Estimate | None
-    """None if no image reached the model."""
-    ends_at: str | None
-    """When a run that begins now ends, in UTC; None where that is not known, or centuries away."""
-    price_per_hour: float | None
-    """As given, of a GPU or a captioner."""
-    model: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    made_at: str
-    """In UTC."""

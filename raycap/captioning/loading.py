@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -83,7 +83,6 @@ def _prepared_decode(target: Target, config: ImageConfig) -> "partial[DecodedIma
 _MESSAGE_CHARS = 500
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
 class ReadsImages(Protocol):
     """The method that `load_image` needs of a reader."""
 
@@ -91,7 +90,6 @@ class ReadsImages(Protocol):
         """Read an image file, as `ImageReader.read` does."""
 
 
-@runtime_checkable
 class DecodesImages(Protocol):
     """The call that `load_image` needs of a decoder."""
 

@@ -1,4 +1,4 @@
-"""Fitting the captioner actors to the cluster."""
+"""Actors, threads and batch sizes of captioners, from the settings and the cluster's resources."""
 
 import logging
 import os
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
-    """Decide what the captioners take, from the settings and what the cluster has.
+    """Return the resources of the captioners, from the settings and the cluster.
 
     Args:
-        engine: the settings.
-        uses_gpus: whether the model runs on GPUs where there are any.
-        is_fixed: whether the cluster cannot grow.
+        engine: The settings.
+        uses_gpus: Whether the model runs on GPUs, if there are any.
+        is_fixed: Whether the cluster cannot grow.
 
     Raises:
-        ConfigError: the actors that the settings ask for do not fit, and never will.
+        ConfigError: the actors in the settings do not fit a cluster that cannot grow.
     """
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_gpus = total.get("GPU", 0.0)
@@ -51,7 +51,7 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
 
 
 def count_workers(resources: Resources, num_parts: int) -> Workers:
-    """Say how many captioners, load tasks and cores a run of so many parts has at work."""
+    """Return how many captioners, load tasks and cores a run with `num_parts` parts uses."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_cpus = total.get("CPU", 1.0)
     gpus, cpus = resources.gpus_per_actor, resources.cpus_per_actor
@@ -61,7 +61,7 @@ def count_workers(resources: Resources, num_parts: int) -> Workers:
     slots = max(1, int(num_cpus - captioners * cpus))
     cores = int(num_cpus)
     if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
-        cores = min(cores, os.cpu_count() or 1)  # a local Ray has more CPUs than there are
+        cores = min(cores, os.cpu_count() or 1)  # a local Ray may have more CPUs than the machine
     return Workers(
         captioners=captioners,
         load_tasks=min(slots, max(1, num_parts)),
@@ -70,7 +70,7 @@ def count_workers(resources: Resources, num_parts: int) -> Workers:
 
 
 def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
-    """CPU threads of a captioner: the machine's cores, shared by the actors."""
+    """Return the CPU threads per captioner: the machine's cores, shared by the actors."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return engine.torch_threads or max(1, cores // num_actors)
 

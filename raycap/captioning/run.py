@@ -16,12 +16,10 @@ from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
-from raycap.captioning.forecast import Forecast
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan
-from raycap.captioning.record import SUMMARY, Summary, is_complete, write_summary
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
@@ -34,6 +32,7 @@ from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress
+from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store

@@ -7,46 +7,28 @@ without listing a million parts.
 import logging
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 
 from pydantic import TypeAdapter
 
-from raycap.captioning.record import is_complete, read_run
+from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound, StorageError
 from raycap.progress import Progress
+from raycap.results.captioning import PROGRESS, Beat, OutputStatus, is_complete
 from raycap.runs.records import encode_json, now, read_as
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
 
-PROGRESS = "progress.json"
 BEAT_S = 5.0
 """Seconds between two beats."""
 SILENT_AFTER_S = 90.0
 """A run that does not beat for so long has died, or cannot reach its output."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
-    """What `progress.json` tells."""
-
-    num_done: int
-    num_total: int
-    num_failed: int
-    images_per_s: float
-    host: str
-    pid: int
-    started_at: str
-    """When this invocation began to caption, in UTC."""
-    beat_at: str
-    """When this was written, in UTC, by the clock of the machine that wrote it."""
-    is_stopped: bool = False
-    """Whether the run told that it ends: done, stopped or failed."""
 
 
 class Heartbeat:
@@ -95,18 +77,6 @@ class Heartbeat:
         except StorageError as error:
             # Nothing hangs on it: what is committed is told by the parts.
             logger.warning("progress_not_written error=%s", error)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputStatus:
-    """How an output stands."""
-
-    state: str
-    """`complete`, `running`, `silent` (no beat for long), `stopped`, or `starting`."""
-    beat: Beat | None
-    """The last one; None before the first."""
-    age_s: float | None
-    """Seconds since then, by this machine's clock."""
 
 
 def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> OutputStatus:

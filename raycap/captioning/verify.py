@@ -1,6 +1,6 @@
-"""Verification: manifest = ok + failed + pending, no id twice, every part whole and readable.
+"""Verification: manifest = ok + failed + pending, no duplicate ids, every part is complete.
 
-Reads every part once, a few at a time, and needs neither Ray nor the model.
+It reads every part once, a few at the same time, and needs neither Ray nor the model.
 """
 
 from collections import Counter
@@ -24,46 +24,12 @@ from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_run
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
+from raycap.results.captioning import Verification
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
 
-_MAX_PROBLEMS = 100
 _CODES = pa.array([str(code) for code in ErrorCode])
-
-
-@dataclass(kw_only=True)
-class Verification:
-    """What verifying an output found."""
-
-    num_images: int = 0
-    """Rows of the manifest."""
-    num_ok: int = 0
-    num_failed: int = 0
-    num_pending: int = 0
-    """Images of parts that have no captions part, whose image has changed since, or that are still
-    to go to the second model of a cascade."""
-    failed: Counter[str] = field(default_factory=Counter)
-    """Failed images by error code."""
-    problems: list[str] = field(default_factory=list)
-    """What is wrong, one line each, the first hundred."""
-    num_problems: int = 0
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing is wrong; images may still be pending."""
-        return not self.num_problems
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is wrong and nothing is pending."""
-        return self.is_sound and not self.num_pending
-
-    def report(self, problem: str) -> None:
-        """Note a problem."""
-        self.num_problems += 1
-        if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(problem)
 
 
 def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verification:
@@ -98,13 +64,13 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
             found.report(problem)
     found.num_failed = found.failed.total()
     for image_id in _repeated_ids(store, plan, config.list_threads):
-        found.report(f"{image_id!r}: stands more than once in the manifest")
+        found.report(f"{image_id!r}: occurs more than once in the manifest")
     return found
 
 
 @dataclass(kw_only=True)
 class _PartCheck:
-    """What checking one part found."""
+    """Result of checking one part."""
 
     num_ok: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -134,7 +100,7 @@ def _check_part(store: Store, number: int) -> _PartCheck:
 
 
 def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.Table) -> None:
-    # A null ETag compares as null: where listing does not tell, nothing has changed.
+    # A null ETag compares as null: without an ETag an image counts as unchanged.
     differs = pc.not_equal(manifest[schema.ETAG], captions[schema.ETAG])
     changed = pc.fill_null(differs, False)
     is_ok = pc.equal(captions[schema.STATUS], schema.STATUS_OK)
@@ -156,16 +122,16 @@ def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.T
 
 
 def _count_awaiting(check: _PartCheck, store: Store, number: int) -> None:
-    """Count as pending what the second model of a cascade has not been asked for yet."""
+    """Count images that await the second model of a cascade as pending."""
     num_awaiting = read_captions_footer(store, number).num_awaiting
     check.num_pending += num_awaiting
     check.num_ok -= num_awaiting
 
 
 def _repeated_ids(store: Store, plan: CaptionPlan, num_threads: int) -> Iterator[str]:
-    """Yield the ids that stand more than once, by reading the manifest's runs side by side."""
+    """Yield duplicate ids, by reading the sorted runs of the manifest in parallel."""
     runs = [SortedRun(store, numbers, num_threads) for numbers in sorted_runs(plan)]
-    # Each part's last id in turn bounds a key range that every run is read through.
+    # The last id of each part bounds a key range up to which every sorted run is read.
     for last in sorted({footer.last for footer in plan.parts.values()}):
         ids = [table[schema.IMAGE_ID] for run in runs for table in run.take_through(last)]
         if not ids:

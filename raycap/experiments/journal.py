@@ -131,7 +131,9 @@ class LineJournal:
             DatasetError: the file is damaged.
         """
         self._path = path
-        self._forms = {kind: TypeAdapter(form) for kind, form in forms.items()}
+        self._forms: dict[str, TypeAdapter[Any]] = {
+            kind: TypeAdapter(form) for kind, form in forms.items()
+        }
         self._entries: list[tuple[str, Any]] = []
         lines = self._read()
         self.fingerprint = lines[0].get(_FINGERPRINT, {}) if lines else None

@@ -46,9 +46,6 @@ class Captioner(Protocol):
         A caption depends on its own image only, not on the rest of the batch.
         """
 
-    def save(self, folder: Path) -> None:
-        """Write a folder from which the same captioner can be loaded."""
-
 
 @runtime_checkable  # calibration uses it to refuse other captioners
 class AdjustableCaptioner(Captioner, Protocol):
@@ -67,26 +64,20 @@ class AdjustableCaptioner(Captioner, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attended:
-    """The attention of a model over an image for each piece of a caption."""
+    """The attention of a model over an image for each word of a caption."""
 
     texts: list[str]
-    """The pieces in order: tokens, or whole words."""
+    """The words in order."""
     weights: Float[np.ndarray, "t gh gw"]
-    """One weight per piece and cell of a grid over the image; the weights of a piece sum to 1."""
+    """One weight per word and cell of a grid over the image; the weights of a word sum to 1."""
 
 
 @runtime_checkable  # training uses it to find the models that have attention maps
 class AttentiveCaptioner(Captioner, Protocol):
     """A captioner that can return its attention."""
 
-    def attend(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Return the attention for each token of the best caption, as `caption` finds it.
-
-        The end token has no text and is left out.
-        """
-
     def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Return the attention for each word, the mean over its tokens. Overlays show this."""
+        """Return the attention for each word of the best caption: the mean over its tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,9 +98,13 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         mean = tuple(float(value) for value in settings.get("image_mean", _CLIP_MEAN))
         std = tuple(float(value) for value in settings.get("image_std", _CLIP_STD))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{file}: not settings of an image processor: {error}") from None
+        raise ModelError(
+            f"{file}: not settings of an image processor: {error}", uri=str(file)
+        ) from None
     if len(mean) != 3 or len(std) != 3 or not all(std):
-        raise ModelError(f"{file}: image_mean and image_std must be three numbers, std not 0")
+        raise ModelError(
+            f"{file}: image_mean and image_std must be three numbers, std not 0", uri=str(file)
+        )
     height_px, width_px = read_size(file, settings.get("size", _DEFAULT_SIZE))
     normalises = settings.get("do_normalize", True)
     return Preprocessing(
@@ -121,12 +125,15 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{file.parent}: no {file.name}: point at the folder of a Hugging Face model"
+            f"{file.parent}: no {file.name}: point at the folder of a Hugging Face model",
+            uri=str(file.parent),
         ) from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON ({error}): restore the file") from None
+        raise ModelError(
+            f"{file}: cannot be read as JSON ({error}): restore the file", uri=str(file)
+        ) from None
     if not isinstance(value, dict):
-        raise ModelError(f"{file}: must hold a JSON object: restore the file")
+        raise ModelError(f"{file}: must hold a JSON object: restore the file", uri=str(file))
     return value
 
 
@@ -157,7 +164,9 @@ def digest_folder(folder: Path, extra_files: Sequence[str] = ()) -> str:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from None
+            raise ModelError(
+                f"{folder / name}: cannot be read ({error.strerror})", uri=str(folder / name)
+            ) from None
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
 
@@ -174,9 +183,12 @@ def check_weights(folder: Path) -> None:
     if pickles:
         raise ModelError(
             f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded and "
-            f"are refused: convert them to {WEIGHT_FILE} (load with transformers, save_pretrained)"
+            f"are refused: convert them to {WEIGHT_FILE} (load with transformers, save_pretrained)",
+            uri=str(folder),
         )
-    raise ModelError(f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained")
+    raise ModelError(
+        f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained", uri=str(folder)
+    )
 
 
 def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -193,7 +205,8 @@ def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / PREPROCESSOR_FILE).is_file():
         raise ModelError(
             f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
-            "BlipImageProcessor.save_pretrained"
+            "BlipImageProcessor.save_pretrained",
+            uri=str(folder),
         )
     return folder / PREPROCESSOR_FILE, read_json(folder / PREPROCESSOR_FILE)
 
@@ -218,7 +231,8 @@ def read_size(file: Path, value: object) -> tuple[int, int]:
             return height_px, width_px
     raise ModelError(
         f"{file}: image size {value} is not a fixed height and width, which BLIP needs: "
-        'write it as {"height": 384, "width": 384}'
+        'write it as {"height": 384, "width": 384}',
+        uri=str(file),
     )
 
 
@@ -231,19 +245,22 @@ def check_safe(folder: Path) -> None:
     if (folder / _ADAPTER_FILE).is_file():
         raise ModelError(
             f"{folder}: holds an adapter ({_ADAPTER_FILE}), which is loaded over the weights and "
-            "may name another model: merge it into the weights (merge_and_unload) and save them"
+            "may name another model: merge it into the weights (merge_and_unload) and save them",
+            uri=str(folder),
         )
     for name in _found_values(read_json(folder / CONFIG_FILE), _ATTENTION):
         if name not in _OWN_ATTENTION:
             raise ModelError(
                 f"{folder / CONFIG_FILE}: attn_implementation is {json.dumps(name)}, which can "
-                "fetch code and is refused: take it out"
+                "fetch code and is refused: remove it",
+                uri=str(folder / CONFIG_FILE),
             )
     for name in _shards(folder):
         if not name.endswith(".safetensors") or name != Path(name).name:
             raise ModelError(
                 f"{folder / WEIGHT_INDEX_FILE}: names {name!r}, which is not a safetensors file "
-                "of that folder and is refused: restore the file"
+                "of that folder and is refused: restore the file",
+                uri=str(folder / WEIGHT_INDEX_FILE),
             )
     for file in sorted(folder.glob("*.safetensors")):
         _refuse_pickle(file)
@@ -264,7 +281,7 @@ def _shards(folder: Path) -> list[str]:
         return [WEIGHT_FILE]
     found = read_json(index).get("weight_map")
     if not isinstance(found, dict):
-        raise ModelError(f"{index}: no weight_map: restore the file")
+        raise ModelError(f"{index}: no weight_map: restore the file", uri=str(index))
     return sorted({str(name) for name in found.values()})
 
 
@@ -273,11 +290,12 @@ def _refuse_pickle(file: Path) -> None:
         with file.open("rb") as content:
             start = content.read(9)
     except OSError as error:
-        raise ModelError(f"{file}: cannot be read ({error.strerror})") from None
+        raise ModelError(f"{file}: cannot be read ({error.strerror})", uri=str(file)) from None
     # Eight bytes of header length, which is under 100 MB, then the header, which is JSON.
     is_safetensors = start[4:8] == bytes(4) and start[8:] == b"{"
     if start.startswith(_PICKLE_STARTS) and not is_safetensors:
         raise ModelError(
             f"{file}: is a pickle under another name; pickles can run code when loaded and are "
-            f"refused: convert it to safetensors (load with transformers, save_pretrained)"
+            f"refused: convert it to safetensors (load with transformers, save_pretrained)",
+            uri=str(file),
         )

@@ -57,9 +57,6 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     """
     record = folder / KIND_FILE
     recorded = read_json(record).get("kind") if record.is_file() else None
-    built_in = next((kind for kind in KINDS if kind.built_in() and kind.name == recorded), None)
-    if built_in is not None:
-        return built_in
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     found = None
     if isinstance(model_type, str):
@@ -68,11 +65,13 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     if found is None or recorded not in (None, *supported):
         unknown = model_type if found is None else recorded
         raise ModelError(
-            f"{folder}: a model of kind {unknown!r}; supported kinds: {', '.join(supported)}"
+            f"{folder}: a model of kind {unknown!r}; supported kinds: {', '.join(supported)}",
+            uri=str(folder),
         )
     if recorded not in (None, found.name):
         raise ModelError(
             f"{folder}: a model of kind {recorded!r} by {KIND_FILE}, but {found.name!r} by "
-            f"{CONFIG_FILE}: restore the files"
+            f"{CONFIG_FILE}: restore the files",
+            uri=str(folder),
         )
     return found

@@ -77,10 +77,14 @@ def copy_model(
     except OSError as error:
         raise ModelError(
             f"{original}: cannot be copied to {folder} ({error.strerror}): make room, or give "
-            "another output"
+            "another output",
+            uri=str(original),
         ) from error
     if digest_folder(folder, kind.extra_files) != source.digest:
-        raise ModelError(f"{original}: changed while it was copied: run the same command again")
+        raise ModelError(
+            f"{original}: changed while it was copied: run the same command again",
+            uri=str(original),
+        )
     saved = {"kind": kind.name, GENERATION: generation.model_dump(mode="json")}
     write_json(folder / KIND_FILE, {**before, **saved, **record})
 
@@ -93,12 +97,14 @@ def _folder_here(source: ModelSource) -> Path:
     if not folder.is_dir():
         raise ModelError(
             f"{folder}: the model's folder is not on this node: put it at the same path on every "
-            "node (a shared or copied folder), or give a model of the Hub"
+            "node (a shared or copied folder), or give a model of the Hub",
+            uri=str(folder),
         )
     if digest_folder(folder, find_kind(source.kind).extra_files) != source.digest:
         raise ModelError(
             f"{folder}: not the model this run started with (its files differ on this node, or "
-            "have changed since): restore them, or start a new run"
+            "have changed since): restore them, or start a new run",
+            uri=str(folder),
         )
     return folder
 

@@ -57,10 +57,11 @@ def find_model(name: str) -> ModelSource:
         if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
             raise ModelError(
                 f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
-                f"give a folder with {WEIGHT_FILE}"
+                f"give a folder with {WEIGHT_FILE}",
+                uri=name,
             )
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: give the folder of a saved model")
+            raise ModelError(f"{name}: no such folder: give the folder of a saved model", uri=name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -84,13 +85,15 @@ def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
         able = ", ".join(one.name for one in KINDS if one.compiles)
         raise ModelError(
             f"model.compile=true supports models of kind {able}; {source.name} is of kind "
-            f"{kind.name}: leave it off"
+            f"{kind.name}: leave it off",
+            setting="model.compile",
         )
     if model.precision == "int8" and not kind.has_int8:
         able = ", ".join(one.name for one in KINDS if one.has_int8)
         raise ModelError(
             f"model.precision=int8 supports models of kind {able}; {source.name} is of kind "
-            f"{kind.name}: set model.precision=auto"
+            f"{kind.name}: set model.precision=auto",
+            setting="model.precision",
         )
 
 
@@ -119,7 +122,8 @@ def settled_generation(asked: GenerationConfig, source: ModelSource) -> Generati
         reason = str(error).partition(", got ")[0].removeprefix("config: ")
         raise ConfigError(
             f"generation: {reason}; settings that are not set come from the {KIND_FILE} of "
-            f"{source.name}: set both"
+            f"{source.name}: set both",
+            setting="generation",
         ) from None
 
 
@@ -139,13 +143,13 @@ def read_generation(folder: Path) -> GenerationConfig | None:
         return validate_config(GenerationConfig, record)
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"{file}: generation: {reason}; correct it there, or remove it") from None
+        raise ModelError(
+            f"{file}: generation: {reason}; correct it there, or remove it", uri=str(file)
+        ) from None
 
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     kind = kind_of_folder(folder)
-    if built_in := kind.built_in():
-        return built_in
     target = kind.check(folder)
     check_safe(folder)
     return ModelSource(

@@ -111,7 +111,8 @@ def build_trainable(config: TrainConfig, captions: Iterable[str]) -> Trainable:
     if source.kind != config.kind or source.folder is None:
         raise ConfigError(
             f"init={init} is a model of kind {source.kind!r}, not {config.kind!r}: set that kind, "
-            "or give other weights"
+            "or give other weights",
+            setting="init",
         )
     return load_trainable(Path(source.folder), config)
 

@@ -65,12 +65,15 @@ def load_errors(folder: Path, what: str) -> Iterator[None]:
             yield
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{folder}: needs a package that is not installed: {reason}") from error
+        raise ModelError(
+            f"{folder}: needs a package that is not installed: {reason}", uri=str(folder)
+        ) from error
     except _LOAD_ERRORS as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{folder}: cannot be loaded as {what} ({type(error).__name__}: {reason}): "
-            "restore its files or choose another model"
+            "restore its files or choose another model",
+            uri=str(folder),
         ) from error
 
 

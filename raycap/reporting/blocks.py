@@ -62,3 +62,14 @@ def flat_facts(content: Mapping[str, Any], path: str = "") -> Iterator[Fact]:
 def last_name(address: str) -> str:
     """Give the last part of an address."""
     return address.rstrip("/").rpartition("/")[2] or address
+
+
+def clipped(text: str, most: int = 600) -> str:
+    """Shorten a text of a program, which may be a whole traceback, to one short line."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= most else f"{plain[:most]} \N{HORIZONTAL ELLIPSIS}"
+
+
+def sentence(text: str) -> str:
+    """Capitalise the first letter."""
+    return f"{text[:1].upper()}{text[1:]}"

@@ -11,15 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pydantic import TypeAdapter
 
-from raycap.experiments.calibration.record import CALIBRATION, Calibration
-from raycap.experiments.calibration.search import Trial, changes, frontier
 from raycap.reporting.axes import HEIGHT, Plot, new_axes
 from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
 from raycap.reporting.curves import short
 from raycap.reporting.numbers import decimal, integer, moment, percent, signed
 from raycap.reporting.svg import INKS, inline_svg
 from raycap.reporting.training_table import Table
-from raycap.runs.records import read_as
+from raycap.results.calibration import Calibration, Trial, changes, frontier, read_calibration
 from raycap.storage.base import Store
 
 _TALL = HEIGHT + 60
@@ -139,7 +137,7 @@ def calibration_section(store: Store, anchor: str) -> CalibrationSection:
 
 
 def _read(store: Store) -> Calibration:
-    found: Calibration = read_as(_FORM, store, CALIBRATION, "calibrate again")
+    found: Calibration = read_calibration(store)
     return found
 
 

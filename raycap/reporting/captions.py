@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from raycap.captioning.output import FinishedOutput, open_finished
 from raycap.captioning.parts import read_captions_footer
-from raycap.captioning.record import SUMMARY, Summary, read_run
+from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.reporting.axes import Plot
@@ -18,11 +16,9 @@ from raycap.reporting.captions_rows import Overview, look_over
 from raycap.reporting.gallery import Gallery
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
 from raycap.reporting.plots import Commit, Histogram, length_plot, throughput
-from raycap.runs.records import read_json
+from raycap.results.captioning import SUMMARY, Summary, read_summary
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
-
-_SUMMARY = TypeAdapter(Summary)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +72,12 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
 
 def _read_summary(store: Store) -> Summary:
     try:
-        return _SUMMARY.validate_python(read_json(store, SUMMARY))
+        return read_summary(store)
     except ObjectNotFound:
         raise DatasetError(
             f"{store.uri}: has no {SUMMARY}, as its run was stopped just before its end; the same "
             "`raycap caption` command finishes it"
         ) from None
-    except ValidationError as error:
-        raise DatasetError(
-            f"{store.address(SUMMARY)}: is damaged; delete it and run the same `raycap caption` "
-            "command again"
-        ) from error
 
 
 def _tiles(summary: Summary, overview: Overview) -> tuple[Tile, ...]:

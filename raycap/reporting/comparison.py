@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raycap.reporting.curves import NUM_LINE_INKS, Chart, Curve, epoch_chart
+from raycap.reporting.curves import Chart, Curve, epoch_chart
+from raycap.reporting.svg import NUM_LINE_INKS
 from raycap.reporting.training_run import TrainingRun
 from raycap.reporting.training_table import Table, compared
 from raycap.schema import CIDER_D

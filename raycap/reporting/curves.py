@@ -11,9 +11,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from raycap.reporting.axes import FONT_SIZE, HEIGHT, Plot, new_axes
 from raycap.reporting.svg import INKS, inline_svg
 
-NUM_LINE_INKS = 6
-"""Inks `line-0` to `line-5`, for curves that are to be told apart."""
-
 _MAX_DOTS = 30  # epochs; beyond, the line alone is clearer
 _DASHES = (0, (4, 3))
 _LATE = 0.6  # of the axis: a label that begins further right is written to the left

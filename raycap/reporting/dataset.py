@@ -13,7 +13,6 @@ from raycap import schema
 from raycap.config import ReportConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.parts import read_table
-from raycap.datasets.record import REJECTED, DatasetRecord
 from raycap.reporting.axes import Plot
 from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
 from raycap.reporting.dataset_pictures import dataset_pictures
@@ -21,6 +20,7 @@ from raycap.reporting.gallery import DRAW, Answer, Draws, Example, First, Galler
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
 from raycap.reporting.pictures import Picture
 from raycap.reporting.plots import Histogram, length_plot
+from raycap.results.dataset import REJECTED, DatasetRecord
 from raycap.schema import CAPTIONS_LIST, HEIGHT_PX, IMAGE_ID, SPLIT, URI, WIDTH_PX
 from raycap.storage.base import Store
 from raycap.text import count_words

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError
-from raycap.evaluation.record import Evaluation, Lengths, System, read_evaluation
 from raycap.reporting.axes import Plot
 from raycap.reporting.blocks import Fact, Failure, failure_table, flat_facts, last_name
 from raycap.reporting.dataset_pictures import reference_pictures
@@ -40,14 +39,9 @@ from raycap.reporting.gallery import (
 from raycap.reporting.numbers import NONE, decimal, integer, moment, signed
 from raycap.reporting.pictures import Picture
 from raycap.reporting.plots import Histogram, gap_plot
-from raycap.reporting.score_table import (
-    METRIC_LABELS,
-    Group,
-    Paired,
-    paired_tests,
-    score_groups,
-    skipped_metrics,
-)
+from raycap.reporting.score_table import Group, Paired, paired_tests, score_groups, skipped_metrics
+from raycap.results.evaluation import Evaluation, Lengths, System, read_evaluation
+from raycap.results.labels import METRIC_LABELS
 from raycap.schema import (
     BLEU,
     CAPTION,

@@ -3,14 +3,14 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
-from raycap.captioning.forecast import DECODE, FETCH, MODEL, Preflight, Stage
 from raycap.config import CaptionConfig
-from raycap.preflights.clocks import MAX_PICTURES, picture_size
 from raycap.reporting.axes import Plot
 from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
 from raycap.reporting.captions_gallery import ORDERS, caption_example
@@ -29,16 +29,15 @@ from raycap.reporting.numbers import (
 from raycap.reporting.pictures import Picture
 from raycap.reporting.plots import Histogram, length_plot
 from raycap.reporting.training_table import Table
+from raycap.results.preflight import DECODE, FETCH, MAX_PICTURES, MODEL, Preflight, Stage
 from raycap.schema import (
     ERROR_CODE,
     ERROR_MESSAGE,
-    HEIGHT_PX,
     IMAGE_ID,
     PICTURE,
     ROW,
     STATUS,
     STATUS_OK,
-    WIDTH_PX,
 )
 
 _CAPTIONED = "captioned"
@@ -206,7 +205,8 @@ def _tab(row: dict[str, Any]) -> str:
 def _picture(row: dict[str, Any]) -> Picture:
     if row[PICTURE] is None:
         return Picture(reason=str(row[ERROR_CODE]))
-    width_px, height_px = picture_size(row[WIDTH_PX], row[HEIGHT_PX])
+    with Image.open(BytesIO(row[PICTURE])) as picture:
+        width_px, height_px = picture.size
     data = f"data:image/webp;base64,{b64encode(row[PICTURE]).decode()}"
     return Picture(data=data, width_px=width_px, height_px=height_px)
 

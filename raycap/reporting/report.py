@@ -6,10 +6,7 @@ from pathlib import Path
 
 from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
-from raycap.datasets.record import DATASET, PLAN
 from raycap.errors import ConfigError, DatasetError
-from raycap.evaluation.record import EVALUATION
-from raycap.experiments.calibration.record import CALIBRATION
 from raycap.images.decoding import prepare_process
 from raycap.reporting.calibration import calibration_section
 from raycap.reporting.captions import captions_section
@@ -18,10 +15,13 @@ from raycap.reporting.dataset import dataset_section
 from raycap.reporting.evaluation import evaluation_section
 from raycap.reporting.page import Section, render
 from raycap.reporting.search import search_section
-from raycap.reporting.search_record import SEARCH
 from raycap.reporting.study import study_section
-from raycap.reporting.study_record import STUDY
 from raycap.reporting.training import TrainingSection, training_section
+from raycap.results.calibration import CALIBRATION
+from raycap.results.dataset import DATASET, PLAN
+from raycap.results.evaluation import EVALUATION
+from raycap.results.search import SEARCH
+from raycap.results.study import STUDY
 from raycap.runs.records import RUN
 from raycap.storage.base import Store
 from raycap.storage.stores import open_file, open_store

@@ -3,24 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raycap.evaluation.record import Evaluation, Metric, System
 from raycap.reporting.blocks import Fact
 from raycap.reporting.numbers import NONE, decimal, integer, percent, probability, signed
-from raycap.schema import BLEU, CIDER_D, CLIP_SCORE, METEOR, REF_CLIP_SCORE, ROUGE_L, SPICE
-
-LENGTH = "length"
-"""What comparisons of lengths are named."""
-
-METRIC_LABELS = {
-    **{name: f"BLEU-{order}" for order, name in enumerate(BLEU, start=1)},
-    ROUGE_L: "ROUGE-L",
-    CIDER_D: "CIDEr-D",
-    METEOR: "METEOR",
-    SPICE: "SPICE",
-    CLIP_SCORE: "CLIPScore",
-    REF_CLIP_SCORE: "RefCLIPScore",
-    LENGTH: "Length in tokens",
-}
+from raycap.results.evaluation import Evaluation, Metric, System
+from raycap.results.labels import metric_label
 
 WHISKER_PX, WHISKER_ROW_PX = 150, 14
 """Size of the drawing of a row's intervals: its width, and its height a system."""
@@ -98,7 +84,7 @@ def skipped_metrics(evaluation: Evaluation) -> list[Fact]:
     for system in evaluation.systems:
         for metric in system.metrics:
             if metric.value is None:
-                label = METRIC_LABELS.get(metric.name, metric.name)
+                label = metric_label(metric.name)
                 fact = label, metric.skipped or "no reason is given"
                 reasons.setdefault(fact, []).append(system.name)
     num_systems = len(evaluation.systems)
@@ -112,7 +98,7 @@ def paired_tests(evaluation: Evaluation) -> list[Paired]:
     """Show the paired tests."""
     return [
         Paired(
-            metric=METRIC_LABELS.get(test.metric, test.metric),
+            metric=metric_label(test.metric),
             first=test.first,
             second=test.second,
             difference=signed(test.difference),
@@ -141,7 +127,7 @@ def _metric_row(evaluation: Evaluation, name: str) -> Row | None:
         for system, metric in zip(evaluation.systems, found, strict=True)
     ]
     ranges = [(metric.low, metric.value, metric.high) for metric in found]
-    return Row(label=METRIC_LABELS.get(name, name), cells=tuple(cells), whiskers=_whiskers(ranges))
+    return Row(label=metric_label(name), cells=tuple(cells), whiskers=_whiskers(ranges))
 
 
 def _metric(system: System, name: str) -> Metric:

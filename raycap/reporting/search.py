@@ -5,32 +5,99 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
+from raycap.errors import DatasetError
+from raycap.reporting.blocks import Fact, Tile, clipped, flat_facts, last_name
 from raycap.reporting.curves import Chart
-from raycap.reporting.numbers import duration, integer, moment
+from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, signed
 from raycap.reporting.search_charts import (
     heat_chart,
     importance_chart,
     is_wide,
     learning_chart,
     parallel_chart,
-    slice_charts,
 )
-from raycap.reporting.search_importance import MIN_TRIALS, importances
-from raycap.reporting.search_record import Search, SearchTrial, read_search
-from raycap.reporting.search_scale import said
-from raycap.reporting.search_table import TrialTable, clipped, trial_table
+from raycap.reporting.search_values import (
+    MIN_TRIALS,
+    importances,
+    metric_rule,
+    said,
+    show,
+    shown_params,
+)
+from raycap.results.labels import LOSS, metric_label
+from raycap.results.search import SEARCH, Search, Trial, read_search
+from raycap.results.status import Status
 from raycap.storage.base import Store
 
+NUM_SHOWN = 50
+"""Trials of the table; the others are folded away."""
+
+_LOSSES = ("validation loss", "gap")
 _ALGORITHMS = {"grid": "grid search", "random": "random search", "optuna": "search by Optuna"}
 _SCHEDULERS = {
     "none": "no trial is stopped early",
     "asha": "stopped early by ASHA",
     "median": "stopped early below the median",
 }
-_STATUSES = ("finished", "stopped", "failed", "running")
+_STATUSES = (Status.FINISHED, Status.STOPPED, Status.FAILED, Status.RUNNING)
 _NUM_REASONS = 3
 _MAX_REASON = 240  # letters of an error, in a warning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRow:
+    """One trial, as shown."""
+
+    name: str
+    status: str
+    cells: tuple[str, ...]
+    """One a column."""
+    reason: str
+    """Why it ended early, or failed."""
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialTable:
+    """The trials of a search."""
+
+    columns: tuple[str, ...]
+    """Behind name and status."""
+    shown: tuple[TrialRow, ...]
+    folded: tuple[TrialRow, ...]
+    """Those beyond NUM_SHOWN."""
+
+
+def trial_table(search: Search) -> TrialTable:
+    """List all trials, the best first and the failed ones last."""
+    rows = tuple(_row(search, trial) for trial in search.ranked)
+    figures = ("epochs", metric_label(search.metric), *_LOSSES[search.metric == LOSS :])
+    return TrialTable(
+        columns=(*search.parameters, *figures, "seconds"),
+        shown=rows[:NUM_SHOWN],
+        folded=rows[NUM_SHOWN:],
+    )
+
+
+def _row(search: Search, trial: Trial) -> TrialRow:
+    best = trial.best
+    losses = (
+        decimal(best.validation_loss) if best else NONE,
+        signed(best.gap) if best else NONE,
+    )
+    return TrialRow(
+        name=trial.name,
+        status=trial.status,
+        cells=(
+            *shown_params(trial.params, search.parameters),
+            integer(len(trial.history)),
+            show(search, trial.value),
+            *losses[search.metric == LOSS :],
+            decimal(trial.wall_s, 1),
+        ),
+        reason=clipped(trial.reason),
+        is_best=trial is search.best_trial,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +121,6 @@ class SearchSection:
     is_wide: bool
     """Whether the parallel coordinates take the whole width."""
     charts: tuple[Chart, ...]
-    slices: tuple[Chart, ...]
     why_none: str
     """Why importances are missing; empty where they are not."""
     trials: TrialTable
@@ -68,7 +134,7 @@ def search_section(store: Store, anchor: str) -> SearchSection:
         DatasetError: it is damaged.
         StorageError: the store refuses.
     """
-    search = read_search(store)
+    search = _read(store)
     found = importances(search)
     charts = (
         learning_chart(search, anchor),
@@ -88,14 +154,20 @@ def search_section(store: Store, anchor: str) -> SearchSection:
         parallel=parallel_chart(search, anchor),
         is_wide=is_wide(search),
         charts=tuple(chart for chart in charts if chart is not None),
-        slices=slice_charts(search, anchor),
         why_none="" if found else _why_none(search),
         trials=trial_table(search),
         settings=tuple(_settings(store, search)),
     )
 
 
-def _best_note(best: SearchTrial | None) -> str:
+def _read(store: Store) -> Search:
+    found = read_search(store)
+    if found is None:
+        raise DatasetError(f"{store.uri}: has no {SEARCH}; give the output of `raycap tune`")
+    return found
+
+
+def _best_note(best: Trial | None) -> str:
     if best is None or not best.output:
         return ""
     return f"Trial {best.name}; config.json in {best.output} holds them to the last digit."
@@ -110,7 +182,7 @@ def _summary(search: Search) -> Iterator[str]:
 
 
 def _end(search: Search) -> str:
-    num_ended = len(search.trials) - search.count("running")
+    num_ended = len(search.trials) - search.count(Status.RUNNING)
     of = f" of {integer(search.num_planned)}" if search.num_planned else ""
     if search.end == "finished":
         return f"finished after {integer(num_ended)} trials"
@@ -122,7 +194,7 @@ def _end(search: Search) -> str:
 def _warnings(search: Search) -> Iterator[Fact]:
     if not search.end:
         yield "The search is not finished.", "The same `raycap tune` command goes on with it."
-    failed = [trial for trial in search.trials if trial.status == "failed"]
+    failed = [trial for trial in search.trials if trial.status is Status.FAILED]
     if failed:
         told = [
             f"{trial.name}: {clipped(trial.reason, _MAX_REASON) or 'no reason is known'}"
@@ -137,14 +209,16 @@ def _warnings(search: Search) -> Iterator[Fact]:
 def _tiles(search: Search) -> Iterator[Tile]:
     counts = [(status, search.count(status)) for status in _STATUSES]
     told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
-    num_ended = len(search.trials) - search.count("running")
+    num_ended = len(search.trials) - search.count(Status.RUNNING)
     of = f" of {integer(search.num_planned)}" if search.num_planned else ""
     yield Tile(label="trials", value=f"{integer(num_ended)}{of}", note=told or "none has begun")
     best = search.best_trial
     if best:
-        epoch = best.best(search.metric)
+        epoch = best.best
         note = f"epoch {integer(epoch.epoch)} of {best.name}" if epoch else best.name
-        yield Tile(label=f"best {search.metric_label}", value=search.show(best.value), note=note)
+        yield Tile(
+            label=f"best {metric_label(search.metric)}", value=show(search, best.value), note=note
+        )
     together = duration(math.fsum(trial.wall_s for trial in search.trials))
     note = f"of the last invocation; trials together {together}"
     yield Tile(label="time", value=duration(search.wall_s), note=note)
@@ -166,7 +240,7 @@ def _settings(store: Store, search: Search) -> Iterator[Fact]:
     yield "model", search.kind
     yield "algorithm", _ALGORITHMS.get(search.algorithm, search.algorithm)
     yield "scheduler", _SCHEDULERS.get(search.scheduler, search.scheduler)
-    yield "metric", f"{search.metric_label}: {search.metric_rule}"
+    yield "metric", f"{metric_label(search.metric)}: {metric_rule(search)}"
     for name, drawn in search.space.items():
         for how, values in drawn.items():
             yield f"search {name}", f"{how}: {', '.join(map(said, values))}"

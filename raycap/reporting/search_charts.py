@@ -13,29 +13,35 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from raycap.reporting.axes import BOTTOM, WIDTH, Plot, new_axes, write
-from raycap.reporting.curves import Chart, Curve, epoch_axes, short
+from raycap.reporting.blocks import sentence
+from raycap.reporting.curves import Chart, Curve, epoch_axes
 from raycap.reporting.numbers import percent
-from raycap.reporting.search_importance import MIN_TRIALS, Importance, is_number, ordered_parameters
-from raycap.reporting.search_record import (
-    Search,
-    SearchTrial,
-    Value,
-    numbers_of,
-    sentence,
-    short_name,
-)
-from raycap.reporting.search_scale import (
+from raycap.reporting.search_values import (
+    MIN_TRIALS,
+    Importance,
     Scale,
+    Value,
     brief,
     drawn_text,
+    is_number,
+    metric_rule,
     number_scale,
+    ordered_parameters,
     parameter_scale,
     said,
+    show,
+    strength,
+    strength_label,
+    values_of,
 )
 from raycap.reporting.svg import INKS, NUM_SHADES, inline_svg
+from raycap.results.labels import metric_label
+from raycap.results.search import Search, Trial
+from raycap.results.status import Status
+from raycap.results.training import badness
 
 MAX_DISTINCT = 8
 """Values of a parameter that get a row or column each."""
@@ -77,7 +83,7 @@ def heat_cells(search: Search) -> Cells | None:
     columns, at_column = divide([trial.params.get(across) for trial in search.measured])
     rows, at_row = divide([trial.params.get(up) for trial in search.measured])
     found: dict[tuple[int, int], list[float]] = {}
-    values = map(search.strength, numbers_of(search.measured))
+    values = [strength(search, value) for value in values_of(search.measured)]
     for row, column, value in zip(at_row, at_column, values, strict=True):
         found.setdefault((row, column), []).append(value)
     places = [[(row, column) for column in range(len(columns))] for row in range(len(rows))]
@@ -162,15 +168,15 @@ def learning_chart(search: Search, anchor: str) -> Chart | None:
     figure, axes = epoch_axes(last, _CURVES_HEIGHT)
     for trial in reversed(shown):
         _draw_curve(axes, search, trial, is_best=trial is best)
-    num_stopped = sum(trial.status == "stopped" for trial in shown)
+    num_stopped = sum(trial.status is Status.STOPPED for trial in shown)
     description = (
-        f"{sentence(search.metric_label)} over the epochs of {len(shown)} trials, of which "
+        f"{sentence(metric_label(search.metric))} over the epochs of {len(shown)} trials, of which "
         f"{num_stopped} were stopped early."
     )
     if best:
-        description += f" The best, {best.name}, came to {search.show(best.value)}."
+        description += f" The best, {best.name}, came to {show(search, best.value)}."
     svg = inline_svg(figure, f"{anchor}-curves-plot", "Learning curves", description)
-    note = f"{sentence(search.metric_label)} on validation images: {search.metric_rule}."
+    note = f"{sentence(metric_label(search.metric))} on validation images: {metric_rule(search)}."
     note += " The ring is the best epoch." if best else ""
     note += " A cross ends a trial that was stopped early." if num_stopped else ""
     if len(begun) > MAX_CURVES:
@@ -207,7 +213,7 @@ def importance_chart(found: Sequence[Importance], search: Search, anchor: str) -
         name=name,
         title="What matters",
         plot=Plot(svg=svg),
-        note=f"How much of the variance of the {search.strength_label} between the "
+        note=f"How much of the variance of the {strength_label(search)} between the "
         f"{len(search.ended)} trials that ended each parameter alone explains (one-way eta "
         "squared; more than 5 different numbers are put into 4 groups, by quartiles). It needs at "
         f"least {MIN_TRIALS} trials; few trials in many groups explain much by chance. Trials "
@@ -244,33 +250,33 @@ def heat_chart(search: Search, anchor: str) -> Chart | None:
         name=name,
         title=_pair_title(cells),
         plot=Plot(svg=svg),
-        note=f"Mean {search.strength_label} of the trials of each cell, in their best epochs: "
-        f"{search.metric_rule}, and stronger in colour. Upwards {cells.up}, to the right "
+        note=f"Mean {strength_label(search)} of the trials of each cell, in their best epochs: "
+        f"{metric_rule(search)}, and stronger in colour. Upwards {cells.up}, to the right "
         f"{cells.across}. Empty cells were not tried.",
     )
 
 
-def shade(badness: float, least: float, most: float) -> str:
+def shade(value: float, least: float, most: float) -> str:
     """Choose the ink of a value: the better, the deeper."""
     if most <= least:
         return f"shade-{NUM_SHADES - 1}"
-    goodness = (most - badness) / (most - least)
+    goodness = (most - value) / (most - least)
     return f"shade-{min(NUM_SHADES - 1, int(goodness * NUM_SHADES))}"
 
 
-def _draw_curve(axes: Axes, search: Search, trial: SearchTrial, *, is_best: bool) -> None:
+def _draw_curve(axes: Axes, search: Search, trial: Trial, *, is_best: bool) -> None:
     epochs = [record.epoch for record in trial.history]
-    found = trial.values(search.metric)
+    found = [record.value(search.metric) for record in trial.history]
     values = [value if math.isfinite(value) else math.nan for value in found]
     ink = INKS["line-1" if is_best else "people"]
     axes.plot(epochs, values, color=ink, linewidth=2.4 if is_best else 1.4)
     axes.lines[-1].set(alpha=None if is_best else 0.6, zorder=3 if is_best else 2)
     if len(epochs) == 1:
         axes.plot(epochs, values, linestyle="", marker="o", markersize=4, color=ink)
-    if trial.status == "stopped":
+    if trial.status is Status.STOPPED:
         axes.plot(epochs[-1:], values[-1:], linestyle="", marker="x", markersize=8, color=ink)
         axes.lines[-1].set_markeredgewidth(2)
-    best = trial.best(search.metric)
+    best = trial.best
     if is_best and best:
         ring = [value for epoch, value in zip(epochs, values, strict=True) if epoch == best.epoch]
         axes.plot(
@@ -286,7 +292,7 @@ def _draw_curve(axes: Axes, search: Search, trial: SearchTrial, *, is_best: bool
         )
 
 
-def _curve_key(best: SearchTrial | None, num_shown: int) -> tuple[Curve, ...]:
+def _curve_key(best: Trial | None, num_shown: int) -> tuple[Curve, ...]:
     if best is None:
         return ()
     others = Curve(label="other trials", ink="people", epochs=(), values=())
@@ -296,11 +302,13 @@ def _curve_key(best: SearchTrial | None, num_shown: int) -> tuple[Curve, ...]:
 
 def _draw_cells(axes: Axes, cells: Cells, search: Search) -> None:
     found = [mean for line in cells.means for mean in line if mean is not None]
-    bad = [search.badness(mean) for mean in found]
+    bad = [badness(mean, search.metric) for mean in found]
     for row, line in enumerate(cells.means):
         for column, mean in enumerate(line):
             is_empty = mean is None
-            ink = "grid" if mean is None else shade(search.badness(mean), min(bad), max(bad))
+            ink = (
+                "grid" if mean is None else shade(badness(mean, search.metric), min(bad), max(bad))
+            )
             cell = Rectangle((column + 0.02, row + 0.03), 0.96, 0.94, linewidth=0)
             cell.set(facecolor=INKS[ink], alpha=0.35 if is_empty else None)
             axes.add_patch(cell)
@@ -310,7 +318,7 @@ def _draw_cells(axes: Axes, cells: Cells, search: Search) -> None:
 
 
 def _cell_text(search: Search, mean: float) -> str:
-    return search.show(mean).lstrip("+")
+    return show(search, mean).lstrip("+")
 
 
 def _describe(cells: Cells, search: Search) -> str:
@@ -320,7 +328,7 @@ def _describe(cells: Cells, search: Search) -> str:
         for column, mean in zip(cells.columns, line, strict=True)
         if mean is not None
     ]
-    return f"Mean {search.strength_label}: {'; '.join(told)}."
+    return f"Mean {strength_label(search)}: {'; '.join(told)}."
 
 
 def _pair_title(cells: Cells) -> str:
@@ -350,26 +358,26 @@ def parallel_chart(search: Search, anchor: str) -> Chart | None:
     scales = [parameter_scale(search, name) for name in _drawn(search)]
     if not trials or not scales:
         return None
-    scales.append(number_scale(search.metric_label, numbers_of(trials)))
+    scales.append(number_scale(metric_label(search.metric), values_of(trials)))
     width = _WIDE if is_wide(search) else WIDTH
     figure, axes = new_axes("", _TALL, width=width, left=5)
     axes.set_position((0.02, 0.04, 0.96, 0.8))
     axes.set_axis_off()
     axes.set_xlim(-0.5, len(scales) - 0.5)
     axes.set_ylim(-0.06, 1.04)
-    bad = [search.badness(value) for value in numbers_of(trials)]
+    bad = [badness(value, search.metric) for value in values_of(trials)]
     # The better a line, the later it is drawn, over the others.
-    for trial, badness in reversed(list(zip(trials, bad, strict=True))):
+    for trial, its_badness in reversed(list(zip(trials, bad, strict=True))):
         is_best = trial is search.best_trial
         settings = [scale.place(trial.params.get(scale.parameter)) for scale in scales[:-1]]
         places = [*settings, scales[-1].place(trial.value)]
-        ink = "line-1" if is_best else shade(badness, min(bad), max(bad))
+        ink = "line-1" if is_best else shade(its_badness, min(bad), max(bad))
         _draw_line(axes, places, ink, is_best=is_best)
     most = int(width / len(scales) / _LETTER)
     for number, scale in enumerate(scales):
         _draw_axis(axes, number, scale, most, is_value=number == len(scales) - 1)
     best = search.best_trial
-    told = f" The best is {best.name}, with {search.show(best.value)}." if best else ""
+    told = f" The best is {best.name}, with {show(search, best.value)}." if best else ""
     description = f"{len(trials)} trials as lines through {len(scales) - 1} parameters.{told}"
     name = f"{anchor}-parallel-plot"
     svg = inline_svg(figure, name, "All parameters at once", description)
@@ -383,17 +391,6 @@ def is_wide(search: Search) -> bool:
     return len(search.parameters) > _FEW
 
 
-def slice_charts(search: Search, anchor: str) -> tuple[Chart, ...]:
-    """Draw the value against each parameter that differs between trials."""
-    if not search.measured:
-        return ()
-    names = ordered_parameters(search)[:MAX_PARAMETERS]
-    return tuple(
-        _slice(search, parameter_scale(search, name), f"{anchor}-slice-{number}-plot")
-        for number, name in enumerate(names, start=1)
-    )
-
-
 def _drawn(search: Search) -> list[str]:
     """Choose the parameters that get an axis, in the order of the space."""
     if len(search.parameters) <= MAX_PARAMETERS:
@@ -404,7 +401,7 @@ def _drawn(search: Search) -> list[str]:
 
 def _parallel_note(search: Search) -> str:
     note = (
-        f"A line is a trial: the stronger its colour, the better ({search.metric_rule}), "
+        f"A line is a trial: the stronger its colour, the better ({metric_rule(search)}), "
         "and the thick line is the best one."
     )
     if len(search.parameters) > MAX_PARAMETERS:
@@ -436,38 +433,3 @@ def _draw_axis(axes: Axes, at: int, scale: Scale, most: int, *, is_value: bool) 
     for place, label in scale.ticks:
         axes.plot([at - 0.02, at + 0.02], [place, place], color=INKS["text"], linewidth=1.2)
         write(axes, (at + 0.05, place), label, va="center")
-
-
-def _slice(search: Search, scale: Scale, name: str) -> Chart:
-    label = drawn_text(scale.parameter, 40) + (" (log)" if scale.is_log else "")
-    figure, axes = new_axes(label)
-    axes.xaxis.label.set_parse_math(False)
-    axes.set_xlim(-0.08, 1.08)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.xaxis.set_major_locator(NullLocator())
-    axes.set_xticks([place for place, _ in scale.ticks], [text for _, text in scale.ticks])
-    for tick in axes.get_xticklabels():
-        tick.set_parse_math(False)
-    axes.margins(y=0.12)
-    pairs = list(zip(search.measured, numbers_of(search.measured), strict=True))
-    for trial, value in reversed(pairs):
-        is_best = trial is search.best_trial
-        place = scale.place(trial.params.get(scale.parameter))
-        axes.plot(
-            [place],
-            [value],
-            linestyle="",
-            marker="o",
-            markersize=9 if is_best else 6,
-            color=INKS["line-1" if is_best else "line-0"],
-            alpha=None if is_best else 0.65,
-            markeredgewidth=0,
-            clip_on=False,
-        )
-    label = sentence(search.metric_label)
-    title = f"{label} by {short_name(scale.parameter)}"
-    description = f"{label} of {len(search.measured)} trials by {scale.parameter}."
-    return Chart(
-        name=name, title=title, plot=Plot(svg=inline_svg(figure, name, title, description))
-    )

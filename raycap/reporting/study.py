@@ -8,29 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
+from raycap.reporting.blocks import Fact, Tile, clipped, flat_facts, last_name
 from raycap.reporting.curves import Chart
 from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, signed
-from raycap.reporting.score_table import METRIC_LABELS
-from raycap.reporting.search_table import clipped
 from raycap.reporting.study_charts import (
     augmentation_charts,
     growth_charts,
     length_chart,
     score_chart,
 )
-from raycap.reporting.study_record import (
-    MEAN_WORDS,
-    Study,
-    StudySystem,
-    StudyTraining,
-    enumerated,
-    read_study,
-    share_name,
-)
+from raycap.reporting.study_record import enumerated, share_name
+from raycap.results.labels import LENGTH_GAP, MEAN_WORDS, METRIC_LABELS, metric_label
+from raycap.results.status import Status
+from raycap.results.study import Study, SystemRecord, TrainingFound, read_study
 from raycap.schema import BLEU, CIDER_D, METEOR, ROUGE_L
 from raycap.storage.base import Store
-from raycap.training.scores import LENGTH_GAP
 
 _USUAL = frozenset({CIDER_D, ROUGE_L, METEOR, *BLEU})
 _MB = 1_000_000
@@ -70,8 +62,8 @@ class StudyTable:
     rows: tuple[StudyRow, ...]
 
 
-_Show = Callable[[StudySystem], StudyCell]
-_Rank = Callable[[StudySystem], float | None]
+_Show = Callable[[SystemRecord], StudyCell]
+_Rank = Callable[[SystemRecord], float | None]
 """The least is the best; None where there is nothing to compare."""
 
 
@@ -135,10 +127,10 @@ def all_table(study: Study) -> StudyTable:
 
 
 def _rows(
-    systems: Sequence[StudySystem],
+    systems: Sequence[SystemRecord],
     columns: Sequence[_Column],
-    best: StudySystem | None,
-    note: Callable[[StudySystem, bool], str],
+    best: SystemRecord | None,
+    note: Callable[[SystemRecord, bool], str],
 ) -> list[StudyRow]:
     leaders = [_leaders(systems, column) for column in columns]
     return [
@@ -149,13 +141,13 @@ def _rows(
                 _marked(column.show(system), is_best=system.name in leading)
                 for column, leading in zip(columns, leaders, strict=True)
             ),
-            reason=clipped(system.reason) if system.status == "failed" else "",
+            reason=clipped(system.reason) if system.status is Status.FAILED else "",
         )
         for system in systems
     ]
 
 
-def _leaders(systems: Sequence[StudySystem], column: _Column) -> set[str]:
+def _leaders(systems: Sequence[SystemRecord], column: _Column) -> set[str]:
     """Name the best of a column, where there is something to compare."""
     if column.rank is None:
         return set()
@@ -168,39 +160,39 @@ def _marked(cell: StudyCell, *, is_best: bool) -> StudyCell:
     return StudyCell(value=cell.value, notes=cell.notes, is_best=is_best, is_bad=cell.is_bad)
 
 
-def _main_note(system: StudySystem, is_best: bool) -> str:
-    if system.status != "finished":
+def _main_note(system: SystemRecord, is_best: bool) -> str:
+    if system.status is not Status.FINISHED:
         return system.status
     return "best CIDEr-D" if is_best else ""
 
 
-def _all_note(system: StudySystem, _is_best: bool) -> str:
+def _all_note(system: SystemRecord, _is_best: bool) -> str:
     return "" if system.role == system.name else system.role
 
 
-def _present(names: Sequence[str], systems: Sequence[StudySystem]) -> list[str]:
+def _present(names: Sequence[str], systems: Sequence[SystemRecord]) -> list[str]:
     return [name for name in names if any(system.score(name) for system in systems)]
 
 
 def _metric(name: str, *, has_interval: bool = True) -> _Column:
-    def show(system: StudySystem) -> StudyCell:
+    def show(system: SystemRecord) -> StudyCell:
         found = system.score(name)
         if found is None:
             return StudyCell()
         notes = _between(found.low, found.high, decimal) if has_interval else ()
         return StudyCell(value=decimal(found.value), notes=notes)
 
-    def rank(system: StudySystem) -> float | None:
+    def rank(system: SystemRecord) -> float | None:
         value = system.value(name)
         return None if value is None else -value
 
-    return _Column(label=METRIC_LABELS.get(name, name), show=show, rank=rank)
+    return _Column(label=metric_label(name), show=show, rank=rank)
 
 
 def _far_from(study: Study) -> _Rank:
     """Rank by how far the mean length is from that of people."""
 
-    def rank(system: StudySystem) -> float | None:
+    def rank(system: SystemRecord) -> float | None:
         words, people = system.value(MEAN_WORDS), study.people_words
         return None if words is None or people is None else abs(words - people)
 
@@ -215,7 +207,7 @@ def _between(
     return (f"{show(low)} to {show(high)}",)
 
 
-def _words(system: StudySystem) -> StudyCell:
+def _words(system: SystemRecord) -> StudyCell:
     """Show the mean words, and below the length gap in tokens with its interval."""
     gap = system.score(LENGTH_GAP)
     notes: tuple[str, ...] = ()
@@ -231,11 +223,11 @@ def _people_tokens(study: Study) -> tuple[str, ...]:
     return (f"{decimal(study.reference_mean_tokens, 2)} tokens",)
 
 
-def _of_training(show: Callable[[StudyTraining], StudyCell]) -> _Show:
+def _of_training(show: Callable[[TrainingFound], StudyCell]) -> _Show:
     return lambda system: StudyCell() if system.training is None else show(system.training)
 
 
-def _gap(training: StudyTraining) -> StudyCell:
+def _gap(training: TrainingFound) -> StudyCell:
     since = training.overfits_since
     notes = () if since is None else ("overfits from", f"epoch {integer(since)}")
     return StudyCell(value=signed(training.gap), notes=notes, is_bad=since is not None)
@@ -249,7 +241,7 @@ def _loss(loss: float) -> StudyCell:
     return StudyCell(value=decimal(loss))
 
 
-def _epoch(training: StudyTraining) -> StudyCell:
+def _epoch(training: TrainingFound) -> StudyCell:
     return StudyCell(value=f"{integer(training.best_epoch)} of {integer(training.num_epochs)}")
 
 
@@ -257,7 +249,7 @@ def _rate(images_per_s: float) -> StudyCell:
     return StudyCell(value=decimal(images_per_s or None, 1))
 
 
-def _time(system: StudySystem) -> StudyCell:
+def _time(system: SystemRecord) -> StudyCell:
     seconds = system.wall_s
     if not math.isfinite(seconds) or seconds <= 0:
         return StudyCell()
@@ -265,7 +257,7 @@ def _time(system: StudySystem) -> StudyCell:
     return StudyCell(value=exact, notes=(duration(seconds),) if seconds >= _LONG_S else ())
 
 
-def _memory(training: StudyTraining) -> StudyCell:
+def _memory(training: TrainingFound) -> StudyCell:
     device = training.peak_device_bytes
     return StudyCell(
         value=decimal(training.peak_memory_bytes / _MB or None, 0),
@@ -273,27 +265,27 @@ def _memory(training: StudyTraining) -> StudyCell:
     )
 
 
-def _share(system: StudySystem) -> StudyCell:
+def _share(system: SystemRecord) -> StudyCell:
     if system.training is None:
         return StudyCell(value=share_name(system.subset) if system.subset != 1 else NONE)
     count = f"{integer(system.training.num_images)} images"
     return StudyCell(value=share_name(system.subset), notes=(count,))
 
 
-def _augmented(system: StudySystem) -> StudyCell:
+def _augmented(system: SystemRecord) -> StudyCell:
     if system.training is None:
         return StudyCell()
     return StudyCell(value="yes" if system.is_augmented else "no")
 
 
-def _without_caption(system: StudySystem) -> StudyCell:
-    return _count(system.num_failed) if system.status == "finished" else StudyCell()
+def _without_caption(system: SystemRecord) -> StudyCell:
+    return _count(system.num_failed) if system.status is Status.FINISHED else StudyCell()
 
 
 _LONG_S = 120  # as `duration` tells minutes from there
 
 
-_STATUSES = ("finished", "failed", "running", "waiting")
+_STATUSES = (Status.FINISHED, Status.FAILED, Status.RUNNING, Status.WAITING)
 _NUM_REASONS = 3
 _NUM_NAMED = 8  # systems of a warning
 _MAX_REASON = 240  # letters of an error, in a warning
@@ -361,7 +353,7 @@ def _summary(study: Study) -> Iterator[str]:
 def _end(study: Study) -> str:
     if study.end:
         return study.end
-    of = f"{integer(study.count('finished'))} of {integer(len(study.systems))} systems"
+    of = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))} systems"
     return f"not finished: {of} so far"
 
 
@@ -372,7 +364,7 @@ def _systems(number: int) -> str:
 def _warnings(study: Study) -> Iterator[Fact]:
     if not study.end:
         yield "The study is not finished.", "The same `raycap study` command goes on with it."
-    failed = [system for system in study.systems if system.status == "failed"]
+    failed = [system for system in study.systems if system.status is Status.FAILED]
     if failed:
         told = [
             f"{it.name}: {clipped(it.reason, _MAX_REASON) or 'no reason is known'}" for it in failed
@@ -394,7 +386,7 @@ def _warnings(study: Study) -> Iterator[Fact]:
 def _tiles(study: Study) -> Iterator[Tile]:
     counts = [(status, study.count(status)) for status in _STATUSES]
     told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
-    done = f"{integer(study.count('finished'))} of {integer(len(study.systems))}"
+    done = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))}"
     yield Tile(label="systems finished", value=done, note=told or "there are none")
     images = integer(study.num_images) if study.num_images else NONE
     yield Tile(label="test images", value=images, note=f"of the {study.split} split, scored")
@@ -435,7 +427,7 @@ def _settings(store: Store, study: Study) -> Iterator[Fact]:
     yield (
         "shares of the training images",
         ", ".join(
-            share_name(share) for share in sorted({system.subset for system in study.trained()})
+            share_name(share) for share in sorted({system.subset for system in study.trained})
         )
         or NONE,
     )
@@ -448,5 +440,5 @@ def _settings(store: Store, study: Study) -> Iterator[Fact]:
     yield from flat_facts(study.versions, "version")
 
 
-def _listed(systems: Sequence[StudySystem]) -> str:
+def _listed(systems: Sequence[SystemRecord]) -> str:
     return ", ".join(dict.fromkeys(system.role for system in systems)) or NONE

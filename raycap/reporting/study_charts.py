@@ -14,12 +14,14 @@ from raycap.reporting.axes import Plot, new_axes
 from raycap.reporting.curves import Chart, Curve, short
 from raycap.reporting.numbers import decimal, signed
 from raycap.reporting.study_dots import Dot, DotRow, dot_chart, ends
-from raycap.reporting.study_record import MEAN_WORDS, Study, StudyScore, StudySystem, share_name
+from raycap.reporting.study_record import ink_of, share_name
 from raycap.reporting.svg import INKS, inline_svg
+from raycap.results.labels import MEAN_WORDS
+from raycap.results.study import Score, Study, SystemRecord
 from raycap.schema import CIDER_D
 
-Measure = Callable[[StudySystem], StudyScore | None]
-_Pair = tuple[StudySystem, StudySystem]
+Measure = Callable[[SystemRecord], Score | None]
+_Pair = tuple[SystemRecord, SystemRecord]
 
 
 def length_chart(study: Study, anchor: str) -> Chart | None:
@@ -32,7 +34,7 @@ def length_chart(study: Study, anchor: str) -> Chart | None:
         [
             DotRow(
                 label=system.name,
-                ink=study.ink(system.role),
+                ink=ink_of(study, system.role),
                 dots=(Dot(value=words),),
                 told=_against(words, people),
             )
@@ -54,7 +56,7 @@ def score_chart(study: Study, anchor: str) -> Chart | None:
         [
             DotRow(
                 label=system.name,
-                ink=study.ink(system.role),
+                ink=ink_of(study, system.role),
                 dots=(Dot(value=found.value, low=found.low, high=found.high),),
                 told=decimal(found.value),
             )
@@ -87,28 +89,28 @@ def augmentation_charts(study: Study, anchor: str) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
 
 
-def cider_of(system: StudySystem) -> StudyScore | None:
+def cider_of(system: SystemRecord) -> Score | None:
     """Give a system's CIDEr-D."""
     return system.score(CIDER_D)
 
 
-def words_of(system: StudySystem) -> StudyScore | None:
+def words_of(system: SystemRecord) -> Score | None:
     """Give the mean words of a system's captions."""
     return system.score(MEAN_WORDS)
 
 
-def gap_of(system: StudySystem) -> StudyScore | None:
+def gap_of(system: SystemRecord) -> Score | None:
     """Give a system's generalisation gap."""
     return _known(None if system.training is None else system.training.gap)
 
 
-def loss_of(system: StudySystem) -> StudyScore | None:
+def loss_of(system: SystemRecord) -> Score | None:
     """Give a system's validation loss."""
     return _known(None if system.training is None else system.training.validation_loss)
 
 
-def _known(value: float | None) -> StudyScore | None:
-    return None if value is None or not math.isfinite(value) else StudyScore(value=value)
+def _known(value: float | None) -> Score | None:
+    return None if value is None or not math.isfinite(value) else Score(value=value)
 
 
 def _against(words: float, people: float | None) -> str:
@@ -123,8 +125,8 @@ def _against(words: float, people: float | None) -> str:
 
 def _pairs(study: Study) -> Iterator[_Pair]:
     """Find systems that were trained on the same images without and with augmentation."""
-    plain = {(it.role, it.subset): it for it in study.trained() if not it.is_augmented}
-    for system in study.trained():
+    plain = {(it.role, it.subset): it for it in study.trained if not it.is_augmented}
+    for system in study.trained:
         other = plain.get((system.role, system.subset))
         if system.is_augmented and other is not None:
             yield other, system
@@ -141,7 +143,7 @@ def _paired(
         of = "" if is_whole else f", {share_name(augmented.subset)}"
         yield DotRow(
             label=f"{augmented.role}{of}",
-            ink=study.ink(augmented.role),
+            ink=ink_of(study, augmented.role),
             dots=(Dot(value=before.value, is_hollow=True), Dot(value=after.value)),
             told=f"{show(before.value)} \N{RIGHTWARDS ARROW} {show(after.value)}",
         )
@@ -177,7 +179,7 @@ def growth_charts(study: Study, anchor: str) -> tuple[Chart, ...]:
 
     There are none where all systems were trained on the same share.
     """
-    if len({system.subset for system in study.trained()}) < 2:
+    if len({system.subset for system in study.trained}) < 2:
         return ()
     charts = (_chart(study, anchor, shown) for shown in _SHOWN)
     return tuple(chart for chart in charts if chart is not None)
@@ -238,7 +240,7 @@ def _chart(study: Study, anchor: str, shown: _Shown) -> Chart | None:
 def _lines(study: Study, measure: Measure) -> list[_Line]:
     """Give one line for each kind of system, and one more without augmentation."""
     found: dict[tuple[str, bool], list[tuple[float, Dot]]] = {}
-    for system in study.trained():
+    for system in study.trained:
         if (dot := _dot(system, measure)) is not None:
             of_kind = found.setdefault((system.role, system.is_augmented), [])
             of_kind.append((system.subset, dot))
@@ -248,7 +250,7 @@ def _lines(study: Study, measure: Measure) -> list[_Line]:
         lines.append(
             _Line(
                 role=role,
-                ink=study.ink(role),
+                ink=ink_of(study, role),
                 is_augmented=is_augmented,
                 shares=shares,
                 dots=dots,
@@ -257,7 +259,7 @@ def _lines(study: Study, measure: Measure) -> list[_Line]:
     return lines
 
 
-def _dot(system: StudySystem, measure: Measure) -> Dot | None:
+def _dot(system: SystemRecord, measure: Measure) -> Dot | None:
     found = measure(system)
     if found is None:
         return None

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from raycap.reporting.axes import FONT_SIZE, Plot, new_axes, write
 from raycap.reporting.curves import Chart, short
-from raycap.reporting.search_scale import drawn_text
+from raycap.reporting.search_values import drawn_text
 from raycap.reporting.svg import INKS, inline_svg
 
 _ROW = 40  # all sizes in points

@@ -14,6 +14,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+NUM_LINE_INKS = 6
+"""Inks `line-0` to `line-5`, to distinguish curves."""
 NUM_SHADES = 7
 """Inks `shade-0` (pale) to `shade-6` (deep), for values in order."""
 
@@ -23,7 +25,7 @@ INKS = {
     "grid": "#000002",
     "people": "#000003",
     "system": "#000004",
-    **{f"line-{number}": f"#00001{number}" for number in range(6)},
+    **{f"line-{number}": f"#00001{number}" for number in range(NUM_LINE_INKS)},
     **{f"shade-{number}": f"#00002{number}" for number in range(NUM_SHADES)},
 }
 """Colours of a figure that stand for a class of the style sheet."""

@@ -15,12 +15,16 @@ from raycap.reporting.numbers import decimal, integer, moment, signed
 from raycap.reporting.pictures import Picture, thumbnail
 from raycap.reporting.training_run import TrainingRun, read_run
 from raycap.reporting.training_table import Table, all_epochs, best_and_last
+from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
+from raycap.results.training import (
+    ATTENTION,
+    PREVIEW,
+    TREND_EPOCHS,
+    EpochRecord,
+    describe_overfitting,
+)
 from raycap.schema import BLEU, CIDER_D
 from raycap.storage.base import Store
-from raycap.training.attention_maps import ATTENTION
-from raycap.training.overfitting import TREND_EPOCHS, describe_overfitting
-from raycap.training.scores import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
-from raycap.training.state import EpochRecord
 
 
 def training_charts(run: TrainingRun, anchor: str) -> tuple[Chart, ...]:
@@ -171,8 +175,6 @@ def _fitted_loss(record: EpochRecord) -> float:
 def _validation_loss(record: EpochRecord) -> float:
     return record.validation_loss
 
-
-PREVIEW = "augmentation.jpg"  # as in `train.preview`, which would load torch
 
 _SHEET_PX = 1120  # longer side: as wide as the page, and under 0.5 MB
 

@@ -1,45 +1,21 @@
-"""A training run's output, read for the page: complete, still going, or stopped."""
+"""A training run's output: complete, running, or stopped."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.reporting.blocks import last_name
-from raycap.reporting.score_table import METRIC_LABELS
+from raycap.results.labels import metric_label
+from raycap.results.training import (
+    HISTORY,
+    NON_FINITE,
+    EpochRecord,
+    Training,
+    read_history,
+    read_training,
+)
 from raycap.runs.records import CONFIG, RUN, read_json
 from raycap.storage.base import Store
-from raycap.training.scores import LENGTH_GAP
-from raycap.training.state import EpochRecord
-
-# As in `train.record`, `train.epochs` and `train.nonfinite`, which would load torch.
-TRAINING = "training.json"
-HISTORY = "history.jsonl"
-NON_FINITE = "nonfinite.json"
-
-_LABELS = {**METRIC_LABELS, "loss": "validation loss", LENGTH_GAP: "length gap"}
-_RECORD = TypeAdapter(EpochRecord)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What `training.json` tells of the whole run; see `train.record.Training`."""
-
-    dataset: str
-    end: str
-    num_images: int
-    num_steps: int
-    global_batch: int
-    micro_batch: int
-    images_per_s: float
-    wall_s: float
-    versions: dict[str, str] = field(default_factory=dict)
-    finished_at: str = ""
-
-
-_OUTCOME = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +30,7 @@ class TrainingRun:
     """What the best epoch is chosen by."""
     num_epochs_planned: int
     history: tuple[EpochRecord, ...]
-    outcome: Outcome | None
+    outcome: Training | None
     """None where the run is not complete."""
     non_finite: dict[str, Any] | None
     """The step whose loss was no number; None where all were."""
@@ -101,11 +77,6 @@ class TrainingRun:
         return f"all {num_done} epochs were trained"
 
 
-def metric_label(metric: str) -> str:
-    """Name what epochs are compared by, in words."""
-    return _LABELS.get(metric, metric)
-
-
 def read_run(store: Store) -> TrainingRun:
     """Read a training run's output.
 
@@ -114,7 +85,7 @@ def read_run(store: Store) -> TrainingRun:
         StorageError: the store refuses.
     """
     run, config = read_json(store, RUN), _read_optional(store, CONFIG) or {}
-    outcome, mark = _read_outcome(store), run.get("fingerprint", {})
+    outcome, mark = read_training(store), run.get("fingerprint", {})
     return TrainingRun(
         address=store.uri,
         dataset=outcome.dataset if outcome else str(mark.get("dataset", {}).get("source", "")),
@@ -130,14 +101,6 @@ def read_run(store: Store) -> TrainingRun:
     )
 
 
-def _read_outcome(store: Store) -> Outcome | None:
-    found = _read_optional(store, TRAINING)
-    try:
-        return None if found is None else _OUTCOME.validate_python(found)
-    except ValidationError as error:
-        raise _damaged(store, TRAINING) from error
-
-
 def _read_optional(store: Store, key: str) -> dict[str, Any] | None:
     try:
         return read_json(store, key)
@@ -146,18 +109,12 @@ def _read_optional(store: Store, key: str) -> dict[str, Any] | None:
 
 
 def _read_history(store: Store) -> list[EpochRecord]:
-    """Read the epochs that are over; none where the first one is not."""
+    """Read the epochs that have ended; none before the first has."""
     try:
-        lines = store.read(HISTORY).splitlines()
+        return read_history(store.read(HISTORY))
     except ObjectNotFound:
         return []
-    try:
-        return [_RECORD.validate_python(json.loads(line)) for line in lines]
-    except (ValidationError, ValueError) as error:
-        raise _damaged(store, HISTORY) from error
-
-
-def _damaged(store: Store, key: str) -> DatasetError:
-    return DatasetError(
-        f"{store.address(key)}: is damaged; restore it, or train again in a new output"
-    )
+    except DatasetError as error:
+        raise DatasetError(
+            f"{store.address(HISTORY)}: is damaged; restore it, or train again in a new output"
+        ) from error

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raycap.reporting.numbers import NONE, decimal, integer, signed
-from raycap.reporting.score_table import METRIC_LABELS
 from raycap.reporting.training_run import TrainingRun
+from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, METRIC_LABELS, REFERENCE_MEAN_TOKENS
+from raycap.results.training import EpochRecord
 from raycap.schema import BLEU, CIDER_D, ROUGE_L
-from raycap.training.scores import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
-from raycap.training.state import EpochRecord
 
 Show = Callable[[EpochRecord], str]
 

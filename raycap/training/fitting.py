@@ -14,12 +14,12 @@ from raycap.cluster.failures import find_error
 from raycap.cluster.mailbox import Mail, Mailbox, Message
 from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
+from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
 from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
 from raycap.training.state import State, read_state
-from raycap.training.status import OnTrainingProgress
 
 _FAULTS = (
     ArithmeticError,

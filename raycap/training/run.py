@@ -10,6 +10,13 @@ from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
 from raycap.models.trainable import build_trainable, load_trainable
+from raycap.results.training import (
+    OnTrainingProgress,
+    Training,
+    best_epoch,
+    read_training,
+    write_training,
+)
 from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import RUN, encode_json, now, versions
 from raycap.storage.base import Store
@@ -20,11 +27,8 @@ from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
 from raycap.training.epochs import BEST, LAST, check_tensorboard
 from raycap.training.fitting import Fitting, Outcome
-from raycap.training.overfitting import best_epoch
 from raycap.training.preparing import Job, Models
-from raycap.training.record import Training, read_training, write_training
 from raycap.training.resources import fit_resources
-from raycap.training.status import OnTrainingProgress
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,12 @@
-"""The README's commands do what it says."""
+"""The README's commands do what it says: in this process, on the Ray that tests share."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import S3, MakeJpeg
-from tests.support.commandline import CommandLine, rows_of
+from tests.support.cli import InProcess
+from tests.support.commandline import rows_of
 from tests.support.documents import (
     CONFIGS,
     IN_DOCS,
@@ -21,51 +18,43 @@ from tests.support.documents import (
     write_examples,
 )
 
-
-def example_output(folder: Path, env: dict[str, str]) -> str:
-    """Run the README's Python example in a folder, and return what it prints."""
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    done = subprocess.run(
-        [sys.executable, "-c", block],
-        cwd=folder,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.mark.timeout(900)
-def test_the_commands_on_a_folder_run_in_order(raycap: CommandLine) -> None:
-    write_examples(raycap.folder)
+def test_the_commands_on_a_folder_run_in_order(
+    cli: InProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_examples(cli.folder)
     for command in readme_commands():
         if is_run(command) and not command.startswith(IN_DOCS) and "s3://" not in command:
-            run(raycap, command)
-    assert len((raycap.folder / "captions.jsonl").read_text().splitlines()) == 24
-    assert "</html>" in (raycap.folder / "report.html").read_text()
-    assert {row["model"] for row in rows_of(raycap.folder / "tuned")} == {"run/model"}
-    # The same call as the first command: all images have their rows, and none is captioned again.
-    assert example_output(raycap.folder, raycap.env) == "24 {}"
+            run(cli, command)
+    assert len((cli.folder / "captions.jsonl").read_text().splitlines()) == 24
+    assert "</html>" in (cli.folder / "report.html").read_text()
+    assert {row["model"] for row in rows_of(cli.folder / "tuned")} == {"run/model"}
     for command, output in {
         "caption": "captions",
         "prepare": "dataset",
         "train": "run",
         "evaluate": "evaluation",
     }.items():
-        found = undescribed_files(raycap.folder / output, f"## What `raycap {command}` writes")
+        found = undescribed_files(cli.folder / output, f"## What `raycap {command}` writes")
         assert found == [], command
+    # The Python example is the first command once more: no image is captioned again.
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    before = (cli.folder / "captions/summary.json").read_bytes()
+    capsys.readouterr()
+    exec(block, {})  # noqa: S102  the project's own documentation
+    assert capsys.readouterr().out.strip() == "24 {}"
+    assert (cli.folder / "captions/summary.json").read_bytes() == before
 
 
 def test_the_commands_on_a_bucket_run_with_a_model_that_needs_no_download(
-    raycap: CommandLine, s3: S3, make_jpeg: MakeJpeg
+    cli: InProcess, s3: S3, make_jpeg: MakeJpeg
 ) -> None:
     s3.put("photos/a.jpg", make_jpeg())
-    raycap.env |= s3.env
-    (raycap.folder / "configs").symlink_to(CONFIGS)
+    (cli.folder / "configs").symlink_to(CONFIGS)
     for command in readme_commands():
         if re.match(r"raycap .*s3:", command):
-            run(raycap, command.replace("s3://my-bucket", s3.uri))
+            run(cli, command.replace("s3://my-bucket", s3.uri))
     assert s3.client.head_object(Bucket=s3.bucket, Key="captions/summary.json")

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from raycap import schema
 from raycap.reporting.report import report
-from raycap.training.attention_maps import ATTENTION
+from raycap.results.training import ATTENTION
 from tests.support.dataset_samples import scene_dataset
 from tests.support.outputs import failed, row
 from tests.support.report_samples import (

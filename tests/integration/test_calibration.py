@@ -14,12 +14,12 @@ from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.errors import ConfigError, DatasetError, ModelError, RunConflict, RunStopped
 from raycap.experiments.calibration.images import choose_images
-from raycap.experiments.calibration.record import CALIBRATION, Calibration
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, score_trial
 from raycap.models.base import ModelSource
 from raycap.models.sources import find_model
 from raycap.progress import Progress
+from raycap.results.calibration import CALIBRATION, Calibration
 from tests.support.dataset_samples import scene_dataset
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -170,7 +170,7 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
     assert (found.images.num_images, found.images.num_unreadable) == (13, 3)
     for path in (tmp_path / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match="of 16 images 0 can be read"):
+    with pytest.raises(DatasetError, match="0 of 16 images"):
         calibrate("demo", dataset, tmp_path / "other", config=config())
 
 

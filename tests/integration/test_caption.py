@@ -15,7 +15,6 @@ from PIL import Image
 import raycap
 from raycap import schema
 from raycap.captioning.loading import RunSpec
-from raycap.captioning.record import Summary
 from raycap.captioning.stream import Resources, _stages
 from raycap.captioning.verify import verify
 from raycap.config import ActorRange, CaptionConfig
@@ -27,6 +26,7 @@ from raycap.models.base import BatchRange
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
+from raycap.results.captioning import Summary
 from raycap.storage.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -20,7 +20,6 @@ from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig, PrepareConfig, ReportConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import CaptionDataset, open_dataset
-from raycap.datasets.record import DATASET, INDEX, PLAN
 from raycap.errors import (
     ConfigError,
     DatasetError,
@@ -33,6 +32,7 @@ from raycap.errors import (
 from raycap.evaluation.evaluate import evaluate
 from raycap.progress import Progress
 from raycap.reporting.dataset_pictures import reference_pictures
+from raycap.results.dataset import DATASET, INDEX, PLAN
 from raycap.storage.local import LocalStore
 from tests.conftest import S3, RequestLog
 from tests.support.caption_sets import folder_rows, make_dataset, picture

@@ -14,8 +14,8 @@ from raycap import schema
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError
 from raycap.evaluation import passes
-from raycap.evaluation.record import Evaluation, read_evaluation
 from raycap.progress import Progress
+from raycap.results.evaluation import Evaluation, read_evaluation
 from raycap.storage.stores import open_store
 from tests.conftest import S3
 from tests.support.dataset_samples import scene_dataset

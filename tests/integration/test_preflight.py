@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 import raycap
-from raycap.captioning.forecast import FETCH, MODEL
 from raycap.config import CaptionConfig, PrepareConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, RunConflict, RunStopped
 from raycap.preflights.run import preflight
 from raycap.progress import Progress
+from raycap.results.preflight import FETCH, MODEL
 from tests.conftest import S3, MakeJpeg, RequestLog
 from tests.support.caption_sets import folder_rows, make_dataset
 from tests.support.commandline import write_images

@@ -21,10 +21,10 @@ from raycap.config import PrepareConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.prepare import prepare
-from raycap.datasets.record import DatasetRecord
 from raycap.datasets.references import read_references
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
 from raycap.progress import Progress
+from raycap.results.dataset import DatasetRecord
 from raycap.storage.stores import open_store
 from tests.support.caption_sets import folder_rows, make_dataset, picture
 from tests.support.commandline import ray_processes_of, wait_until

@@ -10,9 +10,15 @@ import pytest
 from raycap.config import StudyConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
-from raycap.experiments.study.record import SYSTEMS, Status, Study
+from raycap.experiments.study.record import (
+    SYSTEMS,
+)
 from raycap.experiments.study.run import study
-from raycap.experiments.study.status import StudyProgress
+from raycap.results.status import Status
+from raycap.results.study import (
+    Study,
+    StudyProgress,
+)
 from tests.support.dataset_samples import dataset_row, scene_dataset, write_dataset
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]

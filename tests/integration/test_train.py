@@ -19,12 +19,11 @@ from raycap.config import GenerationConfig, ModelConfig, StorageConfig, TrainCon
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
+from raycap.results.training import Training, TrainingProgress
 from raycap.runs.records import versions
 from raycap.storage.stores import open_store
-from raycap.training.record import Training
 from raycap.training.resources import fit_resources
 from raycap.training.run import train
-from raycap.training.status import TrainingProgress
 from tests.conftest import S3
 from tests.support.tiny_dataset import write_dataset
 from tests.support.training_run import TINY, tiny_models

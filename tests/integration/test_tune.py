@@ -17,9 +17,9 @@ from raycap.config.loading import load_config, validate_config
 from raycap.errors import ModelError, RunConflict, RunStopped
 from raycap.experiments.tuning.record import name_of
 from raycap.experiments.tuning.run import tune
-from raycap.experiments.tuning.search import Search, Status, Trial
 from raycap.experiments.tuning.space import trial_config
-from raycap.experiments.tuning.status import SearchProgress
+from raycap.results.search import Search, SearchProgress, Trial
+from raycap.results.status import Status
 from raycap.training.preparing import Models
 from tests.integration.test_train import is_ours
 from tests.support.tiny_dataset import write_dataset

@@ -14,8 +14,8 @@ from raycap.config import PrepareConfig
 from raycap.datasets.building import NUM_UNREACHED, BuildSpec, build_parts
 from raycap.datasets.planning import Plan, write_plan
 from raycap.datasets.prepare import sum_up, write_index, write_rejected
-from raycap.datasets.record import WORK, DatasetRecord, write_record
 from raycap.datasets.survey import find_duplicates, load_answers, write_moves
+from raycap.results.dataset import WORK, DatasetRecord, write_record
 from raycap.scratch import scratch_database
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store

@@ -10,7 +10,8 @@ import pyarrow as pa
 from raycap import schema
 from raycap.config import StorageConfig
 from raycap.datasets.parts import PART_INDEX, SplitWriter, encode_table, part_key
-from raycap.datasets.record import (
+from raycap.demo.scenes import long_captions, write_scenes
+from raycap.results.dataset import (
     INDEX,
     REJECTED,
     DatasetRecord,
@@ -20,7 +21,6 @@ from raycap.datasets.record import (
     Spread,
     write_record,
 )
-from raycap.demo.scenes import long_captions, write_scenes
 from raycap.storage.stores import open_store
 
 Rows = list[dict[str, Any]]

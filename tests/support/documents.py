@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from raycap.demo.scenes import long_captions, short_caption, write_scenes
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine
 
 ROOT = Path(__file__).parents[2]
@@ -134,11 +135,11 @@ def is_run(command: str) -> bool:
     return not command.startswith(tuple(NOT_RUN))
 
 
-def run(raycap: CommandLine, command: str) -> None:
+def run(raycap: CommandLine | InProcess, command: str) -> None:
     """Run a command of a page with small settings, and expect success."""
     added = [more for start, more in _ADDED.items() if command.startswith(start)]
-    code, _, err = raycap(*shlex.split(command)[1:], *(added[0] if added else ()))
-    assert code == 0, f"{command}\n{err}"
+    code, out, err = raycap(*shlex.split(command)[1:], *(added[0] if added else ()))
+    assert code == 0, f"{command}\n{out}\n{err}"
 
 
 def write_examples(folder: Path) -> None:

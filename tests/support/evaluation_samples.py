@@ -14,7 +14,7 @@ from raycap import schema
 from raycap.config import EvaluateConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.evaluation.evaluate import evaluate
-from raycap.evaluation.record import Evaluation
+from raycap.results.evaluation import Evaluation
 from raycap.storage.stores import open_store
 
 NUM_REFERENCES = 3

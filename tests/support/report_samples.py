@@ -16,10 +16,10 @@ from PIL import Image
 
 from raycap import schema
 from raycap.captioning.parts import CAPTIONS, encode_captions, part_key, read_part
-from raycap.captioning.record import Summary, write_summary
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, long_captions, short_caption, write_scenes
-from raycap.evaluation.record import (
+from raycap.results.captioning import Summary, write_summary
+from raycap.results.evaluation import (
     Comparison,
     Diversity,
     Evaluation,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raycap.config import StorageConfig
-from raycap.reporting.search_record import SEARCH, Search, read_search
+from raycap.results.search import SEARCH, Search, read_search
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
 from tests.support.training_samples import FINISHED_AT, scores_of, training_history
@@ -111,7 +111,9 @@ def write_search(folder: Path, trials: list[dict[str, Any]] | None = None, **cha
 
 def search_of(folder: Path, trials: list[dict[str, Any]] | None = None, **changes: Any) -> Search:
     """Write a search and read it again."""
-    return read_search(open_store(write_search(folder, trials, **changes), StorageConfig()))
+    search = read_search(open_store(write_search(folder, trials, **changes), StorageConfig()))
+    assert search
+    return search
 
 
 def grid_trials(values: Sequence[float | None]) -> list[dict[str, Any]]:

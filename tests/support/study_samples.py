@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from raycap.config import StorageConfig
-from raycap.reporting.study_record import STUDY, Study, read_study
+from raycap.results.study import STUDY, Study, read_study
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
 from tests.support.training_samples import FINISHED_AT

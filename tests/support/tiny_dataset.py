@@ -19,7 +19,7 @@ from raycap.datasets.parts import (
     encode_table,
     part_key,
 )
-from raycap.datasets.record import (
+from raycap.results.dataset import (
     INDEX,
     DatasetRecord,
     Duplicates,

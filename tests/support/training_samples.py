@@ -10,19 +10,31 @@ import numpy as np
 from PIL import Image
 
 from raycap.config import CalibrateConfig, GenerationConfig, StorageConfig, TrainConfig
-from raycap.experiments.calibration.record import Calibration, write_calibration
-from raycap.experiments.calibration.search import ReferenceLengths, Trial, choose
-from raycap.experiments.calibration.trials import SliceRecord
-from raycap.reporting.training import PREVIEW
-from raycap.reporting.training_run import HISTORY, NON_FINITE
+from raycap.experiments.calibration.search import choose
+from raycap.results.calibration import (
+    Calibration,
+    ReferenceLengths,
+    SliceRecord,
+    Trial,
+    write_calibration,
+)
+from raycap.results.training import (
+    HISTORY,
+    NON_FINITE,
+    PREVIEW,
+    EpochRecord,
+    Losses,
+    Training,
+    best_epoch,
+    encode_history,
+    write_training,
+)
 from raycap.runs.opening import claim_output
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.overfitting import Losses, best_epoch, gap_trend, overfits_since
-from raycap.training.record import Training, write_training
+from raycap.training.overfitting import gap_trend, overfits_since
 from raycap.training.run import TrainingClaim, training_fingerprint
-from raycap.training.state import EpochRecord, encode_history
 
 FINISHED_AT = "2026-11-24T07:00:00+00:00"
 REFERENCE_TOKENS = 17.6

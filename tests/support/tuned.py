@@ -5,8 +5,9 @@ from typing import Any
 
 from raycap.config import TuneConfig
 from raycap.config.loading import validate_config
-from raycap.experiments.tuning.search import Search, Status, Trial
-from raycap.training.state import EpochRecord
+from raycap.results.search import Search, Trial
+from raycap.results.status import Status
+from raycap.results.training import EpochRecord
 
 PARAMS = {"train.lr": 0.001, "train.batch_size": 16}
 

@@ -91,7 +91,7 @@ def test_the_constraints_pin_every_dependency() -> None:
 
 def test_captioning_starts_without_what_only_training_needs() -> None:
     code = (
-        "import raycap.console.progress, raycap.console.captioning, raycap.captioning.run, sys\n"
+        "import raycap.console.progress, raycap.console.caption, raycap.captioning.run, sys\n"
         "print(*sorted({'torch', 'transformers', 'ray.tune', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

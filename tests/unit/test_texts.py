@@ -8,12 +8,12 @@ import pytest
 
 from raycap.config import StorageConfig
 from raycap.console import COMMANDS
-from raycap.console.calibration import print_calibration
+from raycap.console.calibrate import print_calibration
 from raycap.console.study import print_study
-from raycap.console.training import print_training
-from raycap.console.tuning import print_search
+from raycap.console.train import print_training
+from raycap.console.tune import print_search
+from raycap.results.training import read_training
 from raycap.storage.stores import open_store
-from raycap.training.record import read_training
 from tests.support.cli import InProcess
 from tests.support.commandline import write_images
 from tests.support.evaluation_samples import write_captions, write_corpus, write_references

@@ -14,28 +14,22 @@ from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.errors import ConfigError
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
-from raycap.experiments.calibration.record import Calibration, write_calibration
-from raycap.experiments.calibration.search import (
-    ReferenceLengths,
-    Trial,
-    Wave,
-    changes,
-    choose,
-    next_wave,
-)
-from raycap.experiments.calibration.trials import (
-    TRIALS,
-    ScoredReferences,
-    SliceRecord,
-    TrialLog,
-    score_trial,
-)
+from raycap.experiments.calibration.search import Wave, choose, next_wave
+from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.load import copy_model
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
+from raycap.results.calibration import (
+    Calibration,
+    ReferenceLengths,
+    SliceRecord,
+    Trial,
+    changes,
+    write_calibration,
+)
 from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import now, versions
 from raycap.storage.address import Address

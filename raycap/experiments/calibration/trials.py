@@ -1,6 +1,7 @@
-"""`trials.jsonl`: the trials of a calibration, so that a run that was killed can continue.
+"""Trials of a calibration: the scores of a setting's captions, and the file that keeps them.
 
-The first line is the fingerprint, the second describes the images, each other line is a trial.
+The first line of `trials.jsonl` is the fingerprint, the second describes the images, each other
+line is a trial. A run that was killed continues with the trials that are left.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 from raycap.config import GenerationConfig
 from raycap.errors import RunConflict
-from raycap.experiments.calibration.search import ReferenceLengths, Trial
 from raycap.experiments.journal import LineJournal
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.diversity import count_diversity
@@ -20,23 +20,12 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.calibration import SliceRecord, Trial
 
 TRIALS = "trials.jsonl"
+REMEDY = "finished settings are kept: run the same command to continue"
 
 _SLICE, _TRIAL = "slice", "trial"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SliceRecord:
-    """The images that settings are tried on."""
-
-    num_images: int
-    num_unreadable: int
-    """Left out, because they could not be read."""
-    digest: str
-    """SHA-256 over the ids of the images, in hex."""
-    num_references: int
-    lengths: ReferenceLengths
 
 
 _FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}
@@ -84,8 +73,9 @@ class TrialLog:
         elif self.slice.digest != images.digest:
             raise RunConflict(
                 f"{self._path}: its trials used {self.slice.num_images} images of the split, of "
-                f"which {images.num_images} can be read now; bring the images back, or give "
-                "another output"
+                f"which {images.num_images} can be read now; restore the images, or give another "
+                "output",
+                uri=str(self._path.parent),
             )
 
     def add(self, trial: Trial) -> None:
@@ -95,11 +85,11 @@ class TrialLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredReferences:
-    """The references of some images, ready to score captions by."""
+    """The references of some images, tokenized for scoring."""
 
     tokens: Sequence[Sentences]
     frequencies: DocumentFrequencies
-    """Of all these images."""
+    """Document frequencies of all references."""
     mean_length: float
 
     @classmethod
@@ -119,9 +109,9 @@ def score_trial(
     """Score the captions of a setting.
 
     Args:
-        generation: The setting.
-        captions: One an image, in their order; None where the model failed.
-        references: Of the same images.
+        generation: the setting.
+        captions: one per image, in order; None where the model failed.
+        references: the references of the same images.
     """
     tokens = [tokenize(caption or "") for caption in captions]
     scores = score_images(tokens, references.tokens, references.frequencies)
@@ -139,13 +129,13 @@ def score_trial(
 
 
 def _longest_repeat(tokens: Sequence[str]) -> int:
-    """Find the length of the longest run that stands twice, overlapping or not."""
+    """Return the length of the longest run that occurs twice, overlapping or not."""
     length = 0
-    while _stands_twice(tokens, length + 1):
+    while _occurs_twice(tokens, length + 1):
         length += 1
     return length
 
 
-def _stands_twice(tokens: Sequence[str], length: int) -> bool:
+def _occurs_twice(tokens: Sequence[str], length: int) -> bool:
     runs = [tuple(tokens[at : at + length]) for at in range(len(tokens) - length + 1)]
     return len(set(runs)) < len(runs)

@@ -1,17 +1,13 @@
-"""What to conclude from a study, in sentences: which model, why, and at what cost."""
+"""Conclusions of a study: which model to take, why, at what cost; and `summary.md`."""
 
 from collections.abc import Iterator, Sequence
 
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
-from raycap.experiments.study.record import (
-    DIFFERENT_CAPTIONS,
-    Score,
-    Status,
-    Study,
-    SystemRecord,
-)
 from raycap.reporting.numbers import duration
+from raycap.results.evaluation import Comparison
+from raycap.results.labels import DIFFERENT_CAPTIONS
+from raycap.results.status import Status
+from raycap.results.study import Score, Study, SystemRecord
 from raycap.schema import BLEU, CIDER_D
 
 _SIGNIFICANT = 0.05
@@ -32,7 +28,7 @@ _HEADINGS = (
 
 
 def pick_best(systems: Sequence[SystemRecord]) -> SystemRecord | None:
-    """Find the main system of the best CIDEr-D."""
+    """Return the main system with the best CIDEr-D."""
     scored = [system for system in systems if system.is_main and CIDER_D in system.scores]
     return max(scored, key=lambda system: system.scores[CIDER_D].value, default=None)
 
@@ -40,7 +36,7 @@ def pick_best(systems: Sequence[SystemRecord]) -> SystemRecord | None:
 def decide(
     systems: Sequence[SystemRecord], comparisons: Sequence[Comparison], reference_words: float
 ) -> list[str]:
-    """Write what the figures say; nothing about what was not measured."""
+    """Return the conclusions, one sentence or two per line; only about what was measured."""
     best = pick_best(systems)
     if best is None:
         return ["No system was scored."]
@@ -87,7 +83,7 @@ def _choice(
 
 def _length(best: SystemRecord, systems: Sequence[SystemRecord], reference_words: float) -> str:
     text = (
-        f"People wrote {reference_words:.1f} words a caption; {best.name} writes "
+        f"References have {reference_words:.1f} words per caption; {best.name} writes "
         f"{best.scores['mean_words'].value:.1f}"
     )
     pretrained = _main(systems, PRETRAINED)
@@ -112,7 +108,7 @@ def _calibration(systems: Sequence[SystemRecord], reference_words: float) -> lis
 
 
 def _blindness(systems: Sequence[SystemRecord]) -> list[str]:
-    """Name the systems that say the same of every image, which an overlap score may well reward."""
+    """Name the systems that write one caption for all images, which overlap scores may reward."""
     return [
         f"{system.name} writes the same caption for every image: it has learned how people write, "
         "not what the images show."
@@ -188,15 +184,15 @@ def _interval(score: Score) -> str:
 
 
 def summarise(study: Study) -> str:
-    """Write the study as Markdown."""
+    """Return the study as Markdown: the conclusions and a table of the systems."""
     main = [system for system in study.systems if system.is_main]
     others = [system for system in study.systems if not system.is_main]
     lines = [
         f"# Captioners compared on {study.num_images:,} images",
         "",
-        f"Test split of `{study.dataset}`. People wrote {study.reference_mean_words:.1f} words "
-        f"({study.reference_mean_tokens:.1f} tokens) a caption. Intervals cover 95 % of resamples "
-        "of the images.",
+        f"Test split of `{study.dataset}`. References have {study.reference_mean_words:.1f} words "
+        f"({study.reference_mean_tokens:.1f} tokens) per caption. Intervals cover 95 % of the "
+        "bootstrap resamples of the images.",
         "",
         "## What to decide by",
         "",

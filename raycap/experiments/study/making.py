@@ -1,15 +1,13 @@
-"""Making one system: train or calibrate it, and caption the test split; in a process of its own."""
+"""Making one system, in its own process: train or calibrate it, and caption the test split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption
 from raycap.cluster.mailbox import Sender
 from raycap.config import StudyConfig, TrainEngineConfig
-from raycap.experiments.calibration.record import Calibration
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -18,30 +16,27 @@ from raycap.experiments.study.planning import (
     caption_config,
     train_config,
 )
-from raycap.experiments.study.record import (
-    SYSTEMS,
-    CalibrationFound,
-    Status,
-    SystemRecord,
-    TrainingFound,
-)
+from raycap.experiments.study.record import SYSTEMS
 from raycap.progress import Progress
+from raycap.results.calibration import Calibration
+from raycap.results.captioning import Summary
+from raycap.results.status import Status
+from raycap.results.study import CalibrationFound, SystemRecord, TrainingFound
+from raycap.results.training import Training, TrainingProgress
 from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
-from raycap.training.record import Training
 from raycap.training.run import train
-from raycap.training.status import TrainingProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudySpec:
-    """What the maker of any system is told."""
+    """Everything that making a system needs to know about the study."""
 
     dataset: str
     output: str
     config: StudyConfig
     engine: TrainEngineConfig
-    """How the work of training is spread, where several systems share the machine."""
+    """Workers and threads of training, when several systems share the machine."""
     fingerprint: dict[str, Any]
     """The study's fingerprint, which the output must hold."""
     mailbox: Any
@@ -50,10 +45,10 @@ class StudySpec:
 
 
 def make_system(system: SystemRecord, spec: StudySpec, sender: Sender) -> SystemRecord:
-    """Make a system, or what is left of it.
+    """Make a system, or finish one that was interrupted.
 
     Raises:
-        RaycapError: as training, calibrating or captioning raise it.
+        RaycapError: training, calibrating or captioning raised it.
     """
     check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
     line = _Line(sender)
@@ -109,7 +104,7 @@ def _captioned(model: str, folder: Path, spec: StudySpec, line: "_Line") -> Summ
 
 
 class _Line:
-    """A system's line to the driver: its progress goes there, an order to stop comes back."""
+    """A system's connection to the driver: sends progress, receives the request to stop."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

@@ -15,7 +15,6 @@ from raycap.config import SearchConfig, StudyConfig, TrainEngineConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
 from raycap.errors import ConfigError, DatasetError, RunStopped
-from raycap.evaluation.record import Evaluation
 from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
@@ -25,23 +24,24 @@ from raycap.experiments.study.planning import (
     plan_systems,
     train_config,
 )
-from raycap.experiments.study.record import (
-    EVALUATION,
-    REPORT,
-    SUMMARY,
-    SYSTEMS,
-    Status,
-    Study,
-    SystemRecord,
-    write_study,
-)
+from raycap.experiments.study.record import EVALUATION, SYSTEMS
 from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
-from raycap.experiments.study.status import OnStudyProgress, StudyProgress
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
 from raycap.progress import OnProgress
 from raycap.reporting.report import report
+from raycap.results.evaluation import Evaluation
+from raycap.results.status import Status
+from raycap.results.study import (
+    REPORT,
+    SUMMARY,
+    OnStudyProgress,
+    Study,
+    StudyProgress,
+    SystemRecord,
+    write_study,
+)
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
 from raycap.storage.address import Address

@@ -14,7 +14,8 @@ from raycap.cluster.background import Background
 from raycap.cluster.failures import explain
 from raycap.cluster.mailbox import Mail, Sender
 from raycap.experiments.study.making import StudySpec, make_system
-from raycap.experiments.study.record import Status, SystemRecord
+from raycap.results.status import Status
+from raycap.results.study import SystemRecord
 from raycap.storage.base import WriteLock
 
 logger = logging.getLogger(__name__)

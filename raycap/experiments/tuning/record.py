@@ -1,15 +1,4 @@
-"""What an output remembers of its search.
-
-run.json              created once: the fingerprint; another search is refused
-config.json           all settings of the last invocation, resolved
-lock.json             held while a search writes
-trials/NAME/          each trial's output: that of a `raycap train` like any other
-trials/NAME/trial.json   what the trial came to; written when it is over
-tune.json             the `Search` of `tune.search`; rewritten after each trial
-trials.parquet        a row a trial, its settings as columns; rewritten with it
-best.yaml             the best trial's settings: `raycap train --config` takes them
-model/                the best trial's model: `raycap caption --model` runs it
-"""
+"""Files of a search: its fingerprint, its trials, and the table of trials."""
 
 import hashlib
 import json
@@ -17,19 +6,15 @@ from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
 from raycap.errors import ObjectNotFound
 from raycap.experiments.journal import Experiment
-from raycap.experiments.tuning.search import Search, Status, Trial
-from raycap.experiments.tuning.space import Params
-from raycap.runs.records import encode_json, read_as
+from raycap.results.search import SEARCH, Params, Search, Trial
+from raycap.results.status import Status
+from raycap.results.training import HISTORY, Metric, badness, read_history
+from raycap.runs.records import encode_json
 from raycap.storage.base import Store
-from raycap.training.epochs import HISTORY
-from raycap.training.overfitting import Metric, badness
-from raycap.training.state import read_history
 
-SEARCH = "tune.json"
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
@@ -37,7 +22,6 @@ _REMEDY = "delete it, and run the same command"
 
 
 TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", form=Trial)
-_SEARCH_FORM = TypeAdapter(Search)
 
 
 def name_of(params: Params) -> str:
@@ -78,19 +62,6 @@ def write_search(store: Store, search: Search) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(_table(search), sink)
     store.write(TABLE, sink.getvalue().to_pybytes())
-
-
-def read_search(store: Store) -> Search | None:
-    """Read `tune.json`; None where there is none.
-
-    Raises:
-        DatasetError: it is damaged.
-    """
-    try:
-        found: Search = read_as(_SEARCH_FORM, store, SEARCH, _REMEDY)
-    except ObjectNotFound:
-        return None
-    return found
 
 
 _COLUMNS = {

@@ -25,13 +25,10 @@ from raycap.experiments.tuning.record import (
     TRIALS,
     measure_trial,
     name_of,
-    read_search,
     write_search,
 )
 from raycap.experiments.tuning.resources import fit_trials, share_threads
-from raycap.experiments.tuning.search import Search, Status, Trial, pick_best
 from raycap.experiments.tuning.space import (
-    Params,
     Space,
     most_epochs,
     num_suggested,
@@ -39,9 +36,19 @@ from raycap.experiments.tuning.space import (
     read_space,
     trial_config,
 )
-from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
 from raycap.experiments.tuning.trial import TrialSpec
 from raycap.experiments.tuning.trials import Searching, SearchPlan
+from raycap.results.search import (
+    OnSearchProgress,
+    Params,
+    Search,
+    SearchProgress,
+    Trial,
+    pick_best,
+    read_search,
+)
+from raycap.results.status import Status
+from raycap.results.training import Metric
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import LOCK, now, versions
 from raycap.storage.base import Store
@@ -49,7 +56,6 @@ from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS, list_keys, local_copy, replacing
 from raycap.training.epochs import BEST as TRAINED
 from raycap.training.epochs import LAST
-from raycap.training.overfitting import Metric
 from raycap.training.preparing import Models
 from raycap.training.resources import fit_resources
 from raycap.training.run import MODELS, training_fingerprint

@@ -1,7 +1,7 @@
-"""A trial: an ordinary training run in an actor of Ray Tune, told epoch by epoch.
+"""A trial: an ordinary training run in an actor of Ray Tune, which reports each epoch.
 
-The run goes on in a thread of its own, so that the actor can end it in good order: Ray Tune kills
-a function that has fallen behind where it stands, and what Ray Train had reserved for it with it.
+The run has its own thread, so that the actor can stop it cleanly: Ray Tune would kill a function
+that has fallen behind at any point, together with the workers that Ray Train started for it.
 """
 
 import logging
@@ -18,16 +18,20 @@ from raycap.cluster.mailbox import Sender
 from raycap.config import TrainConfig
 from raycap.errors import RaycapError
 from raycap.experiments.tuning.record import TRIALS, name_of
-from raycap.experiments.tuning.search import Trial
-from raycap.experiments.tuning.space import NUM_EPOCHS, Params, trial_config
+from raycap.experiments.tuning.space import NUM_EPOCHS, trial_config
+from raycap.results.search import Params, Trial
+from raycap.results.training import (
+    HISTORY,
+    EpochRecord,
+    Metric,
+    TrainingProgress,
+    badness,
+    read_history,
+)
 from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
-from raycap.training.epochs import HISTORY
-from raycap.training.overfitting import Metric, badness
 from raycap.training.preparing import Models
 from raycap.training.run import train
-from raycap.training.state import EpochRecord, read_history
-from raycap.training.status import TrainingProgress
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +40,16 @@ EPOCH = "epoch"
 NOTES = "notes"
 FAILURE = "failure"
 OVER = "over"
-"""Whether the trial ended by itself; Ray Tune sets its own `done` where it stops one."""
+"""Whether the trial ended by itself; Ray Tune sets its own `done` when it stops one."""
 POINT = "point"
-"""Key of a trial's settings, where Ray Tune was given them as they are."""
-_WORST = 1e30  # as searchers refuse infinity
+"""Key of a trial's settings when Ray Tune does not draw them."""
+_WORST = 1e30  # searchers refuse infinity
 _STOP_WAIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrialSpec:
-    """What every trial is told of the search."""
+    """Everything that a trial needs to know about the search."""
 
     dataset: str
     output: str
@@ -54,27 +58,27 @@ class TrialSpec:
     fingerprint: dict[str, Any]
     """The search's fingerprint, which the output must hold."""
     known: dict[str, Trial]
-    """Trials that are over, by name: they are told again and not run."""
+    """Trials that have ended, by name: their results are reported again without a run."""
     mailbox: Any
     """The actor that knows which trials run, and whether they are to stop."""
     debug: bool
 
 
 class TrialActor(Trainable):
-    """Runs one trial after the other."""
+    """Runs one trial after another."""
 
     _last: dict[str, Any]
 
     def setup(self, config: dict[str, Any], **given: TrialSpec) -> None:
-        """Begin a trial."""
+        """Start the first trial."""
         self._spec = given["spec"]
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """Wait for the end of an epoch, or of the trial.
+        """Wait for the end of an epoch or of the trial, and report it.
 
-        The last epoch is told with the end: a trial that has come so far is not to be stopped.
-        The best value so far is told, as the best epoch's model is the one that is kept.
+        The last epoch is reported with the end, so that no scheduler stops a trial that is done.
+        The value is the best so far, because the best epoch's model is the one that is kept.
         """
         notes: list[str] = []
         item = self._next(notes)
@@ -84,25 +88,25 @@ class TrialActor(Trainable):
             if item.epoch < self._num_epochs:
                 return {**self._last, NOTES: notes}
             item = self._next(notes)
-        told = {**self._last, "done": True, OVER: True, NOTES: notes}
+        result = {**self._last, "done": True, OVER: True, NOTES: notes}
         if isinstance(item, BaseException):
-            told[FAILURE] = str(explain(item, "set tune.retry_failed=true to run it again"))
-        return told
+            result[FAILURE] = str(explain(item, "set tune.retry_failed=true to run it again"))
+        return result
 
     def _next(self, notes: list[str]) -> EpochRecord | BaseException | None:
-        """Wait for what comes next, but for notes."""
+        """Wait for the next item; collect notes meanwhile."""
         while isinstance(item := self._items.get(), str):
             notes.append(item)
         return item
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End the trial, and begin another."""
+        """Stop the trial, and start another."""
         self._end()
         self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
-        """End the trial."""
+        """Stop the trial."""
         self._end()
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -123,15 +127,15 @@ class TrialActor(Trainable):
             self._items.put(None)
 
     def _history(self, name: str) -> list[EpochRecord]:
-        """Read the epochs of a trial that goes on: what is decided of it hangs on them too."""
+        """Read the epochs of a trial that continues: the scheduler needs them too."""
         store = open_store(self._spec.output, self._spec.base.storage)
         try:
             return read_history(store.read(f"{TRIALS.folder_of(name)}{HISTORY}"))
         except RaycapError:
-            return []  # there is none, or the run itself tells what is wrong
+            return []  # there is none, or the run itself reports the error
 
     def _end(self) -> None:
-        """Let the run stop at its next step, and wait until it has."""
+        """Request a stop at the next step, and wait for it."""
         self._sender.stop()
         if self._thread.ident is not None:
             self._thread.join(_STOP_WAIT_S)
@@ -162,7 +166,7 @@ class TrialActor(Trainable):
 
 
 class _Relay:
-    """Passes epochs on, and stops the run when the trial is to stop."""
+    """Forwards ended epochs, and raises KeyboardInterrupt when a stop is requested."""
 
     def __init__(self, items: Any, sender: Sender) -> None:
         self._items = items
@@ -175,12 +179,12 @@ class _Relay:
 
 
 class _Notes(logging.Handler):
-    """Passes on what a person should act on."""
+    """Forwards warnings."""
 
     def __init__(self, items: Any) -> None:
         super().__init__(logging.WARNING)
         self._items = items
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass a warning on."""
+        """Forward a warning."""
         self._items.put(record.getMessage())

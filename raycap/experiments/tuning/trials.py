@@ -1,6 +1,6 @@
-"""Running the trials on the cluster, by Ray Tune, and following what they tell.
+"""The trials of a search on the cluster: a Ray Tune run, its progress, and what ends it early.
 
-What ends a search before it has tried everything: its budgets, and a person.
+A search ends early when a budget is spent or a person interrupts it.
 """
 
 import logging
@@ -22,8 +22,7 @@ from raycap.config import SearchConfig
 from raycap.errors import ConfigError
 from raycap.experiments.tuning.record import name_of
 from raycap.experiments.tuning.resources import TRIAL_CPUS
-from raycap.experiments.tuning.search import Status
-from raycap.experiments.tuning.space import Params, Space, num_suggested
+from raycap.experiments.tuning.space import Space, num_suggested
 from raycap.experiments.tuning.trial import (
     EPOCH,
     FAILURE,
@@ -34,11 +33,13 @@ from raycap.experiments.tuning.trial import (
     TrialActor,
     TrialSpec,
 )
+from raycap.results.search import Params
+from raycap.results.status import Status
 from raycap.storage.base import WriteLock
 
 
 class Limits(Stopper):
-    """Ends the search when a budget is spent, or a person says so."""
+    """Ends the search when a budget is spent, or on an interrupt."""
 
     def __init__(
         self,
@@ -47,47 +48,46 @@ class Limits(Stopper):
         on_end: Callable[[], None],
         is_interrupted: Callable[[], bool],
     ) -> None:
-        """Begin to count.
+        """Start the clock.
 
         Args:
             search: the budgets.
-            epochs: how far trials were before, by their names.
-            on_end: called once, when the search is to end; trials that still run when it returns
-                are killed.
-            is_interrupted: returns whether a person has ended the search.
+            epochs: epochs that trials have done before, by name.
+            on_end: called once, to end the search; Ray Tune kills running trials when it returns.
+            is_interrupted: returns whether the user has interrupted the search.
         """
         self._search = search
         self._epochs = dict(epochs)
         self._on_end = on_end
         self._started = time.monotonic()
         self._is_spent = False
-        self._was_told = False
+        self._has_ended_trials = False
         self._is_interrupted = is_interrupted
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Say of one trial whether it is to stop: that is the scheduler's to say."""
+        """Never stop a single trial: the scheduler does."""
         del trial_id, result
         return False
 
     def note_epoch(self, name: str, epoch: int) -> None:
-        """Take note of how far a trial is."""
+        """Record how many epochs a trial has done."""
         self._epochs[name] = max(epoch, self._epochs.get(name, 0))
 
     def stop_all(self) -> bool:
-        """Whether the search is to end now."""
+        """Whether to end the search now; ends its trials first."""
         if self.is_over:
             self.end_trials()
         return self.is_over
 
     def end_trials(self) -> None:
-        """Let the trials that run end, and wait for them."""
-        if not self._was_told:
-            self._was_told = True
+        """Let running trials end, and wait for them."""
+        if not self._has_ended_trials:
+            self._has_ended_trials = True
             self._on_end()
 
     @property
     def is_over(self) -> bool:
-        """Whether a budget is spent, or a person has said so."""
+        """Whether a budget is spent, or the search was interrupted."""
         search, seconds = self._search, time.monotonic() - self._started
         num_epochs = sum(self._epochs.values())
         if search.max_total_epochs is not None and num_epochs >= search.max_total_epochs:
@@ -104,7 +104,7 @@ class Limits(Stopper):
         return "budget" if self._is_spent else "finished"
 
     def __reduce__(self) -> Any:
-        """Let Ray Tune write its own record of the search, which nothing reads, without it."""
+        """Exclude this object from Ray Tune's own record of the search, which nothing reads."""
         return NoopStopper, ()
 
 
@@ -115,22 +115,22 @@ _REMEDY = "run the same command to continue with the trials that are left"
 _DIED = "its process died, perhaps out of memory; set tune.retry_failed=true to run it again"
 
 OnTrial = Callable[[Params, Status, str, tuple[str, ...]], None]
-"""Called with a trial's settings, how it is now, why it failed, and what it warns of."""
+"""Called with a trial's settings, its status, the reason of a failure, and its warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """What is searched, and how."""
+    """The search space and the strategy of a search."""
 
     space: Space
     search: SearchConfig
     points: list[Params]
-    """What is tried, in order; of a search that learns, those to begin with."""
+    """Points to try, in order; for a search that learns, the first ones."""
     num_epochs: int
-    """Of a trial that is not stopped."""
+    """Maximum epochs per trial."""
     max_concurrent: int
     epochs: dict[str, int]
-    """How far trials were before, by their names."""
+    """Epochs that trials have done before, by name."""
 
 
 class Searching:
@@ -149,7 +149,7 @@ class Searching:
         """Search to the end; return how it ended: `finished`, `budget` or `interrupted`.
 
         Raises:
-            RaycapError: the search cannot go on.
+            RaycapError: the search cannot continue.
             RunConflict: another writer has taken over the output.
         """
         self._background.follow(lock, lambda _: None)
@@ -187,6 +187,7 @@ class Searching:
             run_config=tune.RunConfig(
                 name="tune",
                 # Nothing worth keeping goes here: trials write to the output.
+                # Nothing needed later is written here: trials write to the output.
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,
@@ -201,7 +202,7 @@ def _scheduler(plan: SearchPlan) -> Any:
     if search.scheduler == "asha":
         return ASHAScheduler(
             time_attr=EPOCH,
-            max_t=max(plan.num_epochs, search.grace_epochs) + 1,  # the end ends a trial by itself
+            max_t=max(plan.num_epochs, search.grace_epochs) + 1,  # a trial ends by itself
             grace_period=search.grace_epochs,
             reduction_factor=search.reduction,
         )
@@ -217,7 +218,8 @@ def _optuna(plan: SearchPlan) -> Any:
         from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'"
+            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'",
+            setting="tune.algorithm",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searcher: Any = OptunaSearch
@@ -231,7 +233,7 @@ def _optuna(plan: SearchPlan) -> Any:
 
 
 class _Following(LoggerCallback):
-    """Tells what Ray Tune tells of trials."""
+    """Forwards the progress of trials that Ray Tune reports."""
 
     def __init__(self, on_trial: OnTrial, limits: Limits, mailbox: Any, num_trials: int) -> None:
         self._on_trial = on_trial
@@ -240,21 +242,21 @@ class _Following(LoggerCallback):
         self._num_left = num_trials
 
     def log_trial_start(self, trial: RayTrial) -> None:
-        """Tell that a trial begins."""
+        """Report that a trial starts."""
         self._on_trial(_params(trial), Status.RUNNING, "", ())
 
     def log_trial_result(self, iteration: int, trial: RayTrial, result: dict[str, Any]) -> None:
-        """Tell that an epoch is over."""
+        """Report the end of an epoch."""
         del iteration
         self._limits.note_epoch(name_of(_params(trial)), result.get(EPOCH, 0))
         self._on_trial(_params(trial), Status.RUNNING, "", tuple(result.get(NOTES, ())))
 
     def log_trial_end(self, trial: RayTrial, failed: bool = False) -> None:
-        """Tell that a trial is over; after the last, wait until all have ended."""
+        """Report the end of a trial; after the last, wait until all have stopped."""
         result = trial.last_result or {}
         is_whole = OVER in result and FAILURE not in result
         if self._limits.is_over and not is_whole:
-            return  # it goes on with the next invocation
+            return  # the next invocation continues it
         if failed:
             self._mailbox.end.remote(name_of(_params(trial)))
         if failed or FAILURE in result:
@@ -265,10 +267,10 @@ class _Following(LoggerCallback):
             self._on_trial(_params(trial), status, "", ())
         self._num_left -= 1
         if not self._num_left:
-            self._limits.end_trials()  # those that were stopped may still be ending
+            self._limits.end_trials()  # stopped trials may still be ending
 
     def __reduce__(self) -> Any:
-        """Let Ray Tune write its own record of the search, which nothing reads, without it."""
+        """Exclude this object from Ray Tune's own record of the search, which nothing reads."""
         return (LoggerCallback, ())
 
 

@@ -77,7 +77,8 @@ def check_blip_folder(folder: Path) -> Preprocessing:
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise ModelError(
             f"{folder}: no tokenizer ({' or '.join(_VOCABULARY_FILES)}): "
-            "save it there with tokenizer.save_pretrained"
+            "save it there with tokenizer.save_pretrained",
+            uri=str(folder),
         )
     preprocessing = read_preprocessing(folder)
     expected = _trained_size(folder, config)
@@ -85,7 +86,8 @@ def check_blip_folder(folder: Path) -> Preprocessing:
     if found != expected:
         raise ModelError(
             f"{folder}: the preprocessor makes {found[0]}x{found[1]} pixels, but the weights are "
-            f"for {expected[0]}x{expected[1]} (vision_config.image_size): make the two files agree"
+            f"for {expected[0]}x{expected[1]} (vision_config.image_size): make the two files agree",
+            uri=str(folder),
         )
     return preprocessing
 
@@ -94,19 +96,24 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
     if model_type != BlipKind.name:
         raise ModelError(
-            f"{folder}: a model of kind {model_type!r}, not 'blip': choose another folder"
+            f"{folder}: a model of kind {model_type!r}, not 'blip': choose another folder",
+            uri=str(folder),
         )
     # BLIP for questions or retrieval has the same model_type, loads, and writes nonsense captions.
     architectures = config.get("architectures") or ["BlipForConditionalGeneration"]
     if "BlipForConditionalGeneration" not in architectures:
         raise ModelError(
             f"{folder}: holds {', '.join(map(str, architectures))}, which does not caption: "
-            "choose a BlipForConditionalGeneration model"
+            "choose a BlipForConditionalGeneration model",
+            uri=str(folder),
         )
 
 
 def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
     vision = config.get("vision_config") or {}
     if not isinstance(vision, dict):
-        raise ModelError(f"{folder / CONFIG_FILE}: vision_config must be a JSON object")
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: vision_config must be a JSON object",
+            uri=str(folder / CONFIG_FILE),
+        )
     return read_size(folder / CONFIG_FILE, vision.get("image_size", _DEFAULT_SIZE))

@@ -122,22 +122,26 @@ def check_scratch_folder(folder: Path) -> ScratchDescription:
     if not isinstance(kind, str) or kind not in SCRATCH_KINDS:
         raise ModelError(
             f"{folder}: a model of kind {kind!r}, not {', '.join(SCRATCH_KINDS)}: choose another "
-            "folder"
+            "folder",
+            uri=str(folder),
         )
     architecture = _read_architecture(file, SCRATCH_KINDS[kind], config.get("architecture"))
     num_tokens = config.get("vocabulary_size")
     if not isinstance(num_tokens, int) or num_tokens < 1:
-        raise ModelError(f"{file}: vocabulary_size is {num_tokens!r}, not a number: restore it")
+        raise ModelError(
+            f"{file}: vocabulary_size is {num_tokens!r}, not a number: restore it", uri=str(file)
+        )
     check_weights(folder)
     if not (folder / TOKENIZER_FILE).is_file():
-        raise ModelError(f"{folder}: no {TOKENIZER_FILE}: restore the file")
+        raise ModelError(f"{folder}: no {TOKENIZER_FILE}: restore the file", uri=str(folder))
     preprocessing = read_preprocessing(folder)
     found = (preprocessing.target.height_px, preprocessing.target.width_px)
     if found != (architecture.image_px, architecture.image_px):
         raise ModelError(
             f"{folder}: the preprocessor makes {found[0]}x{found[1]} pixels, but the weights are "
             f"for {architecture.image_px}x{architecture.image_px} (architecture.image_px of "
-            f"{CONFIG_FILE}): make the two files agree"
+            f"{CONFIG_FILE}): make the two files agree",
+            uri=str(folder),
         )
     return ScratchDescription(
         kind=kind, architecture=architecture, num_tokens=num_tokens, preprocessing=preprocessing
@@ -194,10 +198,13 @@ def _read_architecture(file: Path, kind: ScratchKind, values: object) -> Archite
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(("architecture", *map(str, first["loc"])))
-        raise ModelError(f"{file}: {place}: {first['msg']}: restore the file") from None
+        raise ModelError(
+            f"{file}: {place}: {first['msg']}: restore the file", uri=str(file)
+        ) from None
     if kind.splits_width and architecture.width % architecture.num_heads:
         raise ModelError(
             f"{file}: architecture.num_heads={architecture.num_heads} does not divide "
-            f"architecture.width={architecture.width}: restore the file"
+            f"architecture.width={architecture.width}: restore the file",
+            uri=str(file),
         )
     return architecture

@@ -84,7 +84,7 @@ def _image_text_models() -> frozenset[str]:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(args=[pairs, *_])):
                 if name == _MAPPING:
                     return frozenset(dict(ast.literal_eval(pairs)))
-    raise AssertionError(f"transformers has no {_MAPPING}: this version is not supported")
+    raise ModelError(f"this version of transformers is not supported: it has no {_MAPPING}")
 
 
 def check_vlm_folder(folder: Path) -> Target:
@@ -97,7 +97,8 @@ def check_vlm_folder(folder: Path) -> Target:
     if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
         raise ModelError(
             f"{folder}: no tokenizer ({TOKENIZER_FILE}): save it there with "
-            "processor.save_pretrained"
+            "processor.save_pretrained",
+            uri=str(folder),
         )
     file, settings = read_image_settings(folder)
     height_px, width_px = _fixed_size(file, settings) or _any_size(settings)
@@ -105,7 +106,9 @@ def check_vlm_folder(folder: Path) -> Target:
         chosen = settings.get("resample")
         resample = Image.Resampling(_BICUBIC if chosen is None else chosen).name.lower()
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{file}: not settings of an image processor: {error}") from None
+        raise ModelError(
+            f"{file}: not settings of an image processor: {error}", uri=str(file)
+        ) from None
     return Target(width_px=width_px, height_px=height_px, resample=resample)
 
 
@@ -123,7 +126,7 @@ def _fixed_size(file: Path, settings: dict[str, Any]) -> tuple[int, int] | None:
             return side_px, side_px
         case {"height": int(height_px), "width": int(width_px)} if min(height_px, width_px) > 0:
             return height_px, width_px
-    raise ModelError(f"{file}: {size} is not an image size: restore the file")
+    raise ModelError(f"{file}: {size} is not an image size: restore the file", uri=str(file))
 
 
 def _any_size(settings: dict[str, Any]) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""The stream: work -> gather files -> load pixels -> the workers in turn, by Ray Data.
+"""The stream, on Ray Data: work -> gather files -> load pixels -> the workers in turn.
 
-One stream lasts for the whole run, samples for validation included: no epoch waits for a new one
-to start. Ray Data keeps the order, holds back what is not taken, and repeats what a dead task took
-with it.
+One stream lasts for the whole run, including the samples for validation, so no epoch waits for a
+stream to start. Ray Data keeps the order, applies backpressure, and repeats the work of a task that
+died. The second stage is here too: it decodes files, and augments them for training.
 """
 
 from collections.abc import Iterator
@@ -39,25 +39,25 @@ from raycap.training.data.pieces import (
 from raycap.training.data.plan import draw_seed
 
 _GATHER_TASKS = 2
-"""Windows in memory: the one that is streamed, and the next."""
+"""Windows in memory: the current one and the next."""
 _GATHER_CPUS = 0.25
-"""It waits for storage, mostly. Other than that of loading, or Ray would merge the two."""
+"""It mostly waits for storage. Must differ from loading, or Ray merges the two stages."""
 _FETCH_THREADS = 16
 
 
 def start_stream(
     spec: StreamSpec, *, epoch: int, step: int, num_epochs: int, debug: bool
 ) -> list[DataIterator]:
-    """Start the stream from a step of an epoch to the end of the last.
+    """Start the stream at a step of an epoch; it ends with the last epoch.
 
     Returns:
-        An iterator for each worker; all must be read side by side. Each block is one LOADED row.
+        One iterator per worker; all must be read concurrently. Each block is one LOADED row.
     """
     gathering: Any = gather  # Ray's annotations know no Arrow tables
     loading: Any = load
     work = pa.Table.from_pylist(list(work_from(spec, epoch, step, num_epochs)), schema=WORK)
-    # No two pieces may be put into one block: blocks go to the workers in turn. The stream may rest
-    # for as long as validation takes; `Feed` tells when a worker starves.
+    # One piece per block, because blocks go to the workers in turn. The stream may pause while
+    # validation runs; `Feed` detects a worker that waits too long.
     context = stream_context(block_bytes=1, stall_timeout_s=None, debug=debug)
     context.execution_options.preserve_order = True
     with DataContext.current(context):
@@ -79,7 +79,7 @@ def start_stream(
                 num_cpus=1,
             )
         )
-        # Blocks of one row each go to whoever has the fewest rows, the first of equals: in turn.
+        # Ray gives each block to the worker with the fewest rows, the first of equals: in turn.
         return list(stream.streaming_split(spec.plan.num_workers, equal=False))
 
 
@@ -98,9 +98,9 @@ def work_from(spec: StreamSpec, epoch: int, step: int, num_epochs: int) -> Itera
 
 
 def load(table: pa.Table, spec: StreamSpec) -> pa.Table:
-    """Load a GATHERED row into a LOADED one. What cannot be read is left out, and named."""
+    """Turn a GATHERED row into a LOADED one. Unreadable images are left out, and named."""
     prepare_process(spec.image)
-    torch.set_num_threads(1)  # other pieces are loaded beside this one
+    torch.set_num_threads(1)  # other pieces are loaded concurrently
     piece = read_gathered(table)
     loaded = Piece(tag=piece.tag)
     pixels: list[UInt8[np.ndarray, "3 h w"]] = []
@@ -120,13 +120,13 @@ def load(table: pa.Table, spec: StreamSpec) -> pa.Table:
 
 
 def original(file: bytes, spec: StreamSpec) -> UInt8[np.ndarray, "3 h w"]:
-    """Decode an image as it is captioned: without any change."""
+    """Decode an image without augmentation, as for captioning."""
     pixels = decode(file, spec.target, spec.image).pixels
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def changed(file: bytes, epoch: int, image_id: str, spec: StreamSpec) -> UInt8[np.ndarray, "3 h w"]:
-    """Decode an image and change it at random, as it is trained on in an epoch."""
+    """Decode and augment an image, as training sees it in one epoch."""
     augmentation = _augmentation(spec.augment, spec.target)
     pixels = decode(file, augmentation.source, spec.image).pixels
     image = augmentation(pixels, draw_seed(spec.plan.seed, "augment", epoch, image_id))
@@ -134,10 +134,10 @@ def changed(file: bytes, epoch: int, image_id: str, spec: StreamSpec) -> UInt8[n
 
 
 def file_of(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes:
-    """Give an image's file, fetched where the dataset has its address alone.
+    """Return an image's file; fetch it if the dataset has only its address.
 
     Raises:
-        ImageError: it cannot be had.
+        ImageError: there is no file, or it cannot be fetched.
     """
     if file is not None:
         return file
@@ -162,7 +162,7 @@ def _pixels(
 
 
 def _files(piece: Piece, spec: StreamSpec) -> Iterator[bytes | ImageError]:
-    """Yield the files of a piece, those that are to be fetched some ahead."""
+    """Yield the files of a piece in order; prefetch those with only an address."""
     num_threads = 1 if None not in piece.files else _FETCH_THREADS
     pairs = zip(piece.files, piece.uris, strict=True)
     yield from ordered_map(lambda pair: _try_file(*pair, spec), pairs, num_threads)
@@ -177,7 +177,7 @@ def _try_file(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes | 
 
 @lru_cache(maxsize=4)
 def _reader(config: StorageConfig) -> ImageReader:
-    """Keep connections open from task to task of a worker process."""
+    """Reuse connections between the tasks of a worker process."""
     return ImageReader(config)
 
 

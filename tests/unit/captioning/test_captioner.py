@@ -1,9 +1,8 @@
-"""The caption stage isolates bad images and shrinks batches, whatever the model."""
+"""The caption stage isolates bad images and shrinks batches, for any model."""
 
 import math
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,6 @@ class Picky:
         if self.bad.intersection(values):
             raise ValueError("cannot look\nat this")
         return [Caption(text=f"number {value}", logprob=-1.0) for value in values]
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError(f"nobody asked to save to {folder}")
 
 
 def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
@@ -98,7 +94,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
 
 
 class Meeting(Picky):
-    """Two calls at a time, or none goes on."""
+    """Calls block until two run at the same time."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -11,15 +11,15 @@ import pytest
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
-from raycap.captioning.record import Summary
 from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.console.captioning import summary_rows
+from raycap.console.caption import summary_rows
 from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
 from raycap.preflights.run import preflight
+from raycap.results.captioning import Summary
 from raycap.storage.local import LocalStore
 from tests.support.outputs import failed, row
 

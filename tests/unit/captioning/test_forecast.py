@@ -5,9 +5,6 @@ from dataclasses import replace
 import pytest
 
 from raycap.captioning.forecast import (
-    DECODE,
-    FETCH,
-    MODEL,
     Round,
     RunAhead,
     Workers,
@@ -20,6 +17,7 @@ from raycap.captioning.forecast import (
 )
 from raycap.models.base import BatchRange
 from raycap.preflights.run import distinct, spread
+from raycap.results.preflight import DECODE, FETCH, MODEL
 from tests.support.sampled import sampled, table_of
 
 RUN = RunAhead(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from raycap.captioning import status as heartbeat
-from raycap.captioning.status import PROGRESS, Heartbeat, read_status
+from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
-from raycap.console.captioning import status_rows
+from raycap.console.status import status_rows
 from raycap.errors import DatasetError
 from raycap.progress import Progress
+from raycap.results.captioning import PROGRESS
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -42,7 +43,7 @@ def age(store: Store, seconds: float) -> None:
 
 def test_a_run_is_starting_running_and_stopped(store: Store) -> None:
     assert read_status(store.uri).state == "starting"
-    assert shown(store) == {"state": "starting: images are being listed"}
+    assert shown(store)["state"].startswith("starting:")
     with Heartbeat(store, HALF):
         rows = shown(store)
         assert rows["state"] == "running"

@@ -15,9 +15,9 @@ from raycap import schema
 from raycap.config import PrepareConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
-from raycap.datasets.record import DatasetRecord, RejectReason
 from raycap.datasets.splits import rank_of, subset_limit
 from raycap.errors import DatasetError
+from raycap.results.dataset import DatasetRecord, RejectReason
 from tests.support.annotated import read, write
 from tests.support.caption_sets import make_dataset, picture
 

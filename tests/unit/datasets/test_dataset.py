@@ -12,8 +12,8 @@ from raycap import schema
 from raycap.config import PrepareConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import CaptionDataset, open_dataset
-from raycap.datasets.record import is_dataset, read_record
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.results.dataset import is_dataset, read_record
 from raycap.storage.stores import open_store
 from tests.support.caption_sets import folder_rows, make_dataset, picture
 

@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "pickle as safetensors": (disguised, "model.safetensors: is a pickle under another name"),
     "zip as safetensors": (zipped, "model.safetensors: is a pickle under another name"),
     "pickle beside": (beside, "more.safetensors: is a pickle under another name"),
-    "index of a pickle": (indexed("weights.bin"), "names 'weights.bin', which is no safetensors"),
+    "index of a pickle": (indexed("weights.bin"), "names 'weights.bin'"),
     "index out of the folder": (indexed("../x.safetensors"), "names '../x.safetensors', which is"),
     "adapter": (adapted, "holds an adapter"),
     "kernel": (

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.experiments.calibration.search import frontier
 from raycap.reporting.calibration import trade_off_plot
 from raycap.reporting.report import report
+from raycap.results.calibration import frontier
 from tests.support.report_samples import pillow_as_it_was
 from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup
 from tests.support.training_samples import trials_of, write_calibration_sample

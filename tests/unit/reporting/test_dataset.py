@@ -6,9 +6,9 @@ import pytest
 
 from raycap import schema
 from raycap.config import ReportConfig
-from raycap.datasets.record import Leakage
 from raycap.errors import DatasetError
 from raycap.reporting.report import report
+from raycap.results.dataset import Leakage
 from tests.support.dataset_samples import dataset_row, rejected_row, scene_dataset, write_dataset
 from tests.support.report_samples import pillow_as_it_was, score_row, write_sample
 from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup

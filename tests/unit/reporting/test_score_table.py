@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from raycap import schema
-from raycap.evaluation.record import Comparison, Evaluation, Metric
 from raycap.reporting.score_table import (
-    LENGTH,
     WHISKER_PX,
     Row,
     paired_tests,
     score_groups,
     skipped_metrics,
 )
+from raycap.results.evaluation import Comparison, Evaluation, Metric
+from raycap.results.labels import LENGTH, METRIC_LABELS
 from tests.support.report_samples import evaluation_of, score_row
 
 MINUS = "\N{MINUS SIGN}"
@@ -131,7 +131,7 @@ def test_paired_tests_are_shown_as_they_are(evaluation: Evaluation) -> None:
     assert (shown.metric, shown.first, shown.second) == ("BLEU-4", "one", "all")
     assert (shown.difference, shown.interval) == (f"{MINUS}0.200", f"{MINUS}0.300 to {MINUS}0.100")
     assert (shown.p_value, shown.is_significant) == ("<0.002", True)
-    lengths = [test for test in paired_tests(evaluation) if test.metric == "Length in tokens"]
+    lengths = [test for test in paired_tests(evaluation) if test.metric == METRIC_LABELS[LENGTH]]
     assert len(lengths) == 2
     assert LENGTH in {test.metric for test in evaluation.comparisons}
 

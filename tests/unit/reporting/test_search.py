@@ -7,21 +7,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from pydantic import TypeAdapter
 
-from raycap.config import StorageConfig
 from raycap.errors import DatasetError
-from raycap.experiments.tuning import record
-from raycap.experiments.tuning.search import Search, by_value
 from raycap.reporting.report import report
-from raycap.reporting.search_record import SEARCH, read_search
-from raycap.reporting.search_table import trial_table
-from raycap.storage.stores import open_store
+from raycap.reporting.search import trial_table
+from raycap.results.search import SEARCH
 from tests.support.report_samples import pillow_as_it_was
 from tests.support.search_samples import (
     GRID,
     grid_trials,
-    search_content,
     search_of,
     trial,
     write_search,
@@ -149,19 +143,6 @@ def test_the_best_trial_may_be_one_that_goes_on(tmp_path: Path) -> None:
     assert search.best_trial
     assert search.best_trial.name == "t-00000002"
     assert [trial.name for trial in search.ended] == ["t-00000001", "t-00000000"]
-
-
-def test_what_tuning_writes_is_read(tmp_path: Path) -> None:
-    written = TypeAdapter(Search).validate_python(search_content())
-    store = open_store(str(tmp_path), StorageConfig())
-    record.write_search(store, written)
-    search = read_search(store)
-    assert record.SEARCH == SEARCH
-    assert [trial.name for trial in written.trials] == [trial.name for trial in search.trials]
-    assert search.best_trial == search.ranked[0]
-    assert [trial.name for trial in by_value(written.trials, search.metric)][:18] == [
-        trial.name for trial in search.ranked[:18]
-    ]
 
 
 def test_a_search_over_one_parameter_has_no_map(tmp_path: Path) -> None:

@@ -7,10 +7,15 @@ import pytest
 
 from raycap.reporting.numbers import duration
 from raycap.reporting.search_charts import divide, heat_cells
-from raycap.reporting.search_importance import explained, group, importances
-from raycap.reporting.search_record import Value
-from raycap.reporting.search_scale import drawn_text, parameter_scale
-from raycap.training.overfitting import Metric, best_epoch
+from raycap.reporting.search_values import (
+    Value,
+    drawn_text,
+    explained,
+    group,
+    importances,
+    parameter_scale,
+)
+from raycap.results.training import Metric, best_epoch
 from tests.support.search_samples import (
     GRID,
     grid_trials,

@@ -8,19 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raycap.config import StorageConfig
 from raycap.errors import DatasetError
-from raycap.experiments.study import record
 from raycap.reporting.report import report
 from raycap.reporting.study import all_table, main_table
-from raycap.reporting.study_record import STUDY, read_study
-from raycap.storage.stores import open_store
+from raycap.results.study import STUDY
 from tests.support.report_samples import pillow_as_it_was
 from tests.support.study_samples import (
     all_systems,
     calibrated,
     pretrained,
-    study_content,
     study_of,
     system,
     trained_systems,
@@ -318,41 +314,6 @@ def test_whatever_a_study_holds_stays_text(tmp_path: Path) -> None:
     titles = (svg.get("aria-labelledby") for svg in Page(tmp_path / "page.html").attributes("svg"))
     assert len(list(titles)) == len({"length", "score"} | GROWTH | AUGMENTATION)
     assert_nothing_is_markup(tmp_path / "page.html", num_galleries=0)
-
-
-def test_what_a_study_writes_is_read(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path), StorageConfig())
-    content = study_content()
-    store.write(STUDY, json.dumps(content).encode())
-    written = record.read_study(store)
-    record.write_study(store, written)
-    study = read_study(store)
-    assert STUDY == record.STUDY
-    assert [item.name for item in study.systems] == [item.name for item in written.systems]
-    for mine, theirs in zip(study.systems, written.systems, strict=True):
-        assert mine.wall_s == pytest.approx(theirs.wall_s)
-        assert mine.status == theirs.status
-        for name in mine.__dataclass_fields__.keys() - {"scores", "training", "calibration"}:
-            assert getattr(mine, name) == getattr(theirs, name), name
-    forms = [
-        (study, written),
-        (study.systems[0], written.systems[0]),
-        (study.systems[0].training, written.systems[0].training),
-        (calibrated_of(study), calibrated_of(written)),
-        (study.systems[0].scores["cider_d"], written.systems[0].scores["cider_d"]),
-    ]
-    for ours, of_study in forms:
-        assert set(type(ours).__dataclass_fields__) == set(type(of_study).__dataclass_fields__)
-
-
-def calibrated_of(study: Any) -> Any:
-    return next(item.calibration for item in study.systems if item.calibration)
-
-
-def test_every_status_of_a_study_is_known(tmp_path: Path) -> None:
-    systems = [unscored(status, "hybrid", status) for status in record.Status]
-    study = study_of(tmp_path, systems)
-    assert [item.status for item in study.systems] == list(record.Status)
 
 
 @pytest.mark.parametrize(

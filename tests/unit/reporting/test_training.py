@@ -12,19 +12,13 @@ import pytest
 
 from raycap.config import ReportConfig, StorageConfig
 from raycap.errors import DatasetError
-from raycap.reporting import training as training_section
-from raycap.reporting import training_run
 from raycap.reporting.comparison import comparison_section
 from raycap.reporting.report import report
 from raycap.reporting.training import training_section as build_section
 from raycap.reporting.training_run import read_run
-from raycap.runs.records import CONFIG, RUN
+from raycap.results.training import ATTENTION
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training import epochs, record
-from raycap.training import loop as nonfinite
-from raycap.training import preparing as preview
-from raycap.training.attention_maps import ATTENTION
 from tests.support.report_samples import pillow_as_it_was, scene_captions
 from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup
 from tests.support.training_samples import (
@@ -234,16 +228,6 @@ def test_whatever_a_training_run_holds_stays_text(tmp_path: Path) -> None:
     write_non_finite(other, [HOSTILE])
     report([run, other.uri], tmp_path / "page.html")
     assert_nothing_is_markup(tmp_path / "page.html", num_galleries=0)
-
-
-def test_the_files_are_called_what_training_calls_them(tmp_path: Path) -> None:
-    assert training_run.HISTORY == epochs.HISTORY
-    assert training_run.TRAINING == record.TRAINING
-    begin_training(tmp_path / "run")
-    assert (tmp_path / "run" / RUN).is_file()
-    assert (tmp_path / "run" / CONFIG).is_file()
-    assert training_run.NON_FINITE == nonfinite.NON_FINITE
-    assert training_section.PREVIEW == preview.PREVIEW
 
 
 def test_the_report_loads_neither_ray_nor_torch() -> None:

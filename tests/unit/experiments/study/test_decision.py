@@ -1,4 +1,4 @@
-"""What a study concludes, and its summary in Markdown."""
+"""Conclusions of a study, and its summary in Markdown."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.evaluation.record import Comparison
 from raycap.experiments.study.decision import decide, pick_best, summarise
-from raycap.experiments.study.record import (
-    SYSTEMS,
+from raycap.experiments.study.record import SYSTEMS
+from raycap.results.evaluation import Comparison
+from raycap.results.status import Status
+from raycap.results.study import (
     CalibrationFound,
     Score,
-    Status,
     Study,
     SystemRecord,
     TrainingFound,
@@ -121,14 +121,14 @@ def study(found: list[SystemRecord]) -> Study:
     )
 
 
-def test_the_best_main_system_is_taken_and_compared_with_the_second() -> None:
+def test_the_best_main_system_is_chosen_and_compared_with_the_second() -> None:
     lines = decide(systems(), [comparison(0.002)], 17.4)
     assert lines[0] == (
         "Take blip-finetuned: the best CIDEr-D, 6.900 [6.800, 7.000], at a cost of 70.0 s. It is "
         "3.300 ahead of blip-calibrated, a difference beyond chance (p = 0.002, paired bootstrap)."
     )
     assert lines[1] == (
-        "People wrote 17.4 words a caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
+        "References have 17.4 words per caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
     )
 
 
@@ -149,7 +149,7 @@ def test_calibration_overfitting_augmentation_and_growth_have_their_lines() -> N
     assert "of blip-finetuned from" not in text
 
 
-def test_a_system_that_says_the_same_of_every_image_is_named() -> None:
+def test_a_system_with_one_caption_for_all_images_is_named() -> None:
     found = systems()
     found[0] = replace(found[0], scores=found[0].scores | {"different_captions": Score(value=1.0)})
     found[1] = replace(found[1], scores=found[1].scores | {"different_captions": Score(value=2.0)})
@@ -162,7 +162,7 @@ def test_a_system_that_says_the_same_of_every_image_is_named() -> None:
     ]
 
 
-def test_nothing_is_concluded_where_nothing_was_scored() -> None:
+def test_nothing_is_concluded_without_scores() -> None:
     waiting = [SystemRecord(name="hybrid", role="hybrid", is_main=True)]
     assert pick_best(waiting) is None
     assert decide(waiting, [], 17.4) == ["No system was scored."]

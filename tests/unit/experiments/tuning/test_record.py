@@ -1,4 +1,4 @@
-"""What a search's output remembers: whose it is, what trials came to, which is best."""
+"""The files of a search: fingerprint, trials, table, and the best trial."""
 
 import math
 from dataclasses import replace
@@ -15,16 +15,15 @@ from raycap.experiments.tuning.record import (
     TRIALS,
     measure_trial,
     name_of,
-    read_search,
     write_search,
 )
 from raycap.experiments.tuning.run import search_fingerprint
-from raycap.experiments.tuning.search import Status, Trial, by_value, pick_best
 from raycap.experiments.tuning.space import read_space
+from raycap.results.search import Trial, by_value, pick_best, read_search
+from raycap.results.status import Status
+from raycap.results.training import Metric, encode_history
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.overfitting import Metric
-from raycap.training.state import encode_history
 from tests.support.tuned import PARAMS, epoch_record, search_of, trial
 
 DATASET = {"parts": "x"}

@@ -1,68 +1,106 @@
-"""What preparing a dataset, evaluating captions and writing a report came to."""
+"""`raycap evaluate`."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycap.console.columns import print_rows
-from raycap.datasets.record import DatasetRecord
-from raycap.evaluation.record import Comparison, Evaluation, LengthGap, Metric, System
-from raycap.evaluation.sums import LENGTH
-from raycap.reporting.report import ReportSummary
+from raycap.config import EvaluateConfig
+from raycap.config.loading import load_config
+from raycap.console.options import ConfigOption, DebugOption, SetOption
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.evaluation import Comparison, Evaluation, LengthGap, Metric, System
+
+
+def evaluate(
+    captions: Annotated[
+        list[str],
+        typer.Argument(
+            help="Captions to score: outputs of `raycap caption`, COCO results JSON, JSONL, CSV "
+            "or Parquet files. `NAME=PATH` names a system.",
+            show_default=False,
+        ),
+    ],
+    references: Annotated[
+        str,
+        typer.Argument(
+            help="Captions written by people: a dataset of `raycap prepare`, or a source it reads.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder or `s3://` prefix for `evaluation.json` and the per-image scores.",
+        ),
+    ] = None,
+    missing: Annotated[
+        Literal["error", "worst", "drop"],
+        typer.Option(
+            "--missing",
+            help="Images without a caption: stop with an error, score 0, or exclude for all.",
+        ),
+    ] = "error",
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Use only this split of the references; can be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score captions against references: BLEU, ROUGE-L, CIDEr-D, and the length gap.
+
+    Several systems are compared side by side, with confidence intervals and paired tests.
+
+    Example: `raycap evaluate captions/ dataset/ --split test --output evaluation/`
+
+    Exit codes: 0 done; 1 stopped (for example, images without a caption and `--missing error`);
+    2 usage or config.
+    """
+    with told_errors(debug=debug):
+        resolved = load_config(EvaluateConfig, config, list(settings or []))
+        from raycap.console.progress import show_progress
+        from raycap.evaluation.evaluate import evaluate as evaluate_captions
+        from raycap.evaluation.matching import MissingPolicy
+
+        with show_progress(stderr()) as on_progress:
+            found = evaluate_captions(
+                captions,
+                references,
+                output=output,
+                missing=MissingPolicy(missing),
+                splits=split or (),
+                config=resolved,
+                on_progress=on_progress,
+                debug=debug,
+            )
+        print_evaluation(found)
+
 
 _SHOWN_COMPARISONS = ("cider_d", "bleu_4", "length")
+
+
 _NAME_WIDTH = 20
-"""Longer names of systems are folded where there is no room for them."""
+"""Longer system names are wrapped."""
+
+
 _PAIR_NAME_WIDTH = 16
-_LABELS = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-    "meteor": "METEOR",
-    "spice": "SPICE",
-    "clip_score": "CLIPScore",
-    "ref_clip_score": "RefCLIPScore",
-    "length": "length",
-}
+
 
 _Figures = list[tuple[str, list[str]]]
-"""Labels, each with a cell for every system."""
+"""Row labels, each with one cell per system."""
 
 
-def dataset_rows(record: DatasetRecord) -> list[tuple[str, str]]:
-    """Say what a caption dataset holds, and what was left out."""
-    rows = [("images", f"{record.num_images:,}"), ("captions", f"{record.num_captions:,}")]
-    for name, split in record.splits.items():
-        told = f"{split.num_images:,} images, {split.num_captions:,} captions"
-        rows.append((f"  {name}", f"{told}, {split.mean_tokens:.1f} tokens each"))
-    rejected = {
-        "images rejected": record.rejected_images,
-        "captions rejected": record.rejected_captions,
-    }
-    for name, reasons in rejected.items():
-        if reasons:
-            told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-            rows.append((name, told))
-    if record.num_images_not_in_subset:
-        rows.append(("not in the subset", f"{record.num_images_not_in_subset:,} images"))
-    if record.duplicates.num_groups:
-        duplicates = record.duplicates
-        told = f"{duplicates.num_images:,} images in {duplicates.num_groups:,} groups"
-        rows.append(("duplicates", f"{told}, {duplicates.num_moved:,} moved to one split"))
-    if record.leakage.num_groups:
-        rows.append(
-            ("LEAKAGE", f"{record.leakage.num_images:,} images are in several of the given splits")
-        )
-    return [*rows, ("vocabulary", f"{record.vocabulary_size:,} tokens")]
-
-
-def print_evaluation(found: Evaluation) -> None:
-    """Print systems side by side, then how they differ, then what else there is to know."""
+def print_evaluation(found: "Evaluation") -> None:
+    """Print the systems side by side, their differences, and notes."""
     console = Console()
     for table in _score_tables(found.systems, console.width):
         console.print(table)
@@ -80,20 +118,8 @@ def print_evaluation(found: Evaluation) -> None:
     print_rows([*rows, *_skipped_rows(found.systems), *_left_over_rows(found)])
 
 
-def report_rows(summary: ReportSummary) -> list[tuple[str, str]]:
-    """Say what a report came to."""
-    rows = [
-        ("sections", f"{summary.num_sections:,}"),
-        ("images shown", f"{summary.num_examples:,}"),
-        ("size", f"{summary.num_bytes / 1e6:.1f} MB"),
-    ]
-    if summary.num_unreadable:
-        rows.append(("without a picture", f"{summary.num_unreadable:,}"))
-    return [*rows, ("report", summary.path)]
-
-
-def _score_tables(systems: Sequence[System], width: int) -> list[Table]:
-    """Put as many systems side by side as there is room for, with short intervals if need be."""
+def _score_tables(systems: "Sequence[System]", width: int) -> list[Table]:
+    """Build tables of as many systems as fit side by side; shorten intervals if needed."""
     figures = _figures(systems, is_short=False)
     if len(_grouped(systems, figures, width)) > 1:
         figures = _figures(systems, is_short=True)
@@ -111,8 +137,8 @@ def _score_tables(systems: Sequence[System], width: int) -> list[Table]:
     return tables
 
 
-def _grouped(systems: Sequence[System], figures: _Figures, width: int) -> list[list[int]]:
-    """Part systems, by their numbers, into groups that fit into the width."""
+def _grouped(systems: "Sequence[System]", figures: _Figures, width: int) -> list[list[int]]:
+    """Split the systems, by index, into groups that fit the width."""
     label_width = max(len(label) for label, _ in figures)
     groups: list[list[int]] = []
     left = 0
@@ -130,13 +156,15 @@ def _width(figures: _Figures, system: int) -> int:
     return max(len(cells[system]) for _, cells in figures)
 
 
-def _figures(systems: Sequence[System], *, is_short: bool) -> _Figures:
-    """Give each figure with its value for every system."""
+def _figures(systems: "Sequence[System]", *, is_short: bool) -> _Figures:
+    """Return each figure with its value for every system."""
+    from raycap.results.labels import metric_label
+
     rows: _Figures = [("images", [f"{system.num_images:,}" for system in systems])]
     for metrics in zip(*(system.metrics for system in systems), strict=True):
         if any(metric.value is not None for metric in metrics):
             cells = [_metric(metric, is_short=is_short) for metric in metrics]
-            rows.append((_LABELS[metrics[0].name], cells))
+            rows.append((metric_label(metrics[0].name), cells))
     for label, cell in (
         ("mean tokens", lambda system: f"{system.lengths.mean:.2f}"),
         ("length gap", lambda system: _gap(system.length_gap, is_short=is_short)),
@@ -154,21 +182,21 @@ def _figures(systems: Sequence[System], *, is_short: bool) -> _Figures:
     return rows
 
 
-def _metric(metric: Metric, *, is_short: bool) -> str:
+def _metric(metric: "Metric", *, is_short: bool) -> str:
     if metric.value is None:
         return "skipped"
     bounds = _bounds(metric.low, metric.high, "{:.4f}", is_short=is_short)
     return f"{metric.value:.4f}{bounds}"
 
 
-def _gap(gap: LengthGap, *, is_short: bool) -> str:
+def _gap(gap: "LengthGap", *, is_short: bool) -> str:
     sign = "" if is_short else "+"
     bounds = _bounds(gap.low, gap.high, f"{{:{sign}.2f}}", is_short=is_short)
     return f"{gap.difference:+.2f}{bounds}"
 
 
 def _bounds(low: float | None, high: float | None, form: str, *, is_short: bool) -> str:
-    """Write an interval; in short, half its width."""
+    """Format an interval; the short form is half its width."""
     if low is None or high is None:
         return ""
     if is_short:
@@ -176,7 +204,7 @@ def _bounds(low: float | None, high: float | None, form: str, *, is_short: bool)
     return f" [{form.format(low)}, {form.format(high)}]"
 
 
-def _distinct(system: System) -> str:
+def _distinct(system: "System") -> str:
     return f"{system.diversity.distinct_1:.3f}, {system.diversity.distinct_2:.3f}"
 
 
@@ -184,7 +212,7 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def _logprob(system: System) -> str:
+def _logprob(system: "System") -> str:
     return "" if system.mean_logprob is None else f"{system.mean_logprob:.3f}"
 
 
@@ -192,8 +220,10 @@ def _abridged(name: str) -> str:
     return name if len(name) <= _PAIR_NAME_WIDTH else f"{name[: _PAIR_NAME_WIDTH - 1]}…"
 
 
-def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Say of each pair how the first differs from the second."""
+def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
+    """Build the table of differences, first system minus second."""
+    from raycap.results.labels import metric_label
+
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("difference", overflow="fold")
     for title in ("", "", "interval", "p"):
@@ -201,11 +231,11 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     before = None
     for item in comparisons:
         pair = (item.first, item.second)
-        digits = 2 if item.metric == LENGTH else 4
+        digits = 2 if item.metric == "length" else 4
         low, high = (f"{bound:+.{digits}f}" for bound in (item.low, item.high))
         table.add_row(
             "" if pair == before else escape(" - ".join(map(_abridged, pair))),
-            _LABELS[item.metric],
+            metric_label(item.metric),
             f"{item.difference:+.{digits}f}",
             escape(f"[{low}, {high}]"),
             f"{item.p_value:.3f}",
@@ -214,14 +244,16 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def _skipped_rows(systems: Sequence[System]) -> list[tuple[str, str]]:
-    """Say why metrics have no value: once what is so for several metrics, or for all systems."""
+def _skipped_rows(systems: "Sequence[System]") -> list[tuple[str, str]]:
+    """Return why metrics have no value, merged over metrics and systems."""
+    from raycap.results.labels import metric_label
+
     reasons: dict[tuple[str, str], list[str]] = {}
     for metrics in zip(*(system.metrics for system in systems), strict=True):
         for reason in dict.fromkeys(metric.skipped for metric in metrics if metric.skipped):
             of = [s.name for s, m in zip(systems, metrics, strict=True) if m.skipped == reason]
             whose = "" if len(of) == len(systems) else f" ({', '.join(of)})"
-            reasons.setdefault((reason, whose), []).append(_LABELS[metrics[0].name])
+            reasons.setdefault((reason, whose), []).append(metric_label(metrics[0].name))
     return [
         ("skipped", _reason(labels, reason) + whose) for (reason, whose), labels in reasons.items()
     ]
@@ -231,7 +263,7 @@ def _reason(labels: Sequence[str], reason: str) -> str:
     return reason if reason.startswith(labels[0]) else f"{', '.join(labels)}: {reason}"
 
 
-def _left_over_rows(found: Evaluation) -> list[tuple[str, str]]:
+def _left_over_rows(found: "Evaluation") -> list[tuple[str, str]]:
     rows = []
     for system in found.systems:
         for what, count, named in (

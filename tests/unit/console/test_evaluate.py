@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from raycap import schema
-from raycap.console.evaluation_tables import print_evaluation
+from raycap.console.evaluate import print_evaluation
 from raycap.evaluation.matching import MissingPolicy
-from raycap.evaluation.record import Evaluation, Metric
+from raycap.results.evaluation import Evaluation, Metric
 from tests.support.evaluation_samples import run, write_corpus
 
 Print = Callable[[Evaluation, int], list[str]]

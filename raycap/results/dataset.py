@@ -1,13 +1,13 @@
-"""What a caption dataset tells of itself, and where everything in it lies.
+"""Result of preparing a caption dataset: counts, splits, and what was left out.
 
     dataset.json                  the DatasetRecord below; written last: with it, it is complete
     parts.parquet                 PART_INDEX: every part with its first and last image id
-    rejected.parquet              REJECTED: what was left out, and why
-    train/part-000000.parquet     DATASET rows sorted by image id; and so on, and so for each split
+    rejected.parquet              REJECTED: captions and images left out, with the reason
+    train/part-000000.parquet     DATASET rows sorted by image id; and so on, for each split
     lock.json                     held while a run writes
-    _work/                        what an interrupted run needs to go on; gone when complete
+    _work/                        what an interrupted run continues from; deleted once complete
 
-Part 7 of every split holds ids of the same range, and every id of part 8 comes after it.
+Part 7 of every split covers the same range of ids, and every id of part 8 comes after it.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -25,41 +25,41 @@ INDEX = "parts.parquet"
 REJECTED = "rejected.parquet"
 WORK = "_work/"
 PLAN = f"{WORK}plan.json"
-"""What an unfinished dataset consists of; there once planning is through."""
+"""Plan of an unfinished dataset; exists once planning is complete."""
 
 
 class RejectReason(StrEnum):
-    """Why a caption or an image was left out; for images that cannot be read, an ErrorCode."""
+    """Reason to leave out a caption or an image; unreadable images have an ErrorCode instead."""
 
     NO_CAPTION = "no_caption"
-    """An image without any caption, or with empty ones only."""
+    """An image with no caption, or only empty ones."""
     EMPTY_CAPTION = "empty_caption"
-    """A caption without a letter, or that is no text; the image stays if it has another."""
+    """A caption without a letter, or not a text; the image is kept if it has another caption."""
     NO_IMAGE = "no_image"
-    """A caption whose image the source does not have."""
+    """A caption whose image is not in the source."""
     DUPLICATE_ID = "duplicate_id"
-    """Another file under an id that was there before: the first one stays."""
+    """Another file with an id that already exists: the first is kept."""
     SPLIT_CONFLICT = "split_conflict"
-    """An image that the source puts into several splits."""
+    """An image that the source assigns to several splits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSummary:
-    """One split."""
+    """Counts of one split."""
 
     num_images: int
     num_captions: int
     num_bytes: int
     """Size of its parts."""
     mean_tokens: float
-    """Tokens a caption."""
+    """Tokens per caption."""
     lengths: dict[int, int]
-    """Captions by their length in tokens."""
+    """Number of captions by their length in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Least, middle and largest of a number."""
+    """Minimum, median and maximum of a number."""
 
     min: int
     median: int
@@ -68,29 +68,29 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """Images whose files are the same, byte for byte."""
+    """Images whose files are identical, byte for byte."""
 
     num_groups: int
     num_images: int
     """Images in all groups."""
     num_moved: int
-    """Those of them that went to the split of their group's first, instead of their own."""
+    """Images that were moved to the split of the first image of their group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leakage:
-    """Same files in different splits, which only happens where the source gives the splits."""
+    """Identical files in different splits; only possible if the source defines the splits."""
 
     num_groups: int
     num_images: int
     """Images in all groups."""
     examples: list[dict[str, str]] = field(default_factory=list)
-    """Of the first few groups, one image id of each split."""
+    """For the first few groups, one image id per split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRecord:
-    """What a caption dataset is and how it came about.
+    """Content and origin of a caption dataset. In `dataset.json`.
 
     Each image and each caption of the source is either in it, rejected, or not in the subset.
     """
@@ -102,30 +102,30 @@ class DatasetRecord:
     num_captions: int
     splits: dict[str, SplitSummary]
     rejected_images: dict[str, int]
-    """Images left out, by reason."""
+    """Number of images left out, by reason."""
     rejected_captions: dict[str, int]
-    """Captions left out, by reason: those of rejected images, and empty ones of others."""
+    """Number of captions left out, by reason: those of rejected images, and empty ones."""
     num_images_not_in_subset: int
     num_captions_not_in_subset: int
     num_source_images: int
-    """Different files that the source names, and ids for which it has none."""
+    """Distinct files that the source names, and ids without a file."""
     num_source_captions: int
     num_source_bytes: int
-    """Read for the images that were kept."""
+    """Bytes read for the images that were kept."""
     duplicates: Duplicates
     leakage: Leakage
     tokenizer: str
-    """Every figure in tokens depends on it."""
+    """All lengths in tokens depend on it."""
     vocabulary_size: int
-    """Different tokens of all captions."""
+    """Distinct tokens of all captions."""
     width_px: Spread
-    """Of the images as they would be trained on, upright."""
+    """Of the kept images, upright."""
     height_px: Spread
     megapixels: dict[str, int]
-    """Images by their size: `0-0.125` megapixels, `0.125-0.25`, and so on in doublings."""
+    """Number of images by size: `0-0.125` megapixels, `0.125-0.25`, and so on, doubling."""
     config: dict[str, Any]
     fingerprint: dict[str, Any]
-    """What decides the content; only the same may continue or find it."""
+    """All that decides the content; only a run with the same fingerprint may continue it."""
     versions: dict[str, str] = field(default_factory=dict)
     created_at: str = ""
 
@@ -134,7 +134,7 @@ _FORM = TypeAdapter(DatasetRecord)
 
 
 def is_dataset(store: Store) -> bool:
-    """Whether a caption dataset stands there, complete or not.
+    """Return whether a store holds a caption dataset, complete or not.
 
     Raises:
         StorageError: the store refuses.

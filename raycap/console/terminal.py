@@ -1,21 +1,22 @@
-"""What a user is told: one line for a mistake, and a log that holds raycap's own events."""
+"""Terminal output: rows of names and values, one-line errors, and the log."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from raycap.errors import EXIT_STOPPED, RaycapError
 
 
 @contextmanager
 def told_errors(*, debug: bool) -> Iterator[None]:
-    """Tell a user's mistake in one line, and exit with its code."""
-    # A terminal has the progress bar; the log lines are for files and jobs.
+    """Print a RaycapError as one line and exit with its code; configure the log."""
+    # A terminal shows the progress bar; log lines are for files and jobs.
     level = logging.WARNING if sys.stderr.isatty() and not debug else logging.INFO
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
@@ -34,11 +35,19 @@ def told_errors(*, debug: bool) -> Iterator[None]:
 
 
 def _quiet_libraries() -> None:
-    """Leave the log to raycap's own events; warnings of others still show."""
+    """Log only raycap's own events, and warnings of libraries."""
     for name in ("botocore", "boto3", "urllib3", "httpx", "matplotlib", "ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def stderr() -> Console:
-    """Open standard error, for what is not a result."""
+    """Return standard error, for output that is not a result."""
     return Console(stderr=True)
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and values as two columns."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    Console().print(table)

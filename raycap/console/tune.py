@@ -1,14 +1,10 @@
-"""`raycap tune`.
-
-What a search came to, and how it gets on.
-
-What a person sees of a search: a table of its trials, or lines where there is no terminal.
-"""
+"""`raycap tune`: its progress and its results on the terminal."""
 
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -17,8 +13,6 @@ from rich.table import Table
 
 from raycap.config import TuneConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import (
     ConfigOption,
     DatasetArg,
@@ -28,10 +22,12 @@ from raycap.console.options import (
     OutputArg,
     SetOption,
 )
-from raycap.experiments.tuning.record import BEST, MODEL
-from raycap.experiments.tuning.search import Search, Status, Trial, by_value
-from raycap.experiments.tuning.status import OnSearchProgress, SearchProgress
+from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.status import Status
 from raycap.text import brief
+
+if TYPE_CHECKING:
+    from raycap.results.search import OnSearchProgress, Search, SearchProgress, Trial
 
 
 def tune(
@@ -43,10 +39,11 @@ def tune(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Search settings of training on DATASET, into OUTPUT: the best model is in OUTPUT/model.
+    """Search training settings on DATASET; the best model is written to OUTPUT/model.
 
-    Each trial is a `raycap train` with other settings; those that fall behind are stopped early.
-    OUTPUT/best.yaml holds the best settings. The same command continues an interrupted search.
+    Each trial is a `raycap train` run with its own settings; poor trials are stopped early.
+    OUTPUT/best.yaml holds the best settings. Run the same command again to continue an interrupted
+    search.
 
     Example: `raycap tune dataset/ search/ --model hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
 
@@ -64,13 +61,15 @@ def tune(
         print_search(found)
 
 
-_MOST = 20
+_MAX_ROWS = 20
 _COLOURS = {Status.RUNNING: "cyan", Status.STOPPED: "dim", Status.FAILED: "red"}
-_REASON_CHARS = 60
+_SHOWN_REASON_CHARS = 60
 
 
-def print_search(found: Search) -> None:
-    """Print the trials, the best first, and what to do with the best."""
+def print_search(found: "Search") -> None:
+    """Print the trials, best first, and what to try next."""
+    from raycap.experiments.tuning.record import BEST, MODEL
+
     Console().print(search_table(found))
     print_rows(search_rows(found))
     output = found.output
@@ -84,8 +83,8 @@ def print_search(found: Search) -> None:
     Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def search_table(found: Search) -> Table:
-    """Show the trials a line each: those that run, then the best of the others."""
+def search_table(found: "Search") -> Table:
+    """Build the table of trials: running ones first, then by value."""
     names = short_names(found)
     table = Table("trial", *names.values(), "epochs", found.metric, "gap", "status", box=None)
     for trial in _shown(found):
@@ -100,27 +99,27 @@ def search_table(found: Search) -> Table:
     return table
 
 
-def search_rows(found: Search) -> list[tuple[str, str]]:
-    """Say what a search came to."""
+def search_rows(found: "Search") -> list[tuple[str, str]]:
+    """Return the summary of a search as names and values."""
     counts = [f"{found.count(it)} {it}" for it in Status if found.count(it)]
     shown = len(_shown(found))
     left_out = f"; the {shown} best are shown" if shown < len(found.trials) else ""
     rows = [("trials", f"{', '.join(counts) or 'none'} of {found.num_planned} planned{left_out}")]
     if found.end == "budget":
-        rows.append(("ended", "its budget is spent; raise it to continue"))
+        rows.append(("ended", "budget reached; raise it to continue"))
     if found.best:
         best = found.trial(found.best)
         rows.append(("best", f"{describe_params(best)}: {found.metric} {best.value:.3f}"))
     return [*rows, ("output", found.output)]
 
 
-def describe_params(trial: Trial) -> str:
-    """Write a trial's settings as a person gives them."""
+def describe_params(trial: "Trial") -> str:
+    """Format a trial's settings as `name=value`."""
     return " ".join(f"{name}={show(value)}" for name, value in sorted(trial.params.items()))
 
 
-def short_names(found: Search) -> dict[str, str]:
-    """Give each setting that is searched its last name, if that says which it is."""
+def short_names(found: "Search") -> dict[str, str]:
+    """Map each searched setting to its last name where that is unique."""
     lasts = [name.rpartition(".")[2] for name in found.space]
     return {
         name: last if lasts.count(last) == 1 else name
@@ -129,22 +128,24 @@ def short_names(found: Search) -> dict[str, str]:
 
 
 def show(value: object) -> str:
-    """Write a setting's value."""
+    """Format a setting's value."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _shown(found: Search) -> Sequence[Trial]:
+def _shown(found: "Search") -> "Sequence[Trial]":
+    from raycap.results.search import by_value
+
     metric = found.metric
     running = [trial for trial in found.trials if trial.status is Status.RUNNING]
     others = [trial for trial in found.trials if trial.status is not Status.RUNNING]
-    return [*running, *by_value(others, metric)][:_MOST]  # type: ignore[arg-type]
+    return [*running, *by_value(others, metric)][:_MAX_ROWS]
 
 
-def _status(trial: Trial, found: Search) -> str:
+def _status(trial: "Trial", found: "Search") -> str:
     colour = _COLOURS.get(trial.status)
     text = str(trial.status)
     if trial.reason:
-        text += f": {brief(trial.reason, _REASON_CHARS)}"
+        text += f": {brief(trial.reason, _SHOWN_REASON_CHARS)}"
     text = escape(text)
     if trial.name == found.best:
         return f"[bold green]{text}, best[/bold green]"
@@ -153,12 +154,12 @@ def _status(trial: Trial, found: Search) -> str:
 
 logger = logging.getLogger(__name__)
 
-_SEARCHES_REASON_CHARS = 300
+_LOGGED_REASON_CHARS = 300
 
 
 @contextmanager
-def show_search(console: Console) -> Iterator[OnSearchProgress]:
-    """Show the search that the yielded function is told of: a table of its trials, or lines."""
+def show_search(console: Console) -> "Iterator[OnSearchProgress]":
+    """Show the search passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
         with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
             yield lambda progress: live.update(search_table(progress.search))
@@ -166,15 +167,15 @@ def show_search(console: Console) -> Iterator[OnSearchProgress]:
         yield _log_trial
 
 
-def _log_trial(progress: SearchProgress) -> None:
-    """Log what a trial has come to, and the best so far."""
+def _log_trial(progress: "SearchProgress") -> None:
+    """Log the state of a trial, and the best trial so far."""
     search, trial = progress.search, progress.trial
     if trial is None:
         return
     value = "none" if trial.value is None else f"{trial.value:.4g}"
     best = search.trial(search.best) if search.best else None
     told = f"{best.name}:{best.value:.4g}" if best else "none"
-    reason = f' reason="{brief(trial.reason, _SEARCHES_REASON_CHARS)}"' if trial.reason else ""
+    reason = f' reason="{brief(trial.reason, _LOGGED_REASON_CHARS)}"' if trial.reason else ""
     logger.info(
         "trial=%s %s status=%s epochs=%d %s=%s best=%s%s",
         trial.name,

@@ -1,15 +1,26 @@
-"""Axes of a search's parameters: even, logarithmic, or one place for each choice."""
+"""Values of a search: comparing and formatting them, their axes, and what parameters explain."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
+import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from raycap.reporting.curves import short
-from raycap.reporting.numbers import NONE
-from raycap.reporting.search_importance import is_number
-from raycap.reporting.search_record import Search, Value, short_name
+from raycap.reporting.numbers import NONE, decimal, signed
+from raycap.results.labels import LENGTH_GAP, LOSS, metric_label
+from raycap.results.search import Params, Search, Trial
+
+Value = float | int | str | bool | list[Any] | dict[str, Any] | None
+"""Value of a setting in one trial; rarely a list or a mapping."""
+
+MIN_TRIALS = 4
+"""Fewer tell nothing."""
+MAX_DISTINCT = 5
+"""Numbers that differ more often are put into groups."""
+NUM_GROUPS = 4
 
 _LOG = "loguniform"
 _RATE = "lr"
@@ -22,6 +33,120 @@ _SIGNS = "\N{MINUS SIGN}\N{EN DASH}\N{HORIZONTAL ELLIPSIS}"
 
 Tick = tuple[float, str]
 """A place on an axis, 0 to 1, and its name."""
+
+
+def metric_rule(search: Search) -> str:
+    """Describe which value of the metric is best."""
+    if search.metric == LENGTH_GAP:
+        return "nearest to 0 is best"
+    return "lower is better" if search.metric == LOSS else "higher is better"
+
+
+def strength(search: Search, value: float) -> float:
+    """Return what values are averaged by: for the length gap, its size whatever the sign."""
+    return abs(value) if search.metric == LENGTH_GAP else value
+
+
+def strength_label(search: Search) -> str:
+    """Return the label of `strength`."""
+    label = metric_label(search.metric)
+    return f"size of the {label}" if search.metric == LENGTH_GAP else label
+
+
+def show(search: Search, value: float | None) -> str:
+    """Format a value of the metric."""
+    return signed(value, 2) if search.metric == LENGTH_GAP else decimal(value)
+
+
+def values_of(trials: Sequence[Trial]) -> list[float]:
+    """Return the values of the trials that have one."""
+    return [trial.value for trial in trials if trial.value is not None]
+
+
+def short_name(parameter: str) -> str:
+    """Return the name of a parameter without its section: `train.lr` as `lr`."""
+    return parameter.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """What a parameter alone explains."""
+
+    parameter: str
+    share: float
+    """Of the variance of the value between trials, 0 to 1."""
+    num_groups: int
+    """Of trials, that differ in this parameter."""
+
+
+def importances(search: Search) -> tuple[Importance, ...]:
+    """Order the parameters by what each alone explains; nothing where too few trials ended."""
+    trials = search.ended
+    if len(trials) < MIN_TRIALS:
+        return ()
+    values = [strength(search, value) for value in values_of(trials)]
+    found = []
+    for parameter in search.parameters:
+        groups = group([trial.params.get(parameter) for trial in trials])
+        share = explained(groups, values)
+        found.append(Importance(parameter=parameter, share=share, num_groups=len(set(groups))))
+    return tuple(sorted(found, key=lambda item: -item.share))
+
+
+def ordered_parameters(search: Search) -> list[str]:
+    """Name the parameters that differ between trials, those that matter most first."""
+    ranked = [item.parameter for item in importances(search)] or list(search.parameters)
+    tried = {name: {str(trial.params.get(name)) for trial in search.measured} for name in ranked}
+    return [name for name in ranked if len(tried[name]) > 1]
+
+
+def explained(groups: Sequence[int], values: Sequence[float]) -> float:
+    """Give the share of the values' variance that lies between groups: eta squared, one-way.
+
+    Args:
+        groups: of each value.
+        values: finite.
+
+    Returns:
+        0 to 1; 0 where all values are equal.
+    """
+    of, all_values = np.asarray(groups), np.asarray(values, np.float64)
+    mean = all_values.mean()
+    total = float(((all_values - mean) ** 2).sum())
+    # Equal values may differ from their mean by rounding.
+    if total <= len(all_values) * (1e-12 * max(1.0, abs(float(mean)))) ** 2:
+        return 0.0
+    parts = [all_values[of == name] for name in np.unique(of)]
+    between = sum(len(part) * float(part.mean() - mean) ** 2 for part in parts)
+    return min(1.0, between / total)
+
+
+def group(values: Sequence[Value]) -> list[int]:
+    """Number the groups of a parameter's values: equal ones, or quarters of many numbers."""
+    numbers = {float(value) for value in values if is_number(value)}
+    if len(numbers) <= MAX_DISTINCT:
+        names = [_name(value) for value in values]
+        order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        return [order[name] for name in names]
+    present = [float(value) for value in values if is_number(value)]
+    edges = np.quantile(present, [step / NUM_GROUPS for step in range(1, NUM_GROUPS)])
+    # What is no number among numbers, such as None for "decide for me", is a group of its own.
+    return [
+        int(np.searchsorted(edges, float(value))) if is_number(value) else NUM_GROUPS
+        for value in values
+    ]
+
+
+def is_number(value: Value) -> TypeGuard[int | float]:
+    """Whether a value is a finite number; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def _name(value: Value) -> tuple[str, str]:
+    """Tell values apart as people do: 1 and 1.0 are one, 1 and true are two."""
+    return ("number", repr(float(value))) if is_number(value) else ("", repr(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +231,7 @@ def drawn_text(text: str, most: int = _MAX_CHARS) -> str:
     return plain if len(plain) <= most else f"{plain[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def shown_params(params: dict[str, Value], parameters: Sequence[str]) -> tuple[str, ...]:
+def shown_params(params: Params, parameters: Sequence[str]) -> tuple[str, ...]:
     """Write a trial's settings, a dash for each that it has not."""
     return tuple(said(params[name]) if name in params else NONE for name in parameters)
 

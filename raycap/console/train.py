@@ -1,17 +1,13 @@
-"""`raycap train`.
-
-What a training run came to.
-"""
+"""`raycap train`."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from raycap.config import TrainConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import (
     ConfigOption,
     DatasetArg,
@@ -21,11 +17,10 @@ from raycap.console.options import (
     OutputArg,
     SetOption,
 )
-from raycap.schema import BLEU, CIDER_D
-from raycap.training.overfitting import describe_overfitting
-from raycap.training.record import Training
-from raycap.training.scores import LENGTH_GAP, MEAN_TOKENS
-from raycap.training.state import EpochRecord
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.training import EpochRecord, Training
 
 
 def train(
@@ -37,10 +32,10 @@ def train(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train a captioner on DATASET, into OUTPUT: the best model is in OUTPUT/model.
+    """Train a captioner on DATASET; the best model is written to OUTPUT/model.
 
-    Each epoch is measured on images that the model never learns from; training stops when it no
-    longer gets better there. The same command continues an interrupted run where it was.
+    Each epoch is evaluated on the validation split, and training stops when the score there no
+    longer improves. Run the same command again to continue an interrupted run.
 
     Example: `raycap train dataset/ run/ --model blip --config configs/finetune-blip-base.yaml`
 
@@ -61,14 +56,14 @@ def train(
         print_training(found)
 
 
-_SCORES = (CIDER_D, BLEU[-1], MEAN_TOKENS, LENGTH_GAP)
+_SCORES = ("cider_d", "bleu_4", "mean_tokens", "length_gap")
 _LOSSES = ("train", "fitted", "validation", "gap")
 _HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
-"""Together no wider than 80 columns."""
+"""Fits 80 columns."""
 
 
-def print_training(found: Training) -> None:
-    """Print the epochs, the best of which is in `model/`, and what to try next."""
+def print_training(found: "Training") -> None:
+    """Print the epochs, the summary, and what to try next."""
     Console().print(epoch_table(found.history, best=found.best.epoch))
     print_rows(training_rows(found))
     Console().print(
@@ -79,8 +74,8 @@ def print_training(found: Training) -> None:
     )
 
 
-def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
-    """Show the losses and scores of each epoch, a line each."""
+def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
+    """Build the table of losses and scores, one row per epoch."""
     table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
         losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
@@ -90,8 +85,10 @@ def epoch_table(history: Sequence[EpochRecord], *, best: int) -> Table:
     return table
 
 
-def training_rows(found: Training) -> list[tuple[str, str]]:
-    """Say what a run came to."""
+def training_rows(found: "Training") -> list[tuple[str, str]]:
+    """Return the summary of a training run as names and values."""
+    from raycap.results.training import describe_overfitting
+
     rows = [
         ("images", f"{found.num_images:,}"),
         ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
@@ -100,7 +97,7 @@ def training_rows(found: Training) -> list[tuple[str, str]]:
     ]
     num_unreadable = found.last.num_unreadable
     if num_unreadable:
-        rows.append(("unreadable", f"{num_unreadable:,} images an epoch"))
+        rows.append(("unreadable", f"{num_unreadable:,} images per epoch"))
     if found.overfits_since is not None:
         losses = [record.losses for record in found.history]
         rows.append(("watch", describe_overfitting(losses, found.overfits_since)))
@@ -109,5 +106,5 @@ def training_rows(found: Training) -> list[tuple[str, str]]:
 
 _END = {
     "finished": "after all {epochs} epochs",
-    "exhausted": "early: {metric} got no better",
+    "exhausted": "early: {metric} stopped improving",
 }

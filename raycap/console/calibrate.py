@@ -1,9 +1,6 @@
-"""`raycap calibrate`.
+"""`raycap calibrate`."""
 
-What calibrating came to: every setting that was tried, what it costs, and the chosen one.
-"""
-
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,11 +8,11 @@ from rich.table import Table
 
 from raycap.config import CalibrateConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
-from raycap.experiments.calibration.record import Calibration
-from raycap.experiments.calibration.search import Trial, frontier
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.calibration import Calibration, Trial
 
 
 def calibrate(
@@ -31,7 +28,7 @@ def calibrate(
         typer.Option(
             "--output",
             "-o",
-            help="A new folder, for the model with the chosen settings.",
+            help="New folder for the model with the chosen settings.",
             show_default=False,
         ),
     ],
@@ -39,11 +36,11 @@ def calibrate(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Find settings by which MODEL writes captions as long as people's, without training it.
+    """Find decoding settings with which MODEL writes captions as long as people do.
 
-    Tries lengths, length penalties and n-gram blocking on images of DATASET's validation split,
-    shows what each costs, and saves the model with those that close the length gap without losing
-    CIDEr-D. The same command continues an interrupted one.
+    Tries minimum lengths, length penalties and n-gram blocking on images of DATASET's validation
+    split, shows the score of each, and saves the model with the settings that close the length gap
+    without losing CIDEr-D. No training. Run the same command again to continue.
 
     Example: `raycap calibrate demo dataset/ --output calibrated/`
 
@@ -61,8 +58,8 @@ def calibrate(
         print_calibration(found)
 
 
-def print_calibration(found: Calibration) -> None:
-    """Print the trade-off from the shortest captions to the longest, then the choice."""
+def print_calibration(found: "Calibration") -> None:
+    """Print the trials from the shortest captions to the longest, then the choice."""
     Console().print(trial_table(found))
     print_rows(calibration_rows(found))
     Console().print(
@@ -73,21 +70,23 @@ def print_calibration(found: Calibration) -> None:
     )
 
 
-def trial_table(found: Calibration) -> Table:
-    """Show each setting with its scores; `*` marks those that none beats in both of the two."""
+def trial_table(found: "Calibration") -> Table:
+    """Build the table of trials; `*` marks the Pareto front of CIDEr-D and length gap."""
     names = ("min", "max", "penalty", "n-gram", "CIDEr-D", "BLEU-4", "tokens", "gap", "repeats")
     table = Table(box=None)
     for name in names:
         table.add_column(name, justify="right")
     table.add_column("")
+    from raycap.results.calibration import frontier
+
     best = frontier(found.trials)
     for trial in sorted(found.trials, key=lambda trial: (trial.length_gap, trial.cider_d)):
         table.add_row(*_cells(trial), _marks(trial, found, best))
     return table
 
 
-def calibration_rows(found: Calibration) -> list[tuple[str, str]]:
-    """Say what was compared on what, and what the chosen setting gains and costs."""
+def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
+    """Return what was compared, and the gain and cost of the choice, as names and values."""
     start, chosen, images = found.start, found.chosen, found.images
     left_out = f", {images.num_unreadable:,} unreadable" if images.num_unreadable else ""
     rows = [
@@ -99,22 +98,22 @@ def calibration_rows(found: Calibration) -> list[tuple[str, str]]:
     ]
     failed = max(trial.num_failed for trial in found.trials)
     if failed:
-        rows.append(("failed", f"up to {failed:,} images, which score 0"))
+        rows.append(("failed", f"up to {failed:,} images, scored 0"))
     if chosen == start:
-        rows.append(("chosen", "the setting to start from: no other qualifies"))
+        rows.append(("chosen", "the starting settings: no others qualify"))
     elif abs(chosen.length_gap) > found.closed_gap:
         rows.append(("chosen", f"the smallest gap that {_condition(found)}"))
     else:
-        rows.append(("chosen", "the best CIDEr-D of those that close the gap"))
+        rows.append(("chosen", "the best CIDEr-D among those that close the gap"))
     return [*rows, ("model", found.output)]
 
 
-def _condition(found: Calibration) -> str:
+def _condition(found: "Calibration") -> str:
     loss = found.max_cider_loss
     return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
 
 
-def _cells(trial: Trial) -> list[str]:
+def _cells(trial: "Trial") -> list[str]:
     generation = trial.generation
     return [
         str(generation.min_new_tokens),
@@ -129,7 +128,7 @@ def _cells(trial: Trial) -> list[str]:
     ]
 
 
-def _marks(trial: Trial, found: Calibration, best: list[Trial]) -> str:
+def _marks(trial: "Trial", found: "Calibration", best: "list[Trial]") -> str:
     marks = ["*"] if trial in best else []
     marks += ["start"] if trial == found.start else []
     marks += ["[bold green]chosen[/bold green]"] if trial == found.chosen else []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raycap.console.tuning import (
+from raycap.console.tune import (
     describe_params,
     print_search,
     search_rows,
@@ -16,8 +16,8 @@ from raycap.console.tuning import (
     show,
     show_search,
 )
-from raycap.experiments.tuning.search import Search, Status
-from raycap.experiments.tuning.status import SearchProgress
+from raycap.results.search import Search, SearchProgress
+from raycap.results.status import Status
 from tests.support.tuned import search_of, trial
 
 TRIALS = [
@@ -91,7 +91,7 @@ def test_the_result_tells_the_counts_the_end_the_best_and_what_to_do_next(printe
     lines = printed(search_of(TRIALS, best="t-2", end="budget", num_planned=9))
     told = "\n".join(" ".join(line.split()) for line in lines)
     assert "trials 2 finished, 1 stopped, 1 failed of 9 planned" in told
-    assert "ended its budget is spent; raise it to continue" in told
+    assert "ended budget reached" in told
     assert "best train.batch_size=16 train.lr=0.001: cider_d 0.750" in told
     assert "output /my search" in told
     assert "raycap caption YOUR_FOLDER captions/ --model '/my search/model'" in told

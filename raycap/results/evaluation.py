@@ -1,4 +1,4 @@
-"""What an evaluation found: `evaluation.json`, and where its per-image scores lie.
+"""Result of an evaluation: scores, intervals and comparisons of captioning systems.
 
 evaluation.json              the Evaluation below
 scores/part-000.parquet      SCORES rows of the first system, sorted by image id; and so on
@@ -19,13 +19,13 @@ SCORES = "scores/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One number of one system, with its confidence interval over images."""
+    """One score of one system, with its confidence interval over images."""
 
     name: str
     """`bleu_1`..`bleu_4`, `rouge_l`, `cider_d`, `meteor`, `spice`, `clip_score`,
     `ref_clip_score`."""
     value: float | None
-    """None where it was skipped."""
+    """None if it was skipped."""
     low: float | None = None
     high: float | None = None
     skipped: str | None = None
@@ -34,20 +34,20 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """Lengths of captions, in tokens."""
+    """Distribution of caption lengths, in tokens."""
 
     mean: float
     median: float
     histogram: dict[int, int]
-    """Captions by their length."""
+    """Number of captions by their length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthGap:
-    """How far the lengths of a system's captions lie from those of the references."""
+    """Difference of a system's caption lengths from those of the references."""
 
     difference: float
-    """Mean of the generated less the mean of the references: negative means too short."""
+    """Mean of the captions minus mean of the references: negative means too short."""
     low: float | None
     high: float | None
     wasserstein: float
@@ -56,23 +56,23 @@ class LengthGap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diversity:
-    """How varied a system's captions are."""
+    """Variety of a system's captions."""
 
     distinct_1: float
-    """Different tokens of all tokens (Li et al. 2016, arXiv:1510.03055)."""
+    """Distinct tokens divided by all tokens (Li et al. 2016, arXiv:1510.03055)."""
     distinct_2: float
-    """Different pairs of tokens of all pairs."""
+    """Distinct pairs of tokens divided by all pairs."""
     repetition: float
-    """Share of captions in which a run of up to four tokens follows itself at once."""
+    """Share of captions in which a sequence of up to four tokens is repeated immediately."""
     vocabulary_size: int
     num_different_captions: int
     copied_from_training: float | None
-    """Share of captions that stand word for word in the training split; None without one."""
+    """Share of captions that occur word for word in the training split; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """One system: a set of captions, and what they are worth."""
+    """One system: a set of captions and their scores."""
 
     name: str
     source: str
@@ -80,21 +80,21 @@ class System:
     format: str
     """`raycap`, `coco`, `jsonl`, `csv` or `parquet`."""
     scores: str
-    """Key of its per-image scores, relative to the evaluation; "" where none were written."""
+    """Key of its per-image scores, relative to the evaluation; "" if none were written."""
     model: dict[str, Any] = field(default_factory=dict)
-    """What made the captions, where it is known."""
+    """The model that made the captions, if known."""
     matched_by: str
     """How ids were matched with the references: `image_id`, `source_id`, `file name` or `stem`."""
     num_images: int
     """Images that were scored."""
     num_missing: int
-    """References without a row."""
+    """Images with references but without a row."""
     missing: list[str] = field(default_factory=list)
-    """The first few of those."""
+    """The first few of their ids."""
     num_extra: int
-    """Captions without references."""
+    """Captions of images without references."""
     extra: list[str] = field(default_factory=list)
-    """The first few of those."""
+    """The first few of their ids."""
     num_failed: int
     failed: dict[str, int] = field(default_factory=dict)
     """Failed rows by error code."""
@@ -107,7 +107,7 @@ class System:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two systems on the same images: a paired bootstrap of their difference.
+    """Comparison of two systems on the same images: a paired bootstrap of their difference.
 
     Source: Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation".
     """
@@ -117,28 +117,28 @@ class Comparison:
     first: str
     second: str
     difference: float
-    """The first less the second."""
+    """Score of the first minus that of the second."""
     low: float
     high: float
     p_value: float
-    """Two-sided: how often resampling turns the sign, twice; 1 where there is no difference."""
+    """Two-sided: twice the share of resamples that reverse the sign; 1 for no difference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Several systems against one set of references."""
+    """Result of evaluating systems against one set of references. In `evaluation.json`."""
 
     references: str
-    """Their address."""
+    """Address of the references."""
     splits: list[str]
-    """The splits of it that were used; empty means all."""
+    """The splits that were used; empty means all."""
     references_dropped: dict[str, int] = field(default_factory=dict)
-    """Captions, and images without any, that could not be used, by reason."""
+    """Number of captions, and of images without any, that could not be used, by reason."""
     num_images: int
     num_references: int
     reference_lengths: Lengths
     tokenizer: str
-    """Every figure in tokens, and every n-gram metric, depends on it."""
+    """All lengths in tokens and all n-gram metrics depend on it."""
     missing_policy: str
     """`error`, `worst` or `drop`."""
     confidence: float

@@ -1,0 +1,183 @@
+"""Results of captioning: a run's summary and heartbeat, verification, export, dry run.
+
+run.json                       created once: the fingerprint; a different run is refused
+lock.json                      held while a run writes
+progress.json                  the Heartbeat below, rewritten every few seconds
+manifest/part-000000.parquet   the images of a part; and so on for every part
+captions/part-000000.parquet   its captions or errors, row by row
+summary.json                   the Summary below; written last: with it, the run is complete
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from raycap.errors import ObjectNotFound
+from raycap.runs.records import encode_json, read_as
+from raycap.storage.base import Store
+
+SUMMARY = "summary.json"
+PROGRESS = "progress.json"
+_MAX_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Result of a dry run, which writes nothing and loads no model."""
+
+    num_images: int
+    num_bytes: int
+    """Sum of the sizes that the listing reports."""
+    num_parts: int
+    num_parts_done: int
+    num_images_done: int
+    num_pending: int
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Result of a run. In `summary.json`, which exists only if every image has its row."""
+
+    output: str
+    source: str
+    num_images: int
+    num_ok: int
+    num_failed: int
+    failed: dict[str, int] = field(default_factory=dict)
+    """Failed images by error code."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
+    mean_words: float
+    """Words per caption."""
+    num_bytes: int
+    """Bytes read for all images."""
+    num_captioned: int
+    """Images that this invocation processed; the others were already done."""
+    wall_s: float
+    """Seconds of this invocation, including the start of Ray."""
+    images_per_s: float
+    """Images per second of this invocation, excluding the start of Ray."""
+    model: dict[str, Any] = field(default_factory=dict)
+    cascade: dict[str, Any] = field(default_factory=dict)
+    """Only with a second model: that `model`, `below`, `num_images` that it received, and
+    `num_failed` of them, which kept the first model's caption."""
+    versions: dict[str, str] = field(default_factory=dict)
+    finished_at: str = ""
+
+    @property
+    def failed_share(self) -> float:
+        """Failed images as a share of all images, 0 to 1."""
+        return self.num_failed / self.num_images if self.num_images else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """One heartbeat of a run. In `progress.json`."""
+
+    num_done: int
+    num_total: int
+    num_failed: int
+    images_per_s: float
+    host: str
+    pid: int
+    started_at: str
+    """When this invocation began to caption, in UTC."""
+    beat_at: str
+    """When this was written, in UTC, by the clock of the machine that wrote it."""
+    is_stopped: bool = False
+    """Whether the run ended: complete, stopped or failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatus:
+    """State of an output."""
+
+    state: str
+    """`complete`, `running`, `silent` (no heartbeat for a while), `stopped`, or `starting`."""
+    beat: Beat | None
+    """The last heartbeat; None before the first."""
+    age_s: float | None
+    """Seconds since then, by this machine's clock."""
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """Result of verifying an output."""
+
+    num_images: int = 0
+    """Rows of the manifest."""
+    num_ok: int = 0
+    num_failed: int = 0
+    num_pending: int = 0
+    """Images without a current caption: their part has no captions, the image has changed since,
+    or the second model of a cascade has not processed it yet."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failed images by error code."""
+    problems: list[str] = field(default_factory=list)
+    """The first hundred problems, one line each."""
+    num_problems: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is no problem; images may still be pending."""
+        return not self.num_problems
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is no problem and nothing is pending."""
+        return self.is_sound and not self.num_pending
+
+    def report(self, problem: str) -> None:
+        """Count a problem, and keep it if there are not too many."""
+        self.num_problems += 1
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportCounts:
+    """Result of an export."""
+
+    num_exported: int
+    """Images written. Formats that include failed images count those too."""
+    num_failed_skipped: int = 0
+    """Images without a caption, omitted from formats that have no place for them."""
+    num_unreadable: int = 0
+    """Captioned images that can no longer be read (webdataset)."""
+    unreadable: tuple[str, ...] = ()
+    """Messages about the first few of those."""
+    num_files: int = 1
+    """Files of the export."""
+
+
+_SUMMARY_FORM = TypeAdapter(Summary)
+_REMEDY = "delete it and run the same `raycap caption` command again"
+
+
+def is_complete(store: Store) -> bool:
+    """Return whether an output has a summary, so that every image has its row."""
+    try:
+        store.read_tail(SUMMARY, 1)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def write_summary(store: Store, summary: Summary) -> None:
+    """Write `summary.json`, the last file of a complete run."""
+    store.write(SUMMARY, encode_json(asdict(summary)))
+
+
+def read_summary(store: Store) -> Summary:
+    """Read `summary.json`.
+
+    Raises:
+        ObjectNotFound: there is none.
+        DatasetError: it is damaged.
+    """
+    found: Summary = read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
+    return found

@@ -1,0 +1,249 @@
+"""Results of training: the history of epochs, the final record, progress.
+
+run.json              created once: the fingerprint; a different run is refused
+config.json           all settings of the last invocation, resolved
+lock.json             held while a run writes
+augmentation.jpg      training images, unchanged and as the first epochs see them
+attention.jpg         where a `hybrid` looks, word by word, in the best epoch so far
+history.jsonl         an EpochRecord per line and epoch
+checkpoints/          what an interrupted run continues from; deleted once it is complete
+model/                the best model so far, by validation.metric: `raycap caption --model` runs it
+last/                 the model after the last epoch
+tensorboard/          with train.tensorboard: an event file per epoch
+nonfinite.json        the images of a step whose loss was NaN or infinite
+training.json         the Training below; written last: with it, the run is complete
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.runs.records import encode_json, read_as
+from raycap.storage.base import Store
+
+TRAINING = "training.json"
+HISTORY = "history.jsonl"
+NON_FINITE = "nonfinite.json"
+PREVIEW = "augmentation.jpg"
+ATTENTION = "attention.jpg"
+
+Metric = Literal["loss", "cider_d", "bleu_4", "rouge_l", "length_gap"]
+
+TREND_EPOCHS = 3
+"""Number of last epochs over which the trend of the generalisation gap is fitted."""
+_LOWER_IS_BETTER = frozenset({"loss", "length_gap"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """Losses at the end of an epoch."""
+
+    fitted: float
+    """On the sample of the training split."""
+    validation: float
+
+    @property
+    def gap(self) -> float:
+        """Generalisation gap: validation loss minus loss on the training sample."""
+        return self.validation - self.fitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One line of `history.jsonl`. Losses are means over tokens, in nats."""
+
+    epoch: int
+    """Counted from 1."""
+    num_steps: int
+    """Steps since the start of the run."""
+    num_images: int
+    """Images used for training in this epoch."""
+    num_unreadable: int
+    """Images of this epoch that could not be read."""
+    lr: float
+    """Learning rate of the last step."""
+    train_loss: float
+    """Running mean over the epoch's steps, without label smoothing."""
+    fitted_loss: float
+    """On a sample of the training split, measured in the same way as validation loss."""
+    validation_loss: float
+    gap: float
+    """Generalisation gap: `validation_loss` minus `fitted_loss`."""
+    gap_trend: float | None
+    """Growth of the gap per epoch, over the last TREND_EPOCHS epochs."""
+    overfits_since: int | None
+    """The epoch from which validation loss rises while training loss falls."""
+    scores: dict[str, float]
+    """Of captions generated for the validation sample: `bleu_1` to `bleu_4`, `rouge_l`,
+    `cider_d`, `mean_tokens`, `reference_mean_tokens`, `length_gap`."""
+    is_best: bool
+    """Whether no earlier epoch was better by `validation.metric`."""
+    images_per_s: float
+    """Of the training steps, over all workers."""
+    train_s: float
+    validation_s: float
+
+    def value(self, metric: Metric) -> float:
+        """Return the value of a metric; NaN if it was not measured."""
+        return self.validation_loss if metric == "loss" else self.scores.get(metric, math.nan)
+
+    def describe(self) -> str:
+        """Format as a log line."""
+        values = {
+            "train_loss": self.train_loss,
+            "fitted_loss": self.fitted_loss,
+            "validation_loss": self.validation_loss,
+            "gap": self.gap,
+            **self.scores,
+            "images_per_s": self.images_per_s,
+        }
+        return f"epoch={self.epoch} " + " ".join(f"{k}={v:.4g}" for k, v in values.items())
+
+    @property
+    def losses(self) -> Losses:
+        """The losses that decide on overfitting."""
+        return Losses(fitted=self.fitted_loss, validation=self.validation_loss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Result of a training run. In `training.json`."""
+
+    output: str
+    dataset: str
+    kind: str
+    end: str
+    """`finished`, or `exhausted` if early stopping ended it."""
+    num_images: int
+    """Of the training split."""
+    num_epochs: int
+    """Epochs that were trained."""
+    num_steps: int
+    global_batch: int
+    """Images per step."""
+    micro_batch: int
+    """Captions that a worker processes at once."""
+    metric: Metric
+    """What the best epoch was chosen by."""
+    best: EpochRecord
+    """In `model/`."""
+    last: EpochRecord
+    """In `last/`."""
+    history: list[EpochRecord]
+    """All epochs, as in `history.jsonl`."""
+    overfits_since: int | None
+    """The epoch from which validation loss rose while training loss fell."""
+    images_per_s: float
+    """Of all training steps."""
+    wall_s: float
+    """Seconds of the last invocation, including the start of Ray."""
+    peak_memory_bytes: int = 0
+    """Peak memory of the first worker's process in the last invocation."""
+    peak_device_bytes: int = 0
+    """Peak memory of its accelerator; 0 on a CPU."""
+    versions: dict[str, str] = field(default_factory=dict)
+    finished_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProgress:
+    """Progress of a training run."""
+
+    epoch: int
+    """Counted from 1."""
+    num_epochs: int
+    step: int
+    """Finished steps of the epoch."""
+    num_steps: int
+    """Steps per epoch."""
+    loss: float | None
+    """Running mean of the epoch, over tokens; None before its first step."""
+    images_per_s: float
+    """Of this invocation's training steps, over all workers. 0 before the first."""
+    eta_s: float | None
+    """Seconds to the end of the last epoch at this rate, without early stopping."""
+    is_validating: bool = False
+    epoch_record: EpochRecord | None = None
+    """The record of the epoch, once, when it ends."""
+
+    @property
+    def share(self) -> float:
+        """Finished share of all epochs, 0 to 1."""
+        done = (self.epoch - 1) * self.num_steps + self.step
+        return done / (self.num_epochs * self.num_steps)
+
+
+OnTrainingProgress = Callable[[TrainingProgress], None]
+"""Called from time to time during training, and at the end of each epoch."""
+
+_TRAINING_FORM = TypeAdapter(Training)
+_RECORD_FORM = TypeAdapter(EpochRecord)
+
+
+def badness(value: float, metric: Metric) -> float:
+    """Return a number by which values of a metric are sorted: the lowest is best, NaN is worst.
+
+    The length gap is best where it is nearest to 0.
+    """
+    if math.isnan(value):
+        return math.inf
+    if metric in _LOWER_IS_BETTER:
+        return abs(value)
+    return -value
+
+
+def best_epoch(values: Sequence[float], metric: Metric) -> int:
+    """Return the best epoch by a metric, counted from 1; the first of equals. NaN is never best."""
+    return min(range(len(values)), key=lambda index: badness(values[index], metric)) + 1
+
+
+def describe_overfitting(epochs: Sequence[Losses], since: int) -> str:
+    """Describe since when, and by how much, a model overfits."""
+    best, last = epochs[since - 2], epochs[-1]
+    return (
+        f"overfitting since epoch {since}: validation loss rose from {best.validation:.3f} to "
+        f"{last.validation:.3f} while training loss fell from {best.fitted:.3f} to "
+        f"{last.fitted:.3f}; epoch {since - 1} generalises best"
+    )
+
+
+def encode_history(history: Sequence[EpochRecord]) -> bytes:
+    """Encode `history.jsonl`: one line per epoch."""
+    return "".join(json.dumps(asdict(record)) + "\n" for record in history).encode()
+
+
+def read_history(data: bytes) -> list[EpochRecord]:
+    """Read the content of `history.jsonl`.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        return [_RECORD_FORM.validate_json(line) for line in data.splitlines()]
+    except ValidationError as error:
+        raise DatasetError(f"the history of a training run is damaged: {error}") from error
+
+
+def write_training(store: Store, training: Training) -> None:
+    """Write `training.json`, the last file of a run."""
+    store.write(TRAINING, encode_json(asdict(training)))
+
+
+def read_training(store: Store) -> Training | None:
+    """Read `training.json`; None if the run is not complete.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        found: Training = read_as(
+            _TRAINING_FORM, store, TRAINING, "restore it, or train again in a new output"
+        )
+    except ObjectNotFound:
+        return None
+    return found
