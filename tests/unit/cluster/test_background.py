@@ -1,7 +1,6 @@
 """Work in the background: mail, errors, a lost lock, and one or two interrupts; without Ray."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from threading import Event
@@ -82,7 +81,7 @@ def test_the_first_interrupt_asks_the_workers_to_stop_and_waits_for_them(mailbox
     def on_mail(_: Mail) -> None:
         if not sent:
             sent.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
     job = background(mailbox, lambda _: interrupted(Sender(mailbox, "worker")))
     assert job.follow(Lock(), on_mail) is True
@@ -96,7 +95,7 @@ def test_the_second_interrupt_does_not_wait(mailbox: Any) -> None:
     def on_mail(_: Mail) -> None:
         if len(sent) < 2:
             sent.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
     job = background(mailbox, lambda _: is_over.wait(60))
     assert job.follow(Lock(), on_mail) is None
