@@ -189,7 +189,7 @@ def test_trials_that_crash_are_rows_the_others_go_on_and_they_can_be_tried_again
     assert [trial.status for trial in found.trials] == [*[Status.FAILED] * 3, Status.FINISHED]
     assert (found.best, found.end) == (whole.name, "finished")
     assert raised.reason == "a rate of 0.5 [is] too much"
-    assert killed.reason.startswith("the cluster gave up (")
+    assert killed.reason.startswith("the cluster failed (")
     assert died.reason.startswith("its process died, perhaps out of memory")
     before = written(tmp_path)
     assert tune(dataset, tmp_path, config=config, models=models) == found

@@ -117,10 +117,15 @@ def test_an_error_of_the_work_is_raised_in_the_drivers_thread(mailbox: Any) -> N
 
 
 def test_a_lost_lock_ends_the_work(mailbox: Any) -> None:
-    job = background(mailbox, lambda _: interrupted(Sender(mailbox, "worker")))
+    has_ended = Event()
+
+    def work(_: str) -> None:
+        if interrupted(Sender(mailbox, "worker")):
+            has_ended.set()
+
     with pytest.raises(RunConflict):
-        job.follow(Lock(2), lambda _: None)
-    assert mailbox.wants_stop.remote()
+        background(mailbox, work).follow(Lock(2), lambda _: None)
+    assert has_ended.wait(30)
 
 
 def test_the_driver_waits_for_workers_that_began_unless_it_gives_up(mailbox: Any) -> None:
