@@ -334,7 +334,7 @@ def _plan(
 
 
 class _Invocation:
-    """One invocation on a dataset that is not complete."""
+    """One invocation for a dataset that is not complete."""
 
     def __init__(
         self,
@@ -377,7 +377,7 @@ class _Invocation:
             return self._finish(database)
 
     def describe_stop(self) -> str:
-        """Say how far a stopped run came, and how to continue it."""
+        """Return how far an interrupted run came, and how to continue it."""
         return (
             f"stopped with {self._num_done:,} of {self._plan.num_images:,} images done in "
             f"{self._store.uri}; run the same command to continue"
