@@ -69,8 +69,9 @@ def test_mail_arrives_in_order_and_the_result_comes_last(mailbox: Any) -> None:
         return folder
 
     items: list[Any] = []
-    result: str = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
+    result = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
     assert items == list(range(5))
+    assert result is not None
     assert "raycap-test-" in result
     assert not os.path.exists(result)
 
@@ -90,7 +91,8 @@ def test_the_first_interrupt_asks_the_workers_to_stop_and_waits_for_them(mailbox
 
 
 def test_the_second_interrupt_does_not_wait(mailbox: Any) -> None:
-    is_over, sent = Event(), []
+    is_over = Event()
+    sent: list[int] = []
 
     def on_mail(_: Mail) -> None:
         if len(sent) < 2:
