@@ -336,7 +336,7 @@ def _plan(
 
 
 class _Invocation:
-    """One invocation on a dataset that is not complete."""
+    """One invocation for a dataset that is not complete."""
 
     def __init__(
         self,

@@ -20,7 +20,6 @@ from raycap.reporting.numbers import (
     amount,
     brief,
     decimal,
-    duration,
     integer,
     moment,
     percent,
@@ -39,6 +38,7 @@ from raycap.schema import (
     STATUS,
     STATUS_OK,
 )
+from raycap.text import duration
 
 _CAPTIONED = "captioned"
 _TABS = (Tab(key=_CAPTIONED, label="Captioned"), Tab(key=FAILED, label="Failed"))

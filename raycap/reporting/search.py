@@ -8,7 +8,7 @@ from typing import ClassVar
 from raycap.errors import DatasetError
 from raycap.reporting.blocks import Fact, Tile, clipped, flat_facts, last_name
 from raycap.reporting.curves import Chart
-from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, signed
+from raycap.reporting.numbers import NONE, decimal, integer, moment, signed
 from raycap.reporting.search_charts import (
     heat_chart,
     importance_chart,
@@ -28,6 +28,7 @@ from raycap.results.labels import LOSS, metric_label
 from raycap.results.search import SEARCH, Search, Trial, read_search
 from raycap.results.status import Status
 from raycap.storage.base import Store
+from raycap.text import duration
 
 NUM_SHOWN = 50
 """Trials of the table; the others are folded away."""

@@ -130,7 +130,7 @@ def test_the_terminal_tells_the_same_in_rows_and_a_sentence() -> None:
     assert rows["decode"] == "10.0 ms per image, 4 cores: 400.0 images/s"
     assert (rows["GPU-hours"], rows["cost"]) == ("1.00", "3.00, at 3 per hour")
     assert preflight_sentence(found) == (
-        "36,000 images at 20.0 images/s on 2 captioners: about 30 minutes "
+        "36,000 images at 20.0 images/s on 2 captioners: about 30.0 min "
         "(ends about 1 Dec 2026, 10:30 UTC)"
     )
     assert preflight_notes(found) == []

@@ -197,7 +197,7 @@ def test_without_a_terminal_lines_are_logged_now_and_then(
         for step in range(5):
             on_progress(progress(step=step))
     (line,) = caplog.messages
-    assert line == "progress epoch=1/2 step=0/10 loss=2.346 images_per_s=98.8 eta=1m05s"
+    assert line == "progress epoch=1/2 step=0/10 loss=2.346 images_per_s=98.8 eta=65.0s"
 
 
 def test_the_result_names_the_best_epoch_what_was_unreadable_and_the_watch() -> None:
