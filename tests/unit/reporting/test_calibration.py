@@ -32,7 +32,7 @@ def test_a_calibration_shows_what_was_tried_and_chosen(tmp_path: Path) -> None:
         "1 (start) 0 30 1 0 0.814",
         "15 (chosen) 12 30 1 3 1.243",
         "All settings: 16",
-        "A setting below the dashed line, a CIDEr-D of 0.814",
+        "a CIDEr-D of 0.814",
         "search.ngram_sizes",
         "version.raycap 0.1.0",
     ):
@@ -46,7 +46,7 @@ def test_the_curve_is_of_the_settings_that_no_other_beats(tmp_path: Path) -> Non
     assert "stroke-line-0" in svg  # the curve
     assert "fill-line-1" in svg  # the start
     assert "stroke-line-2" in svg  # the ring of the chosen
-    assert "the chosen one a gap of \N{MINUS SIGN}0.14 at 1.243" in svg
+    assert "\N{MINUS SIGN}0.14 with 1.243" in svg
     report([tmp_path / "c"], tmp_path / "page.html")
     best = {found.trials.index(trial) + 1 for trial in frontier(found.trials)}
     assert best == {14, 15}
