@@ -118,7 +118,7 @@ def write(
     axes.text(*place, text, fontsize=FONT_SIZE, color=INKS[ink], parse_math=False, zorder=5, **look)
 
 
-def write_above(axes: Axes, at: float, label: str, *, is_late: bool, offset: float = 0) -> None:
+def write_above(axes: Axes, at: float, label: str, *, is_late: bool, offset: float = 0.0) -> None:
     """Write a bold label above the axes, left- or right-aligned at a horizontal position."""
     axes.annotate(
         label,
@@ -227,7 +227,7 @@ def _draw(axes: Axes, curve: Curve, *, has_dots: bool) -> None:
     )
     for epoch, value in zip(curve.epochs, values, strict=True):
         if epoch == curve.ringed:
-            draw_ring(axes, epoch, value, curve.ink)
+            draw_ring(axes, float(epoch), value, curve.ink)
 
 
 def _shade(axes: Axes, since: int, end: float) -> None:

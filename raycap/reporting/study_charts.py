@@ -427,7 +427,7 @@ def _ticks(low: float, high: float) -> list[float]:
 def _draw_people(axes: Axes, at: float, label: str) -> None:
     axes.axvline(at, color=INKS["people"], linewidth=1.6, linestyle=DASHES)
     is_late = at > _LATE * axes.get_xlim()[1]
-    write_above(axes, at, label, is_late=is_late, offset=3 if is_late else 0)
+    write_above(axes, at, label, is_late=is_late, offset=3.0 if is_late else 0.0)
 
 
 def _draw_row(axes: Axes, place: int, row: DotRow, people: tuple[float, str] | None) -> None:
