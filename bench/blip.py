@@ -1,9 +1,10 @@
-"""BLIP as raycap decodes it against transformers' own `generate`: seconds an image, and the ratio.
+"""BLIP in raycap compared with transformers' own `generate`: seconds per image, and their ratio.
 
-The real architectures with random weights, 20 tokens forced, on pixels that are there already. In
-every round each job is done by both, one right after the other and in changing order; the table
-shows medians of the seconds and of the rounds' ratios. `arithmetic` is the time that our
-multiplications would take at the speed of one large linear layer, measured in the same rounds.
+Both run the real architectures with random weights on decoded pixels and are forced to write 20
+tokens. In every round both do each job, one right after the other and in alternating order. The
+table shows the medians of the seconds and of the ratios per round. `arithmetic` is the time that
+raycap's multiplications would take at the speed of one large linear layer, measured in the same
+rounds.
 
     python -m bench.blip [--architectures base large] [--batches 1 4 8 16] [--beams 1 3 5]
                          [--rounds 3] [--json FILE]
@@ -50,7 +51,7 @@ VISION: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One size of job; seconds are an image's."""
+    """The result for one architecture, batch size and number of beams; times are per image."""
 
     architecture: str
     batch_size: int
@@ -64,7 +65,7 @@ class Row:
 
 
 def bar(batch_size: int, num_beams: int) -> float | None:
-    """Return the ratio to reach on two quiet cores in fp32, where one is set."""
+    """Return the target ratio on two idle cores in fp32; None where there is none."""
     if num_beams == 1:
         return 1.25
     if num_beams == 3 and batch_size >= 4:
@@ -73,9 +74,9 @@ def bar(batch_size: int, num_beams: int) -> float | None:
 
 
 def build(architecture: str) -> Any:
-    """Make a BLIP of random weights: its captions are noise, its arithmetic is real."""
+    """Build a BLIP with random weights: the captions are noise, the arithmetic is real."""
     torch.manual_seed(0)
-    # transformers' own 1e-10 makes numbers so small that processors slow down on them.
+    # transformers' default of 1e-10 gives numbers so small that processors compute slowly.
     vision = {**VISION[architecture], "image_size": SIDE_PX, "initializer_range": 0.02}
     model: Any = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=TEXT))
     device = pick_device()
@@ -83,7 +84,7 @@ def build(architecture: str) -> Any:
 
 
 def captioner(model: Any, num_beams: int) -> BlipCaptioner:
-    """Wrap the model as raycap does, with a vocabulary of the right size."""
+    """Return raycap's captioner for the model, with a generated vocabulary of the right size."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
     words += [f"word{number}" for number in range(NUM_WORDS - len(words))]
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def captioner(model: Any, num_beams: int) -> BlipCaptioner:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time one call, the accelerator's part of it included."""
+    """Return the seconds that one call takes, including work on the accelerator."""
     started = time.perf_counter()
     work()
     if torch.accelerator.is_available():
@@ -107,7 +108,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def large_layer(model: Any) -> tuple[Callable[[], object], int]:
-    """Make a job of the encoder's kind that does nothing but multiply, and count its FLOPs."""
+    """Return a job that only multiplies matrices of the encoder's size, and its FLOPs."""
     layer = torch.nn.Linear(768, 3072, device=model.device, dtype=model.dtype)
     states = torch.randn(4 * 577, 768, device=model.device, dtype=model.dtype)
 
@@ -119,7 +120,7 @@ def large_layer(model: Any) -> tuple[Callable[[], object], int]:
 
 
 def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -> Row:
-    """Measure one job, a batch size and a number of beams, both ways."""
+    """Measure one batch size and number of beams with both programs."""
     batch_size, num_beams = size
     ours = captioner(model, num_beams)
     pixels = np.random.default_rng(0).integers(
@@ -144,7 +145,7 @@ def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -
         ("arithmetic", multiply),
     ]
     times: dict[str, list[float]] = {name: [] for name, _ in jobs}
-    # Warm up on the whole job: memory is asked for, and kernels are chosen, at first use.
+    # Warm up on the whole job: memory is allocated and kernels are chosen at first use.
     for _, job in jobs:
         job()
     for number in range(rounds):
@@ -175,12 +176,12 @@ def _linear_flops(states: Any, weight: Any, *_: Any, **__: Any) -> int:
 
 
 def _attention_flops(queries: Any, keys: Any, values: Any, *_: Any, **__: Any) -> int:
-    count: Any = sdpa_flop_count  # untyped there
+    count: Any = sdpa_flop_count  # untyped in torch
     return int(count(queries, keys, values))
 
 
 def _num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int:
-    # What torch's counter does not know: how a CPU does both.
+    # torch's counter does not know the CPU versions of these two operations.
     mapping: dict[Any, Any] = {
         torch.ops.mkldnn._linear_pointwise: _linear_flops,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
@@ -191,15 +192,15 @@ def _num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int
 
 
 def main() -> None:
-    """Measure all sizes, and print the table and its JSON."""
+    """Measure all jobs, and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architectures", nargs="+", choices=list(VISION), default=list(VISION))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
-    print("architecture  batch  beams  generate s  ours s  encoder s  arithmetic s  ratio  bar")
+    print("architecture  batch  beams  generate s  ours s  encoder s  arithmetic s  ratio  target")
     rows: list[Row] = []
     for architecture in arguments.architectures:
         model = build(architecture)
@@ -209,7 +210,7 @@ def main() -> None:
             print(
                 f"{row.architecture:<12}  {row.batch_size:>5}  {row.num_beams:>5}"
                 f"  {row.generate_s:>10.3f}  {row.ours_s:>6.3f}  {row.encoder_s:>9.3f}"
-                f"  {row.arithmetic_s:>12.3f}  {row.ratio:>5.2f}  {row.bar or '':>4}",
+                f"  {row.arithmetic_s:>12.3f}  {row.ratio:>5.2f}  {row.bar or '':>6}",
                 flush=True,
             )
     found = {

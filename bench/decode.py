@@ -1,9 +1,10 @@
-"""Compare `raycap.images.decoding.decode` with plain Pillow: time and difference of pixels.
+"""Image decoding: `raycap.images.decoding.decode` against plain Pillow, in time and in pixels.
 
-Plain Pillow is what captioning scripts do: open, convert to RGB, resize bicubically to the model's
-384 pixels. Both go through the same files in one process, in changing order; the table has medians
-of the milliseconds an image and of the rounds' ratios, and the mean and largest difference of a
-pixel's value. Photos are the files of a folder, or, without one, drawn shapes with noise.
+Plain Pillow is what captioning scripts do: open, convert to RGB, and resize bicubically to the
+model's 384 pixels. Both decode the same files in one process, in alternating order. The table
+shows the medians of the milliseconds per image and of the ratios per round, and the mean
+difference per pixel value over all images and of the image that differs most. The photos are the
+files of a folder or, without one, drawn shapes with noise.
 
     python -m bench.decode [--photos FOLDER] [--images 8] [--rounds 5] [--json FILE]
 """
@@ -38,7 +39,7 @@ BARS = {("12 megapixels", "JPEG"): 3.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One size and format; times are an image's."""
+    """The result for one size and format; times are per image."""
 
     size: str
     format: str
@@ -46,14 +47,14 @@ class Row:
     ours_ms: float
     ratio: float
     mean_difference: float
-    """Of 255 levels, over all images."""
+    """Mean over all images, in levels from 0 to 255."""
     largest_mean_difference: float
-    """Of the image that differs most."""
+    """Mean of the image that differs most."""
     bar: float | None
 
 
 def sources(folder: Path | None, count: int, scratch: Path) -> list[Image.Image]:
-    """Open images to make files of."""
+    """Open the images that the files are made from."""
     if folder is None:
         write_scenes(scratch, count, seed=3)
         folder = scratch
@@ -62,7 +63,7 @@ def sources(folder: Path | None, count: int, scratch: Path) -> list[Image.Image]
 
 
 def encode(image: Image.Image, size: tuple[int, int], kind: str) -> bytes:
-    """Write an image of that size as a file, with the fine noise that a camera adds."""
+    """Return an image of that size as an encoded file, with the fine noise that a camera adds."""
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
     noise = np.random.default_rng(0).integers(-4, 5, pixels.shape, dtype=np.int16)
     file = BytesIO()
@@ -73,7 +74,7 @@ def encode(image: Image.Image, size: tuple[int, int], kind: str) -> bytes:
 
 
 def plain(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode as scripts do."""
+    """Decode as captioning scripts do."""
     with Image.open(BytesIO(data)) as image:
         size = (TARGET.width_px, TARGET.height_px)
         return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
@@ -87,7 +88,7 @@ def ours(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 def milliseconds(
     work: Callable[[bytes], UInt8[np.ndarray, "h w 3"]], files: Sequence[bytes]
 ) -> float:
-    """Time an image."""
+    """Return the mean milliseconds per image."""
     started = time.perf_counter()
     for data in files:
         work(data)
@@ -95,7 +96,7 @@ def milliseconds(
 
 
 def compare(files: Sequence[bytes], size: str, kind: str, rounds: int) -> Row:
-    """Measure one size and format both ways."""
+    """Measure one size and format with both decoders."""
     times: dict[str, list[float]] = {"pillow": [], "ours": []}
     jobs = [("pillow", plain), ("ours", ours)]
     for number in range(rounds):
@@ -121,12 +122,12 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     prepare_process(ImageConfig())
     with tempfile.TemporaryDirectory() as name:
         images = sources(arguments.photos, arguments.images, Path(name))
-    print("size           format  Pillow ms  ours ms  ratio  bar  mean difference (largest)")
+    print("size           format  Pillow ms  ours ms  ratio  target  mean difference (largest)")
     rows = []
     for size, pixels in SIZES.items():
         for kind in FORMATS:
@@ -135,7 +136,7 @@ def main() -> None:
             rows.append(row)
             print(
                 f"{row.size:<13}  {row.format:<6}  {row.pillow_ms:>9.1f}  {row.ours_ms:>7.1f}"
-                f"  {row.ratio:>5.2f}  {row.bar or '':>3}  {row.mean_difference:.2f}"
+                f"  {row.ratio:>5.2f}  {row.bar or '':>6}  {row.mean_difference:.2f}"
                 f" ({row.largest_mean_difference:.2f})",
                 flush=True,
             )

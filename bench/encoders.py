@@ -1,7 +1,8 @@
-"""What the order of pixels in memory brings the encoders of models trained from scratch.
+"""Encoders of models trained from scratch, with two orders of pixels in memory.
 
-Milliseconds an image of a batch of 16, with channels last, as raycap has them, and first, as torch
-does by default; medians over rounds in which both take turns.
+Compares channels last, raycap's order, with channels first, torch's default. Prints the medians
+of the milliseconds per image, in batches of 16, over rounds in which both take turns. `infer` is
+a forward pass without gradients, `train` a forward and a backward pass.
 
     python -m bench.encoders [--batch 16] [--rounds 5] [--json FILE]
 """
@@ -25,7 +26,7 @@ SIZES = {"efficientnet-lite0": (96, 224), "resnet50": (224,), "small-cnn": (64,)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One encoder at one size, looking or being trained."""
+    """The result for one encoder at one size, in inference or in training."""
 
     encoder: str
     image_px: int
@@ -36,7 +37,7 @@ class Row:
 
 
 def make(name: str, image_px: int, memory_format: torch.memory_format) -> Encoder:
-    """Build an encoder of random weights, all of which are trained."""
+    """Build an encoder with random weights, all of them trainable."""
     architecture = ArchitectureConfig.model_validate(
         {"encoder": name, "image_px": image_px, "pretrained": False, "train_encoder": True}
     )
@@ -47,21 +48,21 @@ def make(name: str, image_px: int, memory_format: torch.memory_format) -> Encode
 
 
 def work(encoder: Encoder, pixels: torch.Tensor, *, is_training: bool) -> Callable[[], object]:
-    """Make one look, or one step without the optimizer's part."""
+    """Return a function for one forward pass, or one training step without the optimizer."""
     encoder.train(is_training)
 
-    def look() -> None:
+    def infer() -> None:
         with torch.inference_mode():
             encoder(pixels)
 
     def learn() -> None:
         torch.autograd.backward(encoder(pixels).square().mean())
 
-    return learn if is_training else look
+    return learn if is_training else infer
 
 
 def compare(name: str, image_px: int, given: argparse.Namespace, *, is_training: bool) -> Row:
-    """Measure both orders in turns."""
+    """Measure both orders, taking turns."""
     pixels = torch.randint(0, 256, (given.batch, 3, image_px, image_px), dtype=torch.uint8)
     formats = {"first": torch.contiguous_format, "last": torch.channels_last}
     jobs = {
@@ -90,17 +91,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     rows = []
-    print("encoder             pixels  work   first ms  last ms  ratio")
+    print("encoder             pixels  mode   first ms  last ms  ratio")
     for name, sizes in SIZES.items():
         for image_px in sizes:
             for is_training in (False, True):
                 row = compare(name, image_px, given, is_training=is_training)
                 rows.append(row)
+                mode = "train" if is_training else "infer"
                 print(
-                    f"{row.encoder:<18}  {row.image_px:>6}  {'train' if is_training else 'look':<5}"
+                    f"{row.encoder:<18}  {row.image_px:>6}  {mode:<5}"
                     f"  {row.first_ms:>8.2f}  {row.last_ms:>7.2f}  {row.ratio:>5.2f}",
                     flush=True,
                 )

@@ -1,11 +1,11 @@
-"""What the engine costs where the model costs nearly nothing: the stub, 5 ms a batch of 64.
+"""The cost of the engine alone, with the `stub` model: 5 ms per batch of 64 images.
 
-images/s, driver     `raycap caption` on folders of 1, 4 and 16 times as many images; the rate is
-                     that of the images between two sizes over the time between them
-first caption        from the start of the command to the first answered image
-memory               of the driver, and of all processes together, at the most
-committer, rows/s    answered rows into parts on disk, as fast as they can be given
-plan, keys/s         listed keys, from memory, into the manifest on disk
+images/s, driver     `raycap caption` on folders of 1, 4 and 16 times as many images; a rate is
+                     the difference in images between two sizes over the difference in time
+first caption        time from the start of the command to the first answered image
+memory               peak of the driver, and of all processes together
+committer, rows/s    finished rows written into parts on disk, as fast as possible
+plan, keys/s         listed keys, from memory, written into the manifest on disk
 
 python -m bench.engine [--images 2000] [--rows 200000] [--keys 1000000] [--json FILE]
 """
@@ -39,7 +39,7 @@ from raycap.storage.local import LocalStore
 GROWTH = (1, 4, 16)
 COMMIT_BAR, PLAN_BAR = 50_000, 100_000
 BLOCK_ROWS = 128
-"""Rows that reach the committer at once: a captioner's block."""
+"""Rows per call of the committer: the size of a captioner's block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,14 @@ class Run:
     num_images: int
     wall_s: float
     first_caption_s: float
-    """From the start of the process, its imports included."""
+    """Since the start of the process, imports included."""
     driver_cpu_s: float
     driver_mb: float
     total_mb: float
 
 
 def caption_here(photos: Path, output: Path) -> dict[str, float]:
-    """Caption in this process; return its seconds."""
+    """Caption in this process; return its times in seconds."""
     started = psutil.Process().create_time()
     first: list[float] = []
 
@@ -73,7 +73,7 @@ def caption_here(photos: Path, output: Path) -> dict[str, float]:
 
 
 def measure(num_images: int, scratch: Path) -> Run:
-    """Caption so many images in a process of its own, and watch its memory."""
+    """Caption that many images in a separate process, and sample its memory."""
     photos = scratch / f"photos-{num_images}"
     write_images(photos, num_images)
     command = [sys.executable, "-m", "bench.engine", "--caption", str(photos)]
@@ -89,13 +89,13 @@ def measure(num_images: int, scratch: Path) -> Run:
         peak_driver, peak_total = max(peak_driver, memory[0]), max(peak_total, sum(memory))
         time.sleep(0.25)
     assert driver.stdout
-    told = json.loads(driver.stdout.read().splitlines()[-1])
+    times = json.loads(driver.stdout.read().splitlines()[-1])
     megabytes = {"driver_mb": peak_driver / 1e6, "total_mb": peak_total / 1e6}
-    return Run(num_images=num_images, **megabytes, **told)
+    return Run(num_images=num_images, **megabytes, **times)
 
 
 def commit_rate(num_rows: int, scratch: Path) -> float:
-    """Return answered rows a second that the committer takes and writes."""
+    """Return the rows per second that the committer writes."""
     store = LocalStore(scratch / "commit")
     plan, _ = plan_keys(store, num_rows)
     blocks = [block for number in range(len(plan.parts)) for block in _answered(store, number)]
@@ -109,7 +109,7 @@ def commit_rate(num_rows: int, scratch: Path) -> float:
 
 
 def _answered(store: LocalStore, number: int) -> list[pa.Table]:
-    """Make the ANSWERED rows of a part, in blocks as captioners send them."""
+    """Return the ANSWERED rows of a part, in blocks as captioners send them."""
     manifest = read_part(store, MANIFEST, number)
     size = len(manifest)
     filled = {
@@ -136,13 +136,13 @@ def _answered(store: LocalStore, number: int) -> list[pa.Table]:
 
 
 def plan_rate(num_keys: int, scratch: Path) -> float:
-    """Return listed keys a second that are planned."""
+    """Return the listed keys per second that are planned."""
     _, seconds = plan_keys(LocalStore(scratch / "plan"), num_keys)
     return num_keys / seconds
 
 
 def show(runs: list[Run]) -> list[dict[str, float]]:
-    """Print the runs, and the rates between one and the next."""
+    """Print the runs; print and return the rates between successive runs."""
     print("images   wall s  first caption s  driver MB  all processes MB")
     for run in runs:
         print(
@@ -150,7 +150,7 @@ def show(runs: list[Run]) -> list[dict[str, float]]:
             f"  {run.driver_mb:>9.0f}  {run.total_mb:>16.0f}"
         )
     rates = []
-    print("between        images/s  driver's share of a core  driver us/image")
+    print("between        images/s  driver, share of a core  driver us/image")
     for less, more in pairwise(runs):
         images, seconds = more.num_images - less.num_images, more.wall_s - less.wall_s
         cpu_s = more.driver_cpu_s - less.driver_cpu_s
@@ -162,19 +162,19 @@ def show(runs: list[Run]) -> list[dict[str, float]]:
         rates.append(rate)
         print(
             f"{less.num_images:>6,}..{more.num_images:<6,} {rate['images_per_s']:>7.0f}"
-            f"  {rate['driver_share']:>24.2f}  {rate['driver_us_per_image']:>15.0f}"
+            f"  {rate['driver_share']:>23.2f}  {rate['driver_us_per_image']:>15.0f}"
         )
-    print(f"driver's memory at 16 times the images: x {runs[-1].driver_mb / runs[0].driver_mb:.2f}")
+    print(f"driver memory at 16 times the images: x {runs[-1].driver_mb / runs[0].driver_mb:.2f}")
     return rates
 
 
 def main() -> None:
-    """Measure all of it, and print tables and JSON."""
+    """Measure everything, and print the tables and their JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, help="write what was found there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--caption", nargs=2, type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -184,9 +184,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raycap-bench-") as name:
         scratch = Path(name)
         committed = commit_rate(given.rows, scratch)
-        print(f"committer  {committed:>9,.0f} rows/s (bar: {COMMIT_BAR:,})", flush=True)
+        print(f"committer  {committed:>9,.0f} rows/s (target: {COMMIT_BAR:,})", flush=True)
         planned = plan_rate(given.keys, scratch)
-        print(f"plan       {planned:>9,.0f} keys/s (bar: {PLAN_BAR:,})", flush=True)
+        print(f"plan       {planned:>9,.0f} keys/s (target: {PLAN_BAR:,})", flush=True)
         runs = [measure(times * given.images, scratch) for times in GROWTH]
     rates = show(runs)
     found = {

@@ -1,8 +1,8 @@
-"""Evaluating many captions: time and memory, in one process and spread over Ray.
+"""`raycap evaluate` on many captions: time and memory, in one process and distributed over Ray.
 
-Writes synthetic images' captions as COCO does, one generated caption and five references each,
-whose words are drawn by Zipf's law; evaluates them through the installed command, METEOR left out;
-and samples the resident memory and the CPU time of the driver and of every process that it started.
+Writes COCO files for synthetic images, with one generated caption per system and five references
+each; their words follow Zipf's law. Evaluates them with the installed command, without METEOR, and
+samples the resident memory and the CPU time of the driver and of every process that it started.
 
     python -m bench.evaluate [--images 200000] [--systems 1]
 """
@@ -27,7 +27,7 @@ from bench.memory import resident_bytes
 RAYCAP = str(Path(sys.executable).parent / "raycap")
 NUM_REFERENCES = 5
 EVERY_S = 0.5
-MODES = {"one process": "spread_images=1000000000", "spread": "spread_images=0"}
+MODES = {"one process": "spread_images=1000000000", "distributed": "spread_images=0"}
 
 _SYLLABLES = [
     first + vowel + last
@@ -44,7 +44,7 @@ _TEMPLATES = (
 
 
 class Vocabulary:
-    """Made-up words of each kind, the first of them the most frequent, as in any language."""
+    """Invented words of each kind; their frequencies follow Zipf's law."""
 
     def __init__(self, seed: int) -> None:
         words = [first + second for first, second in product(_SYLLABLES, repeat=2)]
@@ -57,7 +57,7 @@ class Vocabulary:
             self._weights[kind] = list(accumulate(1 / rank for rank in range(1, count + 1)))
 
     def draw(self, rng: random.Random) -> dict[str, str]:
-        """Draw a word of each kind: what is to be seen in an image."""
+        """Draw one word of each kind: the content of an image."""
         return {
             kind: rng.choices(words, cum_weights=self._weights[kind])[0]
             for kind, words in self._words.items()
@@ -65,7 +65,7 @@ class Vocabulary:
 
 
 def captions_of(vocabulary: Vocabulary, rng: random.Random, num_captions: int) -> Iterator[str]:
-    """Say several times what is in an image; each time about one word in four is another."""
+    """Yield captions of one image that differ in about one word in four."""
     seen = vocabulary.draw(rng)
     for _ in range(num_captions):
         other = vocabulary.draw(rng)
@@ -74,7 +74,7 @@ def captions_of(vocabulary: Vocabulary, rng: random.Random, num_captions: int) -
 
 
 def write_captions(folder: Path, num_images: int, num_systems: int) -> list[Path]:
-    """Write COCO results of each system, and last COCO's file of references; give their paths."""
+    """Write the COCO results of each system, then the references; return the paths."""
     rng, vocabulary = random.Random(1), Vocabulary(seed=0)
     results: list[list[dict[str, object]]] = [[] for _ in range(num_systems)]
     written: list[dict[str, object]] = []
@@ -94,7 +94,7 @@ def write_captions(folder: Path, num_images: int, num_systems: int) -> list[Path
 
 
 def run(paths: list[Path], output: Path, setting: str) -> dict[str, float]:
-    """Evaluate; return the seconds that it took, on the clock and of CPUs, and the peaks."""
+    """Evaluate; return wall time and CPU time in seconds, and peak memory in MB."""
     started = time.perf_counter()
     settings = ["--set", setting, "--set", "external.meteor=false"]
     command = [RAYCAP, "evaluate", *map(str, paths), "--output", str(output), *settings]
@@ -123,7 +123,7 @@ def run(paths: list[Path], output: Path, setting: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Evaluate in both ways and print the table and its JSON."""
+    """Evaluate in both modes and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--systems", type=int, default=1)
@@ -143,7 +143,7 @@ def main() -> None:
             print(f"{mode:>12}  {figures}", flush=True)
             found.append(json.loads((output / "evaluation.json").read_text()))
     same = all(found[0][part] == found[1][part] for part in ("systems", "comparisons"))
-    print(f"both give the same: {same}")
+    print(f"both modes give the same result: {same}")
     print(json.dumps({"images": arguments.images, "runs": runs, "same": same}))
 
 

@@ -1,7 +1,7 @@
-"""What fine-tuning BLIP-base at 384 pixels takes: seconds a step and memory of the worker.
+"""Fine-tuning BLIP-base at 384 pixels: seconds per step, and memory of the worker.
 
-The real architecture with random weights, a few steps of two images, for each way of tuning, with
-and without gradient checkpointing. Each runs `raycap train` in a process of its own.
+Runs a few steps of two images with the real architecture and random weights, for each tuning
+method, with and without gradient checkpointing. Each runs `raycap train` in a separate process.
 
     python -m bench.finetune [--steps 3] [--batch 2]
 """
@@ -28,13 +28,13 @@ WAYS = {
     "LoRA": ["blip.method=lora"],
     "LoRA, checkpointed": ["blip.method=lora", "blip.gradient_checkpointing=true"],
 }
-"""By name, the settings that are not the defaults."""
+"""Settings of each method that differ from the defaults."""
 
-_NUM_VALIDATION = 4  # as `make_dataset` takes them
+_NUM_VALIDATION = 4  # as many as `make_dataset` uses
 
 
 def run(folder: Path, name: str, settings: list[str], batch: int) -> dict[str, Any]:
-    """Train one epoch, and watch the largest of the command's processes."""
+    """Train one epoch, and record the peak memory of the command's largest process."""
     output = folder / name.replace(" ", "-").replace(",", "")
     chosen = [
         *settings,
@@ -59,14 +59,14 @@ def run(folder: Path, name: str, settings: list[str], batch: int) -> dict[str, A
     return {
         "way": name,
         "steps": training["num_steps"],
-        "s_a_step": last["train_s"] / training["num_steps"],
+        "s_per_step": last["train_s"] / training["num_steps"],
         "worker_mb": largest / 1e6,
         "loss": last["train_loss"],
     }
 
 
 def _largest_process(root: int) -> int:
-    """Resident bytes of the largest process below one."""
+    """Return the resident bytes of the largest descendant of a process."""
     sizes = [0]
     for child in psutil.Process(root).children(recursive=True):
         try:
@@ -77,7 +77,7 @@ def _largest_process(root: int) -> int:
 
 
 def main() -> None:
-    """Run each way and print the table and its JSON."""
+    """Run each method and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=2)
@@ -89,12 +89,12 @@ def main() -> None:
         write_blip_base(folder / "model")
         images = write_images(folder / "images", given.steps * given.batch + _NUM_VALIDATION)
         make_dataset(images, folder)
-        print(f"{'':<20}{'steps':>6}{'s a step':>10}{'worker MB':>11}{'loss':>8}")
+        print(f"{'':<20}{'steps':>6}{'s/step':>10}{'worker MB':>11}{'loss':>8}")
         for way, settings in WAYS.items():
             row = run(folder, way, settings, given.batch)
             rows.append(row)
             print(
-                f"{way:<20}{row['steps']:>6}{row['s_a_step']:>10.1f}{row['worker_mb']:>11,.0f}"
+                f"{way:<20}{row['steps']:>6}{row['s_per_step']:>10.1f}{row['worker_mb']:>11,.0f}"
                 f"{row['loss']:>8.3f}",
                 flush=True,
             )

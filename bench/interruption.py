@@ -1,8 +1,8 @@
-"""`kill -9` of the driver at about half of a run over S3, then the same command again.
+"""`kill -9` of the driver halfway through a run on S3, then the same command again.
 
-Counts the GETs of every image on moto's S3 server (a process), and compares the rows with those of
-an undisturbed run. No row may be lost or differ, and no image of a part that was committed before
-the kill may be read again.
+Counts the GETs of every image on moto's S3 server (a separate process), and compares the rows with
+those of an undisturbed run. No row may be lost or differ, and no image of a part that was committed
+before the kill may be read again.
 
     python -m bench.interruption [--images 20000]
 """
@@ -31,7 +31,7 @@ PART_SIZE = 1024
 
 
 def start_server(log: Path) -> "tuple[subprocess.Popen[bytes], str]":
-    """Start moto's S3 server, and return it and its address once it answers."""
+    """Start moto's S3 server; return its process and address once it accepts connections."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -47,7 +47,7 @@ def start_server(log: Path) -> "tuple[subprocess.Popen[bytes], str]":
 
 
 def upload(client: Any, photos: Path) -> int:
-    """Put every file of a folder into the bucket; return their number."""
+    """Upload every file of a folder to the bucket; return the number of files."""
     files = [path for path in sorted(photos.rglob("*")) if path.is_file()]
 
     def put(path: Path) -> None:
@@ -60,7 +60,7 @@ def upload(client: Any, photos: Path) -> int:
 
 
 def start_caption(output: Path) -> "subprocess.Popen[bytes]":
-    """Start captioning the bucket."""
+    """Start `raycap caption` on the bucket."""
     setting = f"engine.part_size={PART_SIZE}"
     command = [RAYCAP, "caption", "s3://bench/photos", str(output), "-m", "stub", "-s", setting]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -78,12 +78,12 @@ def image_reads(log: Path) -> Counter[str]:
 
 
 def rows_of(output: Path) -> list[dict[str, Any]]:
-    """Read all rows, in part order."""
+    """Read all rows, in the order of the parts."""
     return [row for part in parts_of(output) for row in pq.read_table(part).to_pylist()]
 
 
 def main() -> None:
-    """Run undisturbed, then killed and continued; print what was read and written."""
+    """Run once undisturbed, and once killed and resumed; print the reads and the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     count = parser.parse_args().images
@@ -111,7 +111,7 @@ def main() -> None:
             time.sleep(0.05)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
-        time.sleep(5)  # workers of the dead driver may still be reading
+        time.sleep(5)  # workers of the killed driver may still be reading
         committed = rows_of(killed)
         before = image_reads(log)
         assert start_caption(killed).wait() == 0
@@ -122,7 +122,7 @@ def main() -> None:
     print(f"images                             {count:,}")
     print(f"GETs of the undisturbed run        {undisturbed.total():,}")
     print(f"rows committed when killed         {len(committed):,}")
-    print(f"GETs of the continued run          {resumed.total():,}")
+    print(f"GETs of the resumed run            {resumed.total():,}")
     print(f"GETs of images committed before    {reread:,}")
     print(f"rows equal to the undisturbed run  {equal}")
 

@@ -1,7 +1,7 @@
 """Memory of a run at two sizes: it must not grow with the number of images.
 
-Captions generated JPEGs, 1 % of them broken, with the `stub` model through the installed command,
-and samples the resident memory of the driver and of every process that it started.
+Captions generated JPEGs, 1 % of them damaged, with the `stub` model and the installed command.
+Samples the resident memory of the driver and of every process that it started.
 
     python -m bench.memory [--images 2000 20000]
 """
@@ -24,7 +24,7 @@ RAYCAP = str(Path(sys.executable).parent / "raycap")
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write small JPEGs in folders of 1,000; every hundredth is cut off in the middle."""
+    """Write small JPEGs in folders of 1,000; every hundredth file is truncated to half."""
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"{number // 1000:04d}" / f"{number:08d}.jpg"
@@ -37,7 +37,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def resident_bytes(process: psutil.Process) -> int:
-    """Return the memory of a process that is its own; shared pages count once, by their share."""
+    """Return the proportional set size of a process; 0 if it has ended."""
     try:
         memory = process.memory_full_info()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -46,7 +46,7 @@ def resident_bytes(process: psutil.Process) -> int:
 
 
 def run(photos: Path, output: Path) -> dict[str, float]:
-    """Caption a folder; return images/s and the peaks of the driver and of all processes."""
+    """Caption a folder; return images/s, and peak memory of the driver and of all processes."""
     command = [RAYCAP, "caption", str(photos), str(output), "--model", "stub"]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     tree = psutil.Process(driver.pid)
@@ -87,7 +87,7 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{value:>12,.1f}" for value in row.values()))
     growth = rows[-1]["driver_mb"] / rows[0]["driver_mb"]
-    print(f"driver at {rows[-1]['images']:,} over {rows[0]['images']:,} images: {growth:.3f}")
+    print(f"driver, {rows[-1]['images']:,} images over {rows[0]['images']:,}: x {growth:.3f}")
     print(json.dumps({"runs": rows, "driver_growth": growth}))
 
 

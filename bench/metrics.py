@@ -1,10 +1,10 @@
-"""What caption metrics cost: BLEU, ROUGE-L and CIDEr-D, ours beside pycocoevalcap's.
+"""The time of BLEU, ROUGE-L and CIDEr-D, in raycap and in pycocoevalcap.
 
-Both score the same tokens in one process, one after the other, several times; the table shows each
-round's ratio and the median. The captions are those of COCO 2014's validation set, which the
-pycocoevalcap wheel holds: of each image one as the hypothesis; its references are the others and,
-to make as many as asked for, some of the next image. Scores must agree to 1e-9. Then the
-tokenizers, ours and Stanford's program, split all captions of that set.
+Both score the same tokens in one process, one after the other, in several rounds. The table shows
+the ratio of each round and the median. The captions are those of COCO 2014's validation set, which
+the pycocoevalcap wheel contains. The first caption of each image is the hypothesis; the others are
+its references, filled up with captions of the next image. Scores must agree to 1e-9. Then raycap's
+tokenizer and Stanford's program split all captions of that set.
 
     python -m bench.metrics [--images 5000] [--references 5] [--rounds 5]
 """
@@ -20,8 +20,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raycap.evaluation.java import require
-from raycap.evaluation.ptb import PTB, PtbTokenizer
+from raycap.evaluation.java import PTB, PtbTokenizer, require
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.scores import mean, score_images
@@ -45,7 +44,7 @@ def read_captions() -> list[list[str]]:
 def build_corpus(
     images: list[list[Tokens]], num_images: int, num_references: int
 ) -> tuple[list[Tokens], list[list[Tokens]]]:
-    """Choose a hypothesis and so many references for each image."""
+    """Choose a hypothesis and that many references for each image."""
     chosen = images[:num_images]
     following = [*images[1:num_images], images[0]]
     references = [
@@ -65,7 +64,7 @@ def score_by_raycap(hypotheses: list[Tokens], references: list[list[Tokens]]) ->
 def score_by_pycocoevalcap(
     hypotheses: dict[int, list[str]], references: dict[int, list[str]]
 ) -> Scores:
-    """Return the same, from texts of tokens as pycocoevalcap takes them."""
+    """Return the same scores from pycocoevalcap, which takes tokens joined by spaces."""
     bleu, _ = Bleu(4).compute_score(references, hypotheses, verbose=0)
     rouge_l, _ = Rouge().compute_score(references, hypotheses)
     cider_d, _ = Cider().compute_score(references, hypotheses)
@@ -73,7 +72,7 @@ def score_by_pycocoevalcap(
 
 
 def timed(score: Callable[[], Scores]) -> tuple[Scores, float]:
-    """Return the scores and the seconds that they took."""
+    """Return the scores and the seconds that scoring took."""
     started = time.perf_counter()
     scores = score()
     return scores, time.perf_counter() - started
@@ -82,7 +81,7 @@ def timed(score: Callable[[], Scores]) -> tuple[Scores, float]:
 def compare(
     hypotheses: list[Tokens], references: list[list[Tokens]], num_rounds: int
 ) -> list[dict[str, float]]:
-    """Score by both, round by round."""
+    """Score with both in every round; return the times and ratios."""
     captions = {index: [" ".join(tokens)] for index, tokens in enumerate(hypotheses)}
     others = {
         index: [" ".join(tokens) for tokens in image] for index, image in enumerate(references)
@@ -105,7 +104,7 @@ def compare(
 
 
 def tokenizer_speeds(captions: list[str]) -> dict[str, float]:
-    """Return the captions/s of our tokenizer and of Stanford's, which starts before the clock."""
+    """Return the captions/s of both tokenizers, without the start-up of Stanford's program."""
     started = time.perf_counter()
     ours = [tokenize(caption) for caption in captions]
     speeds = {TOKENIZER: len(captions) / (time.perf_counter() - started)}
@@ -133,7 +132,7 @@ def main() -> None:
     hypotheses, references = build_corpus(tokens, arguments.images, arguments.references)
     rounds = compare(hypotheses, references, arguments.rounds)
     ratio = statistics.median(found["ratio"] for found in rounds)
-    print(f"median ratio {ratio:.2f} (bar: {BAR})")
+    print(f"median ratio {ratio:.2f} (target: {BAR})")
     speeds = tokenizer_speeds([caption for captions in images for caption in captions])
     print(json.dumps({"rounds": rounds, "median_ratio": ratio, "captions_per_s": speeds}))
 

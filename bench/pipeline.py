@@ -1,10 +1,10 @@
-"""`raycap caption` from end to end, over what people would otherwise write.
+"""`raycap caption` from end to end, compared with the scripts that people write instead.
 
-BLIP-base of the real architecture with random weights, 384 pixels, 20 tokens forced, on the same
-photos. Each way runs in a process of its own, at two sizes: the images between them over the time
-between them is its rate, without the start-up.
+All programs caption the same photos with BLIP-base (the real architecture with random weights, 384
+pixels, 20 forced tokens). Each runs in a separate process at two sizes. Its rate is the difference
+in images over the difference in time, so start-up does not count.
 
-    bare      the model alone, as raycap runs it, on pixels that are there already
+    bare      the model alone, as raycap runs it, on decoded pixels in memory
     raycap    `raycap caption`
     batches   Pillow, transformers' BlipProcessor and `generate`, in batches of 8
     single    the same, one image at a time
@@ -45,11 +45,11 @@ from raycap.models.sources import find_model
 BATCH_SIZE = 8
 NUM_TOKENS = 20
 BARS = {"bare": 0.95, "batches": 2.0, "single": 2.0, "ray": 2.0}
-"""Rate of raycap over each of the others, at three beams on two quiet cores."""
+"""Target ratios of raycap's rate to each of the others, with three beams on two idle cores."""
 
 
 def settings(num_beams: int) -> CaptionConfig:
-    """Settings of raycap for the job."""
+    """Return the settings for raycap."""
     tokens = {"min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS}
     return validate_config(
         CaptionConfig,
@@ -61,7 +61,7 @@ def settings(num_beams: int) -> CaptionConfig:
 
 
 def bare(photos: Path, model: Path, num_beams: int) -> float:
-    """Caption pixels that are there already; only the model's time counts."""
+    """Caption decoded pixels; only the time of the model counts."""
     config = settings(num_beams)
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
     source = find_model(str(model))
@@ -77,7 +77,7 @@ def bare(photos: Path, model: Path, num_beams: int) -> float:
 
 
 def with_raycap(photos: Path, model: Path, num_beams: int) -> float:
-    """Run raycap, from finding the model to the summary."""
+    """Run `raycap caption`, from finding the model to the summary."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as output, ray_cluster():
         raycap.caption(photos, Path(output) / "out", config=settings(num_beams), model=str(model))
@@ -85,7 +85,7 @@ def with_raycap(photos: Path, model: Path, num_beams: int) -> float:
 
 
 class Plain:
-    """Captions as transformers' own examples do."""
+    """A captioner written like the examples of transformers."""
 
     def __init__(self, model: Path, num_beams: int) -> None:
         self._processor: Any = BlipProcessor.from_pretrained(model)
@@ -94,7 +94,7 @@ class Plain:
         self._beams = num_beams
 
     def caption(self, images: list[Any]) -> list[str]:
-        """Caption some images together."""
+        """Caption a batch of images."""
         inputs = self._processor(images=images, return_tensors="pt")
         with torch.inference_mode():
             tokens = self._model.generate(
@@ -108,7 +108,7 @@ class Plain:
 
 
 def in_batches(photos: Path, model: Path, num_beams: int, size: int = BATCH_SIZE) -> float:
-    """Run a plain script."""
+    """Run a plain script that captions in batches."""
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
     plain = Plain(model, num_beams)
     files = sorted(photos.iterdir())
@@ -125,7 +125,7 @@ def one_at_a_time(photos: Path, model: Path, num_beams: int) -> float:
 
 
 class Worker:
-    """What Ray Data's documentation suggests as a batch's function."""
+    """A batch function as Ray Data's documentation suggests it."""
 
     def __init__(self, model: str, num_beams: int) -> None:
         torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
@@ -137,7 +137,7 @@ class Worker:
 
 
 def with_ray_data(photos: Path, model: Path, num_beams: int) -> float:
-    """Run the usual recipe of Ray Data."""
+    """Run the usual Ray Data pipeline."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as output, ray_cluster():
         images: Any = ray.data.read_images(str(photos), include_paths=True, mode="RGB")
@@ -160,7 +160,7 @@ WAYS: dict[str, Callable[[Path, Path, int], float]] = {
 
 
 def seconds(way: str, photos: Path, model: Path, num_beams: int) -> float:
-    """Run one way in a process of its own."""
+    """Run one program in a separate process; return its seconds."""
     command = [sys.executable, "-m", "bench.pipeline", "--way", way]
     command += ["--photos", str(photos), "--model", str(model), "--beams", str(num_beams)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -168,14 +168,14 @@ def seconds(way: str, photos: Path, model: Path, num_beams: int) -> float:
 
 
 def rate(way: str, folders: tuple[Path, Path], model: Path, num_beams: int) -> float:
-    """Images a second of one way, its start-up not counted."""
+    """Return the images per second of one program, without its start-up."""
     few, many = (seconds(way, folder, model, num_beams) for folder in folders)
     counts = [len(list(folder.iterdir())) for folder in folders]
     return (counts[1] - counts[0]) / (many - few)
 
 
 def take_photos(source: Path | None, folder: Path, count: int) -> Path:
-    """Bring photos of a folder, over and over, or draw some."""
+    """Copy photos from a folder, repeating them as needed, or generate some."""
     if source is None:
         write_photos(folder, count)
         return folder
@@ -187,13 +187,13 @@ def take_photos(source: Path | None, folder: Path, count: int) -> Path:
 
 
 def main() -> None:
-    """Measure all ways, and print the table and its JSON; or, with --way, one of them."""
+    """Measure all programs, and print the table and its JSON; with --way, run one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--images", type=int, nargs=2, default=[8, 24])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--beams", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the rates there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -219,7 +219,7 @@ def main() -> None:
         for way in BARS
     }
     for way, ratio in ratios.items():
-        print(f"raycap over {way:<8} {ratio:.2f}  (bar: {BARS[way]})")
+        print(f"raycap over {way:<8} {ratio:.2f}  (target: {BARS[way]})")
     text = json.dumps({"beams": given.beams, "images_per_s": rates, "ratios": ratios})
     print(text)
     if given.json:

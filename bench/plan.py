@@ -1,4 +1,4 @@
-"""Planning a million keys from a paged lister, and resuming when 90 % of the parts are committed.
+"""Planning a million keys from a paged listing, and resuming with 90 % of the parts committed.
 
 python -m bench.plan [--keys 1000000]
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
-from raycap.captioning.plan import Plan, extend_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.storage.local import LocalStore
 
 PAGE = 1000
@@ -23,7 +23,7 @@ THREADS = 16
 
 
 def pages(count: int) -> Iterator[pa.Table]:
-    """List keys as S3 would: sorted, a thousand a page."""
+    """Yield sorted keys as S3 lists them: a thousand per page."""
     for start in range(0, count, PAGE):
         numbers = range(start, min(start + PAGE, count))
         keys = [f"2026/photos/{number:09d}.jpg" for number in numbers]
@@ -32,7 +32,7 @@ def pages(count: int) -> Iterator[pa.Table]:
         yield pa.table([keys, uris, [100_000] * len(keys), etags], schema=schema.MANIFEST)
 
 
-def commit(store: LocalStore, plan: Plan, share: float) -> None:
+def commit(store: LocalStore, plan: CaptionPlan, share: float) -> None:
     """Write captions parts for a share of the plan."""
     for number in range(int(len(plan.parts) * share)):
         rows = read_part(store, MANIFEST, number).to_pylist()
@@ -53,7 +53,7 @@ def commit(store: LocalStore, plan: Plan, share: float) -> None:
         store.write(part_key(CAPTIONS, number), data)
 
 
-def plan_keys(store: LocalStore, count: int) -> tuple[Plan, float]:
+def plan_keys(store: LocalStore, count: int) -> tuple[CaptionPlan, float]:
     """Plan, and return the plan and the seconds it took."""
     started = time.perf_counter()
     plan = extend_plan(store, pages(count), part_size=1024, num_threads=THREADS)
@@ -61,7 +61,7 @@ def plan_keys(store: LocalStore, count: int) -> tuple[Plan, float]:
 
 
 def peak_mb() -> float:
-    """Return the most memory this process has had."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -75,15 +75,13 @@ def main() -> None:
         before = peak_mb()
         plan, seconds = plan_keys(store, count)
         print(f"plan    {count / seconds:>10,.0f} keys/s  {seconds:.2f} s  {len(plan.parts)} parts")
-        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB at the most")
+        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB peak")
         commit(store, plan, 0.9)
         started = time.perf_counter()
         plan, _ = plan_keys(store, count)
         ledger = read_ledger(store, plan, retry_failed=False, num_threads=THREADS)
         ready = time.perf_counter() - started
-        print(
-            f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, listing included"
-        )
+        print(f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, with listing")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What fewer bits and compiling bring on a CPU, and what they cost, side by side with plain fp32.
+"""bf16, int8 and compiling on a CPU, compared with plain fp32 in speed and in quality.
 
-Speed: BLIP-base at 384 pixels with random weights, 20 forced tokens; in every round each way
-captions the same pixels, one right after the other; medians of the seconds an image and of the
-rounds' ratios. Quality: the demo model on rendered scenes that it has not seen; captions that are
-word for word those of fp32, that are exactly right, and CIDEr-D against what people would write.
+Speed: BLIP-base at 384 pixels with random weights and 20 forced tokens. In every round each variant
+captions the same pixels, one right after the other. The table shows the medians of the seconds per
+image and of the ratios per round. Quality: the demo model on rendered scenes that it was not
+trained on. The table shows the shares of captions that equal those of fp32 word for word and that
+are exactly right, and CIDEr-D against generated reference captions.
 
     python -m bench.precision [--batches 8] [--beams 1 3] [--rounds 3] [--scenes 1000] [--json FILE]
 """
@@ -35,27 +36,27 @@ WAYS: dict[str, dict[str, object]] = {
     "int8": {"precision": "int8"},
     "compiled": {"precision": "fp32", "compile": True},
 }
-"""Settings of the model."""
+"""Model settings of each variant."""
 BAR = 1.6
-"""int8 over fp32, greedy."""
+"""Target ratio of int8 over fp32, greedy."""
 SEED = 9000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One way, batch size and number of beams."""
+    """The speed of one variant at one batch size and number of beams."""
 
     way: str
     batch_size: int
     num_beams: int
-    seconds_an_image: float
+    seconds_per_image: float
     ratio: float
-    """fp32 over it."""
+    """Time of fp32 over its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """The demo model, one way."""
+    """The quality of one variant with the demo model."""
 
     way: str
     same_as_fp32: float
@@ -64,13 +65,13 @@ class Quality:
 
 
 def load(folder: Path, way: str, generation: GenerationConfig) -> BlipCaptioner:
-    """Load a model."""
+    """Load a model with the settings of a variant."""
     model = ModelConfig.model_validate(WAYS[way])
     return BlipCaptioner.from_pretrained(folder, model, generation)
 
 
 def speeds(folder: Path, batch_size: int, num_beams: int, rounds: int) -> list[Speed]:
-    """Measure all ways in turn."""
+    """Measure all variants, taking turns."""
     generation = GenerationConfig(
         num_beams=num_beams, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
     )
@@ -89,7 +90,7 @@ def speeds(folder: Path, batch_size: int, num_beams: int, rounds: int) -> list[S
             way=name,
             batch_size=batch_size,
             num_beams=num_beams,
-            seconds_an_image=statistics.median(times[name]),
+            seconds_per_image=statistics.median(times[name]),
             ratio=statistics.median(
                 theirs / mine for theirs, mine in zip(times["fp32"], times[name], strict=True)
             ),
@@ -99,7 +100,7 @@ def speeds(folder: Path, batch_size: int, num_beams: int, rounds: int) -> list[S
 
 
 def qualities(num_scenes: int) -> list[Quality]:
-    """Caption rendered scenes by the demo model in all ways."""
+    """Caption rendered scenes with the demo model in all variants."""
     scenes = [scene(SEED, number) for number in range(num_scenes)]
     found = {name: _captions(name, scenes) for name in WAYS}
     return [
@@ -147,10 +148,10 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--json", type=Path, help="write what was found there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     rows: list[Speed] = []
-    print("way        batch  beams  s/image  fp32 over it")
+    print("variant    batch  beams  s/image  fp32 over it")
     with tempfile.TemporaryDirectory(prefix="raycap-bench-") as name:
         folder = Path(name)
         write_blip_base(folder)
@@ -160,12 +161,12 @@ def main() -> None:
                     rows.append(row)
                     print(
                         f"{row.way:<9}  {row.batch_size:>5}  {row.num_beams:>5}"
-                        f"  {row.seconds_an_image:>7.3f}  {row.ratio:>12.2f}",
+                        f"  {row.seconds_per_image:>7.3f}  {row.ratio:>12.2f}",
                         flush=True,
                     )
-    print(f"bar: {BAR} for int8 with one beam")
+    print(f"target: {BAR} for int8 with one beam")
     found = qualities(given.scenes)
-    print("way        same as fp32  exactly right  CIDEr-D")
+    print("variant    same as fp32  exactly right  CIDEr-D")
     for quality in found:
         print(
             f"{quality.way:<9}  {quality.same_as_fp32:>12.1%}"

@@ -1,10 +1,10 @@
-"""`raycap prepare` at two sizes: images/s, and memory that must not grow with their number.
+"""`raycap prepare` at two sizes: images/s, and memory, which must not grow with their number.
 
-Prepares generated JPEGs with five captions each through the installed command; 1 % of the files
-are broken and 10 % are copies of others, so that images are rejected and move between splits.
-Samples the resident memory of the driver and of every process that it started. Parts are small, so
-that both sizes keep all workers busy. Then only plans, as the driver does, many more images that
-need not exist, with `engine.memory_bytes` at PLAN_BYTES.
+Prepares generated JPEGs with five captions each, with the installed command. 1 % of the files are
+damaged and 10 % are copies of others, so that images are rejected and move between splits. Samples
+the resident memory of the driver and of every process that it started. Parts are small, so that
+both sizes keep all workers busy. A second table is for the driver's planning alone, of many more
+images that need not exist, with `engine.memory_bytes` at PLAN_BYTES.
 
     python -m bench.prepare [--images 2000 20000] [--planned 200000 1000000]
 """
@@ -43,7 +43,7 @@ WORDS = ("a", "the", "small", "red", "dog", "tree", "house", "near", "under", "t
 
 
 def write_source(folder: Path, num_images: int) -> None:
-    """Write images, every tenth a copy of another, beside a `metadata.jsonl`."""
+    """Write images, every tenth a copy of another, and a `metadata.jsonl`."""
     write_images(folder, num_images)
     rng = random.Random(0)
     paths = sorted(folder.rglob("*.jpg"))
@@ -57,7 +57,7 @@ def write_source(folder: Path, num_images: int) -> None:
 
 
 def run(source: Path, output: Path) -> dict[str, float]:
-    """Prepare a folder; return images/s and the peaks of the driver and of all processes."""
+    """Prepare a folder; return images/s, and peak memory of the driver and of all processes."""
     setting = f"engine.part_size={PART_SIZE}"
     command = [RAYCAP, "prepare", str(source), str(output), "--set", setting]
     started = time.monotonic()
@@ -85,7 +85,7 @@ def run(source: Path, output: Path) -> dict[str, float]:
 
 
 def annotations(num_images: int) -> Iterator[pa.Table]:
-    """Give ANNOTATIONS, all first captions before all second ones: in need of being sorted."""
+    """Yield ANNOTATIONS that need sorting: all first captions before all second ones."""
     for start in range(0, num_images * NUM_CAPTIONS, PAGE_ROWS):
         numbers = range(start, min(start + PAGE_ROWS, num_images * NUM_CAPTIONS))
         rows = [
@@ -101,7 +101,7 @@ def annotations(num_images: int) -> Iterator[pa.Table]:
 
 
 def plan(num_images: int) -> dict[str, float]:
-    """Plan in this process; return seconds and the peak of its memory."""
+    """Plan in this process; return the seconds and the peak memory."""
     config = validate_config(PrepareConfig, {"engine": {"memory_bytes": PLAN_BYTES}})
     mark = {"source": "generated", "format": "table"}
     started = time.monotonic()
@@ -117,13 +117,13 @@ def plan(num_images: int) -> dict[str, float]:
 
 
 def plan_alone(num_images: int) -> dict[str, float]:
-    """Plan in a process of its own."""
+    """Plan in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(plan, num_images).result()
 
 
 def show(rows: list[dict[str, float]]) -> None:
-    """Print a table, and how its memory grows from the first row to the last."""
+    """Print a table, and the growth of memory from its first row to its last."""
     print("  ".join(f"{key:>12}" for key in rows[0]))
     for row in rows:
         print("  ".join(f"{value:>12,.1f}" for value in row.values()))
@@ -133,7 +133,7 @@ def show(rows: list[dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Run at each size and print tables and their JSON."""
+    """Run at each size and print the tables and their JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000])
     parser.add_argument("--planned", type=int, nargs="+", default=[200_000, 1_000_000])

@@ -1,4 +1,4 @@
-"""Models and photos that several benchmarks make for themselves."""
+"""Generated models and photos that several benchmarks share."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 
 def write_blip_base(folder: Path) -> None:
-    """Save BLIP-base with random weights: its captions are noise, its arithmetic is real."""
+    """Save BLIP-base with random weights: the captions are noise, the arithmetic is real."""
     torch.manual_seed(0)
     config = BlipConfig()
     text: Any = config.text_config
@@ -27,7 +27,7 @@ def write_blip_base(folder: Path) -> None:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write JPEGs of a common photo size."""
+    """Write generated JPEGs of 640 x 480 pixels."""
     folder.mkdir()
     for number in range(count):
         coarse = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -1,12 +1,15 @@
-"""How captioning scales with actors, on a simulated cluster: nodes are processes, GPUs are names.
+"""How captioning scales with the number of actors, on a simulated cluster.
 
-A model of fixed latency (`stub`, which sleeps) stands in for GPUs, so that what is measured is the
-engine: the stream, the driver, the committer. The rate is that of one run, while all actors are at
-work: from when a block is answered for each of them until as many are left. (At the end some wait
-for the last block of others, which is a block's time however long a run is; `to the end` counts it
-in.) Efficiency is the rate over that of one actor times their number; `ideal` is the rate over
-what the latency alone would allow. The driver's own time an image says how many a second one driver
-can take.
+Each node is a process that only pretends to have a GPU. A model with a fixed latency (`stub`, which
+sleeps) replaces the work of the GPU, so that the engine is measured: stream, driver and committer.
+
+The rate is measured while all actors are busy: from the moment when one block per actor is done
+until one block per actor remains. At the end of a run some actors wait for the last block of
+others. That wait is the time of one block however long the run is; `to the end` includes it.
+
+Efficiency is the rate over the rate of one actor times their number. `ideal` is the rate over the
+rate that the latency alone would allow. The driver's CPU time per image limits how many images per
+second one driver can handle.
 
     python -m bench.scale [--actors 1 2 4 8] [--latency 4.0] [--json FILE]
 """
@@ -35,28 +38,28 @@ from raycap.progress import Progress
 BATCH_SIZE = 64
 BAR = 0.9
 NUM_BATCHES = 24
-"""An actor's."""
+"""Batches per actor."""
 BLOCK_BATCHES = 2
-"""Batches that an actor is handed at a time."""
+"""Batches per block, which an actor receives at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One number of actors."""
+    """The result for one number of actors."""
 
     num_actors: int
     images_per_s: float
     efficiency: float
     to_the_end: float
-    """Efficiency where the wait for the last blocks counts."""
+    """Efficiency that includes the wait for the last blocks."""
     ideal: float
-    """Rate over what the latency alone would allow."""
+    """Rate over the rate that the latency alone would allow."""
     driver_cpu_us: float
-    """Of the driver's process, an image, in microseconds."""
+    """CPU time of the driver's process per image, in microseconds."""
 
 
 def settings(num_actors: int, latency_s: float) -> CaptionConfig:
-    """Settings of a run."""
+    """Return the settings of a run."""
     return validate_config(
         CaptionConfig,
         {
@@ -72,11 +75,11 @@ def settings(num_actors: int, latency_s: float) -> CaptionConfig:
 
 
 def start_cluster(num_nodes: int) -> Any:
-    """Start a head that drives, and nodes with a GPU by name each."""
+    """Start a head for the driver, and nodes that each declare one GPU."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    reset_ray_address()  # it names itself as `ray start` does: other programs would attach to it
+    reset_ray_address()  # or other programs on this machine would attach to this cluster
     for _ in range(num_nodes):
         cluster.add_node(num_cpus=2, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -85,18 +88,18 @@ def start_cluster(num_nodes: int) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Of one run."""
+    """The rates of one run."""
 
     at_work: float
-    """Images/s while all actors are at work."""
+    """Images/s while all actors are busy."""
     to_the_end: float
-    """Images/s from the same moment on to the end."""
+    """Images/s from the same moment to the end of the run."""
     driver_cpu_s: float
-    """Of the driver's process, an image."""
+    """CPU time of the driver's process per image."""
 
 
 def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
-    """Caption a folder."""
+    """Caption a folder and return the rates."""
     process = psutil.Process()
     marks: list[tuple[int, float, float]] = []
 
@@ -120,7 +123,7 @@ def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
 
 
 def measure(num_actors: int, latency_s: float, scratch: Path) -> Rates:
-    """Measure so many actors, on a cluster of their own."""
+    """Measure one number of actors on its own cluster."""
     few, many = scratch / f"{num_actors}-few", scratch / f"{num_actors}-many"
     write_images(few, num_actors * BLOCK_BATCHES * BATCH_SIZE)
     write_images(many, num_actors * NUM_BATCHES * BATCH_SIZE)
@@ -137,8 +140,8 @@ def main() -> None:
     """Measure all numbers of actors, and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--latency", type=float, default=4.0, help="seconds a batch of 64")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--latency", type=float, default=4.0, help="seconds per batch of 64")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     rows: list[Row] = []
     alone = (0.0, 0.0)
@@ -161,7 +164,7 @@ def main() -> None:
                 f"  {row.to_the_end:>10.3f}  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}",
                 flush=True,
             )
-    print(f"bar: efficiency {BAR}")
+    print(f"target: efficiency {BAR}")
     print(json.dumps([asdict(row) for row in rows]))
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")

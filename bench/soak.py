@@ -1,9 +1,9 @@
-"""Endurance: many small images, 1 % of them broken, and a random `kill -9` about every minute.
+"""Endurance: many small images, 1 % of them damaged, and a random `kill -9` about every minute.
 
-The victims are the driver (then the same command is given again), captioners, load tasks and Ray's
-own node process. At the end every image must have exactly one row, with the caption that the same
-picture has everywhere, and nothing may be left: no process, no shared memory, no temporary file.
-Memory is sampled all along; its median in each quarter of the time is told.
+The kills hit the driver (then the same command runs again), captioners, load tasks and Ray's own
+node process. At the end every image must have exactly one row, with the same caption for the same
+picture everywhere, and no process, shared memory or temporary file may be left. Memory is sampled
+throughout; the result has its median in each quarter of the time.
 
     python -m bench.soak [--images 500000] [--kill-every 60] [--latency 0] [--json FILE]
 """
@@ -35,9 +35,9 @@ LEFT_WAIT_S = 60.0
 
 
 def write_set(folder: Path, count: int) -> int:
-    """Write the images, as links to a thousand pictures; return how many are broken."""
+    """Write the images as links to a thousand pictures; return how many are damaged."""
     pictures = folder.parent / "pictures"
-    write_images(pictures, NUM_PICTURES)  # of which every hundredth is cut off
+    write_images(pictures, NUM_PICTURES)  # every hundredth is truncated
     files = [path for path in sorted(pictures.rglob("*")) if path.is_file()]
     for number in range(count):
         shard = folder / f"{number // 10_000:04d}"
@@ -48,7 +48,7 @@ def write_set(folder: Path, count: int) -> int:
 
 
 def ours(home: Path) -> Iterator[psutil.Process]:
-    """List the living processes that a command with this home folder has started."""
+    """Yield the running processes that a command with this home folder has started."""
     for process in psutil.process_iter(["environ", "cmdline", "status"]):
         environ = process.info["environ"] or {}
         if environ.get("HOME") == str(home) and process.info["status"] != psutil.STATUS_ZOMBIE:
@@ -56,18 +56,18 @@ def ours(home: Path) -> Iterator[psutil.Process]:
 
 
 def memory_bytes(home: Path) -> int:
-    """Sum up what our processes hold alone; shared memory counts once, in Ray's own."""
+    """Return the sum of the memory of our processes, without what they share."""
     total = 0
     for process in ours(home):
         try:
             total += process.memory_info().rss - process.memory_info().shared
         except psutil.Error:
-            continue  # it has ended meanwhile
+            continue  # it has ended in the meantime
     return total
 
 
 def kill(victim: str, driver: "subprocess.Popen[bytes]", home: Path) -> bool:
-    """Kill a process of a kind; say whether there was one."""
+    """Kill a process of a kind; return whether there was one."""
     if victim == "driver":
         driver.kill()
         return True
@@ -82,7 +82,7 @@ def kill(victim: str, driver: "subprocess.Popen[bytes]", home: Path) -> bool:
 def soak(
     photos: Path, output: Path, home: Path, every_s: float, latency_s: float
 ) -> dict[str, Any]:
-    """Caption to the end, whatever is killed meanwhile."""
+    """Caption to the end while processes are killed; return times, kills and memory."""
     environment = {**os.environ, "HOME": str(home), "RAY_ADDRESS": "local"}
     settings = ["--model", "stub", "--set", f"model.stub_latency_s={latency_s}"]
     command = [RAYCAP, "caption", str(photos), str(output), *settings]
@@ -119,7 +119,7 @@ def soak(
 
 
 def check_rows(output: Path, num_images: int, num_broken: int) -> dict[str, Any]:
-    """Compare the rows with what they must be."""
+    """Compare the rows with the expected ones."""
     table = pads.dataset(output / "captions").to_table(["image_id", "caption", "error_code"])
     captions: dict[int, set[str | None]] = {}
     for image_id, caption in zip(
@@ -138,7 +138,7 @@ def check_rows(output: Path, num_images: int, num_broken: int) -> dict[str, Any]
 
 
 def find_left(output: Path, home: Path, shared_before: set[str]) -> dict[str, list[str]]:
-    """List what should be gone."""
+    """Return what should be gone, after waiting for it to end."""
     deadline = time.monotonic() + LEFT_WAIT_S
     while (left := list(ours(home))) and time.monotonic() < deadline:
         time.sleep(1)
@@ -150,14 +150,14 @@ def find_left(output: Path, home: Path, shared_before: set[str]) -> dict[str, li
 
 
 def main() -> None:
-    """Soak, check, and print what was found."""
+    """Run, check, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=500_000)
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds, on average")
     parser.add_argument(
-        "--latency", type=float, default=0.0, help="seconds a batch, to last longer"
+        "--latency", type=float, default=0.0, help="seconds per batch; prolongs the run"
     )
-    parser.add_argument("--json", type=Path, help="write what was found there too")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     shared_before = set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory() as name:

@@ -1,11 +1,11 @@
-"""What training costs: images/s of `raycap train` over a plain PyTorch loop with a DataLoader.
+"""Training: images/s of `raycap train` compared with a plain PyTorch loop with a DataLoader.
 
-Both train the same model on the same images with the same augmentation, batch, optimizer and
-schedule, in one process tree, one after the other, several times; the table shows each round's
-ratio and the median. The plain loop is what one would write without raycap: a Dataset of image
-files, torchvision's transforms, transformers' own loss, AdamW. Its rate is the better of those
-with the numbers of loader processes that are given. Of both, the first epoch warms up, and the
-others count; what starting Ray takes, and validation, count in neither.
+Both train the same model on the same images with the same augmentation, batch size, optimizer and
+schedule, one after the other, in several rounds. The table shows the ratio of each round and the
+median. The plain loop is what people write without raycap: a Dataset of image files, torchvision's
+transforms, transformers' own loss, and AdamW. Its rate is the best over the given numbers of loader
+processes. In both, the first epoch warms up and the others count. Starting Ray and validation do
+not count.
 
     python -m bench.train [--model demo|base] [--images 1024] [--batch 32] [--rounds 3]
 """
@@ -34,19 +34,19 @@ from raycap.models.sources import DEMO_FOLDER
 from raycap.training.learner import learning_rate
 from raycap.training.run import train
 
-NUM_EPOCHS = 3  # the first of which warms up
+NUM_EPOCHS = 3  # the first one warms up
 SEED = 5
 Row = tuple[Path, list[str]]
 
 
 def write_images(folder: Path, count: int) -> list[Row]:
-    """Render scenes, each with its captions."""
+    """Render scenes; return the path and captions of each."""
     written = write_scenes(folder, count, SEED)
     return [(folder / name, long_captions(scene)) for name, scene in written]
 
 
 def make_dataset(rows: list[Row], folder: Path) -> None:
-    """Turn them into a caption dataset: all for training, but a few."""
+    """Make a caption dataset of them: four images for validation, the others for training."""
     table = folder / "captions.jsonl"
     lines = [
         {
@@ -61,7 +61,7 @@ def make_dataset(rows: list[Row], folder: Path) -> None:
 
 
 class Photos(Dataset[tuple[torch.Tensor, str]]):
-    """The same images as files, changed at random as raycap's defaults say."""
+    """The same images as files, with the augmentation of raycap's defaults."""
 
     def __init__(self, rows: list[Row], side_px: int) -> None:
         self._rows = rows
@@ -86,7 +86,7 @@ class Photos(Dataset[tuple[torch.Tensor, str]]):
 
 
 def plain_rate(model: Path, rows: list[Row], config: TrainConfig, *, loader_workers: int) -> float:
-    """Train by a plain loop; return images/s of all epochs but the first."""
+    """Train with a plain loop; return the images/s of all epochs but the first."""
     torch.manual_seed(0)
     preprocessing = read_preprocessing(model)
     blip: Any = BlipForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
@@ -134,7 +134,7 @@ def plain_rate(model: Path, rows: list[Row], config: TrainConfig, *, loader_work
 
 
 def raycap_rate(dataset: Path, output: Path, config: TrainConfig) -> float:
-    """Train by raycap; return images/s of the steps of all epochs but the first."""
+    """Train with raycap; return the images/s of the steps of all epochs but the first."""
     history = train(dataset, output, config=config).history[1:]
     return sum(r.num_images for r in history) / sum(r.train_s for r in history)
 
@@ -161,7 +161,7 @@ def main() -> None:
             {
                 "init": str(model),
                 "train": {"batch_size": given.batch, "num_epochs": NUM_EPOCHS},
-                "augment": {"jpeg": 0},  # torchvision's own is deprecated
+                "augment": {"jpeg": 0},  # torchvision's version is deprecated
                 "validation": {"num_images": 1, "patience": None},
             },
         )

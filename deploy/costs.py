@@ -1,7 +1,8 @@
-"""Print what a million images cost, by GPU, as a Markdown table: `python deploy/costs.py [FILE]`.
+"""Print the cost of captioning one million images, by GPU, as a Markdown table.
 
-Throughputs and prices are those of the file, `costs.yaml` beside this one unless another is named.
-The formula stands at its top.
+    python deploy/costs.py [FILE]
+
+FILE holds throughputs, prices and the formula; the default is `costs.yaml` next to this script.
 """
 
 import sys
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 IMAGES = 1_000_000
-HEADER = ("GPU", "machine", "images/s a GPU", "GPU-hours", "on demand, USD", "spot, USD")
+HEADER = ("GPU", "machine", "images/s per GPU", "GPU-hours", "on demand, USD", "spot, USD")
 
 
 class _Strict(BaseModel):
@@ -19,14 +20,14 @@ class _Strict(BaseModel):
 
 
 class Head(_Strict):
-    """The machine that all GPUs of a cluster share."""
+    """The head node, shared by all GPUs of a cluster."""
 
     usd_per_hour: float = Field(ge=0)
     num_gpus: int = Field(gt=0)
 
 
 class Gpu(_Strict):
-    """A kind of GPU, and the machine that has it."""
+    """A GPU model and the machine type that has it."""
 
     name: str
     machine: str
@@ -37,7 +38,7 @@ class Gpu(_Strict):
 
 
 class Costs(_Strict):
-    """What `costs.yaml` states."""
+    """The content of `costs.yaml`."""
 
     busy_share: float = Field(gt=0, le=1)
     usd_per_million_reads: float = Field(ge=0)
@@ -45,17 +46,17 @@ class Costs(_Strict):
     gpus: list[Gpu] = Field(min_length=1)
 
     def gpu_hours(self, gpu: Gpu) -> float:
-        """Hours of one GPU for a million images."""
+        """Return the hours that one GPU needs for one million images."""
         return IMAGES / (gpu.images_per_s * self.busy_share) / 3_600
 
     def cost(self, gpu: Gpu, usd_per_hour: float) -> float:
-        """US dollars for a million images, at a price of the machine."""
+        """Return the cost of one million images in US dollars, at a price per machine and hour."""
         hourly = usd_per_hour / gpu.num_gpus + self.head.usd_per_hour / self.head.num_gpus
         return self.gpu_hours(gpu) * hourly + self.usd_per_million_reads
 
 
 def table(costs: Costs) -> str:
-    """Lay the costs out as a Markdown table, in the file's order."""
+    """Format the costs as a Markdown table, in the order of the file."""
     rows = [
         (
             gpu.name,
@@ -72,7 +73,7 @@ def table(costs: Costs) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table of a file; return the exit code."""
+    """Print the table for a file and return the exit code."""
     file = Path(arguments[0]) if arguments else Path(__file__).with_name("costs.yaml")
     try:
         costs = Costs.model_validate(yaml.safe_load(file.read_text()))

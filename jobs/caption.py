@@ -1,4 +1,4 @@
-"""Bulk captioning as a Ray job: `ray job submit -- python jobs/caption.py SOURCE OUTPUT`."""
+"""Caption images as a Ray job: `ray job submit -- python jobs/caption.py SOURCE OUTPUT`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A comparison as a Ray job: `ray job submit -- python jobs/evaluate.py CAPTIONS REFERENCES`."""
+"""Evaluate as a Ray job: `ray job submit -- python jobs/evaluate.py CAPTIONS REFERENCES`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Training as a Ray job: `ray job submit -- python jobs/finetune.py DATASET OUTPUT`."""
+"""Train a model as a Ray job: `ray job submit -- python jobs/finetune.py DATASET OUTPUT`."""
 
 import sys
 

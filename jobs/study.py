@@ -1,4 +1,4 @@
-"""The whole comparison as a Ray job: `ray job submit -- python jobs/study.py DATASET OUTPUT`."""
+"""Run a study as a Ray job: `ray job submit -- python jobs/study.py DATASET OUTPUT`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A search of settings as a Ray job: `ray job submit -- python jobs/tune.py DATASET OUTPUT`."""
+"""Search settings as a Ray job: `ray job submit -- python jobs/tune.py DATASET OUTPUT`."""
 
 import sys
 

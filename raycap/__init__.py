@@ -1,32 +1,110 @@
 """raycap: distributed image captioning on Ray.
 
-    import raycap
-    summary = raycap.caption("photos/", "captions/", model="demo")
+Every command of the command line is a function of the same name:
 
-Everything is loaded when first used, so importing raycap is quick.
+    import raycap
+
+    summary = raycap.caption("photos/", "captions/", model="demo")
+    raycap.export("captions/", "captions.jsonl", to="jsonl")
+
+Modules are loaded on first use, so `import raycap` is quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raycap.captioning.export import export
     from raycap.captioning.run import caption, forecast
-    from raycap.config import CaptionConfig
+    from raycap.captioning.status import read_status as status
+    from raycap.captioning.verify import verify
+    from raycap.config import (
+        CalibrateConfig,
+        CaptionConfig,
+        EvaluateConfig,
+        PrepareConfig,
+        ReportConfig,
+        StudyConfig,
+        TrainConfig,
+        TuneConfig,
+    )
+    from raycap.config.loading import load_config
+    from raycap.datasets.prepare import prepare
+    from raycap.diagnostics import doctor
     from raycap.errors import RaycapError
+    from raycap.evaluation.evaluate import evaluate
+    from raycap.experiments.calibration.run import calibrate
+    from raycap.experiments.study.run import study
+    from raycap.experiments.tuning.run import tune
+    from raycap.preflights.run import preflight
+    from raycap.reporting.report import report
     from raycap.results.captioning import Summary
+    from raycap.training.run import train
 
-_WHERE = {
+_SOURCES = {
+    "CalibrateConfig": "raycap.config",
     "CaptionConfig": "raycap.config",
+    "EvaluateConfig": "raycap.config",
+    "PrepareConfig": "raycap.config",
     "RaycapError": "raycap.errors",
+    "ReportConfig": "raycap.config",
+    "StudyConfig": "raycap.config",
     "Summary": "raycap.results.captioning",
+    "TrainConfig": "raycap.config",
+    "TuneConfig": "raycap.config",
+    "calibrate": "raycap.experiments.calibration.run",
     "caption": "raycap.captioning.run",
+    "doctor": "raycap.diagnostics",
+    "evaluate": "raycap.evaluation.evaluate",
+    "export": "raycap.captioning.export",
     "forecast": "raycap.captioning.run",
+    "load_config": "raycap.config.loading",
+    "preflight": "raycap.preflights.run",
+    "prepare": "raycap.datasets.prepare",
+    "report": "raycap.reporting.report",
+    "status": "raycap.captioning.status:read_status",
+    "study": "raycap.experiments.study.run",
+    "train": "raycap.training.run",
+    "tune": "raycap.experiments.tuning.run",
+    "verify": "raycap.captioning.verify",
 }
+"""Public names, and the module of each (`module:name` where the name differs)."""
 
-__all__ = ["CaptionConfig", "RaycapError", "Summary", "caption", "forecast"]
+__all__ = [
+    "CalibrateConfig",
+    "CaptionConfig",
+    "EvaluateConfig",
+    "PrepareConfig",
+    "RaycapError",
+    "ReportConfig",
+    "StudyConfig",
+    "Summary",
+    "TrainConfig",
+    "TuneConfig",
+    "calibrate",
+    "caption",
+    "doctor",
+    "evaluate",
+    "export",
+    "forecast",
+    "load_config",
+    "preflight",
+    "prepare",
+    "report",
+    "status",
+    "study",
+    "train",
+    "tune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'raycap' has no attribute {name!r}")
+    if name not in _SOURCES:
+        raise AttributeError(f"module 'raycap' has no attribute {name!r}")
+    module, _, attribute = _SOURCES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

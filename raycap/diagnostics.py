@@ -1,10 +1,6 @@
-"""`raycap doctor`: all checks, one after the other, told as they come.
+"""Checks before a run: this machine, the Ray cluster, the source, the output, and the model.
 
-What every check comes to.
-
-This machine: Python and packages, cores, accelerators, memory, shared memory, disk.
-
-What a run reaches for: the cluster, its images, its output, its model.
+Machine checks cover Python and packages, cores, accelerators, memory, shared memory and disk.
 """
 
 import os
@@ -40,30 +36,30 @@ from raycap.storage.stores import ImageReader, open_store
 
 
 class Verdict(StrEnum):
-    """How a check came out."""
+    """Result of a check."""
 
-    WELL = "ok"
+    OK = "ok"
     POOR = "poor"
-    """Runs work, but slowly, or fail under load."""
+    """Runs work, but are slow or fail under load."""
     FAILED = "failed"
-    """Runs that need it fail."""
+    """Runs that need this fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """One check and its result."""
 
     name: str
     verdict: Verdict
     found: str
     remedy: str = ""
-    """What to do where it is not well."""
+    """What to do if the verdict is not `ok`."""
 
 
-def told(name: str, look: Callable[[], Check]) -> Check:
-    """Look, and turn an error of raycap into a check that failed: it says itself what to do."""
+def checked(name: str, check: Callable[[], Check]) -> Check:
+    """Run a check; turn an error of raycap, which says what to do, into a failed check."""
     try:
-        return look()
+        return check()
     except (RaycapError, ImageError) as error:
         return Check(name=name, verdict=Verdict.FAILED, found=" ".join(str(error).split()))
 
@@ -79,7 +75,7 @@ _SHARED = "/dev/shm"  # noqa: S108  the system's own name
 
 
 def check_machine() -> Checks:
-    """Look at this machine. Imports torch, which takes seconds."""
+    """Check this machine. Imports torch, which takes seconds."""
     yield _python()
     yield _cores()
     yield _accelerators()
@@ -92,35 +88,35 @@ def check_machine() -> Checks:
 def _python() -> Check:
     named = ", ".join(f"{name} {number}" for name, number in versions().items())
     found = f"Python {platform.python_version()}, {named}, torchvision {version('torchvision')}"
-    return Check(name="software", verdict=Verdict.WELL, found=found)
+    return Check(name="software", verdict=Verdict.OK, found=found)
 
 
 def _cores() -> Check:
     usable, all_cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     found = f"{usable} of {all_cores} cores"
     if usable < all_cores:
-        remedy = "Ray counts all cores, this process may use fewer: start it with --num-cpus"
+        remedy = "Ray counts all cores, but this process may use fewer: start Ray with --num-cpus"
         return Check(name="cores", verdict=Verdict.POOR, found=found, remedy=remedy)
-    return Check(name="cores", verdict=Verdict.WELL, found=found)
+    return Check(name="cores", verdict=Verdict.OK, found=found)
 
 
 def _accelerators() -> Check:
     found = describe_accelerators()
     if found.devices:
-        return Check(name="accelerators", verdict=Verdict.WELL, found="; ".join(found.devices))
+        return Check(name="accelerators", verdict=Verdict.OK, found="; ".join(found.devices))
     if found.is_built_for_one and shutil.which("nvidia-smi"):
         return Check(
             name="accelerators",
             verdict=Verdict.FAILED,
-            found=f"there is a GPU driver, and torch ({found.build}) sees no GPU",
-            remedy="install a torch whose CUDA the driver knows (see `nvidia-smi`), and give the "
-            "container its GPUs (`--gpus all`)",
+            found=f"a GPU driver is installed, but torch ({found.build}) sees no GPU",
+            remedy="install a torch built for the CUDA of the driver (see `nvidia-smi`), and give "
+            "the container its GPUs (`--gpus all`)",
         )
     return Check(
         name="accelerators",
         verdict=Verdict.POOR,
         found=f"none (torch is built for {found.build})",
-        remedy="BLIP-base takes a second or so an image on CPU cores; a GPU does hundreds a second",
+        remedy="BLIP-base takes about 1 s per image on a CPU; a GPU captions hundreds per second",
     )
 
 
@@ -128,9 +124,9 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     found = f"{memory.available / _GB:.1f} of {memory.total / _GB:.1f} GB free"
     if memory.available / _GB < _LEAST_MEMORY_GB:
-        remedy = "BLIP-base and Ray need some 4 GB: end other programs, or take a larger machine"
+        remedy = "BLIP-base and Ray need about 4 GB: close other programs, or use a larger machine"
         return Check(name="memory", verdict=Verdict.POOR, found=found, remedy=remedy)
-    return Check(name="memory", verdict=Verdict.WELL, found=found)
+    return Check(name="memory", verdict=Verdict.OK, found=found)
 
 
 def _shared_memory() -> Check:
@@ -142,10 +138,10 @@ def _shared_memory() -> Check:
             name="shared memory",
             verdict=Verdict.POOR,
             found=found,
-            remedy="Ray's object store goes to disk, which is slow: in a container give "
+            remedy="Ray's object store uses the disk instead, which is slow: in a container, set "
             f"--shm-size={wanted / _GB:.0f}g (Kubernetes: an emptyDir in Memory at {_SHARED})",
         )
-    return Check(name="shared memory", verdict=Verdict.WELL, found=found)
+    return Check(name="shared memory", verdict=Verdict.OK, found=found)
 
 
 def _disk() -> Check:
@@ -153,40 +149,40 @@ def _disk() -> Check:
     free = shutil.disk_usage(folder).free / _GB
     found = f"{free:.0f} GB free at {folder}"
     if free < _LEAST_DISK_GB:
-        remedy = "Ray spills and logs there: free some, or let RAY_TMPDIR name another disk"
+        remedy = "Ray spills and logs there: free some space, or set RAY_TMPDIR to another disk"
         return Check(name="disk", verdict=Verdict.POOR, found=found, remedy=remedy)
-    return Check(name="disk", verdict=Verdict.WELL, found=found)
+    return Check(name="disk", verdict=Verdict.OK, found=found)
 
 
 def check_cluster() -> Check:
-    """Attach to the cluster that is named, or start a local Ray, and count what it has.
+    """Connect to the named cluster, or start a local Ray, and count its resources.
 
     Raises:
-        ConfigError: the named cluster does not answer.
+        ConfigError: the cluster does not answer.
     """
     with ray_cluster() as is_local:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    kind = "a local Ray, started for this" if is_local else "the named cluster"
+    kind = "a local Ray, started for this check" if is_local else "the running cluster"
     found = (
         f"{kind}: {num_nodes} node(s), {resources.get('CPU', 0):g} CPUs, "
         f"{resources.get('GPU', 0):g} GPUs, object store "
         f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
     )
-    return Check(name="Ray", verdict=Verdict.WELL, found=found)
+    return Check(name="Ray", verdict=Verdict.OK, found=found)
 
 
 def check_source(source: str, config: StorageConfig) -> Check:
     """List the first images of a source, and read and decode one.
 
     Raises:
-        RaycapError: it cannot be listed.
+        RaycapError: the source cannot be listed.
         ImageError: the image cannot be decoded.
     """
     name = "source"
     first = next(iter(open_source(source, config).tables), None)
     if first is None or not len(first):
-        remedy = "check the address; files count as images by their suffix"
+        remedy = "check the address; only files with an image suffix count as images"
         return Check(name=name, verdict=Verdict.FAILED, found="no images", remedy=remedy)
     image_id, uri = first[IMAGE_ID][0].as_py(), first[URI][0].as_py()
     images = ImageConfig()
@@ -195,17 +191,17 @@ def check_source(source: str, config: StorageConfig) -> Check:
     read_s = time.perf_counter() - started
     image = decode(data, find_model("stub").target, images)
     found = (
-        f"{len(first):,} images or more; {redact(image_id)}: {len(data):,} bytes in "
+        f"at least {len(first):,} images; {redact(image_id)}: {len(data):,} bytes in "
         f"{1000 * read_s:.0f} ms, {image.width_px} x {image.height_px} pixels"
     )
-    return Check(name=name, verdict=Verdict.WELL, found=found)
+    return Check(name=name, verdict=Verdict.OK, found=found)
 
 
 def check_output(output: str, config: StorageConfig) -> Check:
-    """Write, list, read and delete a small file where the output is to be.
+    """Write, list, read and delete a small file at the output.
 
     Raises:
-        RaycapError: one of these is refused.
+        RaycapError: the store refuses one of these.
     """
     store = open_store(output, config)
     key = f"raycap-doctor-{secrets.token_hex(8)}.json"
@@ -221,18 +217,18 @@ def check_output(output: str, config: StorageConfig) -> Check:
         return Check(
             name="output",
             verdict=Verdict.FAILED,
-            found=f"{redact(store.uri)}: does not keep what is written only where nothing stands",
-            remedy="two runs could write over each other: use a store with conditional writes",
+            found=f"{redact(store.uri)}: a conditional write overwrote an existing object",
+            remedy="two runs could overwrite each other: use a store with conditional writes",
         )
-    found = f"{redact(store.uri)}: can be written conditionally, listed, read and deleted"
-    return Check(name="output", verdict=Verdict.WELL, found=found)
+    found = f"{redact(store.uri)}: conditional write, list, read and delete work"
+    return Check(name="output", verdict=Verdict.OK, found=found)
 
 
 def check_model(name: str) -> Check:
-    """Load a model on this machine, and caption a grey image.
+    """Load a model on this machine and caption a grey image.
 
     Raises:
-        ModelError: it cannot be found or loaded.
+        ModelError: the model cannot be found or loaded.
     """
     source = find_model(name)
     started = time.perf_counter()
@@ -242,10 +238,31 @@ def check_model(name: str) -> Check:
     started = time.perf_counter()
     (caption,) = captioner.caption(grey)
     found = (
-        f"{name}: loaded in {loaded_s:.1f} s; a grey image is {caption.text!r}, said in "
+        f"{name}: loaded in {loaded_s:.1f} s; captioned a grey image as {caption.text!r} in "
         f"{time.perf_counter() - started:.2f} s"
     )
-    return Check(name="model", verdict=Verdict.WELL, found=found)
+    return Check(name="model", verdict=Verdict.OK, found=found)
+
+
+def doctor(
+    *,
+    source: str | None = None,
+    output: str | None = None,
+    model: str | None = None,
+    storage: StorageConfig | None = None,
+) -> list[Check]:
+    """Check this machine, its Ray cluster, and the source, output and model that are given.
+
+    Args:
+        source: images to caption; the first ones are listed, one is read and decoded.
+        output: a folder or `s3://bucket/prefix`; a small file is written there and deleted.
+        model: a model to load, as the setting `model.name`.
+        storage: how to reach stores; defaults if None.
+
+    Returns:
+        The result of each check. A failed check is a result, not an exception.
+    """
+    return list(examine(source=source, output=output, model=model, storage=storage))
 
 
 def examine(
@@ -255,23 +272,13 @@ def examine(
     model: str | None = None,
     storage: StorageConfig | None = None,
 ) -> Checks:
-    """Look at this machine and its Ray, and at what is named.
-
-    Args:
-        source: images to be captioned: the first are listed, one is read.
-        output: where captions are to go: a small file is written there, and deleted.
-        model: a model to load.
-        storage: how stores are reached.
-
-    Yields:
-        What each check found, as soon as it is known.
-    """
+    """Run the checks of `doctor`, and yield each result as soon as it is known."""
     config = storage or StorageConfig()
     yield from check_machine()
-    yield told("Ray", check_cluster)
+    yield checked("Ray", check_cluster)
     if source is not None:
-        yield told("source", partial(check_source, source, config))
+        yield checked("source", partial(check_source, source, config))
     if output is not None:
-        yield told("output", partial(check_output, output, config))
+        yield checked("output", partial(check_output, output, config))
     if model is not None:
-        yield told("model", partial(check_model, model))
+        yield checked("model", partial(check_model, model))

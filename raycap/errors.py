@@ -1,16 +1,16 @@
-"""Everything that can go wrong, in one tree.
+"""All errors that raycap raises, in one tree.
 
-    RaycapError                 one clear line for the user, and an exit code
+    RaycapError                 a message of one line for the user, and an exit code
     ├── ConfigError        2    a wrong setting, option or address
     ├── StorageError       1    a store refused or could not be reached
-    │   ├── ObjectNotFound      nothing stands at that address
-    │   └── TransientError      throttled, timed out or broken: a later attempt may succeed
-    ├── DatasetError       1    an input or output file is not what it should be
+    │   ├── ObjectNotFound      there is no object at that address
+    │   └── TransientError      throttled, timed out or disconnected: a retry may succeed
+    ├── DatasetError       1    an input or output file is missing or damaged
     ├── ModelError         1    a model cannot be found, loaded or run
     ├── RunConflict        1    the output belongs to another run, or another writer holds it
     └── RunStopped         1    a run ended before every image had its row
 
-    ImageError                  one image failed: becomes a row, never ends a run
+    ImageError                  one image failed: recorded in its row, never ends a run
 
 Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, with more failed images than
 `engine.max_failed_share` allows.
@@ -25,9 +25,21 @@ EXIT_TOO_MANY_FAILED = 3
 
 
 class RaycapError(Exception):
-    """A failure to tell the user about in one line: what, where, and what to do."""
+    """An error whose message tells the user in one line what failed, where, and what to do.
+
+    Attributes:
+        uri: the address that the error is about, if it is about one.
+        setting: the name of the setting to change, if there is one, such as `train.lr`.
+    """
 
     exit_code = EXIT_STOPPED
+
+    def __init__(
+        self, *arguments: object, uri: str | None = None, setting: str | None = None
+    ) -> None:
+        super().__init__(*arguments)
+        self.uri = uri
+        self.setting = setting
 
 
 class ConfigError(RaycapError):
@@ -41,11 +53,11 @@ class StorageError(RaycapError):
 
 
 class ObjectNotFound(StorageError):
-    """Nothing stands at that address."""
+    """There is no object at that address."""
 
 
 class DatasetError(RaycapError):
-    """An input or output file is not what it should be."""
+    """An input or output file is missing or damaged."""
 
 
 class ModelError(RaycapError):
@@ -63,14 +75,14 @@ class RunStopped(RaycapError):
 class ErrorCode(StrEnum):
     """The closed list of reasons why an image has no caption (column `error_code`)."""
 
-    # Permanent: the image itself is at fault, trying again cannot help.
+    # Permanent: the image itself is at fault, a retry cannot help.
     DECODE_FAILED = "decode_failed"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TOO_LARGE = "too_large"
     EMPTY = "empty"
     NOT_FOUND = "not_found"
     MODEL_REJECTED = "model_rejected"
-    # Transient: the way to the image failed, `--retry-failed` tries again.
+    # Transient: the image could not be fetched; `--retry-failed` retries it.
     TIMEOUT = "timeout"
     THROTTLED = "throttled"
     NETWORK = "network"
@@ -78,7 +90,7 @@ class ErrorCode(StrEnum):
 
     @property
     def is_transient(self) -> bool:
-        """Whether another attempt may succeed."""
+        """Whether a retry may succeed."""
         return self in TRANSIENT_CODES
 
 
@@ -88,7 +100,7 @@ TRANSIENT_CODES = frozenset(
 
 
 class ImageError(Exception):
-    """One image that cannot be captioned; `code` says why."""
+    """One image that cannot be captioned; `code` is the reason."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)
@@ -100,7 +112,10 @@ class ImageError(Exception):
 
 
 class TransientError(StorageError):
-    """A request that was throttled, timed out or broke; `code` is the row's if it is an image."""
+    """A request that was throttled, timed out or disconnected.
+
+    `code` is the error code of the image's row, if the request was for an image.
+    """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(code, message)

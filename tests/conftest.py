@@ -11,9 +11,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 from botocore.config import Config
 from PIL import Image
 
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine
 
 if TYPE_CHECKING:
@@ -28,8 +30,19 @@ if TYPE_CHECKING:
 
 MakeJpeg = Callable[..., bytes]
 
+# As in `raycap.cluster.start`: torch threads that spin while they wait take cores from others.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 S3_PAGE_KEYS = 100
 """Keys that moto's server lists at a time; AWS lists 1,000."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a local Ray in one process, and those of a file together."""
+    for item in items:
+        is_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if is_ray else str(item.path)))
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +207,7 @@ def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
     """Give the command line, in a folder of the test's own."""
     del hermetic_aws  # its environment is what the command inherits
     home = tmp_path / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)  # `cli` shares it
     env = {**os.environ, "HOME": str(home), "COLUMNS": "120", "RAY_USAGE_STATS_ENABLED": "0"}
     env["RAY_ADDRESS"] = "local"  # not a cluster that somebody else's `ray start` named
     env.pop("RAY_AUTH_MODE", None)  # `ray_session` runs without a token, and is up until the end
@@ -204,3 +217,52 @@ def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: str) -> Iterator[None]:
+    """Start a local Ray whose workers find the S3 server in their environment."""
+    env = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "RAY_AUTH_MODE": "disabled",  # on loopback; keeps a token out of the home folder
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "GOMP_SPINCOUNT": "1000",  # as of raycap.cluster.start
+    }
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    ray: Any = import_module("ray")  # seconds, which only the tests with a Ray need
+    try:
+        _start_ray(ray)
+        yield
+    finally:
+        ray.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start_ray(ray: Any) -> None:
+    """Start it, again where a busy machine took longer than the 30 s that Ray waits."""
+    for is_last in (False, False, True):
+        try:
+            ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        except Exception:
+            ray.shutdown()
+            if is_last:
+                raise
+        else:
+            return
+
+
+@pytest.fixture
+def cli(tmp_path: Path, hermetic_aws: None, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    """Give the command line in this process, in a folder of the test's own."""
+    del hermetic_aws  # must come first: it clears the environment
+    (tmp_path / "home").mkdir(exist_ok=True)  # `raycap` shares it
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    return InProcess(tmp_path)

@@ -1,9 +1,9 @@
-"""Addresses that hold a secret, on their way from a list to the workers, past everything kept.
+"""Addresses with secrets: passed from a list to the workers without being written to any output.
 
-A signed address leads to its image and must not be written down: the manifest has it without the
-signature. The whole ones wait in a private folder of the driver's machine, and an actor there gives
-them to whoever loads a part. They are gone when the run ends; the next one takes them from the list
-again, as they stand there then: so a list may be signed anew.
+A signed address gives access to its image, so the manifest holds it without the signature. The full
+addresses are kept in a private folder on the driver's machine, where an actor serves them to load
+tasks. They are deleted when the run ends; the next run reads them from the list again, which may
+have been signed again in the meantime.
 """
 
 import sqlite3
@@ -20,11 +20,13 @@ from raycap.cluster.start import start_here
 from raycap.schema import IMAGE_ID, URI
 from raycap.storage.address import redact
 
-_MAY_HOLD = r"^[A-Za-z][A-Za-z0-9+.\-]*://.*[@?#]"  # what `redact` may change, and little else
+_MAY_HOLD = (
+    r"^[A-Za-z][A-Za-z0-9+.\-]*://.*[@?#]"  # matches all that `redact` changes, and little else
+)
 
 
 class SecretAddresses:
-    """The whole addresses of a run's images, where they are not what the manifest says."""
+    """The full addresses of a run's images that the manifest holds without their secret."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +34,7 @@ class SecretAddresses:
         self._has_any = False
 
     def taken_out(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass MANIFEST tables on without secrets; keep the addresses that had one."""
+        """Yield MANIFEST tables without secrets; keep the full addresses."""
         for table in tables:
             uris = table[URI].combine_chunks()
             places = pc.indices_nonzero(pc.match_substring_regex(uris, _MAY_HOLD))
@@ -47,7 +49,7 @@ class SecretAddresses:
             yield table.set_column(at, table.schema.field(at), pa.array(column, pa.string()))
 
     def of(self, image_ids: list[str]) -> dict[str, str]:
-        """Give the addresses of those images that had a secret in them."""
+        """Return the full addresses of those images whose address has a secret."""
         found: dict[str, str] = {}
         with closing(sqlite3.connect(self._file)) as database:
             for image_id in image_ids:
@@ -57,12 +59,12 @@ class SecretAddresses:
         return found
 
     def serve(self) -> Any:
-        """Start an actor on this machine that answers `of`; None where there is nothing to tell."""
+        """Start an actor on this machine that serves `of`; None if no address has a secret."""
         return start_here(SecretAddresses, self.folder) if self._has_any else None
 
     def _keep(self, rows: list[tuple[str, str]]) -> None:
         with closing(sqlite3.connect(self._file)) as database, database:
-            # Nothing of it outlives the run, so nothing waits for the disk.
+            # The database is deleted after the run, so writes need not wait for the disk.
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
             columns = "image_id TEXT PRIMARY KEY, uri TEXT NOT NULL"
@@ -73,6 +75,6 @@ class SecretAddresses:
 
 @contextmanager
 def secret_addresses() -> Iterator[SecretAddresses]:
-    """Keep addresses for the length of a `with` block, in a folder that nobody else can read."""
+    """Keep addresses for the length of a `with` block, in a folder that only this user can read."""
     with tempfile.TemporaryDirectory(prefix="raycap-addresses-") as folder:
         yield SecretAddresses(Path(folder))

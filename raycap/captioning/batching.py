@@ -1,38 +1,25 @@
-"""How many images a captioner takes at a time: found out on real images, while they are captioned.
+"""The batch size of a captioner, tuned on the images of the run while it captions them.
 
-Captions do not depend on it, so that nothing is lost by trying: each size captions images of the
-run, and no image is captioned twice.
+Captions do not depend on the batch size, so trying sizes costs nothing: every size tried captions
+images of the run, and no image is captioned twice.
 """
 
 import logging
-from dataclasses import dataclass
 
+from raycap.models.base import BatchRange
 from raycap.models.device import peak_memory_bytes, spare_memory_bytes
 
 logger = logging.getLogger(__name__)
 
-_LEAST_GAIN = 1.05  # what doubling must bring, for the next doubling to be tried
-_WARM_UP_ROUNDS = 1  # of each size: memory is asked for, and kernels are chosen, at first use
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRange:
-    """Batch sizes to choose from: doublings of the least; one size where both are the same."""
-
-    least: int
-    most: int
-
-    @classmethod
-    def fixed(cls, size: int) -> "BatchRange":
-        """Allow one size only."""
-        return cls(least=size, most=size)
+_LEAST_GAIN = 1.05  # speedup that a doubling must bring before the next one is tried
+_WARM_UP_ROUNDS = 1  # per size: the first use allocates memory and selects kernels
 
 
 class BatchSize:
     """The batch size of one captioner.
 
-    Doubles as long as images/s rise by 5 % and memory suffices, then stays; falls when memory runs
-    out all the same.
+    It doubles while images per second rise by at least 5 % and the memory suffices, then stays. It
+    falls if the memory runs out anyway.
     """
 
     def __init__(self, allowed: BatchRange) -> None:
@@ -45,7 +32,7 @@ class BatchSize:
         self._peak_bytes = peak_memory_bytes()
 
     def note(self, num_images: int, seconds: float) -> None:
-        """Learn how long images took, in batches of the current size."""
+        """Record how long images took in batches of the current size."""
         if self._is_settled:
             return
         self._num_rounds += 1
@@ -63,7 +50,7 @@ class BatchSize:
         self._num_rounds = 0
 
     def shrink(self, size: int) -> None:
-        """Stay at what memory sufficed for."""
+        """Fix the batch size at one that fits into memory."""
         logger.warning("batch_shrunk images=%d reason=out_of_memory", size)
         self.current = size
         self._is_settled = True
@@ -74,9 +61,10 @@ class BatchSize:
         self._is_settled = True
 
     def _has_room(self) -> bool:
-        """Whether this machine's memory bears twice the size; an accelerator's says so itself.
+        """Whether this machine has memory for twice the batch size.
 
-        A process that asks for too much is killed, and no error tells.
+        Only for main memory: an accelerator reports that its memory has run out, but a process that
+        takes too much main memory is killed without an error.
         """
         grown = peak_memory_bytes() - self._peak_bytes
         self._peak_bytes += grown

@@ -1,48 +1,149 @@
-"""The caption stage: an actor that holds a model, shrinks batches and isolates what breaks it."""
+"""The caption stage: an actor that holds a model, shrinks batches and isolates bad images.
 
+Some images crash or hang the process of a model. A worker that replaces a dead one therefore runs
+its model in a child process at first, and bisects batches down to the image that kills it.
+"""
+
+import logging
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import ray
 from jaxtyping import UInt8
 
 from raycap import schema
 from raycap.captioning import telemetry
-from raycap.captioning.attempts import is_replacement
-from raycap.captioning.batching import BatchRange, BatchSize
-from raycap.captioning.isolated import IsolatedCaptioner, WatchedCaptioner, hang_limit_s
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.loading import RunSpec, failure
+from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
-from raycap.images.isolation import HangWatch, ProcessDied
-from raycap.models.base import Caption
+from raycap.images.isolation import HangWatch, Isolated, ProcessDied
+from raycap.models.base import BatchRange, Caption, Captioner
 from raycap.models.device import is_out_of_memory, use_threads
 from raycap.models.load import load_captioner
 from raycap.text import count_words
 
+logger = logging.getLogger(__name__)
+
 Outcome = Caption | ImageError
+CaptionBatch = Callable[[UInt8[np.ndarray, "b h w 3"]], list[Caption]]
+
+_ISOLATED_BLOCKS = 4  # more than the few blocks that Ray assigns to an actor ahead of time
+_LEAST_LIMIT_S = 10.0
+_SLOWNESS = 20.0  # an image may take this many times as long as a plain grey one
+_COMPILING = 5.0  # a batch of a new size is compiled first, which takes minutes
 
 
-_ISOLATED_BLOCKS = 4  # more than the few that Ray hands an actor ahead
-
-
-@runtime_checkable  # the test run checks annotations with isinstance
 class CaptionsBatches(Protocol):
-    """What is needed of a captioner here."""
+    """The method that the functions here need of a captioner."""
 
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch, one result an image, in order."""
+        """Caption a batch: one result per image, in order."""
+
+
+def is_replacement() -> bool:
+    """Whether Ray restarted this actor because its process died. False outside of Ray."""
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and context.was_current_actor_reconstructed
+
+
+def hang_limit_s(engine: EngineConfig, model: ModelConfig) -> float:
+    """Return the seconds after which a batch counts as hanging."""
+    return (_COMPILING if model.compile else 1.0) * engine.hang_timeout_s
+
+
+class WatchedCaptioner:
+    """A captioner that ends this process if it hangs."""
+
+    def __init__(self, captioner: Captioner, watch: HangWatch) -> None:
+        self._captioner = captioner
+        self._watch = watch
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        """Caption a batch."""
+        with self._watch():
+            return self._captioner.caption(pixels)
+
+
+class IsolatedCaptioner:
+    """A captioner in a child process, which is replaced when it dies or hangs.
+
+    A plain grey image is captioned first. The time that it takes sets the limit for batches, so
+    that hangs of a fast model are noticed within seconds.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        """Prepare; the model is loaded with the first batch."""
+        target = spec.model.target
+        self._grey = np.full((1, target.height_px, target.width_px, 3), 128, np.uint8)
+        self._limit_s = hang_limit_s(spec.config.engine, spec.config.model)
+        self._is_compiled = spec.config.model.compile
+        self._process: Isolated[UInt8[np.ndarray, "b h w 3"], list[Caption]] = Isolated(
+            partial(_load_here, spec)
+        )
+        self._image_s = 0.0
+        self.num_deaths = 0
+
+    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+        """Caption a batch.
+
+        Raises:
+            ProcessDied: the model's process died or exceeded the time limit.
+            ModelError: the process dies of a plain grey image, too.
+        """
+        if not self._process.is_running:
+            self._warm_up()
+        try:
+            return self._process(pixels, self._limit_for(len(pixels)))
+        except ProcessDied as error:
+            self.num_deaths += 1
+            logger.warning("model_process_died images=%d reason=%s", len(pixels), error)
+            raise
+
+    def close(self) -> None:
+        """End the child process."""
+        self._process.close()
+
+    def _limit_for(self, num_images: int) -> float:
+        if self._is_compiled:
+            return self._limit_s  # the grey image does not tell how long compiling takes
+        likely_s = _SLOWNESS * self._image_s * num_images
+        return min(self._limit_s, max(_LEAST_LIMIT_S, likely_s))
+
+    def _warm_up(self) -> None:
+        try:
+            self._process(self._grey)  # loads the model, which may take long
+            started = time.perf_counter()
+            self._process(self._grey, self._limit_s)
+            self._image_s = time.perf_counter() - started
+        except ProcessDied as error:
+            raise ModelError(
+                f"the model fails on a plain grey image: {error}; check the memory, use "
+                "a smaller model or fewer engine.num_actors, or --debug to see its output"
+            ) from error
+
+
+def _load_here(spec: RunSpec) -> CaptionBatch:
+    """Load the captioner in the process that calls this."""
+    use_threads(spec.torch_threads)
+    return load_captioner(spec.model, spec.config.model, spec.config.generation).caption
 
 
 class CaptionActor:
-    """Captions LOADED tables. One a captioner process, made by Ray Data.
+    """Captions LOADED tables. Ray Data creates one per captioner process.
 
-    The replacement of one that died begins with the model in a process of its own: should an image
-    have killed it, it is among the first ones, and is found by bisection. Then it goes on as usual.
+    An actor that replaces a dead one starts with its model in a child process: if an image killed
+    it, that image is among the first ones and is found by bisection. After a few blocks the model
+    moves into the actor's own process.
     """
 
     batch_size_kind: type[BatchSize] = BatchSize
@@ -61,10 +162,10 @@ class CaptionActor:
             self._load(spec.batches)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answer every row that has pixels; pass failed rows through. Returns ANSWERED rows.
+        """Caption every row that has pixels and pass failed rows through. Returns ANSWERED rows.
 
         Raises:
-            ModelError: the model cannot be loaded, or fails on any image whatever.
+            ModelError: the model cannot be loaded, or fails on every image.
         """
         if isinstance(self._captioner, Exception):
             raise self._captioner
@@ -86,15 +187,16 @@ class CaptionActor:
             captioner = load_captioner(spec.model, spec.config.model, spec.config.generation)
             self._captioner = WatchedCaptioner(captioner, self._watch)
         except Exception as error:  # noqa: BLE001  raised at the first call
-            # From here it would reach the driver as mere text.
+            # Raised in a constructor, it would reach the driver as text only.
             self._captioner = error
-        # Now, so that what the model itself takes does not count as taken by a batch.
+        # After loading, so that the model's own memory does not count as memory of a batch.
         self._batch_size = self.batch_size_kind(batches)
 
     def _end_isolation(self, isolated: IsolatedCaptioner) -> None:
-        """Go on with the model in this process.
+        """Continue with the model in this process.
 
-        Where nothing died meanwhile, memory may have run out: batches grow half as far then.
+        If nothing died in the meantime, the memory may have run out before: then the largest batch
+        is halved.
         """
         isolated.close()
         self._isolated = None
@@ -115,19 +217,19 @@ def caption_all(
     """Caption all images in batches; every image gets a caption or a `model_rejected` error.
 
     A batch that runs out of memory is halved, and later batches stay that small. A batch that
-    fails otherwise, or has a score that is no number, is bisected down to the images that break
-    the model. Where a process dies of a batch, and survives its halves, memory had run out.
+    fails otherwise, or has a score that is not finite, is bisected down to the images that break
+    the model. If a process dies of a batch but survives its halves, the memory had run out.
 
     Args:
         captioner: The model.
         pixels: The images.
-        batch_size: How many at a time; it learns from how long they take.
-        num_lanes: Batches in flight: with two, a batch travels to the accelerator and is launched
-            there while the other one is computed.
+        batch_size: Images per batch; adjusted to the measured speed.
+        num_lanes: Batches computed at the same time. With two, one batch is copied to the
+            accelerator and launched while the other is computed.
 
     Raises:
-        ModelError: memory does not suffice for a single image, or the model fails on a plain
-            grey image too: then the model is broken, not the image.
+        ModelError: the memory does not suffice for one image, or the model also fails on a plain
+            grey image: then the model is broken, not the image.
     """
     results: list[Outcome] = []
     with ThreadPoolExecutor(num_lanes) if num_lanes > 1 else nullcontext() as lanes:
@@ -151,7 +253,7 @@ def caption_all(
 def _caption_batch(
     captioner: CaptionsBatches, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> tuple[list[Outcome], list[int]]:
-    """Caption a batch; return the results, and the smaller sizes that memory made it take."""
+    """Caption a batch; return the results, and any smaller sizes that memory forced."""
     results: list[Outcome] = []
     sizes: list[int] = []
     size = len(pixels)
@@ -160,7 +262,7 @@ def _caption_batch(
         try:
             results += _captions(captioner, batch)
         except ModelError:
-            raise  # it could not be loaded: no image is to blame
+            raise  # the model could not be loaded: no image is at fault
         except Exception as error:
             if not is_out_of_memory(error):
                 outcomes = _bisect(captioner, batch, error)
@@ -170,7 +272,7 @@ def _caption_batch(
                     sizes.append(size)
             elif len(batch) == 1:
                 raise ModelError(
-                    f"memory does not suffice for one image ({one_line(error)}); use a smaller "
+                    f"the memory does not suffice for one image ({one_line(error)}); use a smaller "
                     "model, a lower model.precision or fewer generation.num_beams"
                 ) from error
             else:
@@ -195,7 +297,7 @@ def _are_captions(outcomes: list[Outcome]) -> bool:
 def _bisect(
     captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"], error: Exception
 ) -> list[Outcome]:
-    """Find which images of a failed batch break the model."""
+    """Find the images of a failed batch that break the model."""
     if len(batch) == 1:
         _check_alive(captioner, batch, error)
         return [ImageError(ErrorCode.MODEL_REJECTED, one_line(error))]
@@ -213,7 +315,7 @@ def _bisect(
 def _check_alive(
     captioner: CaptionsBatches, image: UInt8[np.ndarray, "1 h w 3"], error: Exception
 ) -> None:
-    """Raise if the model fails on a grey image as well: a bug must not pass as bad images."""
+    """Raise if the model also fails on a grey image: a bug must not look like bad images."""
     try:
         _captions(captioner, np.full_like(image, 128))
     except Exception as inner:  # noqa: BLE001  whatever a model raises
@@ -221,7 +323,7 @@ def _check_alive(
 
 
 def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"], list[int]]:
-    """Gather the pixels of the loaded images, and the rows where they stand."""
+    """Return the pixels of the loaded images, and their row indices."""
     column = batch[schema.PIXELS]
     rows = [index for index, is_loaded in enumerate(column.is_valid().to_pylist()) if is_loaded]
     target = spec.model.target
@@ -247,7 +349,7 @@ def _answer(batch: pa.Table, rows: list[int], outcomes: list[Outcome], model: st
 
 
 def caption_columns(caption: Caption) -> dict[str, Any]:
-    """Fill the columns of a captioned row."""
+    """Return the columns of a captioned row."""
     return {
         schema.CAPTION: caption.text,
         schema.NUM_WORDS: count_words(caption.text),
@@ -260,7 +362,7 @@ def caption_columns(caption: Caption) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """Say what a model raised, in a line for a row."""
+    """Describe an error of a model in one line, for a row."""
     if isinstance(error, ProcessDied):
-        return f"the model did not survive it: {error}"
+        return f"the model failed on this image: {error}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

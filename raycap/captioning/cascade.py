@@ -1,8 +1,8 @@
-"""A second model for weak captions: which rows it is asked for, and what is counted of them.
+"""A cascade: a second model captions the images whose caption by the first model is weak.
 
-It runs as a second pass over what the first model has committed. A part whose footer counts rows
-that await it is answered in part, and written anew with what it answered: resuming needs nothing
-else, and a run that is killed between the two finds the same rows again.
+It runs as a second pass over the committed parts. A part whose footer counts rows that await the
+second model is captioned partially, and rewritten with the new captions. Resuming needs nothing
+else: a run that is killed between the passes finds the same rows again.
 """
 
 from dataclasses import dataclass
@@ -16,36 +16,35 @@ from raycap.captioning.ledger import Totals
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascade:
-    """The second model of a run, and when it is asked."""
+    """The second model of a run, and the threshold for using it."""
 
     model: ModelSource
     """The second model."""
     below: float
-    """Captions of a lower `logprob` are weak."""
+    """Captions with a lower `logprob` are weak."""
     config: CaptionConfig
-    """The run's settings as the second model takes them."""
+    """The run's settings for the second model."""
     is_second: bool = False
-    """Whether the pass under way is the second model's."""
+    """Whether the current pass is that of the second model."""
 
     def kept(self, answered: pa.Table) -> pa.Table:
-        """Choose the answers that replace rows: where the second model fails, the caption stays."""
+        """Return the rows to write: if the second model fails, the first caption is kept."""
         if not self.is_second:
             return answered
         return answered.filter(pc.equal(answered[schema.STATUS], schema.STATUS_OK))
 
     def counts(self, rows: pa.Table, answered: pa.Table) -> dict[str, int]:
-        """Count what the footer of a part tells.
+        """Return the counts for the footer of a part.
 
         Args:
-            rows: the whole part, as it is written.
-            answered: what this pass has answered of it.
+            rows: The whole part, as it is written.
+            answered: The rows that this pass has captioned.
         """
         awaiting = awaits(rows, self.model.name, self.below)
         own = pc.equal(rows[schema.MODEL], self.model.name)
@@ -56,7 +55,7 @@ class Cascade:
         }
 
     def sum_up(self, totals: Totals) -> dict[str, Any]:
-        """Say what it came to, for the summary."""
+        """Return the results of the second model, for the summary."""
         return {
             "model": self.model.identity(),
             "below": self.below,
@@ -65,7 +64,7 @@ class Cascade:
         }
 
     def describe(self) -> dict[str, Any]:
-        """Say what of it goes into a run's fingerprint."""
+        """Return the part of the cascade that belongs to a run's fingerprint."""
         return {
             "model": {**self.model.identity(), **self.config.model.arithmetic()},
             "below": self.below,
@@ -74,12 +73,12 @@ class Cascade:
 
 
 def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
-    """Tell of CAPTIONS rows whether their caption is weak, and not by the second model itself.
+    """Return which CAPTIONS rows have a weak caption that is not by the second model.
 
     Args:
-        rows: some rows.
-        model: name of the second model.
-        below: captions of a lower `logprob` are weak.
+        rows: The rows.
+        model: Name of the second model.
+        below: Captions with a lower `logprob` are weak.
     """
     is_weak = pc.less(rows[schema.LOGPROB], pa.scalar(below, pa.float32()))
     is_other = pc.fill_null(pc.not_equal(rows[schema.MODEL], model), True)
@@ -87,22 +86,25 @@ def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
 
 
 def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
-    """Find the second model that the settings name; None where they name none.
+    """Find the second model of the settings; None if they name none.
 
     Args:
-        config: the settings, as they were set.
-        first: the first model.
+        config: The settings, as they were set.
+        first: The first model.
 
     Raises:
-        ConfigError: it is the first model again.
-        ModelError: it cannot be found, or does not have the arithmetic or backend asked for.
+        ConfigError: both models are the same.
+        ModelError: the second model cannot be found, or does not support its precision or backend.
     """
     cascade = config.cascade
     if cascade.model is None or cascade.below is None:
         return None
     found = find_model(cascade.model)
     if found.name == first.name:
-        raise ConfigError(f"cascade.model: {found.name} is model.name too: name a larger model")
+        raise ConfigError(
+            f"cascade.model: {found.name} is model.name too: name a larger model",
+            setting="cascade.model",
+        )
     model = ModelConfig(
         name=cascade.model,
         precision=cascade.precision,

@@ -1,8 +1,8 @@
-"""The committer: gathers a part's answered rows and writes it once, whole.
+"""The committer: gathers the answered rows of each part and writes complete parts.
 
-Rows stream in as the cluster answers them, in any order. A part is written when every row that
-this run answers of it is there: under its deterministic name, atomically. So a crash loses open
-parts only, and whatever Ray repeats, no row can be there twice.
+Rows arrive in any order. A part is written atomically, under a name that depends only on its
+number, once all rows that this run answers of it have arrived. So a crash loses unfinished parts
+only, and no row is written twice, whatever Ray repeats.
 """
 
 import time
@@ -24,7 +24,7 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import Plan
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import RunStopped
 from raycap.runs.records import now
 from raycap.storage.base import Store, WriteLock
@@ -34,7 +34,7 @@ _MAX_UNWRITTEN = 16
 
 
 class _OpenPart:
-    """A part of which not every row is answered yet."""
+    """A part with unanswered rows."""
 
     def __init__(self, num_rows: int, is_partial: bool) -> None:
         self.num_rows = num_rows
@@ -44,7 +44,7 @@ class _OpenPart:
         self._seen: set[int] = set()
 
     def add(self, table: pa.Table) -> int:
-        """Add the rows that are not there yet, and return their number."""
+        """Add rows that have not arrived before, and return their number."""
         fresh = []
         for row in table[schema.ROW].to_pylist():
             fresh.append(row not in self._seen)
@@ -55,18 +55,18 @@ class _OpenPart:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every row is answered."""
+        """Whether all rows are answered."""
         return len(self._seen) == self.num_rows
 
 
 class Committer:
-    """Writes parts in threads; use as a context manager, which waits for the last of them."""
+    """Writes parts in threads. Use as a context manager: it waits for the last write."""
 
     def __init__(
         self,
         store: Store,
         lock: WriteLock,
-        plan: Plan,
+        plan: CaptionPlan,
         on_commit: Callable[[CaptionsFooter], None],
         cascade: Cascade | None = None,
     ) -> None:
@@ -87,11 +87,11 @@ class Committer:
         self._pool.shutdown(wait=True)
 
     def add(self, table: pa.Table) -> pa.Table:
-        """Take ANSWERED rows; return those that are new, for progress.
+        """Add ANSWERED rows; return those that have not arrived before, for the progress.
 
         Raises:
             StorageError: an earlier part could not be written.
-            RunConflict: another writer has taken the output over.
+            RunConflict: another writer has taken over the output.
         """
         fresh = []
         parts = table[schema.PART].to_numpy()
@@ -103,10 +103,10 @@ class Committer:
         return pa.concat_tables(fresh) if fresh else table.slice(0, 0)
 
     def finish(self) -> None:
-        """Wait for every write, and make sure that no part stayed open.
+        """Wait for all writes, and check that every part is complete.
 
         Raises:
-            RunStopped: the stream ended before a part was whole.
+            RunStopped: the stream ended before all rows of a part had arrived.
         """
         while self._writing:
             self._collect(block=True)
@@ -117,9 +117,9 @@ class Committer:
             )
 
     def drain(self) -> None:
-        """Wait for the writes that were begun, after a stop, and count those that succeed.
+        """After a stop, wait for writes in progress and count those that succeed.
 
-        Open parts are given up.
+        Unfinished parts are dropped.
         """
         written, self._writing = wait(self._writing).done, set()
         for future in written:
@@ -165,7 +165,7 @@ class Committer:
 
 
 def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:
-    """Lay newly answered rows over those of the part that stands."""
+    """Replace rows of the existing part by newly answered ones."""
     answered = new.sort_by(schema.ROW)
     positions = answered[schema.ROW].to_numpy()
     source = np.arange(len(old))

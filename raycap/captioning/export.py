@@ -1,8 +1,8 @@
-"""Export: the captions of a finished run in the formats that other tools read.
+"""Export of the captions of a finished run to formats of other tools.
 
-Parts are streamed in their order, so memory does not grow with the number of images, but for the
-8 or 16 bytes an image that telling names apart takes. No Ray: what is moved is text, and tars are
-bound by the stores.
+Parts are streamed in order. Memory does not grow with the number of images, except for 8 or 16
+bytes per image to keep names unique. It does not use Ray: captions are text, and tars are limited
+by the speed of the stores.
 """
 
 import os
@@ -20,34 +20,33 @@ from typing import Any, BinaryIO
 from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
-from raycap.config import StorageConfig
+from raycap.config import StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
-from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
 from raycap.storage.parallel import ordered_map
-from raycap.storage.stores import ImageReader, open_store
+from raycap.storage.stores import ImageReader, open_file, open_store
 
-_TAR_THREADS = 4  # tars at a time
-_FETCH_THREADS = 4  # images of one tar at a time; twice as many wait in memory
+_TAR_THREADS = 4  # tars at the same time
+_FETCH_THREADS = 4  # images per tar at the same time; twice as many are in memory
 _SHOWN = 5
 
 
 class ExportFormat(StrEnum):
-    """What captions can be exported to."""
+    """Formats of an export."""
 
     JSONL = "jsonl"
-    """One file, a JSON object a line with all columns; failed images too."""
+    """One file with a JSON object per line and all columns, including failed images."""
     CSV = "csv"
-    """One file (RFC 4180) with all columns; failed images too."""
+    """One file (RFC 4180) with all columns, including failed images."""
     PARQUET = "parquet"
-    """One file with all columns; failed images too."""
+    """One file with all columns, including failed images."""
     SIDECAR = "sidecar"
-    """A folder like that of the images: `a/b.jpg` has its caption in `a/b.txt`."""
+    """A folder with the structure of the images: `a/b.jpg` has its caption in `a/b.txt`."""
     WEBDATASET = "webdataset"
-    """A folder of tars, one a part, with images, captions and rows."""
+    """A folder of tars, one per part, with images, captions and rows."""
     COCO = "coco"
     """One file: a COCO captions JSON."""
 
@@ -56,25 +55,26 @@ def export(
     output: str | Path,
     destination: str | Path,
     *,
-    to: ExportFormat,
+    to: ExportFormat | str,
     force: bool = False,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
-    """Export a finished run's captions.
+    """Export the captions of a finished run.
 
     Args:
-        output: what `raycap caption` wrote to, a folder or `s3://bucket/prefix`.
-        destination: a file for `jsonl`, `csv`, `parquet` and `coco`, a folder for `sidecar` (the
-            folder of the images, maybe) and `webdataset`; local or in a bucket.
-        to: the format.
-        force: replace what stands there with other content.
-        storage: how stores are reached; defaults where it is None.
+        output: The output of `raycap caption`, a folder or `s3://bucket/prefix`.
+        destination: A file for `jsonl`, `csv`, `parquet` and `coco`; a folder for `sidecar`
+            (such as the folder of the images) and `webdataset`. Local or in a bucket.
+        to: The format.
+        force: Overwrite an existing destination.
+        storage: How stores are accessed; None for the defaults.
 
     Raises:
-        ConfigError: an address is wrong, or something stands at the destination.
-        DatasetError: `output` is not one of raycap, is unfinished, or is damaged.
-        StorageError: a store refuses.
+        ConfigError: an address is wrong, or the destination exists.
+        DatasetError: `output` is not an output of raycap, is unfinished, or is damaged.
+        StorageError: a store refuses a request.
     """
+    to = choose(ExportFormat, to, "to")
     source = open_finished(str(output), storage or StorageConfig())
     if to == ExportFormat.SIDECAR:
         return _export_sidecars(source, _open_folder(str(destination), source), force=force)
@@ -94,9 +94,10 @@ _WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
 def _export_file(
     source: FinishedOutput, destination: str, to: ExportFormat, *, force: bool
 ) -> ExportCounts:
-    store, key = _open_file(destination, to, source.config)
+    example = f"captions.{'json' if to == 'coco' else to}"
+    store, key = open_file(destination, source.config, example=example)
     if not force:
-        _refuse(store, filter(partial(_stands, store), [key]))
+        _refuse(store, filter(partial(_exists, store), [key]))
     with _staged(store, key) as file:
         num_exported = _WRITERS[to](source.pages, file)
     return ExportCounts(
@@ -104,45 +105,28 @@ def _export_file(
     )
 
 
-def _open_file(destination: str, to: ExportFormat, config: StorageConfig) -> tuple[Store, str]:
-    """Open the folder or prefix of a file; return it and the file's key there."""
-    path = destination
-    if is_local := scheme_of(destination) in ("", "file"):
-        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
-    folder, _, name = path.rpartition("/")
-    is_folder = os.path.isdir(path) or destination.endswith("/")
-    if is_folder or not (is_local or folder.partition("://")[2]):
-        example = f"{destination.rstrip('/')}/captions.{'json' if to == 'coco' else to}"
-        raise ConfigError(f"{destination}: names no file; {to} is one file, such as {example}")
-    return open_store(folder or "/", config), name
-
-
 def _open_folder(destination: str, source: FinishedOutput) -> Store:
     store = open_store(destination, source.config)
     if isinstance(store, LocalStore) and os.path.isfile(store.uri):
-        raise ConfigError(f"{store.uri}: is a file; give a folder")
+        raise ConfigError(f"{store.uri}: is a file; give a folder", uri=store.uri)
     return store
 
 
-def _stands(store: Store, key: str) -> bool:
+def _exists(store: Store, key: str) -> bool:
     if isinstance(store, LocalStore):
         return os.path.lexists(store.address(key))
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True
+    return store.exists(key)
 
 
 @contextmanager
 def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes its place in the store once it is written whole."""
+    """Open a temporary file that is moved to its key in the store once it is complete."""
     is_local = isinstance(store, LocalStore)
     folder = Path(store.address(key)).parent if is_local else Path(gettempdir())
     temporary = folder / f".{secrets.token_hex(8)}.raycap-tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Captions for a bucket are nobody else's on this machine.
+        # Other users of this machine must not read captions that go to a bucket.
         mode = 0o666 if is_local else 0o600
         with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             try:
@@ -152,12 +136,12 @@ def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}") from error
+        raise StorageError(f"{folder}: {error.strerror or error}", uri=str(folder)) from error
 
 
 def _export_sidecars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
-    # Failed images count for the names: a tool would take `a.txt` for the caption of both
-    # `a.jpg` and `a.png`, and no name changes when a failed image is captioned later.
+    # Names take failed images into account: a tool would read `a.txt` as the caption of both
+    # `a.jpg` and `a.png`, and no name may change when a failed image is captioned later.
     names = formats.SidecarNames(page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
     threads = source.config.list_threads
     if not force and next(store.list(), None) is not None:
@@ -185,10 +169,10 @@ def _sidecars(source: FinishedOutput, names: formats.SidecarNames) -> Iterator[t
 
 
 def _is_foreign(store: Store, key: str, data: bytes) -> bool:
-    """Whether something else than that content stands at a key."""
+    """Whether a key exists with other content."""
     try:
-        # One byte more shows that it is longer. Not `read`: that takes memory for all of it, and
-        # looks for a local name without its percent-encoding as well.
+        # One more byte shows whether it is longer. Not `read`: that needs memory for all of it, and
+        # also tries a local name without its percent-encoding.
         return store.read_tail(key, len(data) + 1) != data
     except ObjectNotFound:
         return isinstance(store, LocalStore) and os.path.lexists(store.address(key))
@@ -200,29 +184,31 @@ def _write_sidecar(store: Store, sidecar: tuple[str, bytes], *, force: bool) -> 
         store.write(key, data)
     elif not store.create(key, data) and _is_foreign(store, key, data):
         raise ConfigError(
-            f"{store.address(key)}: was written by somebody else during the export; move it away "
-            "and run the same command again"
+            f"{store.address(key)}: was written by another process during the export; move it away "
+            "and run the same command again",
+            uri=store.address(key),
         )
 
 
 def _refuse(store: Store, standing: Iterator[str]) -> None:
-    """Raise ConfigError if anything stands in the way; nothing is written then."""
+    """Raise ConfigError if any of these files exist, before anything is written."""
     first = list(islice(standing, _SHOWN))
     num_standing = len(first) + sum(1 for _ in standing)
     if num_standing:
         more = ", ..." if num_standing > len(first) else ""
-        what = "1 file stands" if num_standing == 1 else f"{num_standing} files stand"
+        what = "1 file exists" if num_standing == 1 else f"{num_standing} files exist"
         raise ConfigError(
-            f"{store.uri}: {what} in the way ({', '.join(first)}{more}); move away what stands "
-            "there, give another destination, or replace it with --force"
+            f"{store.uri}: {what} already ({', '.join(first)}{more}); move them away, give another "
+            "destination, or overwrite with --force",
+            uri=store.uri,
         )
 
 
 def _export_tars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
     keys = [f"part-{number:06d}.tar" for number in source.parts]
     if not force:
-        stands = ordered_map(partial(_stands, store), keys, source.config.list_threads)
-        _refuse(store, compress(keys, stands))
+        existing = ordered_map(partial(_exists, store), keys, source.config.list_threads)
+        _refuse(store, compress(keys, existing))
     reader = ImageReader(source.config)
 
     def write(number: int) -> ExportCounts:
@@ -252,7 +238,7 @@ def _write_tar(
             if isinstance(image, str):
                 unreadable.append(image)
                 continue
-            # No dot in the key: WebDataset takes all behind the first one as the suffix.
+            # No dot in the key: WebDataset treats everything after the first dot as the suffix.
             formats.add_sample(tar, f"{number:06d}_{row.pop(ROW):06d}", image, row)
     return ExportCounts(
         num_exported=len(rows) - len(unreadable),
@@ -265,7 +251,7 @@ def _write_tar(
 def _fetch(
     reader: ImageReader, max_bytes: int, held: tuple[dict[str, Any], File | None]
 ) -> tuple[dict[str, Any], bytes | str]:
-    """Give a row's image, read it if need be; where it cannot be read any more, say why."""
+    """Return the row and its image, read from its address if necessary, or why it is unreadable."""
     row, file = held
     uri = row.pop(SOURCE_URI)
     if isinstance(file, ImageError):

@@ -1,6 +1,6 @@
-"""The formats of an export: rows as text and Parquet, COCO, WebDataset tars, sidecar names.
+"""Formats of an export: rows as text and Parquet, COCO, WebDataset tars, and names of sidecars.
 
-Nothing here knows a store: pages of caption rows go in, and bytes are written to an open file.
+Independent of stores: functions read pages of caption rows and write to an open file.
 """
 
 import csv
@@ -34,7 +34,7 @@ from raycap.schema import (
 )
 
 Pages = Callable[[list[str] | None], Iterator[pa.Table]]
-"""Begins a pass over all caption rows, in order, with the named columns or all of them."""
+"""Starts a pass over all caption rows in order, with the named columns or all."""
 
 SIDECAR_SUFFIX = ".txt"
 
@@ -42,18 +42,18 @@ _BATCH_ROWS = 1024
 _ROW_GROUP_ROWS = 65_536
 
 _UNSAFE = re.compile(
-    r"%(?=[0-9A-Fa-f]{2})"  # would read as an escape
+    r"%(?=[0-9A-Fa-f]{2})"  # looks like an escape
     r"|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\]"
     r"|^/|(?<=/)/|/\Z"  # around an empty name
-    r"|(?<![^/])\.{1,2}(?![^/])"  # a name that is nothing but one or two dots
+    r"|(?<![^/])\.{1,2}(?![^/])"  # a name of one or two dots only
     r"|(?<=^[A-Za-z]):|:(?=//)"  # of a drive, of an address
 )
-_MARK = "%7E"  # an escaped `~`, which is never escaped otherwise: no other path can have it
+_MARK = "%7E"  # an escaped `~`, which is never escaped otherwise: no other path contains it
 _NAME_BYTES = 255 - len(SIDECAR_SUFFIX)
-_PATH_BYTES = 900  # S3 takes 1,024, of which the destination's own prefix needs some
+_PATH_BYTES = 900  # S3 allows 1,024, including the prefix of the destination
 _SUFFIX_BYTES = 16
 
-_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}\Z")  # as much as an int64 holds
+_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}\Z")  # fits into an int64
 _SIGNATURES = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG\r\n\x1a\n": ".png",
@@ -66,11 +66,11 @@ _SIGNATURES = {
 
 
 def safe_path(image_id: str) -> str:
-    """Turn an image id into a relative path that stays where it is put.
+    """Convert an image id to a relative path that cannot leave its folder.
 
-    Ids are untrusted: `../x`, `/etc/x`, `https://host/a.jpg`. What could lead out of a folder or
-    break a tool is percent-encoded, an ordinary name stays as it is, and two ids never share a
-    path. Names and paths that are too long for a store are cut, with a digest for the rest.
+    Ids are untrusted: `../x`, `/etc/x`, `https://host/a.jpg`. Characters that could leave a folder
+    or break a tool are percent-encoded, ordinary names do not change, and two ids never share a
+    path. Names and paths that are too long for a store are cut and end with a digest.
     """
     path = _UNSAFE.sub(_escape, image_id) or _MARK
     short = "/".join(_shortened(name) for name in path.split("/"))
@@ -82,7 +82,7 @@ def safe_path(image_id: str) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    # A lone surrogate cannot stand in an Arrow column, but a pure function answers for any text.
+    # A lone surrogate cannot occur in an Arrow column, but this function accepts any text.
     return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
@@ -106,8 +106,8 @@ def _short_suffix(name: str) -> str:
 class SidecarNames:
     """Gives each image the name of its caption file: `a/b.jpg` has `a/b.txt`.
 
-    Images that would share a name all use their full one: `a.jpg` and `a.png` have `a.jpg.txt`
-    and `a.png.txt`. Finding them takes a pass over all ids and 16 bytes an image.
+    Images that would share a name all keep their suffix: `a.jpg` and `a.png` have `a.jpg.txt` and
+    `a.png.txt`. Finding them takes one pass over all ids and 16 bytes per image.
     """
 
     def __init__(self, pages: Iterable[list[str]]) -> None:
@@ -119,11 +119,11 @@ class SidecarNames:
             gathered += _hashes([*stems, *suffixed]).tobytes()
         hashes = np.frombuffer(gathered, np.uint64)
         hashes.sort()
-        # Two names of one hash only make two images use their full names without need.
+        # A collision of hashes only makes two images keep their suffix unnecessarily.
         self._shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
     def of(self, image_ids: list[str]) -> list[str]:
-        """Name the caption files of some images; each image's is its own."""
+        """Return the unique names of the caption files of images."""
         paths = [safe_path(image_id) for image_id in image_ids]
         stems = [posixpath.splitext(path)[0] for path in paths]
         hashes = _hashes(stems)
@@ -142,18 +142,18 @@ def _hashes(names: list[str]) -> UInt64[np.ndarray, " n"]:
 
 
 def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield a table's rows as mappings, a few at a time: Python rows are many times larger."""
+    """Yield the rows of a table as mappings, converted in batches to save memory."""
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         yield from batch.to_pylist()
 
 
 def captioned(table: pa.Table) -> pa.Table:
-    """Keep the rows that have a caption."""
+    """Return the rows that have a caption."""
     return table.filter(pc.equal(table[STATUS], STATUS_OK))
 
 
 def as_json(row: dict[str, Any]) -> str:
-    """Write a caption row as one line of JSON."""
+    """Return a caption row as one line of JSON."""
     return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
 
 
@@ -163,12 +163,12 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shortest(value: float | None) -> float | None:
-    """Give the fewest digits that mean the same float32; JSON knows no NaN and no infinity."""
+    """Return the shortest decimal for a float32; None if not finite, which JSON cannot express."""
     return float(str(np.float32(value))) if value is not None and math.isfinite(value) else None
 
 
 def write_jsonl(pages: Pages, file: BinaryIO) -> int:
-    """Write every row as a line of JSON; return how many."""
+    """Write every row as a line of JSON; return their number."""
     num_rows = 0
     for table in pages(None):
         for row in rows_of(table):
@@ -178,7 +178,7 @@ def write_jsonl(pages: Pages, file: BinaryIO) -> int:
 
 
 def write_csv(pages: Pages, file: BinaryIO) -> int:
-    """Write every row as RFC 4180 has it, `alternatives` as JSON text; return how many."""
+    """Write every row as CSV (RFC 4180), `alternatives` as JSON text; return their number."""
     text = TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.DictWriter(text, CAPTIONS.names)
     writer.writeheader()
@@ -188,12 +188,12 @@ def write_csv(pages: Pages, file: BinaryIO) -> int:
             alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
             writer.writerow({**row, ALTERNATIVES: alternatives})
         num_rows += len(table)
-    text.detach()  # flushes it, and leaves the file open to its owner
+    text.detach()  # flushes, and leaves the file open for its owner
     return num_rows
 
 
 def write_parquet(pages: Pages, file: BinaryIO) -> int:
-    """Write every row into one Parquet file; return how many."""
+    """Write every row to one Parquet file; return their number."""
     num_rows = 0
     with pq.ParquetWriter(file, CAPTIONS, compression="zstd") as writer:
         for table in _gathered(pages(None)):
@@ -203,7 +203,7 @@ def write_parquet(pages: Pages, file: BinaryIO) -> int:
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Gather small tables into row groups of a good size."""
+    """Gather small tables into row groups."""
     gathered: list[pa.Table] = []
     num_rows = 0
     for table in tables:
@@ -217,11 +217,11 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_coco(pages: Pages, file: BinaryIO) -> int:
-    """Write the captioned images and their captions as COCO has them; return how many.
+    """Write the captioned images and their captions as COCO JSON; return their number.
 
-    An image's id is the number that its name ends with (`000000000030.jpg`: 30) if all have one
-    and no two the same, otherwise they are numbered from 1. Only the best caption is written:
-    tools that evaluate COCO results take one an image.
+    The id of an image is the number at the end of its name (`000000000030.jpg`: 30) if every image
+    has one and all differ; otherwise images are numbered from 1. Only the best caption is written:
+    tools that evaluate COCO results expect one per image.
     """
     is_numbered = _are_numbered(pages([IMAGE_ID, STATUS]))
 
@@ -259,7 +259,7 @@ def _write_items(file: BinaryIO, name: str, items: Iterator[dict[str, Any]]) -> 
 
 
 def _are_numbered(tables: Iterator[pa.Table]) -> bool:
-    """Whether the names' own numbers tell all images apart; takes 8 bytes an image."""
+    """Whether the numbers in the names are unique; takes 8 bytes per image."""
     gathered = bytearray()
     for table in tables:
         numbers = [_number(image_id) for image_id in captioned(table)[IMAGE_ID].to_pylist()]
@@ -278,7 +278,7 @@ def _number(image_id: str) -> int | None:
 
 
 def add_sample(tar: tarfile.TarFile, key: str, image: bytes, row: dict[str, Any]) -> None:
-    """Add an image, its caption and its row to a tar, the same bytes whenever it is written."""
+    """Add an image, its caption and its row to a tar, with reproducible bytes."""
     members = {
         image_suffix(row[IMAGE_ID], image): image,
         ".json": as_json(row).encode(),
@@ -291,7 +291,7 @@ def add_sample(tar: tarfile.TarFile, key: str, image: bytes, row: dict[str, Any]
 
 
 def image_suffix(image_id: str, data: bytes) -> str:
-    """Tell what kind of file an image is: by its name, or else by its first bytes."""
+    """Return the suffix for an image file, from its name or else from its first bytes."""
     suffix = posixpath.splitext(image_id)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return suffix

@@ -82,20 +82,20 @@ def count(answered: pa.Table) -> Counts:
 
 
 def rounds_of(answered: pa.Table) -> list[Round]:
-    """Gather the rounds of SAMPLE_ANSWERED rows, each captioner's in order."""
+    """Return the rounds of SAMPLE_ANSWERED rows, those of each captioner in order."""
     rounds: list[dict[str, Any]] = pc.list_flatten(answered[schema.ROUNDS]).to_pylist()
     return [Round(**one) for one in rounds]
 
 
 def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
-    """Say how fast captioners are, warm and with the batches that each has settled at.
+    """Return the speed of captioners after warm-up, at their final batch size.
 
-    A captioner's first round of a batch size asks for memory and chooses kernels, which it does
-    once: it is left out, unless there is no other.
+    The first round of a batch size allocates memory and selects kernels. It is left out unless it
+    is the only round.
 
     Args:
-        rounds: of any number of captioners, each one's in order.
-        max_batch: the largest batch that a run chooses.
+        rounds: Of any number of captioners, those of each in order.
+        max_batch: The largest batch size that a run can choose.
     """
     if not rounds:
         return None
@@ -112,11 +112,11 @@ def pace(rounds: Sequence[Round], max_batch: int) -> Pace | None:
 
 
 def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
-    """Say how long a run takes, by a sample of its images; None if none reached the model.
+    """Estimate the duration of a run from a sample; None if no image reached the model.
 
     Args:
         answered: SAMPLE_ANSWERED rows.
-        run: what it is to do, and with what.
+        run: The work and the workers of the run.
     """
     paced = pace(rounds_of(answered), run.max_batch)
     if paced is None:
@@ -140,7 +140,7 @@ def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
 
 
 def stage(name: str, seconds_per_image: float, at_a_time: int) -> Stage:
-    """Say how fast a stage is that so many threads, cores or captioners share."""
+    """Return the speed of a stage with this many threads, cores or captioners."""
     return Stage(
         name=name,
         seconds_per_image=seconds_per_image,
@@ -150,12 +150,12 @@ def stage(name: str, seconds_per_image: float, at_a_time: int) -> Stage:
 
 
 def run_rate(stages: Sequence[Stage], *, shares_cores: bool) -> float:
-    """Give the images a second of stages that work at the same time: those of the slowest.
+    """Return images per second of concurrent stages, which is that of the slowest.
 
     Args:
-        stages: at least one of them with a rate.
-        shares_cores: whether the model computes on the cores that decode. Then an image takes both
-            from them, one after the other.
+        stages: At least one with a rate.
+        shares_cores: Whether the model computes on the cores that decode, so that an image needs
+            them for both, one after the other.
     """
     rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
     if shares_cores and DECODE in rates and MODEL in rates:
@@ -164,7 +164,7 @@ def run_rate(stages: Sequence[Stage], *, shares_cores: bool) -> float:
 
 
 def bottleneck(stages: Sequence[Stage]) -> str:
-    """Name the slowest of the stages that have a rate."""
+    """Return the name of the slowest stage that has a rate."""
     rates = {one.name: one.images_per_s for one in stages if one.images_per_s is not None}
     return min(rates, key=lambda name: rates[name])
 
@@ -183,7 +183,7 @@ def _stages(answered: pa.Table, paced: Pace, run: RunAhead) -> tuple[Stage, ...]
 
 
 def _final_rounds(rounds: list[Round]) -> list[Round]:
-    """Choose a captioner's rounds that tell how it goes on; of few rounds, all."""
+    """Return the rounds of a captioner at its final batch size; of few rounds, all."""
     whole = [one for one in rounds if one.num_images >= one.batch_size] or rounds
     final = [one for one in whole if one.batch_size == whole[-1].batch_size]
     return final[1:] or whole[1:] or whole

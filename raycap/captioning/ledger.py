@@ -1,7 +1,7 @@
-"""The ledger: which parts are committed, what they hold, and what is still to do.
+"""The ledger: the committed parts, their totals, and the remaining work.
 
-Nothing is kept beside the parts themselves. A part whose captions file stands is done, and is
-read again only if images of it were found changed or its transient failures are to be retried.
+There is no record other than the parts themselves. A part whose captions file exists is done; it is
+captioned again only if images changed or its transient failures are to be retried.
 """
 
 import logging
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, list_parts, read_captions_footer
-from raycap.captioning.plan import Plan
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import DatasetError
 from raycap.schema import WORK
 from raycap.storage.base import Store
@@ -30,14 +30,14 @@ class Totals:
     num_bytes: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     num_awaiting: int = 0
-    """Images that are still to go to the second model of a cascade."""
+    """Images that await the second model of a cascade."""
     num_second: int = 0
-    """Images that it captioned."""
+    """Images captioned by the second model."""
     num_second_failed: int = 0
-    """Images that it could not caption."""
+    """Images that the second model failed on."""
 
     def add(self, footer: CaptionsFooter) -> None:
-        """Count a part in."""
+        """Add a part."""
         self.num_parts += 1
         self.num_images += footer.num_rows
         self.num_words += footer.num_words
@@ -50,19 +50,19 @@ class Totals:
 
 @dataclass(kw_only=True)
 class Ledger:
-    """What stands and what is to do."""
+    """Committed parts and remaining work."""
 
     totals: Totals = field(default_factory=Totals)
-    """Over the committed parts that stay as they are."""
+    """Over the committed parts that need no further work."""
     missing: list[int] = field(default_factory=list)
-    """Parts to answer wholly."""
+    """Parts to caption completely."""
     partial: list[int] = field(default_factory=list)
-    """Committed parts with rows to answer again."""
+    """Committed parts with rows to caption again."""
     num_pending: int = 0
-    """Images to answer, those of partial parts estimated by their transient failures."""
+    """Images to caption; for partial parts estimated by their transient failures."""
 
     def work(self) -> pa.Table:
-        """List what is to do, as WORK rows in part order."""
+        """Return the remaining work as WORK rows in part order."""
         partial = set(self.partial)
         numbers = sorted([*self.missing, *self.partial])
         return pa.table([numbers, [n in partial for n in numbers]], schema=WORK)
@@ -70,23 +70,23 @@ class Ledger:
 
 def read_ledger(
     store: Store,
-    plan: Plan,
+    plan: CaptionPlan,
     *,
     retry_failed: bool,
     num_threads: int,
     is_second: bool = False,
 ) -> Ledger:
-    """Compare the committed parts with the plan, by their footers alone.
+    """Compare the committed parts with the plan, by their footers only.
 
-    A captions part that is damaged counts as missing: nothing of it can be read, and all of it can
-    be made again.
+    A damaged captions part counts as missing: it cannot be read, and can be captioned again.
 
     Args:
-        store: of the output.
-        plan: its manifest.
-        retry_failed: answer again what failed for a passing reason.
-        num_threads: footers read at a time.
-        is_second: answer what awaits the second model of a cascade, after the first model's pass.
+        store: Of the output.
+        plan: Its manifest.
+        retry_failed: Retry images that failed for a transient reason.
+        num_threads: Footers to read at the same time.
+        is_second: After the pass of the first model, caption the images that await the second
+            model of a cascade.
     """
     ledger = Ledger()
     committed = sorted(set(list_parts(store, CAPTIONS)) & plan.parts.keys())

@@ -1,24 +1,22 @@
-"""The load stage: a part's rows in, decoded pixels out, a failed image as a row with its code.
+"""The load stage: reads the rows of a part and yields decoded pixels, or rows with an error code.
 
 Fetching and decoding share a task: image bytes never cross the object store, and threads that wait
-for the network leave the cores to those that decode.
-
-Decoding for the load stage: watched for hangs, or in a process of its own after a death.
+for the network leave the cores to threads that decode. Decoding is watched for hangs; a task that
+repeats a dead one decodes in a child process, so that the image that killed it becomes a row.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray._private.worker import global_worker  # no public name tells a task's attempt
 
 from raycap import schema
-from raycap.captioning.attempts import is_second_attempt
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.cascade import awaits
 from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
 from raycap.captioning.source import File, with_held_files
@@ -26,17 +24,17 @@ from raycap.config import CaptionConfig, ImageConfig, StorageConfig
 from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
 from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
-from raycap.models.base import ModelSource
+from raycap.models.base import BatchRange, ModelSource
 from raycap.storage.address import redact
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
 
-_LIMIT_S = 30.0  # of one image, alone: the largest that `image.max_pixels` allows takes less
+_LIMIT_S = 30.0  # for one image: the largest that `image.max_pixels` allows takes less
 
 
 class Decoder:
-    """Decodes images in this process, in many threads; a hang ends the process."""
+    """Decodes images in this process, from many threads; a hang ends the process."""
 
     def __init__(self, target: Target, config: ImageConfig, hang_timeout_s: float) -> None:
         prepare_process(config)
@@ -50,11 +48,11 @@ class Decoder:
             return decode(data, self._target, self._config)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Do nothing: there is no child process."""
 
 
 class IsolatedDecoder:
-    """Decodes images one at a time in a process of its own: an image that it dies of is a row."""
+    """Decodes images one at a time in a child process; an image that kills it becomes a row."""
 
     def __init__(self, target: Target, config: ImageConfig) -> None:
         self._process: Isolated[bytes, DecodedImage] = Isolated(
@@ -69,11 +67,11 @@ class IsolatedDecoder:
                 return self._process(data, _LIMIT_S)
             except ProcessDied as error:
                 raise ImageError(
-                    ErrorCode.DECODE_FAILED, f"the decoder did not survive it: {error}"
+                    ErrorCode.DECODE_FAILED, f"the decoder failed on this image: {error}"
                 ) from error
 
     def close(self) -> None:
-        """End the process."""
+        """End the child process."""
         self._process.close()
 
 
@@ -85,17 +83,15 @@ def _prepared_decode(target: Target, config: ImageConfig) -> "partial[DecodedIma
 _MESSAGE_CHARS = 500
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
 class ReadsImages(Protocol):
-    """What is needed of a reader of images here."""
+    """The method that `load_image` needs of a reader."""
 
     def read(self, uri: str, max_bytes: int) -> bytes:
         """Read an image file, as `ImageReader.read` does."""
 
 
-@runtime_checkable
 class DecodesImages(Protocol):
-    """What is needed of a decoder here."""
+    """The call that `load_image` needs of a decoder."""
 
     def __call__(self, data: bytes) -> DecodedImage:
         """Decode one image. Raises ImageError."""
@@ -103,32 +99,32 @@ class DecodesImages(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What every worker needs to know of a run."""
+    """The description of a run that every worker receives."""
 
     output: str
     dataset: str | None = None
-    """Address of the source if it is a caption dataset."""
+    """Address of the source, if it is a caption dataset."""
     addresses: Any = None
-    """Actor of SecretAddresses, if the source has addresses that the manifest must not have."""
+    """Actor of SecretAddresses, if the source has addresses that must not be in the manifest."""
     config: CaptionConfig
     model: ModelSource
     batches: BatchRange
-    """Images a forward pass."""
+    """Images per forward pass."""
     num_lanes: int = 1
-    """Batches that a captioner has in flight."""
+    """Batches that a captioner computes at the same time."""
     torch_threads: int
-    """CPU threads of a captioner."""
+    """CPU threads per captioner."""
     debug: bool = False
-    """Let Ray tell what it does."""
+    """Show the output of Ray and of the workers."""
     below: float | None = None
-    """Of the second model of a cascade: it is asked where a caption has a lower `logprob`."""
+    """For the second model of a cascade: it captions images whose `logprob` is lower."""
 
     @property
     def block_rows(self) -> int:
-        """Images that travel together from a load task to a captioner: two of the largest batches.
+        """Images per block from a load task to a captioner: two of the largest batches.
 
-        A captioner hands its rows on when a block is done, so this bounds how late a commit
-        comes, and how much a dead captioner repeats.
+        A captioner passes rows on when a block is done, so this bounds the delay of a commit and
+        the work that is repeated after a captioner dies.
         """
         return 2 * self.batches.most
 
@@ -136,8 +132,8 @@ class RunSpec:
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
     """Load WORK rows: yield LOADED tables of `spec.block_rows` images, part after part.
 
-    Within a part, images that a caption dataset holds come in its order. Where Ray runs this again,
-    as the process has died, the images are decoded in another one, which an image may take along.
+    Within a part, images stored in a caption dataset come in the order of the dataset. If Ray runs
+    this again because the process died, images are decoded in a child process.
     """
     reader = image_reader(spec.config.storage)
     decoder = image_decoder(spec)
@@ -156,10 +152,10 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 
 
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
-    """Read what is to answer of a part: all of it, or the rows that need it again.
+    """Return the rows of a part to caption: all of them, or for a partial part those to repeat.
 
-    Those are the rows that have changed or failed transiently; in the pass of a cascade's second
-    model the weak captions.
+    Those are rows that changed or failed transiently, or for the second model of a cascade the rows
+    with weak captions.
     """
     store = _store(spec.output, spec.config.storage)
     manifest = read_part(store, MANIFEST, part)
@@ -191,10 +187,10 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
 
 
 def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]]:
-    """Return each row's attempt number, and the rows to answer again.
+    """Return the attempt number of each row, and the indices of the rows to repeat.
 
-    If none is (an image changed and changed back), all are: the part must be written anew with
-    its manifest's revision, or it would stay pending for ever.
+    If there are none (an image changed and changed back), all rows are repeated: the part must be
+    rewritten with the revision of its manifest, or it would stay pending forever.
     """
     changed = pc.fill_null(pc.not_equal(manifest[schema.ETAG], old[schema.ETAG]), False)
     transient = pc.is_in(old[schema.ERROR_CODE], value_set=pa.array(sorted(TRANSIENT_CODES)))
@@ -210,18 +206,29 @@ def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]
 
 @lru_cache(maxsize=4)
 def _store(output: str, config: StorageConfig) -> Store:
-    """Keep the output's client from task to task of a worker process."""
+    """Keep the client of the output across the tasks of a worker process."""
     return open_store(output, config)
 
 
 @lru_cache(maxsize=4)
 def image_reader(config: StorageConfig) -> ImageReader:
-    """Keep connections open from task to task of a worker process."""
+    """Keep connections open across the tasks of a worker process."""
     return ImageReader(config)
 
 
+def is_second_attempt() -> bool:
+    """Whether Ray runs this task again because its process died. False outside of Ray.
+
+    Call it in the thread of the task.
+    """
+    if not ray.is_initialized():
+        return False
+    worker: Any = global_worker
+    return bool(worker.core_worker.get_current_task_attempt_number())
+
+
 def image_decoder(spec: RunSpec) -> Decoder | IsolatedDecoder:
-    """Make what decodes images in this task: in a process apart if an earlier attempt has died."""
+    """Return the decoder for this task: in a child process if an earlier attempt died."""
     if is_second_attempt():
         return IsolatedDecoder(spec.model.target, spec.config.image)
     return Decoder(spec.model.target, spec.config.image, spec.config.engine.hang_timeout_s)
@@ -234,7 +241,7 @@ def load_image(
     decoder: DecodesImages,
     spec: RunSpec,
 ) -> dict[str, Any]:
-    """Decode one image into a LOADED row; fetch it first where no file is given."""
+    """Decode one image into a LOADED row; fetch it first if no file is given."""
     size_bytes = row.pop(schema.SIZE_BYTES)
     uri = row[schema.URI]
     loaded: dict[str, Any] = {
@@ -271,7 +278,7 @@ def _fetch(uri: str, size_bytes: int | None, reader: ReadsImages, spec: RunSpec)
 
 
 def failure(error: ImageError) -> dict[str, Any]:
-    """Fill the columns of a failed row."""
+    """Return the columns of a failed row."""
     return {
         schema.STATUS: schema.STATUS_FAILED,
         schema.ERROR_CODE: str(error.code),

@@ -1,4 +1,4 @@
-"""The output of a finished run, read part by part in order."""
+"""Reading of the output of a finished run, part by part in order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,44 +18,45 @@ from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
 
 SOURCE_URI = "source_uri"
-"""The address to fetch an image from; a caption row's own `uri` has lost what is secret of it."""
+"""Column with the address to fetch an image from; `uri` of a caption row has no secrets."""
 
 _ROWS_AHEAD = 32_768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedOutput:
-    """An output in which every image has its row."""
+    """An output in which every image has a row."""
 
     store: Store
     config: StorageConfig
     parts: list[int]
-    """The numbers of its parts, ascending."""
+    """Numbers of the parts, ascending."""
     num_images: int
     read_ahead: int
-    """Parts read at a time."""
+    """Parts to read at the same time."""
     max_image_bytes: int
-    """Largest image that the run took."""
+    """Largest image file that the run accepted."""
     dataset: str | None
-    """Address of the run's source if that is a caption dataset, which may hold the images."""
+    """Address of the run's source if that is a caption dataset, which may contain the images."""
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Read the captions parts in order, some columns of them or all."""
+        """Yield the captions parts in order, with these columns or all."""
         read = partial(read_part, self.store, CAPTIONS, columns=columns)
         return ordered_map(read, self.parts, self.read_ahead)
 
     def part(self, number: int) -> pa.Table:
-        """Read a captions part, each row with its number and with SOURCE_URI.
+        """Read a captions part, with the row number and SOURCE_URI as further columns.
 
         Raises:
-            DatasetError: it does not answer its manifest part row for row.
+            DatasetError: its rows are not those of its manifest part.
         """
         table = read_part(self.store, CAPTIONS, number)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
             raise DatasetError(
-                f"{self.store.address(part_key(CAPTIONS, number))}: answers another manifest; "
-                "delete the file and run the same `raycap caption` command again"
+                f"{self.store.address(part_key(CAPTIONS, number))}: belongs to another manifest; "
+                "delete the file and run the same `raycap caption` command again",
+                uri=self.store.address(part_key(CAPTIONS, number)),
             )
         numbered = table.append_column(ROW, pa.array(range(len(table)), pa.int32()))
         return numbered.append_column(SOURCE_URI, manifest[URI])
@@ -65,7 +66,7 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
     """Open the output of a finished run.
 
     Raises:
-        DatasetError: it is not an output of raycap, is damaged, or has images without a row.
+        DatasetError: it is not an output of raycap, is damaged, or is unfinished.
         StorageError: it cannot be read.
     """
     store = open_store(uri, config)
@@ -75,13 +76,15 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:
         raise DatasetError(
-            f"{store.uri}: {num_pending} of {len(plan.parts)} parts are still to be captioned; "
-            "finish the run first: the same `raycap caption` command continues it"
+            f"{store.uri}: {num_pending} of {len(plan.parts)} parts are not captioned yet; "
+            "finish the run first: the same `raycap caption` command continues it",
+            uri=store.uri,
         )
     if ledger.totals.num_awaiting:
         raise DatasetError(
-            f"{store.uri}: {ledger.totals.num_awaiting:,} images are still to go to the second "
-            "model; finish the run first: the same `raycap caption` command continues it"
+            f"{store.uri}: {ledger.totals.num_awaiting:,} images await the second model; finish "
+            "the run first: the same `raycap caption` command continues it",
+            uri=store.uri,
         )
     largest = max(part.num_rows for part in plan.parts.values())
     image = run.get("config", {}).get("image", {})
@@ -90,7 +93,7 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
         config=config,
         parts=sorted(plan.parts),
         num_images=plan.num_images,
-        # About as many rows in memory, whether the parts are small or large.
+        # Bounds the rows in memory for small and large parts alike.
         read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
         max_image_bytes=image.get("max_bytes", ImageConfig().max_bytes),
         dataset=source_dataset(run),

@@ -1,7 +1,7 @@
-"""Parts on disk: their names, their Parquet encoding, and what their footers tell.
+"""Part files: their names, their encoding as Parquet, and their footers.
 
-A footer carries what would otherwise need the rows: the first and last id of a manifest part, the
-counts of a captions part. Reading footers alone makes resuming and summing up cheap.
+A footer holds values that would otherwise require reading the rows: the first and last id of a
+manifest part, the counts of a captions part. So resuming and totals read footers only.
 """
 
 import json
@@ -29,41 +29,41 @@ _TAIL_BYTES = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestFooter:
-    """What a manifest part's footer tells."""
+    """Footer of a manifest part."""
 
     first: str
     last: str
     num_rows: int
     num_bytes: int
     revision: int = 0
-    """Grows when images of the part were found changed; its captions part carries the one that
-    it answers."""
+    """Incremented when images of the part have changed; its captions part has the revision that it
+    was captioned from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionsFooter:
-    """What a captions part's footer tells."""
+    """Footer of a captions part."""
 
     num_rows: int
     num_words: int
     num_bytes: int
     """Bytes read for its images."""
     revision: int
-    """The revision of the manifest part that it answers."""
+    """Revision of the manifest part that it was captioned from."""
     failed: dict[str, int] = field(default_factory=dict)
     """Failed rows by error code."""
     committed_at: str = ""
-    """When it was written, in UTC; empty where that is not known."""
+    """Time of writing in UTC; empty if unknown."""
     num_awaiting: int = 0
-    """Rows whose image is still to go to the second model of a cascade."""
+    """Rows that await the second model of a cascade."""
     num_second: int = 0
-    """Rows that the second model captioned."""
+    """Rows captioned by the second model."""
     num_second_failed: int = 0
-    """Rows whose image it could not caption: they kept the first model's caption."""
+    """Rows that the second model failed on, which keep the caption of the first."""
 
     @property
     def num_transient(self) -> int:
-        """Failed rows that another attempt may mend."""
+        """Failed rows that a retry may fix."""
         return sum(count for code, count in self.failed.items() if code in TRANSIENT_CODES)
 
 
@@ -73,12 +73,12 @@ _SCHEMAS = {MANIFEST: schema.MANIFEST, CAPTIONS: schema.CAPTIONS}
 
 
 def part_key(folder: str, number: int) -> str:
-    """Name a part: `captions/part-000012.parquet`."""
+    """Return the key of a part: `captions/part-000012.parquet`."""
     return f"{folder}part-{number:06d}.parquet"
 
 
 def list_parts(store: Store, folder: str) -> Iterator[int]:
-    """Yield the numbers of the parts that stand in a folder, in no particular order."""
+    """Yield the numbers of the parts in a folder, in any order."""
     for page in store.list(folder):
         for key in page[KEY].to_pylist():
             if match := _NUMBER.match(key.removeprefix(folder)):
@@ -86,7 +86,7 @@ def list_parts(store: Store, folder: str) -> Iterator[int]:
 
 
 def manifest_footer(table: pa.Table, revision: int = 0) -> ManifestFooter:
-    """Sum up the rows of a manifest part, which are sorted by image id."""
+    """Return the footer for the rows of a manifest part, which are sorted by image id."""
     ids = table[schema.IMAGE_ID]
     return ManifestFooter(
         first=ids[0].as_py(),
@@ -109,14 +109,14 @@ def encode_captions(
     committed_at: str = "",
     cascade: Mapping[str, int] | None = None,
 ) -> tuple[bytes, CaptionsFooter]:
-    """Encode the rows of a captions part, and return its footer as well.
+    """Encode the rows of a captions part; return the bytes and the footer.
 
     Args:
-        table: the rows.
-        num_bytes: bytes read for its images.
-        revision: of the manifest part that it answers.
-        committed_at: now, in UTC.
-        cascade: the footer's counts of a cascade; None where there is none.
+        table: The rows.
+        num_bytes: Bytes read for its images.
+        revision: Of the manifest part that it was captioned from.
+        committed_at: Current time in UTC.
+        cascade: Counts of a cascade for the footer; None if there is none.
     """
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
     footer = CaptionsFooter(
@@ -132,17 +132,17 @@ def encode_captions(
 
 
 def read_manifest_footer(store: Store, number: int) -> ManifestFooter:
-    """Read a manifest part's footer. Raises DatasetError if it is damaged."""
+    """Read the footer of a manifest part. Raises DatasetError if it is damaged."""
     return _read_footer(store, part_key(MANIFEST, number), ManifestFooter)
 
 
 def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
-    """Read a captions part's footer. Raises DatasetError if it is damaged."""
+    """Read the footer of a captions part. Raises DatasetError if it is damaged."""
     return _read_footer(store, part_key(CAPTIONS, number), CaptionsFooter)
 
 
 def read_part(store: Store, folder: str, number: int, columns: list[str] | None = None) -> pa.Table:
-    """Read a part's rows. Raises DatasetError, naming the file, if it is damaged."""
+    """Read the rows of a part. Raises DatasetError with its address if it is damaged."""
     key = part_key(folder, number)
     wanted = columns or _SCHEMAS[folder].names
     try:
@@ -157,7 +157,7 @@ def read_part(store: Store, folder: str, number: int, columns: list[str] | None 
 
 
 def _names(file: pq.ParquetFile) -> list[str]:
-    """Name the columns of a file; older parts have no `model`."""
+    """Return the column names of a file; older parts have no `model`."""
     names: list[str] = file.schema_arrow.names
     return names
 
@@ -173,7 +173,7 @@ def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:
 
 def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
     tail = store.read_tail(key, _TAIL_BYTES)
-    # The last 8 bytes are the footer's length and "PAR1"; statistics can make it long.
+    # The last 8 bytes are the length of the footer and "PAR1"; statistics can make it long.
     footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] == b"PAR1" and footer_bytes > len(tail) == _TAIL_BYTES:
         tail = store.read_tail(key, footer_bytes)
@@ -190,4 +190,7 @@ def _damaged(store: Store, key: str) -> DatasetError:
         if key.startswith(CAPTIONS)
         else "restore the file, or start in a new output"
     )
-    return DatasetError(f"{store.address(key)}: is damaged or not a part of raycap; {remedy}")
+    return DatasetError(
+        f"{store.address(key)}: is damaged or not a part of raycap; {remedy}",
+        uri=store.address(key),
+    )

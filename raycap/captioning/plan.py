@@ -1,11 +1,11 @@
-"""Planning: merge a sorted listing with the manifest that stands, in bounded memory.
+"""Planning: merge a sorted listing into the existing manifest, in bounded memory.
 
-The manifest is one or more *sorted runs* of consecutive parts: each planning appends what is new
-in key order, so a run ends where a part's first id does not follow the last id of the part before.
-The listing is taken in chunks; for the key range of a chunk every run is read just as far, and the
-two are joined there. New images become new parts; a changed image (another ETag) gets its new
-ETag in the part where it stands, whose revision then grows, so that just this row is captioned
-again; everything else stays. A planning that was killed is completed by the next one.
+The manifest consists of one or more *sorted runs* of consecutive parts: each planning appends new
+images in key order, so a sorted run ends where the first id of a part does not follow the last id
+of the part before. The listing is read in chunks; for the key range of a chunk every sorted run is
+read as far as the chunk, and the two are joined. New images become new parts. A changed image (with
+another ETag) gets its new ETag in its part, whose revision is incremented, so that only this row is
+captioned again. An interrupted planning is completed by the next one.
 """
 
 from collections import defaultdict
@@ -37,46 +37,47 @@ _CHUNK_ROWS = 8_192
 
 
 @dataclass(kw_only=True)
-class Plan:
-    """The manifest as planning leaves it."""
+class CaptionPlan:
+    """The parts of the manifest after planning."""
 
     parts: dict[int, ManifestFooter] = field(default_factory=dict)
-    """Every part's footer, by number."""
+    """Footer of every part, by number."""
     num_new: int = 0
     """Images that were not in the manifest before."""
     num_changed: int = 0
-    """Images whose ETag is another than before."""
+    """Images whose ETag has changed."""
 
     @property
     def num_images(self) -> int:
-        """Images in all."""
+        """Total number of images."""
         return sum(part.num_rows for part in self.parts.values())
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all images, as far as listing told."""
+        """Total bytes of the images whose size the listing contained."""
         return sum(part.num_bytes for part in self.parts.values())
 
 
-def read_plan(store: Store, num_threads: int) -> Plan:
-    """Read the footers of the manifest that stands."""
+def read_plan(store: Store, num_threads: int) -> CaptionPlan:
+    """Read the footers of the existing manifest."""
     numbers = sorted(list_parts(store, MANIFEST))
     footers = ordered_map(lambda n: read_manifest_footer(store, n), numbers, num_threads)
-    return Plan(parts=dict(zip(numbers, footers, strict=True)))
+    return CaptionPlan(parts=dict(zip(numbers, footers, strict=True)))
 
 
-def _check_whole(store: Store, plan: Plan) -> None:
-    """Raise if a part was deleted: its images would be planned anew, and captioned twice.
+def _check_whole(store: Store, plan: CaptionPlan) -> None:
+    """Raise if a captioned part was deleted: its images would be planned and captioned again.
 
-    A run that was killed while it planned leaves gaps as well, but none that is captioned.
+    An interrupted planning leaves gaps as well, but those are not captioned.
     """
     for number in sorted(set(range(max(plan.parts, default=0))) - plan.parts.keys()):
         with suppress(ObjectNotFound):
             store.size(part_key(CAPTIONS, number))
             missing = store.address(part_key(MANIFEST, number))
             raise DatasetError(
-                f"{missing}: is missing, and its images are captioned already; restore the file, "
-                "or start in a new output"
+                f"{missing}: is missing, but its images are already captioned; restore the file, "
+                "or start in a new output",
+                uri=missing,
             )
 
 
@@ -88,16 +89,16 @@ def extend_plan(
     num_threads: int,
     limit: int | None = None,
     dry_run: bool = False,
-) -> Plan:
-    """Merge a listing into the manifest and return the whole plan.
+) -> CaptionPlan:
+    """Merge a listing into the manifest and return the complete plan.
 
     Args:
-        store: the output.
-        listing: MANIFEST tables, sorted by image id, no id twice.
-        part_size: images of a new part.
-        num_threads: small files read or written at a time.
-        limit: look at that many images of the listing only.
-        dry_run: write nothing; new parts are counted all the same.
+        store: The output.
+        listing: MANIFEST tables, sorted by image id, without duplicates.
+        part_size: Images per new part.
+        num_threads: Small files to read or write at the same time.
+        limit: Use only the first images of the listing.
+        dry_run: Write nothing, but count new parts.
 
     Raises:
         DatasetError: a part is damaged, or was deleted after its images had been captioned.
@@ -115,15 +116,17 @@ def extend_plan(
         if not dry_run:
             store.write(part_key(MANIFEST, part[0]), part[1])
 
-    # Encoded by this thread: every thread that encodes would keep the memory that it once needed.
+    # This thread encodes: every thread that encodes would keep its peak memory.
     for _ in ordered_map(write, _encoded(_cut(fresh, part_size), first, plan), num_threads):
         pass
     changes.apply()
     return plan
 
 
-def _encoded(tables: Iterator[pa.Table], first: int, plan: Plan) -> Iterator[tuple[int, bytes]]:
-    """Number and encode new parts, and enter them in the plan."""
+def _encoded(
+    tables: Iterator[pa.Table], first: int, plan: CaptionPlan
+) -> Iterator[tuple[int, bytes]]:
+    """Number and encode new parts, and add them to the plan."""
     for number, table in enumerate(tables, start=first):
         footer = manifest_footer(table)
         plan.parts[number] = footer
@@ -135,12 +138,12 @@ _Change = tuple[int, str, int | None, str]  # row, uri, size, etag
 
 
 class _Changes:
-    """Gathers the changed rows of each part, and rewrites a part once all of its rows are known.
+    """Collects the changed rows of each part, and rewrites a part once its last row is known.
 
-    So only the parts that are being looked at wait in memory, however many images have changed.
+    So only parts in the current key range are in memory, however many images have changed.
     """
 
-    def __init__(self, store: Store, plan: Plan, num_threads: int, *, dry_run: bool) -> None:
+    def __init__(self, store: Store, plan: CaptionPlan, num_threads: int, *, dry_run: bool) -> None:
         self._store = store
         self._plan = plan
         self._num_threads = num_threads
@@ -148,7 +151,7 @@ class _Changes:
         self._rows: defaultdict[int, list[_Change]] = defaultdict(list)
 
     def note(self, part: int, change: _Change) -> None:
-        """Remember a changed row."""
+        """Record a changed row."""
         self._rows[part].append(change)
         self._plan.num_changed += 1
 
@@ -172,14 +175,14 @@ class _Changes:
 
 
 class SortedRun:
-    """Reads consecutive parts that are sorted as a whole, as far as it is told to."""
+    """Reads consecutive sorted parts, up to a given id at a time."""
 
     def __init__(self, store: Store, numbers: list[int], num_threads: int) -> None:
         self._parts = ordered_map(lambda n: _positioned(store, n), numbers, num_threads)
         self._rest: pa.Table | None = None
 
     def take_through(self, last: str) -> list[pa.Table]:
-        """Take the rows up to and including an id."""
+        """Return the next rows up to and including an id."""
         taken: list[pa.Table] = []
         while True:
             if self._rest is None:
@@ -201,7 +204,7 @@ def _positioned(store: Store, number: int) -> pa.Table:
     )
 
 
-def sorted_runs(plan: Plan) -> Iterator[list[int]]:
+def sorted_runs(plan: CaptionPlan) -> Iterator[list[int]]:
     """Yield the part numbers of each sorted run of the manifest."""
     run: list[int] = []
     for number, footer in plan.parts.items():
@@ -216,7 +219,7 @@ def sorted_runs(plan: Plan) -> Iterator[list[int]]:
 def _new_rows(
     chunks: Iterator[pa.Table], runs: list[SortedRun], changes: _Changes
 ) -> Iterator[pa.Table]:
-    """Yield the rows that no run knows, and note those whose ETag has changed."""
+    """Yield the rows that are in no sorted run, and record rows whose ETag has changed."""
     for chunk in chunks:
         last = chunk[IMAGE_ID][-1].as_py()
         known = [table for run in runs for table in run.take_through(last)]
@@ -233,7 +236,7 @@ def _new_rows(
 def _note_changes(
     chunk: pa.Table, old: pa.Table, index: pa.ChunkedArray, changes: _Changes
 ) -> None:
-    # A null on either side compares as null: where listing does not tell, nothing has changed.
+    # A null on either side compares as null: without an ETag an image counts as unchanged.
     differs = pc.not_equal(chunk[ETAG], old[ETAG].take(index))
     found = chunk.append_column("old", index).filter(differs)
     positions = old.select([PART, ROW]).take(found["old"])
@@ -243,7 +246,7 @@ def _note_changes(
 
 
 def limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
-    """Give the first rows of a listing; all of them where the limit is None."""
+    """Yield the first rows of a listing; all of them if the limit is None."""
     left = limit
     for table in listing:
         if left is None:
@@ -256,22 +259,22 @@ def limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table
 
 
 def _chunks(listing: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Gather pages into chunks, and make sure that the listing is sorted."""
+    """Gather pages into chunks, and check that the listing is sorted."""
     last: str | None = None
     for chunk in _cut(listing, _CHUNK_ROWS):
         ids = chunk[IMAGE_ID].combine_chunks()
         ascending = pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
         if ascending is False or (last is not None and ids[0].as_py() <= last):
             raise StorageError(
-                f"listing near {ids[0].as_py()!r} is not sorted by key, as this kind of store "
-                "should; write the addresses into a list file and give that as source"
+                f"the store's listing is not sorted by key near {ids[0].as_py()!r}; write the "
+                "addresses into a list file and give that as source"
             )
         last = ids[-1].as_py()
         yield chunk
 
 
 def _cut(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
-    """Cut a stream of tables into tables of `num_rows`, the last one shorter."""
+    """Cut a stream of tables into tables of `num_rows`; the last one may be shorter."""
     gathered: list[pa.Table] = []
     count = 0
     for table in tables:

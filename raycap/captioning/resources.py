@@ -1,4 +1,4 @@
-"""Fitting the captioner actors to the cluster."""
+"""Actors, threads and batch sizes of captioners, from the settings and the cluster's resources."""
 
 import logging
 import os
@@ -6,30 +6,26 @@ import os
 import psutil
 import ray
 
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import Workers
 from raycap.captioning.stream import Resources
 from raycap.config import ActorRange, CaptionConfig, EngineConfig
 from raycap.errors import ConfigError
+from raycap.models.base import BatchRange
+from raycap.models.kinds import find_kind
 
 logger = logging.getLogger(__name__)
 
-_ON_ACCELERATOR = BatchRange(least=16, most=128)
-_ON_CPU = BatchRange(least=4, most=16)
-_OF_STUB = BatchRange.fixed(64)
-_OF_VLLM = BatchRange.fixed(32)  # it has several of them at work, and mixes them
-
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
-    """Decide what the captioners take, from the settings and what the cluster has.
+    """Return the resources of the captioners, from the settings and the cluster.
 
     Args:
-        engine: the settings.
-        uses_gpus: whether the model runs on GPUs where there are any.
-        is_fixed: whether the cluster cannot grow.
+        engine: The settings.
+        uses_gpus: Whether the model runs on GPUs, if there are any.
+        is_fixed: Whether the cluster cannot grow.
 
     Raises:
-        ConfigError: the actors that the settings ask for do not fit, and never will.
+        ConfigError: the actors in the settings do not fit a cluster that cannot grow.
     """
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_gpus = total.get("GPU", 0.0)
@@ -55,7 +51,7 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
 
 
 def count_workers(resources: Resources, num_parts: int) -> Workers:
-    """Say how many captioners, load tasks and cores a run of so many parts has at work."""
+    """Return how many captioners, load tasks and cores a run with `num_parts` parts uses."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     num_cpus = total.get("CPU", 1.0)
     gpus, cpus = resources.gpus_per_actor, resources.cpus_per_actor
@@ -65,7 +61,7 @@ def count_workers(resources: Resources, num_parts: int) -> Workers:
     slots = max(1, int(num_cpus - captioners * cpus))
     cores = int(num_cpus)
     if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
-        cores = min(cores, os.cpu_count() or 1)  # a local Ray has more CPUs than there are
+        cores = min(cores, os.cpu_count() or 1)  # a local Ray may have more CPUs than the machine
     return Workers(
         captioners=captioners,
         load_tasks=min(slots, max(1, num_parts)),
@@ -74,31 +70,26 @@ def count_workers(resources: Resources, num_parts: int) -> Workers:
 
 
 def threads_per_actor(engine: EngineConfig, num_actors: int) -> int:
-    """CPU threads of a captioner: the machine's cores, shared by the actors."""
+    """Return the CPU threads per captioner: the machine's cores, shared by the actors."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return engine.torch_threads or max(1, cores // num_actors)
 
 
 def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> BatchRange:
-    """Say which batch sizes a captioner of a kind chooses from.
-
-    The most bounds what travels at once and how late captions come, besides memory.
-    """
+    """Return the batch sizes that a captioner of this kind chooses from."""
     if config.engine.batch_size is not None:
         return BatchRange.fixed(config.engine.batch_size)
-    if kind == "stub":
-        return _OF_STUB
-    if config.model.backend == "vllm":
-        return _OF_VLLM
-    return _ON_ACCELERATOR if resources.gpus_per_actor else _ON_CPU
+    on_accelerator = resources.gpus_per_actor > 0
+    return find_kind(kind).batch_range(config.model, on_accelerator=on_accelerator)
 
 
 def count_lanes(config: CaptionConfig, kind: str, resources: Resources) -> int:
-    """Say how many batches a captioner has in flight: two on an accelerator.
+    """Return how many batches a captioner computes at the same time: two on an accelerator.
 
-    One where tokens are drawn, for the generator of the draws is the process's; one for a
-    compiled model, which is the process's too and launches all of a step at once; and one for a
-    `vlm`, as some of them keep the positions of a batch in the model itself.
+    One if tokens are sampled, because the random generator belongs to the process; one for a
+    compiled model, which also belongs to the process and launches all of a step at once; and one
+    for kinds whose models are not thread-safe.
     """
-    is_alone = kind in ("stub", "vlm") or config.generation.sampling.enabled or config.model.compile
-    return 2 if resources.gpus_per_actor and not is_alone else 1
+    is_single = config.generation.sampling.enabled or config.model.compile
+    can_overlap = find_kind(kind).is_threadsafe and not is_single
+    return 2 if resources.gpus_per_actor and can_overlap else 1

@@ -5,8 +5,6 @@ One pass of a run: what is pending, answered by one model and committed.
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,23 +19,23 @@ from raycap.captioning.commit import Committer
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
-from raycap.captioning.plan import Plan, extend_plan
-from raycap.captioning.record import LOCK, claim_output, fingerprint
+from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
-from raycap.errors import ConfigError, RunStopped
+from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.kinds import find_kind
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress
 from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
+from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
-from raycap.storage.base import Store, WriteLock
+from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
@@ -48,15 +46,14 @@ class CaptionPass:
 
     def __init__(
         self,
-        store: Store,
-        lock: WriteLock,
-        plan: Plan,
+        run: Run,
+        plan: CaptionPlan,
         ledger: Ledger,
         config: CaptionConfig,
         model: ModelSource,
     ) -> None:
-        self._store = store
-        self._lock = lock
+        self._store = run.store
+        self._lock = run.lock
         self._plan = plan
         self._num_images = plan.num_images  # once: it is a sum over all parts
         self._ledger = ledger
@@ -93,9 +90,8 @@ class CaptionPass:
         self._cascade = cascade
         is_second = cascade is not None and cascade.is_second
         with ray_cluster(debug=debug) as is_fixed:
-            resources = fit_resources(
-                self._config.engine, uses_gpus=self._model.kind != "stub", is_fixed=is_fixed
-            )
+            uses_gpus = find_kind(self._model.kind).uses_gpus
+            resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
             spec = RunSpec(
                 output=self._store.uri,
                 dataset=listing.source if listing.is_dataset else None,
@@ -212,18 +208,53 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     generation = settled_generation(config.generation, found)
     check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
-    with store.lock(LOCK) as lock, secret_addresses() as addresses:
-        claim_output(store, fingerprint(listing.identity, found, config, cascade), config)
+    claim = CaptionClaim(caption_fingerprint(listing.identity, found, config, cascade), config)
+    with open_run(store, claim) as run, secret_addresses() as addresses:
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
         plan = _plan(store, listing, config, limit=limit, dry_run=False)
-        run = _Run(store, lock, plan, listing, addresses, on_progress or (lambda _: None))
-        run.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
-        summary = run.summary(found, cascade, started)
-        if run.num_answered or not is_complete(store):
-            write_summary(store, summary)
+        passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
+        passes.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
+        summary = passes.summary(found, cascade, started)
+        if passes.num_answered or not is_complete(store):
+            run.finish(write_summary, summary)
     return summary
+
+
+def caption_fingerprint(
+    source: dict[str, Any],
+    model: ModelSource,
+    config: CaptionConfig,
+    cascade: Cascade | None = None,
+) -> dict[str, Any]:
+    """Return what decides a run's captions: two runs alike in this may share an output.
+
+    The key `cascade` exists only with a cascade, so that older outputs can be continued.
+    """
+    found = {
+        **source,
+        "model": {**model.identity(), **config.model.arithmetic()},
+        "generation": config.generation.model_dump(mode="json"),
+        "image": config.image.model_dump(mode="json"),
+    }
+    return found if cascade is None else {**found, "cascade": cascade.describe()}
+
+
+class CaptionClaim(Claim):
+    """A captioning run's claim; the output may hold other files, such as a preflight's."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of `run.json`, with all settings of the first invocation."""
+        made = super().record()
+        config = self.config.model_dump(mode="json")
+        return {"fingerprint": made.pop("fingerprint"), "config": config, **made}
+
+    def renew(self, store: Store) -> None:
+        """Write nothing: `run.json` holds the settings."""
+
+    def check_free(self, store: Store) -> None:
+        """Accept any files."""
 
 
 def forecast(
@@ -257,20 +288,19 @@ def forecast(
     )
 
 
-class _Run:
-    """One invocation: its passes over an output, one a model."""
+class _Passes:
+    """One invocation: its passes over an output, one per model."""
 
     def __init__(
         self,
-        store: Store,
-        lock: WriteLock,
-        plan: Plan,
+        run: Run,
+        plan: CaptionPlan,
         listing: Listing,
         addresses: SecretAddresses,
         on_progress: OnProgress,
     ) -> None:
-        self._store = store
-        self._lock = lock
+        self._run = run
+        self._store = run.store
         self._plan = plan
         self._listing = listing
         self._addresses = addresses
@@ -308,14 +338,14 @@ class _Run:
             num_threads=config.storage.list_threads,
             is_second=cascade is not None and cascade.is_second,
         )
-        one = CaptionPass(self._store, self._lock, self._plan, ledger, config, model)
+        one = CaptionPass(self._run, self._plan, ledger, config, model)
         self._passes.append(one)
         if ledger.num_pending:
             self._store.delete(SUMMARY)
-            with _stoppable(one):
-                one.answer(
-                    self._listing, self._addresses, self._on_progress, debug=debug, cascade=cascade
-                )
+            self._run.describe_stop = one.describe_stop
+            one.answer(
+                self._listing, self._addresses, self._on_progress, debug=debug, cascade=cascade
+            )
 
     @property
     def num_answered(self) -> int:
@@ -348,18 +378,9 @@ class _Run:
         )
 
 
-@contextmanager
-def _stoppable(run: CaptionPass) -> Iterator[None]:
-    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunStopped(run.describe_stop()) from None
-
-
 def _plan(
     store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
-) -> Plan:
+) -> CaptionPlan:
     plan = extend_plan(
         store,
         listing.tables,

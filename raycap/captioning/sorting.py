@@ -1,4 +1,4 @@
-"""Sorting a list that may be larger than memory, and dropping its duplicates."""
+"""Sorting of a list that may be larger than memory, and removal of duplicates."""
 
 import heapq
 import tempfile
@@ -18,8 +18,8 @@ _PAGE_ROWS = 65_536
 def sort_unique(tables: Iterable[pa.Table], run_rows: int = _RUN_ROWS) -> Iterator[pa.Table]:
     """Sort MANIFEST rows by image id and keep the first row of each id.
 
-    Rows beyond `run_rows` are sorted in runs that wait on disk and are merged, so memory is
-    bounded by one run.
+    More than `run_rows` rows are sorted in runs, which are written to disk and merged, so memory
+    holds one run at most.
     """
     with tempfile.TemporaryDirectory(prefix="raycap-sort-") as folder:
         files: list[Path] = []

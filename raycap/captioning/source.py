@@ -1,11 +1,10 @@
-"""What is to be captioned: a folder, glob, bucket prefix, image, list, or caption dataset.
+"""Sources of images: a folder, glob, bucket prefix, image, list, or caption dataset.
 
-Whatever it is, it comes out as MANIFEST tables sorted by image id in UTF-8 byte order, streamed.
+Every source is listed as a stream of MANIFEST tables, sorted by image id in UTF-8 byte order.
 
-A caption dataset as a source: all that `raycap prepare` wrote, or one split of it.
-
-Planning reads ids, addresses and digests, and no image. The images that a dataset holds itself are
-read from it many at a time, so that each of its row groups is read about once.
+A caption dataset is a complete output of `raycap prepare`, or one split of it. Planning reads its
+ids, addresses and digests, but no image. Images stored in the dataset are read many at a time, so
+that each of its row groups is read about once.
 """
 
 import glob
@@ -32,7 +31,7 @@ from raycap.errors import ConfigError, ErrorCode, ImageError, StorageError, Tran
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import display, etag_of, status_of
 from raycap.storage.stores import open_store
@@ -41,19 +40,19 @@ _CHUNK_ROWS = 1_024
 
 Row = dict[str, Any]
 File = bytes | ImageError
-"""An image file, or why there is none."""
+"""The bytes of an image file, or why it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSource:
-    """A caption dataset whose images are to be captioned."""
+    """A caption dataset as a source."""
 
     dataset: CaptionDataset
     split: str | None
-    """None: all of them."""
+    """Name of the split; None for all."""
 
     def tables(self) -> Iterator[pa.Table]:
-        """Read MANIFEST rows sorted by image id; raises as `CaptionDataset.pages` does."""
+        """Yield MANIFEST rows sorted by image id; raises as `CaptionDataset.pages`."""
         splits = None if self.split is None else [self.split]
         pages = self.dataset.pages(splits, [schema.IMAGE_ID, schema.URI, schema.DIGEST])
         return sort_unique(map(self._manifest, pages))
@@ -64,25 +63,25 @@ class DatasetSource:
         if embed.get("enabled", True):
             uris = pc.binary_join_element_wise(_held_uri(self.dataset.store.uri, ""), ids, "")
             if embed.get("max_side_px") is not None:
-                # The digest is that of the file before it was shrunk.
+                # The digest is that of the file before shrinking.
                 shrunk = f"{embed['max_side_px']}-{embed.get('quality')}"
                 etags = pc.binary_join_element_wise(etags, shrunk, "-")
-        # How long the embedded files are, no Parquet footer tells.
+        # Parquet footers do not contain the sizes of embedded files.
         sizes = pa.nulls(len(page), pa.int64())
         return pa.table([ids, uris, sizes, etags], schema=schema.MANIFEST)
 
 
 def find_dataset(store: Store, config: StorageConfig, split: str | None) -> DatasetSource | None:
-    """Open the complete caption dataset that stands there; None where there is none.
+    """Open the complete caption dataset of a store; None if there is none.
 
-    That there is none takes one small request to see.
+    One small request shows that there is none.
 
     Raises:
         DatasetError: it is damaged, or has no such split.
         StorageError: it cannot be reached.
     """
-    # Other people's files may be called `dataset.json` too.
-    if not (_stands(store, DATASET) and _stands(store, INDEX)):
+    # Other programs may also write a `dataset.json`.
+    if not (_exists(store, DATASET) and _exists(store, INDEX)):
         return None
     dataset = open_dataset(store.uri, config)
     if split is not None:
@@ -92,7 +91,7 @@ def find_dataset(store: Store, config: StorageConfig, split: str | None) -> Data
 
 
 def refuse_unfinished(store: Store) -> None:
-    """Raise DatasetError if an unfinished caption dataset stands there."""
+    """Raise DatasetError if the store holds an unfinished caption dataset."""
     if is_dataset(store):
         read_record(store)
 
@@ -100,17 +99,18 @@ def refuse_unfinished(store: Store) -> None:
 def with_held_files(
     rows: Iterable[Row], dataset: str | None, config: StorageConfig
 ) -> Iterator[tuple[Row, File | None]]:
-    """Pair rows of a run with the image files that its source, a caption dataset, holds itself.
+    """Pair rows of a run with the image files stored in its source, a caption dataset.
 
-    Some files at a time are in memory. The order is that of the dataset, chunk by chunk of rows.
+    Few files are in memory at the same time. Within a chunk of rows, the order is that of the
+    dataset.
 
     Args:
-        rows: with `image_id` and `uri`.
-        dataset: its address; None if the source is none.
-        config: how stores are reached.
+        rows: With `image_id` and `uri`.
+        dataset: Address of the dataset; None if the source is not a dataset.
+        config: How stores are accessed.
 
     Yields:
-        Rows with their file; with None where the image has an address of its own.
+        Rows with their file; with None if the image has its own address.
 
     Raises:
         DatasetError: the dataset is damaged.
@@ -129,19 +129,17 @@ def with_held_files(
 
 
 def held_files(rows: Iterable[Row], dataset: CaptionDataset) -> Iterator[tuple[Row, File]]:
-    """Read the images of some rows out of a dataset, in its own order.
+    """Read the images of rows from a dataset, in the order of the dataset.
 
-    Where it cannot be reached for now, the rows that are left share that error: to try them one by
-    one would take as many times all the retries.
+    If it fails transiently, all remaining rows get that error: trying each of them would repeat all
+    retries per row.
 
     Raises:
         DatasetError: a part is damaged.
-        StorageError: it cannot be read, or a part has gone.
+        StorageError: it cannot be read, or a part is missing.
     """
     waiting = {row[schema.IMAGE_ID]: row for row in rows}
-    lost = ImageError(
-        ErrorCode.NOT_FOUND, f"{dataset.store.uri}: does not have this image any more"
-    )
+    lost = ImageError(ErrorCode.NOT_FOUND, f"{dataset.store.uri}: no longer has this image")
     try:
         for image_id, data in dataset.images(list(waiting)):
             yield waiting.pop(image_id), data
@@ -156,19 +154,18 @@ def _held_uri(dataset: str, image_id: str) -> str:
 
 
 def is_held(row: Row, dataset: str) -> bool:
-    """Whether a caption dataset holds the image of a row itself."""
+    """Whether the image of a row is stored in this caption dataset."""
     return bool(row[schema.URI] == _held_uri(dataset, row[schema.IMAGE_ID]))
 
 
-def _stands(store: Store, key: str) -> bool:
+def _exists(store: Store, key: str) -> bool:
     try:
-        store.read_tail(key, 1)
+        return store.exists(key)
     except TransientError:
         raise
     except StorageError:
-        # Also where it may not be looked at: whether the images may be, listing will tell.
+        # The object may not be read; whether the images may be, the listing will show.
         return False
-    return True
 
 
 _PAGE_ROWS = 10_000
@@ -177,54 +174,56 @@ _WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass
 class Listing:
-    """A source ready to be listed once; `skipped` is filled while it is."""
+    """A source that can be listed once; listing fills `skipped`."""
 
     source: str
-    """The address, made absolute: what a run remembers as its source."""
+    """The absolute address, which a run records as its source."""
     tables: Iterable[pa.Table]
-    """MANIFEST rows, sorted by image id, no id twice."""
+    """MANIFEST rows, sorted by image id, without duplicates."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Files that are not images, counted by suffix (or `hidden`, or `duplicate` in a list)."""
+    """Skipped files by suffix (or `hidden`, or `duplicate` in a list)."""
     is_dataset: bool = False
-    """Whether it is a caption dataset, which may hold the images itself."""
+    """Whether it is a caption dataset, which may contain the images."""
     split: str | None = None
-    """The split of the dataset; None: all of it."""
+    """The split of the dataset; None for all."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of the source decides which images a run has."""
+        """The part of the source that belongs to a run's fingerprint."""
         split = {"split": self.split} if self.is_dataset else {}
         return {"source": self.source, **split}
 
 
 def open_source(source: str, config: StorageConfig, split: str | None = None) -> Listing:
-    """Recognise a source. Listing begins when `tables` is iterated.
+    """Recognise a source. Listing starts when `tables` is iterated.
 
     Args:
-        source: its address.
-        config: how stores are reached.
-        split: the split of a caption dataset, by any of its usual names; None: all of it.
+        source: Its address.
+        config: How stores are accessed.
+        split: Split of a caption dataset, by any of its usual names; None for all.
 
     Raises:
-        ConfigError: nothing of that name exists, its kind is unknown, or it can have no split.
-        DatasetError: it is a damaged caption dataset, or one without that split.
+        ConfigError: it does not exist, its kind is unknown, or it has no splits.
+        DatasetError: it is a damaged caption dataset, or has no such split.
         StorageError: it cannot be reached.
     """
     listing = _recognise(source, config, split)
     if split is not None and not listing.is_dataset:
         raise ConfigError(
-            f"{listing.source}: is not a finished caption dataset, so source.split={split} says "
-            "nothing; leave it out, or give what `raycap prepare` wrote"
+            f"{listing.source}: is not a finished caption dataset, so source.split={split} does "
+            "not apply; leave it out, or give an output of `raycap prepare`",
+            uri=listing.source,
         )
     return listing
 
 
 def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
-    is_local = scheme_of(source) in ("", "file")
-    path = Path(os.path.expanduser(source.removeprefix("file://")))
+    address = Address.parse(source)
+    is_local = address.is_local
+    path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
         if not _WILDCARD.search(source):
-            raise ConfigError(f"{source}: no such file or folder")
+            raise ConfigError(f"{source}: no such file or folder", uri=source)
         return _open_glob(str(path))
     if source.lower().endswith(LIST_SUFFIXES) and not (is_local and os.path.isdir(path)):
         return _open_list(str(path.resolve()) if is_local else source, config)
@@ -232,7 +231,7 @@ def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing
         return _open_one(open_store(str(path.parent), config), path.name)
     if not is_local and _WILDCARD.search(source):
         return _open_remote_glob(source, config)
-    return _open_store_source(open_store(source, config), config, split)
+    return _open_store_source(open_store(address, config), config, split)
 
 
 def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
@@ -248,7 +247,7 @@ def _open_store_source(store: Store, config: StorageConfig, split: str | None) -
 def _or_one_object(
     tables: Iterator[pa.Table], store: Store, config: StorageConfig, skipped: Counter[str]
 ) -> Iterator[pa.Table]:
-    """Yield a prefix's images, or the object that stands at exactly that key if there are none."""
+    """Yield the images of a prefix, or if there are none the object with exactly that key."""
     empty = True
     for table in tables:
         empty = False
@@ -256,16 +255,16 @@ def _or_one_object(
     if empty and skipped[".parquet"]:
         refuse_unfinished(store)
     parent, _, name = store.uri.rpartition("/")
-    if empty and name and scheme_of(store.uri) and not parent.endswith("/"):
+    if empty and name and not Address.parse(store.uri).is_local and not parent.endswith("/"):
         yield from _open_one(open_store(parent, config), name).tables
 
 
 def _open_one(store: Store, name: str) -> Listing:
-    if scheme_of(store.uri) == "":
+    if Address.parse(store.uri).is_local:
         path = Path(store.address(name))
         row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
-    # Of all keys that begin with the name, the name itself is the first.
+    # Of all keys that start with the name, the name itself is the first.
     pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
     found = (_manifest(store, table) for table in pages if table[KEY][0].as_py() == name)
     return Listing(source=store.address(name), tables=found)
@@ -291,13 +290,13 @@ def _open_glob(pattern: str) -> Listing:
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
-    if not scheme_of(base):
-        raise ConfigError(f"{pattern}: a bucket's name must be written out")
+    if Address.parse(base).is_local:
+        raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard", uri=pattern)
     store = open_store(base, config)
     try:
         matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
     except re.error as error:
-        raise ConfigError(f"{pattern}: not a glob: {error}") from error
+        raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
 
     def tables() -> Iterator[pa.Table]:
         for table in store.list():
@@ -309,8 +308,8 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
 
 
 def _open_list(source: str, config: StorageConfig) -> Listing:
-    if scheme_of(source):
-        open_store(source.rpartition("/")[0], config)  # refused here, before a run remembers it
+    if not Address.parse(source).is_local:
+        open_store(source.rpartition("/")[0], config)  # refuse it here, before a run records it
     listing = Listing(source=source, tables=())
 
     def counted() -> Iterator[pa.Table]:
@@ -328,7 +327,7 @@ def _open_list(source: str, config: StorageConfig) -> Listing:
 
 
 def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> Iterator[pa.Table]:
-    """Keep what is an image by its name, and count the rest by suffix."""
+    """Keep files that are images by their name, and count the others by suffix."""
     for table in tables:
         keep = []
         for key in _keys(table):
@@ -360,10 +359,10 @@ def _glob_base(pattern: str) -> str:
 
 
 def _glob_regex(pattern: str) -> str:
-    """Translate a glob over keys as Python's `glob` reads one of paths.
+    """Translate a glob over keys to a regular expression, with the rules of Python's `glob`.
 
-    `*`, `?` and `[...]` stay within a folder, `**` is any depth of folders; what begins with a
-    dot is matched by a dot only.
+    `*`, `?` and `[...]` match within a folder, `**` matches any depth of folders; a leading dot is
+    matched by a dot only.
     """
     *folders, name = pattern.split("/")
     above = "".join(_DEEP if f == "**" else _name_regex(f) + "/" for f in folders)

@@ -1,7 +1,7 @@
-"""The stream: pending parts -> load tasks -> captioner actors -> answered rows, by Ray Data.
+"""The stream in Ray Data: pending parts -> load tasks -> captioner actors -> answered rows.
 
-Ray Data schedules, holds back what would flood memory, scales the actors and repeats what a dead
-worker took with it. Only text rows come back to the driver.
+Ray Data schedules, applies backpressure, scales the actors, and repeats the work of dead workers.
+Only text rows return to the driver.
 """
 
 import warnings
@@ -21,12 +21,12 @@ from raycap.cluster.failures import explain
 from raycap.cluster.streaming import blocks_of, stream_context
 from raycap.config import ActorRange
 
-_REMEDY = "what is committed stays: run the same command to continue"
+_REMEDY = "committed parts are kept: run the same command to continue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What the captioner actors take of the cluster."""
+    """Resources of the captioner actors."""
 
     actors: ActorRange
     gpus_per_actor: float
@@ -35,10 +35,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """What the stream is made of."""
+    """The stages of the stream."""
 
     load: Callable[[pa.Table, RunSpec], Iterator[pa.Table]]
-    """Loads the images of some rows of work."""
+    """Loads the images for rows of work."""
     captioner: type[CaptionActor]
 
 
@@ -48,17 +48,17 @@ RUN_STAGES = Stages(load=load_parts, captioner=CaptionActor)
 def answered_rows(
     work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
 ) -> Generator[pa.Table, None, None]:
-    """Caption WORK and yield ANSWERED tables as they come, in no particular order.
+    """Caption WORK and yield ANSWERED tables as they arrive, in any order.
 
-    Other stages than those of a run take and yield other tables.
+    Stages other than RUN_STAGES accept and yield other tables.
 
     Raises:
-        RaycapError: as a worker raised it, in one clear line.
-        RunStopped: nothing moved for `engine.stall_timeout_s`.
+        RaycapError: raised by a worker.
+        RunStopped: no progress for `engine.stall_timeout_s`.
     """
     context = stream_context(
-        # Blocks of pixels leave a load task as soon as they are full, so that captioning starts
-        # with the first images and memory holds few.
+        # Load tasks pass blocks of pixels on as soon as they are full, so that captioning starts
+        # with the first images and few images are in memory.
         block_bytes=spec.block_rows * (spec.model.target.num_bytes + 1_000),
         stall_timeout_s=spec.config.engine.stall_timeout_s,
         debug=spec.debug,
@@ -66,7 +66,7 @@ def answered_rows(
     with DataContext.current(context):
         answered = _stages(work, spec, resources, stages)
         try:
-            # Without reading ahead: it would hold the rows of one block back until the next.
+            # Without prefetching, which would hold the rows of a block back until the next.
             yield from answered.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
@@ -77,7 +77,7 @@ def answered_rows(
 def _stages(
     work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
 ) -> ray.data.Dataset:
-    load: Any = stages.load  # Ray's annotations know no Arrow tables
+    load: Any = stages.load  # Ray's annotations do not include Arrow tables
     load_arguments, caption_arguments = _without_limit()
     with warnings.catch_warnings():
         # See _without_limit.
@@ -105,16 +105,16 @@ def _stages(
 
 
 def _without_limit() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Let load tasks and captioners that died be tried again as often as it takes.
+    """Return Ray arguments with which dead load tasks and captioners are retried without limit.
 
-    Nodes come and go during a long run, and the loss of one costs a task several attempts, as Ray
-    notices it late. What kills every attempt is no node: an image is isolated at the second one,
-    and anything else is stopped by `engine.stall_timeout_s`.
+    Nodes come and go during a long run, and losing one costs a task several attempts, because Ray
+    notices it late. If every attempt dies, the cause is not a node: an image is isolated at the
+    second attempt, and anything else is stopped by `engine.stall_timeout_s`.
 
-    These are remote arguments, which map_batches takes under other names from Ray 2.64 on: this is
-    the one place to change then.
+    From Ray 2.64 on, map_batches takes these arguments under other names; this is the only place to
+    change then.
 
     Returns:
-        Those of the load tasks and those of the captioners.
+        The arguments of load tasks and of captioners.
     """
     return {"max_retries": -1}, {"max_restarts": -1, "max_task_retries": -1}

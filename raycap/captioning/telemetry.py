@@ -1,12 +1,12 @@
-"""What a run tells of itself through Ray's metrics, for Prometheus.
+"""Metrics of a run, exported by Ray for Prometheus.
 
-Ray gathers them on every node and exports each under `ray_` and its name here. They are counted by
-the batch and the block, never by the image, and their only tag is a failed image's error code, of a
-closed list. Ray adds the node and the process that told them, and nothing of a run or its output.
+Ray collects them on every node and exports each with the prefix `ray_`. They are updated per batch
+and block, never per image. Their only tag is the error code of failed images, from a closed list;
+Ray adds the node and the process, and nothing about the run or its output.
 
-What is answered is counted by the driver, as the committer takes it: an image whose worker died
-after answering, and which another one answered again, counts once. An image that the second model
-of a cascade captions anew counts once more; one that it fails on does not, as its caption stays.
+The driver counts answered images as they reach the committer: an image that is answered again after
+its worker died counts once. An image that the second model of a cascade captions counts once more;
+one that it fails on does not, because its caption is kept.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One metric: its name in raycap, what it means, and how it is kept."""
+    """A metric: its type, name and meaning."""
 
     kind: type[metrics.Counter] | type[metrics.Gauge] | type[metrics.Histogram]
     name: str
@@ -37,7 +37,7 @@ class Measure:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Names under which Prometheus sees it."""
+        """Names of its series in Prometheus."""
         name = f"ray_{self.name}"
         if self.kind is metrics.Counter:
             return (f"{name}_total",)
@@ -49,23 +49,23 @@ class Measure:
 CAPTIONED = Measure(
     kind=metrics.Counter,
     name="raycap_images_captioned",
-    meaning="Images that got a caption, as they reached the driver.",
+    meaning="Images with a caption that reached the driver.",
 )
 FAILED = Measure(
     kind=metrics.Counter,
     name="raycap_images_failed",
-    meaning="Images that became failed rows, by error code.",
+    meaning="Images that failed, by error code.",
     tags=(CODE,),
 )
 BYTES_READ = Measure(
     kind=metrics.Counter,
     name="raycap_bytes_read",
-    meaning="Bytes of image files read for the images that were answered.",
+    meaning="Bytes of image files read for answered images.",
 )
 WORDS = Measure(
     kind=metrics.Counter,
     name="raycap_words_written",
-    meaning="Words of the captions that reached the driver.",
+    meaning="Words of captions that reached the driver.",
 )
 COMMITTED = Measure(
     kind=metrics.Counter,
@@ -75,12 +75,12 @@ COMMITTED = Measure(
 COMMIT_LAG = Measure(
     kind=metrics.Histogram,
     name="raycap_commit_lag_seconds",
-    meaning="Seconds from a part's first rows reaching the driver until the part is written.",
+    meaning="Seconds between the first rows of a part reaching the driver and its commit.",
 )
 BATCH_LATENCY = Measure(
     kind=metrics.Histogram,
     name="raycap_batch_seconds",
-    meaning="Seconds that a model took for a batch of images.",
+    meaning="Seconds per batch of images in the model.",
 )
 REMAINING = Measure(
     kind=metrics.Gauge,
@@ -90,12 +90,12 @@ REMAINING = Measure(
 UNCOMMITTED = Measure(
     kind=metrics.Gauge,
     name="raycap_parts_uncommitted",
-    meaning="Parts of which rows are answered, and which are not written yet.",
+    meaning="Parts with answered rows that are not written yet.",
 )
 IN_FLIGHT = Measure(
     kind=metrics.Gauge,
     name="raycap_images_in_flight",
-    meaning="Images that a captioner holds.",
+    meaning="Images held by a captioner.",
 )
 
 MEASURES = (
@@ -114,7 +114,7 @@ MEASURES = (
 
 
 def note_answered(rows: pa.Table, num_remaining: int) -> None:
-    """Count ANSWERED rows that are new, and tell how many images are left."""
+    """Count new ANSWERED rows, and set the number of remaining images."""
     failed = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_FAILED))
     for code, count in Counter(failed[schema.ERROR_CODE].to_pylist()).items():
         _add(FAILED, count, {CODE: code})
@@ -125,34 +125,34 @@ def note_answered(rows: pa.Table, num_remaining: int) -> None:
 
 
 def note_commit(lag_s: float) -> None:
-    """Count a part that was written, so many seconds after its first rows came."""
+    """Count a committed part, and its seconds since its first rows arrived."""
     _add(COMMITTED, 1)
     _metric(COMMIT_LAG).observe(lag_s)
 
 
 def note_uncommitted(num_parts: int) -> None:
-    """Tell how many parts are begun and not written."""
+    """Set the number of parts that are started and not written."""
     _metric(UNCOMMITTED).set(num_parts)
 
 
 def note_batch(seconds: float) -> None:
-    """Tell how long a model took for a batch."""
+    """Record the time of a batch in the model."""
     _metric(BATCH_LATENCY).observe(seconds)
 
 
 def note_in_flight(num_images: int) -> None:
-    """Tell how many images this captioner holds."""
+    """Set the number of images that this captioner holds."""
     _metric(IN_FLIGHT).set(num_images)
 
 
 def _add(measure: Measure, amount: int, tags: dict[str, str] | None = None) -> None:
-    if amount:  # Ray refuses to add nothing
+    if amount:  # Ray refuses 0
         _metric(measure).inc(amount, tags)
 
 
 @cache
 def _metric(measure: Measure) -> Any:
-    """Make a metric at its first use in a process; one for all runs of it."""
+    """Create a metric at its first use in a process; all runs of the process share it."""
     if measure.kind is metrics.Histogram:
         return metrics.Histogram(measure.name, measure.meaning, list(_SECONDS), measure.tags)
     return measure.kind(measure.name, measure.meaning, tag_keys=measure.tags)

@@ -1,6 +1,6 @@
-"""Verification: manifest = ok + failed + pending, no id twice, every part whole and readable.
+"""Verification: manifest = ok + failed + pending, no duplicate ids, every part is complete.
 
-Reads every part once, a few at a time, and needs neither Ray nor the model.
+It reads every part once, a few at the same time, and needs neither Ray nor the model.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import Plan, SortedRun, read_plan, sorted_runs
+from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_runs
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
@@ -64,13 +64,13 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
             found.report(problem)
     found.num_failed = found.failed.total()
     for image_id in _repeated_ids(store, plan, config.list_threads):
-        found.report(f"{image_id!r}: stands more than once in the manifest")
+        found.report(f"{image_id!r}: occurs more than once in the manifest")
     return found
 
 
 @dataclass(kw_only=True)
 class _PartCheck:
-    """What checking one part found."""
+    """Result of checking one part."""
 
     num_ok: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ def _check_part(store: Store, number: int) -> _PartCheck:
 
 
 def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.Table) -> None:
-    # A null ETag compares as null: where listing does not tell, nothing has changed.
+    # A null ETag compares as null: without an ETag an image counts as unchanged.
     differs = pc.not_equal(manifest[schema.ETAG], captions[schema.ETAG])
     changed = pc.fill_null(differs, False)
     is_ok = pc.equal(captions[schema.STATUS], schema.STATUS_OK)
@@ -122,16 +122,16 @@ def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.T
 
 
 def _count_awaiting(check: _PartCheck, store: Store, number: int) -> None:
-    """Count as pending what the second model of a cascade has not been asked for yet."""
+    """Count images that await the second model of a cascade as pending."""
     num_awaiting = read_captions_footer(store, number).num_awaiting
     check.num_pending += num_awaiting
     check.num_ok -= num_awaiting
 
 
-def _repeated_ids(store: Store, plan: Plan, num_threads: int) -> Iterator[str]:
-    """Yield the ids that stand more than once, by reading the manifest's runs side by side."""
+def _repeated_ids(store: Store, plan: CaptionPlan, num_threads: int) -> Iterator[str]:
+    """Yield duplicate ids, by reading the sorted runs of the manifest in parallel."""
     runs = [SortedRun(store, numbers, num_threads) for numbers in sorted_runs(plan)]
-    # Each part's last id in turn bounds a key range that every run is read through.
+    # The last id of each part bounds a key range up to which every sorted run is read.
     for last in sorted({footer.last for footer in plan.parts.values()}):
         ids = [table[schema.IMAGE_ID] for run in runs for table in run.take_through(last)]
         if not ids:

@@ -1,9 +1,9 @@
-"""The caption stage where vLLM runs the model: `ray.data.llm` after the load tasks.
+"""The caption stage with vLLM: `ray.data.llm` after the load tasks.
 
-Ray starts the engines, keeps them filled and replaces those that die. Rows go in as they come from
-the load tasks and come out as ANSWERED rows, so that the rest of a run knows nothing of it. Unlike
-raycap's own captioners an engine does not find the image that ends its process: where one does, the
-run stops at `engine.stall_timeout_s` with everything else committed.
+Ray starts the engines, keeps them busy and replaces dead ones. Rows arrive from the load tasks and
+leave as ANSWERED rows, so the rest of a run does not depend on vLLM. Unlike raycap's own
+captioners, an engine does not isolate an image that kills its process: such an image stops the run
+at `engine.stall_timeout_s`, with everything else committed.
 """
 
 import logging
@@ -33,8 +33,8 @@ from raycap.models.vlm.vllm_requests import (
 )
 
 _ENGINE_STAGE = "vLLMEngineStage"
-_RETRIED: Any = {"max_retries": -1}  # as the load tasks
-_ERROR = "__inference_error__"  # Ray's name: rows that have one pass its stages untouched
+_RETRIED: Any = {"max_retries": -1}  # as for load tasks
+_ERROR = "__inference_error__"  # Ray's column: rows with an error pass its stages unchanged
 
 
 def answered_by_vllm(
@@ -44,23 +44,23 @@ def answered_by_vllm(
     gpus_per_actor: float,
     cpus_per_actor: float,
 ) -> ray.data.Dataset:
-    """Caption a dataset of LOADED rows; it becomes one of ANSWERED rows.
+    """Caption a dataset of LOADED rows; return a dataset of ANSWERED rows.
 
     Args:
         loaded: The images.
         spec: Of the run; its model is a vision-language model.
-        actors: Engines.
-        gpus_per_actor: Several: the model is spread over them.
-        cpus_per_actor: Of an engine on one GPU or none.
+        actors: Number of engines.
+        gpus_per_actor: If more than one, the model is split over them.
+        cpus_per_actor: For an engine on at most one GPU.
 
     Raises:
-        ModelError: the model's processor cannot be loaded, or it has nothing to read.
+        ModelError: the model's processor cannot be loaded, or it has no prompt.
     """
     requests = _Requests(spec)
     with nullcontext() if spec.debug else _quiet():
         processor = _processor(spec, requests, actors, gpus_per_actor, cpus_per_actor)
     answered: ray.data.Dataset = processor(loaded)
-    to_answered: Any = _to_answered  # Ray's annotations know no Arrow tables
+    to_answered: Any = _to_answered  # Ray's annotations do not include Arrow tables
     return answered.map_batches(to_answered, batch_size=None, batch_format="pyarrow", **_RETRIED)
 
 
@@ -71,13 +71,13 @@ def _processor(
     gpus_per_actor: float,
     cpus_per_actor: float,
 ) -> Any:
-    """Let Ray put its stages together, with an engine of the run's own."""
-    # torch, transformers and vLLM take seconds to import, and no other run needs them here
+    """Build Ray's stages, with the run's own engine class."""
+    # torch, transformers and vLLM take seconds to import, and only these runs need them here
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig  # noqa: PLC0415
 
     bundle = {"CPU": cpus_per_actor, "GPU": gpus_per_actor}
     if gpus_per_actor > 1:
-        bundle = {"CPU": 1.0, "GPU": 1.0}  # of each of an engine's workers
+        bundle = {"CPU": 1.0, "GPU": 1.0}  # per worker of an engine
     config: Any = vLLMEngineProcessorConfig(
         model_source=str(requests.folder),
         engine_kwargs=engine_args(spec.config.model, gpus_per_actor),
@@ -101,9 +101,9 @@ def _processor(
 
 
 def _guard(processor: Any, spec: RunSpec, requests: "_Requests") -> None:
-    """Put `_Guarded` before Ray's own class of engine actors."""
+    """Derive the class of engine actors from `_Guarded` and Ray's own class."""
     stage = processor.get_stage_by_name(_ENGINE_STAGE)
-    # By a copy: setting a field would make it ask for a GPU again.
+    # A copy: setting a field would make the stage request a GPU again.
     processor.stages[_ENGINE_STAGE] = stage.model_copy(
         update={
             "fn": type("Engine", (_Guarded, stage.fn), {}),
@@ -118,7 +118,7 @@ def _guard(processor: Any, spec: RunSpec, requests: "_Requests") -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what Ray and vLLM tell at their start off the terminal; faults are raised anyway."""
+    """Suppress the log of Ray and vLLM at their start; errors are raised anyway."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -129,17 +129,17 @@ def _quiet() -> Iterator[None]:
 
 
 class _Requests:
-    """Turns a LOADED row into what the engine is asked; a failed one passes it untouched."""
+    """Converts a LOADED row to a request; a failed row passes the engine unchanged."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self.folder = Path(spec.model.folder or "")  # checked when it was found, on this node
+        self.folder = Path(spec.model.folder or "")  # checked on this node when it was found
         self._target = spec.model.target
         self._generation = spec.config.generation
         self._prompt = prompt_text(self.folder, self._generation.prompt)
         self._params = sampling_params(self.folder, self._generation)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        # What is taken out here travels no further; a `model` would mean an adapter to Ray.
+        # Dropped to save transfers; to Ray, a column `model` would name an adapter.
         data = row.pop(schema.PIXELS)
         row.pop(schema.MODEL)
         if data is None:
@@ -150,13 +150,13 @@ class _Requests:
         return {**asked, _ERROR: ""}
 
     def grey(self) -> dict[str, Any]:
-        """Ask for the caption of a plain grey image."""
+        """Return the request for a plain grey image."""
         pixels = np.full((self._target.height_px, self._target.width_px, 3), 128, np.uint8)
         return request(pixels, self._prompt, self._params, self._generation)
 
 
 class _Answers:
-    """Turns what the engine answered into an ANSWERED row."""
+    """Converts an answer of the engine to an ANSWERED row."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._model = spec.model.name
@@ -165,13 +165,13 @@ class _Answers:
         caption = read_caption(row)
         answered = {name: row.get(name) for name in schema.ANSWERED.names}
         if not math.isfinite(caption.logprob):
-            reason = "the score of its caption is not a finite number"
+            reason = "the score of the caption is not a finite number"
             return answered | failure(ImageError(ErrorCode.MODEL_REJECTED, reason))
         return answered | caption_columns(caption) | {schema.MODEL: self._model}
 
 
 def _to_answered(table: pa.Table) -> pa.Table:
-    """Give rows that Ray let pass with an error, and so with other columns, those of the others."""
+    """Give all rows the columns of ANSWERED; rows that passed with an error have others."""
     rows = table.to_pylist()
     for row in rows:
         if row[_ERROR] and row[schema.STATUS] == schema.STATUS_OK:
@@ -183,9 +183,9 @@ def _to_answered(table: pa.Table) -> pa.Table:
 
 
 class _Guarded:
-    """Lets Ray's engine actor load the run's own model, and tells clearly what is wrong.
+    """Makes Ray's engine actor load the run's model, and reports errors clearly.
 
-    A base class beside Ray's, of which only a processor's stage gives the name.
+    Combined at run time with Ray's class, which is known only from a stage of its processor.
     """
 
     _engine: Any
@@ -195,10 +195,10 @@ class _Guarded:
 
         Args:
             spec: Of the run.
-            grey: What is asked once an image was refused: a bug must not pass as bad images.
-            arguments: Of Ray's class.
+            grey: A request to send after an image failed: a bug must not look like bad images.
+            arguments: For Ray's class.
         """
-        # vLLM reports usage to its makers by default.
+        # vLLM sends usage statistics by default.
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self._grey: dict[str, Any] | None = grey
         self._failure: ModelError | None = None
@@ -209,17 +209,18 @@ class _Guarded:
         except ModelError as error:
             self._failure = error
         except Exception as error:  # noqa: BLE001  whatever vLLM raises; raised at the first call
-            # From here it would reach the driver as mere text.
+            # Raised in a constructor, it would reach the driver as text only.
             self._failure = ModelError(
-                f"{spec.model.name}: vLLM does not start with it ({one_line(error)}): see whether "
-                "vLLM knows this model, whether memory suffices, and with --debug what it prints"
+                f"{spec.model.name}: vLLM does not start with it ({one_line(error)}): check that "
+                "vLLM supports this model and that the memory suffices; --debug shows its output",
+                uri=spec.model.name,
             )
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Answer a batch.
+        """Caption a batch.
 
         Raises:
-            ModelError: the engine does not start, or fails on any image whatever.
+            ModelError: the engine does not start, or fails on every image.
         """
         if self._failure is not None:
             raise self._failure
@@ -227,7 +228,7 @@ class _Guarded:
             yield answered
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        """Ask the engine for the captions of a batch."""
+        """Send a batch to the engine and yield its answers."""
         is_refused = False
         async for answer in self._engine.udf(batch):
             is_refused = is_refused or bool(answer[_ERROR])

@@ -4,7 +4,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 (`--set engine.batch_size=16`); the command line wins. `None` always means "decide for me".
 """
 
-from raycap.config.base import Section, is_section
+from raycap.config.base import Section, choose, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
 from raycap.config.caption import (
     ActorRange,
@@ -78,5 +78,6 @@ __all__ = [
     "TrainEngineConfig",
     "TuneConfig",
     "ValidationConfig",
+    "choose",
     "is_section",
 ]

@@ -1,8 +1,13 @@
-"""What every group of settings shares: frozen, checked, with its unit in its name."""
+"""Base of every group of settings: frozen, validated, with units in the names."""
 
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from raycap.errors import ConfigError
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def is_section(kind: object) -> bool:
@@ -29,3 +34,16 @@ class Section(BaseModel):
             if is_section(field.annotation) and values.get(name, ...) is None
         ]
         return {name: value for name, value in values.items() if name not in empty}
+
+
+def choose(kind: type[Choice], value: str, argument: str) -> Choice:
+    """Return the member of an enumeration that has this value.
+
+    Raises:
+        ConfigError: there is none; names the argument and the values allowed.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        allowed = ", ".join(kind)
+        raise ConfigError(f"{argument}={value!r} is not one of: {allowed}") from None

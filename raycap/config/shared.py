@@ -30,8 +30,9 @@ class ModelConfig(Section):
     """`auto`: bf16 on an accelerator that has it, otherwise fp16 there, and fp32 on a CPU. `int8`:
     linear layers in 8 bits, of BLIP on a CPU; faster, and some captions differ."""
     compile: bool = False
-    """Compile the model with torch.compile for fixed shapes, with CUDA graphs on CUDA; takes a
-    minute at the start. BLIP only. Batches are rounded up to a power of two."""
+    """Experimental: its speed on a GPU has not been measured. Compile the model with torch.compile
+    for fixed shapes, with CUDA graphs on CUDA; takes a minute at the start. BLIP only. Batches are
+    rounded up to a power of two."""
     backend: Literal["torch", "vllm"] = "torch"
     """What runs the model: raycap's captioners, or vLLM. That is for vision-language models, on
     GPUs, in `raycap caption`, and needs an installation with `raycap[vllm]`."""

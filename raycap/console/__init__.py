@@ -1,17 +1,22 @@
-"""The command line: parse, load the config, call one function, print, exit with its code."""
+"""The command line: parse arguments, load settings, call one function, print, exit."""
 
 import signal
 
 import typer
 
-from raycap.console.calibration import calibrate
-from raycap.console.captioning import caption, export, status, verify
+from raycap.console.calibrate import calibrate
+from raycap.console.caption import caption
 from raycap.console.demo import demo
 from raycap.console.doctor import doctor
-from raycap.console.evaluation import evaluate, prepare, report
+from raycap.console.evaluate import evaluate
+from raycap.console.export import export
+from raycap.console.prepare import prepare
+from raycap.console.report import report
+from raycap.console.status import status
 from raycap.console.study import study
-from raycap.console.training import train
-from raycap.console.tuning import tune
+from raycap.console.train import train
+from raycap.console.tune import tune
+from raycap.console.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +47,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. SIGTERM stops it as cleanly as Ctrl-C does."""
+    """Run the command line. SIGTERM stops a run as cleanly as Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     app()
 

@@ -1,7 +1,4 @@
-"""`raycap demo`.
-
-What the demonstration came to: before and after fine-tuning, side by side.
-"""
+"""`raycap demo`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,28 +10,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycap.console.captioning import summary_rows, verification_rows
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
+from raycap.console.caption import summary_rows
 from raycap.console.options import DebugOption
-from raycap.demo.outcome import DemoResult
+from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.console.verify import verification_rows
 from raycap.errors import EXIT_STOPPED
 from raycap.progress import Progress
 
 if TYPE_CHECKING:
+    from raycap.demo.outcome import DemoResult
     from raycap.results.training import OnTrainingProgress
 
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to keep everything in.")
+        Path, typer.Option("--output", "-o", help="Folder for all files of the demonstration.")
     ] = Path("raycap-demo"),
     debug: DebugOption = False,
 ) -> None:
-    """Show the whole on rendered scenes: caption, fine-tune, caption again, evaluate, report.
+    """Run every step on rendered scenes: caption, fine-tune, caption again, evaluate, report.
 
-    Needs no network and no GPU: a small pretrained BLIP ships with raycap. It takes some minutes
-    on two cores. `demo.json` in the folder has the figures.
+    Needs no network and no GPU: a small pretrained BLIP ships with raycap. Takes a few minutes on
+    two cores. The figures are in `demo.json` in the folder.
 
     Example: `raycap demo --output raycap-demo`
     """
@@ -65,24 +62,24 @@ def _training(stage: str) -> Iterator["OnTrainingProgress"]:
         yield on_progress
 
 
-def print_demo(result: DemoResult) -> None:
-    """Print the captioning, both models beside people, some captions, and what to try next."""
+def print_demo(result: "DemoResult") -> None:
+    """Print the summary, both models beside people, sample captions, and what to try next."""
     print_rows([*summary_rows(result.summary), *verification_rows(result.verification)[-2:]])
     Console().print(_comparison(result))
     Console().print(_samples(result))
     Console().print(
-        f"\nthe whole took {result.seconds:.0f} s\n"
+        f"\ntotal time            {result.seconds:.0f} s\n"
         f"report                {result.report}   open it in a browser\n"
         "\nTry next:\n"
         "  raycap caption YOUR_FOLDER captions/ --model demo     your own images\n"
-        "  raycap caption YOUR_FOLDER blip/                      the same, by pretrained BLIP\n"
+        "  raycap caption YOUR_FOLDER blip/                      the same, with pretrained BLIP\n"
         f"  raycap caption YOUR_FOLDER tuned/ --model {result.folder}/training/model",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _comparison(result: DemoResult) -> Table:
+def _comparison(result: "DemoResult") -> Table:
     table = Table(
         "",
         "mean words",
@@ -105,7 +102,7 @@ def _comparison(result: DemoResult) -> Table:
     return table
 
 
-def _samples(result: DemoResult) -> Table:
+def _samples(result: "DemoResult") -> Table:
     table = Table("image", "", "caption", title="\nsamples", title_justify="left", box=None)
     for sample in result.samples:
         table.add_row(escape(sample.image_id), "pretrained", escape(sample.before))

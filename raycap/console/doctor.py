@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from raycap.config import CaptionConfig
 from raycap.config.loading import load_config
-from raycap.console.errors import told_errors
 from raycap.console.options import ConfigOption, DebugOption, ModelOption, SetOption
+from raycap.console.terminal import told_errors
 from raycap.errors import EXIT_STOPPED
 
 _COLOURS = {"ok": "green", "poor": "yellow", "failed": "red"}
@@ -18,22 +18,22 @@ _COLOURS = {"ok": "green", "poor": "yellow", "failed": "red"}
 def doctor(
     source: Annotated[
         str | None,
-        typer.Option("--source", help="Images: the first are listed, one is read."),
+        typer.Option("--source", help="Images to check: lists the first ones and reads one."),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", help="A small file is written there, and deleted."),
+        typer.Option("--output", help="Output to check: writes a small file there and deletes it."),
     ] = None,
     model: ModelOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Look whether this machine, its Ray, and what is named are fit for a run.
+    """Check this machine, its Ray cluster, and the source, output and model that are given.
 
     Example: `raycap doctor --source s3://my-bucket/photos --output s3://my-bucket/captions`
 
-    Exit codes: 0 nothing failed; 1 something that a run needs failed.
+    Exit codes: 0 no check failed; 1 a check failed.
     """
     with told_errors(debug=debug):
         storage = load_config(CaptionConfig, config, list(settings or [])).storage

@@ -1,31 +1,29 @@
-"""What a person sees of long work: a live bar on a terminal, a line now and then elsewhere.
-
-What shows a search or a study stands apart: it imports Ray Tune and torch, which takes seconds.
-"""
+"""Progress of long work: a live bar on a terminal, periodic log lines elsewhere."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from raycap.progress import Progress
-from raycap.results.labels import LENGTH_GAP
-from raycap.results.training import EpochRecord, OnTrainingProgress, TrainingProgress
-from raycap.schema import CIDER_D
+
+if TYPE_CHECKING:
+    from raycap.results.training import EpochRecord, OnTrainingProgress, TrainingProgress
 
 logger = logging.getLogger(__name__)
 
 LINE_EVERY_S = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two log lines without a terminal."""
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Show the progress that the yielded function is told of."""
+    """Show the progress passed to the yielded function."""
     if console.is_terminal:
         with _bar(console) as bar:
             task = bar.add_task("starting Ray", total=None)
@@ -40,7 +38,7 @@ def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """Logs the first progress, then one every LINE_EVERY_S, and the last."""
+    """Logs the first progress, then one line every LINE_EVERY_S seconds, and the last."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -52,8 +50,8 @@ class _Lines:
 
 
 @contextmanager
-def show_training(console: Console) -> Iterator[OnTrainingProgress]:
-    """Show the training that the yielded function is told of: a bar, and a line an epoch."""
+def show_training(console: Console) -> "Iterator[OnTrainingProgress]":
+    """Show the training passed to the yielded function: a bar, and one line per epoch."""
     if console.is_terminal:
         with _bar(console) as bar:
             yield _TrainingBar(bar)
@@ -62,13 +60,13 @@ def show_training(console: Console) -> Iterator[OnTrainingProgress]:
 
 
 class _TrainingBar:
-    """Moves a bar, and leaves a line above it for each epoch that is over."""
+    """Moves a bar, and prints a line above it for each finished epoch."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
         self._task = bar.add_task("starting Ray", total=1.0)
 
-    def __call__(self, progress: TrainingProgress) -> None:
+    def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is not None:
             self._bar.console.print(_describe_epoch(progress.epoch_record, progress.num_epochs))
         self._bar.update(
@@ -77,18 +75,18 @@ class _TrainingBar:
 
 
 class _TrainingLines:
-    """Logs the first progress, and one every LINE_EVERY_S; the ends of epochs are logged anyway."""
+    """Logs progress every LINE_EVERY_S seconds; the training loop logs the end of epochs."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, progress: TrainingProgress) -> None:
+    def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             logger.info("progress %s", _training_line(progress))
 
 
-def _describe_training(progress: TrainingProgress) -> str:
+def _describe_training(progress: "TrainingProgress") -> str:
     place = "validating" if progress.is_validating else f"step {progress.step}/{progress.num_steps}"
     return (
         f"epoch {progress.epoch}/{progress.num_epochs}  {place}  loss {_loss(progress)}  "
@@ -96,7 +94,7 @@ def _describe_training(progress: TrainingProgress) -> str:
     )
 
 
-def _training_line(progress: TrainingProgress) -> str:
+def _training_line(progress: "TrainingProgress") -> str:
     return (
         f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
         f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
@@ -104,16 +102,16 @@ def _training_line(progress: TrainingProgress) -> str:
     )
 
 
-def _describe_epoch(record: EpochRecord, num_epochs: int) -> str:
+def _describe_epoch(record: "EpochRecord", num_epochs: int) -> str:
     best = "  [green]best so far[/green]" if record.is_best else ""
     return (
         f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
-        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores[CIDER_D]:.3f}  "
-        f"length gap {record.scores[LENGTH_GAP]:+.1f}{best}"
+        f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores['cider_d']:.3f}  "
+        f"length gap {record.scores['length_gap']:+.1f}{best}"
     )
 
 
-def _loss(progress: TrainingProgress) -> str:
+def _loss(progress: "TrainingProgress") -> str:
     return "?" if progress.loss is None else f"{progress.loss:.3f}"
 
 
@@ -145,7 +143,7 @@ def _line(progress: Progress) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time span as a person reads it: `42s`, `3m05s`, `2h07m`."""
+    """Format a duration: `42s`, `3m05s`, `2h07m`."""
     if seconds is None:
         return "?"
     whole = round(seconds)

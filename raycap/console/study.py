@@ -1,14 +1,10 @@
-"""`raycap study`.
-
-A study, as it gets on and as it came out.
-
-What a person sees of a study: a table of its systems, or lines where there is no terminal.
-"""
+"""`raycap study`: its progress and its results on the terminal."""
 
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -17,22 +13,15 @@ from rich.table import Table
 
 from raycap.config import StudyConfig
 from raycap.config.loading import load_config
-from raycap.console.columns import print_rows
-from raycap.console.errors import stderr, told_errors
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
+from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.reporting.numbers import duration
 from raycap.results.status import Status
-from raycap.results.study import (
-    REPORT,
-    SUMMARY,
-    OnStudyProgress,
-    Study,
-    StudyProgress,
-    SystemRecord,
-)
-from raycap.schema import BLEU, CIDER_D
 from raycap.text import brief
+
+if TYPE_CHECKING:
+    from raycap.results.study import OnStudyProgress, Study, StudyProgress, SystemRecord
 
 
 def study(
@@ -42,11 +31,11 @@ def study(
     settings: SetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Compare captioners on DATASET, into OUTPUT: one table, one report, what to decide by.
+    """Compare captioners of every kind on DATASET: one table, one report, a recommendation.
 
-    CNN-LSTM, Transformer, hybrid, BLIP out of the box, with calibrated length, and fine-tuned;
-    with and without augmentation, on growing subsets. The same command continues a study that was
-    interrupted.
+    Trains and scores CNN-LSTM, Transformer, hybrid and BLIP (pretrained, length-calibrated and
+    fine-tuned), with and without augmentation, on growing subsets. Run the same command again to
+    continue an interrupted study.
 
     Example: `raycap study dataset/ study/ --config configs/study-scenes.yaml`
 
@@ -65,8 +54,10 @@ _COLOURS = {Status.RUNNING: "cyan", Status.WAITING: "dim", Status.FAILED: "red"}
 _REASON_CHARS = 40
 
 
-def print_study(found: Study) -> None:
-    """Print the systems, and what to decide by."""
+def print_study(found: "Study") -> None:
+    """Print the systems and the recommendation."""
+    from raycap.results.study import REPORT, SUMMARY
+
     Console().print(study_table(found, {}))
     rows = [
         ("people", f"{found.reference_mean_words:.1f} words on {found.num_images:,} test images"),
@@ -78,15 +69,15 @@ def print_study(found: Study) -> None:
     print_rows(rows)
 
 
-def study_table(found: Study, stages: Mapping[str, tuple[str, float]]) -> Table:
-    """Show a line a system: its figures where it is scored, otherwise how it is."""
+def study_table(found: "Study", stages: Mapping[str, tuple[str, float]]) -> Table:
+    """Build the table of systems: scores where available, otherwise the status."""
     table = Table("system", "words", "CIDEr-D", "BLEU-4", "gap", "overfits", "time", "", box=None)
     for system in found.systems:
         table.add_row(*_cells(system), _state(system, found, stages))
     return table
 
 
-def _cells(system: SystemRecord) -> list[str]:
+def _cells(system: "SystemRecord") -> list[str]:
     scores, training = system.scores, system.training
     since = training.overfits_since if training else None
     return [
@@ -98,15 +89,16 @@ def _cells(system: SystemRecord) -> list[str]:
     ]
 
 
-_SCORES = (("mean_words", 1), (CIDER_D, 3), (BLEU[-1], 3))
+_SCORES = (("mean_words", 1), ("cider_d", 3), ("bleu_4", 3))
+"""Scores of the table, and their decimal places."""
 
 
-def _value(system: SystemRecord, name: str, digits: int) -> str:
+def _value(system: "SystemRecord", name: str, digits: int) -> str:
     score = system.scores.get(name)
     return "-" if score is None else f"{score.value:.{digits}f}"
 
 
-def _state(system: SystemRecord, found: Study, stages: Mapping[str, tuple[str, float]]) -> str:
+def _state(system: "SystemRecord", found: "Study", stages: Mapping[str, tuple[str, float]]) -> str:
     if system.name in stages:
         stage, share = stages[system.name]
         return f"[cyan]{escape(stage)}, {share:.0%}[/cyan]"
@@ -124,8 +116,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def show_study(console: Console) -> Iterator[OnStudyProgress]:
-    """Show the study that the yielded function is told of: a table of its systems, or lines."""
+def show_study(console: Console) -> "Iterator[OnStudyProgress]":
+    """Show the study passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
         with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
             yield lambda progress: live.update(study_table(progress.study, progress.stages))
@@ -134,12 +126,12 @@ def show_study(console: Console) -> Iterator[OnStudyProgress]:
 
 
 class _StudyLines:
-    """Logs each system that is over, and every LINE_EVERY_S what is being made."""
+    """Logs each finished system, and the running ones every LINE_EVERY_S seconds."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def __call__(self, progress: StudyProgress) -> None:
+    def __call__(self, progress: "StudyProgress") -> None:
         study, system = progress.study, progress.system
         done = f"{study.count(Status.FINISHED)}/{len(study.systems)}"
         if system is not None:

@@ -1,14 +1,10 @@
-"""`raycap prepare` from end to end: plan, build the parts, unite duplicates, sum up.
-
-The last files of a dataset: what was rejected, the index of the parts, and the record.
-"""
+"""`raycap prepare`: plan, build the parts, unite duplicates, write the last files."""
 
 import heapq
 import logging
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.cluster.start import ray_cluster
-from raycap.config import PrepareConfig
+from raycap.config import PrepareConfig, choose
 from raycap.datasets.building import NUM_REJECTED, NUM_UNREACHED, BuildSpec, built_steps
 from raycap.datasets.parts import (
     ANSWERED_PARTS,
@@ -34,8 +30,9 @@ from raycap.datasets.parts import (
     read_part,
 )
 from raycap.datasets.planning import PLANNED_REJECTIONS, Plan, read_plan, rejected_row, write_plan
-from raycap.datasets.readers import AnnotationFormat, Annotations, open_annotations
+from raycap.datasets.readers import Annotations, open_annotations
 from raycap.datasets.readers.image_folders import folder_address
+from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.datasets.splits import split_order
 from raycap.datasets.survey import (
     count_lengths,
@@ -52,13 +49,12 @@ from raycap.datasets.survey import (
     spread,
     write_moves,
 )
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound, RunConflict, RunStopped
+from raycap.errors import DatasetError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.progress import OnProgress, Progress
 from raycap.results.dataset import (
     DATASET,
     INDEX,
-    LOCK,
     REJECTED,
     WORK,
     DatasetRecord,
@@ -67,16 +63,17 @@ from raycap.results.dataset import (
     read_record,
     write_record,
 )
-from raycap.runs.records import difference, now, versions
+from raycap.runs.opening import Claim, Run, open_run
+from raycap.runs.records import now, versions
 from raycap.scratch import scratch_database
-from raycap.storage.base import KEY, Store, WriteLock
+from raycap.storage.base import KEY, Store
 from raycap.storage.stores import open_store
 
 Row = dict[str, Any]
 
 
 def write_rejected(database: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Write `rejected.parquet`, sorted by image id: an image's own row, then its captions."""
+    """Write `rejected.parquet`, sorted by image id: the row of an image, then its captions."""
     rows = heapq.merge(
         _planned_rejections(store),
         map(rejected_row, rejections(database)),
@@ -101,7 +98,7 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
     """Write `parts.parquet`, and return it.
 
     Raises:
-        DatasetError: a part is not there.
+        DatasetError: a part is missing.
     """
     sizes: dict[str, int] = {}
     for split in plan.splits:
@@ -113,7 +110,7 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
         key = part_key(f"{split}/", number)
         if key not in sizes:
             raise DatasetError(
-                f"{store.address(key)}: has gone; prepare the dataset again in a new output"
+                f"{store.address(key)}: is missing; prepare the dataset again in a new output"
             )
         rows.append(
             {
@@ -139,10 +136,10 @@ def sum_up(
     duplicates: Duplicates,
     config: PrepareConfig,
 ) -> DatasetRecord:
-    """Make the record of a dataset of which every part is built.
+    """Make the record of a dataset whose parts are all built.
 
     Raises:
-        DatasetError: an image or a caption of the source is unaccounted for.
+        DatasetError: an image or a caption of the source is not accounted for.
     """
     splits = _splits(index, count_lengths(database))
     unread = count_rejected(database)
@@ -198,7 +195,7 @@ def _splits(index: pa.Table, lengths: dict[str, dict[int, int]]) -> dict[str, Sp
 
 
 def _check_sums(record: DatasetRecord) -> None:
-    """Make sure that nothing was dropped silently."""
+    """Check that nothing was dropped silently."""
     images = (
         record.num_images + sum(record.rejected_images.values()) + record.num_images_not_in_subset
     )
@@ -211,72 +208,74 @@ def _check_sums(record: DatasetRecord) -> None:
         raise DatasetError(
             f"{record.source}: has {record.num_source_images} images and "
             f"{record.num_source_captions} captions, but {images} and {captions} are kept, "
-            "rejected or not in the subset; this is a fault of raycap: please report it"
+            "rejected or not in the subset; this is a bug in raycap: please report it"
         )
 
 
 logger = logging.getLogger(__name__)
 
 _HOPELESS_IMAGES = 1_024
-"""So many images in a row that cannot be reached end a run."""
+"""Consecutive images that fail for a transient reason before a run ends."""
 
 
 def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     source: str | Path,
     output: str | Path,
     *,
-    format: AnnotationFormat | None = None,
+    format: AnnotationFormat | str | None = None,
     images: str | Path | None = None,
     config: PrepareConfig | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> DatasetRecord:
-    """Turn annotations and their images into a Parquet caption dataset.
+    """Convert annotations and their images to a Parquet caption dataset.
 
-    The same call continues a run that was interrupted, with the annotations as they were when it
-    began, and has nothing to do where the dataset is complete. Images that cannot be fetched for
-    a passing reason (network, throttled, timed out) are not rejected: everything else is built,
-    then the run stops, and the same call fetches just these.
+    The same call continues an interrupted run, with the annotations as they were when it began,
+    and does nothing if the dataset is complete. Images that fail for a transient reason (network,
+    throttled, timeout) are not rejected: everything else is built, then the run stops, and the
+    same call fetches only these.
 
     Args:
         source: annotations, in a folder or bucket.
         output: a new folder or `s3://bucket/prefix`.
-        format: what the source is; recognised where it is None.
-        images: where the images are, if not beside the annotations.
-        config: all settings; defaults where it is None.
+        format: format of the source; None: recognised.
+        images: folder of the images, if not beside the annotations.
+        config: all settings; None: the defaults.
         on_progress: called as images are done; never if there is nothing to do.
-        debug: show Ray's and the workers' own output.
+        debug: show the output of Ray and of the workers.
 
     Returns:
-        The record, as written to `dataset.json`.
+        the record, as written to `dataset.json`.
 
     Raises:
         ConfigError: a setting, the source or the output is wrong.
-        DatasetError: the annotations are not what they should be.
-        RunConflict: the output is another dataset, or is being written.
-        RunStopped: the run was interrupted, or some images could not be reached for now.
+        DatasetError: the annotations are damaged, or no image can be read.
+        RunConflict: the output is another dataset, or another run writes it.
+        RunStopped: the run was interrupted, or images failed for a transient reason.
         StorageError: a store refuses.
     """
     config = config or PrepareConfig()
     root = None if images is None else str(images)
-    annotations = open_annotations(str(source), config.storage, format=format, images=root)
+    known = None if format is None else choose(AnnotationFormat, format, "format")
+    annotations = open_annotations(str(source), config.storage, format=known, images=root)
     store = open_store(str(output), config.storage)
-    mark = fingerprint(annotations, root, config)
-    with store.lock(LOCK) as lock:
-        record = _finished(store, mark)
+    claim = DatasetClaim(dataset_fingerprint(annotations, root, config), config)
+    with open_run(store, claim) as run:
+        record = _finished(store)
         if record is None:
-            plan = _plan(store, annotations, config, mark)
-            run = _Run(store, lock, plan, config, on_progress or (lambda _: None), debug=debug)
-            with _stoppable(run):
-                record = run.complete()
+            plan = _plan(store, annotations, config, claim.fingerprint)
+            building = _Invocation(run, plan, config, on_progress, debug=debug)
+            record = building.complete()
+        else:
+            logger.info("nothing_to_do output=%s images=%d", store.uri, record.num_images)
         store.delete_all(WORK)
     return record
 
 
-def fingerprint(
+def dataset_fingerprint(
     annotations: Annotations, images: str | None, config: PrepareConfig
 ) -> dict[str, Any]:
-    """Say what decides a dataset's content: two calls alike in this may share an output."""
+    """Return what decides a dataset's content: two calls alike in this may share an output."""
     names = {"subset", "split", "embed", "image"}
     return {
         "source": annotations.source,
@@ -286,39 +285,41 @@ def fingerprint(
     }
 
 
-def _finished(store: Store, mark: dict[str, Any]) -> DatasetRecord | None:
-    """Read the record of a complete dataset, if it is this one; None where there is none."""
-    try:
-        store.read_tail(DATASET, 1)
-    except ObjectNotFound:
-        return None
-    record = read_record(store)
-    _check_fingerprint(store, record.fingerprint, mark)
-    logger.info("nothing_to_do output=%s images=%d", store.uri, record.num_images)
-    return record
+class DatasetClaim(Claim):
+    """A dataset's claim to its output; its record or its plan holds the fingerprint."""
+
+    noun = "dataset"
+    own_files = (WORK,)
+
+    def find(self, store: Store) -> dict[str, Any] | None:
+        """Return the fingerprint of the dataset, complete or planned; None where there is none."""
+        holder = _finished(store) or read_plan(store)
+        return None if holder is None else holder.fingerprint
+
+    def create(self, store: Store) -> None:
+        """Delete what an interrupted planning left; the plan will hold the fingerprint."""
+        store.delete_all(WORK)
+
+    def renew(self, store: Store) -> None:
+        """Write nothing: the record holds the settings."""
 
 
-def _check_fingerprint(store: Store, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    if theirs != ours:
-        raise RunConflict(
-            f"{store.uri}: is another dataset; give another output, or the settings of that one "
-            f"(- that one, + this one):\n{difference(theirs, ours)}"
-        )
+def _finished(store: Store) -> DatasetRecord | None:
+    """Read the record of a complete dataset; None where the dataset is not complete."""
+    return read_record(store) if store.exists(DATASET) else None
 
 
 def _plan(
-    store: Store, annotations: Annotations, config: PrepareConfig, mark: dict[str, Any]
+    store: Store, annotations: Annotations, config: PrepareConfig, fingerprint: dict[str, Any]
 ) -> Plan:
+    """Read the plan of an unfinished dataset, or write one."""
     plan = read_plan(store)
     if plan is not None:
-        _check_fingerprint(store, plan.fingerprint, mark)
         for folder in (*(f"{split}/" for split in plan.splits), ANSWERED_PARTS, PARTIAL_PARTS):
             store.remove_leftovers(folder)
     else:
-        _check_empty(store)
-        store.delete_all(WORK)
         try:
-            plan = write_plan(store, annotations.tables, config, mark)
+            plan = write_plan(store, annotations.tables, config, fingerprint)
         except BaseException:
             store.delete_all(WORK)
             raise
@@ -332,35 +333,24 @@ def _plan(
     return plan
 
 
-def _check_empty(store: Store) -> None:
-    """Refuse to mix a dataset with other files: a folder of images given as output, say."""
-    store.remove_leftovers("")
-    for page in store.list():
-        for key in page[KEY].to_pylist():
-            if key != LOCK and not key.startswith(WORK):
-                raise ConfigError(
-                    f"{store.uri}: holds other files ({key}); give a new folder as output"
-                )
-
-
-class _Run:
+class _Invocation:
     """One invocation on a dataset that is not complete."""
 
     def __init__(
         self,
-        store: Store,
-        lock: WriteLock,
+        run: Run,
         plan: Plan,
         config: PrepareConfig,
-        on_progress: OnProgress,
+        on_progress: OnProgress | None,
         *,
         debug: bool,
     ) -> None:
-        self._store = store
-        self._lock = lock
+        self._run = run
+        self._store = run.store
+        self._lock = run.lock
         self._plan = plan
         self._config = config
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._debug = debug
         self._num_done = 0
         self._num_rejected = 0
@@ -370,6 +360,7 @@ class _Run:
 
     def complete(self) -> DatasetRecord:
         """Build what is missing, unite duplicates, and write the last files."""
+        self._run.describe_stop = self.describe_stop
         answered = set(list_parts(self._store, ANSWERED_PARTS))
         pending = [number for number in range(self._plan.num_parts) if number not in answered]
         self._num_done = sum(map(self._plan.images_of, answered))
@@ -432,8 +423,7 @@ class _Run:
         write_rejected(database, self._store)
         index = write_index(database, self._store, self._plan)
         record = sum_up(database, self._plan, index, duplicates, self._config)
-        self._lock.check()
-        write_record(self._store, record)
+        self._run.finish(write_record, record)
         return record
 
     def _steps(self, numbers: list[int], *, is_moving: bool) -> Iterator[pa.Table]:
@@ -452,12 +442,3 @@ class _Run:
             f"{self._num_done:,} of {self._plan.num_images:,} are done in {self._store.uri}: run "
             "the same command to fetch the others"
         )
-
-
-@contextmanager
-def _stoppable(run: _Run) -> Iterator[None]:
-    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunStopped(run.describe_stop()) from None

@@ -1,1 +1,1 @@
-"""Tell the whole story on rendered scenes with an embedded model."""
+"""The demonstration: every command on rendered scenes, with a small embedded model."""

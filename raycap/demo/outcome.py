@@ -1,4 +1,4 @@
-"""What the demonstration came to: both models beside people, and `demo.json`."""
+"""Results of the demonstration: figures and samples of both models, and `demo.json`."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -22,19 +22,19 @@ _NUM_SAMPLES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one model's captions of the test scenes are worth."""
+    """Quality of one model's captions of the test scenes."""
 
     mean_words: float
     cider: float
     """CIDEr-D."""
     bleu_4: float
     attributes_right: float
-    """Share of the attributes named (shape, colour, size, place, background) that are right."""
+    """Correct share of the attributes mentioned (shape, colour, size, place, background)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One scene, and what was said of it."""
+    """One scene and its captions."""
 
     image_id: str
     before: str
@@ -44,24 +44,24 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demonstration came to."""
+    """Result of the demonstration."""
 
     folder: Path
     summary: Summary
-    """Of captioning with the pretrained model, broken files and all."""
+    """Of captioning with the pretrained model, including the broken files."""
     verification: Verification
     training: Training
     evaluation: Evaluation
     before: Figures
     after: Figures
     reference_words: float
-    """Mean words of the captions to learn from."""
+    """Mean number of words of the reference captions."""
     seconds: float
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def report(self) -> Path:
-        """The page to look at."""
+        """The HTML report."""
         return self.folder / REPORT
 
 
@@ -81,13 +81,13 @@ def ok_rows(captions: Path) -> dict[str, str]:
 def figures_of(
     system: System, summary: Summary, rows: dict[str, str], scenes: dict[str, Scene]
 ) -> Figures:
-    """Put together what one model's captions are worth.
+    """Return the quality of one model's captions.
 
     Args:
-        system: as the evaluation told it.
-        summary: of captioning.
-        rows: captions by image id.
-        scenes: what the images show.
+        system: From the evaluation.
+        summary: Of captioning.
+        rows: Captions by image id.
+        scenes: The scenes in the images.
     """
     values = {metric.name: metric.value for metric in system.metrics if metric.value is not None}
     counts = [attributes_right(text, scenes[name]) for name, text in rows.items()]
@@ -109,7 +109,7 @@ def mean_words(scenes: dict[str, Scene]) -> float:
 def choose_samples(
     before: dict[str, str], after: dict[str, str], scenes: dict[str, Scene]
 ) -> list[Sample]:
-    """Choose a few scenes spread over the set."""
+    """Choose a few scenes at equal distances in the set."""
     names = sorted(set(before) & set(after))
     chosen = names[:: max(1, len(names) // _NUM_SAMPLES)][:_NUM_SAMPLES]
     return [

@@ -1,9 +1,8 @@
-"""The demonstration: the whole story of raycap on rendered scenes, checked at every step.
+"""The demonstration: every command of raycap on rendered scenes, with known true captions.
 
-A small pretrained BLIP writes 7 to 8 words where people wrote 17 to 18. Its captions are compared
-with theirs, it is fine-tuned on theirs, and compared again.
-
-What every real image set has: files that are not, or no longer, images.
+A small pretrained BLIP writes captions of 7 to 8 words; the reference captions have 17 to 18. Its
+captions are compared with the references, it is fine-tuned on them, and compared again. As in real
+sets of images, some files are not images, or are damaged.
 """
 
 import json
@@ -68,7 +67,7 @@ def write_broken_files(folder: Path) -> int:
 
 
 def _png_header(width_px: int, height_px: int) -> bytes:
-    """Write the start of a PNG that claims to be huge: a decompression bomb, defused."""
+    """Return the start of a PNG with a huge size in its header, but without pixels."""
     size = width_px.to_bytes(4, "big") + height_px.to_bytes(4, "big")
     body = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
     return b"\x89PNG\r\n\x1a\n" + _png_chunk(body) + _png_chunk(b"IDAT")
@@ -97,21 +96,21 @@ _TRAINING = TrainConfig(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Who is told how the demonstration gets on, stage by stage."""
+    """Callbacks for the progress of each stage."""
 
     work: Callable[[str], AbstractContextManager[OnProgress]]
-    """Opens a stage of that name; what it yields is told of the images done."""
+    """Opens a stage with this name, and yields the callback for its progress."""
     training: Callable[[str], AbstractContextManager[OnTrainingProgress]]
     """The same for training."""
 
 
 def run_demo(folder: Path, stages: Stages, *, debug: bool = False) -> DemoResult:
-    """Render, caption, fine-tune, caption again, evaluate, report; keep all of it in a folder.
+    """Render, caption, fine-tune, caption again, evaluate and report, in a folder.
 
-    A folder that holds the demonstration already is made anew.
+    An earlier demonstration in the folder is overwritten.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder contains other files.
     """
     started = time.monotonic()
     _clear(folder)
@@ -150,7 +149,7 @@ def run_demo(folder: Path, stages: Stages, *, debug: bool = False) -> DemoResult
 
 
 class _Story:
-    """The steps, each of which is an ordinary call of raycap."""
+    """The stages, each of which calls the public API."""
 
     def __init__(self, folder: Path, stages: Stages, *, debug: bool) -> None:
         self._folder = folder
@@ -158,7 +157,7 @@ class _Story:
         self._debug = debug
 
     def render(self) -> dict[str, Scene]:
-        """Draw all scenes, and add broken files to those to be captioned; return the latter."""
+        """Render all scenes and add broken files to the test images; return the test scenes."""
         test, others = self._folder / _TEST_IMAGES, self._folder / _OTHER_IMAGES
         with self._stages.work("rendering scenes"):
             scenes = dict(write_scenes(test, NUM_TEST, _SEED))
@@ -173,7 +172,7 @@ class _Story:
         return scenes
 
     def caption(self, name: str, model: str, stage: str) -> Summary:
-        """Caption the test scenes, broken files and all."""
+        """Caption the test scenes, including the broken files."""
         config = CaptionConfig(
             model=ModelConfig(name=model),
             generation=_TRAINING.generation,
@@ -189,7 +188,7 @@ class _Story:
             )
 
     def prepare(self) -> None:
-        """Make a caption dataset of the scenes and their long captions."""
+        """Prepare a caption dataset from the scenes and their long captions."""
         with self._stages.work("preparing the caption dataset") as on_progress:
             prepare(
                 self._folder / "captions.jsonl",
@@ -211,14 +210,14 @@ class _Story:
             )
 
     def evaluate(self) -> Evaluation:
-        """Compare both models' captions with people's."""
+        """Compare the captions of both models with the references."""
         with self._stages.work("evaluating both") as on_progress:
             return evaluate(
                 [f"{name}={self._folder / name}" for name in ("before", "after")],
                 self._folder / "dataset",
                 output=self._folder / "evaluation",
                 splits=["test"],
-                # Java takes longer to start than everything else to score.
+                # Starting Java takes longer than all other metrics together.
                 config=EvaluateConfig(external=ExternalMetricsConfig(meteor=False)),
                 on_progress=on_progress,
                 debug=self._debug,
@@ -233,7 +232,9 @@ def _clear(folder: Path) -> None:
     """Remove an earlier demonstration, and nothing else."""
     ours = {folder / name for name in (*_PARTS, REPORT, RECORD)}
     if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - ours):
-        raise ConfigError(f"{folder}: holds other files; name a new or empty folder")
+        raise ConfigError(
+            f"{folder}: contains other files; give a new or empty folder", uri=str(folder)
+        )
     for path in ours:
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,12 +1,12 @@
 """Rendered scenes whose true captions are known, so tests can check meaning.
 
 A scene is one object: a shape with a colour, a size, a place and a background.
-Everything follows from ``(seed, index)``: the attributes, the drawing and the
-captions. Nothing here depends on how many scenes are asked for, nor on
-``PYTHONHASHSEED`` (``random.Random`` hashes a string seed with SHA-512).
+``(seed, index)`` determines everything: the attributes, the drawing and the
+captions. The number of scenes has no influence, nor has ``PYTHONHASHSEED``
+(``random.Random`` hashes a string seed with SHA-512).
 
 Short captions (7-8 words) name some of the attributes, as pretrained BLIP
-does; long captions (17-18 words on average) name all of them, as people did.
+does; long captions (17-18 words on average) name all of them.
 """
 
 import colorsys
@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 ATTRIBUTES = ("shape", "colour", "size", "place", "background")  # fields of Scene
 _SUPERSAMPLING = 3  # masks are drawn this many times larger, then averaged down
-_PNG_EVERY = 5  # one file in so many is a PNG, so that readers meet both formats
+_PNG_EVERY = 5  # every fifth file is a PNG, so that both formats occur
 
 Shape = Literal["circle", "square", "triangle", "star", "cross", "ring"]
 Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink"]
@@ -45,7 +45,7 @@ Pose = tuple[tuple[float, float], float, float]  # centre, radius in pixels, tur
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One scene; ``seed`` and ``index`` also fix how it is drawn."""
+    """One scene; ``seed`` and ``index`` also determine how it is drawn."""
 
     seed: int
     index: int
@@ -75,7 +75,7 @@ _POLYGONS: dict[Shape, list[tuple[float, float]]] = {
 }
 # The object's extent as a share of the picture's (geometric mean) side.
 _EXTENTS = {"small": (0.25, 0.29), "medium": (0.37, 0.41), "large": (0.52, 0.57)}
-# What each phrase names: "red" -> ("colour", "red").
+# The attribute and value of each phrase: "red" -> ("colour", "red").
 _NAMED: dict[str, tuple[str, str]] = {
     value: (name, value) for name, of in zip(ATTRIBUTES, _VALUES, strict=True) for value in of
 }
@@ -91,7 +91,7 @@ def scene(seed: int, index: int) -> Scene:
         colour=rng.choice(COLOURS),
         size=rng.choice(SIZES),
         place=rng.choice(PLACES),
-        # Plain ones twice as often: their captions are the ones that tend to name the place.
+        # Plain ones twice as often: mostly their captions name the place.
         background=rng.choice(("plain", *BACKGROUNDS)),
     )
 
@@ -119,7 +119,7 @@ def _short_forms(scene: Scene) -> dict[str, int]:
 
 
 def _where(place: Place) -> tuple[str, str]:
-    """Say a place in five words, and in three or four."""
+    """Return a place in five words, and in three or four."""
     if place == "middle":
         return "right in the very middle", "in the middle"
     return f"in the {place} corner", f"at the {place}"
@@ -133,7 +133,7 @@ def short_captions(scene: Scene) -> list[str]:
 def short_caption(scene: Scene, draw: int = 0) -> str:
     """Return one true caption of 7 or 8 words.
 
-    Which attributes it names is drawn per scene, and anew for each ``draw``.
+    Which attributes it names is drawn per scene and ``draw``.
     """
     forms = _short_forms(scene)
     rng = random.Random(f"{scene.seed}/{scene.index}/caption/{draw}")
@@ -168,14 +168,14 @@ def attributes_right(caption: str, scene: Scene) -> tuple[int, int]:
 
 
 def is_exactly_right(caption: str, scene: Scene) -> bool:
-    """Tell whether the caption is one of the scene's true short captions."""
+    """Whether the caption is one of the scene's true short captions."""
     return caption in _short_forms(scene)
 
 
 def render(scene: Scene, side_px: int | None = None) -> Image.Image:
     """Draw the scene as RGB; the longer side is 128 to 320 pixels if not given."""
     rng = random.Random(f"{scene.seed}/{scene.index}/drawing")
-    own_px = rng.randrange(128, 321)  # always drawn, so that a given side changes nothing else
+    own_px = rng.randrange(128, 321)  # always drawn, so that `side_px` changes nothing else
     width, height = rng.choice([(1.0, 1.0), (1.0, 0.75), (0.75, 1.0)])
     box = (round((side_px or own_px) * width), round((side_px or own_px) * height))
     image = _draw_background(scene.background, box, rng)

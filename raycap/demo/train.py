@@ -1,9 +1,8 @@
 """Train the small BLIP that ships in the package, on rendered scenes.
 
 Run ``python -m raycap.demo.train OUTPUT_DIR``. The result is a Hugging Face
-folder that plays the part of pretrained BLIP: it answers in 7-8 words, and
-each caption names only some of the attributes, though over all its captions it
-has learnt every one.
+folder that stands in for pretrained BLIP: it writes 7-8 words, and each caption
+names only some of the attributes, although the model has learnt all of them.
 
 Source: Li et al. 2022, arXiv:2201.12086 (the captioning part, at our own sizes).
 """
@@ -38,6 +37,7 @@ from raycap.demo.scenes import (
     short_caption,
     short_captions,
 )
+from raycap.models.blip.kind import BlipKind
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ _MIRRORED: dict[Place, Place] = {
     "bottom right": "bottom left",
     "middle": "middle",
 }
-_CHUNK = 250  # images rendered, or captioned, at a time
+_CHUNK = 250  # images to render, or to caption, at the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
-    """How the embedded model is trained; the defaults made the shipped one."""
+    """Settings of the training; the defaults are those of the shipped model."""
 
     seed: int = 0
     num_scenes: int = 40_000
@@ -69,15 +69,15 @@ class TrainingSettings:
     batch_size: int = 64
     peak_lr: float = 2e-3
     weight_decay: float = 0.01
-    num_threads: int = 1  # on so small a model more gain little, and wait on a busy machine
+    num_threads: int = 1  # more help little on a small model, and wait on a busy machine
     num_render_processes: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """How right a set of captions is; shares lie between 0 and 1."""
+    """How correct a set of captions is; shares are between 0 and 1."""
 
-    attributes: float  # share of the named attributes that are right
+    attributes: float  # share of the named attributes that are correct
     by_attribute: dict[str, float]  # the same, for each that was named at all
     num_named: dict[str, int]
     exactly_right: float  # share of the captions that are true short captions
@@ -91,7 +91,7 @@ def resize(image: Image.Image) -> UInt8[np.ndarray, "64 64 3"]:
 
 
 def normalise(pixels: UInt8[np.ndarray, "b 64 64 3"]) -> Float32[torch.Tensor, "b 3 64 64"]:
-    """Turn pixels into what BLIP reads, with CLIP's mean and deviation."""
+    """Convert pixels to BLIP's input, with the mean and deviation of CLIP."""
     mean = torch.tensor(OPENAI_CLIP_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(OPENAI_CLIP_STD).view(1, 3, 1, 1)
     return (torch.tensor(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
@@ -109,7 +109,7 @@ def build_tokenizer() -> BertTokenizer:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokens += [*_CHARACTERS, *(f"##{character}" for character in _CHARACTERS), *".,'-"]
     tokens += sorted(words - set(tokens))
-    start = "[DEC]"  # BLIP's decoder starts with it, and has it last
+    start = "[DEC]"  # start token of BLIP's decoder, the last of its vocabulary
     tokens += [start]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     return BertTokenizer(vocabulary, bos_token=start, model_max_length=_MAX_POSITIONS)
@@ -119,7 +119,7 @@ def build_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
     """Return a BLIP captioner of 1.1 M parameters with random weights."""
     sizes = {"hidden_size": 128, "intermediate_size": 512, "projection_dim": 128}
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    # BLIP's own default of 1e-10 for images leaves a new model unable to learn.
+    # With BLIP's default of 1e-10 for images a new model does not learn.
     vision = {"image_size": IMAGE_PX, "patch_size": 16, "initializer_range": 0.02}
     text = {
         "vocab_size": len(tokenizer),
@@ -141,8 +141,8 @@ def build_model(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
 def encode(tokenizer: BertTokenizer, captions: list[str]) -> dict[str, torch.Tensor]:
     """Return input_ids, attention_mask and labels, each int64 of shape (b, t).
 
-    As in BLIP the first token is [DEC], which ``generate`` starts from too, and
-    padding carries no loss.
+    As in BLIP, the first token is [DEC], as for ``generate``, and padding has no
+    loss.
     """
     encoded = tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
     input_ids, mask = encoded["input_ids"], encoded["attention_mask"]
@@ -176,7 +176,7 @@ def _draw_batch(
 def fit(
     model: BlipForConditionalGeneration, tokenizer: BertTokenizer, settings: TrainingSettings
 ) -> None:
-    """Train the model in place; every step draws scenes and captions anew."""
+    """Train the model in place; every step draws new scenes and captions."""
     scenes = [scene(settings.seed, index) for index in range(settings.num_scenes)]
     pixels = render_pixels(scenes, settings.num_render_processes)
     logger.info("rendered num_scenes=%d", len(scenes))
@@ -222,7 +222,7 @@ def caption(
 
 
 def measure(captions: list[str], scenes: list[Scene]) -> Accuracy:
-    """Compare captions with the scenes they are meant to describe."""
+    """Compare captions with their scenes."""
     named: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for text, shown in zip(captions, scenes, strict=True):
@@ -242,9 +242,9 @@ def measure(captions: list[str], scenes: list[Scene]) -> Accuracy:
 
 
 def check(folder: Path, settings: TrainingSettings) -> dict[str, Any]:
-    """Reload the saved model and measure it on scenes it has never seen.
+    """Reload the saved model and measure it on scenes that are not in its training data.
 
-    Sampled captions also show the attributes that greedy ones seldom name.
+    Sampled captions also show attributes that greedy ones rarely name.
     """
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tokenizer = BertTokenizer.from_pretrained(folder)
@@ -261,7 +261,7 @@ def check(folder: Path, settings: TrainingSettings) -> dict[str, Any]:
 def train(folder: Path, settings: TrainingSettings) -> dict[str, Any]:
     """Train, save as a Hugging Face folder, check, and return the summary.
 
-    The summary is also written to ``raycap.json``.
+    The summary is also in ``raycap.json``.
     """
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.num_threads)
@@ -281,7 +281,7 @@ def train(folder: Path, settings: TrainingSettings) -> dict[str, Any]:
         "torch_version": str(torch.__version__),
         "unseen_scenes": check(folder, settings),
     }
-    text = json.dumps({"kind": "blip", "training": summary}, indent=2)
+    text = json.dumps({"kind": BlipKind.name, "training": summary}, indent=2)
     (folder / "raycap.json").write_text(text + "\n", encoding="utf-8")
     return summary
 

@@ -1,7 +1,7 @@
-"""Image files that would cost far more than their size and their pixels tell: refused beforehand.
+"""Limits for image files that need far more time or memory than their size and pixels suggest.
 
-Pillow and the libraries below it bound the pixels of an image. What is bounded here is what they
-leave open, all of it within reach of files of a few kilobytes.
+Pillow and its libraries limit the number of pixels of an image. The limits here cover other costs,
+each of which a file of a few kilobytes can cause.
 """
 
 import re
@@ -15,64 +15,64 @@ from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 
 SCANNED_PX = 2_500_000_000
-"""Pixels that the scans of a JPEG may go over: 208 scans of 12 million, 13 of the largest image."""
+"""Pixels over all scans of a JPEG: 208 scans of 12 million pixels, or 13 of the largest image."""
 
 NUM_PRECINCTS = 200_000
-"""Precincts of a JPEG 2000 image: its decoder holds some 400 bytes for each."""
+"""Precincts of a JPEG 2000 image: its decoder needs about 400 bytes per precinct."""
 
 NUM_TILES = 16_384
-"""Tiles of a JPEG 2000 image: its decoder holds some 11,000 bytes for each."""
+"""Tiles of a JPEG 2000 image: its decoder needs about 11,000 bytes per tile."""
 
 GZIP_PX = 16_000_000
-"""Pixels of a compressed FITS image: Pillow unpacks them one by one in Python, 0.2 s a million."""
+"""Pixels of a compressed FITS image: Pillow unpacks them in Python, 0.2 s per million."""
 
 NUM_READS = 500_000
-"""Reads of a header: Pillow's parsers take up to a second for so many empty chunks."""
+"""Reads of a header: Pillow's parsers take up to a second for this many empty chunks."""
 
-# A marker: neither a byte of 255 among the pixels nor one of the restarts between them.
+# A marker that is neither a byte of 255 among the pixels nor a restart between them.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _BARE_MARKERS = frozenset({0x01, 0xD8})
 _SCAN, _END = 0xDA, 0xD9
 
-# The coding styles of JPEG 2000, of an image or of a component, that set the size of precincts: as
-# narrow as the decoder reads them, since bytes like them may stand among the pixels, too.
+# Coding styles of JPEG 2000, of an image or of a component, that set the size of precincts. As
+# strict as the decoder, because similar bytes can also occur among the pixels.
 _STYLE = rb"([\x00-\x20])[\x00-\x08]{2}.[\x00\x01](.{1,33})"
 _STYLES = {
     b"\xff\x52\x00": re.compile(rb".[\x01\x03\x05\x07][\x00-\x04]..[\x00\x01]" + _STYLE, re.S),
     b"\xff\x53\x00": re.compile(rb"..\x01" + _STYLE, re.S),
 }
-# Its size stands first, and says how many tiles there are. The decoder would take it behind other
-# markers, too, where it could not be told from bytes like it.
+# The size comes first and determines the number of tiles. The decoder also accepts it after other
+# markers, where it cannot be distinguished from similar bytes.
 _SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{32})", re.S)
 _NO_SIZE = re.compile(rb"jp2c(?:.{8})?\xff\x4f(?!\xff\x51)", re.S)
-_NUM_STREAMS = 64  # in one file: icons hold a dozen
+_NUM_STREAMS = 64  # per file: icons have a dozen
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class HeaderReader(BytesIO):
-    """A file in memory that counts how often it is read, until `stop_counting`."""
+    """A file in memory that limits the number of reads, until `stop_counting`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self._num_left = NUM_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read as any file, if not too often."""
+        """Read; raise OSError after too many reads."""
         self._num_left -= 1
         if self._num_left < 0:
             raise OSError(f"more than {NUM_READS:,} pieces before the pixels end")
         return super().read(size)
 
     def stop_counting(self) -> None:
-        """Let the pixels be read, by some formats byte by byte."""
+        """Allow any number of reads: some formats read pixels byte by byte."""
         self._num_left = sys.maxsize
 
 
 def check_cost(image: Any, data: bytes, config: ImageConfig) -> None:
-    """Refuse an image, opened by Pillow and not yet loaded, that would take minutes or gigabytes.
+    """Refuse an opened but unloaded image of Pillow that would need minutes or gigabytes.
 
     Raises:
-        ImageError: `too_large`, or `decode_failed` where it cannot be told.
+        ImageError: `too_large`, or `decode_failed` if its cost cannot be determined.
     """
     num_px = image.width * image.height
     if image.format in ("JPEG", "MPO"):
@@ -80,7 +80,7 @@ def check_cost(image: Any, data: bytes, config: ImageConfig) -> None:
         _refuse_above(SCANNED_PX, num_scans * num_px, f"pixels in {num_scans:,} scans")
     elif image.format in ("JPEG2000", "ICNS"):
         _refuse_above(NUM_TILES, _count_tiles(data), "tiles")
-        # An icon's own size is not known yet, only that Pillow checks it.
+        # The size of an icon is not known yet; Pillow limits it.
         size = image.size if image.format == "JPEG2000" else (int(config.max_pixels**0.5),) * 2
         _refuse_above(NUM_PRECINCTS, _count_precincts(data, size), "precincts")
     elif image.format == "TIFF":
@@ -96,9 +96,9 @@ def _refuse_above(limit: int, count: int, of_what: str) -> None:
 
 
 def _count_scans(data: bytes) -> int:
-    """Count the scans of a JPEG's first image; each goes over all of its pixels."""
-    # At least as many as there are, in a fraction of the time: thumbnails and what lies behind the
-    # image may hold such bytes. Few images have more than a dozen.
+    """Count the scans of the first image in a JPEG; each covers all of its pixels."""
+    # A fast upper bound: thumbnails and data after the image may contain these bytes, too. Few
+    # images have more than a dozen.
     if (most := data.count(b"\xff\xda")) < 16:
         return most
     num_scans, place = 0, 2
@@ -114,10 +114,10 @@ def _count_scans(data: bytes) -> int:
 
 
 def _count_tiles(data: bytes) -> int:
-    """Count the tiles of the JPEG 2000 image of a file that has most."""
+    """Return the number of tiles of the JPEG 2000 image with the most tiles in a file."""
     sizes = list(islice(_SIZE.finditer(data), _NUM_STREAMS + 1))
     if len(sizes) > _NUM_STREAMS or _NO_SIZE.search(data):
-        raise ImageError(ErrorCode.DECODE_FAILED, "JPEG2000: its size does not stand where it must")
+        raise ImageError(ErrorCode.DECODE_FAILED, "JPEG2000: its size is not at the start")
     most = 0
     for found in sizes:
         right, bottom, _, _, width, height, left, top = struct.unpack(">8I", found[1])

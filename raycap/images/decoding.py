@@ -1,6 +1,6 @@
-"""Image bytes in, uint8 pixels of the size a model wants out.
+"""Decoding of image files to uint8 pixels of a model's input size.
 
-Every failure is an `ImageError`; nothing here touches global state except `prepare_process`.
+Every failure is an `ImageError`. Only `prepare_process` changes global state.
 """
 
 import logging
@@ -24,29 +24,29 @@ _SUFFIXES = """
     sgi tga tif tiff webp xbm xpm
 """
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
-"""Files of a folder or prefix that are taken as images; those without a suffix are, too."""
+"""Suffixes of files that count as images in a folder or prefix, as do files without a suffix."""
 
 UNREAD_FORMATS = frozenset(
     {
-        "EPS",  # runs Ghostscript, a whole programming language, on the file
-        "IPTC",  # opens what it embeds with every format, EPS among them
-        "BUFR", "GRIB", "HDF5", "WMF",  # stubs: named by Pillow, decoded by the system or nobody
-        "MPEG",  # named by Pillow, never decoded
-        "FPX", "MIC",  # need another package: the same file must end alike on every machine
+        "EPS",  # runs Ghostscript, a complete programming language, on the file
+        "IPTC",  # opens embedded data with every format, including EPS
+        "BUFR", "GRIB", "HDF5", "WMF",  # stubs of Pillow: decoded by the system or not at all
+        "MPEG",  # recognised by Pillow, never decoded
+        "FPX", "MIC",  # need another package: results must not differ by machine
     }
 )  # fmt: skip
-"""Formats of Pillow that count as unsupported, because they run foreign code or cannot decode."""
+"""Formats of Pillow that are unsupported here: they run other programs or cannot be decoded."""
 
 DRAFT_MARGIN = 2
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves this many times the target's size."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 if that is at least this many times the target's size."""
 
 LONG_SIDE_PX = 32_768
-"""Images longer than this are shrunk by whole factors before they are resampled."""
+"""Images longer than this are reduced by integer factors before they are resampled."""
 
 PNG_TEXT_BYTES = 4 * 2**20
-"""A PNG's colour profile or description may be that long: profiles of printers have 3 MB."""
+"""Maximum size of a PNG's colour profile or description: printer profiles have 3 MB."""
 
-_SCALED_VALUES = 2**20  # at a time: their float64 copies take 30 bytes for each
+_SCALED_VALUES = 2**20  # per step: their float64 copies take 30 bytes per value
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,7 +62,7 @@ _SIDEWAYS = frozenset({5, 6, 7, 8})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The pixels a model wants: every image is resized to this, its aspect ratio not kept."""
+    """A model's input size: every image is resized to it, without keeping its aspect ratio."""
 
     width_px: int
     height_px: int
@@ -75,37 +75,37 @@ class Target:
         return self.width_px * self.height_px * 3
 
     def describe(self) -> dict[str, Any]:
-        """As plain values, for fingerprints."""
+        """Return plain values, for fingerprints."""
         size = {"width_px": self.width_px, "height_px": self.height_px}
         return {**size, "resample": self.resample}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodedImage:
-    """An image as a model wants it, and how large it was."""
+    """The pixels of an image at the target size, and its original size."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     """RGB, uint8 `[H, W, 3]` of the target's size; read-only."""
     width_px: int
-    """Of the image itself: upright, before resizing."""
+    """Original width, of the upright image."""
     height_px: int
-    """Of the image itself: upright, before resizing."""
+    """Original height, of the upright image."""
 
 
 def prepare_process(config: ImageConfig) -> None:
-    """Set Pillow up for `decode`, once in each process that decodes.
+    """Configure Pillow for `decode`, once per process that decodes.
 
-    Without it `decode` gives the same pixels, but Pillow prints warnings, images of more than
-    178,956,970 pixels are `too_large` even where `config` allows them, and PNGs fail whose colour
-    profile or description takes more than 1 MB.
+    Without it `decode` returns the same pixels, but Pillow prints warnings, images of more than
+    178,956,970 pixels are `too_large` even if `config` allows them, and PNGs with a colour profile
+    or description of more than 1 MB fail.
     """
     Image.init()
-    # Icons hold images whose own size only Pillow's check sees in time. It raises above twice this
-    # limit, and between once and twice it warns: there `decode` itself checks and answers.
+    # Only Pillow's check sees the size of images inside icons in time. It raises above twice this
+    # limit and warns above it; in between, `decode` checks.
     Image.MAX_IMAGE_PIXELS = config.max_pixels
     PngImagePlugin.MAX_TEXT_CHUNK = PNG_TEXT_BYTES
-    # That warning, and those of thousands of corrupt EXIF blocks and odd TIFF tags: what matters
-    # is whether pixels come out. Here, because warnings.catch_warnings is not thread-safe.
+    # Ignores that warning, and those about corrupt EXIF blocks and odd TIFF tags, which do not
+    # affect the pixels. Set globally, because warnings.catch_warnings is not thread-safe.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
@@ -113,33 +113,34 @@ def prepare_process(config: ImageConfig) -> None:
 def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     """Decode the first frame of an image file, upright, in RGB, at the target's size.
 
-    Transparent images lie on white. 16-bit images are divided by 256; 32-bit and float images
-    are taken as 0..1 (floats), 0..255 or 0..65535, the narrowest that holds all values, and are
-    stretched from their least to their largest value where none does. Colour profiles are ignored.
+    Transparent images are placed on white. 16-bit images are divided by 256. 32-bit and float
+    images are read in the range 0..1 (floats), 0..255 or 0..65535, the narrowest that contains all
+    values; if none does, they are scaled from their minimum to their maximum. Colour profiles are
+    ignored.
 
-    Large JPEGs are decoded at 1/2, 1/4 or 1/8. Measured against full decoding, on 152 photos and
-    targets of 32 to 384 pixels: an image's mean difference is around 0.5 of 255 levels and
-    1.3 at the most, its 99.9th percentile at most 12. On white noise the mean reaches 2.7.
+    Large JPEGs are decoded at 1/2, 1/4 or 1/8. Compared with full decoding, on 152 photos and
+    targets of 32 to 384 pixels, the mean difference of an image is about 0.5 of 255 levels and at
+    most 1.3, and its 99.9th percentile at most 12. On white noise the mean reaches 2.7.
 
     Raises:
         ImageError: `empty`, `too_large`, `unsupported_format` (no known image signature) or
             `decode_failed` (a known signature, but truncated or corrupt).
     """
     resample = Image.Resampling[target.resample.upper()]
-    # The longer side both ways: only EXIF, read later, knows which way is up.
+    # The longer side for both dimensions: only EXIF, which is read later, tells the orientation.
     side = DRAFT_MARGIN * max(target.width_px, target.height_px)
     _check_length(data, config)
     with _pillow_errors(data, config):
         image = Image.open(reader := HeaderReader(data), formats=_formats())
     with image:
         with _pillow_errors(data, config, image.format):
-            size = image.size  # of an IM file any number of numbers
+            size = image.size  # an IM file can have any number of values here
             _check_size(size, config)
             check_cost(image, data, config)
-            if image.format != "PNG":  # that comes in chunks to its end
+            if image.format != "PNG":  # PNGs consist of chunks up to their end
                 reader.stop_counting()
             draft = image.draft(None, (side, side))
-            # A reduced JPEG is rounded up to whole pixels: the draft's box tells the true edge.
+            # A reduced JPEG is rounded up to whole pixels: the box of the draft is its true edge.
             edge = draft[1][2:] if draft and image.size != size else None
             image.load()
         orientation = _orientation(image)
@@ -171,7 +172,7 @@ def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
 def _pillow_errors(
     data: bytes, config: ImageConfig, opened_as: str | None = None
 ) -> Iterator[None]:
-    """Turn whatever Pillow raises into an `ImageError`: around calls of Pillow, little else."""
+    """Turn any error of Pillow into an `ImageError`; wrap only calls of Pillow."""
     try:
         yield
     except ImageError:
@@ -180,18 +181,18 @@ def _pillow_errors(
         excess = _brief(error).partition(", could be")[0]
         reason = f"{excess} (image.max_pixels={config.max_pixels:,})"
         raise ImageError(ErrorCode.TOO_LARGE, reason) from error
-    # Hostile bytes make Pillow's plugins raise anything: OSError, SyntaxError, struct.error,
+    # For hostile bytes Pillow's plugins raise anything: OSError, SyntaxError, struct.error,
     # IndexError, KeyError, MemoryError...
     except Exception as error:
         kind = opened_as or _signature(data)  # some formats, such as TGA, have no signature
         if kind is None:
-            reason = f"not an image format that is read here, starts with {data[:16]!r}"
+            reason = f"not a supported image format, starts with {data[:16]!r}"
             raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, reason) from error
         raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {_brief(error)}") from error
 
 
 def _brief(error: Exception) -> str:
-    # Its text holds the address of our buffer: equal images must give equal rows.
+    # Its text contains the address of the buffer, but equal images must give equal rows.
     if isinstance(error, UnidentifiedImageError):
         return "the header cannot be read"
     text = " ".join(str(error).split())
@@ -205,51 +206,51 @@ def _formats() -> tuple[str, ...]:
 
 
 def _signature(data: bytes) -> str | None:
-    """Name the format that the first bytes announce, by Pillow's own tests."""
-    # Padded, since Pillow's tests index into the 16 bytes without looking at the length.
+    """Return the format of the first bytes, by Pillow's own tests; None if there is none."""
+    # Padded, because Pillow's tests index into the 16 bytes without checking the length.
     prefix = data[:16].ljust(16, b"\0")
     for name in _formats():
         accept = Image.OPEN[name][1]
-        # A text means: known, but this build of Pillow cannot read it.
+        # A string means that this build of Pillow cannot read the format.
         if accept and (answer := accept(prefix)) and not isinstance(answer, str):
             return name
     return None
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation of a loaded image (only then is all of its EXIF known)."""
+    """Read the EXIF orientation of an image, which must be loaded for its EXIF to be complete."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - the parser raises anything; the pixels are good without it
+    except Exception:  # noqa: BLE001 - the parser raises anything; pixels do not need it
         return 1
     return value if isinstance(value, int) and value in _TRANSPOSES else 1
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Give an opaque 8-bit image, RGB or L, of the same look."""
+    """Convert to an opaque 8-bit image, RGB or L, with the same appearance."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if image.format == "PPM" and image.mode == "I":
-            # Pillow's 16-bit PGM: dark ones must not be taken for 8-bit ones.
+            # Pillow's 16-bit PGM: dark images must not be read as 8-bit ones.
             values = values.astype(np.uint16)
         return Image.fromarray(_scale_to_uint8(values))
-    # Pillow drops the palette object of ICNS images, and then fails to answer the question.
+    # Pillow drops the palette object of ICNS images, and then has_transparency_data fails.
     if (image.mode != "P" or image.palette) and image.has_transparency_data:
-        # Through LA, as Pillow cannot turn premultiplied grey into RGBA at once.
+        # Through LA, because Pillow cannot convert premultiplied grey to RGBA directly.
         straight = image.convert("LA") if image.mode == "La" else image
         rgba = straight.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba)
         return white
-    # Grey stays grey until it is small: three equal channels resize alike. All others must be
-    # RGB first, as palettes cannot be averaged and CMYK, LAB and HSV are not linear in RGB.
+    # Grey stays grey until it is resized: three equal channels give the same result. Others must be
+    # RGB first: palettes cannot be averaged, and CMYK, LAB and HSV are not linear in RGB.
     if image.mode in ("1", "L"):
         return image.convert("L")
     return image.convert("RGB")
 
 
 def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Bring 16-bit, 32-bit or float grey into 0..255; `decode` says how."""
+    """Scale 16-bit, 32-bit or float grey to 0..255, as described in `decode`."""
     if values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
     flat = values.reshape(-1)
@@ -258,7 +259,7 @@ def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     if low >= 0 and high <= 255 * 256 + 255:
         is_unit = high <= 1 and values.dtype.kind == "f"
-        # Up to 65,535, 255 * 256 is white: the division by 256 of the 16-bit images.
+        # Up to 65,535, white is 255 * 256, as for 16-bit images, which are divided by 256.
         low, high = 0.0, 1.0 if is_unit else 255.0 if high <= 255 else 255.0 * 256
     levels = np.empty(flat.shape, np.uint8)
     for place in places:
@@ -269,7 +270,7 @@ def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _range(values: Num[np.ndarray, " n"]) -> tuple[float, ...]:
-    """Find the least and the largest finite value, if there is one."""
+    """Return the minimum and maximum of the finite values; nothing if there are none."""
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else ()
 
@@ -281,16 +282,16 @@ def _resize(
     edge: tuple[float, float] | None,
     orientation: int,
 ) -> Image.Image:
-    """Resize what lies within `edge` (None: all) to the target, upright, in RGB."""
+    """Resize the area within `edge` (None for all) to the target, upright, in RGB."""
     size = (target.width_px, target.height_px)
-    # Resampling holds 32 bytes of weights for each pixel of length, and before Pillow 13 an image
-    # of the target's width and the old height: 150 GB for one of 1 x 100,000,000.
+    # Resampling needs 32 bytes of weights per pixel of length, and before Pillow 13 an image with
+    # the target's width and the old height: 150 GB for an image of 1 x 100,000,000.
     gap = 3.0 if max(image.size) > LONG_SIDE_PX else None
     if edge is None:
-        # Turned first, for exactly the pixels of a file that is stored upright: Pillow's two
-        # passes round in between, and their order depends on the shape.
+        # Rotated first, so that pixels equal those of a file stored upright: Pillow rounds between
+        # its two passes, and their order depends on the shape.
         return _turn(image, orientation).resize(size, resample, None, gap).convert("RGB")
-    # A reduced JPEG is turned when it is small: cheap, and its edge need not turn with it.
+    # A reduced JPEG is rotated after resizing: that is cheap and keeps its edge unrotated.
     if orientation in _SIDEWAYS:
         size = (target.height_px, target.width_px)
     return _turn(image.resize(size, resample, (0, 0, *edge), gap).convert("RGB"), orientation)

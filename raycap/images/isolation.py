@@ -1,9 +1,9 @@
-"""Work that may kill its process, or never end: watched, or done in a process of its own.
+"""Protection from code that kills or hangs its process: a watchdog, and child processes.
 
-Native code (an image decoder, a model's kernels) can end a process or hang it, and neither raises
-an exception. `HangWatch` turns a hang into the end of the process, which Ray notices and replaces.
-`Isolated` turns the end of a process, and a hang, into an exception: so the one image behind it
-can be told from its neighbours.
+Native code (an image decoder, kernels of a model) can kill or hang a process without raising an
+exception. `HangWatch` ends a process that hangs, which Ray notices and replaces. `Isolated` turns
+the death or hang of a child process into an exception, so that the image that causes it can be
+identified.
 """
 
 import faulthandler
@@ -24,14 +24,14 @@ _GRACE_S = 10.0
 
 
 class ProcessDied(Exception):
-    """The process that was to answer has ended, or took too long and was ended."""
+    """A child process has died, or was killed because it exceeded its time limit."""
 
 
 class HangWatch:
-    """Ends this process when what it watches begins and ends nothing for so long.
+    """Ends this process if watched work neither starts nor finishes for a given time.
 
-    One a process. The standard library's watchdog is a thread in C: it fires even where native code
-    holds Python's lock, and writes to standard error where all threads stood.
+    Use one per process. The watchdog of the standard library is a C thread: it works even if native
+    code holds Python's lock, and it writes the stack of every thread to standard error.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -42,7 +42,7 @@ class HangWatch:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Watch the work of a `with` block. Threads may be in such blocks side by side."""
+        """Watch a `with` block. Several threads may be in such blocks at the same time."""
         with self._lock:
             self._num_running += 1
             self._wind_up()
@@ -54,7 +54,7 @@ class HangWatch:
                 self._wind_up()
 
     def _wind_up(self) -> None:
-        """Give what runs its whole time again; not at every image, as it takes a new thread."""
+        """Restart the time limit; not for every image, because each restart creates a thread."""
         at = time.monotonic()
         if not self._num_running:
             faulthandler.cancel_dump_traceback_later()
@@ -65,13 +65,13 @@ class HangWatch:
 
 
 class Isolated(Generic[A, R]):
-    """A function in a process of its own, started at the first call, and again after its death."""
+    """A function in a child process, which is started at the first call and after each death."""
 
     def __init__(self, make: Callable[[], Callable[[A], R]]) -> None:
-        """Start nothing yet.
+        """Prepare; the first call starts the process.
 
         Args:
-            make: called in that process, for the function. Can be pickled.
+            make: Called in the child process to create the function. Picklable.
         """
         self._make = make
         self._process: Any = None
@@ -86,12 +86,12 @@ class Isolated(Generic[A, R]):
         """Call the function.
 
         Args:
-            argument: can be pickled.
-            limit_s: seconds after which the process is ended; None: wait for ever.
+            argument: Picklable.
+            limit_s: Seconds after which the process is killed; None for no limit.
 
         Raises:
-            ProcessDied: it ended, or took too long.
-            Exception: what the function raised, or could not be made for.
+            ProcessDied: the process died or exceeded the limit.
+            Exception: an error raised by the function, or while creating it.
         """
         connection = self._connection or self._start()
         try:
@@ -117,16 +117,16 @@ class Isolated(Generic[A, R]):
         self._process = self._connection = None
 
     def _start(self) -> Connection:
-        # A fresh interpreter: a copy of this one would share locks and an accelerator's state.
+        # A new interpreter: a fork would share locks and the state of an accelerator.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=[theirs, self._make], daemon=True)
         self._process.start()
-        theirs.close()  # so that its end is seen here
+        theirs.close()  # so that this process sees the end of the child
         return self._connection
 
     def _reason(self) -> str:
-        """Say how the process ended, and forget it."""
+        """Return how the process ended, and reset."""
         self._process.join(_GRACE_S)
         code = self._process.exitcode
         self.close()
@@ -136,7 +136,7 @@ class Isolated(Generic[A, R]):
 
 
 def _serve(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
-    """Answer calls until nobody is there to make any."""
+    """Serve calls until the parent closes the connection."""
     function: Callable[[Any], Any] | None = None
     while True:
         try:
@@ -144,12 +144,12 @@ def _serve(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> 
         except (EOFError, OSError):
             return
         if limit_s is not None:
-            # Should the caller be gone, nobody else ends a hang.
+            # If the parent is gone, nothing else ends a hang.
             faulthandler.dump_traceback_later(limit_s + _GRACE_S, exit=True, file=2)
         try:
             function = function or make()
             answer: tuple[bool, Any] = (True, function(argument))
-        except Exception as error:  # noqa: BLE001  raised where it was called
+        except Exception as error:  # noqa: BLE001  raised again in the parent
             answer = (False, _sendable(error))
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -157,9 +157,9 @@ def _serve(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> 
 
 
 def _sendable(error: Exception) -> Exception:
-    """Give the error, or its text where it does not survive being pickled."""
+    """Return the error, or one with its text if it cannot be pickled."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  of this very process
-    except Exception:  # noqa: BLE001  whatever its class does
+        pickle.loads(pickle.dumps(error))  # noqa: S301  made by this process
+    except Exception:  # noqa: BLE001  its class may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

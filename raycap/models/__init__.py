@@ -1,1 +1,1 @@
-"""Captioning models: architecture, loading and decoding. Knows no Ray and no storage."""
+"""Captioning models: a registry of kinds, loading, decoding, training. No Ray, no storage."""

@@ -1,110 +1,107 @@
-"""What every captioner is: pixels in, captions out. Knows no Ray, no storage, no torch."""
+"""The interfaces of captioners and of kinds of captioner. Imports no Ray, no storage, no torch.
+
+A captioner turns pixels into captions. A kind of captioner knows the folders of its models: it
+checks them without torch, loads them, and says how many images they take at a time. `kinds` is the
+registry of all kinds.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from raycap.config import GenerationConfig
+from raycap.config import GenerationConfig, ModelConfig, TrainConfig
 from raycap.images.decoding import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
-    """What a model says of one image."""
+    """A caption of one image."""
 
     text: str
-    """The caption, without special tokens; with the prompt where there is one."""
+    """Without special tokens; with the prompt, if there is one."""
     logprob: float
-    """Mean log-probability (natural logarithm) of the generated tokens under the model, the
-    end token counted, the prompt not. Not touched by penalties, temperature or beams."""
+    """Mean log-probability (natural logarithm) of the generated tokens under the model, including
+    the end token, excluding the prompt. Penalties, temperature and beams do not change it."""
     alternatives: "tuple[Caption, ...]" = ()
-    """The other captions, where the settings ask for several."""
+    """Further captions, if the settings ask for several."""
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
+@runtime_checkable  # the type checks of the test run use isinstance
 class Captioner(Protocol):
-    """A model that captions."""
+    """A loaded model that captions images."""
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
 
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch, one result an image, in order.
+        """Caption a batch: one result per image, in order.
 
-        A caption depends on its own image alone, not on the batch around it.
+        A caption depends on its own image only, not on the rest of the batch.
         """
 
-    def save(self, folder: Path) -> None:
-        """Write a folder from which the same captioner can be loaded."""
 
-
-@runtime_checkable
+@runtime_checkable  # calibration uses it to refuse other captioners
 class AdjustableCaptioner(Captioner, Protocol):
-    """A captioner whose settings can be varied: what calibration needs."""
+    """A captioner whose generation settings can be changed. Calibration needs this."""
 
     def with_generation(self, generation: GenerationConfig) -> Captioner:
-        """Caption by other settings, with the same weights.
+        """Return a captioner with other settings that shares the weights.
 
         Raises:
             ModelError: the model cannot write captions of that length.
         """
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Count as `generation.max_new_tokens` does, the end token left out."""
+        """Count tokens as `generation.max_new_tokens` does, without the end token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Attended:
-    """Where a model looked in an image while it wrote each piece of a caption."""
+    """The attention of a model over an image for each word of a caption."""
 
     texts: list[str]
-    """The pieces in order: tokens, or whole words."""
+    """The words in order."""
     weights: Float[np.ndarray, "t gh gw"]
-    """For each piece a weight for each cell of a grid laid over the image; they sum to 1."""
+    """One weight per word and cell of a grid over the image; the weights of a word sum to 1."""
 
 
-@runtime_checkable
+@runtime_checkable  # training uses it to find the models that have attention maps
 class AttentiveCaptioner(Captioner, Protocol):
-    """A captioner that can tell where it looks."""
-
-    def attend(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Tell where was looked for each token of the best caption, as `caption` finds it.
-
-        The end token, which is no text, is left out.
-        """
+    """A captioner that can return its attention."""
 
     def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Tell where was looked for each word: the mean over its tokens. What overlays show."""
+        """Return the attention for each word of the best caption: the mean over its tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """A model found and identified, not yet loaded: small, picklable, free of torch."""
+    """A model that was found and identified, but not loaded. Small and picklable, without torch."""
 
     kind: str
-    """`blip`, `cnn-lstm`, `transformer`, `hybrid`, `vlm` or `stub`."""
+    """Name of a kind in `kinds.KINDS`, such as `blip`."""
     name: str
-    """As the user named it, without the revision."""
+    """As given by the user, without the revision."""
     revision: str | None
-    """Commit of a Hub model; None for a folder or a built-in."""
+    """Commit of a Hub model; None for a folder or a built-in model."""
     folder: str | None
-    """Local folder of config, weights and tokenizer; None for `stub`."""
+    """Local folder with config, weights and tokenizer; None for a model without files."""
     digest: str
-    """SHA-256 over weights, tokenizer, architecture and preprocessing, in hex: two models with
-    the same digest caption alike."""
+    """SHA-256 over weights, tokenizer, architecture and preprocessing, in hex. Models with equal
+    digests write equal captions."""
     target: Target
-    """The pixels it wants."""
+    """Size of the input images, and how to resample to it."""
     generation: GenerationConfig | None = None
-    """The settings it was saved with; None where it was saved without."""
+    """The generation settings saved with the model; None if it has none."""
 
     def identity(self) -> dict[str, Any]:
-        """What of it goes into a run's fingerprint."""
+        """Return the part of the model that belongs to a run's fingerprint."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -114,7 +111,112 @@ class ModelSource:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRange:
+    """Allowed batch sizes: doublings of the smallest, or one size if both are equal."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def fixed(cls, size: int) -> "BatchRange":
+        """Allow one size only."""
+        return cls(least=size, most=size)
+
+
+class CaptionerKind(ABC):
+    """A kind of captioner. To add one, subclass this in a new file and list it in `kinds`."""
+
+    name: str
+    """In `raycap.json`, in fingerprints and in messages."""
+    uses_gpus: ClassVar[bool] = True
+    """Whether its models run on a GPU if the cluster has one."""
+    is_threadsafe: ClassVar[bool] = True
+    """Whether threads may caption with one model at the same time, a batch each."""
+    compiles: ClassVar[bool] = False
+    """Whether `model.compile` is supported."""
+    has_int8: ClassVar[bool] = False
+    """Whether `model.precision=int8` is supported."""
+    runs_on_vllm: ClassVar[bool] = False
+    """Whether `model.backend=vllm` is supported."""
+    extra_files: ClassVar[tuple[str, ...]] = ()
+    """Files that decide captions, besides those of `folders.digest_folder`."""
+
+    def recognises(self, model_type: str) -> bool:
+        """Whether a folder with this `model_type` in `config.json` holds a model of this kind."""
+        return model_type == self.name
+
+    def built_in(self) -> ModelSource | None:
+        """Return the model that has no files and the name of the kind; None if there is none."""
+        return None
+
+    @abstractmethod
+    def check(self, folder: Path) -> Target:
+        """Check that a folder holds a complete model of this kind. Imports no torch.
+
+        Returns:
+            Size of the model's input images, and how to resample to it.
+
+        Raises:
+            ModelError: a file is missing or invalid, or files contradict each other.
+        """
+
+    @abstractmethod
+    def load(
+        self, folder: Path | None, model: ModelConfig, generation: GenerationConfig
+    ) -> Captioner:
+        """Load a checked folder onto the accelerator, or onto the CPU if there is none.
+
+        Args:
+            folder: None for a model without files.
+            model: Precision and backend.
+            generation: How captions are generated.
+
+        Raises:
+            ModelError: the files cannot be loaded, or do not support the settings.
+        """
+
+    def write_generation(self, folder: Path, generation: GenerationConfig) -> None:  # noqa: B027
+        """Write generation settings in the format of transformers, if the kind keeps them there."""
+
+    def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
+        """Return the batch sizes to choose from while a run goes on.
+
+        The largest also bounds how many images travel together and how late captions come.
+        """
+        return BatchRange(least=16, most=128) if on_accelerator else BatchRange(least=4, most=16)
+
+
+class TrainableKind(CaptionerKind):
+    """A kind whose models raycap trains; its name is also a `Kind` of `config.train`."""
+
+    default_lr: ClassVar[float]
+    """Peak learning rate if `train.lr` is not set."""
+    default_init: ClassVar[str | None] = None
+    """Name of the model that training starts from if `init` is not set. None: random weights."""
+
+    def build_trainable(self, config: TrainConfig, captions: Iterable[str]) -> Any:
+        """Build a model with random weights, on the CPU. Returns a `trainable.Trainable`.
+
+        Only for kinds without `default_init`.
+
+        Raises:
+            ConfigError: the settings need an extra that is not installed.
+            ModelError: the model cannot be built from these captions.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def load_trainable(self, folder: Path, config: TrainConfig) -> Any:
+        """Load a folder for training, on the CPU, in fp32. Returns a `trainable.Trainable`.
+
+        Raises:
+            ConfigError: the settings need an extra that is not installed.
+            ModelError: the folder does not hold a complete model of this kind.
+        """
+
+
 def image_seed(pixels: UInt8[np.ndarray, "h w 3"], seed: int) -> int:
-    """Make the seed of an image's draws from its pixels and the seed of the settings."""
+    """Derive the seed for sampling an image's caption from its pixels and `sampling.seed`."""
     digest = hashlib.sha256(f"{seed}:".encode() + pixels.tobytes()).digest()
     return int.from_bytes(digest[:7])

@@ -1,7 +1,7 @@
-"""CLIPScore: how well a caption fits its image, by the embeddings of a CLIP.
+"""CLIPScore: how well a caption fits its image, measured by embeddings of a CLIP model.
 
-Source: Hessel et al. 2021, arXiv:2104.08718, eq. 1 and 2; CLIP itself: Radford et al. 2021,
-arXiv:2103.00020. Everything is computed in fp32, so that a score does not depend on the machine.
+Source: Hessel et al. 2021, arXiv:2104.08718, eq. 1 and 2; CLIP: Radford et al. 2021,
+arXiv:2103.00020. Everything is computed in fp32, so that scores do not depend on the machine.
 """
 
 from collections.abc import Sequence
@@ -10,36 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float, Float64, UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.device import pick_device
-from raycap.models.weights import quiet
+from raycap.models.weights import load_complete, load_errors
 
 PROMPT = "A photo depicts "
-"""Put before every caption and reference, as the authors do."""
+"""Prefix of every caption and reference, as in the paper."""
 
 _WEIGHT = 2.5
 _TEXTS_A_BATCH = 256
-_LOAD_ERRORS = (
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 
 
 class ClipScorer:
-    """Scores captions with any Hugging Face CLIP."""
+    """Scores captions with any Hugging Face CLIP model."""
 
     def __init__(
         self,
@@ -54,34 +43,28 @@ class ClipScorer:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "ClipScorer":
-        """Load a folder onto the accelerator, or the CPU where there is none.
+        """Load a folder onto the accelerator, or onto the CPU if there is none.
 
         Args:
-            folder: Hugging Face folder with safetensors; nothing is fetched, no code of it runs.
+            folder: Hugging Face folder with safetensors. Nothing is downloaded, and no code of the
+                folder runs.
 
         Raises:
             ModelError: its files are broken or do not fit together.
         """
-        # Pillow's resizing, as the authors used, not torchvision's, whose bicubic waves differ.
-        safely: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         tokens: Any = AutoTokenizer.from_pretrained
+        # Pillow's resizing, as the authors used: torchvision's bicubic filter differs.
         pixels: Any = CLIPImageProcessorPil.from_pretrained
-        try:
-            with quiet():
-                model = _load_complete(folder, safely)
-                parts = tokens(folder, **safely), pixels(folder, local_files_only=True)
-        except _LOAD_ERRORS as error:
-            reason = str(error).partition("\n")[0]
-            raise ModelError(
-                f"{folder}: cannot be loaded as CLIP ({type(error).__name__}: {reason}): "
-                "restore its files or choose another model"
-            ) from error
+        with load_errors(folder, "CLIP"):
+            model = load_complete(CLIPModel, folder, torch.float32)
+            tokenizer = tokens(folder, local_files_only=True, trust_remote_code=False)
+            parts = tokenizer, pixels(folder, local_files_only=True)
         return cls(model.to(pick_device()), *parts)
 
     def target(self, width_px: int, height_px: int) -> Target:
-        """Say to what size an image of this size is resized, before its centre is cut out.
+        """Return the size to which an image of this size is resized before it is cropped.
 
-        Resized to it already, an image takes little memory and scores the same within rounding.
+        An image already resized to it needs little memory and scores the same, up to rounding.
         """
         size = self._processor.size
         if not self._processor.do_resize:
@@ -107,16 +90,16 @@ class ClipScorer:
         """Score a batch of images, each with one caption.
 
         Args:
-            images: RGB of any size; the model's own image processor resizes and crops them.
-            captions: Longer ones than the model's context are cut.
-            references: Of each image. Only the second score looks at them.
+            images: RGB of any size; the model's image processor resizes and crops them.
+            captions: Captions longer than the model's context are cut.
+            references: Per image. Only the second score uses them.
 
         Returns:
-            CLIPScore, from 0 to 2.5; and RefCLIPScore, its harmonic mean with the closest
-            reference's cosine: NaN for an image without references.
+            CLIPScore, from 0 to 2.5; and RefCLIPScore, its harmonic mean with the cosine of the
+            closest reference: NaN for an image without references.
 
         Raises:
-            ModelError: the model's numbers are not finite.
+            ModelError: the embeddings are not finite.
         """
         if not len(images):
             return np.empty(0), np.empty(0)
@@ -126,7 +109,7 @@ class ClipScorer:
         written = self._embed_texts([text for one in references for text in one])
         likeness = (written * said[owners]).sum(-1).numpy(force=True).astype(np.float64)
         if not (np.isfinite(fits).all() and np.isfinite(likeness).all()):
-            raise ModelError("the CLIP's numbers are not finite: choose another model")
+            raise ModelError("the CLIP's embeddings are not finite: choose another model")
         closest = np.full(len(images), -np.inf)
         np.maximum.at(closest, owners, likeness)
         clip = _WEIGHT * np.maximum(fits, 0.0)
@@ -159,19 +142,7 @@ class ClipScorer:
 def _harmonic_mean(
     first: Float64[np.ndarray, " b"], second: Float64[np.ndarray, " b"]
 ) -> Float64[np.ndarray, " b"]:
-    """Mean of two numbers from 0 up; 0 where either is."""
+    """Return the harmonic mean of non-negative numbers; 0 if either is 0."""
     total = first + second
     mean = np.where(total == 0, 0.0, 2 * first * second / np.where(total == 0, 1.0, total))
     return np.asarray(mean)
-
-
-def _load_complete(folder: Path, safely: dict[str, Any]) -> Any:
-    load: Any = CLIPModel.from_pretrained
-    model, report = load(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safely
-    )
-    # transformers fills what is missing with random numbers, and the scores with noise.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
-    return model

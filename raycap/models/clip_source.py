@@ -1,4 +1,4 @@
-"""Find and identify the CLIP a user named, without loading it: no torch is imported here.
+"""Find, check and identify the CLIP that a user named, without loading it. Imports no torch.
 
 A name is a local folder, a Hub name, or a Hub `name@revision`.
 """
@@ -16,51 +16,52 @@ from raycap.models.folders import (
     PROCESSOR_FILE,
     WEIGHT_FILE,
     WEIGHT_INDEX_FILE,
+    check_safe,
     digest_folder,
     read_json,
 )
 from raycap.models.hub import download
-from raycap.models.safety import check_safe
 
 CLIP_KIND = "clip"
 
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-_DEFAULT_SIDE_PX = 224  # what transformers' CLIPVisionConfig assumes
+_DEFAULT_SIDE_PX = 224  # the default of transformers' CLIPVisionConfig
 
 
 def find_clip(name: str) -> ModelSource:
-    """Find a CLIP by name, fetch its files where they are not local, check and identify it.
+    """Find a CLIP by name, download it from the Hub if necessary, check it and identify it.
 
     Args:
-        name: A local folder (what starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
+        name: A local folder (starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
             `name@revision`.
 
     Raises:
-        ModelError: it cannot be found or is not a whole CLIP of safetensors.
+        ModelError: it does not exist, or is not a complete CLIP in safetensors.
     """
     path = Path(os.path.expanduser(name))
     if name.startswith((".", "/", "~")) or (name and path.exists()):
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: point at the folder of a saved CLIP")
+            raise ModelError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
         return _from_folder(path.resolve(), name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
+    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
     return _from_folder(folder, repository, folder.name)
 
 
 def clip_folder(source: ModelSource) -> Path:
-    """Find a CLIP's folder on this node, and make sure that it is the same model.
+    """Return a CLIP's folder on this node, after checking that it is the same model.
 
     Raises:
-        ModelError: it is not here, or differs from the one that was found.
+        ModelError: it is not on this node, or differs from the one that was found.
     """
     named = f"{source.name}@{source.revision}" if source.revision else str(source.folder)
     found = find_clip(named)
     if found.digest != source.digest:
         raise ModelError(
-            f"{found.folder}: not the CLIP that this evaluation began with (its files differ on "
-            "this node, or changed since): restore them, or begin again"
+            f"{found.folder}: not the CLIP that this evaluation started with (its files differ on "
+            "this node, or have changed since): restore them, or start again",
+            uri=found.folder,
         )
     return Path(str(found.folder))
 
@@ -72,7 +73,10 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     vision = config.get("vision_config")
     side_px = vision.get("image_size", _DEFAULT_SIDE_PX) if isinstance(vision, dict) else None
     if not isinstance(side_px, int):
-        raise ModelError(f"{folder / CONFIG_FILE}: no vision_config with an image_size in pixels")
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: no vision_config with an image_size in pixels",
+            uri=str(folder / CONFIG_FILE),
+        )
     return ModelSource(
         kind=CLIP_KIND,
         name=name,
@@ -86,25 +90,33 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
 def _check(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("model_type")
     if kind != CLIP_KIND:
-        raise ModelError(f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'")
-    # Halves of a CLIP have the same model_type.
+        raise ModelError(
+            f"{folder}: a model of kind {kind!r}: CLIPScore needs one of kind 'clip'",
+            uri=str(folder),
+        )
+    # The text half and the image half of a CLIP have the same model_type.
     architectures = config.get("architectures") or ["CLIPModel"]
     if "CLIPModel" not in architectures:
         raise ModelError(
             f"{folder}: holds {', '.join(map(str, architectures))}: CLIPScore needs a CLIPModel, "
-            "which reads images and text"
+            "which reads images and text",
+            uri=str(folder),
         )
     if not _has_any(folder, WEIGHT_FILE, WEIGHT_INDEX_FILE):
         raise ModelError(
             f"{folder}: no {WEIGHT_FILE} (pickled weights can run code when loaded and are "
-            "refused): save the model there with save_pretrained"
+            "refused): save the model there with save_pretrained",
+            uri=str(folder),
         )
     if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
-        raise ModelError(f"{folder}: no tokenizer: save it there with tokenizer.save_pretrained")
+        raise ModelError(
+            f"{folder}: no tokenizer: save it there with tokenizer.save_pretrained", uri=str(folder)
+        )
     if not _has_any(folder, PREPROCESSOR_FILE, PROCESSOR_FILE):
         raise ModelError(
             f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
-            "CLIPImageProcessor.save_pretrained"
+            "CLIPImageProcessor.save_pretrained",
+            uri=str(folder),
         )
 
 

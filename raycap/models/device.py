@@ -1,7 +1,4 @@
-"""Where a model runs, and in which arithmetic.
-
-The process a model runs in: its threads, its memory, and how it says that that has run out.
-"""
+"""The device and precision of a model, and the threads and memory of its process."""
 
 import os
 import resource
@@ -26,18 +23,18 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerators:
-    """The accelerators of a machine, as torch sees them."""
+    """The accelerators that torch finds on a machine."""
 
     devices: list[str]
-    """Names, with their memory."""
+    """Their names, with their memory."""
     build: str
-    """What torch is built for."""
+    """The platform that torch is built for."""
     is_built_for_one: bool
-    """Whether that is an accelerator."""
+    """Whether that platform is an accelerator."""
 
 
 def describe_accelerators() -> Accelerators:
-    """Name what torch sees."""
+    """List the accelerators that torch finds."""
     built = torch.accelerator.current_accelerator(check_available=False)
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     cuda = torch.version.cuda
@@ -58,13 +55,13 @@ def _describe(kind: torch.device, index: int) -> str:
 
 
 def pick_device() -> torch.device:
-    """Choose the accelerator if the machine has one, otherwise the CPU."""
+    """Return the accelerator if the machine has one, otherwise the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
 
 
 def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Choose the arithmetic: for `auto` bf16 or else fp16 on an accelerator, fp32 on a CPU."""
+    """Return the data type; for `auto` fp32 on a CPU, otherwise bf16, or fp16 without bf16."""
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cpu":
@@ -73,9 +70,9 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def upload(pixels: UInt8[np.ndarray, "b h w 3"], device: torch.device) -> UInt8[Tensor, "b h w 3"]:
-    """Copy pixels to a device: a quarter of what floats would be.
+    """Copy pixels to a device as bytes, a quarter of the size of floats.
 
-    From pinned memory where there is an accelerator, so that the copy does not hold up the host.
+    For an accelerator they are copied from pinned memory, so that the host does not wait.
     """
     if device.type == "cpu":
         return torch.tensor(pixels)
@@ -86,9 +83,9 @@ def upload(pixels: UInt8[np.ndarray, "b h w 3"], device: torch.device) -> UInt8[
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Let this thread's work on an accelerator go beside that of other threads.
+    """Run this thread's work on an accelerator concurrently with that of other threads.
 
-    What this thread has given the device before comes first. Read the results within the block.
+    It starts after earlier work of this thread. Read the results within the `with` block.
     """
     if device.type == "cpu":
         yield
@@ -103,7 +100,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 
 def peak_device_bytes(device: torch.device) -> int:
-    """The most that this process has held of an accelerator's memory; 0 on a CPU."""
+    """Return the peak accelerator memory of this process; 0 on a CPU."""
     if device.type == "cpu":
         return 0
     return int(torch.accelerator.max_memory_allocated(device))
@@ -113,19 +110,19 @@ def _has_bf16(device: torch.device) -> bool:
     check = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     if check is None:
         return False
-    # CUDA and XPU also say yes where bf16 is emulated, which is slower than fp16.
+    # CUDA and XPU also report emulated bf16, which is slower than fp16.
     emulates = device.type in ("cuda", "xpu")
     return bool(check(including_emulation=False) if emulates else check())
 
 
 def use_threads(num_threads: int) -> None:
-    """Give CPU arithmetic that many threads.
+    """Set the number of threads for computation on the CPU, before or after torch is imported.
 
-    Ray sets OMP_NUM_THREADS to the CPUs that a worker reserved, which is too few for a model that
-    has the machine to itself. Works before torch is imported, and after.
+    Ray sets OMP_NUM_THREADS to the CPUs that a worker reserves, which is too few for a model that
+    has the machine to itself.
     """
-    # Threads that spin for long while they wait take the cores from those that decode the next
-    # images; those that do not spin at all are slow to wake. Read when torch is imported.
+    # Waiting threads that spin for long take cores from threads that decode the next images;
+    # threads that do not spin are slow to wake. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["MKL_NUM_THREADS"] = str(num_threads)
@@ -134,19 +131,19 @@ def use_threads(num_threads: int) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """The most that this process has held so far."""
+    """Return the peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def spare_memory_bytes() -> int:
-    """What this machine could still give without swapping."""
+    """Return the memory that this machine can provide without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a smaller batch may succeed."""
-    # torch's class by name, so that a captioner without torch need not import it; on a CPU torch
+    """Whether an error means that memory has run out, so that a smaller batch may succeed."""
+    # torch's class by name, so that a captioner without torch does not import it. On a CPU torch
     # raises a plain RuntimeError.
     return (
         isinstance(error, MemoryError)

@@ -1,16 +1,17 @@
-"""What the folder of a model says of itself, read and checked before torch is loaded.
+"""Files that all kinds of model share in their folders: names, checks, digest, preprocessing.
 
-Here what all kinds share, and what is BLIP's; see `scratch_folders` for those trained from scratch,
-and `vlm_folders` for the vision-language models of transformers.
+Folders are read and checked before torch is loaded. Every error is a `ModelError` that names the
+folder and a remedy: users choose models by hand, and a traceback from a worker an hour later would
+not help them.
 
-Every fault is a `ModelError` that names the folder and what to do, because a model is chosen by
-hand and a traceback out of a worker an hour later helps nobody.
-
-Which models transformers knows as vision-language models.
+Loading a checked folder runs no code. Safetensors hold numbers only, but a file of that name can be
+a pickle, and other files can make the loader read more: an index can name any file, the settings of
+an adapter another model, and `attn_implementation` compiled code on the Hub.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,6 @@ from PIL import Image
 
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
-
-
-def is_vlm(model_type: object) -> bool:
-    """Whether transformers loads a `model_type` of `config.json` as an image-text-to-text model."""
-    if not isinstance(model_type, str):
-        return False
-    # takes seconds to import, and only a model of a kind that is not raycap's own needs it
-    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-    )
-
-    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-
-SCRATCH_KINDS = ("cnn-lstm", "transformer", "hybrid")
-"""Kinds of model that raycap trains from scratch."""
-
-VLM = "vlm"
-"""Kind of every other model that transformers loads as `AutoModelForImageTextToText`."""
-
-SUPPORTED_KINDS = ("blip", *SCRATCH_KINDS, VLM)
-"""Kinds of model that can be loaded from a folder of weights."""
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -51,7 +30,6 @@ TOKENIZER_FILE = "tokenizer.json"
 WEIGHT_FILE = "model.safetensors"
 WEIGHT_INDEX_FILE = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
-_VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.txt")
 
 _DIGESTED_FILES = (
     CONFIG_FILE,
@@ -64,38 +42,35 @@ _DIGESTED_FILES = (
     "tokenizer_config.json",
     "vocab.txt",
 )
-_VLM_FILES = (
-    GENERATION_FILE,  # its special tokens count
-    "chat_template.jinja",
-    "chat_template.json",
-    "merges.txt",
-    "video_preprocessor_config.json",
-    "vocab.json",
-)
 
-# What transformers' BlipImageProcessor assumes where the file is silent.
+# The defaults of transformers' BlipImageProcessor.
 _DEFAULT_SIZE = {"height": 384, "width": 384}
 _DEFAULT_RESCALE = 1 / 255
 _DEFAULT_RESAMPLE = int(Image.Resampling.BICUBIC)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_ADAPTER_FILE = "adapter_config.json"
+_ATTENTION = frozenset({"attn_implementation", "_attn_implementation", "experts_implementation"})
+_OWN_ATTENTION = frozenset({None, "eager", "sdpa"})
+_PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # pickle protocol 2 and later, and torch.save's zip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How pixels become the model's input: resized, then `(rescale * pixel - mean) / std`."""
+    """Conversion of pixels to model input: resize, then `(rescale * pixel - mean) / std`."""
 
     target: Target
-    """The size, and how images are resampled to it."""
+    """Size, and how images are resampled to it."""
     rescale: float = _DEFAULT_RESCALE
-    """Factor that takes a byte to the range of `mean`."""
+    """Factor that scales a byte to the range of `mean`."""
     mean: tuple[float, ...] = _CLIP_MEAN
     """Of red, green and blue."""
     std: tuple[float, ...] = _CLIP_STD
     """Of red, green and blue."""
 
     def to_json(self) -> dict[str, Any]:
-        """As transformers' `BlipImageProcessor` writes it."""
+        """Return the file contents that transformers' `BlipImageProcessor` writes."""
         return {
             "image_processor_type": "BlipImageProcessor",
             "do_convert_rgb": True,
@@ -110,36 +85,11 @@ class Preprocessing:
         }
 
 
-def check_folder(folder: Path) -> Preprocessing:
-    """Check that a folder holds all of a BLIP captioner, and say how it wants its pixels.
-
-    Raises:
-        ModelError: something is missing, of another kind, or contradicts itself.
-    """
-    config = read_json(folder / CONFIG_FILE)
-    _check_blip(folder, config)
-    check_weights(folder)
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        raise ModelError(
-            f"{folder}: no tokenizer ({' or '.join(_VOCABULARY_FILES)}): "
-            "save it there with tokenizer.save_pretrained"
-        )
-    preprocessing = read_preprocessing(folder)
-    wanted = _trained_size(folder, config)
-    found = (preprocessing.target.height_px, preprocessing.target.width_px)
-    if found != wanted:
-        raise ModelError(
-            f"{folder}: the preprocessor makes {found[0]}x{found[1]} pixels, but the weights are "
-            f"for {wanted[0]}x{wanted[1]} (vision_config.image_size): make the two files agree"
-        )
-    return preprocessing
-
-
 def read_preprocessing(folder: Path) -> Preprocessing:
     """Read the image part of a processor's settings.
 
     Raises:
-        ModelError: there is no such file, or it asks for what a fixed input size cannot give.
+        ModelError: the file is missing or invalid, or does not set a fixed input size.
     """
     file, settings = read_image_settings(folder)
     try:
@@ -148,10 +98,14 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         mean = tuple(float(value) for value in settings.get("image_mean", _CLIP_MEAN))
         std = tuple(float(value) for value in settings.get("image_std", _CLIP_STD))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{file}: not settings of an image processor: {error}") from None
+        raise ModelError(
+            f"{file}: not settings of an image processor: {error}", uri=str(file)
+        ) from None
     if len(mean) != 3 or len(std) != 3 or not all(std):
-        raise ModelError(f"{file}: image_mean and image_std must be three numbers, std not 0")
-    height_px, width_px = _size(file, settings.get("size", _DEFAULT_SIZE))
+        raise ModelError(
+            f"{file}: image_mean and image_std must be three numbers, std not 0", uri=str(file)
+        )
+    height_px, width_px = read_size(file, settings.get("size", _DEFAULT_SIZE))
     normalises = settings.get("do_normalize", True)
     return Preprocessing(
         target=Target(width_px=width_px, height_px=height_px, resample=resample),
@@ -171,12 +125,15 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{file.parent}: no {file.name}: point at the folder of a Hugging Face model"
+            f"{file.parent}: no {file.name}: point at the folder of a Hugging Face model",
+            uri=str(file.parent),
         ) from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: cannot be read as JSON ({error}): restore the file") from None
+        raise ModelError(
+            f"{file}: cannot be read as JSON ({error}): restore the file", uri=str(file)
+        ) from None
     if not isinstance(value, dict):
-        raise ModelError(f"{file}: must hold a JSON object: restore the file")
+        raise ModelError(f"{file}: must hold a JSON object: restore the file", uri=str(file))
     return value
 
 
@@ -185,21 +142,21 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def digest_folder(folder: Path, kind: str | None = None) -> str:
-    """Digest all that decides a caption: weights, tokenizer, architecture and preprocessing.
+def digest_folder(folder: Path, extra_files: Sequence[str] = ()) -> str:
+    """Digest the files that decide captions: weights, tokenizer, architecture and preprocessing.
 
     Args:
-        folder: of the model.
-        kind: of the model; a `vlm` has further files that count.
+        folder: Of the model.
+        extra_files: Further files to include, if they exist.
 
     Returns:
-        SHA-256 in hex, over names and contents in the order of the names.
+        SHA-256 in hex over names and contents, in the order of the names.
 
     Raises:
         ModelError: a file cannot be read.
     """
     weights = [path.name for path in folder.glob("*.safetensors")]
-    names = (*_DIGESTED_FILES, *_VLM_FILES) if kind == VLM else _DIGESTED_FILES
+    names = (*_DIGESTED_FILES, *extra_files)
     present = [name for name in names if (folder / name).is_file()]
     total = hashlib.sha256()
     for name in sorted({*weights, *present}):
@@ -207,38 +164,15 @@ def digest_folder(folder: Path, kind: str | None = None) -> str:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise ModelError(f"{folder / name}: cannot be read ({error.strerror})") from None
+            raise ModelError(
+                f"{folder / name}: cannot be read ({error.strerror})", uri=str(folder / name)
+            ) from None
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
 
 
-def read_kind(folder: Path) -> str:
-    """Read which kind of model a folder holds, one of SUPPORTED_KINDS.
-
-    Raises:
-        ModelError: it is none of these, or its files contradict each other.
-    """
-    model_type = read_json(folder / CONFIG_FILE).get("model_type")
-    found = VLM if model_type not in SUPPORTED_KINDS and is_vlm(model_type) else model_type
-    marked = found
-    if (folder / KIND_FILE).is_file():
-        marked = read_json(folder / KIND_FILE).get("kind", found)
-    for kind in (found, marked):
-        if kind not in SUPPORTED_KINDS:
-            raise ModelError(
-                f"{folder}: a model of kind {kind!r}; raycap captions with kinds: "
-                f"{', '.join(SUPPORTED_KINDS)}"
-            )
-    if found != marked:
-        raise ModelError(
-            f"{folder}: a model of kind {marked!r} by {KIND_FILE}, but {found!r} by {CONFIG_FILE}: "
-            "restore the files"
-        )
-    return str(found)
-
-
 def check_weights(folder: Path) -> None:
-    """Check that a folder holds weights that are safe to load.
+    """Check that a folder holds weights as safetensors.
 
     Raises:
         ModelError: it holds none.
@@ -249,31 +183,21 @@ def check_weights(folder: Path) -> None:
     if pickles:
         raise ModelError(
             f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded and "
-            f"are refused: convert them to {WEIGHT_FILE} (load with transformers, save_pretrained)"
+            f"are refused: convert them to {WEIGHT_FILE} (load with transformers, save_pretrained)",
+            uri=str(folder),
         )
-    raise ModelError(f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained")
-
-
-def _check_blip(folder: Path, config: dict[str, Any]) -> None:
-    kind = read_kind(folder)
-    if kind != "blip":
-        raise ModelError(f"{folder}: a model of kind {kind!r}, not 'blip': choose another folder")
-    # BLIP for questions or retrieval has the same model_type, loads, and captions nonsense.
-    architectures = config.get("architectures") or ["BlipForConditionalGeneration"]
-    if "BlipForConditionalGeneration" not in architectures:
-        raise ModelError(
-            f"{folder}: holds {', '.join(map(str, architectures))}, which does not caption: "
-            "choose a BlipForConditionalGeneration model"
-        )
+    raise ModelError(
+        f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained", uri=str(folder)
+    )
 
 
 def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the image part of a processor's settings, and tell in which file it stands.
+    """Read the image part of a processor's settings; return its file and its values.
 
     Raises:
-        ModelError: there is no such file, or it is no JSON.
+        ModelError: the file is missing or not JSON.
     """
-    # Where a whole processor was saved, transformers reads the image settings from there first.
+    # If a whole processor was saved, transformers reads the image settings from there first.
     if (folder / PROCESSOR_FILE).is_file():
         inner = read_json(folder / PROCESSOR_FILE).get("image_processor")
         if isinstance(inner, dict):
@@ -281,20 +205,22 @@ def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
     if not (folder / PREPROCESSOR_FILE).is_file():
         raise ModelError(
             f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
-            "BlipImageProcessor.save_pretrained"
+            "BlipImageProcessor.save_pretrained",
+            uri=str(folder),
         )
     return folder / PREPROCESSOR_FILE, read_json(folder / PREPROCESSOR_FILE)
 
 
-def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
-    vision = config.get("vision_config") or {}
-    if not isinstance(vision, dict):
-        raise ModelError(f"{folder / CONFIG_FILE}: vision_config must be a JSON object")
-    return _size(folder / CONFIG_FILE, vision.get("image_size", _DEFAULT_SIZE))
+def read_size(file: Path, value: object) -> tuple[int, int]:
+    """Read height and width in pixels from a setting; a single number is the side of a square.
 
+    Args:
+        file: For error messages.
+        value: The setting.
 
-def _size(file: Path, value: object) -> tuple[int, int]:
-    """Read height and width in pixels; a single number is the side of a square."""
+    Raises:
+        ModelError: it is not a fixed size.
+    """
     sides: object = value
     if isinstance(value, int):
         sides = [value, value]
@@ -305,5 +231,71 @@ def _size(file: Path, value: object) -> tuple[int, int]:
             return height_px, width_px
     raise ModelError(
         f"{file}: image size {value} is not a fixed height and width, which BLIP needs: "
-        'write it as {"height": 384, "width": 384}'
+        'write it as {"height": 384, "width": 384}',
+        uri=str(file),
     )
+
+
+def check_safe(folder: Path) -> None:
+    """Check that loading a folder reads only its own safetensors.
+
+    Raises:
+        ModelError: a weight file is a pickle, or other weights or code would be loaded.
+    """
+    if (folder / _ADAPTER_FILE).is_file():
+        raise ModelError(
+            f"{folder}: holds an adapter ({_ADAPTER_FILE}), which is loaded over the weights and "
+            "may name another model: merge it into the weights (merge_and_unload) and save them",
+            uri=str(folder),
+        )
+    for name in _found_values(read_json(folder / CONFIG_FILE), _ATTENTION):
+        if name not in _OWN_ATTENTION:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: attn_implementation is {json.dumps(name)}, which can "
+                "fetch code and is refused: remove it",
+                uri=str(folder / CONFIG_FILE),
+            )
+    for name in _shards(folder):
+        if not name.endswith(".safetensors") or name != Path(name).name:
+            raise ModelError(
+                f"{folder / WEIGHT_INDEX_FILE}: names {name!r}, which is not a safetensors file "
+                "of that folder and is refused: restore the file",
+                uri=str(folder / WEIGHT_INDEX_FILE),
+            )
+    for file in sorted(folder.glob("*.safetensors")):
+        _refuse_pickle(file)
+
+
+def _found_values(value: object, names: frozenset[str]) -> Iterator[Any]:
+    """Yield the values of these names at any depth."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in names:
+                yield from inner.values() if isinstance(inner, dict) else [inner]
+            yield from _found_values(inner, names)
+
+
+def _shards(folder: Path) -> list[str]:
+    index = folder / WEIGHT_INDEX_FILE
+    if not index.is_file():
+        return [WEIGHT_FILE]
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict):
+        raise ModelError(f"{index}: no weight_map: restore the file", uri=str(index))
+    return sorted({str(name) for name in found.values()})
+
+
+def _refuse_pickle(file: Path) -> None:
+    try:
+        with file.open("rb") as content:
+            start = content.read(9)
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror})", uri=str(file)) from None
+    # Eight bytes of header length, which is under 100 MB, then the header, which is JSON.
+    is_safetensors = start[4:8] == bytes(4) and start[8:] == b"{"
+    if start.startswith(_PICKLE_STARTS) and not is_safetensors:
+        raise ModelError(
+            f"{file}: is a pickle under another name; pickles can run code when loaded and are "
+            f"refused: convert it to safetensors (load with transformers, save_pretrained)",
+            uri=str(file),
+        )

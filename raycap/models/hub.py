@@ -1,10 +1,9 @@
-"""The door to the Hugging Face Hub: safetensors, settings and vocabularies come in, pickles never.
+"""Downloads from the Hugging Face Hub: safetensors, settings and vocabularies, never pickles.
 
-A pickled checkpoint can run code when it is loaded. Many older repositories, BLIP's among them,
-hold nothing else on their main branch; for those the Hub's own converter (the account
-SFconvertbot) has opened a pull request that adds the same weights as safetensors. It is used
-under the conditions transformers sets too: that account, an open pull request, and the pickle
-unchanged since.
+A pickled checkpoint can run code when it is loaded. Many older repositories, including BLIP's, hold
+only pickles on their main branch; for those the Hub's converter (the account SFconvertbot) has
+opened a pull request with the same weights as safetensors. It is used under the same conditions as
+in transformers: that account, an open pull request, and an unchanged pickle.
 """
 
 import logging
@@ -18,7 +17,7 @@ from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE
 from raycap.storage.address import redact
 
 ALLOWED_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
-"""What is downloaded."""
+"""Files to download."""
 
 _CONVERTER = "SFconvertbot"
 _CONVERSION_TITLE = "Adding `safetensors` variant of this model"
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def download(name: str, revision: str | None) -> Path:
-    """Bring a model's safe files into the local cache, where they may stand already.
+    """Download a model's safe files into the local cache, unless they are there already.
 
     Args:
         name: Repository, such as `Salesforce/blip-image-captioning-large`.
@@ -46,7 +45,7 @@ def download(name: str, revision: str | None) -> Path:
         A folder named after the commit.
 
     Raises:
-        ModelError: no such model or revision, no access, or no way to the Hub.
+        ModelError: the model or revision does not exist, or the Hub cannot be reached or refuses.
     """
     try:
         folder = _snapshot(name, revision)
@@ -59,7 +58,8 @@ def download(name: str, revision: str | None) -> Path:
         raise ModelError(
             f"{name}: the Hub has no {WEIGHT_FILE} of it, and pickled weights, which can run code "
             "when loaded, are refused: save it as safetensors (load with transformers, "
-            "save_pretrained) and pass that folder"
+            "save_pretrained) and give that folder",
+            uri=name,
         )
     return folder
 
@@ -76,7 +76,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _converted_revision(name: str) -> str | None:
-    """Find the pull request that adds the main branch's weights as safetensors."""
+    """Find the pull request that adds the weights of the main branch as safetensors."""
     api = huggingface_hub.HfApi()
     discussions = api.get_repo_discussions(
         name, author=_CONVERTER, discussion_type="pull_request", discussion_status="open"
@@ -86,7 +86,7 @@ def _converted_revision(name: str) -> str | None:
         if found.author != _CONVERTER or found.title != _CONVERSION_TITLE:
             continue
         main = main or _pickle_blobs(api, name, "main")
-        # An older conversion of other weights would caption unlike what the main branch holds.
+        # An older conversion, of other weights, would write other captions than the main branch.
         if main and main == _pickle_blobs(api, name, f"refs/pr/{found.num}"):
             return f"refs/pr/{found.num}"
     return None
@@ -100,8 +100,8 @@ def _pickle_blobs(api: huggingface_hub.HfApi, name: str, revision: str) -> dict[
 def _explain(name: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"{name}: the Hub gives it only to those who accepted its terms: accept them on the "
-            f"model's page and log in with `hf auth login`; or {_OFFLINE_HINT}"
+            f"{name}: the Hub requires that you accept its terms: accept them on the model's page "
+            f"and log in with `hf auth login`; or {_OFFLINE_HINT}"
         )
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
         return (
@@ -112,6 +112,6 @@ def _explain(name: str, revision: str | None, error: Exception) -> str:
         return f"{name}: no revision {revision!r} on the Hub: check the branch, tag or commit"
     reason = str(error).partition("\n")[0]
     return (
-        f"{name}: cannot be fetched from the Hub ({type(error).__name__}: {reason}): check the "
-        f"network and HF_HUB_OFFLINE, and try again; or {_OFFLINE_HINT}"
+        f"{name}: cannot be downloaded from the Hub ({type(error).__name__}: {reason}): check the "
+        f"network and HF_HUB_OFFLINE, and retry; or {_OFFLINE_HINT}"
     )

@@ -1,75 +1,119 @@
-"""Turn a model source into a captioner, on whatever node of the cluster this runs."""
+"""Load a model that was found, on any node of the cluster, or copy its folder."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
-from raycap.models.base import Captioner, ModelSource
-from raycap.models.folders import SCRATCH_KINDS, SUPPORTED_KINDS, VLM, digest_folder
-from raycap.models.hub import download
-from raycap.models.safety import check_safe
-from raycap.models.sources import DEMO_FOLDER, check_arithmetic
-from raycap.models.stub import StubCaptioner
+from raycap.models.base import Captioner, CaptionerKind, ModelSource
+from raycap.models.folders import (
+    GENERATION_FILE,
+    KIND_FILE,
+    check_safe,
+    digest_folder,
+    read_json,
+    write_json,
+)
+from raycap.models.hub import ALLOWED_PATTERNS, download
+from raycap.models.kinds import find_kind
+from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic
 
 
 def load_captioner(
     source: ModelSource, model: ModelConfig, generation: GenerationConfig
 ) -> Captioner:
-    """Load a captioner, fetching a Hub model again where this node has no copy.
+    """Load a captioner; a Hub model is downloaded if this node has no copy.
 
     Raises:
-        ModelError: the model is not here, differs from the one that was found, or cannot be
-            loaded, or is asked for arithmetic that its kind does not have.
+        ModelError: the model is not on this node, differs from the one that was found, cannot be
+            loaded, or does not support the precision asked for.
     """
+    kind = find_kind(source.kind)
     check_arithmetic(source, model)
-    if source.kind == "stub":
-        return StubCaptioner(model, generation)
-    if source.kind not in SUPPORTED_KINDS:
-        raise ModelError(
-            f"{source.name}: no captioner of kind {source.kind!r}; there are: "
-            f"{', '.join(SUPPORTED_KINDS)}, stub"
-        )
-    folder = safe_folder_here(source)
-    # torch and transformers take seconds to import, and the stub needs neither
-    if source.kind in SCRATCH_KINDS:
-        from raycap.models.scratch.captioner import load_scratch_captioner  # noqa: PLC0415
-
-        return load_scratch_captioner(folder, model, generation)
-    if source.kind == VLM:
-        from raycap.models.vlm.captioner import VlmCaptioner  # noqa: PLC0415
-
-        return VlmCaptioner.from_pretrained(folder, model, generation)
-    from raycap.models.blip.captioner import BlipCaptioner  # noqa: PLC0415
-
-    return BlipCaptioner.from_pretrained(folder, model, generation)
+    folder = None if kind.built_in() else safe_folder_here(source)
+    return kind.load(folder, model, generation)
 
 
 def safe_folder_here(source: ModelSource) -> Path:
-    """Find the model's folder on this node, and make sure that it is the same model.
+    """Return the model's folder on this node, after checking that it is the same model.
 
-    A Hub model is fetched again where this node has no copy.
+    A Hub model is downloaded if this node has no copy.
 
     Raises:
-        ModelError: the folder is not here, or its files differ from those that were found.
+        ModelError: the folder is not on this node, or its files differ from those that were found.
     """
     folder = _folder_here(source)
-    check_safe(folder)  # the digest knows no files that are not the model's own
+    check_safe(folder)  # the digest does not cover files that are not part of the model
     return folder
+
+
+def copy_model(
+    source: ModelSource, folder: Path, generation: GenerationConfig, record: dict[str, Any]
+) -> None:
+    """Copy a model to a folder, with other generation settings.
+
+    The model's files are copied unchanged. Files that an earlier copy has completed are kept.
+
+    Args:
+        source: A model in a folder on this machine.
+        folder: The destination; created if it does not exist.
+        generation: Written to `raycap.json`, and to `generation_config.json` unless that file is
+            part of the model.
+        record: Further keys of `raycap.json`.
+
+    Raises:
+        ModelError: the source does not exist or cannot be read, or the copy cannot be written.
+    """
+    kind = find_kind(source.kind)
+    original = Path(source.folder or "")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if digest_folder(folder, kind.extra_files) != source.digest:
+            _copy_files(kind, original, folder)
+        kind_file = original / KIND_FILE
+        before = read_json(kind_file) if kind_file.is_file() else {}
+        kind.write_generation(folder, generation)
+    except OSError as error:
+        raise ModelError(
+            f"{original}: cannot be copied to {folder} ({error.strerror}): make room, or give "
+            "another output",
+            uri=str(original),
+        ) from error
+    if digest_folder(folder, kind.extra_files) != source.digest:
+        raise ModelError(
+            f"{original}: changed while it was copied: run the same command again",
+            uri=str(original),
+        )
+    saved = {"kind": kind.name, GENERATION: generation.model_dump(mode="json")}
+    write_json(folder / KIND_FILE, {**before, **saved, **record})
 
 
 def _folder_here(source: ModelSource) -> Path:
     if source.revision is not None:
-        # Immediate where the commit is cached, and the commit pins the content.
+        # Returns at once if the commit is cached, and the commit pins the content.
         return download(source.name, source.revision)
     folder = DEMO_FOLDER if source.name == "demo" else Path(source.folder or "")
     if not folder.is_dir():
         raise ModelError(
             f"{folder}: the model's folder is not on this node: put it at the same path on every "
-            "node (a shared or copied folder), or name a model of the Hub"
+            "node (a shared or copied folder), or give a model of the Hub",
+            uri=str(folder),
         )
-    if digest_folder(folder, source.kind) != source.digest:
+    if digest_folder(folder, find_kind(source.kind).extra_files) != source.digest:
         raise ModelError(
             f"{folder}: not the model this run started with (its files differ on this node, or "
-            "changed since): restore them, or start a new run"
+            "have changed since): restore them, or start a new run",
+            uri=str(folder),
         )
     return folder
+
+
+def _copy_files(kind: CaptionerKind, original: Path, folder: Path) -> None:
+    """Copy file by file, each atomically; links are followed."""
+    settings = {KIND_FILE, GENERATION_FILE} - set(kind.extra_files)
+    for path in sorted(path for pattern in ALLOWED_PATTERNS for path in original.glob(pattern)):
+        if path.name not in settings and path.is_file():
+            temporary = folder / f".{path.name}.tmp"
+            shutil.copyfile(path, temporary)
+            temporary.replace(folder / path.name)

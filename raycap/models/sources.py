@@ -1,67 +1,67 @@
-"""Find and identify the model a user named, without loading it: no torch is imported here.
+"""Find, check and identify the model that a user named, without loading it. Imports no torch.
 
 A name is, in this order: `stub`, `demo`, a local folder, a Hub name or `name@revision`.
+
+A folder that was trained or calibrated also holds generation settings (`generation` in its
+`raycap.json`). They apply to every setting that the user has not set. `generation_config.json` is
+not read: it is for transformers.
 """
 
-import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from raycap.config import ModelConfig
-from raycap.errors import ModelError
-from raycap.images.decoding import Target
+from raycap.config import GenerationConfig, ModelConfig
+from raycap.config.loading import validate_config
+from raycap.errors import ConfigError, ModelError
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
     KIND_FILE,
     PICKLE_PATTERNS,
-    VLM,
     WEIGHT_FILE,
-    check_folder,
+    check_safe,
     digest_folder,
     read_json,
-    read_kind,
 )
 from raycap.models.hub import download
-from raycap.models.safety import check_safe
-from raycap.models.saved import read_generation
-from raycap.models.scratch.folders import check_scratch_folder
-from raycap.models.vlm.folders import check_vlm_folder
+from raycap.models.kinds import KINDS, find_kind, kind_of_folder
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
 
-STUB_TARGET = Target(width_px=64, height_px=64)
-"""The pixels of the `stub` model."""
+GENERATION = "generation"
+"""Key of the generation settings in `raycap.json`."""
 
-_STUB_VERSION = "raycap stub 1"  # raised whenever the stub's captions change
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 
 
 def find_model(name: str) -> ModelSource:
-    """Find a model by name, fetch its files where they are not local, check and identify it.
+    """Find a model by name, download it from the Hub if necessary, check it and identify it.
 
     Args:
-        name: `stub`, `demo`, a local folder, a Hub name, or a Hub `name@revision`. What starts
-            with `.`, `/` or `~`, or exists, is a path.
+        name: `stub`, `demo`, a local folder, a Hub name, or a Hub `name@revision`. A name that
+            starts with `.`, `/` or `~`, or exists as a path, is a path.
 
     Raises:
-        ModelError: it cannot be found or is not a model raycap can caption with.
+        ModelError: it does not exist, or is not a model that raycap can caption with.
     """
-    if name == "stub":
-        return _stub(name)
+    for kind in KINDS:
+        if name == kind.name and (built_in := kind.built_in()):
+            return built_in
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
-    path = Path(os.path.expanduser(name))  # unlike Path.expanduser leaves an unknown ~user as it is
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
     if name.startswith((".", "/", "~")) or (name and path.exists()):
         if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
             raise ModelError(
                 f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
-                f"point at a folder with {WEIGHT_FILE}"
+                f"give a folder with {WEIGHT_FILE}",
+                uri=name,
             )
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: point at the folder of a saved model")
+            raise ModelError(f"{name}: no such folder: give the folder of a saved model", uri=name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -70,62 +70,104 @@ def find_model(name: str) -> ModelSource:
         )
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins what a branch or tag pointed to.
+    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
     return _from_folder(folder, repository, folder.name)
 
 
 def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
-    """Make sure that no arithmetic is asked for that this kind of model does not have.
+    """Check that the kind of the model supports `model.compile` and `model.precision`.
 
     Raises:
-        ModelError: `model.compile`, or 8 bits, for a model that is no BLIP.
+        ModelError: it does not.
     """
-    if source.kind == "blip":
-        return
-    if model.compile:
+    kind = find_kind(source.kind)
+    if model.compile and not kind.compiles:
+        able = ", ".join(one.name for one in KINDS if one.compiles)
         raise ModelError(
-            f"model.compile=true is for BLIP models only; {source.name} is a {source.kind}: leave "
-            "it off"
+            f"model.compile=true supports models of kind {able}; {source.name} is of kind "
+            f"{kind.name}: leave it off",
+            setting="model.compile",
         )
-    if model.precision == "int8":
+    if model.precision == "int8" and not kind.has_int8:
+        able = ", ".join(one.name for one in KINDS if one.has_int8)
         raise ModelError(
-            f"model.precision=int8 is for BLIP models only; {source.name} is a {source.kind}: set "
-            "model.precision=auto"
+            f"model.precision=int8 supports models of kind {able}; {source.name} is of kind "
+            f"{kind.name}: set model.precision=auto",
+            setting="model.precision",
         )
 
 
-def _stub(name: str) -> ModelSource:
-    return ModelSource(
-        kind="stub",
-        name=name,
-        revision=None,
-        folder=None,
-        digest=hashlib.sha256(_STUB_VERSION.encode()).hexdigest(),
-        target=STUB_TARGET,
-    )
+def settled_generation(asked: GenerationConfig, source: ModelSource) -> GenerationConfig:
+    """Combine the generation settings of the user with those saved with the model.
+
+    Args:
+        asked: The settings as read. Only the ones that were set override the saved ones.
+        source: The model.
+
+    Returns:
+        `asked` itself if the model has no saved settings.
+
+    Raises:
+        ConfigError: the two contradict each other.
+    """
+    saved = source.generation
+    if saved is None:
+        return asked
+    set_values = asked.model_dump(exclude_unset=True)
+    try:
+        return validate_config(
+            GenerationConfig, _merged(saved.model_dump(exclude_unset=True), set_values)
+        )
+    except ConfigError as error:
+        reason = str(error).partition(", got ")[0].removeprefix("config: ")
+        raise ConfigError(
+            f"generation: {reason}; settings that are not set come from the {KIND_FILE} of "
+            f"{source.name}: set both",
+            setting="generation",
+        ) from None
+
+
+def read_generation(folder: Path) -> GenerationConfig | None:
+    """Read the generation settings saved with a model; None if there are none.
+
+    Raises:
+        ModelError: they are not valid settings.
+    """
+    file = folder / KIND_FILE
+    record = read_json(file).get(GENERATION) if file.is_file() else None
+    if record is None:
+        return None
+    try:
+        if not isinstance(record, dict):
+            raise ConfigError("must be a JSON object")
+        return validate_config(GenerationConfig, record)
+    except ConfigError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"{file}: generation: {reason}; correct it there, or remove it", uri=str(file)
+        ) from None
 
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
-    kind_file = folder / KIND_FILE
-    if kind_file.is_file() and read_json(kind_file).get("kind") == "stub":
-        return _stub(name)
-    kind = read_kind(folder)
-    target = _check(folder, kind)
+    kind = kind_of_folder(folder)
+    target = kind.check(folder)
     check_safe(folder)
     return ModelSource(
-        kind=kind,
+        kind=kind.name,
         name=name,
         revision=revision,
         folder=str(folder),
-        digest=digest_folder(folder, kind),
+        digest=digest_folder(folder, kind.extra_files),
         target=target,
         generation=read_generation(folder),
     )
 
 
-def _check(folder: Path, kind: str) -> Target:
-    if kind == "blip":
-        return check_folder(folder).target
-    if kind == VLM:
-        return check_vlm_folder(folder)
-    return check_scratch_folder(folder).preprocessing.target
+def _merged(values: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Override settings by others, section by section."""
+    merged = dict(values)
+    for name, value in upper.items():
+        below = merged.get(name)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged

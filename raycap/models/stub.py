@@ -1,5 +1,6 @@
-"""A real, deterministic captioner without weights: dry runs, tests, engine benchmarks."""
+"""The stub: a deterministic captioner without weights, for dry runs, tests and benchmarks."""
 
+import hashlib
 import math
 import os
 import signal
@@ -13,11 +14,11 @@ from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
-from raycap.models.base import Caption
-from raycap.models.folders import KIND_FILE, write_json
-from raycap.models.sources import STUB_TARGET
+from raycap.models.base import BatchRange, Caption, Captioner, CaptionerKind, ModelSource
 
-_GRID = 8  # looks at every 8th pixel of every 8th row: enough for colour and light
+_VERSION = "raycap stub 1"  # changed whenever the captions of the stub change
+_TARGET = Target(width_px=64, height_px=64)
+_GRID = 8  # it looks at every 8th pixel of every 8th row: enough for colour and light
 
 _COLOURS = {
     "black": (0, 0, 0),
@@ -42,10 +43,50 @@ _CONSONANTS = "bdfghjklmnprstvz"
 _VOWELS = "aiou"
 
 
-class StubCaptioner:
-    """Says what colour, light and contrast an image has, and a word made of its pixels.
+class StubKind(CaptionerKind):
+    """The stub, which has no files."""
 
-    Of the generation settings it honours `prompt` and `num_captions`.
+    name = "stub"
+    uses_gpus = False
+    is_threadsafe = False
+
+    def recognises(self, model_type: str) -> bool:  # noqa: ARG002
+        """Whether a `model_type` means the stub: none does; `raycap.json` names it."""
+        return False
+
+    def built_in(self) -> ModelSource:
+        """Return the only model of the kind."""
+        return ModelSource(
+            kind=self.name,
+            name=self.name,
+            revision=None,
+            folder=None,
+            digest=hashlib.sha256(_VERSION.encode()).hexdigest(),
+            target=_TARGET,
+        )
+
+    def check(self, folder: Path) -> Target:  # noqa: ARG002
+        """Return the size of the input images."""
+        return _TARGET
+
+    def load(
+        self,
+        folder: Path | None,  # noqa: ARG002
+        model: ModelConfig,
+        generation: GenerationConfig,
+    ) -> Captioner:
+        """Make the captioner."""
+        return StubCaptioner(model, generation)
+
+    def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
+        """Return one size: the speed of the stub does not depend on it."""
+        return BatchRange.fixed(64)
+
+
+class StubCaptioner:
+    """Describes the colour, light and contrast of an image, plus a word derived from its pixels.
+
+    Of the generation settings it uses `prompt` and `num_captions`.
     """
 
     def __init__(self, model: ModelConfig, generation: GenerationConfig) -> None:
@@ -56,11 +97,11 @@ class StubCaptioner:
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
-        return STUB_TARGET
+        """Size of the input images, and how to resample to it."""
+        return _TARGET
 
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch; takes `stub_latency_s`, whatever its size."""
+        """Caption a batch; takes `stub_latency_s`, regardless of its size."""
         if self._latency_s:
             time.sleep(self._latency_s)
         if not len(pixels):
@@ -80,11 +121,6 @@ class StubCaptioner:
                 looks, np.ascontiguousarray(pixels), is_faulty, strict=True
             )
         ]
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that `find_model` knows as a stub."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / KIND_FILE, {"kind": "stub"})
 
     def _fail(self) -> None:
         if self._fault == "raise":
@@ -113,7 +149,7 @@ def _is_magenta(pixels: UInt8[np.ndarray, "b h w 3"]) -> Bool[np.ndarray, " b"]:
 
 
 def _colours(sample: UInt8[np.ndarray, "b n 3"]) -> list[str]:
-    """Name the palette colour nearest to each image's mean."""
+    """Return the palette colour nearest to the mean of each image."""
     mean = sample.sum(axis=1, dtype=np.int64) // sample.shape[1]
     distance = ((mean[:, None] - _COLOUR_TABLE) ** 2).sum(axis=2)
     return [_COLOUR_NAMES[index] for index in distance.argmin(axis=1)]
@@ -127,7 +163,7 @@ def _light_and_contrast(sample: UInt8[np.ndarray, "b n 3"]) -> tuple[list[str], 
 
 
 def _word(number: int) -> str:
-    """Spell 32 bits so that they can be said: "lusab-babad".
+    """Spell 32 bits as a pronounceable word, such as "lusab-babad".
 
     Source: Wilkerson 2009, "A proposal for proquints", arXiv:0901.4016.
     """

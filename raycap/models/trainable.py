@@ -1,76 +1,82 @@
-"""What every model that can be trained is: images and captions in, logits out."""
+"""The interface of models that are trained, and the door to them: built new, or from weights.
 
-from collections.abc import Sequence
+A network maps images and the tokens of captions to logits.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from raycap.config import GenerationConfig
+from raycap.config import GenerationConfig, TrainConfig
+from raycap.errors import ConfigError
 from raycap.images.decoding import Target
 from raycap.models.base import Captioner
+from raycap.models.kinds import find_trainable_kind
+from raycap.models.sources import find_model
 
 IGNORED = -100
-"""Target of a position that carries no loss: padding, and the prompt."""
+"""Target of positions without loss: padding and the prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:
-    """Captions as a network reads and is asked for them; all `[B, T]`, padded at the end."""
+    """A batch of captions as network inputs and targets; all `[B, T]`, padded at the end."""
 
     inputs: Int[Tensor, "b t"]
-    """Tokens that the decoder reads: the start token, the prompt, the caption."""
+    """Input tokens of the decoder: start token, prompt, caption."""
     mask: Int[Tensor, "b t"]
-    """1 where there is a token, 0 where there is padding."""
+    """1 for tokens, 0 for padding."""
     targets: Int[Tensor, "b t"]
-    """The token that should follow each position, the end token last; or IGNORED."""
+    """The token that should follow each position, ending with the end token; or IGNORED."""
 
 
-@runtime_checkable
+@runtime_checkable  # the type checks of the test run use isinstance
 class Trainable(Protocol):
-    """A model with what belongs to it: tokenizer, preprocessing, and how to save it."""
+    """A network with its tokenizer and preprocessing, which can be trained and saved."""
 
     @property
     def kind(self) -> str:
-        """`blip`, `cnn-lstm`, `transformer` or `hybrid`."""
+        """Name of its kind, such as `blip`."""
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
 
     @property
     def network(self) -> nn.Module:
         """Maps `(pixels uint8 [B, 3, H, W], inputs [B, T], mask [B, T])` to logits `[B, T, V]`.
 
-        Normalises the pixels itself, on its device. Parameters that are not to be trained have
-        `requires_grad` false; batch norms of a frozen encoder keep their statistics in training.
+        It normalises the pixels itself, on its device. Frozen parameters have `requires_grad`
+        false; batch norms of a frozen encoder keep their statistics during training.
         """
 
     def encode(self, captions: Sequence[str]) -> TokenBatch:
-        """Turn captions into tokens, on the CPU; what is too long is cut, its end token kept."""
+        """Convert captions to tokens, on the CPU. Long ones are cut and keep their end token."""
 
     def captioner(self, generation: GenerationConfig) -> Captioner:
-        """Caption with the network as it is now; shares its weights."""
+        """Return a captioner that shares the weights of the network."""
 
     def save(self, folder: Path, generation: GenerationConfig, training: dict[str, Any]) -> None:
-        """Write a folder that `raycap caption --model` runs and `load_trainable` continues from.
+        """Write a folder that `raycap caption --model` runs and `load_trainable` loads.
 
-        `training` goes into `raycap.json`, `generation` into `generation_config.json`.
+        `training` goes into `raycap.json`, `generation` there and into `generation_config.json`.
         """
 
 
 def batch_tokens(
     start: Sequence[int], bodies: Sequence[Sequence[int]], *, pad: int, end: int
 ) -> TokenBatch:
-    """Lay captions into a batch, on the CPU.
+    """Build a batch of captions, on the CPU.
 
     Args:
-        start: What each begins with: the start token, and a prompt, which carries no loss.
+        start: Tokens at the start of each caption: the start token, and a prompt without loss.
         bodies: Tokens of each caption.
-        pad: The token of padding.
+        pad: The padding token.
         end: The token that follows each caption.
     """
     length = len(start) + max((len(body) for body in bodies), default=0)
@@ -83,3 +89,39 @@ def batch_tokens(
         mask[row, : len(read)] = 1
         targets[row, len(start) - 1 : len(read)] = torch.tensor(asked)
     return TokenBatch(inputs=inputs, mask=mask, targets=targets)
+
+
+def build_trainable(config: TrainConfig, captions: Iterable[str]) -> Trainable:
+    """Build the model that training starts from, on the CPU.
+
+    Args:
+        config: The settings; `init` names existing weights to start from.
+        captions: All captions of the training split. A model from scratch learns its tokens from
+            them.
+
+    Raises:
+        ModelError: the weights cannot be found or loaded.
+        ConfigError: the weights are of another kind than the settings ask for.
+    """
+    kind = find_trainable_kind(config.kind)
+    init = config.init or kind.default_init
+    if init is None:
+        return cast(Trainable, kind.build_trainable(config, captions))
+    source = find_model(init)
+    if source.kind != config.kind or source.folder is None:
+        raise ConfigError(
+            f"init={init} is a model of kind {source.kind!r}, not {config.kind!r}: set that kind, "
+            "or give other weights",
+            setting="init",
+        )
+    return load_trainable(Path(source.folder), config)
+
+
+def load_trainable(folder: Path, config: TrainConfig) -> Trainable:
+    """Load a saved model for training, on the CPU.
+
+    Raises:
+        ModelError: the folder does not hold a model of the kind in the settings.
+    """
+    kind = find_trainable_kind(config.kind)
+    return cast(Trainable, kind.load_trainable(folder, config))

@@ -1,4 +1,4 @@
-"""Load a checked folder with transformers: safetensors only, nothing fetched, no code of it run."""
+"""Load folders with transformers: only safetensors, without downloads or code of the folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    BlipForConditionalGeneration,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
 
 from raycap.errors import ModelError
 
@@ -31,83 +23,63 @@ _LOAD_ERRORS = (
 )
 
 
-def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a BLIP captioning network, on the CPU, and its tokenizer.
+def load_complete(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """Load a network onto the CPU.
 
     Args:
-        folder: Hugging Face folder, checked already.
-        dtype: Arithmetic wanted, whatever the weights are stored in.
+        model_class: A model class of transformers.
+        folder: Hugging Face folder, already checked.
+        dtype: Data type to convert the weights to.
 
     Raises:
-        ModelError: the files are broken or do not fit together.
+        ValueError: weights are missing; or another error of transformers, see `load_errors`.
     """
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            return _load_complete(BlipForConditionalGeneration, folder, dtype), tokenizer
-    except _LOAD_ERRORS as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(
-            f"{folder}: cannot be loaded as BLIP ({type(error).__name__}: {reason}): "
-            "restore its files or choose another model"
-        ) from error
-
-
-def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Load a vision-language model, on the CPU, and its processor.
-
-    Args:
-        folder: Hugging Face folder, checked already.
-        dtype: Arithmetic wanted, whatever the weights are stored in.
-
-    Raises:
-        ModelError: the files are broken or do not fit together, transformers knows the model only
-            by code of the folder's own, or a package that it needs is not installed.
-    """
-    with _explained(folder), quiet():
-        processor = _processor(folder)
-        return _load_complete(AutoModelForImageTextToText, folder, dtype), processor
-
-
-def load_processor(folder: Path) -> Any:
-    """Load the processor of a vision-language model alone.
-
-    Raises:
-        ModelError: as `load_vlm` raises it.
-    """
-    with _explained(folder), quiet():
-        return _processor(folder)
-
-
-def _processor(folder: Path) -> Any:
-    load: Any = AutoProcessor.from_pretrained
-    processor = load(folder, local_files_only=True, trust_remote_code=False)
-    if not isinstance(processor, ProcessorMixin):
-        raise ValueError("it has no processor of images and text")
-    return processor
+    network, report = model_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    # transformers initialises missing weights at random, and the captions would be nonsense.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
+    return network
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Say in one line what is wrong with the folder of a vision-language model."""
+def load_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn errors of transformers into a ModelError of one line, and silence its output.
+
+    Args:
+        folder: The folder being loaded.
+        what: What it is loaded as, such as "BLIP".
+
+    Raises:
+        ModelError: files are broken or do not fit together, or a package is not installed.
+    """
     try:
-        yield
+        with quiet():
+            yield
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{folder}: needs a package that is not installed: {reason}") from error
+        raise ModelError(
+            f"{folder}: needs a package that is not installed: {reason}", uri=str(folder)
+        ) from error
     except _LOAD_ERRORS as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{folder}: cannot be loaded as a vision-language model ({type(error).__name__}: "
-            f"{reason}): restore its files or choose another model"
+            f"{folder}: cannot be loaded as {what} ({type(error).__name__}: {reason}): "
+            "restore its files or choose another model",
+            uri=str(folder),
         ) from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and advice out of the log; faults are raised anyway."""
+    """Silence the progress bars and advice of transformers; errors are raised anyway."""
     logs: Any = transformers.utils.logging
     verbosity, had_bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()
@@ -118,19 +90,3 @@ def quiet() -> Iterator[None]:
         logs.set_verbosity(verbosity)
         if had_bars:
             logs.enable_progress_bar()
-
-
-def _load_complete(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    network, report = kind.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    # transformers fills what is missing with random numbers, and the captions with nonsense.
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
-    return network

@@ -1,8 +1,6 @@
-"""The stages of a preflight: those of a run, each with a clock beside it.
+"""The stages of a preflight: those of a run with time measurements, and pictures of the images.
 
-Images are read once, and by the code that reads them in a run: what is measured is what will run.
-
-Pictures of sampled images, for a person to look at.
+Images are read once, by the same code as in a run, so that the measurement applies to the run.
 """
 
 import time
@@ -16,7 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.loading import (
     DecodesImages,
@@ -32,6 +30,7 @@ from raycap.captioning.source import File, Row, with_held_files
 from raycap.captioning.stream import Stages
 from raycap.config import ImageConfig
 from raycap.images.decoding import DecodedImage, Target, decode
+from raycap.models.base import BatchRange
 from raycap.results.preflight import MAX_PICTURES
 from raycap.storage.parallel import ordered_map
 
@@ -40,18 +39,18 @@ _QUALITY = 75
 
 
 def picture_size(width_px: int, height_px: int) -> tuple[int, int]:
-    """Give the size of an image's picture: never larger than the image."""
+    """Return the size of an image's picture, which is at most that of the image."""
     scale = min(1.0, _SIDE_PX / max(width_px, height_px))
     return max(1, round(scale * width_px)), max(1, round(scale * height_px))
 
 
 def shrink(data: bytes, size: tuple[int, int], config: ImageConfig) -> bytes:
-    """Shrink an image file that is known to decode; give a WebP.
+    """Shrink an image file that can be decoded to a WebP.
 
     Args:
-        data: the file.
-        size: width and height of the image in pixels, upright.
-        config: what is accepted as an image.
+        data: The file.
+        size: Width and height of the upright image, in pixels.
+        config: Limits for images.
     """
     width_px, height_px = picture_size(*size)
     pixels = decode(data, Target(width_px=width_px, height_px=height_px), config).pixels
@@ -61,7 +60,7 @@ def shrink(data: bytes, size: tuple[int, int], config: ImageConfig) -> bytes:
 
 
 def sample_work(images: pa.Table, num_tasks: int) -> pa.Table:
-    """Share MANIFEST rows out among load tasks, as SAMPLE_WORK rows."""
+    """Distribute MANIFEST rows over load tasks, as SAMPLE_WORK rows."""
     rows = [{**row, schema.ROW: place} for place, row in enumerate(images.to_pylist())]
     shares = [rows[start::num_tasks] for start in range(min(num_tasks, len(rows)))]
     return pa.Table.from_pylist(
@@ -84,14 +83,14 @@ def load_sample(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 
 
 def _with_position(row: Row) -> Row:
-    """Add the columns that say where a row belongs; in a preflight it belongs nowhere."""
+    """Add the columns for a row's place in the output, which do not apply to a preflight."""
     return {**row, schema.PART: 0, schema.NUM_ROWS: 0, schema.PARTIAL: False, schema.ATTEMPTS: 1}
 
 
 def _timed(
     files: Iterable[tuple[Row, File | None]],
 ) -> Iterator[tuple[Row, File | None, float]]:
-    """Say of each file that a caption dataset holds how long it took to come, in seconds."""
+    """Yield each file of a caption dataset with the seconds that reading it took."""
     asked = time.perf_counter()
     for row, file in files:
         yield row, file, time.perf_counter() - asked
@@ -121,13 +120,13 @@ def _load_timed(
 
 
 class _Stopwatch:
-    """Reads and decodes one image, and tells how long each took."""
+    """Reads and decodes one image, and measures both."""
 
     def __init__(self, reader: ReadsImages, decoder: DecodesImages) -> None:
         self._reader = reader
         self._decoder = decoder
-        # Decoding is arithmetic: what it takes of a core, however many threads share that. A
-        # process apart does not count as this thread's.
+        # Decoding is measured in CPU time, which does not depend on other threads. The time of a
+        # child process does not count as this thread's.
         is_apart = isinstance(decoder, IsolatedDecoder)
         self._clock = time.perf_counter if is_apart else time.thread_time
         self.fetch_s = 0.0
@@ -153,7 +152,7 @@ class _Stopwatch:
 
 
 class RecordedBatchSize(BatchSize):
-    """The batch size of a captioner, with how long each of its rounds took."""
+    """The batch size of a captioner, with the time of each round."""
 
     def __init__(self, allowed: BatchRange) -> None:
         super().__init__(allowed)
@@ -161,13 +160,13 @@ class RecordedBatchSize(BatchSize):
         """Batch size, images and seconds."""
 
     def note(self, num_images: int, seconds: float) -> None:
-        """Learn how long images took, and remember it."""
+        """Record how long images took."""
         self.rounds.append((self.current, num_images, seconds))
         super().note(num_images, seconds)
 
 
 class MeasuringActor(CaptionActor):
-    """Captions SAMPLE_LOADED tables, and tells how long it took."""
+    """Captions SAMPLE_LOADED tables, and measures the time."""
 
     batch_size_kind = RecordedBatchSize
 
@@ -176,7 +175,7 @@ class MeasuringActor(CaptionActor):
         self._name = uuid4().hex
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answer every row, as a run does. Returns SAMPLE_ANSWERED rows."""
+        """Caption every row, as a run does. Returns SAMPLE_ANSWERED rows."""
         size = self._batch_size
         started = time.perf_counter()
         answered = super().__call__(batch.select(schema.LOADED.names))
@@ -193,10 +192,10 @@ def _with_measures(
     answered: pa.Table, batch: pa.Table, rounds: list[tuple[str, int, int, float]]
 ) -> pa.Table:
     names = (schema.CAPTIONER, schema.BATCH_SIZE, schema.NUM_IMAGES, schema.SECONDS)
-    told = [dict(zip(names, one, strict=True)) for one in rounds]
+    records = [dict(zip(names, one, strict=True)) for one in rounds]
     measures = [batch[name] for name in (schema.FETCH_S, schema.DECODE_S, schema.PICTURE)]
     column = pa.array(
-        [told if place == 0 else [] for place in range(len(answered))],
+        [records if place == 0 else [] for place in range(len(answered))],
         schema.SAMPLE_ANSWERED.field(schema.ROUNDS).type,
     )
     return pa.table([*answered.columns, *measures, column], schema=schema.SAMPLE_ANSWERED)

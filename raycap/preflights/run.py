@@ -1,14 +1,12 @@
-"""`raycap caption --preflight`: what a run will be like, by captioning a sample of its images.
+"""`raycap caption --preflight`: predict a run by captioning a random sample of its images.
 
-The sample is written into a folder of the output that a run neither reads nor lists, so that the
-run itself starts clean.
-
-Drawing a sample from a listing while it goes by, in bounded memory.
+The sample is drawn from the listing as it streams by, in bounded memory. Results go to a folder of
+the output that a run neither reads nor lists, so that they do not affect the run.
 """
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,11 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.plan import limited
-from raycap.captioning.record import check_claim, fingerprint
 from raycap.captioning.resources import (
     count_lanes,
     count_workers,
@@ -30,15 +26,15 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
-from raycap.captioning.run import forecast
+from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
 from raycap.captioning.source import Listing, is_held, open_source
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
-from raycap.errors import ConfigError, RunStopped
-from raycap.models.base import ModelSource
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.errors import ConfigError
+from raycap.models.base import BatchRange, ModelSource
+from raycap.models.kinds import find_kind
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
@@ -46,16 +42,17 @@ from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
 from raycap.results.captioning import Forecast
 from raycap.results.preflight import CONTACT_SHEET, Preflight, write_preflight
+from raycap.runs.opening import check_claim, stopping
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 
 class Reservoir:
-    """Rows drawn at random out of a stream of tables; each row as likely as any other.
+    """A uniform random sample of rows from a stream of tables.
 
-    Every row gets a random number, and those with the least ones stay. So the sample depends on the
-    seed and the order of the rows alone, not on how they are cut into tables.
+    Every row gets a random number, and rows with the smallest ones are kept. So the sample depends
+    on the seed and the order of rows only, not on how they are cut into tables.
     """
 
     def __init__(self, num_rows: int, seed: int) -> None:
@@ -65,34 +62,34 @@ class Reservoir:
         self._draws = np.empty(0)
 
     def watch(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """Pass tables on, and draw from them."""
+        """Yield the tables, and sample from them."""
         for table in tables:
             self._add(table)
             yield table
 
     def rows(self) -> pa.Table | None:
-        """Give the sample in random order, so that its beginning is a sample as well.
+        """Return the sample in random order, so that its first rows are a sample as well.
 
-        None before there was any table.
+        None if there was no table.
         """
         return None if self._kept is None else self._kept.take(pa.array(np.argsort(self._draws)))
 
     def _add(self, table: pa.Table) -> None:
         draws = self._generator.random(len(table))
         if len(self._draws) == self._num_rows:
-            # Of a long stream nearly all rows are out at once.
+            # In a long stream, nearly all rows are dropped here.
             is_in = draws < self._draws.max()
             table, draws = table.filter(pa.array(is_in)), draws[is_in]
         kept = [table] if self._kept is None else [self._kept, table]
         both = np.concatenate([self._draws, draws])
         least = np.argsort(both)[: self._num_rows]
-        # Taken, which copies: a slice would keep the whole table in memory.
+        # `take` copies: a slice would keep the whole table in memory.
         self._kept = pa.concat_tables(kept).take(pa.array(least)).combine_chunks()
         self._draws = both[least]
 
 
 _FARTHEST_S = 100 * 365.25 * 86_400
-_ROUNDS_OF_FETCHES = 2  # that a load task has in the sample: so it overlaps them as in a run
+_ROUNDS_OF_FETCHES = 2  # per load task of the sample, so that fetches overlap as in a run
 
 
 def preflight(  # noqa: PLR0913  as `caption`
@@ -106,26 +103,25 @@ def preflight(  # noqa: PLR0913  as `caption`
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Preflight:
-    """Caption images drawn at random from a source, and say what captioning all of it takes.
+    """Caption a random sample of a source, and estimate the time of captioning all of it.
 
-    Writes `preflight/preflight.json` and `preflight/contact-sheet.html` into the output, and no
-    caption. What the output holds already counts as done.
+    Writes `preflight/preflight.json` and `preflight/contact-sheet.html` to the output, but no
+    captions. Images already captioned count as done.
 
     Args:
-        source: as of `raycap.caption`; likewise the others.
-        output: where the run would write.
-        num_images: images to sample; all of them where there are fewer.
-        config: all settings; defaults where it is None.
-        limit: look at the first images of the source only, in key order.
-        retry_failed: count what failed for a passing reason as left to do.
-        on_progress: called as images are answered.
-        debug: show Ray's and the workers' own output.
+        source: As for `raycap.caption`, like all parameters not described here.
+        output: The output of the run.
+        num_images: Images to sample; all if there are fewer.
+        config: All settings; None for the defaults.
+        limit: Use only the first images of the source, in key order.
+        retry_failed: Count images that failed for a transient reason as remaining.
+        on_progress: Called as images are answered.
+        debug: Show the output of Ray and of the workers.
 
     Raises:
-        ConfigError: the settings name a cascade, of which both models cannot be measured at once,
-            or vLLM.
-        RunStopped: it was interrupted; then nothing is written.
-        RaycapError: as `raycap.caption` raises it.
+        ConfigError: the settings name a cascade or vLLM, which a preflight cannot measure.
+        RunStopped: it was interrupted; nothing is written.
+        RaycapError: as `raycap.caption`.
     """
     config = config or CaptionConfig()
     _check_single(config)
@@ -136,14 +132,15 @@ def preflight(  # noqa: PLR0913  as `caption`
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
     config = config.model_copy(update={"generation": generation})
-    check_claim(store, fingerprint(listing.identity, model, config))
+    check_claim(store, CaptionClaim(caption_fingerprint(listing.identity, model, config), config))
     reservoir = Reservoir(num_images, config.preflight.seed)
     listing.tables = reservoir.watch(limited(listing.tables, limit))
     ahead = forecast(source, output, config=config, retry_failed=retry_failed, listing=listing)
     images = reservoir.rows()
     assert images is not None, "forecast raises where there is no image"
-    with _stoppable(), ray_cluster(debug=debug) as is_fixed:
-        resources = fit_resources(config.engine, uses_gpus=model.kind != "stub", is_fixed=is_fixed)
+    with stopping(_describe_stop), ray_cluster(debug=debug) as is_fixed:
+        uses_gpus = find_kind(model.kind).uses_gpus
+        resources = fit_resources(config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
         trial = _Trial(store, listing, config, model, ahead, resources, debug=debug)
         trial.caption(images, on_progress or (lambda _: None))
     found = trial.found()
@@ -154,16 +151,16 @@ def preflight(  # noqa: PLR0913  as `caption`
 
 
 def _check_single(config: CaptionConfig) -> None:
-    """Refuse a cascade: how many images its second model gets, only the first one's run tells."""
+    """Refuse a cascade: only a run shows how many images go to the second model."""
     if config.cascade.model is not None:
         raise ConfigError(
             "cascade.model: --preflight measures one model: leave out cascade.model and "
-            "cascade.below, and measure the second model as model.name"
+            "cascade.below, and run another preflight with the second model as model.name"
         )
 
 
 class _Trial:
-    """The sample: captioned as the run would, and what it came to."""
+    """The sample, captioned with the stages of a run, and its results."""
 
     def __init__(  # noqa: PLR0913  what a run is made of
         self,
@@ -191,12 +188,12 @@ class _Trial:
         self._start_s = 0.0
         self._seconds = 0.0
         self.answered = schema.SAMPLE_ANSWERED.empty_table()
-        """SAMPLE_ANSWERED rows, in the order in which they came."""
+        """SAMPLE_ANSWERED rows in order of arrival."""
 
     def caption(self, images: pa.Table, on_progress: OnProgress) -> None:
         """Caption MANIFEST rows, for as long as `preflight.max_time_s` allows."""
         self._num_wanted = len(images)
-        # What a caption dataset holds is read by the thousand, of which a sample needs a few.
+        # Images in a caption dataset are read by row groups, of which a sample needs few images.
         held = (is_held(row, self._listing.source) for row in images.to_pylist())
         self._fetches_tell = not (self._listing.is_dataset and any(held))
         num_fetched = _ROUNDS_OF_FETCHES * self._config.engine.fetch_threads
@@ -220,7 +217,7 @@ class _Trial:
         self.answered = distinct(pa.concat_tables(tables))
 
     def found(self) -> Preflight:
-        """Sum up."""
+        """Return the results."""
         foreseen = estimate(
             self.answered,
             RunAhead(
@@ -265,9 +262,9 @@ class _Trial:
 
 
 def spread(batches: BatchRange, num_images: int, num_captioners: int) -> BatchRange:
-    """Bound batches, and with them blocks, so that each captioner gets images of a small sample.
+    """Limit batch sizes, and thus blocks, so that every captioner gets images of a small sample.
 
-    A batch size that is given stays.
+    A fixed batch size does not change.
     """
     if batches.least == batches.most:
         return batches
@@ -276,9 +273,9 @@ def spread(batches: BatchRange, num_images: int, num_captioners: int) -> BatchRa
 
 
 def distinct(answered: pa.Table) -> pa.Table:
-    """Keep each of the SAMPLE_ANSWERED rows once, in the order in which they came.
+    """Remove duplicate SAMPLE_ANSWERED rows, in order of arrival.
 
-    What a dead worker took with it is answered again.
+    Rows of a dead worker are answered again.
     """
     rows = answered[schema.ROW].to_numpy()
     _, places = np.unique(rows, return_index=True)
@@ -302,9 +299,5 @@ def _end(run_s: float) -> str | None:
     return (datetime.now(UTC) + timedelta(seconds=run_s)).isoformat(timespec="seconds")
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunStopped("stopped before the sample was captioned; nothing was written") from None
+def _describe_stop() -> str:
+    return "stopped before the sample was captioned; nothing was written"

@@ -1,13 +1,12 @@
 """The report: one HTML file about any outputs of raycap."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raycap.captioning.record import read_run
-from raycap.config import ReportConfig, StorageConfig
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.config import ReportConfig
+from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
 from raycap.reporting.blocks import Section
 from raycap.reporting.calibration import calibration_section
@@ -24,9 +23,8 @@ from raycap.results.evaluation import EVALUATION
 from raycap.results.search import SEARCH
 from raycap.results.study import STUDY
 from raycap.runs.records import RUN
-from raycap.storage.address import scheme_of
 from raycap.storage.base import Store
-from raycap.storage.stores import open_store
+from raycap.storage.stores import open_file, open_store
 
 
 def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
@@ -87,7 +85,7 @@ def report(
     if not paths:
         raise ConfigError("nothing to report on; give the output of a raycap command")
     prepare_process(config.image)
-    store, key = _open_file(str(destination), config.storage)
+    store, key = open_file(str(destination), config.storage, example="report.html")
     sections = [
         _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
     ]
@@ -107,7 +105,7 @@ def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
     """Build the section of the output at an address."""
     store = open_store(uri, config.storage)
     for key, build in _BUILDERS.items():
-        if _exists(store, key):
+        if store.exists(key):
             return build(store, anchor, config)
     raise DatasetError(
         f"{store.uri}: is not an output of raycap (it has no {EVALUATION}, {RUN} or {DATASET}); "
@@ -123,24 +121,3 @@ def _with_comparison(sections: list[Section]) -> list[Section]:
     comparison = comparison_section([section.run for section in trainings], "comparison")
     place = sections.index(trainings[0])
     return [*sections[:place], comparison, *sections[place:]]
-
-
-def _exists(store: Store, key: str) -> bool:
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True
-
-
-def _open_file(destination: str, config: StorageConfig) -> tuple[Store, str]:
-    """Open the folder or prefix of a file; return it and the file's key there."""
-    path = destination
-    if is_local := scheme_of(destination) in ("", "file"):
-        path = os.path.abspath(Path(destination.removeprefix("file://")).expanduser())
-    folder, _, name = path.rpartition("/")
-    is_folder = (is_local and os.path.isdir(path)) or destination.endswith("/")
-    if is_folder or not (is_local or folder.partition("://")[2]):
-        example = f"{destination.rstrip('/')}/report.html"
-        raise ConfigError(f"{destination}: is not a file name; write {example}")
-    return open_store(folder or "/", config), name

@@ -282,10 +282,7 @@ def _draw_curve(axes: Axes, search: Search, trial: Trial, *, is_best: bool) -> N
         axes.lines[-1].set_markeredgewidth(2)
     best = trial.best
     if is_best and best:
-        ring = next(
-            value for epoch, value in zip(epochs, values, strict=True) if epoch == best.epoch
-        )
-        draw_ring(axes, best.epoch, ring, "line-1")
+        draw_ring(axes, float(best.epoch), best.value(search.metric), "line-1")
 
 
 def _curve_key(best: Trial | None, num_shown: int) -> tuple[Curve, ...]:

@@ -21,7 +21,6 @@ from raycap.runs.records import encode_json, read_json
 from raycap.storage.base import Store
 
 DATASET = "dataset.json"
-LOCK = "lock.json"
 INDEX = "parts.parquet"
 REJECTED = "rejected.parquet"
 WORK = "_work/"
@@ -140,15 +139,7 @@ def is_dataset(store: Store) -> bool:
     Raises:
         StorageError: the store refuses.
     """
-    return _stands(store, DATASET) or _stands(store, PLAN)
-
-
-def _stands(store: Store, key: str) -> bool:
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True
+    return store.exists(DATASET) or store.exists(PLAN)
 
 
 def write_record(store: Store, record: DatasetRecord) -> None:
@@ -166,7 +157,7 @@ def read_record(store: Store) -> DatasetRecord:
     try:
         return _FORM.validate_python(read_json(store, DATASET))
     except ObjectNotFound:
-        if _stands(store, PLAN):
+        if store.exists(PLAN):
             raise DatasetError(
                 f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
             ) from None

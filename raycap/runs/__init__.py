@@ -1,1 +1,1 @@
-"""Runs: JSON records beside an output, and who may write to it."""
+"""Runs: opening an output as its only writer, and the JSON records beside it."""

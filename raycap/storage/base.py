@@ -49,6 +49,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
         """List all objects under a prefix as LISTING tables, sorted, in bounded memory."""
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at a key."""
+
     def read(self, key: str) -> bytes:
         """Read a whole object."""
 

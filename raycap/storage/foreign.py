@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.address import Address
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 
@@ -44,11 +45,11 @@ def open_filesystem(scheme: str) -> Any:
 class ForeignStore:
     """A prefix on an fsspec file system; see `Store`."""
 
-    def __init__(self, scheme: str, root: str, config: StorageConfig) -> None:
-        self._scheme = scheme
+    def __init__(self, address: Address, config: StorageConfig) -> None:
+        self._scheme = address.scheme
         self._retrying = retrying(config)
-        self._root = root.rstrip("/")
-        self._files = open_filesystem(scheme)
+        self._root = address.path.rstrip("/")
+        self._files = open_filesystem(address.scheme)
 
     @property
     def uri(self) -> str:
@@ -81,6 +82,14 @@ class ForeignStore:
         """Read at most the last `num_bytes` of an object."""
         tail: bytes = self._call(key, lambda address: self._files.tail(address, num_bytes))
         return tail
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at a key; fsspec's own `exists` takes any error for a no."""
+        try:
+            self.read_tail(key, 1)
+        except ObjectNotFound:
+            return False
+        return True
 
     def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of an object from an offset on."""

@@ -64,6 +64,15 @@ class LocalStore:
             file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
             return file.read()
 
+    def exists(self, key: str) -> bool:
+        """Whether there is a file at a key."""
+        path = self._root / key
+        try:
+            with _mapped_errors(path):
+                return stat.S_ISREG(path.stat().st_mode)
+        except ObjectNotFound:
+            return False
+
     def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of a file from an offset on."""
         return read_file_range(self._root / key, offset_bytes, num_bytes)

@@ -1,31 +1,30 @@
-"""S3 as a store, and what speaks its protocol: AWS, MinIO, R2, Ceph."""
+"""S3 as a store, and everything that speaks its protocol: AWS, MinIO, R2, Ceph.
+
+Credentials, region, profile and `AWS_ENDPOINT_URL` come from boto3's usual chain and stay there:
+none of them is logged, stored or sent elsewhere.
+"""
 
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import boto3
 import pyarrow as pa
+from botocore import UNSIGNED
 from botocore import exceptions as botocore_errors
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from raycap.config import StorageConfig
-from raycap.errors import StorageError
+from raycap.errors import ConfigError, ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.address import Address
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
-from raycap.storage.s3_requests import (
-    NOT_FOUND,
-    PRECONDITION_FAILED,
-    error_code,
-    get_object,
-    get_range,
-    make_client,
-    mapped,
-    read_body,
-)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -33,14 +32,43 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MIN_KEYS_A_BRANCH = 50
+_MIN_KEYS_PER_BRANCH = 50
+_NOT_FOUND = frozenset({"404", "NoSuchKey", "NotFound"})
+_PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_EMPTY_RANGE = frozenset({"InvalidRange", "416"})
+
+_UNREADABLE = {
+    "InvalidObjectState": "is archived; restore it first",
+    "KeyTooLongError": "is longer than the name of an object can be",
+}
+_THROTTLED = frozenset(
+    {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+)
+_TIMEOUT = frozenset({"RequestTimeout", "408", "504"})
+_REMEDY = {
+    "NoSuchBucket": "there is no such bucket; check the name, region and AWS_ENDPOINT_URL",
+    "AccessDenied": "access denied; check the credentials and the bucket's policy, or set "
+    "storage.anonymous=true for a public bucket",
+    "InvalidAccessKeyId": "the access key is not known there; check the credentials",
+    "SignatureDoesNotMatch": "the secret key does not match; check the credentials",
+    "ExpiredToken": "the session token has expired; log in again and run the same command",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; set it and run the same command",
+    "NotImplemented": "this store lacks a request that raycap needs; use another output",
+}
+_REMEDY["403"] = _REMEDY["AccessDenied"]
+_MESSAGE_CHARS = 200
 
 
 class S3Store:
     """A bucket prefix; see `Store`. Safe to use from many threads."""
 
-    def __init__(self, bucket: str, prefix: str, config: StorageConfig) -> None:
-        self._bucket = bucket
+    def __init__(self, address: Address, config: StorageConfig) -> None:
+        """Open a prefix. Raises ConfigError if the address names no bucket."""
+        self._bucket, prefix = address.bucket_and_key
+        if not self._bucket:
+            raise ConfigError(
+                f"{address.text}: names no bucket; write s3://bucket/prefix", uri=address.text
+            )
         self._prefix = prefix.strip("/")
         self._config = config
         self._retrying = retrying(config)
@@ -70,6 +98,17 @@ class S3Store:
         address = (self._bucket, self._full(key))
         return get_range(self._client, self._retrying, address, f"-{num_bytes}")
 
+    def exists(self, key: str) -> bool:
+        """Whether there is an object at a key.
+
+        By a ranged request: a HEAD request does not say why it was refused.
+        """
+        try:
+            self.read_tail(key, 1)
+        except ObjectNotFound:
+            return False
+        return True
+
     def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of an object from an offset on by a ranged request."""
         address = (self._bucket, self._full(key))
@@ -93,7 +132,7 @@ class S3Store:
             with file.open("rb") as content:
                 self._uploader.upload_fileobj(content, self._bucket, self._full(key))
 
-        mapped(attempt, self.address(key))
+        _mapped(attempt, self.address(key))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one stands there already (`If-None-Match: *`)."""
@@ -108,7 +147,7 @@ class S3Store:
 
         def attempt() -> tuple[bytes, str]:
             reply = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
-            return read_body(reply), reply["ETag"]
+            return _read_body(reply), reply["ETag"]
 
         return self._call(key, attempt)
 
@@ -156,7 +195,7 @@ class S3Store:
                     Bucket=self._bucket, Key=self._full(key), Body=data, **condition
                 )
             except botocore_errors.ClientError as error:
-                if condition and error_code(error) in PRECONDITION_FAILED | NOT_FOUND:
+                if condition and _error_code(error) in _PRECONDITION_FAILED | _NOT_FOUND:
                     return None  # another version stands there, or none to replace
                 raise
             return reply["ETag"]
@@ -165,7 +204,7 @@ class S3Store:
 
     def _call(self, key: str, attempt: Callable[[], T]) -> T:
         address = self.address(key)
-        result: T = self._retrying(mapped, attempt, address)
+        result: T = self._retrying(_mapped, attempt, address)
         return result
 
     def _list_branching(self, prefix: str) -> Iterator["_Page"]:
@@ -209,7 +248,7 @@ class S3Store:
         token: dict[str, Any] = {}
         while True:
             call = partial(self._client.list_objects_v2, Bucket=self._bucket, **request, **token)
-            reply: dict[str, Any] = self._retrying(mapped, call, self.uri)
+            reply: dict[str, Any] = self._retrying(_mapped, call, self.uri)
             yield reply
             if not reply.get("IsTruncated"):
                 return
@@ -224,7 +263,7 @@ def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:
     """Whether the tree has so few objects a branch that a request a branch would be waste."""
     keys = [item["Key"].removeprefix(prefix) for item in page.get("Contents", [])]
     branches = {key.partition("/")[0] for key in keys if "/" in key}
-    return len(branches) * _MIN_KEYS_A_BRANCH > len(keys)
+    return len(branches) * _MIN_KEYS_PER_BRANCH > len(keys)
 
 
 def _object(item: Any) -> _Object:
@@ -251,3 +290,140 @@ def _grouped(entries: Iterator[tuple[str, _Object | None]]) -> Iterator[str | _P
 def _table(page: _Page) -> pa.Table:
     keys, sizes, etags = zip(*page, strict=True)
     return pa.table([pa.array(keys), pa.array(sizes), pa.array(etags)], schema=LISTING)
+
+
+def _mapped(attempt: Callable[[], T], address: str) -> T:
+    """Run one attempt and turn botocore's errors into ours."""
+    try:
+        return attempt()
+    except botocore_errors.ClientError as error:
+        raise _explain_reply(error, address) from error
+    except botocore_errors.BotoCoreError as error:
+        raise _explain_failure(error, address) from error
+    except ResponseParserError as error:
+        raise TransientError(
+            ErrorCode.SERVER_ERROR, f"{address}: the answer is not one of S3"
+        ) from error
+
+
+def _error_code(error: botocore_errors.ClientError) -> str:
+    """Return S3's code of a refusal, such as `NoSuchKey`, or its HTTP status."""
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageError:
+    code = _error_code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _NOT_FOUND:
+        return ObjectNotFound(f"{address}: no such object")
+    if code in _UNREADABLE:
+        return ObjectNotFound(f"{address}: {_UNREADABLE[code]}")
+    if code in _THROTTLED or status in (429, 503):
+        return TransientError(ErrorCode.THROTTLED, f"{address}: throttled ({code})")
+    if code in _TIMEOUT or status in (408, 504):
+        return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out ({code})")
+    if code in _REMEDY:
+        return StorageError(f"{address}: {_REMEDY[code]}")
+    if status >= 500:
+        return TransientError(ErrorCode.SERVER_ERROR, f"{address}: server error {status} ({code})")
+    message = " ".join(error.response.get("Error", {}).get("Message", "").split())
+    return StorageError(f"{address}: refused, HTTP {status} ({code}: {message[:_MESSAGE_CHARS]})")
+
+
+def _explain_failure(error: botocore_errors.BotoCoreError, address: str) -> StorageError:
+    if isinstance(error, _CREDENTIALS):
+        return StorageError(
+            f"{address}: no usable AWS credentials ({error}); configure them, or set "
+            "storage.anonymous=true for a public bucket"
+        )
+    if isinstance(error, botocore_errors.ParamValidationError):
+        return ObjectNotFound(f"{address}: not an S3 address (s3://bucket/key)")
+    if isinstance(error, _TIMEOUTS):
+        return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out")
+    if isinstance(error, _BROKEN):
+        name = type(error).__name__
+        return TransientError(ErrorCode.NETWORK, f"{address}: connection failed ({name})")
+    return StorageError(f"{address}: {error}")
+
+
+_CREDENTIALS = (
+    botocore_errors.NoCredentialsError,
+    botocore_errors.PartialCredentialsError,
+    botocore_errors.CredentialRetrievalError,
+    botocore_errors.TokenRetrievalError,
+    botocore_errors.UnauthorizedSSOTokenError,
+)
+_TIMEOUTS = (botocore_errors.ConnectTimeoutError, botocore_errors.ReadTimeoutError)
+_BROKEN = (
+    botocore_errors.ConnectionError,
+    botocore_errors.HTTPClientError,
+    botocore_errors.ResponseStreamingError,
+    botocore_errors.IncompleteReadError,
+)
+
+
+def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
+    """Build a client whose time-outs are ours and whose retries are off (`retrying` does them).
+
+    With `num_attempts` above 1 it retries by itself, each request of a transfer on its own.
+
+    Raises:
+        StorageError: the profile or the configuration of the credential chain is wrong.
+    """
+    settings = Config(
+        connect_timeout=config.timeout_s,
+        read_timeout=config.timeout_s,
+        retries={"total_max_attempts": num_attempts, "mode": "standard"},
+        max_pool_connections=256,
+        signature_version=UNSIGNED if config.anonymous else None,
+        # Checksums that stores other than AWS may not know are sent where S3 demands them only.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        return boto3.session.Session().client("s3", config=settings)
+    except (botocore_errors.BotoCoreError, ValueError) as error:
+        raise StorageError(f"S3 cannot be reached: {error}") from error
+
+
+def get_object(
+    client: "S3Client", policy: Any, address: tuple[str, str], max_bytes: int | None = None
+) -> bytes:
+    """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
+
+    The body is read inside the retried attempt: connections break there too.
+    """
+    bucket, key = address
+
+    def attempt() -> bytes:
+        return _read_body(client.get_object(Bucket=bucket, Key=key), max_bytes)
+
+    return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
+
+
+def get_range(client: "S3Client", policy: Any, address: tuple[str, str], span: str) -> bytes:
+    """Read a span of an object of (bucket, key), such as `0-99` or `-100`, with retries."""
+    bucket, key = address
+
+    def attempt() -> bytes:
+        try:
+            return _read_body(client.get_object(Bucket=bucket, Key=key, Range=f"bytes={span}"))
+        except botocore_errors.ClientError as error:
+            if _error_code(error) in _EMPTY_RANGE:
+                return b""  # the object ends before, or is empty
+            raise
+
+    return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
+
+
+def _read_body(reply: Any, max_bytes: int | None = None) -> bytes:
+    """Read the body of a reply, at most `max_bytes + 1` of it, and close it."""
+    with closing(reply["Body"]) as body:
+        if max_bytes is None:
+            whole: bytes = body.read()
+            return whole
+        data: bytes = body.read(max_bytes + 1)
+    expected = min(reply["ContentLength"], max_bytes + 1)
+    if len(data) < expected:  # botocore notices a broken body only where all of it is read
+        raise botocore_errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)
+    return data

@@ -1,4 +1,4 @@
-"""Opening a store by its address, and reading one image from wherever it stands."""
+"""Opening a store or a file by its address, and reading images from any address."""
 
 import os
 from collections.abc import Callable
@@ -8,46 +8,65 @@ from typing import Any, TypeVar
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.storage.address import holds_password, redact, scheme_of, split_s3
+from raycap.storage.address import Address
 from raycap.storage.base import Store, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
 from raycap.storage.local import LocalStore, read_file, read_file_range
-from raycap.storage.s3 import S3Store
-from raycap.storage.s3_requests import get_object, get_range, make_client
+from raycap.storage.s3 import S3Store, get_object, get_range, make_client
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
 
 
-def open_store(uri: str, config: StorageConfig) -> Store:
-    """Open the folder or bucket prefix at an address. Nothing is read or made yet.
+def open_store(uri: str | Address, config: StorageConfig) -> Store:
+    """Open the folder or bucket prefix at an address. Nothing is read or created yet.
 
     Raises:
-        ConfigError: the address is not one of a store, or its package is missing.
+        ConfigError: the address is not a store's, or a package is missing for it.
     """
-    scheme = scheme_of(uri)
-    if scheme in ("", "file"):
-        return LocalStore(Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))))
-    if holds_password(uri):
+    address = Address.parse(uri) if isinstance(uri, str) else uri
+    if address.is_local:
+        return LocalStore(Path(address.local_path))
+    if address.holds_password:
         raise ConfigError(
-            f"{redact(uri)}: an address takes no password (it was left out here); give the "
-            "credentials in the way of that store, by its environment or files"
+            f"{address.shown}: an address takes no password (it was left out here); give the "
+            "credentials in the way of that store, by its environment or files",
+            uri=address.shown,
         )
-    if scheme in ("s3", "s3a"):
-        bucket, prefix = split_s3(uri)
-        if not bucket:
-            raise ConfigError(f"{uri}: names no bucket; write s3://bucket/prefix")
-        return S3Store(bucket, prefix, config)
-    if scheme in ("http", "https"):
+    if address.is_web:
         raise ConfigError(
-            f"{redact(uri)}: a web address cannot be listed or written; give a list file of "
-            "addresses as source, and a folder or bucket as output"
+            f"{address.shown}: a web address cannot be listed or written; give a list file of "
+            "addresses as source, and a folder or bucket as output",
+            uri=address.shown,
         )
-    return ForeignStore(scheme, uri.partition("://")[2], config)
+    return S3Store(address, config) if address.is_s3 else ForeignStore(address, config)
+
+
+def open_file(destination: str, config: StorageConfig, *, example: str) -> tuple[Store, str]:
+    """Open the store of a file to write; return it and the file's key there.
+
+    Args:
+        destination: the file's address.
+        config: how stores are reached.
+        example: the name of such a file, for the message.
+
+    Raises:
+        ConfigError: the address names a folder, or no file.
+    """
+    address = Address.parse(destination)
+    path = address.local_path if address.is_local else destination
+    folder, _, name = path.rpartition("/")
+    is_folder = destination.endswith("/") or (address.is_local and os.path.isdir(path))
+    if is_folder or not (address.is_local or folder.partition("://")[2]):
+        raise ConfigError(
+            f"{destination}: names no file; give one, such as {destination.rstrip('/')}/{example}",
+            uri=destination,
+        )
+    return open_store(folder or "/", config), name
 
 
 def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
-    """Keep what `make` gives; threads that ask for it in the same moment get the same one."""
+    """Return a function that calls `make` once per scheme, whichever thread asks first."""
     made: dict[str, T] = {}
     lock = Lock()
 
@@ -61,9 +80,9 @@ def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
 
 
 class ImageReader:
-    """Reads image bytes from any address; safe to use from many threads.
+    """A reader of image bytes at any address; safe to use from many threads.
 
-    Clients are made when first needed and kept, so that connections are reused.
+    Clients are made at first use and kept, so that connections are reused.
     """
 
     def __init__(self, config: StorageConfig) -> None:
@@ -74,39 +93,41 @@ class ImageReader:
         self._foreign = _made_once(open_filesystem)
 
     def read(self, uri: str, max_bytes: int) -> bytes:
-        """Read an image file, at most `max_bytes + 1` of it (so that a caller sees an excess).
+        """Read at most `max_bytes + 1` bytes of an image file: one more shows that it is too large.
 
         Raises:
-            ObjectNotFound: nothing stands there.
-            TransientError: it could not be read now, after the configured retries.
-            StorageError: no image of that store can be read (no access, no bucket).
+            ObjectNotFound: there is no such file.
+            TransientError: it could not be read, even after the configured retries.
+            StorageError: no image of that store can be read: no access, or no such bucket.
         """
-        scheme = scheme_of(uri)
-        if scheme in ("", "file"):
-            return read_file(uri.removeprefix("file://"), max_bytes)
-        if scheme in ("s3", "s3a"):
-            return get_object(self._s3(scheme), self._retrying, split_s3(uri), max_bytes=max_bytes)
-        if scheme in ("http", "https"):
+        address = Address.parse(uri)
+        scheme = address.scheme
+        if address.is_local:
+            return read_file(address.path, max_bytes)
+        if address.is_s3:
+            where = address.bucket_and_key
+            return get_object(self._s3(scheme), self._retrying, where, max_bytes=max_bytes)
+        if address.is_web:
             return self._web(scheme).read(uri, max_bytes)
         files: Any = self._foreign(scheme)
         data: bytes = self._retrying(read_foreign, files, uri, 0, max_bytes + 1)
         return data
 
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
-        """Read what lies within another file, such as a member of a tar; raises as `read` does.
+        """Read a part of a file, such as a member of a tar; raises as `read` does.
 
-        Fewer bytes come, or none, where that file ends.
+        Returns fewer bytes, or none, where the file ends.
         """
         if num_bytes <= 0:
             return b""
-        scheme = scheme_of(uri)
-        end = offset_bytes + num_bytes
-        if scheme in ("", "file"):
-            return read_file_range(uri.removeprefix("file://"), offset_bytes, num_bytes)
-        if scheme in ("s3", "s3a"):
+        address, end = Address.parse(uri), offset_bytes + num_bytes
+        scheme = address.scheme
+        if address.is_local:
+            return read_file_range(address.path, offset_bytes, num_bytes)
+        if address.is_s3:
             span = f"{offset_bytes}-{end - 1}"
-            return get_range(self._s3(scheme), self._retrying, split_s3(uri), span)
-        if scheme in ("http", "https"):
+            return get_range(self._s3(scheme), self._retrying, address.bucket_and_key, span)
+        if address.is_web:
             return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
         files: Any = self._foreign(scheme)
         data: bytes = self._retrying(read_foreign, files, uri, offset_bytes, end)

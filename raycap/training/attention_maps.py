@@ -1,4 +1,4 @@
-"""A picture of attention: where a captioner looked for each word of its caption."""
+"""Pictures of attention: where a captioner looked for each word of its caption."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,26 +14,25 @@ _TILE_PX = 180
 _GAP_PX = 4
 _FONT_PX = 17
 _LABEL_PX = 26
-_TINT = np.array([255.0, 120.0, 0.0])  # orange: stands out of grey, light or dark
-_STRENGTH = 0.75  # of the tint where attention is highest
+_TINT = np.array([255.0, 120.0, 0.0])  # orange: visible on light and dark grey
+_STRENGTH = 0.75  # share of the tint where attention is highest
 
 
 def overlay(
     image: UInt8[np.ndarray, "y x 3"], weights: Float[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """Lay attention over an image: grey where there is none, orange where there is most.
+    """Draw attention over an image: grey for none, orange for the most.
 
     Args:
-        image: what was looked at.
-        weights: not negative, of the cells of a grid over the whole image; their scale is of no
-            account.
+        image: the image.
+        weights: non-negative, one per cell of a grid over the whole image; of any scale.
 
     Returns:
         A picture of the image's size.
     """
     height, width = image.shape[:2]
     grid = Image.fromarray(weights.astype(np.float32) / max(float(weights.max()), 1e-12))
-    # Bicubic, as cells are many pixels wide; it overshoots.
+    # Bicubic, because cells are many pixels wide; clipped, because it overshoots.
     smooth = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
     share = _STRENGTH * smooth[..., None]
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
@@ -45,17 +44,17 @@ def attention_sheet(
     words: Sequence[str],
     weights: Float[np.ndarray, "t h w"],
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Draw an image, and its overlay for each word in turn, in rows, each under its word.
+    """Draw an image and its overlay for each word, in rows, each below its word.
 
     Source: the figures of Xu et al. 2015, arXiv:1502.03044.
 
     Args:
-        image: what was captioned.
-        words: the caption, in words or tokens.
+        image: the captioned image.
+        words: the caption's words or tokens.
         weights: attention for each of them, as for `overlay`.
 
     Returns:
-        A picture of a fixed width, whatever the number of words.
+        A picture of a fixed width, for any number of words.
     """
     tiles = [("", image)]
     tiles += [(word, overlay(image, of)) for word, of in zip(words, weights, strict=True)]
@@ -75,20 +74,20 @@ def attention_sheet(
 
 
 def encode_sheets(sheets: Sequence[UInt8[np.ndarray, "_ columns 3"]]) -> bytes:
-    """Stack sheets of `attention_sheet` into one JPEG: what `attention.jpg` holds."""
+    """Stack sheets of `attention_sheet` into one JPEG, the content of `attention.jpg`."""
     sink = BytesIO()
     Image.fromarray(np.concatenate(sheets)).save(sink, "JPEG", quality=88)
     return sink.getvalue()
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    # Pillow's own font has Latin letters only.
+    # Pillow's default font has Latin letters only.
     folder = Path(matplotlib.get_data_path())
     return ImageFont.truetype(folder / "fonts/ttf/DejaVuSans.ttf", _FONT_PX)
 
 
 def _fitting(word: str, font: ImageFont.FreeTypeFont) -> str:
-    """Cut a word that is wider than its picture."""
+    """Shorten a word that is wider than its picture."""
     if font.getlength(word) <= _TILE_PX:
         return word
     kept = len(word)

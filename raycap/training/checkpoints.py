@@ -1,19 +1,19 @@
-"""Checkpoints: everything that a run needs to go on where it was, to the bit.
+"""Checkpoints: everything that a run needs to continue with bit-identical results.
 
-    checkpoints/step-00001200/weights.safetensors     what is trained, and buffers
+    checkpoints/step-00001200/weights.safetensors     trained parameters, and buffers
     checkpoints/step-00001200/optimizer.safetensors   AdamW's moments
-    checkpoints/step-00001200/average.safetensors     the averaged weights, with ema_decay
+    checkpoints/step-00001200/average.safetensors     averaged weights, with ema_decay
     checkpoints/step-00001200/checkpoint.json         the state, and sizes and digests of the files
 
-`checkpoint.json` is written last: without it, a checkpoint does not exist. A damaged one is passed
-over for the one before. No pickle is ever read.
+`checkpoint.json` is written last: a checkpoint without it does not exist. If the newest is damaged,
+the one before is used. No pickle is ever read.
 
-raycap's own store holds them, not Ray Train's `storage_path`: so one set of credentials, retries
-and atomic writes serves the whole output, a position within an epoch can be kept, and a damaged
-checkpoint, which Ray Train would fail on, is noticed. The random generators need no place in them:
-order, augmentation and dropout are drawn anew from the seed and the position.
+They are in raycap's own store rather than Ray Train's `storage_path`: one set of credentials,
+retries and atomic writes serves the whole output, a position within an epoch can be kept, and a
+damaged checkpoint, on which Ray Train would fail, is detected. States of random generators are not
+stored: order, augmentation and dropout are derived from the seed and the position.
 
-Folders of files in a store: written whole, and brought back.
+The functions at the top write and read whole folders in a store, for models as well.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ from raycap.training.state import State, read_state
 
 
 def list_keys(store: Store, prefix: str) -> list[str]:
-    """List all keys under a prefix, in order."""
+    """Return all keys under a prefix, sorted."""
     return [key for page in store.list(prefix) for key in page[KEY].to_pylist()]
 
 
 @contextmanager
 def replacing(store: Store, prefix: str) -> Iterator[Path]:
-    """Give an empty folder; what is in it after the block takes the place of the prefix.
+    """Yield an empty folder; its content replaces all objects under the prefix after the block.
 
-    Each file is replaced at once, the whole is not: a reader may meet new files beside old ones
-    for as long as the upload takes.
+    Each file is replaced atomically, the folder is not: during the upload, a reader may see new
+    files beside old ones.
     """
     with TemporaryDirectory(prefix="raycap-model-") as name:
         folder = Path(name)
@@ -66,7 +66,7 @@ def replacing(store: Store, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def local_copy(store: Store, prefix: str) -> Iterator[Path]:
-    """Give the files under a prefix as a folder of this machine, which may be the store's own."""
+    """Yield the files under a prefix as a local folder, which may be the store's own."""
     if isinstance(store, LocalStore):
         yield Path(store.address(prefix.rstrip("/")))
         return
@@ -88,7 +88,7 @@ _KEPT = 2
 
 
 def write_checkpoint(store: Store, learner: Learner, state: State) -> str:
-    """Write a checkpoint, and delete those before the last two. Return its name."""
+    """Write a checkpoint, and delete all but the newest two. Return its name."""
     name = f"step-{state.num_steps:08d}"
     tensors = {_WEIGHTS: _weights(learner), _OPTIMIZER: _moments(learner)}
     if learner.average is not None:
@@ -106,24 +106,24 @@ def write_checkpoint(store: Store, learner: Learner, state: State) -> str:
 
 
 def find_checkpoints(store: Store) -> list[str]:
-    """List the checkpoints that stand, the newest first."""
+    """Return the names of complete checkpoints, the newest first."""
     keys = list_keys(store, CHECKPOINTS)
     found = {match[1] for key in keys if key.endswith(_RECORD) and (match := _NAME.match(key))}
     return sorted(found, reverse=True)
 
 
 def restore_checkpoint(store: Store, name: str, learner: Learner) -> State:
-    """Bring a learner to where it was.
+    """Restore a learner, and return the state.
 
     Raises:
-        DatasetError: the checkpoint is damaged; the learner may be half restored.
+        DatasetError: the checkpoint is damaged; the learner may be partly restored.
         StorageError: the store refuses.
     """
     record = read_json(store, f"{_key(name)}{_RECORD}")
     try:
         files = {
-            file: _download(store, f"{_key(name)}{file}", told)
-            for file, told in record["files"].items()
+            file: _download(store, f"{_key(name)}{file}", info)
+            for file, info in record["files"].items()
         }
         state = read_state(record["state"])
         _put_weights(learner, files[_WEIGHTS])
@@ -145,7 +145,7 @@ def _key(name: str) -> str:
 
 
 def _weights(learner: Learner) -> dict[str, Tensor]:
-    """What is trained, and buffers: all else stands in the model that training began with."""
+    """Return trained parameters and buffers; the initial model holds everything else."""
     kept = learner.network.state_dict().keys()
     buffers = {name: value for name, value in learner.network.named_buffers() if name in kept}
     return {**learner.trained, **buffers}
@@ -175,31 +175,31 @@ def _put_moments(learner: Learner, held: dict[str, Tensor]) -> None:
 
 
 def _upload(store: Store, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write tensors, and return the size and digest of the file."""
+    """Write tensors to a file; return its size and digest."""
     with TemporaryDirectory(prefix="raycap-checkpoint-") as folder:
         path = Path(folder) / "tensors"
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         safetensors.torch.save_file(plain, path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        told = {"num_bytes": path.stat().st_size, "sha256": digest}
+        info = {"num_bytes": path.stat().st_size, "sha256": digest}
         store.upload(key, path)
-    return told
+    return info
 
 
-def _download(store: Store, key: str, told: dict[str, Any]) -> dict[str, Tensor]:
+def _download(store: Store, key: str, info: dict[str, Any]) -> dict[str, Tensor]:
     data = store.read(key)
-    if hashlib.sha256(data).hexdigest() != told["sha256"]:
-        raise ValueError(f"{key} is not what was written ({len(data):,} bytes)")
+    if hashlib.sha256(data).hexdigest() != info["sha256"]:
+        raise ValueError(f"{key} has another digest than recorded ({len(data):,} bytes)")
     tensors: dict[str, Tensor] = safetensors.torch.load(data)
     return tensors
 
 
 def _rotate(store: Store, newest: str) -> None:
-    """Delete all but the newest checkpoints, and what is left of half-written ones before them."""
+    """Delete all but the newest checkpoints, and incomplete ones that are older."""
     kept = [name for name in find_checkpoints(store) if name <= newest][:_KEPT]
     for name in sorted(set(_names(store)) - set(kept)):
-        # The record first: a checkpoint is whole or none.
+        # The record first: a checkpoint is complete or does not exist.
         store.delete(f"{_key(name)}{_RECORD}")
         store.delete_all(_key(name))
 

@@ -1,19 +1,22 @@
-"""The end of an epoch: measure, watch for overfitting, keep the best.
+"""The end of an epoch: validate, watch for overfitting, write checkpoint, model and history.
 
-Where a model with attention looks: `attention.jpg`, of the best epoch so far.
-
-What an epoch came to: losses on both samples, and captions of the validation sample.
+Validation measures the loss on a sample of each split, and scores captions of the validation
+sample. A model with attention also draws where it looks, in `attention.jpg`, for the best epoch.
+TensorBoard event files are written one per epoch, so that a resumed run writes none twice.
 """
 
+import importlib.util
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig
-from raycap.errors import DatasetError
+from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import AttentiveCaptioner, Captioner
 from raycap.models.device import is_out_of_memory
 from raycap.results.training import (
@@ -25,26 +28,26 @@ from raycap.results.training import (
     describe_overfitting,
     encode_history,
 )
+from raycap.storage.base import Store
 from raycap.training.attention_maps import attention_sheet, encode_sheets
 from raycap.training.checkpoints import replacing, write_checkpoint
-from raycap.training.context import Run
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
 from raycap.training.overfitting import gap_trend, is_exhausted, overfits_since
+from raycap.training.preparing import Run
 from raycap.training.scores import Answer, score
 from raycap.training.state import State
-from raycap.training.tensorboard import write_events
 from raycap.training.workers import Workers
 
 NUM_SHOWN = 4
-"""Validation images that are shown."""
+"""Validation images in `attention.jpg`."""
 
 
 def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
-    """Draw where the model looks in some images, word by word; nothing if it cannot tell.
+    """Draw where the model looks in some images, word by word, if it has attention.
 
-    Called where the weights that caption are in place, in evaluation mode.
+    The network must be in evaluation mode.
     """
     captioner = run.learner.trainable.captioner(run.config.generation)
     if not isinstance(captioner, AttentiveCaptioner) or not len(pixels):
@@ -60,14 +63,14 @@ def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the samples say of the weights as they are."""
+    """Results of a validation."""
 
     fitted_loss: float
     validation_loss: float
     scores: dict[str, float]
-    """Empty on all workers but the first."""
+    """Empty on all workers except the first."""
     shown: UInt8[np.ndarray, "b h w 3"]
-    """A few images of the validation sample, to be drawn: the same ones each time."""
+    """Some images of the validation sample for `attention.jpg`: the same ones each time."""
 
 
 def validate(
@@ -78,7 +81,7 @@ def validate(
     max_captions: int,
     generation: GenerationConfig,
 ) -> Measured:
-    """Measure both samples, each worker its share of them; with the averaged weights, if any."""
+    """Measure both samples, each worker its share; with the averaged weights, if there are any."""
     workers.equalise_buffers(learner.network)
     with learner.averaged():
         captioner = learner.trainable.captioner(generation)
@@ -106,7 +109,7 @@ def validate(
 
 @dataclass(slots=True)
 class _Share:
-    """What a worker adds to the measure of a sample."""
+    """One worker's contribution to the measure of a sample."""
 
     loss_sum: float = 0.0
     num_tokens: int = 0
@@ -120,8 +123,8 @@ class _Share:
         loss_sum, num_tokens = workers.sum([self.loss_sum, self.num_tokens])
         if not num_tokens:
             raise DatasetError(
-                "none of the images that validation looks at can be read; make them readable, or "
-                "prepare the dataset again with embed.enabled=true"
+                "none of the validation images can be read; make them readable, or prepare the "
+                "dataset again with embed.enabled=true"
             )
         return loss_sum / num_tokens
 
@@ -153,7 +156,7 @@ def _images(batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
 
 
 def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[str]:
-    """Caption images, fewer at a time where memory runs out."""
+    """Caption images, in halves if memory runs out."""
     try:
         return [caption.text for caption in captioner.caption(pixels)]
     except (RuntimeError, MemoryError) as error:
@@ -164,10 +167,11 @@ def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list
 
 BEST = "model/"
 LAST = "last/"
+EVENTS = "tensorboard/"
 
 
 def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
-    """Measure the epoch, go on to the next, and write what is to be kept of it."""
+    """Validate, advance the state to the next epoch, and write the epoch's files."""
     started = time.monotonic()
     generation = run.config.generation
     measured = validate(run.learner, feed, run.workers, state.epoch, state.max_captions, generation)
@@ -187,7 +191,7 @@ def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
 
 
 def keep_epoch(run: Run, state: State) -> None:
-    """Write what is to be kept of the last epoch beside its checkpoint; called right after it."""
+    """Write the last epoch's files that follow its checkpoint: best model, history, events."""
     if state.history[-1].is_best:
         save_model(run, state, BEST)
     run.store.write(HISTORY, encode_history(state.history))
@@ -196,7 +200,7 @@ def keep_epoch(run: Run, state: State) -> None:
 
 
 def is_over(run: Run, state: State) -> bool:
-    """Whether all epochs are done, or patience is at its end."""
+    """Whether all epochs are done, or `validation.patience` is exhausted."""
     settings = run.config.validation
     values = [record.value(settings.metric) for record in state.history]
     is_done = state.epoch == run.config.train.num_epochs
@@ -204,7 +208,7 @@ def is_over(run: Run, state: State) -> bool:
 
 
 def save_model(run: Run, state: State, prefix: str) -> None:
-    """Write the model as it is after the last epoch, with the averaged weights if there are any."""
+    """Write the model of the last epoch, with the averaged weights if there are any."""
     record = state.history[-1]
     training = {**run.origin, "epoch": record.epoch, "metrics": asdict(record)}
     with replacing(run.store, prefix) as folder, run.learner.averaged():
@@ -240,6 +244,45 @@ def _record(
 
 
 def _is_news(state: State) -> bool:
-    """Whether the watch says so for the first time, or names another epoch than before."""
-    told = [record.overfits_since for record in state.history]
-    return len(told) == 1 or told[-1] != told[-2]
+    """Whether overfitting is new, or starts at another epoch than reported before."""
+    starts = [record.overfits_since for record in state.history]
+    return len(starts) == 1 or starts[-1] != starts[-2]
+
+
+def check_tensorboard() -> None:
+    """Check that event files can be written.
+
+    Raises:
+        ConfigError: the package that writes them is not installed.
+    """
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            "train.tensorboard=true needs the extra raycap[tensorboard]: "
+            "pip install 'raycap[tensorboard]'",
+            setting="train.tensorboard",
+        )
+
+
+def write_events(store: Store, record: EpochRecord) -> None:
+    """Write an epoch's event file. TensorBoard reads the files of a run in order of their names."""
+    check_tensorboard()
+    from tensorboardX import SummaryWriter  # noqa: PLC0415  an optional extra
+
+    with TemporaryDirectory(prefix="raycap-events-") as folder:
+        with SummaryWriter(folder) as writer:
+            for name, value in _scalars(record).items():
+                writer.add_scalar(name, value, record.num_steps)
+        (file,) = Path(folder).iterdir()
+        store.upload(f"{EVENTS}events.out.tfevents.{record.epoch:06d}", file)
+
+
+def _scalars(record: EpochRecord) -> dict[str, float]:
+    return {
+        "loss/train": record.train_loss,
+        "loss/fitted": record.fitted_loss,
+        "loss/validation": record.validation_loss,
+        "loss/gap": record.gap,
+        "lr": record.lr,
+        "images_per_s": record.images_per_s,
+        **{f"scores/{name}": value for name, value in record.scores.items()},
+    }

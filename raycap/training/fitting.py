@@ -1,32 +1,25 @@
-"""Running the workers on the cluster, by Ray Train, and following what they tell.
-
-Which failures of workers are worth another try.
-"""
+"""Running the training workers by Ray Train, and deciding which of their failures to retry."""
 
 import logging
 import os
-import tempfile
-import warnings
 from dataclasses import dataclass
-from threading import Event, Thread
+from functools import partial
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
-from raycap.cluster.failures import explain, find_error
+from raycap.cluster.background import Background
+from raycap.cluster.failures import find_error
+from raycap.cluster.mailbox import Mail, Mailbox, Message
 from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
 from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
-from raycap.training.board import Board, Posted
-from raycap.training.loop import End
+from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
 from raycap.training.state import State, read_state
-from raycap.training.worker import Assignment, work
 
 _FAULTS = (
     ArithmeticError,
@@ -38,14 +31,14 @@ _FAULTS = (
     TypeError,
     ValueError,
 )
-"""Errors that a lost worker or node never causes: the same would happen again."""
+"""Errors that a lost worker or node never causes: a retry would fail in the same way."""
 
 
 class StopAtFaults(UserCallback):
-    """Keeps Ray Train from starting workers anew after an error that would only come again."""
+    """A callback that keeps Ray Train from restarting workers after an error that would recur."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise such an error: Ray Train gives up at an exception out of here."""
+        """Raise such an error: Ray Train ends the run if a callback raises."""
         del run_context
         for error in worker_exceptions.values():
             ours = find_error(error)
@@ -57,7 +50,6 @@ class StopAtFaults(UserCallback):
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.3
 _REMEDY = "run the same command to continue from the last checkpoint"
 
 # Ray's annotations are those of the first version of Ray Train.
@@ -67,7 +59,7 @@ _RunConfig: Any = RunConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the workers came to."""
+    """The workers' result."""
 
     state: State
     end: End
@@ -78,86 +70,48 @@ class Outcome:
 
 
 class Fitting:
-    """One invocation of Ray Train.
-
-    It runs in a thread of its own: it does not return before the end, and takes Ctrl-C for itself
-    where it can. The driver's own thread looks at the board and at the lock meanwhile.
-    """
+    """One call of Ray Train, in the background."""
 
     def __init__(self, job: Job, resources: Resources, *, debug: bool) -> None:
         self._job = job
         self._resources = resources
         self._debug = debug
-        self._board = start_here(Board)
-        # Not the thread's own `is_alive`: before Python 3.13, an interrupt while joining a thread
-        # makes it look dead.
-        self._has_ended = Event()
-        self._error: BaseException | None = None
-        self._result: dict[str, Any] = {}
+        self._mailbox = start_here(Mailbox)
 
     def follow(self, lock: WriteLock, on_progress: OnTrainingProgress) -> Outcome:
-        """Train to the end, and pass on what the workers tell meanwhile.
+        """Train to the end, and pass on the workers' progress meanwhile.
 
         Raises:
             RaycapError: as a worker raised it.
             RunConflict: another writer has taken over the output.
             RunStopped: the run was interrupted, or workers died too often.
         """
-        thread = Thread(target=self._fit, daemon=True, name="raycap-train")
-        with warnings.catch_warnings():
-            # Ray Train copies Ray Data's settings, those included that Ray warns of setting.
-            warnings.filterwarnings("ignore", r"`use_\w+` is deprecated", DeprecationWarning)
-            thread.start()
-            try:
-                self._watch(lock, on_progress)
-            except BaseException:
-                self._board.stop.remote()
-                raise
-        self._relay(on_progress)
-        if self._error is not None:
-            raise explain(self._error, _REMEDY) from self._error
+        background = Background("train", self._fit, self._mailbox, _REMEDY)
+        result = background.follow(lock, partial(_relay, on_progress))
+        if result is None:
+            raise RunStopped(self._describe_stop())
         outcome = Outcome(
-            state=read_state(self._result["state"]),
-            end=End(self._result["end"]),
-            peak_memory_bytes=self._result["peak_memory_bytes"],
-            peak_device_bytes=self._result["peak_device_bytes"],
+            state=read_state(result["state"]),
+            end=End(result["end"]),
+            peak_memory_bytes=result["peak_memory_bytes"],
+            peak_device_bytes=result["peak_device_bytes"],
         )
         if outcome.end is End.INTERRUPTED:
             raise RunStopped(self._describe_stop(outcome.state))
         return outcome
 
-    def _watch(self, lock: WriteLock, on_progress: OnTrainingProgress) -> None:
-        """Pass on what the workers tell until they end, which the first interrupt asks them to."""
-        is_stopping = False
-        while not self._has_ended.is_set():
-            try:
-                self._has_ended.wait(_LOOK_EVERY_S)
-                lock.check()
-                self._relay(on_progress)
-            except KeyboardInterrupt:
-                if is_stopping:
-                    raise RunStopped(self._describe_stop()) from None
-                logger.warning("stopping at the next step: interrupt again not to wait for it")
-                is_stopping = True
-                self._board.stop.remote()
-
-    def _fit(self) -> None:
+    def _fit(self, folder: str) -> dict[str, Any]:
         # Ray Train looks at its workers every 2 s by default, at their end too.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-        with tempfile.TemporaryDirectory(prefix="raycap-train-") as folder:
-            try:
-                self._result = self._trainer(folder).fit().return_value
-            except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
-                self._error = error  # SystemExit among them: so Ray ends where its cluster does
-            finally:
-                self._has_ended.set()
+        result: dict[str, Any] = self._trainer(folder).fit().return_value
+        return result
 
     def _trainer(self, folder: str) -> Any:
         engine, resources = self._job.config.engine, self._resources
         assignment = Assignment(
             job=self._job,
-            board=self._board,
+            mailbox=self._mailbox,
             torch_threads=resources.torch_threads,
             debug=self._debug,
         )
@@ -174,7 +128,7 @@ class Fitting:
             ),
             run_config=_RunConfig(
                 name="train",
-                # Nothing of worth comes here: checkpoints go to the output, see `checkpoints`.
+                # Nothing worth keeping goes here: checkpoints go to the output, see `checkpoints`.
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=engine.max_failures),
                 callbacks=[StopAtFaults()],
@@ -182,26 +136,22 @@ class Fitting:
             ),
         )
 
-    def _relay(self, on_progress: OnTrainingProgress) -> None:
-        """Pass on what the first worker has posted."""
-        try:
-            posted: Posted = ray.get(self._board.look.remote())
-        except RayError as error:
-            raise explain(error, _REMEDY) from error
-        for note in posted.notes:
-            logger.info(note)
-        for item in posted.epochs:
-            if item.epoch_record is not None:
-                logger.info("epoch_done %s", item.epoch_record.describe())
-            on_progress(item)
-        for warning in posted.warnings:
-            logger.warning(warning)
-        if posted.progress is not None and posted.progress.epoch_record is None:
-            on_progress(posted.progress)
-
     def _describe_stop(self, state: State | None = None) -> str:
         place = ""
         if state is not None:
             num_epochs = self._job.config.train.num_epochs
             place = f" at step {state.step} of epoch {state.epoch + 1} of {num_epochs}"
         return f"stopped{place} in {self._job.output}; run the same command to continue"
+
+
+def _relay(on_progress: OnTrainingProgress, mail: Mail) -> None:
+    """Log the first worker's messages, and pass its progress on."""
+    for item in mail.items:
+        if isinstance(item, Message):
+            logger.log(item.level, item.text)
+            continue
+        if item.epoch_record is not None:
+            logger.info("epoch_done %s", item.epoch_record.describe())
+        on_progress(item)
+    for progress in mail.updates.values():
+        on_progress(progress)

@@ -1,8 +1,7 @@
-"""A model being trained, on one worker: forward, backward, update, and what of it is kept.
+"""One worker's model in training: forward, backward and update.
 
-Cross entropy of the next token.
-
-What moves the weights: AdamW, its schedule, and their average.
+With the next-token cross entropy, the AdamW optimizer, its learning rate schedule, and the average
+of the weights.
 """
 
 import math
@@ -27,16 +26,16 @@ from raycap.training.workers import Workers
 def token_losses(
     logits: Float[Tensor, "s t v"], targets: Int[Tensor, "s t"], smoothing: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Sum the cross entropy over all tokens that carry a loss.
+    """Sum the cross entropy over all tokens with a loss.
 
     Args:
-        logits: for the token that follows each position.
+        logits: predictions of the token that follows each position.
         targets: that token, or IGNORED.
         smoothing: share of the target's probability that is spread over all tokens (Szegedy et
-            al. 2015, arXiv:1512.00567, section 7), as torch's `cross_entropy` does it.
+            al. 2015, arXiv:1512.00567, section 7), as in torch's `cross_entropy`.
 
     Returns:
-        The sum with label smoothing, to be trained on, and without, to be shown; in fp32.
+        The sum with label smoothing, to train on, and without, to report; in fp32.
     """
     logs = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
     wanted = targets.flatten()
@@ -48,7 +47,7 @@ def token_losses(
 
 
 def learning_rate(step: int, num_steps: int, peak: float, config: OptimizerConfig) -> float:
-    """Give the learning rate of a step, counted from 0: linear warm-up, then half a cosine.
+    """Return the learning rate of a step, counted from 0: linear warm-up, then half a cosine.
 
     Source: Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts.
     """
@@ -63,7 +62,7 @@ def learning_rate(step: int, num_steps: int, peak: float, config: OptimizerConfi
 def make_optimizer(parameters: dict[str, nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
     """Build AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
-    Vectors do not decay: they are biases and the gains of norms.
+    Vectors do not decay: they are biases and gains of norms.
     """
     decayed = [value for value in parameters.values() if value.ndim > 1]
     others = [value for value in parameters.values() if value.ndim <= 1]
@@ -84,13 +83,13 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take a step of the weights in."""
+        """Include the current weights."""
         for name, value in self._parameters.items():
             self.values[name].lerp_(value, 1 - self._decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average in the place of the weights within the block."""
+        """Replace the weights by their average within the block."""
         self._swap()
         try:
             yield
@@ -104,15 +103,15 @@ class Average:
 
 
 _SMALLEST_SCALE = 2.0**-4
-"""A loss scale of fp16 that has fallen so far will find no finite gradient any more."""
+"""Below this fp16 loss scale, no gradient will be finite any more."""
 
 
 class NonFinite(Exception):
-    """A loss or gradient that is not a number, or infinite."""
+    """A loss or gradient is NaN or infinite."""
 
 
 class Learner:
-    """A network with its optimizer and, where asked for, its average; on one device."""
+    """A network on one device, with its optimizer and optionally its average."""
 
     def __init__(self, trainable: Trainable, config: TrainConfig, workers: Workers) -> None:
         self.trainable = trainable
@@ -133,10 +132,10 @@ class Learner:
         self._buffers: dict[str, Tensor] = {}
 
     def connect(self) -> None:
-        """Let the workers' gradients be averaged from now on; parameters without one are left out.
+        """Average the workers' gradients from now on, except for parameters without a gradient.
 
-        Call it with the gradients of a trial in place: a network may have parameters that its
-        loss does not depend on.
+        Call it after a trial step, with its gradients in place: a network may have parameters
+        that its loss does not depend on.
         """
         unused = [name for name, value in self.trained.items() if value.grad is None]
         for name in unused:
@@ -147,23 +146,23 @@ class Learner:
             self._parallel = DistributedDataParallel(self.network, device_ids=devices)
 
     def learn(self, batch: Batch, num_tokens: int, lr: float, max_captions: int) -> float:
-        """Take one step: this worker's share of it, and the gradients of all.
+        """Take one step: this worker's share of the batch, and the gradients of all workers.
 
         Args:
             batch: this worker's share.
-            num_tokens: tokens with a loss in the whole step, over all workers.
+            num_tokens: tokens with a loss in the step, over all workers.
             lr: learning rate.
-            max_captions: captions of a micro-batch.
+            max_captions: maximum captions per micro-batch.
 
         Returns:
             The sum of this worker's token losses, without label smoothing.
 
         Raises:
-            NonFinite: on all workers alike; the weights are as they were.
+            NonFinite: on all workers at once; the weights are unchanged.
         """
         self.network.train()
         self._hold_buffers()
-        # Gradients are averaged over the workers: this makes it the mean over all tokens.
+        # Gradients are averaged over the workers: this weight makes that the mean over all tokens.
         weight = self._workers.size / max(1, num_tokens)
         loss_sum = torch.zeros((), device=self._workers.device)
         starts = range(0, len(batch.owners), max_captions)
@@ -199,7 +198,7 @@ class Learner:
             self.average.update()
 
     def measure(self, batch: Batch, max_captions: int) -> tuple[float, int]:
-        """Sum the token losses of a batch without learning from it; return the sum and tokens."""
+        """Return the sum of a batch's token losses, and its tokens, without training on it."""
         self.network.eval()
         loss_sum = 0.0
         with torch.inference_mode():
@@ -209,7 +208,7 @@ class Learner:
         return loss_sum, count_tokens(batch.tokens)
 
     def try_out(self, batch: Batch) -> None:
-        """Go forward and backward over a whole batch, and keep nothing but the gradients."""
+        """Run forward and backward over a whole batch, and keep only the gradients."""
         self.network.train()
         self._hold_buffers()
         try:
@@ -223,18 +222,18 @@ class Learner:
 
     @torch.no_grad()
     def restore_buffers(self) -> None:
-        """Undo what the last step did to buffers, such as the statistics of batch norms."""
+        """Restore buffers, such as batch norm statistics, to their values before the last step."""
         for name, value in self.network.named_buffers():
             value.copy_(self._buffers[name])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Work with the averaged weights within the block, where there are any."""
+        """Use the averaged weights within the block, if there are any."""
         with self.average.in_place() if self.average else nullcontext():
             yield
 
     def arithmetic(self) -> AbstractContextManager[Any]:
-        """Compute in the settings' precision within the block."""
+        """Compute in the configured precision within the block."""
         device = self._workers.device.type
         return torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32)
 
@@ -243,7 +242,7 @@ class Learner:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         device = self._workers.device
         tokens = batch.tokens
-        # Padding that no caption of the share needs is left out.
+        # Without the padding that no caption of the share needs.
         length = max(1, int(tokens.mask[share].sum(dim=1).max()))
         pixels = batch.pixels[batch.owners[share]].to(device, non_blocking=True)
         inputs, mask, targets = (
@@ -256,18 +255,18 @@ class Learner:
         return token_losses(logits, targets, smoothing)
 
     def _apart(self) -> AbstractContextManager[Any]:
-        """Keep the gradients of a micro-batch on this worker: those of the last go with them."""
+        """Keep a micro-batch's gradients on this worker; they are averaged with the last one's."""
         if isinstance(self._parallel, DistributedDataParallel):
             return self._parallel.no_sync()
         return nullcontext()
 
     def _dropout_seed(self, batch: Batch, start: int) -> int:
-        # Of the place in the run alone: neither a new start nor another number of workers
-        # changes what is dropped.
+        # From the position in the run only: dropout is the same after a restart, and with another
+        # number of workers.
         place = (batch.epoch, batch.number, int(batch.offsets[start]))
         return draw_seed(self._config.train.seed, "dropout", *place)
 
 
 def count_tokens(tokens: TokenBatch) -> int:
-    """Count the tokens that carry a loss."""
+    """Count the tokens with a loss."""
     return int((tokens.targets != IGNORED).sum())

@@ -1,10 +1,10 @@
-"""The overfitting watch: what the losses of the epochs say, and when to stop.
+"""The overfitting watch: signs of overfitting in the losses of epochs, and when to stop.
 
-Both losses are measured alike, so that their difference is the generalisation gap and nothing
-else: on samples of the same size, of the training and of the validation split, each image
-unchanged and always with the same caption, without dropout and without label smoothing, with the
-weights as they are at the end of the epoch. The running mean over the training steps is told as
-well, but it is no measure of fit: it lags behind, and it pays for augmentation and dropout.
+Both losses are measured in the same way, so that their difference is the generalisation gap and
+nothing else: on samples of equal size of the training and the validation split, without
+augmentation, always with the same caption per image, without dropout and label smoothing, with the
+weights at the end of the epoch. The running mean over the training steps is reported as well, but
+does not measure the fit: it lags behind, and includes augmentation and dropout.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from raycap.results.training import TREND_EPOCHS, Losses, Metric, best_epoch
 
 _RISING_EPOCHS = 2
-"""Epochs without a better validation loss before overfitting is spoken of."""
+"""Epochs without a better validation loss before overfitting is reported."""
 
 
 def gap_trend(epochs: Sequence[Losses]) -> float | None:
-    """Say by how much the gap grows an epoch: the slope through the last TREND_EPOCHS.
+    """Return the growth of the gap per epoch: the slope through the last TREND_EPOCHS.
 
-    None before there are two epochs.
+    None before the second epoch.
     """
     gaps = [losses.gap for losses in epochs[-TREND_EPOCHS:]]
     if len(gaps) < 2:
@@ -29,10 +29,10 @@ def gap_trend(epochs: Sequence[Losses]) -> float | None:
 
 
 def overfits_since(epochs: Sequence[Losses]) -> int | None:
-    """Name the epoch, counted from 1, from which validation loss rises while training loss falls.
+    """Return the epoch, from 1, since which validation loss rises while training loss falls.
 
     It is the one after the best validation loss, once that is two epochs ago and the loss on the
-    training sample has fallen further since. None: no such thing.
+    training sample has fallen further since. None if there is no overfitting.
     """
     if not epochs:
         return None
@@ -45,7 +45,7 @@ def overfits_since(epochs: Sequence[Losses]) -> int | None:
 
 
 def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) -> bool:
-    """Whether `patience` epochs have passed without a better value."""
+    """Whether `patience` epochs have passed without an improvement."""
     if patience is None or not values:
         return False
     return len(values) - best_epoch(values, metric) >= patience

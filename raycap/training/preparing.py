@@ -1,26 +1,26 @@
-"""Getting a worker ready: the model that all begin with, the newest checkpoint, enough memory.
+"""Preparation of a worker: the initial model, the newest checkpoint, the micro-batch that fits.
 
-A trial before training: how many captions fit into memory at a time.
-
-A picture of what augmentation does, to look at before the hours of training.
+`augmentation.jpg` is drawn first, so that a person can check the augmentation before hours of
+training.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.splits import TRAIN, rank_of
-from raycap.errors import DatasetError, ImageError, ModelError, ObjectNotFound
+from raycap.errors import DatasetError, ImageError, ModelError
 from raycap.images.decoding import prepare_process
 from raycap.models.device import is_out_of_memory
 from raycap.models.trainable import Trainable
-from raycap.results.training import PREVIEW
-from raycap.runs.records import check_claimed, encode_json, now
+from raycap.results.training import PREVIEW, TrainingProgress
+from raycap.runs.opening import check_claimed
+from raycap.runs.records import encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.training.checkpoints import (
@@ -30,33 +30,94 @@ from raycap.training.checkpoints import (
     replacing,
     restore_checkpoint,
 )
-from raycap.training.context import Reporter, Run
 from raycap.training.data.augmentation import picture_grid
 from raycap.training.data.feed import Batch
 from raycap.training.data.gathering import StreamSpec, read_images
-from raycap.training.data.loading import changed, file_of, original
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import rank_limit
+from raycap.training.data.stream import changed, file_of, original
 from raycap.training.learner import Learner
 from raycap.training.state import State
 from raycap.training.workers import Workers
 
+_NUM_IMAGES = 6
+_NUM_EPOCHS = 5
 _LONG_CAPTION = "a " * 1000
-"""Longer than any model reads: it is cut to the longest caption that may come."""
+"""Longer than any model accepts: it is cut to the maximum length."""
+_INITIAL = f"{CHECKPOINTS}initial/"
+_INITIAL_RECORD = f"{CHECKPOINTS}initial.json"
+"""Written when the initial model is complete."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Functions that build a model, and load it from a folder."""
+
+    build: Callable[[TrainConfig, Iterable[str]], Trainable]
+    """Builds from the settings and all captions of the training split; on the CPU."""
+    load: Callable[[Path, TrainConfig], Trainable]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A training run, as sent to every worker."""
+
+    dataset: str
+    output: str
+    config: TrainConfig
+    plan: EpochPlan
+    samples: dict[str, list[GroupRows]]
+    models: Models
+    origin: dict[str, Any]
+    fingerprint: dict[str, Any]
+    """The run's fingerprint, which the output must hold."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Receives the first worker's progress."""
+
+    @property
+    def wants_stop(self) -> bool:
+        """Whether to stop at the next step."""
+
+    def tell(self, progress: TrainingProgress) -> None:
+        """Report progress; some reports may be dropped."""
+
+    def note(self, message: str) -> None:
+        """Report an event."""
+
+    def warn(self, message: str) -> None:
+        """Report something that a person should act on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A training run, from the view of one worker."""
+
+    config: TrainConfig
+    plan: EpochPlan
+    store: Store
+    """The output."""
+    workers: Workers
+    learner: Learner
+    reporter: Reporter
+    origin: dict[str, Any]
+    """Provenance, which a saved model records: dataset, settings, versions."""
 
 
 def fit_memory(learner: Learner, workers: Workers, max_captions: int) -> int:
-    """Find how many captions fit into memory, all of the greatest length; halve until they do.
+    """Find how many captions of maximum length fit into memory; halve their number until they do.
 
-    The optimizer's memory, and what the exchange of gradients takes, is set aside meanwhile. The
-    gradients of the trial are left in place.
+    The memory of the optimizer and of the gradient exchange is reserved meanwhile. The gradients of
+    the trial step remain in place.
 
     Returns:
-        `max_captions`, or what it had to be halved to: the same number on all workers.
+        `max_captions`, or the result of halving it: the same number on all workers.
 
     Raises:
-        ModelError: memory does not suffice for a single caption.
+        ModelError: memory is too small for a single caption.
     """
     while True:
         fits = _fits(learner, workers, max_captions)
@@ -64,8 +125,8 @@ def fit_memory(learner: Learner, workers: Workers, max_captions: int) -> int:
             return max_captions
         if max_captions == 1:
             raise ModelError(
-                "memory does not suffice to train on one image at a time; take a smaller model or "
-                "image, train.precision=bf16, or (of blip) blip.gradient_checkpointing=true"
+                "memory is too small to train on one image at a time; use a smaller model or "
+                "image, train.precision=bf16, or (blip only) blip.gradient_checkpointing=true"
             )
         max_captions = -(-max_captions // 2)
 
@@ -86,7 +147,7 @@ def _fits(learner: Learner, workers: Workers, num_captions: int) -> bool:
 
 
 def _reserve(learner: Learner, workers: Workers) -> list[torch.Tensor]:
-    """Hold what training will hold besides: two moments, unless they are there, and buckets."""
+    """Reserve what training needs besides: two moments, unless they exist, and buckets."""
     num_moments = 0 if learner.optimizer.state else 2
     num_buckets = 1 if workers.size > 1 else 0
     return [
@@ -114,7 +175,7 @@ def _longest_batch(learner: Learner, num_captions: int) -> Batch:
 
 
 def _release(device: torch.device) -> None:
-    """Give memory that is no longer used back to the device."""
+    """Return unused memory to the device."""
     if device.type != "cpu":
         torch.accelerator.memory.empty_cache()
 
@@ -124,7 +185,7 @@ _NUM_EPOCHS = 5
 
 
 def write_preview(store: Store, spec: StreamSpec) -> None:
-    """Draw some training images: each as it is, and as the first epochs will see it."""
+    """Draw some training images: each unchanged, and as augmented in the first epochs."""
     prepare_process(spec.image)
     rows = []
     for image in read_images(sample_rows(spec.plan.groups, _NUM_IMAGES), spec):
@@ -133,51 +194,22 @@ def write_preview(store: Store, spec: StreamSpec) -> None:
             variants = [changed(file, epoch, image.image_id, spec) for epoch in range(_NUM_EPOCHS)]
             rows.append([original(file, spec), *variants])
         except ImageError:
-            continue  # training will tell of it
+            continue  # training will report it
     if rows:
         store.write(PREVIEW, picture_grid(rows))
-
-
-_INITIAL = f"{CHECKPOINTS}initial/"
-_INITIAL_RECORD = f"{CHECKPOINTS}initial.json"
-"""Written when the initial model stands whole."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
-    """How a model comes into being, and comes back from a folder that it was saved to."""
-
-    build: Callable[[TrainConfig, Iterable[str]], Trainable]
-    """From settings and all captions of the training split; on the CPU."""
-    load: Callable[[Path, TrainConfig], Trainable]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """What every worker is told of a run."""
-
-    dataset: str
-    output: str
-    config: TrainConfig
-    plan: Plan
-    samples: dict[str, list[GroupRows]]
-    models: Models
-    origin: dict[str, Any]
-    mark: dict[str, Any]
-    """The run's fingerprint, which must stand in the output."""
 
 
 def prepare(
     job: Job, store: Store, workers: Workers, reporter: Reporter
 ) -> tuple[Run, State, StreamSpec]:
-    """Get ready for the loop, on all workers alike.
+    """Prepare the loop, in the same way on all workers.
 
     Raises:
-        ConfigError: this node does not see the output.
-        ModelError: the model cannot be built or loaded, or does not fit into memory.
+        ConfigError: this node sees another output.
+        ModelError: the model cannot be built or loaded, or memory is too small for it.
         StorageError: a store refuses.
     """
-    check_claimed(store, job.mark)
+    check_claimed(store, job.fingerprint)
     _build_initial(job, store, workers)
     learner, state = _restored(job, store, workers, reporter)
     _fit(learner, state, workers, reporter)
@@ -197,8 +229,8 @@ def prepare(
 
 
 def _build_initial(job: Job, store: Store, workers: Workers) -> None:
-    """Let the first worker build the model that all begin with, unless it stands."""
-    if workers.is_first and not _stands(store, _INITIAL_RECORD):
+    """Build the initial model on the first worker, unless it exists."""
+    if workers.is_first and not store.exists(_INITIAL_RECORD):
         torch.manual_seed(job.config.train.seed)
         trainable = job.models.build(job.config, _captions(job))
         with replacing(store, _INITIAL) as folder:
@@ -210,14 +242,14 @@ def _build_initial(job: Job, store: Store, workers: Workers) -> None:
 def _restored(
     job: Job, store: Store, workers: Workers, reporter: Reporter
 ) -> tuple[Learner, State]:
-    """Load the model and the newest checkpoint that is whole, the same on all workers."""
+    """Load the model and the newest intact checkpoint, the same on all workers."""
     learner, state = _begin(job, store, workers), None
     name = ""
     if workers.is_first:
         name, state = _newest(store, learner, reporter)
     name = workers.share(name)
     if not name:
-        # Anew, as a damaged checkpoint may have left something behind.
+        # Load again, because a damaged checkpoint may be partly restored.
         learner, state = _begin(job, store, workers), None
     elif state is None:
         state = restore_checkpoint(store, name, learner)
@@ -237,26 +269,26 @@ def _begin(job: Job, store: Store, workers: Workers) -> Learner:
 
 
 def _newest(store: Store, learner: Learner, reporter: Reporter) -> tuple[str, State | None]:
-    """Restore the newest checkpoint that is whole; "" where there is none."""
+    """Restore the newest intact checkpoint; return its name, "" if there is none."""
     for name in find_checkpoints(store):
         try:
             return name, restore_checkpoint(store, name, learner)
         except DatasetError as error:
             reporter.warn(
-                f"checkpoint {name} is damaged ({error}): going on from the one before, or from "
+                f"checkpoint {name} is damaged ({error}): continuing from the one before, or from "
                 "the start if there is none"
             )
     return "", None
 
 
 def _fit(learner: Learner, state: State, workers: Workers, reporter: Reporter) -> None:
-    """Make micro-batches small enough for memory, and connect the workers."""
+    """Limit micro-batches to what fits into memory, and connect the workers."""
     asked = state.max_captions
     state.max_captions = fit_memory(learner, workers, asked)
     if workers.is_first and state.max_captions < asked:
         reporter.warn(
-            f"memory does not hold {asked} captions at a time: taking {state.max_captions} at a "
-            "time instead, and more micro-batches a step"
+            f"{asked} captions do not fit into memory: using micro-batches of "
+            f"{state.max_captions} captions, and more of them per step"
         )
     learner.connect()
 
@@ -274,7 +306,7 @@ def _stream_spec(job: Job, trainable: Trainable) -> StreamSpec:
 
 
 def _captions(job: Job) -> Iterator[str]:
-    """Read all captions of what is trained on."""
+    """Yield all captions of the training images."""
     dataset, share = open_dataset(job.dataset, job.config.storage), job.config.train.subset
     limit = rank_limit(dataset, share)
     for page in dataset.pages([TRAIN], [IMAGE_ID, CAPTIONS_LIST]):
@@ -282,11 +314,3 @@ def _captions(job: Job) -> Iterator[str]:
         for image_id, captions in zip(ids, texts, strict=True):
             if share == 1.0 or rank_of(image_id) < limit:
                 yield from captions
-
-
-def _stands(store: Store, key: str) -> bool:
-    try:
-        store.read_tail(key, 1)
-    except ObjectNotFound:
-        return False
-    return True

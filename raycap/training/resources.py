@@ -1,4 +1,4 @@
-"""Fitting the workers to the cluster."""
+"""Resources of the workers of a training run."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ from raycap.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 STREAM_CPUS = 1.25
-"""CPUs that must be left for the stream: one task that gathers, one that loads."""
+"""CPUs to leave free for the stream: one task that gathers, one that loads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a worker takes of the cluster."""
+    """Resources of one worker."""
 
     gpus_per_worker: float
     cpus_per_worker: float
@@ -26,14 +26,14 @@ class Resources:
 
 
 def fit_resources(engine: TrainEngineConfig, *, is_fixed: bool) -> Resources:
-    """Decide what the workers take, from the settings and what the cluster has.
+    """Decide the resources per worker, from the settings and the cluster's resources.
 
     Args:
         engine: the settings.
         is_fixed: whether the cluster cannot grow.
 
     Raises:
-        ConfigError: the workers that the settings ask for do not fit, and never will.
+        ConfigError: the requested workers do not fit a cluster that cannot grow.
     """
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = engine.gpus_per_worker
@@ -46,12 +46,13 @@ def fit_resources(engine: TrainEngineConfig, *, is_fixed: bool) -> Resources:
     for name, amount in needed.items():
         if amount > total.get(name, 0.0):
             shortage = (
-                f"engine.num_workers={engine.num_workers} needs {amount:g} {name}s (for the "
-                f"images' stream included), the cluster has {total.get(name, 0.0):g}"
+                f"engine.num_workers={engine.num_workers} needs {amount:g} {name}s "
+                f"(including the image stream), the cluster has {total.get(name, 0.0):g}"
             )
             if is_fixed:
                 raise ConfigError(
-                    f"{shortage}; lower engine.num_workers, .gpus_per_worker or .cpus_per_worker"
+                    f"{shortage}; lower engine.num_workers, .gpus_per_worker or .cpus_per_worker",
+                    setting="engine.num_workers",
                 )
             logger.warning("cluster_small %s: waiting for it to grow", shortage)
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1

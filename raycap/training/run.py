@@ -9,7 +9,7 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import TrainConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
-from raycap.models.training import build_trainable, load_trainable
+from raycap.models.trainable import build_trainable, load_trainable
 from raycap.results.training import (
     OnTrainingProgress,
     Training,
@@ -17,19 +17,18 @@ from raycap.results.training import (
     read_training,
     write_training,
 )
-from raycap.runs.records import now, versions
+from raycap.runs.opening import Claim, open_run
+from raycap.runs.records import RUN, encode_json, now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.checkpoints import CHECKPOINTS
+from raycap.training.checkpoints import CHECKPOINTS, find_checkpoints
 from raycap.training.data.pieces import Kind
-from raycap.training.data.plan import Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
-from raycap.training.epochs import BEST, LAST
+from raycap.training.epochs import BEST, LAST, check_tensorboard
 from raycap.training.fitting import Fitting, Outcome
 from raycap.training.preparing import Job, Models
-from raycap.training.record import LOCK, claim_output, fingerprint
 from raycap.training.resources import fit_resources
-from raycap.training.tensorboard import check_tensorboard
 
 logger = logging.getLogger(__name__)
 
@@ -76,22 +75,52 @@ def train(
         check_tensorboard()
     source = open_dataset(dataset, config.storage)
     store = open_store(str(output), config.storage)
-    mark = fingerprint(identify(source), config)
-    with store.lock(LOCK) as lock:
+    claim = TrainingClaim(training_fingerprint(identify(source), config), config)
+    with open_run(store, claim) as run:
         found = read_training(store)
-        claim_output(store, mark, config)
         for prefix in ("", BEST, LAST):
             store.remove_leftovers(prefix)
         if found is None:
             with ray_cluster(debug=debug) as is_fixed:
                 resources = fit_resources(config.engine, is_fixed=is_fixed)
-                job = _job(source, store, config, models, mark)
+                job = _job(source, store, config, models, claim.fingerprint)
                 fitting = Fitting(job, resources, debug=debug)
-                outcome = fitting.follow(lock, on_progress or (lambda _: None))
+                outcome = fitting.follow(run.lock, on_progress or (lambda _: None))
             found = _sum_up(job, outcome, started)
-            write_training(store, found)
+            run.finish(write_training, found)
         store.delete_all(CHECKPOINTS)
     return found
+
+
+def training_fingerprint(dataset: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return what decides a run's model: two runs alike in this may share an output.
+
+    How the work is spread over workers is not part of it, as long as each step keeps its images.
+    """
+    train = config.train.model_dump(
+        mode="json", exclude={"batch_size", "num_accumulated", "checkpoint_every_s", "tensorboard"}
+    )
+    sections = {"architecture", "blip", "augment", "optimizer", "validation", "generation", "image"}
+    return {
+        "dataset": dataset,
+        "kind": config.kind,
+        "init": config.init,
+        **config.model_dump(mode="json", include=sections),
+        "train": {**train, "global_batch": config.train.batch_size * config.engine.num_workers},
+        "engine": {"shuffle_images": config.engine.shuffle_images},
+    }
+
+
+class TrainingClaim(Claim):
+    """A training run's claim; a run that took no step, say for a wrong setting, is replaced."""
+
+    def replace(self, store: Store) -> bool:
+        """Replace a run that has written neither a checkpoint nor `training.json`."""
+        if find_checkpoints(store) or read_training(store) is not None:
+            return False
+        store.delete_all(CHECKPOINTS)
+        store.write(RUN, encode_json(self.record()))
+        return True
 
 
 def _job(
@@ -99,12 +128,12 @@ def _job(
     store: Store,
     config: TrainConfig,
     models: Models,
-    mark: dict[str, Any],
+    fingerprint: dict[str, Any],
 ) -> Job:
     """Lay out the whole run."""
     groups = read_groups(source, TRAIN, config.train.subset)
     num_sampled = config.validation.num_images
-    plan = Plan(
+    plan = EpochPlan(
         groups=groups,
         seed=config.train.seed,
         num_workers=config.engine.num_workers,
@@ -130,11 +159,11 @@ def _job(
         },
         models=models,
         origin={
-            "dataset": mark["dataset"],
+            "dataset": fingerprint["dataset"],
             "config": config.model_dump(mode="json"),
             "versions": versions(),
         },
-        mark=mark,
+        fingerprint=fingerprint,
     )
 
 

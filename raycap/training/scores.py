@@ -1,4 +1,4 @@
-"""The captions of the validation sample against their references."""
+"""Scores of the captions of the validation sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from raycap.schema import BLEU, CIDER_D, ROUGE_L
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the model said of an image, and what people said of it."""
+    """The model's caption of an image, and its references."""
 
     image_id: str
     caption: str
@@ -25,8 +25,8 @@ class Answer:
 def score(answers: Sequence[Answer]) -> dict[str, float]:
     """Score captions by BLEU, ROUGE-L, CIDEr-D and their length in tokens.
 
-    Document frequencies for CIDEr-D are those of these references. The length gap is the mean of
-    the captions less the mean of the references: negative means too short.
+    CIDEr-D takes its document frequencies from these references. The length gap is the mean length
+    of the captions minus that of the references: negative means too short.
 
     Raises:
         ValueError: there are no captions.

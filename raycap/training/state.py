@@ -11,37 +11,34 @@ from raycap.results.training import EpochRecord
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """How far a run is."""
+    """Position of a training run."""
 
     epoch: int = 0
-    """Epochs that are over."""
+    """Epochs that are done."""
     step: int = 0
-    """Steps of the epoch that are done."""
+    """Steps done in the epoch."""
     num_steps: int = 0
-    """Steps of all epochs that are done."""
+    """Steps done in all epochs."""
     max_captions: int
-    """Captions of a micro-batch, at the most."""
+    """Maximum captions per micro-batch."""
     loss_sum: float = 0.0
-    """Of the epoch's steps."""
+    """Sum over the epoch's steps, as are the numbers below."""
     num_tokens: int = 0
-    """Of the epoch's steps."""
     num_images: int = 0
-    """Of the epoch's steps."""
     num_unreadable: int = 0
-    """In the epoch."""
     train_s: float = 0.0
-    """Time of the epoch's steps, over all invocations."""
+    """Seconds, over all invocations."""
     history: list[EpochRecord] = field(default_factory=list)
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Go on to the next epoch."""
+        """Advance to the next epoch."""
         self.history.append(record)
         self.epoch += 1
         self.step = self.num_tokens = self.num_images = self.num_unreadable = 0
         self.loss_sum = self.train_s = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values; floats keep every digit."""
+        """Return plain values; floats keep every digit."""
         return asdict(self)
 
 
@@ -49,10 +46,10 @@ _FORM = TypeAdapter(State)
 
 
 def read_state(values: dict[str, Any]) -> State:
-    """Read what `State.to_json` gave.
+    """Read the output of `State.to_json`.
 
     Raises:
-        DatasetError: it is something else.
+        DatasetError: the values are not a state.
     """
     try:
         return _FORM.validate_python(values)

@@ -1,4 +1,4 @@
-"""The workers of a run, as one of them sees the others."""
+"""Collective operations between the workers of a training run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """This worker among all. What is done together must be called by all, in the same order."""
+    """This worker and its peers. All workers must call each method below, in the same order."""
 
     rank: int
     size: int
@@ -20,11 +20,11 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes."""
+        """Whether this worker writes the output."""
         return self.rank == 0
 
     def sum(self, values: Sequence[int | float]) -> list[float]:
-        """Add up numbers over all workers."""
+        """Return the sums of numbers over all workers."""
         if self.size == 1:
             return [float(value) for value in values]
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -33,11 +33,11 @@ class Workers:
         return sums
 
     def least(self, value: int) -> int:
-        """Find the least of a number over all workers."""
+        """Return the minimum of a number over all workers."""
         return min(self.gather(value))
 
     def gather(self, value: T) -> list[T]:
-        """Give everyone what each worker has, in the order of the workers."""
+        """Return the values of all workers, in the order of their ranks."""
         if self.size == 1:
             return [value]
         gathered: list[T] = [value] * self.size
@@ -45,7 +45,7 @@ class Workers:
         return gathered
 
     def share(self, value: T | None) -> T:
-        """Give everyone what the first worker has."""
+        """Return the first worker's value, on all workers."""
         shared = [value]
         if self.size > 1:
             distributed.broadcast_object_list(shared, src=0)
@@ -53,7 +53,7 @@ class Workers:
         return shared[0]
 
     def equalise_buffers(self, network: nn.Module) -> None:
-        """Give everyone the first worker's buffers, such as the statistics of batch norms."""
+        """Copy the first worker's buffers, such as batch norm statistics, to all workers."""
         if self.size > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, src=0)

@@ -1,23 +1,31 @@
-"""The examples of the documentation do what it says."""
+"""The examples of the documentation do what it says; integration has those of docs/python.md."""
 
 import subprocess
 import sys
 
 import pytest
 
-from tests.e2e.test_readme import run, write_annotated_scenes
 from tests.support.commandline import CommandLine
-from tests.support.documents import docs_blocks, docs_commands
+from tests.support.documents import (
+    docs_blocks,
+    docs_commands,
+    run,
+    undescribed_files,
+    write_examples,
+)
 
 
-@pytest.mark.timeout(300)
-def test_the_commands_that_only_the_docs_have_run_on_captions(raycap: CommandLine) -> None:
-    write_annotated_scenes(raycap.folder)
-    run(raycap, "raycap caption photos/ captions/ --model demo")
-    for line in docs_commands():
-        run(raycap, line)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_examples_of_the_docs_run_page_by_page(raycap: CommandLine) -> None:
+    write_examples(raycap.folder)
+    for command in docs_commands():
+        run(raycap, command)
     for block in docs_blocks("python"):
-        if block.reason is None:
+        if block.reason is None and block.page != "python.md":
             command = [sys.executable, "-c", block.text]
             subprocess.run(command, cwd=raycap.folder, env=raycap.env, check=True)
-    assert len(list((raycap.folder / "tars").glob("*.tar"))) == 1
+    for page in ("report.html", "training.html", "search.html", "study/report.html"):
+        assert "</html>" in (raycap.folder / page).read_text()
+    assert undescribed_files(raycap.folder / "search", "| `tune` |") == []
+    assert undescribed_files(raycap.folder / "study", "| `study` |") == []

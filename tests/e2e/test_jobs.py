@@ -19,6 +19,8 @@ from tests.support.commandline import committed_parts, rows_of, wait_until, writ
 from tests.support.evaluation_samples import write_corpus
 from tests.support.tiny_dataset import write_dataset
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 STUB = ("--model", "stub", "--set", "engine.batch_size=10", "--set", "engine.part_size=10")

@@ -17,6 +17,8 @@ from raycap.captioning.telemetry import Measure
 from tests.conftest import MakeJpeg
 from tests.support.scraped_run import RAYS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NUM_GOOD = 20
 

@@ -31,6 +31,8 @@ from tests.support.training_samples import (
     write_run,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_SCENES = 60
 NUM_AT_ONCE = 24
 PHONE = {"width": 390, "height": 844}

@@ -12,6 +12,8 @@ import pytest
 from tests.support.commandline import CommandLine, wait_until
 from tests.support.tiny_dataset import write_dataset
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     *("--model", "hybrid", "--set", "tune.space.train.lr=[1e-3, 1e-2]"),
     *("--set", "architecture.encoder=small-cnn", "--set", "architecture.image_px=64"),

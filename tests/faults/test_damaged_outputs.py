@@ -1,14 +1,31 @@
-"""Disks that fill up, folders that cannot be written, files that were deleted or cut by hand."""
+"""Disks that fill up, folders that cannot be written, manifests that were deleted or cut by hand.
+
+Parts of captions that were lost or damaged: tests/integration/test_caption.py.
+"""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.drills import SETTINGS, captions_of, check_one_line, check_verified, told
-from tests.support.commandline import CommandLine, rows_of, write_images
+import raycap
+from raycap.config import CaptionConfig
+from raycap.config.loading import validate_config
+from tests.faults.drills import (
+    PART_SIZE,
+    SETTINGS,
+    captions_of,
+    check_one_line,
+    check_verified,
+    told,
+)
+from tests.support.cli import InProcess
+from tests.support.commandline import rows_of, write_images
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 60
 
@@ -29,42 +46,45 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     subprocess.run(["umount", str(folder)], capture_output=True, check=False)
 
 
-def test_a_full_disk_is_told_and_the_run_continues_once_there_is_room(
-    raycap: CommandLine, small_disk: Callable[[str], Path]
+def test_a_full_disk_ends_the_run_which_continues_once_there_is_room(
+    cli: InProcess, small_disk: Callable[[str], Path]
 ) -> None:
-    photos = raycap.folder / "photos"
+    photos = cli.folder / "photos"
     write_images(photos, NUM_IMAGES)
     disk = small_disk("size=400k")
     filler = disk / "filler"
     filler.write_bytes(b"x" * 350_000)  # room for the plan, and not for all captions
-    code, _, err = raycap("caption", "photos", disk / "out", *SETTINGS)
+    code, _, err = cli("caption", "photos", disk / "out", *SETTINGS)
     assert code == 1
     check_one_line(err, "No space left on device")
     assert not (disk / "out" / "summary.json").exists()
     filler.unlink()
-    code, _, err = raycap("caption", "photos", disk / "out", *SETTINGS)
+    code, _, err = cli("caption", "photos", disk / "out", *SETTINGS)
     assert code == 0, err
-    check_verified(raycap, disk / "out")
+    check_verified(disk / "out")
     assert told(rows_of(disk / "out")) == captions_of(photos)
 
 
-def test_an_output_that_cannot_be_written_is_told_before_any_image_is_read(
-    raycap: CommandLine, small_disk: Callable[[str], Path]
+def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
+    cli: InProcess, small_disk: Callable[[str], Path]
 ) -> None:
-    write_images(raycap.folder / "photos", 3)
+    write_images(cli.folder / "photos", 3)
     disk = small_disk("ro")
-    code, _, err = raycap("caption", "photos", disk / "out", *SETTINGS)
+    code, _, err = cli("caption", "photos", disk / "out", *SETTINGS)
     assert code == 1
     check_one_line(err, "Read-only file system")
 
 
-@pytest.fixture
-def finished(raycap: CommandLine) -> Path:
-    """A finished output."""
-    write_images(raycap.folder / "photos", NUM_IMAGES)
-    code, _, err = raycap("caption", "photos", "out", *SETTINGS)
-    assert code == 0, err
-    return raycap.folder / "out"
+@pytest.fixture(scope="module")
+def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished output `out` beside its `photos`."""
+    del ray_session
+    folder = tmp_path_factory.mktemp("finished")
+    write_images(folder / "photos", NUM_IMAGES)
+    engine = {"part_size": PART_SIZE, "batch_size": 10}
+    config = validate_config(CaptionConfig, {"model": {"name": "stub"}, "engine": engine})
+    raycap.caption(folder / "photos", folder / "out", config=config)
+    return folder
 
 
 def cut(path: Path) -> None:
@@ -72,36 +92,17 @@ def cut(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
-def test_what_was_deleted_or_cut_is_named_and_made_again(
-    raycap: CommandLine, finished: Path
-) -> None:
-    parts = sorted((finished / "captions").iterdir())
-    untouched = {path: path.stat().st_mtime_ns for path in parts[2:]}
-    parts[0].unlink()
-    cut(parts[1])
-    (finished / "summary.json").unlink()
-    code, out, err = raycap("verify", "out")
-    assert code == 1
-    assert "part-000001.parquet: is damaged" in " ".join(err.split())
-    assert "pending" in out
-    code, out, err = raycap("caption", "photos", "out", *SETTINGS)
-    assert code == 0, err
-    assert "20 images in" in out
-    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
-    check_verified(raycap, "out")
-    assert told(rows_of(finished)) == captions_of(raycap.folder / "photos")
-
-
-@pytest.mark.parametrize("damage", [pytest.param(cut, marks=pytest.mark.slow), Path.unlink])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
 def test_a_damaged_manifest_is_named_and_never_guessed(
-    raycap: CommandLine, finished: Path, damage: Callable[[Path], None]
+    cli: InProcess, finished: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """Its parts say which images there are and in what order: nothing else does."""
-    damage(finished / "manifest" / "part-000002.parquet")
-    before = rows_of(finished)
-    for command in (("verify", "out"), ("caption", "photos", "out", *SETTINGS)):
-        code, out, err = raycap(*command)
+    output = shutil.copytree(finished / "out", tmp_path / "out")
+    damage(output / "manifest" / "part-000002.parquet")
+    before = rows_of(output)
+    for command in (("verify", "out"), ("caption", finished / "photos", "out", *SETTINGS)):
+        code, out, err = cli(*command)
         assert code == 1
         assert "part-000002" in out + err
         assert "Traceback" not in out + err
-    assert rows_of(finished) == before
+    assert rows_of(output) == before

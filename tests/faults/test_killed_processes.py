@@ -26,6 +26,8 @@ from tests.support.commandline import (
 )
 from tests.support.faulty_http import Fault, Handler, TrueReply, faulty_server, truthful
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 120
 NUM_PARTS = 12
 
@@ -40,7 +42,6 @@ MOMENTS: dict[str, Moment] = {
 }
 
 
-@pytest.mark.slow
 def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: CommandLine) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
     output = raycap.folder / "out"
@@ -57,7 +58,7 @@ def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: Comman
         seen.update({path: at for path, at in written.items() if not seen[path]})
     code, _, err = raycap("caption", "photos", "out", *SETTINGS)
     assert code == 0, err
-    check_verified(raycap, "out")
+    check_verified(raycap.folder / "out")
     assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
     assert not list(output.rglob("*raycap-tmp"))
 
@@ -91,5 +92,5 @@ def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
             worker.kill()
         _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    check_verified(raycap, "out")
+    check_verified(raycap.folder / "out")
     assert told(rows_of(raycap.folder / "out")) == captions_of(tmp_path / "photos")

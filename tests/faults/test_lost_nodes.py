@@ -93,7 +93,7 @@ def test_nodes_are_lost_one_after_the_other_and_every_image_has_its_row(
     write_images(photos, 160)
     raycap.env.pop("RAY_ADDRESS")
     run_script(raycap, LOST_NODES, photos, output)
-    check_verified(raycap, output)
+    check_verified(output)
     assert told(rows_of(output)) == captions_of(photos)
 
 
@@ -106,5 +106,5 @@ def test_a_small_object_store_holds_the_stream_back_and_breaks_nothing(
     model = raycap.folder / "model"
     save_model(model, side_px=384)
     run_script(raycap, SMALL_STORE, photos, output, model)
-    check_verified(raycap, output)
+    check_verified(output)
     assert len(told(rows_of(output))) == 500

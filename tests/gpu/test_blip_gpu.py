@@ -8,10 +8,11 @@ import pytest
 import torch
 from jaxtyping import UInt8
 
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import caption_all
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
+from raycap.models.base import BatchRange
 from raycap.models.blip import captioner as blip
 from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.device import pick_dtype

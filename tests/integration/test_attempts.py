@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from raycap.captioning.attempts import is_replacement, is_second_attempt
-from raycap.captioning.batching import BatchRange
-from raycap.captioning.captioner import CaptionActor
-from raycap.captioning.loading import RunSpec, image_decoder
+from raycap.captioning.captioner import CaptionActor, is_replacement
+from raycap.captioning.loading import RunSpec, image_decoder, is_second_attempt
 from raycap.config import CaptionConfig
+from raycap.models.base import BatchRange
 from raycap.models.sources import find_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")

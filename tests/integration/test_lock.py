@@ -15,6 +15,7 @@ import pytest
 
 from raycap.config import StorageConfig
 from raycap.errors import RunConflict
+from raycap.storage.address import Address
 from raycap.storage.base import WriteLock
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.s3 import S3Store
@@ -29,7 +30,7 @@ KEY = "lock.json"
 def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.1)
     monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 1.2)
-    return S3Store(s3.bucket, "out", CONFIG)
+    return S3Store(Address.parse(f"s3://{s3.bucket}/out"), CONFIG)
 
 
 @pytest.fixture
@@ -65,8 +66,9 @@ def test_a_second_writer_is_refused_while_the_first_lives(store: S3Store) -> Non
 HOLDER = """
 import sys
 from raycap.config import StorageConfig
+from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
-with S3Store(sys.argv[1], "out", StorageConfig()).lock("lock.json"):
+with S3Store(Address.parse(f"s3://{sys.argv[1]}/out"), StorageConfig()).lock("lock.json"):
     print("held", flush=True)
     sys.stdin.read()
 """

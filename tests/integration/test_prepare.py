@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from raycap.datasets.prepare import prepare
 from raycap.datasets.references import read_references
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
 from raycap.progress import Progress
+from raycap.results.dataset import DatasetRecord
 from raycap.storage.stores import open_store
 from tests.support.caption_sets import folder_rows, make_dataset, picture
+from tests.support.commandline import ray_processes_of, wait_until
 from tests.support.faulty_http import (
     FaultyServer,
     Handler,
@@ -70,12 +73,31 @@ def write_source(folder: Path, count: int, num_kinds: int | None = None) -> list
     return lines
 
 
-def test_a_folder_becomes_a_dataset_as_without_ray(tmp_path: Path) -> None:
-    lines = write_source(tmp_path / "photos", 70, num_kinds=50)
-    (tmp_path / "photos" / "003.jpg").write_bytes(b"no image")
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that was prepared, one image broken; no test writes to its output."""
+
+    photos: Path
+    output: Path
+    lines: list[dict[str, Any]]
+    record: DatasetRecord
+    seen: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def prepared(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    del ray_session
+    folder = tmp_path_factory.mktemp("prepared")
+    photos, output = folder / "photos", folder / "out"
+    lines = write_source(photos, 70, num_kinds=50)
+    (photos / "003.jpg").write_bytes(b"no image")
     seen: list[Progress] = []
-    output = tmp_path / "out"
-    record = prepare(tmp_path / "photos", output, config=config(), on_progress=seen.append)
+    record = prepare(photos, output, config=config(), on_progress=seen.append)
+    return Prepared(photos, output, lines, record, seen)
+
+
+def test_a_folder_becomes_a_dataset_as_without_ray(prepared: Prepared, tmp_path: Path) -> None:
+    record, seen, output = prepared.record, prepared.seen, prepared.output
     assert (record.num_images, record.num_captions, record.format) == (69, 138, "metadata")
     assert record.rejected_images == {"unsupported_format": 1}
     assert record.duplicates.num_moved > 0
@@ -87,41 +109,39 @@ def test_a_folder_becomes_a_dataset_as_without_ray(tmp_path: Path) -> None:
     assert (seen[-1].num_done, seen[-1].num_total, seen[-1].num_failed) == (70, 70, 1)
     assert seen[-1].images_per_s > 0
     for row in rows_of(output):
-        image = tmp_path / "photos" / row["image_id"]
+        image = prepared.photos / row["image_id"]
         assert row["bytes"] == image.read_bytes()
         assert row["uri"] == str(image)
-        said = [line["caption"] for line in lines if line["file_name"] == row["image_id"]]
+        said = [line["caption"] for line in prepared.lines if line["file_name"] == row["image_id"]]
         assert row["captions"] == said
-    by_hand = [row for row in folder_rows(tmp_path / "photos") if row["image_id"].endswith("jpg")]
+    by_hand = [row for row in folder_rows(prepared.photos) if row["image_id"].endswith("jpg")]
     make_dataset(tmp_path / "by-hand", by_hand, config())
     assert files_of(output) == files_of(tmp_path / "by-hand")
 
 
-def test_the_same_call_has_nothing_to_do_and_another_is_refused(tmp_path: Path) -> None:
-    write_source(tmp_path / "photos", 20)
-    first = prepare(tmp_path / "photos", tmp_path / "out", config=config())
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
+def test_the_same_call_has_nothing_to_do_and_another_is_refused(prepared: Prepared) -> None:
+    photos, output = prepared.photos, prepared.output
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
     seen: list[Progress] = []
     # What is not part of the content may differ.
     other_engine = config(engine={"part_size": 5})
-    again = prepare(
-        tmp_path / "photos", tmp_path / "out", config=other_engine, on_progress=seen.append
-    )
-    assert again == first
+    again = prepare(photos, output, config=other_engine, on_progress=seen.append)
+    assert again == prepared.record
     assert not seen
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
-    assert {path for path in after if after[path] != before[path]} <= {tmp_path / "out/lock.json"}
-    with pytest.raises(RunConflict, match=r"is another dataset") as caught:
-        prepare(tmp_path / "photos", tmp_path / "out", config=config(subset=0.5))
+    after = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
+    assert {path for path in after if after[path] != before[path]} <= {output / "lock.json"}
+    with pytest.raises(RunConflict) as caught:
+        prepare(photos, output, config=config(subset=0.5))
     assert "- subset = 1.0\n  + subset = 0.5" in str(caught.value)
 
 
 def test_subsets_are_nested_and_keep_their_splits(tmp_path: Path) -> None:
     write_source(tmp_path / "photos", 80, num_kinds=30)
+    rows = [row for row in folder_rows(tmp_path / "photos") if row["image_id"].endswith("jpg")]
     found = []
     for share in (0.25, 0.5, 1.0):
         output = tmp_path / f"out-{share}"
-        record = prepare(tmp_path / "photos", output, config=config(subset=share))
+        record = make_dataset(output, rows, config(subset=share))
         found.append({row["image_id"]: row["split"] for row in rows_of(output)})
         assert record.num_images + record.num_images_not_in_subset == 80
     assert 0 < len(found[0]) < len(found[1]) < len(found[2]) == 80
@@ -217,6 +237,7 @@ KILLED = """
 import sys
 from raycap.config import PrepareConfig
 from raycap.datasets.prepare import prepare
+from raycap.datasets.record import DatasetRecord
 settings = {"engine": {"part_size": 5, "fetch_threads": 1}, "storage": {"num_retries": 0}}
 prepare(sys.argv[1], sys.argv[2], config=PrepareConfig.model_validate(settings))
 """
@@ -227,6 +248,7 @@ def slow(handler: Handler, reply: TrueReply) -> None:
     handler.send(reply())
 
 
+@pytest.mark.slow
 def test_kill_9_midway_and_the_same_call_give_the_files_of_an_undisturbed_run(
     server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -245,7 +267,7 @@ def test_kill_9_midway_and_the_same_call_give_the_files_of_an_undisturbed_run(
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    time.sleep(3)  # until its Ray has noticed
+    wait_until(lambda: not ray_processes_of(home))
     done = {path.name for path in answered.glob("part-*.parquet")}
     parts = {p: p.stat().st_mtime_ns for p in output.glob("t*/part-*") if p.name in done}
     assert 5 <= len(done) < 20
@@ -293,7 +315,7 @@ def test_references_of_annotations_may_be_those_of_a_split(tmp_path: Path) -> No
 
 def test_an_unfinished_dataset_is_no_reference(tmp_path: Path) -> None:
     write_source(tmp_path / "photos", 3)
-    prepare(tmp_path / "photos", tmp_path / "out", config=config())
+    make_dataset(tmp_path / "out", folder_rows(tmp_path / "photos")[:6], config())
     (tmp_path / "out" / "dataset.json").unlink()
     open_store(str(tmp_path / "out"), STORAGE).write("_work/plan.json", b"{}")
     with pytest.raises(DatasetError, match="is not finished"):
@@ -320,6 +342,7 @@ def test_real_photos_keep_all_their_captions(real_photos: Path, tmp_path: Path) 
     assert record.num_source_bytes == sum(path.stat().st_size for path in real_photos.iterdir())
 
 
+@pytest.mark.slow
 def test_real_photos_are_the_same_dataset_from_the_table_itself(
     real_photos: Path, tmp_path: Path
 ) -> None:

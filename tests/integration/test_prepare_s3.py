@@ -70,7 +70,7 @@ def test_a_bucket_becomes_a_dataset_in_a_bucket_reading_every_image_once(
     parts = {f"out/{key}" for split in dataset.splits for key in dataset.parts(split)}
     assert keys == {"out/dataset.json", "out/parts.parquet", "out/rejected.parquet", *parts}
     assert prepare(f"{s3.uri}/photos", f"{s3.uri}/out", config=config()) == record
-    with pytest.raises(RunConflict, match="is another dataset"):
+    with pytest.raises(RunConflict):
         prepare(f"{s3.uri}/photos", f"{s3.uri}/out", config=config(subset=0.5))
 
 

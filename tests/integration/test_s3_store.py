@@ -8,6 +8,7 @@ import pytest
 
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound, StorageError
+from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader, open_store
 from tests.conftest import S3
@@ -36,18 +37,21 @@ def fill(s3: S3, keys: list[str]) -> None:
 
 @pytest.fixture
 def store(s3: S3) -> S3Store:
-    return S3Store(s3.bucket, "some/prefix", CONFIG)
+    return S3Store(Address.parse(f"s3://{s3.bucket}/some/prefix"), CONFIG)
 
 
 def test_an_object_is_written_replaced_and_deleted(s3: S3, store: S3Store) -> None:
     store.write("x/a.json", b"one")
     store.write("x/a.json", b"two")
     assert store.read("x/a.json") == b"two"
+    assert store.exists("x/a.json")
+    assert not store.exists("x")
     reply = s3.client.get_object(Bucket=s3.bucket, Key="some/prefix/x/a.json")
     assert reply["Body"].read() == b"two"
     assert store.address("x/a.json") == f"s3://{s3.bucket}/some/prefix/x/a.json"
     store.delete("x/a.json")
     store.delete("x/a.json")
+    assert not store.exists("x/a.json")
     with pytest.raises(ObjectNotFound, match=f"s3://{s3.bucket}/some/prefix/x/a.json: no such"):
         store.read("x/a.json")
 
@@ -99,13 +103,13 @@ def test_an_image_is_read_no_further_than_one_byte_beyond_the_limit(store: S3Sto
 def test_folder_marks_and_neighbours_of_the_prefix_are_not_listed(s3: S3, store: S3Store) -> None:
     fill(s3, ["some/prefix/", "some/prefix/a/", "some/prefix/a/b", "some/prefix2/c", "some/p", "z"])
     assert keys_of(store) == ["a/b"]
-    assert keys_of(S3Store(s3.bucket, "", CONFIG)) == [
+    assert keys_of(S3Store(Address.parse(f"s3://{s3.bucket}/"), CONFIG)) == [
         "some/p",
         "some/prefix/a/b",
         "some/prefix2/c",
         "z",
     ]
-    assert keys_of(S3Store(s3.bucket, "none", CONFIG)) == []
+    assert keys_of(S3Store(Address.parse(f"s3://{s3.bucket}/none"), CONFIG)) == []
 
 
 def test_a_flat_listing_of_many_pages_is_whole_and_in_order(s3: S3, store: S3Store) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from raycap.config import StorageConfig
 from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader
 from tests.conftest import S3, free_port
@@ -36,7 +37,7 @@ def server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
 @pytest.fixture
 def store(s3: S3, server: FaultyServer) -> S3Store:
     del server
-    return S3Store(s3.bucket, "p", CONFIG)
+    return S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG)
 
 
 FAULTS = {
@@ -142,7 +143,7 @@ def test_as_many_retries_are_made_as_configured(
     server.faults.extend([refused(503)] * 9)
     config = StorageConfig(timeout_s=0.3, num_retries=num_retries)
     with pytest.raises(TransientError, match="throttled"):
-        S3Store(s3.bucket, "p", config).read("a.jpg")
+        S3Store(Address.parse(f"s3://{s3.bucket}/p"), config).read("a.jpg")
     assert len(server.requests) == num_retries + 1
 
 
@@ -155,17 +156,17 @@ def test_a_missing_image_is_asked_for_once(server: FaultyServer, store: S3Store)
 def test_nobody_listening_is_tried_again_and_told(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(TransientError) as caught:
-        S3Store(s3.bucket, "p", CONFIG).read("a")
+        S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG).read("a")
     assert caught.value.code == ErrorCode.NETWORK
 
 
 def test_missing_credentials_are_told_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(StorageError, match="no usable AWS credentials"):
-        S3Store(s3.bucket, "p", CONFIG).read("a")
+        S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG).read("a")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(StorageError, match=r"S3 cannot be reached: .*nobody"):
-        S3Store(s3.bucket, "p", CONFIG)
+        S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG)
 
 
 def test_anonymous_requests_are_not_signed(server: FaultyServer, s3: S3) -> None:

@@ -11,7 +11,7 @@ from raycap.config import StudyConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
 from raycap.experiments.study.record import (
-    folder_of,
+    SYSTEMS,
 )
 from raycap.experiments.study.run import study
 from raycap.results.status import Status
@@ -21,7 +21,7 @@ from raycap.results.study import (
 )
 from tests.support.dataset_samples import dataset_row, scene_dataset, write_dataset
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 _DIVERGES = 1e30
 
@@ -153,7 +153,7 @@ def test_a_system_may_be_left_out_later(found: Study, dataset: str) -> None:
     smaller = config(study={"systems": ["blip-pretrained", "blip-calibrated"]})
     again = study(dataset, found.output, config=smaller)
     assert [it.name for it in again.systems] == ["blip-pretrained", "blip-calibrated"]
-    assert os.path.isdir(Path(found.output, folder_of("cnn-lstm")))
+    assert os.path.isdir(Path(found.output, SYSTEMS.folder_of("cnn-lstm")))
 
 
 def test_a_dataset_without_a_test_split_is_refused(tmp_path: Path) -> None:

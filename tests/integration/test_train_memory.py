@@ -13,7 +13,7 @@ from tests.support.tiny_dataset import scene, write_dataset
 from tests.support.training_run import TINY
 from tests.support.training_stream import tiny_config
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 FEW, MANY = 300, 3000
 IMAGE_BYTES = 30_000

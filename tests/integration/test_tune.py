@@ -26,7 +26,7 @@ from tests.support.tiny_dataset import write_dataset
 from tests.support.tiny_trainable import TinyTrainable, build_tiny, load_tiny
 from tests.support.training_run import TINY, tiny_models
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 LR, DROPOUT = "train.lr", "architecture.dropout"
 GRID = {LR: [0.03, 0.001], DROPOUT: [0.0, 0.3]}

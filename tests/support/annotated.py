@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.config import StorageConfig
-from raycap.datasets.readers import AnnotationFormat, open_annotations
+from raycap.datasets.readers import open_annotations
+from raycap.datasets.readers.recognition import AnnotationFormat
 
 CONFIG = StorageConfig(num_retries=0, timeout_s=20)
 BOM = "\ufeff"

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from raycap.config import ArchitectureConfig, GenerationConfig, TrainConfig
 from raycap.images.decoding import Target
-from raycap.models.folders import SCRATCH_KINDS, Preprocessing
-from raycap.models.scratch.folders import ScratchDescription
+from raycap.models.folders import Preprocessing
+from raycap.models.scratch.kind import SCRATCH_KINDS, ScratchDescription
 from raycap.models.scratch.training import ScratchTrainable, build_scratch_trainable
 
 KINDS = list(SCRATCH_KINDS)
@@ -92,7 +92,7 @@ def fit(
     """Train on the captions until a loss is reached; return the number of steps."""
     seen = tensor(pixels)
     parameters = [value for value in model.network.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=6e-3, weight_decay=0.0)
     model.network.train()
     loss = torch.tensor(torch.inf)
     for step in range(600):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from raycap.config import StorageConfig, TrainConfig
 from raycap.results.training import TrainingProgress
+from raycap.runs.opening import Claim, claim_output
 from raycap.storage.stores import open_store
 from raycap.training.data.feed import Feed
 from raycap.training.loop import End, Loop
 from raycap.training.preparing import Job, Models, prepare
-from raycap.training.record import claim_output
 from raycap.training.state import State
 from tests.support.tiny_trainable import build_tiny, load_tiny
 from tests.support.training_stream import make_spec, one_worker, tables_of
@@ -76,8 +76,8 @@ def train_here(
         augment=config.augment,
     )
     store = open_store(str(output), StorageConfig())
-    mark = {"test": True}
-    claim_output(store, mark, config)
+    claim = Claim({"test": True}, config)
+    claim_output(store, claim)
     job = Job(
         dataset=str(dataset),
         output=store.uri,
@@ -86,7 +86,7 @@ def train_here(
         samples=spec.samples,
         models=models,
         origin={"dataset": "scenes"},
-        mark=mark,
+        fingerprint=claim.fingerprint,
     )
     told = Told(stop_after=stop_after)
     workers = one_worker()

@@ -29,11 +29,12 @@ from raycap.results.training import (
     encode_history,
     write_training,
 )
+from raycap.runs.opening import claim_output
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.overfitting import gap_trend, overfits_since
-from raycap.training.record import claim_output, fingerprint
+from raycap.training.run import TrainingClaim, training_fingerprint
 
 FINISHED_AT = "2026-11-24T07:00:00+00:00"
 REFERENCE_TOKENS = 17.6
@@ -101,7 +102,7 @@ def begin_training(folder: Path, config: TrainConfig | None = None) -> Store:
     )
     store = open_store(str(folder), StorageConfig())
     dataset = {"source": "/data/scenes", "num_images": 800, "num_captions": 4000, "parts": "d1"}
-    claim_output(store, fingerprint(dataset, config), config)
+    claim_output(store, TrainingClaim(training_fingerprint(dataset, config), config))
     store.write(PREVIEW, picture())
     return store
 

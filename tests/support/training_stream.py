@@ -12,11 +12,10 @@ from raycap.datasets.dataset import open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.gathering import StreamSpec, gather
-from raycap.training.data.loading import load
 from raycap.training.data.pieces import WORK, WORKER, Kind
-from raycap.training.data.plan import Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
-from raycap.training.data.stream import work_from
+from raycap.training.data.stream import load, work_from
 from raycap.training.workers import Workers
 from tests.support.tiny_trainable import TinyTrainable, build_tiny
 
@@ -54,7 +53,7 @@ def make_spec(
 ) -> StreamSpec:
     source = open_dataset(dataset, StorageConfig())
     groups = read_groups(source, TRAIN)
-    plan = Plan(
+    plan = EpochPlan(
         groups=groups,
         seed=0,
         num_workers=num_workers,

@@ -12,13 +12,6 @@ import typer.main
 import yaml
 from pydantic_core import to_jsonable_python
 
-import raycap.results.calibration
-import raycap.results.captioning
-import raycap.results.dataset
-import raycap.results.evaluation
-import raycap.results.search
-import raycap.results.study
-import raycap.results.training
 from docs.reference import ROOTS, pages
 from raycap import schema
 from raycap.config import Section, StudyConfig, TuneConfig, is_section
@@ -29,31 +22,33 @@ from raycap.experiments.study.planning import CALIBRATED, PRETRAINED, plan_syste
 from raycap.experiments.tuning.space import read_space
 from tests.support.documents import (
     DOCS,
-    NOT_RUN,
+    FORMATS,
+    IN_DOCS,
+    README,
     ROOT,
     Block,
     docs_blocks,
     docs_commands,
+    is_run,
+    navigation,
     readme_commands,
 )
 
 CLI = (DOCS / "reference-cli.md").read_text()
 CONFIG = (DOCS / "reference-config.md").read_text()
-FORMATS = (DOCS / "file-formats.md").read_text()
-NAV = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-RECORDS = (
-    raycap.results.calibration,
-    raycap.results.captioning,
-    raycap.results.dataset,
-    raycap.results.evaluation,
-    raycap.results.search,
-    raycap.results.study,
-    raycap.results.training,
-)
 
 
 def words(text: str) -> str:
     return " ".join(text.replace("\\|", "|").split())
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def heading_id(heading: str) -> str:
+    """The anchor of a heading, as GitHub and the site make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
 def section(page: str, heading: str) -> str:
@@ -127,17 +122,22 @@ def test_every_setting_has_type_default_and_meaning(kind: type[Section]) -> None
                 assert json.loads(default.strip("`")) == to_jsonable_python(value)
 
 
-def test_every_command_shown_is_executed_or_says_why_not() -> None:
+def test_every_command_of_the_readme_is_executed_or_says_why_not() -> None:
+    for command in readme_commands():
+        assert not is_run(command) or command.startswith("raycap "), f"{command}: add it to NOT_RUN"
+        if command.startswith(IN_DOCS):
+            assert command in docs_commands(), f"{command}: no page of docs/ shows it"
+
+
+def test_every_command_of_the_docs_is_executed_or_says_why_not() -> None:
     known = set(readme_commands())
-    own = docs_commands()
     for block in docs_blocks("bash"):
         assert block.reason != "", block
         for command in block.commands if block.reason is None else ():
-            assert command in known or command in own
-    for command in own:  # test_docs of tests/e2e runs them
-        assert command.startswith("raycap "), f"{command}: mark it <!-- not executed: why -->"
-        assert "s3://" not in command, f"{command}: mark it <!-- not executed: why -->"
-        assert not any(command.startswith(start) for start in NOT_RUN), command
+            if is_run(command) and command not in known:
+                mark = f"{command}: mark it <!-- not executed: why -->"
+                assert command.startswith("raycap "), mark
+                assert "s3://" not in command, mark
 
 
 SETTINGS = [block for block in docs_blocks("yaml") if block.text.startswith("# raycap ")]
@@ -194,21 +194,38 @@ def test_every_error_code_is_described_with_its_class() -> None:
         assert table[f"`{code}`"][0] == ("transient" if code.is_transient else "permanent")
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__.split(".")[-1])
-def test_every_file_of_an_output_is_described(record: object) -> None:
-    listed = re.findall(r"^ *(\S+(?:, \.\.\.)?) {2,}\S", record.__doc__ or "", re.M)
-    assert len(listed) >= 2
-    for name in listed:
-        assert f"`{name}`" in FORMATS, name
-
-
 def test_every_page_is_in_the_navigation() -> None:
-    listed = {
-        page
-        for entry in NAV
-        for page in ([entry] if isinstance(entry, str) else next(iter(entry.values())))
-    }
-    assert {path.name for path in DOCS.glob("*.md")} <= listed
+    assert {path.name for path in DOCS.glob("*.md")} == set(navigation())
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.splitlines()) <= 240
+    missing = {page for page in navigation() if f"(docs/{page}" not in README}
+    assert missing <= {"index.md", "architecture.md"}  # the site's own first and last pages
+
+
+PAGES = [*ROOT.glob("*.md"), *(DOCS / page for page in navigation())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.M)
+            assert anchor in {heading_id(heading) for heading in headings}, target
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/reliability.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(
+        r"`(?:tests/)?((?:unit|integration|e2e|faults|fuzz)/[\w*]+\.py)`", text_of(page)
+    )
+    assert named
+    for name in named:
+        assert list((ROOT / "tests").glob(name)), name
 
 
 def test_the_pictures_are_small() -> None:

@@ -22,30 +22,32 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[<>=~;]", requirement)[0].strip().lower().replace("_", "-")
 
 
-def tracked_files() -> set[str]:
-    """Every file of the project, whether or not git is there to ask."""
-    ignored = re.compile(r"(^|/)(\.|__pycache__|build/|dist/|raycap-demo/|[^/]*\.egg-info)")
-    kept = {".ci/run", ".gitignore"}
-    files = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()}
-    return {name for name in files if name in kept or not ignored.search(name)}
+def modules() -> set[str]:
+    """Return the names of the packages and top-level modules of raycap."""
+    packages = {path.parent.name for path in (ROOT / "raycap").glob("*/__init__.py")}
+    files = {path.stem for path in (ROOT / "raycap").glob("*.py")}
+    return (packages | files) - {"__init__", "__main__"}
 
 
-def readme_tree() -> dict[str, str]:
-    """The README's tree: path to its one-line purpose."""
-    block = re.search(r"<!-- tree:.*?-->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert block
-    lines = [line.split("  ", 1) for line in block[1].splitlines() if line]
-    return {path.strip(): purpose.strip() for path, purpose in lines}
+def package_map() -> dict[str, str]:
+    """Return ARCHITECTURE's package map: name to purpose.
+
+    The table's heading row begins with `| package |`; a row may name several modules.
+    """
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    table = re.search(r"^\| package \|.*\n\|[-| :]+\n((?:\|.*\n)+)", text, re.M)
+    assert table, "ARCHITECTURE.md has no table whose heading begins with `| package |`"
+    rows = [row.split("|") for row in table[1].splitlines()]
+    named = [(name, row[2].strip()) for row in rows for name in re.findall(r"`(\w+)/?`", row[1])]
+    names = [name for name, _ in named]
+    assert len(names) == len(set(names)), "a module is named twice"
+    return dict(named)
 
 
-def test_the_readme_names_every_file_with_its_purpose_and_no_other() -> None:
-    tree = readme_tree()
-    folders = {path for path in tree if path.endswith("/")}
-    for name in tracked_files():
-        assert name in tree or any(name.startswith(folder) for folder in folders), name
-    for path in tree:
-        assert (ROOT / path).exists(), path
-        assert tree[path], path
+def test_the_package_map_names_every_package_with_its_purpose_and_no_other() -> None:
+    found = package_map()
+    assert set(found) == modules()
+    assert all(found.values())
 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
@@ -89,7 +91,7 @@ def test_the_constraints_pin_every_dependency() -> None:
 
 def test_captioning_starts_without_what_only_training_needs() -> None:
     code = (
-        "import raycap.console.progress, raycap.console.captioning, raycap.captioning.run, sys\n"
+        "import raycap.console.progress, raycap.console.caption, raycap.captioning.run, sys\n"
         "print(*sorted({'torch', 'transformers', 'ray.tune', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Actors that hold a model and caption the slice, by one setting after the other."""
+"""Actors that hold a model and caption the slice with one setting after another."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,41 +10,40 @@ import ray
 from jaxtyping import UInt8
 from ray.exceptions import RayError
 
-from raycap.captioning.batching import BatchRange, BatchSize
-from raycap.captioning.captioner import caption_all
-from raycap.captioning.isolated import WatchedCaptioner, hang_limit_s
+from raycap.captioning.batching import BatchSize
+from raycap.captioning.captioner import WatchedCaptioner, caption_all, hang_limit_s
 from raycap.captioning.resources import fit_resources, threads_per_actor
 from raycap.cluster.failures import explain
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
-from raycap.experiments.calibration.record import REMEDY
+from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.isolation import HangWatch
-from raycap.models.base import AdjustableCaptioner, Caption, ModelSource
+from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
 from raycap.models.device import use_threads
 from raycap.models.load import load_captioner
 
-_AHEAD = 2  # blocks that wait at each actor
+_AHEAD = 2  # blocks per actor, including the one at work
 _RESTARTS = 3
-_GRACE_S = 20.0  # for the block that an actor is at when a run is stopped
+_GRACE_S = 20.0  # for an actor to finish its block when a run is stopped
 _GPU_BATCH, _CPU_BATCH = 32, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionSpec:
-    """What an actor needs to know."""
+    """Everything that an actor needs to know."""
 
     source: ModelSource
     model: ModelConfig
     generation: GenerationConfig
-    """To start from."""
+    """The settings to start from."""
     batch_size: int
     torch_threads: int
     hang_limit_s: float
-    """Seconds of a batch after which the actor ends itself."""
+    """Seconds per batch after which the actor ends itself."""
 
 
 class CalibrationActor:
-    """Loads the model once, when it is first asked."""
+    """Holds a model, which the first call loads."""
 
     def __init__(self, spec: CaptionSpec) -> None:
         self._spec = spec
@@ -54,17 +53,17 @@ class CalibrationActor:
         use_threads(spec.torch_threads)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Count the model's own tokens of some captions."""
+        """Return the number of the model's own tokens per caption."""
         return self._captioner().count_tokens(captions)
 
     def caption(
         self, pixels: UInt8[np.ndarray, "b h w 3"], generation: GenerationConfig
     ) -> list[str | None]:
-        """Caption images by a setting; None for what the model fails on.
+        """Caption images with a setting; None for images that the model fails on.
 
         Raises:
-            ModelError: the model cannot be loaded, fails on any image whatever, or cannot write
-                captions of that length.
+            ModelError: the model cannot be loaded, fails on every image, or cannot write captions
+                of that length.
         """
         try:
             captioner = self._captioner().with_generation(generation)
@@ -81,29 +80,29 @@ class CalibrationActor:
             if not isinstance(loaded, AdjustableCaptioner):
                 raise ModelError(
                     f"{spec.source.name}: a model of kind {spec.source.kind!r} has no lengths to "
-                    "calibrate: choose another model"
+                    "calibrate; choose another model"
                 )
             self._loaded = loaded
         return self._loaded
 
 
 class Captioners:
-    """The actors; use as a context manager. Ray must be connected."""
+    """A pool of actors; use as a context manager. Ray must be connected."""
 
     def __init__(self, source: ModelSource, config: CalibrateConfig, *, is_fixed: bool) -> None:
-        """Start them.
+        """Start the actors.
 
         Args:
-            source: The model.
-            config: All settings.
-            is_fixed: Whether the cluster cannot grow.
+            source: the model.
+            config: all settings.
+            is_fixed: whether the cluster cannot grow.
 
         Raises:
-            ConfigError: they do not fit, and never will.
+            ConfigError: the requested actors do not fit a cluster that cannot grow.
         """
         engine = config.engine
         fitted = fit_resources(engine, uses_gpus=True, is_fixed=is_fixed)
-        # Those that fit now; a number that was asked for is waited for.
+        # As many as fit now; a configured number waits for the cluster to grow.
         count = fitted.actors.min if engine.num_actors else fitted.actors.max
         self.batch_size = engine.batch_size or (_GPU_BATCH if fitted.gpus_per_actor else _CPU_BATCH)
         spec = CaptionSpec(
@@ -119,7 +118,8 @@ class Captioners:
             num_gpus=fitted.gpus_per_actor,
             max_restarts=_RESTARTS,
             max_task_retries=_RESTARTS,
-            # Named, as an actor within a trial of Ray Tune would else have to fit into its place.
+            # Explicit, because an actor of a Ray Tune trial would otherwise have to fit what the
+            # trial reserved.
             scheduling_strategy="DEFAULT",
         )
         self._actors = [actor.remote(spec) for _ in range(count)]
@@ -132,7 +132,7 @@ class Captioners:
             ray.kill(actor)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Count the model's own tokens; raises as `caption` does."""
+        """Return the number of the model's own tokens per caption; raises as `caption` does."""
         try:
             counts: list[int] = ray.get(self._actors[0].count_tokens.remote(captions))
         except RayError as error:
@@ -142,11 +142,11 @@ class Captioners:
     def caption(
         self, blocks: Sequence[Any], generation: GenerationConfig
     ) -> Iterator[list[str | None]]:
-        """Caption blocks of pixels by a setting; yield the captions of each, in order.
+        """Caption blocks of pixels with a setting; yield the captions of each block, in order.
 
         Raises:
             ModelError: the model cannot be loaded or run.
-            RunStopped: workers died again and again.
+            RunStopped: actors died repeatedly.
         """
         running: deque[Any] = deque()
         try:
@@ -164,9 +164,9 @@ class Captioners:
 
 
 def _abandon(calls: Sequence[Any]) -> None:
-    """Let go of what is not needed any more, so that no actor is killed at work.
+    """Cancel calls that are no longer needed, and wait, so that no actor is killed while working.
 
-    Ray would tell the user of that as of a failure to be repaired.
+    Ray would report that to the user as a failure.
     """
     for call in calls:
         ray.cancel(call)

@@ -1,4 +1,4 @@
-"""The slice of a split: the same images every time, decoded once and kept by Ray as bytes."""
+"""The slice: a fixed choice of images of a split, decoded once and kept in Ray's object store."""
 
 import hashlib
 import heapq
@@ -15,19 +15,19 @@ from raycap.cluster.failures import explain
 from raycap.config import ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import DatasetError, ImageError, ObjectNotFound, TransientError
-from raycap.experiments.calibration.record import REMEDY
+from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.parallel import ordered_map
 
 _THREADS = 4
 _LOADS_AT_ONCE = 8
-_FEWEST = 2  # of a single image every CIDEr-D is 0
+_FEWEST = 2  # the CIDEr-D of a single image is always 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSpec:
-    """What a worker needs to know to read images."""
+    """Everything that a worker needs to read images."""
 
     dataset: str
     storage: StorageConfig
@@ -37,14 +37,14 @@ class LoadSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedSlice:
-    """Images in Ray's memory, with what people wrote of them; sorted by id."""
+    """Images in Ray's object store, with their references; sorted by id."""
 
     image_ids: list[str]
     references: list[list[str]]
     blocks: list[Any]
-    """References of Ray to uint8 `[b, H, W, 3]`, all images in order."""
+    """Ray object references to uint8 `[b, H, W, 3]`; together all images in order."""
     unreadable: list[str]
-    """Ids, and why."""
+    """Ids of unreadable images, each with the reason."""
 
     @property
     def digest(self) -> str:
@@ -55,10 +55,10 @@ class LoadedSlice:
 def choose_images(dataset: CaptionDataset, split: str, count: int) -> dict[str, list[str]]:
     """Draw images of a split by a hash of their ids; return their captions by id, sorted.
 
-    The same ones every time; of a smaller count, a part of those of a larger one.
+    The choice is the same every time, and a smaller count gives a subset of a larger one.
 
     Raises:
-        DatasetError: there is no such split, it has too few images, or is damaged.
+        DatasetError: the split does not exist, has too few images, or is damaged.
         StorageError: the store refuses.
     """
     rows = (
@@ -69,8 +69,9 @@ def choose_images(dataset: CaptionDataset, split: str, count: int) -> dict[str, 
     drawn = heapq.nsmallest(count, rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
     if len(drawn) < _FEWEST:
         raise DatasetError(
-            f"{dataset.store.uri}: its split {split!r} has {len(drawn)} image, which is too few to "
-            "compare settings on; prepare it with a larger split.validation, or give another split"
+            f"{dataset.store.uri}: its split {split!r} has {len(drawn)} image, too few to compare "
+            "settings; prepare it with a larger split.validation, or give another split",
+            uri=dataset.store.uri,
         )
     return dict(sorted(drawn))
 
@@ -79,16 +80,17 @@ def load_images(chosen: dict[str, list[str]], spec: LoadSpec, block_size: int) -
     """Read and decode images on the cluster, each once. Ray must be connected.
 
     Raises:
-        DatasetError: fewer than two of them can be read, or the dataset is damaged.
+        DatasetError: fewer than two images can be read, or the dataset is damaged.
         StorageError: a store refuses.
     """
     ids = list(chosen)
-    # Named, as a task within a trial of Ray Tune would else have to fit into what that reserved.
+    # Explicit, because a task of a Ray Tune trial would otherwise have to fit the resources that
+    # the trial reserved.
     load = ray.remote(num_cpus=1, num_returns=2, scheduling_strategy="DEFAULT")(load_block)
     loaded = LoadedSlice(image_ids=[], references=[], blocks=[], unreadable=[])
     starts = range(0, len(ids), block_size)
-    for pixels, told in _in_turn(load, [ids[at : at + block_size] for at in starts], spec):
-        read, unreadable = told
+    for pixels, ids_read in _in_turn(load, [ids[at : at + block_size] for at in starts], spec):
+        read, unreadable = ids_read
         loaded.unreadable.extend(unreadable)
         if read:
             loaded.image_ids.extend(read)
@@ -96,9 +98,10 @@ def load_images(chosen: dict[str, list[str]], spec: LoadSpec, block_size: int) -
             loaded.blocks.append(pixels)
     if len(loaded.image_ids) < _FEWEST:
         raise DatasetError(
-            f"{spec.dataset}: of {len(ids)} images {len(loaded.image_ids)} can be read "
-            f"({loaded.unreadable[0]}); bring the images back, or prepare the dataset again with "
-            "embed.enabled=true"
+            f"{spec.dataset}: only {len(loaded.image_ids)} of {len(ids)} images can be read "
+            f"({loaded.unreadable[0]}); restore the images, or prepare the dataset again with "
+            "embed.enabled=true",
+            uri=spec.dataset,
         )
     return loaded
 
@@ -106,11 +109,11 @@ def load_images(chosen: dict[str, list[str]], spec: LoadSpec, block_size: int) -
 def load_block(
     ids: Sequence[str], spec: LoadSpec
 ) -> tuple[UInt8[np.ndarray, "b h w 3"], tuple[list[str], list[str]]]:
-    """Read and decode some images; in a worker.
+    """Read and decode some images, in a worker.
 
     Returns:
-        The pixels; and the ids of the images that could be read, in the order of the pixels,
-        with those that could not, and why.
+        The pixels; and the ids of the readable images in the same order, with the unreadable ones
+        and the reasons.
     """
     prepare_process(spec.image)
     dataset = open_dataset(spec.dataset, spec.storage)
@@ -127,29 +130,29 @@ def load_block(
 def _in_turn(
     load: Any, blocks: list[list[str]], spec: LoadSpec
 ) -> Iterator[tuple[Any, tuple[list[str], list[str]]]]:
-    """Load blocks, a few at a time; yield them in order."""
+    """Load some blocks at a time; yield all in order."""
     running: list[tuple[Any, Any]] = []
     try:
         for block in blocks:
             running.append(tuple(load.remote(block, spec)))
             if len(running) == _LOADS_AT_ONCE:
-                pixels, told = running.pop(0)
-                yield pixels, ray.get(told)
-        for pixels, told in running:
-            yield pixels, ray.get(told)
+                pixels, ids_read = running.pop(0)
+                yield pixels, ray.get(ids_read)
+        for pixels, ids_read in running:
+            yield pixels, ray.get(ids_read)
     except RayError as error:
         raise explain(error, REMEDY) from error
 
 
 def _files(dataset: CaptionDataset, ids: Sequence[str]) -> Iterator[tuple[str, bytes | str]]:
-    """Yield the files; in place of one that cannot be had, why."""
+    """Yield ids and files; for a file that cannot be read, the reason."""
     try:
         yield from list(dataset.images(ids))
     except (ObjectNotFound, TransientError) as error:
         if len(ids) == 1:
             yield ids[0], str(error)
             return
-        # One has gone, which does not say which of the others are there.
+        # One is missing, which says nothing about the others.
         for image_id in ids:
             yield from _files(dataset, [image_id])
 

@@ -5,26 +5,21 @@ No weight is changed: what this reaches is what fine-tuning for longer captions 
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from raycap.cluster.start import ray_cluster
 from raycap.config import CalibrateConfig, GenerationConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
-from raycap.errors import ConfigError, RunStopped
+from raycap.errors import ConfigError
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
-from raycap.experiments.calibration.record import LOCK, fingerprint
-from raycap.experiments.calibration.scoring import ScoredReferences, score_trial
 from raycap.experiments.calibration.search import Wave, choose, next_wave
-from raycap.experiments.calibration.trials import TRIALS, TrialLog
+from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
-from raycap.models.copying import copy_model
-from raycap.models.saved import settled_generation
-from raycap.models.sources import check_arithmetic, find_model
+from raycap.models.load import copy_model
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
 from raycap.results.calibration import (
@@ -35,8 +30,9 @@ from raycap.results.calibration import (
     changes,
     write_calibration,
 )
+from raycap.runs.opening import Claim, open_run
 from raycap.runs.records import now, versions
-from raycap.storage.address import scheme_of
+from raycap.storage.address import Address
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -84,23 +80,54 @@ def calibrate(
     config = _resolved(config, source, model)
     opened = open_dataset(dataset, config.storage)
     store, folder = _open_output(str(output), source, config)
-    with store.lock(LOCK):
-        mark = fingerprint(identify(opened), source, config)
-        run = _Run(opened, source, config, TrialLog(folder, mark), on_progress or (lambda _: None))
-        with _stoppable(run, store):
-            run.complete(debug=debug)
-            calibration = run.sum_up(store.uri, started)
-            copy_model(
-                source,
-                folder,
-                calibration.chosen.generation,
-                {"calibration": calibration.summary()},
-            )
-            write_calibration(store, calibration)
+    claim = CalibrationClaim(calibration_fingerprint(identify(opened), source, config), config)
+    with open_run(store, claim) as run:
+        searching = _Invocation(opened, source, config, TrialLog(folder), on_progress)
+        run.describe_stop = lambda: searching.describe_stop(store)
+        searching.complete(debug=debug)
+        calibration = searching.sum_up(store.uri, started)
+        generation = calibration.chosen.generation
+        copy_model(source, folder, generation, {"calibration": calibration.summary()})
+        run.finish(write_calibration, calibration)
     return calibration
 
 
-class _Run:
+def calibration_fingerprint(
+    dataset: dict[str, Any], model: ModelSource, config: CalibrateConfig
+) -> dict[str, Any]:
+    """Return what decides a trial: two calibrations alike in this may share their trials.
+
+    Which settings are tried, and how the best of them is chosen, may change.
+    """
+    return {
+        "dataset": dataset,
+        "split": config.split,
+        "num_images": config.num_images,
+        "model": {**model.identity(), **config.model.arithmetic()},
+        "generation": config.generation.model_dump(mode="json"),
+        "image": config.image.model_dump(mode="json"),
+    }
+
+
+class CalibrationClaim(Claim):
+    """A calibration's claim to its folder; the fingerprint is the first line of its trial log."""
+
+    noun = "calibration"
+    own_files = (TRIALS,)
+
+    def find(self, store: Store) -> dict[str, Any] | None:
+        """Return the fingerprint of the trials that the folder holds; None where there are none."""
+        return TrialLog(Path(store.uri)).fingerprint
+
+    def create(self, store: Store) -> None:
+        """Begin the trial log."""
+        TrialLog(Path(store.uri)).claim(self.fingerprint)
+
+    def renew(self, store: Store) -> None:
+        """Write nothing: `calibration.json` holds the settings."""
+
+
+class _Invocation:
     """One invocation: what was tried before, and what it adds."""
 
     def __init__(
@@ -109,13 +136,13 @@ class _Run:
         source: ModelSource,
         config: CalibrateConfig,
         log: TrialLog,
-        on_progress: OnProgress,
+        on_progress: OnProgress | None,
     ) -> None:
         self._dataset = dataset
         self._source = source
         self._config = config
         self._log = log
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._num_answered = 0
         self._num_failed = 0
         self._clock_s = 0.0
@@ -124,6 +151,13 @@ class _Run:
     def num_trials(self) -> int:
         """Settings that are done."""
         return len(self._log.trials)
+
+    def describe_stop(self, store: Store) -> str:
+        """Return how far an interrupted calibration came, and how to continue it."""
+        return (
+            f"stopped with {self.num_trials} settings tried, kept in {store.uri}; run the same "
+            "command to continue"
+        )
 
     def complete(self, *, debug: bool) -> None:
         """Try all settings that are still to try."""
@@ -241,16 +275,14 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
 
 
 def _open_output(output: str, source: ModelSource, config: CalibrateConfig) -> tuple[Store, Path]:
-    """Open the folder to write, which is new or of a calibration before."""
-    if scheme_of(output) not in ("", "file"):
+    """Open the output, a folder of this machine other than the model's own."""
+    address = Address.parse(output)
+    if not address.is_local:
         raise ConfigError(f"{output}: a calibrated model is written to a folder of this machine")
-    store = open_store(output, config.storage)
+    store = open_store(address, config.storage)
     folder = Path(store.uri)
     if folder.resolve() == Path(source.folder or "").resolve():
         raise ConfigError(f"{folder}: is the model itself; give a new folder as output")
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if there - {LOCK} and TRIALS not in there:
-        raise ConfigError(f"{folder}: holds something else; give a new folder as output")
     return store, folder
 
 
@@ -274,15 +306,3 @@ def _tell(trial: Trial, number: int, most_left: int) -> None:
         trial.cider_d,
         trial.length_gap,
     )
-
-
-@contextmanager
-def _stoppable(run: _Run, store: Store) -> Iterator[None]:
-    """Turn Ctrl-C (and SIGTERM, where the caller makes it one) into a clean stop."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise RunStopped(
-            f"stopped with {run.num_trials} settings tried, kept in {store.uri}; run the same "
-            "command to continue"
-        ) from None

@@ -1,8 +1,8 @@
-"""Which settings to try next, and which of them to choose: pure functions of what was tried.
+"""Which settings to try next, and which to choose: pure functions of the trials so far.
 
-A line of settings has one length penalty and one size of blocked n-grams; along it
-`min_new_tokens` rises. It ends early where rising further cannot help: where the captions are long
-enough already, or have lost more CIDEr-D than is allowed and go on losing.
+Settings lie on lines. A line has one length penalty and one size of blocked n-grams, and
+`min_new_tokens` rises along it. It ends early when rising further cannot help: when the captions
+are long enough, or have lost more CIDEr-D than allowed and continue to lose.
 """
 
 from collections.abc import Sequence
@@ -11,32 +11,31 @@ from dataclasses import dataclass, field
 from raycap.config import CalibrateConfig, GenerationConfig
 from raycap.results.calibration import ReferenceLengths, Trial
 
-_MOST_TOKENS = 500  # that the settings allow
+_MOST_TOKENS = 500  # maximum that the settings allow
 
 
 @dataclass(slots=True)
 class Wave:
-    """Settings to try next, side by side, and how many more there may be."""
+    """Settings to try next, and how many more may follow."""
 
     settings: list[GenerationConfig] = field(default_factory=list)
     most_later: int = 0
-    """At most so many come in later waves, those with a smaller `max_new_tokens` not counted."""
+    """Maximum number in later waves, not counting those with a smaller `max_new_tokens`."""
 
 
 def next_wave(config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[Trial]) -> Wave:
-    """Say what to try next: the setting to start from first, then no setting twice.
+    """Return the settings to try next: first the start, then no setting twice.
 
-    What is left out, because it can hardly differ: settings that block n-grams longer than any
-    that stands twice in a caption without; and a smaller `max_new_tokens`, where captions are not
-    too long.
+    Settings that can hardly differ are left out: blocked n-grams longer than any that a caption
+    repeats without blocking, and a smaller `max_new_tokens` when captions are not too long.
 
     Args:
-        config: what to vary; its `generation` is what to start from.
-        lengths: of the references.
-        trials: all so far, the start first.
+        config: the settings to vary; its `generation` is the start.
+        lengths: mean lengths of the references.
+        trials: all trials so far, the start first.
 
     Returns:
-        A wave without settings at the end.
+        The next wave; one without settings when the search is finished.
     """
     if not trials:
         return Wave([config.generation], _most(config))
@@ -49,10 +48,10 @@ def next_wave(config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequen
 
 
 def choose(trials: Sequence[Trial], config: CalibrateConfig) -> Trial:
-    """Choose the smallest length gap among the settings that keep the CIDEr-D of the first.
+    """Choose the smallest length gap among the trials that keep the CIDEr-D of the first.
 
-    All gaps within `closed_gap` are alike. Of equal gaps, the better CIDEr-D; of equal both, the
-    earlier setting. The first itself always qualifies.
+    All gaps within `closed_gap` count as equal. Equal gaps are decided by CIDEr-D, equal scores by
+    order. The first trial always qualifies.
     """
     bar = _bar(trials, config)
     kept = [trial for trial in trials if trial.cider_d >= bar]
@@ -62,7 +61,7 @@ def choose(trials: Sequence[Trial], config: CalibrateConfig) -> Trial:
 
 
 class _Search:
-    """What was tried, and the settings that lie on the lines."""
+    """The trials so far, and the lines of settings."""
 
     def __init__(
         self, config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[Trial]
@@ -84,21 +83,21 @@ class _Search:
         self._shorter = shorter
 
     def extend(self, wave: Wave, penalty: float) -> None:
-        """Add what the lines of a length penalty want next."""
+        """Add the next settings of all lines with a length penalty."""
         first, *others = self._sizes
         goes_on = self._climb(wave, penalty, first, waits=False)
         for size in others:
             self._climb(wave, penalty, size, waits=goes_on)
 
     def _climb(self, wave: Wave, penalty: float, size: int, *, waits: bool) -> bool:
-        """Add what one line wants next; say whether it goes on after that.
+        """Add the next setting of one line; return whether the line continues.
 
         Args:
-            wave: What to add to.
-            penalty: The line's length penalty.
-            size: Its size of blocked n-grams.
-            waits: Whether the line of the first size has not ended yet: it tells whether this
-                one could differ at all.
+            wave: the wave to add to.
+            penalty: the line's length penalty.
+            size: its size of blocked n-grams.
+            waits: whether the line of the first size has not ended yet: its results decide
+                whether this line could differ at all.
         """
         before: Trial | None = None
         for number, min_new in enumerate(self._min_lengths):
@@ -122,12 +121,12 @@ class _Search:
         return self._known.get(self._setting(min_new, penalty, self._sizes[0]))
 
     def _stand_in(self, min_new: int, penalty: float, size: int) -> Trial | None:
-        """Give the trial that blocks the first size of n-grams, if blocking more changes none."""
+        """Return the trial with the first size of n-grams, if this size would change nothing."""
         trial = self._first(min_new, penalty)
         return trial if trial is not None and trial.longest_repeat < size else None
 
     def _shorten(self, wave: Wave, trial: Trial) -> None:
-        """Want the same setting with a smaller `max_new_tokens`, if its captions are too long."""
+        """Add the same setting with a smaller `max_new_tokens`, if its captions are too long."""
         if trial.length_gap <= self._closed_gap:
             return
         for max_new in self._shorter:
@@ -165,7 +164,7 @@ def _most(config: CalibrateConfig) -> int:
 
 
 def _min_lengths(start: float, wanted: float, count: int) -> list[int]:
-    """List lengths from where the captions are to where the references are, after 0."""
+    """List 0, then lengths from that of the captions to that of the references."""
     steps = range(1, count)
     between = [start + (wanted - start) * step / (count - 1) for step in steps]
     return [0, *sorted({_tokens(length) for length in between if wanted > start})]

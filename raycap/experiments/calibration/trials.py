@@ -1,105 +1,141 @@
-"""`trials.jsonl`: what was tried, a line at once, so that a run that was killed goes on.
+"""Trials of a calibration: the scores of a setting's captions, and the file that keeps them.
 
-The first line is the fingerprint, the second tells of the images, each other one is a trial.
+The first line of `trials.jsonl` is the fingerprint, the second describes the images, each other
+line is a trial. A run that was killed continues with the trials that are left.
 """
 
-import json
-import os
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from raycap.errors import DatasetError, RunConflict
+from raycap.config import GenerationConfig
+from raycap.errors import RunConflict
+from raycap.experiments.journal import LineJournal
+from raycap.metrics.bleu import corpus_bleu
+from raycap.metrics.diversity import count_diversity
+from raycap.metrics.frequencies import DocumentFrequencies
+from raycap.metrics.lengths import count_lengths, mean_length
+from raycap.metrics.ngrams import Sentences
+from raycap.metrics.scores import mean, score_images
+from raycap.metrics.tokenizer import tokenize
 from raycap.results.calibration import SliceRecord, Trial
-from raycap.runs.records import difference
 
 TRIALS = "trials.jsonl"
+REMEDY = "finished settings are kept: run the same command to continue"
 
-_FINGERPRINT, _SLICE, _TRIAL = "fingerprint", "slice", "trial"
+_SLICE, _TRIAL = "slice", "trial"
 
 
-_SLICE_FORM = TypeAdapter(SliceRecord)
-_TRIAL_FORM = TypeAdapter(Trial)
+_FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}
 
 
 class TrialLog:
-    """The trials of a folder: those that stand there, and those that are added."""
+    """The trials of a calibration: those in its folder, and those added since."""
 
-    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
-        """Read what stands there.
+    def __init__(self, folder: Path) -> None:
+        """Read the folder's trials.
 
         Raises:
-            RunConflict: that was another calibration; the message shows the difference.
-            DatasetError: it is damaged.
+            DatasetError: the file is damaged.
         """
         self._path = folder / TRIALS
-        self.slice: SliceRecord | None = None
-        self.trials: list[Trial] = []
-        lines = self._read()
-        if not lines:
-            self._append({_FINGERPRINT: fingerprint})
-            return
-        theirs = lines[0].get(_FINGERPRINT, {})
-        if theirs != fingerprint:
-            raise RunConflict(
-                f"{folder}: holds another calibration; give another output, or the settings of "
-                f"that one (- that one, + this one):\n{difference(theirs, fingerprint)}"
-            )
-        try:
-            for line in lines[1:]:
-                self._take(line)
-        except ValidationError as error:
-            raise self._damaged(error.errors()[0]["msg"]) from error
+        self._journal = LineJournal(self._path, _FORMS)
+
+    @property
+    def fingerprint(self) -> dict[str, Any] | None:
+        """The fingerprint of the calibration; None in an empty log."""
+        return self._journal.fingerprint
+
+    @property
+    def slice(self) -> SliceRecord | None:
+        """The images of the trials; None before the first."""
+        return next(iter(self._journal.entries(_SLICE)), None)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, in order."""
+        return self._journal.entries(_TRIAL)
+
+    def claim(self, fingerprint: dict[str, Any]) -> None:
+        """Write the fingerprint, the first line of an empty log."""
+        self._journal.claim(fingerprint)
 
     def start(self, images: SliceRecord) -> None:
-        """Tell which images settings are tried on.
+        """Record the images that settings are tried on.
 
         Raises:
-            RunConflict: the trials so far were on other ones.
+            RunConflict: the trials so far used other images.
         """
         if self.slice is None:
-            self.slice = images
-            self._append({_SLICE: asdict(images)})
+            self._journal.add(_SLICE, images)
         elif self.slice.digest != images.digest:
             raise RunConflict(
-                f"{self._path}: its trials were on {self.slice.num_images} images of the split, of "
-                f"which {images.num_images} can be read now; bring the images back, or give "
-                "another output"
+                f"{self._path}: its trials used {self.slice.num_images} images of the split, of "
+                f"which {images.num_images} can be read now; restore the images, or give another "
+                "output",
+                uri=str(self._path.parent),
             )
 
     def add(self, trial: Trial) -> None:
-        """Keep a trial."""
-        self.trials.append(trial)
-        self._append({_TRIAL: _TRIAL_FORM.dump_python(trial, mode="json")})
+        """Append a trial."""
+        self._journal.add(_TRIAL, trial)
 
-    def _take(self, line: dict[str, Any]) -> None:
-        if _SLICE in line:
-            self.slice = _SLICE_FORM.validate_python(line[_SLICE])
-        elif _TRIAL in line:
-            self.trials.append(_TRIAL_FORM.validate_python(line[_TRIAL]))
 
-    def _read(self) -> list[dict[str, Any]]:
-        """Read whole lines; what a kill left of the last one is cut off."""
-        if not self._path.is_file():
-            return []
-        data = self._path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self._path, len(whole))
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredReferences:
+    """The references of some images, tokenized for scoring."""
 
-    def _append(self, line: dict[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    tokens: Sequence[Sentences]
+    frequencies: DocumentFrequencies
+    """Document frequencies of all references."""
+    mean_length: float
 
-    def _damaged(self, reason: str) -> DatasetError:
-        return DatasetError(
-            f"{self._path}: is damaged ({reason}); delete it, or calibrate into a new output"
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[str]]) -> "ScoredReferences":
+        """Tokenize each image's captions."""
+        tokens = [[tokenize(text) for text in image] for image in captions]
+        return cls(
+            tokens=tokens,
+            frequencies=DocumentFrequencies.of(tokens),
+            mean_length=mean_length(count_lengths(chain.from_iterable(tokens))),
         )
+
+
+def score_trial(
+    generation: GenerationConfig, captions: Sequence[str | None], references: ScoredReferences
+) -> Trial:
+    """Score the captions of a setting.
+
+    Args:
+        generation: the setting.
+        captions: one per image, in order; None where the model failed.
+        references: the references of the same images.
+    """
+    tokens = [tokenize(caption or "") for caption in captions]
+    scores = score_images(tokens, references.tokens, references.frequencies)
+    length = mean_length(count_lengths(tokens))
+    return Trial(
+        generation=generation,
+        cider_d=mean(scores.cider_d),
+        bleu_4=float(corpus_bleu(scores.bleu_counts.sum(axis=0))[3]),
+        mean_length=length,
+        length_gap=length - references.mean_length,
+        repetition=count_diversity(tokens).repetition,
+        longest_repeat=max(map(_longest_repeat, tokens)),
+        num_failed=sum(caption is None for caption in captions),
+    )
+
+
+def _longest_repeat(tokens: Sequence[str]) -> int:
+    """Return the length of the longest run that occurs twice, overlapping or not."""
+    length = 0
+    while _occurs_twice(tokens, length + 1):
+        length += 1
+    return length
+
+
+def _occurs_twice(tokens: Sequence[str], length: int) -> bool:
+    runs = [tuple(tokens[at : at + length]) for at in range(len(tokens) - length + 1)]
+    return len(set(runs)) < len(runs)

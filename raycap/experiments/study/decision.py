@@ -1,20 +1,34 @@
-"""What to conclude from a study, in sentences: which model, why, and at what cost."""
+"""Conclusions of a study: which model to take, why, at what cost; and `summary.md`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
 from raycap.reporting.numbers import duration
 from raycap.results.evaluation import Comparison
 from raycap.results.labels import DIFFERENT_CAPTIONS
-from raycap.results.study import Score, SystemRecord
-from raycap.schema import CIDER_D
+from raycap.results.status import Status
+from raycap.results.study import Score, Study, SystemRecord
+from raycap.schema import BLEU, CIDER_D
 
 _SIGNIFICANT = 0.05
 _FROM_SCRATCH = ("cnn-lstm", "transformer", "hybrid")
+_MIB = 2**20
+_HEADINGS = (
+    "system",
+    "words",
+    "length gap",
+    "CIDEr-D",
+    "BLEU-4",
+    "generalisation gap",
+    "trained on",
+    "time",
+    "images/s",
+    "memory",
+)
 
 
 def pick_best(systems: Sequence[SystemRecord]) -> SystemRecord | None:
-    """Find the main system of the best CIDEr-D."""
+    """Return the main system with the best CIDEr-D."""
     scored = [system for system in systems if system.is_main and CIDER_D in system.scores]
     return max(scored, key=lambda system: system.scores[CIDER_D].value, default=None)
 
@@ -22,7 +36,7 @@ def pick_best(systems: Sequence[SystemRecord]) -> SystemRecord | None:
 def decide(
     systems: Sequence[SystemRecord], comparisons: Sequence[Comparison], reference_words: float
 ) -> list[str]:
-    """Write what the figures say; nothing about what was not measured."""
+    """Return the conclusions, one sentence or two per line; only about what was measured."""
     best = pick_best(systems)
     if best is None:
         return ["No system was scored."]
@@ -69,7 +83,7 @@ def _choice(
 
 def _length(best: SystemRecord, systems: Sequence[SystemRecord], reference_words: float) -> str:
     text = (
-        f"People wrote {reference_words:.1f} words a caption; {best.name} writes "
+        f"References have {reference_words:.1f} words per caption; {best.name} writes "
         f"{best.scores['mean_words'].value:.1f}"
     )
     pretrained = _main(systems, PRETRAINED)
@@ -94,7 +108,7 @@ def _calibration(systems: Sequence[SystemRecord], reference_words: float) -> lis
 
 
 def _blindness(systems: Sequence[SystemRecord]) -> list[str]:
-    """Name the systems that say the same of every image, which an overlap score may well reward."""
+    """Name the systems that write one caption for all images, which overlap scores may reward."""
     return [
         f"{system.name} writes the same caption for every image: it has learned how people write, "
         "not what the images show."
@@ -167,3 +181,70 @@ def _main(systems: Sequence[SystemRecord], role: str) -> SystemRecord | None:
 def _interval(score: Score) -> str:
     low, high = score.low, score.high
     return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+
+
+def summarise(study: Study) -> str:
+    """Return the study as Markdown: the conclusions and a table of the systems."""
+    main = [system for system in study.systems if system.is_main]
+    others = [system for system in study.systems if not system.is_main]
+    lines = [
+        f"# Captioners compared on {study.num_images:,} images",
+        "",
+        f"Test split of `{study.dataset}`. References have {study.reference_mean_words:.1f} words "
+        f"({study.reference_mean_tokens:.1f} tokens) per caption. Intervals cover 95 % of the "
+        "bootstrap resamples of the images.",
+        "",
+        "## What to decide by",
+        "",
+        *(f"- {line}" for line in study.decision),
+        "",
+        "## The systems",
+        "",
+        *_table(main),
+    ]
+    if others:
+        lines += ["", "## On less data, and without augmentation", "", *_table(others)]
+    failed = [system for system in study.systems if system.status is Status.FAILED]
+    if failed:
+        lines += ["", "## Failed", "", *(f"- {it.name}: {it.reason}" for it in failed)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(systems: list[SystemRecord]) -> Iterator[str]:
+    yield _row(_HEADINGS)
+    yield _row(["---", *["---:"] * (len(_HEADINGS) - 1)])
+    for system in systems:
+        yield _row(_cells(system))
+
+
+def _cells(system: SystemRecord) -> list[str]:
+    scores, training = system.scores, system.training
+    rates = [f"{system.captioning_images_per_s:.1f} captioning"]
+    if training:
+        rates.insert(0, f"{training.images_per_s:.1f} training")
+    return [
+        system.name,
+        _value(scores.get("mean_words"), 1),
+        _value(scores.get("length_gap"), 2, signed=True),
+        _value(scores.get(CIDER_D), 3),
+        _value(scores.get(BLEU[-1]), 3),
+        f"{training.gap:+.3f}" if training else "-",
+        f"{training.num_images:,}" if training else "-",
+        duration(system.wall_s) if system.status is Status.FINISHED else "-",
+        ", ".join(rates) if system.status is Status.FINISHED else "-",
+        f"{training.peak_memory_bytes / _MIB:,.0f} MB" if training else "-",
+    ]
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _value(score: Score | None, digits: int, *, signed: bool = False) -> str:
+    if score is None:
+        return "-"
+    form = f"{'+' if signed else ''}.{digits}f"
+    text = format(score.value, form)
+    if score.low is None or score.high is None:
+        return text
+    return f"{text} [{format(score.low, form)}, {format(score.high, form)}]"

@@ -1,14 +1,12 @@
-"""Making one system: train or calibrate it, and caption the test split; in a process of its own."""
+"""Making one system, in its own process: train or calibrate it, and caption the test split."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from raycap.captioning.run import caption
+from raycap.cluster.mailbox import Sender
 from raycap.config import StudyConfig, TrainEngineConfig
 from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
@@ -18,52 +16,43 @@ from raycap.experiments.study.planning import (
     caption_config,
     train_config,
 )
-from raycap.experiments.study.record import (
-    folder_of,
-)
+from raycap.experiments.study.record import SYSTEMS
 from raycap.progress import Progress
 from raycap.results.calibration import Calibration
 from raycap.results.captioning import Summary
 from raycap.results.status import Status
-from raycap.results.study import (
-    CalibrationFound,
-    SystemRecord,
-    TrainingFound,
-)
+from raycap.results.study import CalibrationFound, SystemRecord, TrainingFound
 from raycap.results.training import Training, TrainingProgress
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.run import train
-
-_ASK_EVERY_S = 2.0
-_TELL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StudySpec:
-    """What the maker of any system is told."""
+    """Everything that making a system needs to know about the study."""
 
     dataset: str
     output: str
     config: StudyConfig
     engine: TrainEngineConfig
-    """How the work of training is spread, where several systems share the machine."""
-    mark: dict[str, Any]
-    """The study's fingerprint, which must stand in the output."""
-    control: Any
-    """The actor that says whether to stop, and that is told how systems get on."""
+    """Workers and threads of training, when several systems share the machine."""
+    fingerprint: dict[str, Any]
+    """The study's fingerprint, which the output must hold."""
+    mailbox: Any
+    """The actor that systems report to, and that asks them to stop."""
     debug: bool
 
 
-def make_system(system: SystemRecord, spec: StudySpec) -> SystemRecord:
-    """Make a system, or what is left of it.
+def make_system(system: SystemRecord, spec: StudySpec, sender: Sender) -> SystemRecord:
+    """Make a system, or finish one that was interrupted.
 
     Raises:
-        RaycapError: as training, calibrating or captioning raise it.
+        RaycapError: training, calibrating or captioning raised it.
     """
-    check_claimed(open_store(spec.output, spec.config.storage), spec.mark)
-    line = _Line(system.name, spec.control)
-    folder = Path(spec.output) / folder_of(system.name)
+    check_claimed(open_store(spec.output, spec.config.storage), spec.fingerprint)
+    line = _Line(sender)
+    folder = Path(spec.output) / SYSTEMS.folder_of(system.name)
     model = spec.config.pretrained
     if system.role == CALIBRATED:
         found = _calibrated(folder / "calibration", spec, line)
@@ -88,7 +77,7 @@ def _trained(system: SystemRecord, folder: Path, spec: StudySpec, line: "_Line")
     config = config.model_copy(update={"engine": spec.engine})
 
     def tell(progress: TrainingProgress) -> None:
-        line.tell(f"training: epoch {progress.epoch}/{progress.num_epochs}", progress.share)
+        line.report(f"training: epoch {progress.epoch}/{progress.num_epochs}", progress.share)
 
     return train(spec.dataset, folder, config=config, on_progress=tell, debug=spec.debug)
 
@@ -99,7 +88,7 @@ def _calibrated(folder: Path, spec: StudySpec, line: "_Line") -> Calibration:
         spec.dataset,
         folder,
         config=calibrate_config(spec.config),
-        on_progress=line.telling("calibrating"),
+        on_progress=line.reporting("calibrating"),
         debug=spec.debug,
     )
 
@@ -109,36 +98,25 @@ def _captioned(model: str, folder: Path, spec: StudySpec, line: "_Line") -> Summ
         spec.dataset,
         folder,
         config=caption_config(model, spec.config),
-        on_progress=line.telling("captioning"),
+        on_progress=line.reporting("captioning"),
         debug=spec.debug,
     )
 
 
 class _Line:
-    """A system's line to the driver: how it gets on there, an order to stop back."""
+    """A system's connection to the driver: sends progress, receives the request to stop."""
 
-    def __init__(self, name: str, control: Any) -> None:
-        self._name = name
-        self._control = control
-        self._next_tell = 0.0
-        self._next_ask = 0.0
-        self._was_told = False
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
 
-    def tell(self, stage: str, share: float) -> None:
-        """Tell how far a stage is, from 0 to 1; an order to stop is as an interrupt."""
-        now = time.monotonic()
-        if now >= self._next_tell:
-            self._next_tell = now + _TELL_EVERY_S
-            self._control.tell.remote(self._name, stage, share)
-        if now >= self._next_ask and not self._was_told:
-            self._next_ask = now + _ASK_EVERY_S
-            if ray.get(self._control.wants_stop.remote()):
-                self._was_told = True
-                raise KeyboardInterrupt
+    def report(self, stage: str, share: float) -> None:
+        """Send the progress of a stage, from 0 to 1; raise KeyboardInterrupt if told to stop."""
+        self._sender.update((stage, share))
+        self._sender.check_stop()
 
-    def telling(self, stage: str) -> Callable[[Progress], None]:
-        """Make what is told of images."""
-        return lambda progress: self.tell(stage, progress.num_done / max(1, progress.num_total))
+    def reporting(self, stage: str) -> Callable[[Progress], None]:
+        """Return a function that reports the progress of a stage over images."""
+        return lambda progress: self.report(stage, progress.num_done / max(1, progress.num_total))
 
 
 def _training(found: Training) -> TrainingFound:

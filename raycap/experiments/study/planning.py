@@ -1,4 +1,4 @@
-"""Which systems a study has, and with what settings each is made."""
+"""The systems of a study, and the settings of each."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ _SPLIT = TEST
 
 
 def plan_systems(config: StudyConfig) -> list[SystemRecord]:
-    """List the systems: those of the table first, in its order."""
+    """Return the systems: main systems first, in the order of the settings."""
     found = []
     for role in config.study.systems:
         if role in (PRETRAINED, CALIBRATED):
@@ -33,7 +33,7 @@ def plan_systems(config: StudyConfig) -> list[SystemRecord]:
 
 
 def train_config(system: SystemRecord, config: StudyConfig) -> TrainConfig:
-    """Give the settings by which a system is trained.
+    """Return the settings that a system is trained with.
 
     Raises:
         ConfigError: a setting of its kind is wrong.
@@ -55,12 +55,12 @@ def train_config(system: SystemRecord, config: StudyConfig) -> TrainConfig:
 
 
 def calibrate_config(config: StudyConfig) -> CalibrateConfig:
-    """Give the settings by which the pretrained BLIP is calibrated."""
+    """Return the settings that the pretrained BLIP is calibrated with."""
     return config.calibration.model_copy(update={"storage": config.storage})
 
 
 def caption_config(model: str, config: StudyConfig) -> CaptionConfig:
-    """Give the settings by which a model captions the test split: searched as it was saved."""
+    """Return the settings for captioning the test split, with the model's own search settings."""
     return CaptionConfig(
         model=ModelConfig(name=model),
         engine=config.captioning,
@@ -74,7 +74,7 @@ def _trained(role: str, config: StudyConfig) -> list[SystemRecord]:
     design = config.study
     settings = [(share, True) for share in design.subsets]
     settings += [(share, False) for share in design.subsets_without_augmentation]
-    # Most images first; of as many, with augmentation.
+    # The most images; of equal shares, with augmentation.
     main = max(settings, key=lambda setting: (setting[0], setting[1]))
     return [
         SystemRecord(
@@ -94,7 +94,7 @@ def _name(role: str, share: float, *, is_augmented: bool) -> str:
 
 
 def _lay(values: dict[str, Any], over: dict[str, Any]) -> None:
-    """Lay nested settings over others."""
+    """Update nested settings in place."""
     for name, value in over.items():
         inner = values.get(name)
         if isinstance(value, dict) and isinstance(inner, dict):

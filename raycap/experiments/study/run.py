@@ -9,12 +9,13 @@ from typing import Any
 
 import ray
 
+from raycap.cluster.mailbox import Mailbox
 from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import SearchConfig, StudyConfig, TrainEngineConfig
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
 from raycap.errors import ConfigError, DatasetError, RunStopped
-from raycap.experiments.study.decision import decide, pick_best
+from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
     CALIBRATED,
@@ -23,16 +24,9 @@ from raycap.experiments.study.planning import (
     plan_systems,
     train_config,
 )
-from raycap.experiments.study.record import (
-    EVALUATION,
-    LOCK,
-    folder_of,
-    read_system,
-    write_system,
-)
-from raycap.experiments.study.running import Control, Running
+from raycap.experiments.study.record import EVALUATION, SYSTEMS
+from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
-from raycap.experiments.study.summary import summarise
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
 from raycap.progress import OnProgress
@@ -48,9 +42,10 @@ from raycap.results.study import (
     SystemRecord,
     write_study,
 )
-from raycap.runs.records import claim_run, now, versions
-from raycap.storage.address import scheme_of
-from raycap.storage.base import Store, WriteLock
+from raycap.runs.opening import Claim, Run, open_run
+from raycap.runs.records import now, versions
+from raycap.storage.address import Address
+from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.resources import fit_resources
 
@@ -94,39 +89,43 @@ def study(  # long by what it tells of itself
     source = open_dataset(dataset, config.storage)
     _check_splits(source)
     store = _open_output(str(output), config)
-    mark = _fingerprint(source, config)
-    with store.lock(LOCK) as lock:
-        claim_run(store, mark, config, lock=LOCK)
-        run = _Run(source, store, config, mark, on_progress or (lambda _: None))
-        is_whole = run.make(lock, debug=debug)
-        return run.sum_up(on_scoring or (lambda _: None), is_whole=is_whole, debug=debug)
+    claim = Claim(study_fingerprint(source, config), config)
+    with open_run(store, claim) as run:
+        making = _Invocation(source, run, claim, config, on_progress)
+        is_whole = making.make(debug=debug)
+        return making.sum_up(on_scoring or (lambda _: None), is_whole=is_whole, debug=debug)
 
 
-class _Run:
+class _Invocation:
     """One invocation: the systems that are over, and those that it makes."""
 
     def __init__(
         self,
         dataset: CaptionDataset,
-        store: Store,
+        run: Run,
+        claim: Claim,
         config: StudyConfig,
-        mark: dict[str, Any],
-        on_progress: OnStudyProgress,
+        on_progress: OnStudyProgress | None,
     ) -> None:
         self._dataset = dataset
-        self._store = store
+        self._run = run
+        self._store = run.store
+        self._claim = claim
         self._config = config
-        self._mark = mark
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._started, self._started_at = time.monotonic(), now()
         self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
         self._words = reference_words(dataset)
-        self._systems = {system.name: self._known(system) for system in plan_systems(config)}
+        planned = {system.name: system for system in plan_systems(config)}
+        ended = SYSTEMS.read_ended(run.store, planned, retry_failed=config.study.retry_failed)
+        self._systems = planned | {
+            name: replace(system, is_main=planned[name].is_main) for name, system in ended.items()
+        }
         for system in self._systems.values():
             if system.role not in (PRETRAINED, CALIBRATED):
                 train_config(system, config)  # refuses a wrong setting before hours of work
 
-    def make(self, lock: WriteLock, *, debug: bool) -> bool:
+    def make(self, *, debug: bool) -> bool:
         """Make the systems that are left; say whether it was not interrupted."""
         left = [it for it in self._systems.values() if it.status is Status.WAITING]
         if not left:
@@ -140,7 +139,7 @@ class _Run:
             logger.info("study systems=%d at_a_time=%d", len(left), concurrent)
             spec = self._spec(share_threads(engine, concurrent), debug=debug)
             running = Running(left, spec, concurrent)
-            return running.follow(lock, self._take, self._tell)
+            return running.follow(self._run.lock, self._take, self._tell)
 
     def sum_up(self, on_scoring: OnProgress, *, is_whole: bool, debug: bool) -> Study:
         """Score what is finished, and write the report."""
@@ -172,9 +171,9 @@ class _Run:
         paths = ["", EVALUATION] if any(it.is_main and it.scores for it in found.systems) else [""]
         for system in found.systems:
             if system.is_main and system.training:
-                paths.append(f"{folder_of(system.name)}training")
+                paths.append(f"{SYSTEMS.folder_of(system.name)}training")
             if system.is_main and system.calibration:
-                paths.append(f"{folder_of(system.name)}calibration")
+                paths.append(f"{SYSTEMS.folder_of(system.name)}calibration")
         return [self._store.address(path) for path in paths]
 
     def _spec(self, engine: TrainEngineConfig, *, debug: bool) -> StudySpec:
@@ -183,15 +182,15 @@ class _Run:
             output=self._store.uri,
             config=self._config,
             engine=engine,
-            mark=self._mark,
-            control=start_here(Control),
+            fingerprint=self._claim.fingerprint,
+            mailbox=start_here(Mailbox),
             debug=debug,
         )
 
     def _take(self, system: SystemRecord) -> None:
         """Take a system that is over."""
         self._systems[system.name] = system
-        write_system(self._store, system)
+        SYSTEMS.write(self._store, system)
         found = self._found()
         write_study(self._store, found)
         if system.status is Status.FAILED:
@@ -207,13 +206,6 @@ class _Run:
         ]
         study = replace(self._found(), systems=systems)
         self._on_progress(StudyProgress(study=study, stages=stages))
-
-    def _known(self, system: SystemRecord) -> SystemRecord:
-        """Take a system as it was made before."""
-        known = read_system(self._store, system.name)
-        if known is None or (known.status is Status.FAILED and self._config.study.retry_failed):
-            return system
-        return replace(known, is_main=system.is_main)
 
     def _found(self, evaluation: Evaluation | None = None, end: str = "") -> Study:
         systems = list(self._systems.values())
@@ -247,16 +239,17 @@ def _check_splits(dataset: CaptionDataset) -> None:
 
 
 def _open_output(output: str, config: StudyConfig) -> Store:
-    if scheme_of(output) not in ("", "file"):
+    address = Address.parse(output)
+    if not address.is_local:
         raise ConfigError(
             f"{output}: a study needs a folder, which all nodes share, as captioners read models "
             "from there; copy it to the bucket afterwards"
         )
-    return open_store(output, config.storage)
+    return open_store(address, config.storage)
 
 
-def _fingerprint(dataset: CaptionDataset, config: StudyConfig) -> dict[str, Any]:
-    """Say what decides the systems; which of them there are, and how they are shown, does not."""
+def study_fingerprint(dataset: CaptionDataset, config: StudyConfig) -> dict[str, Any]:
+    """Return what decides the systems; which are made, and how they are shown, may change."""
     kept = {"training", "kinds", "calibration"}
     uses_blip = {PRETRAINED, CALIBRATED, FINETUNED} & set(config.study.systems)
     pretrained = find_model(config.pretrained).identity() if uses_blip else None

@@ -1,4 +1,4 @@
-"""What the systems' captions are worth: two evaluations, and their figures by system."""
+"""Scores of the systems' captions: two evaluations, and their figures per system."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,18 +13,11 @@ from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.splits import TEST
 from raycap.evaluation.evaluate import evaluate
 from raycap.evaluation.matching import MissingPolicy
-from raycap.experiments.study.record import (
-    EVALUATION,
-    GROWTH,
-    folder_of,
-)
+from raycap.experiments.study.record import EVALUATION, GROWTH, SYSTEMS
 from raycap.progress import OnProgress
 from raycap.results.evaluation import Evaluation, System
 from raycap.results.labels import DIFFERENT_CAPTIONS
-from raycap.results.study import (
-    Score,
-    SystemRecord,
-)
+from raycap.results.study import Score, SystemRecord
 from raycap.storage.stores import open_store
 from raycap.text import count_words
 
@@ -42,10 +35,10 @@ def score_systems(
 ) -> tuple[list[SystemRecord], Evaluation | None]:
     """Score all systems on the same images; an image without a caption scores 0.
 
-    The main ones are one evaluation, and compared with each other; the others are a second one.
+    One evaluation compares the main systems with each other; a second one scores the others.
 
     Returns:
-        The systems with their scores, and the evaluation of the main ones; None without any.
+        The systems with their scores, and the evaluation of the main systems; None without any.
     """
     scored: dict[str, SystemRecord] = {}
     main_evaluation = None
@@ -54,7 +47,7 @@ def score_systems(
         if not chosen:
             continue
         found = evaluate(
-            [f"{it.name}={output / folder_of(it.name) / 'captions'}" for it in chosen],
+            [f"{it.name}={output / SYSTEMS.folder_of(it.name) / 'captions'}" for it in chosen],
             dataset.store.uri,
             output=output / place,
             missing=MissingPolicy.WORST,
@@ -67,13 +60,13 @@ def score_systems(
             main_evaluation = found
         by_name = {system.name: system for system in found.systems}
         for it in chosen:
-            words = _mean_words(output / folder_of(it.name) / "captions", config)
+            words = _mean_words(output / SYSTEMS.folder_of(it.name) / "captions", config)
             scored[it.name] = replace(it, scores=_scores(by_name[it.name], words))
     return [scored[system.name] for system in systems], main_evaluation
 
 
 def reference_words(dataset: CaptionDataset) -> float:
-    """Mean words of what people wrote of the test split."""
+    """Return the mean number of words per reference of the test split."""
     counts = [
         count_words(caption)
         for page in dataset.pages([TEST], [schema.CAPTIONS_LIST])
@@ -84,7 +77,7 @@ def reference_words(dataset: CaptionDataset) -> float:
 
 
 def _mean_words(captions: Path, config: StudyConfig) -> float:
-    """Mean words of the captions of an output."""
+    """Return the mean number of words per caption of an output."""
     store = open_store(str(captions), config.storage)
     total = count = 0
     for part in list_parts(store, CAPTIONS):

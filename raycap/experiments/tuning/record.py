@@ -3,35 +3,25 @@
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
-from raycap.config import TuneConfig
 from raycap.errors import ObjectNotFound
-from raycap.experiments.tuning.space import Space
+from raycap.experiments.journal import Experiment
 from raycap.results.search import SEARCH, Params, Search, Trial
 from raycap.results.status import Status
 from raycap.results.training import HISTORY, Metric, badness, read_history
-from raycap.runs.records import claim_run, encode_json, read_as
-from raycap.storage.base import KEY, Store
-from raycap.training.checkpoints import CHECKPOINTS
-from raycap.training.epochs import LAST
-from raycap.training.record import fingerprint as train_fingerprint
+from raycap.runs.records import encode_json
+from raycap.storage.base import Store
 
-LOCK = "lock.json"
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
-TRIALS = "trials/"
-_TRIAL = "trial.json"
 _REMEDY = "delete it, and run the same command"
-_BATCH = ("train.batch_size", "engine.num_workers")
 
 
-_TRIAL_FORM = TypeAdapter(Trial)
+TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", form=Trial)
 
 
 def name_of(params: Params) -> str:
@@ -40,44 +30,12 @@ def name_of(params: Params) -> str:
     return f"t-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space) -> dict[str, Any]:
-    """Say what decides a search: two alike in this may share an output.
-
-    Budgets may be raised, and the work spread otherwise; so may more values be tried.
-    """
-    mark = train_fingerprint(dataset, config.base())
-    for name in space:
-        *sections, last = name.split(".")
-        place: dict[str, Any] = mark
-        for section in sections:
-            place = place.get(section, {})
-        place.pop(last, None)
-    if not space.keys().isdisjoint(_BATCH):
-        del mark["train"]["global_batch"]
-    return {"command": "tune", **mark}
-
-
-def claim_output(store: Store, mark: dict[str, Any], config: TuneConfig) -> None:
-    """Create `run.json`, or make sure that the one that stands is of the same search.
-
-    Raises:
-        ConfigError: the output holds other files.
-        RunConflict: the output belongs to something else; the message shows the difference.
-    """
-    claim_run(store, mark, config, lock=LOCK)
-
-
-def folder_of(name: str) -> str:
-    """Give the prefix of a trial's output within the search's."""
-    return f"{TRIALS}{name}/"
-
-
 def measure_trial(
     store: Store, name: str, params: Params, status: Status, metric: Metric, reason: str = ""
 ) -> Trial:
     """Read from a trial's output what it has come to."""
     try:
-        history = read_history(store.read(f"{folder_of(name)}{HISTORY}"))
+        history = read_history(store.read(f"{TRIALS.folder_of(name)}{HISTORY}"))
     except ObjectNotFound:
         history = []
     values = [record.value(metric) for record in history]
@@ -94,38 +52,8 @@ def measure_trial(
         history=history,
         images_per_s=round(num_images / train_s, 2) if train_s else 0.0,
         wall_s=round(train_s + sum(record.validation_s for record in history), 2),
-        output=store.address(folder_of(name).rstrip("/")),
+        output=store.address(TRIALS.folder_of(name).rstrip("/")),
     )
-
-
-def write_trial(store: Store, trial: Trial) -> None:
-    """Write `trial.json`: the trial is over."""
-    store.write(f"{folder_of(trial.name)}{_TRIAL}", encode_json(asdict(trial)))
-
-
-def read_trials(store: Store) -> list[Trial]:
-    """Read the trials that are over.
-
-    Raises:
-        DatasetError: one of them is damaged.
-    """
-    found = []
-    for page in store.list(TRIALS):
-        for key in page[KEY].to_pylist():
-            if key.count("/") == 2 and key.endswith(f"/{_TRIAL}"):
-                found.append(read_as(_TRIAL_FORM, store, key, _REMEDY))
-    return found
-
-
-def find_leftovers(store: Store) -> set[str]:
-    """Name the trials that have files which only a trial under way needs."""
-    found = set()
-    for page in store.list(TRIALS):
-        for key in page[KEY].to_pylist():
-            name, _, inner = key.removeprefix(TRIALS).partition("/")
-            if inner.startswith((CHECKPOINTS, LAST)):
-                found.add(name)
-    return found
 
 
 def write_search(store: Store, search: Search) -> None:

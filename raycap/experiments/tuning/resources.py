@@ -1,8 +1,8 @@
-"""How many trials the cluster holds at a time.
+"""How many trials run at a time on the cluster.
 
-A trial is a small actor, which reserves little, and starts workers and a stream, which reserve the
-rest when it already holds its own place. So what is bounded is the number of trials: were it not,
-each of many could hold what another waits for.
+A trial is a small actor that reserves little. It then starts workers and a stream, which reserve
+the rest. The number of trials is limited because too many could otherwise deadlock, each holding
+resources that another waits for.
 """
 
 import os
@@ -14,18 +14,18 @@ from raycap.config import SearchConfig, TrainEngineConfig
 from raycap.training.resources import STREAM_CPUS, Resources
 
 TRIAL_CPUS = 0.05
-"""CPUs that a trial's actor reserves; it waits most of the time."""
+"""CPUs that a trial's actor reserves; it mostly waits."""
 
 
 def fit_trials(
     total: dict[str, float], engine: TrainEngineConfig, resources: Resources, search: SearchConfig
 ) -> int:
-    """Decide how many trials run at a time; at least one, which then waits for the cluster to grow.
+    """Return how many trials run at a time; at least one, which may wait for the cluster to grow.
 
     Args:
         total: the cluster's resources, by Ray's names.
-        engine: how a trial's work is spread.
-        resources: what a worker of a trial takes.
+        engine: the engine settings of a trial.
+        resources: resources per worker of a trial.
         search: the search's settings.
     """
     if search.max_concurrent is not None:
@@ -39,22 +39,22 @@ def fit_trials(
 
 
 def _fit_workers(gpus: float, gpus_per_worker: float) -> int:
-    """Count the workers that find GPUs: one that takes a part of a GPU has it on a single one."""
+    """Return how many workers fit the GPUs; a share of a GPU must be on a single one."""
     if gpus_per_worker >= 1:
         return _whole(gpus / gpus_per_worker)
     return int(gpus) * _whole(1 / gpus_per_worker)
 
 
 def _whole(share: float) -> int:
-    """Round down, as if 0.3 / 0.1 were 3."""
+    """Round down, with tolerance: 0.3 / 0.1 counts as 3."""
     return int(share + 1e-6)
 
 
 def share_threads(engine: TrainEngineConfig, num_trials: int) -> TrainEngineConfig:
-    """Share the cores of a machine among the workers of the trials that run on it."""
+    """Divide the cores of a machine among the workers of the trials that run on it."""
     if engine.torch_threads is not None:
         return engine
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
-    on_one = -(-num_trials * engine.num_workers // max(1, nodes))
+    per_node = -(-num_trials * engine.num_workers // max(1, nodes))
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return engine.model_copy(update={"torch_threads": max(1, cores // on_one)})
+    return engine.model_copy(update={"torch_threads": max(1, cores // per_node)})

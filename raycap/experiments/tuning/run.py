@@ -14,27 +14,22 @@ from typing import Any
 import ray
 import yaml
 
+from raycap.cluster.mailbox import Mailbox
 from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import TuneConfig
 from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import RunConflict, RunStopped
-from raycap.experiments.tuning.control import Control
 from raycap.experiments.tuning.record import (
     BEST,
-    LOCK,
     MODEL,
-    claim_output,
-    find_leftovers,
-    fingerprint,
-    folder_of,
+    TRIALS,
     measure_trial,
     name_of,
-    read_trials,
     write_search,
-    write_trial,
 )
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.experiments.tuning.space import (
+    Space,
     most_epochs,
     num_suggested,
     points,
@@ -42,7 +37,7 @@ from raycap.experiments.tuning.space import (
     trial_config,
 )
 from raycap.experiments.tuning.trial import TrialSpec
-from raycap.experiments.tuning.trials import Plan, Searching
+from raycap.experiments.tuning.trials import Searching, SearchPlan
 from raycap.results.search import (
     OnSearchProgress,
     Params,
@@ -54,16 +49,16 @@ from raycap.results.search import (
 )
 from raycap.results.status import Status
 from raycap.results.training import Metric
-from raycap.runs.records import now, versions
-from raycap.storage.base import Store, WriteLock
+from raycap.runs.opening import Claim, Run, open_run
+from raycap.runs.records import LOCK, now, versions
+from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS, list_keys, local_copy, replacing
 from raycap.training.epochs import BEST as TRAINED
 from raycap.training.epochs import LAST
 from raycap.training.preparing import Models
-from raycap.training.record import LOCK as TRIAL_LOCK
 from raycap.training.resources import fit_resources
-from raycap.training.run import MODELS
+from raycap.training.run import MODELS, training_fingerprint
 
 
 def keep_best(
@@ -84,12 +79,14 @@ def keep_best(
     stands = before is not None and bool(before.end) and before.best == best.name
     if stands and before is not None and best in before.trials and list_keys(store, MODEL):
         return
-    trained = f"{folder_of(best.name)}{TRAINED}"
+    trained = f"{TRIALS.folder_of(best.name)}{TRAINED}"
     with local_copy(store, trained) as model, replacing(store, MODEL) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
 
 
 logger = logging.getLogger(__name__)
+
+_BATCH = ("train.batch_size", "engine.num_workers")
 
 
 def tune(  # long by what it tells of itself
@@ -128,30 +125,47 @@ def tune(  # long by what it tells of itself
     space = read_space(config)
     source = open_dataset(dataset, config.storage)
     store = open_store(str(output), config.storage)
-    mark = fingerprint(identify(source), config, space)
-    with store.lock(LOCK) as lock:
-        claim_output(store, mark, config)
-        run = _Run(source.store.uri, store, config, mark, on_progress or (lambda _: None))
-        end = run.search(lock, models, debug=debug)
-        return run.sum_up(end)
+    claim = Claim(search_fingerprint(identify(source), config, space), config)
+    with open_run(store, claim) as run:
+        searching = _Invocation(source.store.uri, run, claim, config, on_progress)
+        end = searching.search(models, debug=debug)
+        return searching.sum_up(end)
 
 
-class _Run:
+def search_fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space) -> dict[str, Any]:
+    """Return what decides a search: two searches alike in this may share an output.
+
+    Budgets, how the work is spread, and the values to try may change between invocations.
+    """
+    found = training_fingerprint(dataset, config.base())
+    for name in space:
+        *sections, last = name.split(".")
+        place: dict[str, Any] = found
+        for section in sections:
+            place = place.get(section, {})
+        place.pop(last, None)
+    if not space.keys().isdisjoint(_BATCH):
+        del found["train"]["global_batch"]
+    return {"command": "tune", **found}
+
+
+class _Invocation:
     """One invocation: the trials that are over, and those that it adds."""
 
     def __init__(
         self,
         dataset: str,
-        store: Store,
+        run: Run,
+        claim: Claim,
         config: TuneConfig,
-        mark: dict[str, Any],
-        on_progress: OnSearchProgress,
+        on_progress: OnSearchProgress | None,
     ) -> None:
         self._dataset = dataset
-        self._store = store
+        self._run = run
+        self._store = store = run.store
+        self._claim = claim
         self._config = config
-        self._mark = mark
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._space = read_space(config)
         self._learns = config.tune.algorithm == "optuna"
         self._points = [] if self._learns else points(self._space, config.tune)
@@ -162,10 +176,10 @@ class _Run:
         self._before = read_search(store)
         self._known, self._trials = self._begun()
         # Over, with files that are to be deleted.
-        self._unsettled = find_leftovers(store) & self._known.keys()
+        self._unsettled = TRIALS.find_leftovers(store, (CHECKPOINTS, LAST)) & self._known.keys()
         self._with_model = set(self._known)
 
-    def search(self, lock: WriteLock, models: Models, *, debug: bool) -> str:
+    def search(self, models: Models, *, debug: bool) -> str:
         """Run the trials that are left."""
         if self._is_complete():
             return "finished"
@@ -186,12 +200,12 @@ class _Run:
                 output=self._store.uri,
                 base=base.model_copy(update={"engine": engine}),
                 models=models,
-                mark=self._mark,
+                fingerprint=self._claim.fingerprint,
                 known=self._known,
-                control=start_here(Control),
+                mailbox=start_here(Mailbox),
                 debug=debug,
             )
-            plan = Plan(
+            plan = SearchPlan(
                 space=self._space,
                 search=self._config.tune,
                 points=self._points or [trial.params for trial in self._trials.values()],
@@ -199,7 +213,7 @@ class _Run:
                 max_concurrent=concurrent,
                 epochs=epochs,
             )
-            return Searching(plan, spec, self._take).follow(lock)
+            return Searching(plan, spec, self._take).follow(self._run.lock)
 
     def sum_up(self, end: str) -> Search:
         """Keep the best, and write what came of the search."""
@@ -241,7 +255,7 @@ class _Run:
             return
         trial = self._trials[name] = self._measure(params, status, reason)
         if status is not Status.RUNNING:
-            write_trial(self._store, trial)
+            TRIALS.write(self._store, trial)
             self._unsettled.add(name)
             self._with_model.add(name)
             self._sweep()
@@ -262,17 +276,17 @@ class _Run:
         best = pick_best(over, self._metric)
         if self._config.tune.keep_models == "best":
             for name in self._with_model - self._unsettled - {best.name if best else ""}:
-                self._store.delete_all(f"{folder_of(name)}{TRAINED}")
+                self._store.delete_all(f"{TRIALS.folder_of(name)}{TRAINED}")
                 self._with_model.discard(name)
 
     def _settle(self, trial: Trial) -> None:
         """Take a trial as it ended: it may have come further than when it was to stop."""
-        folder = folder_of(trial.name)
+        folder = TRIALS.folder_of(trial.name)
         store = open_store(self._store.address(folder.rstrip("/")), self._config.storage)
-        with store.lock(TRIAL_LOCK):
+        with store.lock(LOCK):
             found = self._measure(trial.params, trial.status, trial.reason)
             self._trials[trial.name] = found
-            write_trial(self._store, found)
+            TRIALS.write(self._store, found)
             store.delete_all(CHECKPOINTS)
             store.delete_all(LAST)
 
@@ -285,11 +299,7 @@ class _Run:
         Those that failed count as neither where they are to be run again.
         """
         retries = self._config.tune.retry_failed
-        over = {
-            trial.name: trial
-            for trial in read_trials(self._store)
-            if not (retries and trial.status is Status.FAILED)
-        }
+        over = TRIALS.read_ended(self._store, retry_failed=retries)
         begun: dict[str, Trial] = {}
         for trial in self._before.trials if self._before is not None else []:
             if trial.name in over:

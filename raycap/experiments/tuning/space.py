@@ -1,4 +1,4 @@
-"""What is searched: settings of training, and the values that each may take."""
+"""The search space: settings of training, and the values that each may take."""
 
 import itertools
 import random
@@ -12,6 +12,7 @@ from ray import tune
 from raycap.config import SearchConfig, Section, TrainConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError
+from raycap.models.kinds import find_trainable_kind
 from raycap.results.search import Params
 
 NUM_EPOCHS = "train.num_epochs"
@@ -21,7 +22,7 @@ _DEFAULT_TRIALS = 20
 _DEPTHS = {"architecture.num_layers": [1, 2, 4]}
 _DEFAULT = {"train.lr": [1e-4, 5e-4, 2e-3], "train.batch_size": [16, 32, 64], **_DEPTHS}
 _DEFAULT_BLIP = {"train.lr": [3e-6, 1e-5, 3e-5], "train.batch_size": [16, 32]}
-_MAX_DRAWS = 100  # for one new point, before a space counts as used up
+_MAX_DRAWS = 100  # per new point, before a space counts as exhausted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +30,15 @@ class Values:
     """The values that one setting may take."""
 
     choices: tuple[Any, ...] = ()
-    """Each of them; empty for a range."""
+    """All values; empty for a range."""
     low: float = 0.0
     high: float = 0.0
-    """Both included."""
+    """Both ends are included."""
     is_log: bool = False
     is_integer: bool = False
 
     def domain(self) -> Any:
-        """As Ray Tune draws from them."""
+        """Return the Ray Tune search domain."""
         if self.choices:
             return tune.choice(list(self.choices))
         if self.is_integer:
@@ -45,7 +46,7 @@ class Values:
         return (tune.loguniform if self.is_log else tune.uniform)(self.low, self.high)
 
     def draw(self, source: random.Random) -> Any:
-        """Draw one of them."""
+        """Draw one value."""
         if self.choices:
             return source.choice(self.choices)
         if self.is_integer:
@@ -55,7 +56,7 @@ class Values:
         return source.uniform(self.low, self.high)
 
     def describe(self) -> dict[str, list[Any]]:
-        """As plain values, for records."""
+        """Return plain values for records, such as `{"uniform": [0, 0.5]}`."""
         if self.choices:
             return {"choice": list(self.choices)}
         name = "integers" if self.is_integer else "loguniform" if self.is_log else "uniform"
@@ -67,29 +68,29 @@ Space = dict[str, Values]
 
 
 def read_space(config: TuneConfig) -> Space:
-    """Read the space of the settings, or the usual one of the kind of model.
+    """Read the search space from the settings, or take the default of the kind of model.
 
     Raises:
-        ConfigError: a name is no setting of training, or a value is not allowed there.
+        ConfigError: a name is not a setting of training, or a value is not allowed.
     """
     given = config.tune.space
     if given is None:
-        given = _DEFAULT_BLIP if config.kind == "blip" else _DEFAULT
+        given = _DEFAULT_BLIP if find_trainable_kind(config.kind).default_init else _DEFAULT
     space = {name: _values(name, found) for name, found in sorted(_flat(given).items())}
     if not space:
-        raise ConfigError("tune.space: is empty; give values, such as tune.space.train.lr='[1e-4]'")
+        raise ConfigError(
+            "tune.space: is empty; give values, such as tune.space.train.lr='[1e-4]'",
+            setting="tune.space",
+        )
     if config.tune.algorithm == "grid":
         for name, values in space.items():
             if not values.choices:
-                raise ConfigError(
-                    f"tune.space.{name}: a grid needs a list of values; give one, or "
-                    "tune.algorithm=random"
-                )
+                raise _wrong(name, "a grid needs a list; give one, or tune.algorithm=random")
     return space
 
 
 def points(space: Space, search: SearchConfig) -> list[Params]:
-    """List what a grid or random search tries, in order; the same for the same seed."""
+    """List the points of a grid or random search, in order; the same for the same seed."""
     source = random.Random(search.seed)
     if search.algorithm == "grid":
         every = [
@@ -104,12 +105,12 @@ def points(space: Space, search: SearchConfig) -> list[Params]:
 
 
 def num_suggested(search: SearchConfig) -> int:
-    """How many trials a search has whose points depend on what came before."""
+    """Return the number of trials of a search that learns from its results."""
     return search.num_trials or _DEFAULT_TRIALS
 
 
 def most_epochs(space: Space, base: TrainConfig) -> int:
-    """Say how many epochs a trial has at the most, where nothing ends it before."""
+    """Return the maximum number of epochs of a trial."""
     values = space.get(NUM_EPOCHS)
     if values is None:
         return base.train.num_epochs
@@ -117,10 +118,10 @@ def most_epochs(space: Space, base: TrainConfig) -> int:
 
 
 def trial_config(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """Lay a trial's settings over those that all begin with.
+    """Apply a trial's settings to the base settings.
 
     Raises:
-        ConfigError: together they are not allowed.
+        ConfigError: the combination is not allowed.
     """
     values = base.model_dump()
     for name, value in params.items():
@@ -133,7 +134,7 @@ def trial_config(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def _drawn(space: Space, count: int, source: random.Random) -> list[Params]:
-    """Draw points, none of them twice; fewer where the space has no more."""
+    """Draw distinct points; fewer if the space has no more."""
     found: list[Params] = []
     for _ in range(count):
         for _ in range(_MAX_DRAWS):
@@ -145,7 +146,7 @@ def _drawn(space: Space, count: int, source: random.Random) -> list[Params]:
 
 
 def _flat(given: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Bring nested sections to dotted names; a range is a value."""
+    """Flatten nested sections to dotted names; a range is a value."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         name = f"{path}.{key}" if path else str(key)
@@ -162,7 +163,7 @@ def _values(name: str, given: Any) -> Values:
         return _range(name, *next(iter(given.items())), adapter)
     choices = given if isinstance(given, list) else [given]
     if not choices:
-        raise ConfigError(f"tune.space.{name}: the list is empty")
+        raise _wrong(name, "the list is empty")
     checked = [_check(name, adapter, value) for value in choices]
     return Values(
         choices=tuple(value for i, value in enumerate(checked) if value not in checked[:i])
@@ -171,25 +172,23 @@ def _values(name: str, given: Any) -> Values:
 
 def _range(name: str, kind: str, given: Any, adapter: Any) -> Values:
     if not isinstance(given, list) or len(given) != 2:
-        raise ConfigError(f"tune.space.{name}: write it as {{{kind}: [low, high]}}")
+        raise _wrong(name, f"write it as {{{kind}: [low, high]}}")
     low, high = (_check(name, adapter, value) for value in given)
     is_number = all(isinstance(it, int | float) and not isinstance(it, bool) for it in (low, high))
     if not is_number or not low < high or (kind == "loguniform" and low <= 0):
         above = " above 0" if kind == "loguniform" else ""
-        raise ConfigError(
-            f"tune.space.{name}: {kind} needs two numbers{above}, the lower one first, got {given}"
-        )
+        raise _wrong(name, f"{kind} needs two numbers{above}, the lower one first, got {given}")
     is_integer = isinstance(low, int)
     if is_integer != (kind == "integers"):
         wanted = "integers" if is_integer else "uniform or loguniform"
-        raise ConfigError(f"tune.space.{name}: its range is one of {wanted}, not {kind}")
+        raise _wrong(name, f"its range is one of {wanted}, not {kind}")
     return Values(
         low=float(low), high=float(high), is_log=kind == "loguniform", is_integer=is_integer
     )
 
 
 def _field(name: str) -> Any:
-    """Find what a setting of training may be."""
+    """Return a validator of a setting of training."""
     section: type[Section] = TrainConfig
     *sections, last = name.split(".")
     for part in sections:
@@ -201,23 +200,27 @@ def _field(name: str) -> Any:
     if field is None:
         raise _unknown(name, last, section)
     if is_section(field.annotation):
-        raise ConfigError(f"tune.space.{name}: is a section; give one of its settings")
+        raise _wrong(name, "is a section; give one of its settings")
     form: Any = field.annotation
-    if field.metadata:  # its limits
+    if field.metadata:  # its bounds
         form = Annotated[form, *field.metadata]
     return TypeAdapter(form, config=ConfigDict(allow_inf_nan=False))
 
 
 def _unknown(name: str, part: str, section: type[Section]) -> ConfigError:
-    return ConfigError(
-        f"tune.space.{name}: no such setting ({part}); there are: {', '.join(section.model_fields)}"
-    )
+    known = ", ".join(section.model_fields)
+    return _wrong(name, f"no such setting ({part}); there are: {known}")
 
 
 def _check(name: str, adapter: Any, value: Any) -> Any:
-    """Bring a value to the setting's type."""
+    """Convert a value to the setting's type."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"tune.space.{name}: {reason}, got {value!r}") from None
+        raise _wrong(name, f"{reason}, got {value!r}") from None
+
+
+def _wrong(name: str, reason: str) -> ConfigError:
+    setting = f"tune.space.{name}"
+    return ConfigError(f"{setting}: {reason}", setting=setting)

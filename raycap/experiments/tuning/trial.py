@@ -1,23 +1,23 @@
-"""A trial: an ordinary training run in an actor of Ray Tune, told epoch by epoch.
+"""A trial: an ordinary training run in an actor of Ray Tune, which reports each epoch.
 
-The run goes on in a thread of its own, so that the actor can end it in good order: Ray Tune kills
-a function that has fallen behind where it stands, and what Ray Train had reserved for it with it.
+The run has its own thread, so that the actor can stop it cleanly: Ray Tune would kill a function
+that has fallen behind at any point, together with the workers that Ray Train started for it.
 """
 
 import logging
-import time
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import ray
 from ray.tune import Trainable
 
 from raycap.cluster.failures import explain
+from raycap.cluster.mailbox import Sender
 from raycap.config import TrainConfig
 from raycap.errors import RaycapError
-from raycap.experiments.tuning.record import folder_of, name_of
+from raycap.experiments.tuning.record import TRIALS, name_of
 from raycap.experiments.tuning.space import NUM_EPOCHS, trial_config
 from raycap.results.search import Params, Trial
 from raycap.results.training import (
@@ -28,7 +28,7 @@ from raycap.results.training import (
     badness,
     read_history,
 )
-from raycap.runs.records import check_claimed
+from raycap.runs.opening import check_claimed
 from raycap.storage.stores import open_store
 from raycap.training.preparing import Models
 from raycap.training.run import train
@@ -40,46 +40,45 @@ EPOCH = "epoch"
 NOTES = "notes"
 FAILURE = "failure"
 OVER = "over"
-"""Whether the trial ended by itself; Ray Tune sets its own `done` where it stops one."""
+"""Whether the trial ended by itself; Ray Tune sets its own `done` when it stops one."""
 POINT = "point"
-"""Key of a trial's settings, where Ray Tune was given them as they are."""
-_WORST = 1e30  # as searchers refuse infinity
+"""Key of a trial's settings when Ray Tune does not draw them."""
+_WORST = 1e30  # searchers refuse infinity
 _STOP_WAIT_S = 300.0
-_ASK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrialSpec:
-    """What every trial is told of the search."""
+    """Everything that a trial needs to know about the search."""
 
     dataset: str
     output: str
     base: TrainConfig
     models: Models
-    mark: dict[str, Any]
-    """The search's fingerprint, which must stand in the output."""
+    fingerprint: dict[str, Any]
+    """The search's fingerprint, which the output must hold."""
     known: dict[str, Trial]
-    """Trials that are over, by name: they are told again and not run."""
-    control: Any
-    """The actor that says whether the search is to stop."""
+    """Trials that have ended, by name: their results are reported again without a run."""
+    mailbox: Any
+    """The actor that knows which trials run, and whether they are to stop."""
     debug: bool
 
 
 class TrialActor(Trainable):
-    """Runs one trial after the other."""
+    """Runs one trial after another."""
 
     _last: dict[str, Any]
 
     def setup(self, config: dict[str, Any], **given: TrialSpec) -> None:
-        """Begin a trial."""
+        """Start the first trial."""
         self._spec = given["spec"]
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """Wait for the end of an epoch, or of the trial.
+        """Wait for the end of an epoch or of the trial, and report it.
 
-        The last epoch is told with the end: a trial that has come so far is not to be stopped.
-        The best value so far is told, as the best epoch's model is the one that is kept.
+        The last epoch is reported with the end, so that no scheduler stops a trial that is done.
+        The value is the best so far, because the best epoch's model is the one that is kept.
         """
         notes: list[str] = []
         item = self._next(notes)
@@ -89,31 +88,31 @@ class TrialActor(Trainable):
             if item.epoch < self._num_epochs:
                 return {**self._last, NOTES: notes}
             item = self._next(notes)
-        told = {**self._last, "done": True, OVER: True, NOTES: notes}
+        result = {**self._last, "done": True, OVER: True, NOTES: notes}
         if isinstance(item, BaseException):
-            told[FAILURE] = str(explain(item, "set tune.retry_failed=true to run it again"))
-        return told
+            result[FAILURE] = str(explain(item, "set tune.retry_failed=true to run it again"))
+        return result
 
     def _next(self, notes: list[str]) -> EpochRecord | BaseException | None:
-        """Wait for what comes next, but for notes."""
+        """Wait for the next item; collect notes meanwhile."""
         while isinstance(item := self._items.get(), str):
             notes.append(item)
         return item
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """End the trial, and begin another."""
+        """Stop the trial, and start another."""
         self._end()
         self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
-        """End the trial."""
+        """Stop the trial."""
         self._end()
 
     def _begin(self, config: dict[str, Any]) -> None:
         params: Params = config.get(POINT, config)
         self._items: SimpleQueue[EpochRecord | BaseException | str | None] = SimpleQueue()
-        self._wants_stop = Event()
+        self._sender = Sender(self._spec.mailbox, name_of(params))
         self._last = {OBJECTIVE: _WORST, EPOCH: 0}
         self._metric: Metric = self._spec.base.validation.metric
         self._num_epochs: int = params.get(NUM_EPOCHS, self._spec.base.train.num_epochs)
@@ -128,33 +127,33 @@ class TrialActor(Trainable):
             self._items.put(None)
 
     def _history(self, name: str) -> list[EpochRecord]:
-        """Read the epochs of a trial that goes on: what is decided of it hangs on them too."""
+        """Read the epochs of a trial that continues: the scheduler needs them too."""
         store = open_store(self._spec.output, self._spec.base.storage)
         try:
-            return read_history(store.read(f"{folder_of(name)}{HISTORY}"))
+            return read_history(store.read(f"{TRIALS.folder_of(name)}{HISTORY}"))
         except RaycapError:
-            return []  # there is none, or the run itself tells what is wrong
+            return []  # there is none, or the run itself reports the error
 
     def _end(self) -> None:
-        """Let the run stop at its next step, and wait until it has."""
-        self._wants_stop.set()
+        """Request a stop at the next step, and wait for it."""
+        self._sender.stop()
         if self._thread.ident is not None:
             self._thread.join(_STOP_WAIT_S)
 
     def _run(self, params: Params) -> None:
-        items, spec, name = self._items, self._spec, name_of(params)
+        items, spec, sender, name = self._items, self._spec, self._sender, name_of(params)
         handler = _Notes(items)
         logging.getLogger("raycap").addHandler(handler)
         try:
-            if ray.get(spec.control.begin.remote(name)):
-                raise KeyboardInterrupt  # as below
-            check_claimed(open_store(spec.output, spec.base.storage), spec.mark)
+            if ray.get(spec.mailbox.begin.remote(name)):
+                raise KeyboardInterrupt  # as `check_stop` does
+            check_claimed(open_store(spec.output, spec.base.storage), spec.fingerprint)
             train(
                 spec.dataset,
-                f"{spec.output.rstrip('/')}/{folder_of(name).rstrip('/')}",
+                f"{spec.output.rstrip('/')}/{TRIALS.folder_of(name).rstrip('/')}",
                 config=trial_config(spec.base, params),
                 models=spec.models,
-                on_progress=_Relay(items, self._wants_stop, spec.control),
+                on_progress=_Relay(items, sender),
                 debug=spec.debug,
             )
             items.put(None)
@@ -163,42 +162,29 @@ class TrialActor(Trainable):
             items.put(error)
         finally:
             logging.getLogger("raycap").removeHandler(handler)
-            spec.control.end.remote(name)
+            spec.mailbox.end.remote(name)
 
 
 class _Relay:
-    """Passes epochs on, and an order to stop back."""
+    """Forwards ended epochs, and raises KeyboardInterrupt when a stop is requested."""
 
-    def __init__(self, items: Any, wants_stop: Event, control: Any) -> None:
+    def __init__(self, items: Any, sender: Sender) -> None:
         self._items = items
-        self._wants_stop = wants_stop
-        self._control = control
-        self._was_told = False
-        self._next_asked = 0.0
+        self._sender = sender
 
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.epoch_record is not None:
             self._items.put(progress.epoch_record)
-        if not self._was_told and self._is_to_stop():
-            self._was_told = True
-            raise KeyboardInterrupt  # as a person stops a run
-
-    def _is_to_stop(self) -> bool:
-        """Look whether the trial is to stop, or the whole search."""
-        if not self._wants_stop.is_set() and time.monotonic() >= self._next_asked:
-            self._next_asked = time.monotonic() + _ASK_EVERY_S
-            if ray.get(self._control.wants_stop.remote()):
-                self._wants_stop.set()
-        return self._wants_stop.is_set()
+        self._sender.check_stop()
 
 
 class _Notes(logging.Handler):
-    """Passes on what a person should act on."""
+    """Forwards warnings."""
 
     def __init__(self, items: Any) -> None:
         super().__init__(logging.WARNING)
         self._items = items
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass a warning on."""
+        """Forward a warning."""
         self._items.put(record.getMessage())

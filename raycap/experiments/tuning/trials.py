@@ -1,16 +1,13 @@
-"""Running the trials on the cluster, by Ray Tune, and following what they tell.
+"""The trials of a search on the cluster: a Ray Tune run, its progress, and what ends it early.
 
-What ends a search before it has tried everything: its budgets, and a person.
+A search ends early when a budget is spent or a person interrupts it.
 """
 
 import logging
 import os
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from threading import Event, Thread
 from typing import Any
 
 from ray import tune
@@ -19,10 +16,10 @@ from ray.tune.logger import LoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.stopper import NoopStopper, Stopper
 
-from raycap.cluster.failures import explain
+from raycap.cluster.background import Background
+from raycap.cluster.mailbox import stop_and_wait
 from raycap.config import SearchConfig
 from raycap.errors import ConfigError
-from raycap.experiments.tuning.control import stop_trials
 from raycap.experiments.tuning.record import name_of
 from raycap.experiments.tuning.resources import TRIAL_CPUS
 from raycap.experiments.tuning.space import Space, num_suggested
@@ -42,161 +39,132 @@ from raycap.storage.base import WriteLock
 
 
 class Limits(Stopper):
-    """Ends the search when a budget is spent, or a person says so."""
+    """Ends the search when a budget is spent, or on an interrupt."""
 
     def __init__(
-        self, search: SearchConfig, epochs: Mapping[str, int], on_end: Callable[[], None]
+        self,
+        search: SearchConfig,
+        epochs: Mapping[str, int],
+        on_end: Callable[[], None],
+        is_interrupted: Callable[[], bool],
     ) -> None:
-        """Begin to count.
+        """Start the clock.
 
         Args:
             search: the budgets.
-            epochs: how far trials were before, by their names.
-            on_end: called once, when the search is to end; what runs is killed when it returns.
+            epochs: epochs that trials have done before, by name.
+            on_end: called once, to end the search; Ray Tune kills running trials when it returns.
+            is_interrupted: returns whether the user has interrupted the search.
         """
         self._search = search
         self._epochs = dict(epochs)
         self._on_end = on_end
         self._started = time.monotonic()
         self._is_spent = False
-        self._was_told = False
-        self.is_interrupted = False
+        self._has_ended_trials = False
+        self._is_interrupted = is_interrupted
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Say of one trial whether it is to stop: that is the scheduler's to say."""
+        """Never stop a single trial: the scheduler does."""
         del trial_id, result
         return False
 
     def note_epoch(self, name: str, epoch: int) -> None:
-        """Take note of how far a trial is."""
+        """Record how many epochs a trial has done."""
         self._epochs[name] = max(epoch, self._epochs.get(name, 0))
 
     def stop_all(self) -> bool:
-        """Whether the search is to end now."""
+        """Whether to end the search now; ends its trials first."""
         if self.is_over:
             self.end_trials()
         return self.is_over
 
     def end_trials(self) -> None:
-        """Let the trials that run end, and wait for them."""
-        if not self._was_told:
-            self._was_told = True
+        """Let running trials end, and wait for them."""
+        if not self._has_ended_trials:
+            self._has_ended_trials = True
             self._on_end()
 
     @property
     def is_over(self) -> bool:
-        """Whether a budget is spent, or a person has said so."""
+        """Whether a budget is spent, or the search was interrupted."""
         search, seconds = self._search, time.monotonic() - self._started
         num_epochs = sum(self._epochs.values())
         if search.max_total_epochs is not None and num_epochs >= search.max_total_epochs:
             self._is_spent = True
         if search.max_time_s is not None and seconds >= search.max_time_s:
             self._is_spent = True
-        return self._is_spent or self.is_interrupted
+        return self._is_spent or self._is_interrupted()
 
     @property
     def end(self) -> str:
         """How the search ended."""
-        if self.is_interrupted:
+        if self._is_interrupted():
             return "interrupted"
         return "budget" if self._is_spent else "finished"
 
     def __reduce__(self) -> Any:
-        """Let Ray Tune write its own record of the search, which nothing reads, without it."""
+        """Exclude this object from Ray Tune's own record of the search, which nothing reads."""
         return NoopStopper, ()
 
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.5
 _REMEDY = "run the same command to continue with the trials that are left"
 
 _DIED = "its process died, perhaps out of memory; set tune.retry_failed=true to run it again"
 
 OnTrial = Callable[[Params, Status, str, tuple[str, ...]], None]
-"""Called with a trial's settings, how it is now, why it failed, and what it warns of."""
+"""Called with a trial's settings, its status, the reason of a failure, and its warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is searched, and how."""
+class SearchPlan:
+    """The search space and the strategy of a search."""
 
     space: Space
     search: SearchConfig
     points: list[Params]
-    """What is tried, in order; of a search that learns, those to begin with."""
+    """Points to try, in order; for a search that learns, the first ones."""
     num_epochs: int
-    """Of a trial that is not stopped."""
+    """Maximum epochs per trial."""
     max_concurrent: int
     epochs: dict[str, int]
-    """How far trials were before, by their names."""
+    """Epochs that trials have done before, by name."""
 
 
 class Searching:
-    """One invocation of Ray Tune.
+    """One call of Ray Tune, in the background."""
 
-    It runs in a thread of its own; the driver's looks at the lock, and for an interrupt.
-    """
-
-    def __init__(self, plan: Plan, spec: TrialSpec, on_trial: OnTrial) -> None:
+    def __init__(self, plan: SearchPlan, spec: TrialSpec, on_trial: OnTrial) -> None:
         self._plan = plan
         self._spec = spec
         self._on_trial = on_trial
-        self._limits = Limits(plan.search, plan.epochs, self._end_trials)
-        self._gives_up = False
-        self._has_ended = Event()
-        self._error: BaseException | None = None
+        self._background = Background("tune", self._fit, spec.mailbox, _REMEDY)
+        self._limits = Limits(
+            plan.search, plan.epochs, self._end_trials, lambda: self._background.is_stopping
+        )
 
     def follow(self, lock: WriteLock) -> str:
-        """Search to the end; say whether it came there: `finished`, `budget` or `interrupted`.
+        """Search to the end; return how it ended: `finished`, `budget` or `interrupted`.
 
         Raises:
-            RaycapError: the search cannot go on.
+            RaycapError: the search cannot continue.
             RunConflict: another writer has taken over the output.
         """
-        thread = Thread(target=self._fit, daemon=True, name="raycap-tune")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"ray\.")
-            thread.start()
-            try:
-                self._watch(lock)
-            except BaseException:
-                self._limits.is_interrupted = self._gives_up = True
-                self._spec.control.stop.remote()
-                raise
-        if self._error is not None:
-            raise explain(self._error, _REMEDY) from self._error
+        self._background.follow(lock, lambda _: None)
         return self._limits.end
 
-    def _watch(self, lock: WriteLock) -> None:
-        """Wait for the end, which the first interrupt asks for."""
-        while not self._has_ended.is_set():
-            try:
-                self._has_ended.wait(_LOOK_EVERY_S)
-                lock.check()
-            except KeyboardInterrupt:
-                if self._limits.is_interrupted:
-                    self._gives_up = True
-                    return
-                logger.warning("stopping the trials at their next step: interrupt again not to")
-                self._limits.is_interrupted = True
-
     def _end_trials(self) -> None:
-        stop_trials(self._spec.control, lambda: self._gives_up)
+        # Ray Tune would wait for five seconds, and then kill trials that write a checkpoint.
+        stop_and_wait(self._spec.mailbox, lambda: self._background.gives_up)
 
-    def _fit(self) -> None:
+    def _fit(self, folder: str) -> None:
         os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
         if not self._spec.debug:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:
-            try:
-                self._tuner(folder).fit()
-            except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
-                self._error = error
-            finally:
-                self._spec.control.stop.remote()  # what Ray Tune may have left running
-                self._has_ended.set()
+        self._tuner(folder).fit()
 
     def _tuner(self, folder: str) -> Any:
         plan = self._plan
@@ -218,22 +186,23 @@ class Searching:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                # Nothing of worth comes here: trials keep what they have in the output.
+                # Nothing worth keeping goes here: trials write to the output.
+                # Nothing needed later is written here: trials write to the output.
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,
-                callbacks=[_Following(self._on_trial, self._limits, self._spec.control, total)],
+                callbacks=[_Following(self._on_trial, self._limits, self._spec.mailbox, total)],
                 verbose=0,
             ),
         )
 
 
-def _scheduler(plan: Plan) -> Any:
+def _scheduler(plan: SearchPlan) -> Any:
     search = plan.search
     if search.scheduler == "asha":
         return ASHAScheduler(
             time_attr=EPOCH,
-            max_t=max(plan.num_epochs, search.grace_epochs) + 1,  # the end ends a trial by itself
+            max_t=max(plan.num_epochs, search.grace_epochs) + 1,  # a trial ends by itself
             grace_period=search.grace_epochs,
             reduction_factor=search.reduction,
         )
@@ -243,13 +212,14 @@ def _scheduler(plan: Plan) -> Any:
     return scheduler()
 
 
-def _optuna(plan: Plan) -> Any:
+def _optuna(plan: SearchPlan) -> Any:
     try:
         import optuna  # noqa: PLC0415  an extra
         from ray.tune.search.optuna import OptunaSearch  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'"
+            "tune.algorithm=optuna needs the extra: pip install 'raycap[optuna]'",
+            setting="tune.algorithm",
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     searcher: Any = OptunaSearch
@@ -263,32 +233,32 @@ def _optuna(plan: Plan) -> Any:
 
 
 class _Following(LoggerCallback):
-    """Tells what Ray Tune tells of trials."""
+    """Forwards the progress of trials that Ray Tune reports."""
 
-    def __init__(self, on_trial: OnTrial, limits: Limits, control: Any, num_trials: int) -> None:
+    def __init__(self, on_trial: OnTrial, limits: Limits, mailbox: Any, num_trials: int) -> None:
         self._on_trial = on_trial
         self._limits = limits
-        self._control = control
+        self._mailbox = mailbox
         self._num_left = num_trials
 
     def log_trial_start(self, trial: RayTrial) -> None:
-        """Tell that a trial begins."""
+        """Report that a trial starts."""
         self._on_trial(_params(trial), Status.RUNNING, "", ())
 
     def log_trial_result(self, iteration: int, trial: RayTrial, result: dict[str, Any]) -> None:
-        """Tell that an epoch is over."""
+        """Report the end of an epoch."""
         del iteration
         self._limits.note_epoch(name_of(_params(trial)), result.get(EPOCH, 0))
         self._on_trial(_params(trial), Status.RUNNING, "", tuple(result.get(NOTES, ())))
 
     def log_trial_end(self, trial: RayTrial, failed: bool = False) -> None:
-        """Tell that a trial is over; after the last, wait until all have ended."""
+        """Report the end of a trial; after the last, wait until all have stopped."""
         result = trial.last_result or {}
         is_whole = OVER in result and FAILURE not in result
         if self._limits.is_over and not is_whole:
-            return  # it goes on with the next invocation
+            return  # the next invocation continues it
         if failed:
-            self._control.end.remote(name_of(_params(trial)))
+            self._mailbox.end.remote(name_of(_params(trial)))
         if failed or FAILURE in result:
             reason = result.get(FAILURE) or _DIED
             self._on_trial(_params(trial), Status.FAILED, reason, ())
@@ -297,10 +267,10 @@ class _Following(LoggerCallback):
             self._on_trial(_params(trial), status, "", ())
         self._num_left -= 1
         if not self._num_left:
-            self._limits.end_trials()  # those that were stopped may still be ending
+            self._limits.end_trials()  # stopped trials may still be ending
 
     def __reduce__(self) -> Any:
-        """Let Ray Tune write its own record of the search, which nothing reads, without it."""
+        """Exclude this object from Ray Tune's own record of the search, which nothing reads."""
         return (LoggerCallback, ())
 
 

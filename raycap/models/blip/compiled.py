@@ -1,18 +1,16 @@
-"""BLIP's arithmetic compiled for a few fixed shapes, and the memory that it works in.
+"""BLIP compiled with torch.compile for a few fixed shapes, with CUDA graphs on CUDA. Experimental.
 
-BLIP's decoding in tensors that keep their shapes and addresses, so that it can be compiled.
+All of `model.compile` is in this file. Its speed on a GPU has not been measured.
 
-The same numbers as `blip_decoding`, up to rounding. What differs, and why:
+Tensors keep their shapes and addresses. The numbers are those of `blip.decoding`, up to rounding.
+Differences, and their reasons:
 
-- the position is a number on the device, and attention covers the whole length with what is not yet
-  written masked: the same arithmetic at every step;
-- nothing moves when an image is done: rows keep their places, and a list says which place each row
-  that is left has. The rows of what is done, or was never there, are computed and thrown away;
-- rows change their beams within the step itself, in which a copy costs no launch;
-- memory is kept from batch to batch: CUDA graphs read and write at the addresses they were recorded
-  with.
-
-torch.compile for arithmetic of a few fixed shapes, with CUDA graphs where there is CUDA.
+- the position is a number on the device, and attention covers the whole length with a mask over
+  what is not written yet, so that every step runs the same operations;
+- nothing moves when an image is finished: rows keep their places, and a list maps each remaining
+  row to its place. Rows that are finished or unused are computed and ignored;
+- beams are reordered within the step, where a copy needs no kernel launch of its own;
+- memory is kept from batch to batch, because CUDA graphs read and write at recorded addresses.
 """
 
 import functools
@@ -30,12 +28,12 @@ from raycap.errors import ModelError
 from raycap.models.blip.decoding import LayerMemory, LayerState, encode_images, predict, project
 from raycap.models.device import is_out_of_memory
 
-# B = places for images, H = heads, S = patches and class token, D = size of a head, R = rows an
-# image at most, N = B * R places for rows, T = tokens, K = images left, M = rows left
+# B = places for images, H = heads, S = patches and class token, D = size of a head, R = maximum
+# rows per image, N = B * R places for rows, T = tokens, K = remaining images, M = remaining rows
 
 
 class StaticLayer(LayerState):
-    """A layer of the decoder over memory that stays where it is."""
+    """A decoder layer whose memory keeps its address."""
 
     def step(
         self,
@@ -46,9 +44,9 @@ class StaticLayer(LayerState):
         """Apply the layer to the token at a position of every row.
 
         Args:
-            hidden: Of the tokens.
+            hidden: Hidden states of the tokens.
             position: The same for all rows.
-            origins: The rows that rows go on from; None: all from themselves.
+            origins: The rows to continue from; None if every row continues from itself.
         """
         attention, memory = self._layer.attention.self, self.memory
         self._write(memory.keys, attention.key, hidden, position, origins)
@@ -64,17 +62,17 @@ class StaticLayer(LayerState):
         return self.finish(hidden, attended, len(memory.image_keys))
 
     def begin(self, images: Float[Tensor, "k s d"]) -> None:
-        """Take in the keys and values of a batch of images, and forget what was read."""
+        """Store the keys and values of a batch of images, and clear those of tokens."""
         cross, memory = self._layer.crossattention.self, self.memory
         size = self._head_size
         memory.image_keys[: len(images)] = project(cross.key, images, size)
         memory.image_values[: len(images)] = project(cross.value, images, size)
-        # What is masked counts nothing, but nothing times NaN, of a batch that broke, is NaN.
+        # Masked values have weight 0, but 0 times a NaN of an earlier, failed batch is NaN.
         memory.keys.zero_()
         memory.values.zero_()
 
     def first_rows(self, num_images: int) -> LayerState:
-        """Give the layer over each image's first row alone, to read the start with."""
+        """Return the layer for the first row of each image only, to read the start."""
         memory, num_places = self.memory, len(self.memory.image_keys)
         keys, values = (
             kept.view(num_places, -1, *kept.shape[1:])[:num_images, 0]
@@ -85,7 +83,7 @@ class StaticLayer(LayerState):
         )
 
     def spread(self, num_read: int) -> None:
-        """Copy what each image's first row has read to its other rows."""
+        """Copy keys and values of each image's first row to its other rows."""
         for kept in (self.memory.keys, self.memory.values):
             of_images = kept.view(len(self.memory.image_keys), -1, *kept.shape[1:])
             of_images[:, 1:, :, :num_read] = of_images[:, :1, :, :num_read]
@@ -104,16 +102,16 @@ class StaticLayer(LayerState):
 
 
 class Workspace:
-    """Memory for batches of one shape, one after the other."""
+    """Memory for batches of one shape, one at a time."""
 
     def __init__(self, decoder: Any, num_images: int, num_rows: int, num_tokens: int) -> None:
-        """Set it aside.
+        """Prepare; the first batch allocates the memory.
 
         Args:
             decoder: A `BlipTextLMHeadModel` in evaluation mode.
-            num_images: Images, at most.
-            num_rows: Rows an image, at most.
-            num_tokens: Tokens that a row reads, at most.
+            num_images: Maximum number of images.
+            num_rows: Maximum number of rows per image.
+            num_tokens: Maximum number of tokens that a row reads.
         """
         self.num_rows = num_rows
         self._shape = (num_images, num_tokens)
@@ -125,7 +123,7 @@ class Workspace:
         _keep_address(self.position)
 
     def begin(self, images: Float[Tensor, "k s d"]) -> None:
-        """Take in a batch of images."""
+        """Store a batch of images."""
         if not self.layers:
             self._set_aside(images.shape[1])
         for layer in self.layers:
@@ -133,7 +131,7 @@ class Workspace:
         self.position.zero_()
 
     def start(self, tokens: Int[Tensor, "k t"]) -> Float[Tensor, "k v"]:
-        """Read all that captions start with, one row an image."""
+        """Read the start of all captions, one row per image."""
         hidden = self._decoder.bert.embeddings(input_ids=tokens)
         for layer in self.layers:
             hidden = layer.first_rows(len(tokens)).advance(hidden, len(tokens), 0)
@@ -141,7 +139,7 @@ class Workspace:
         return predict(self._decoder, hidden)
 
     def spread(self, num_read: int) -> None:
-        """Copy each image's first row to its others."""
+        """Copy the first row of each image to its other rows."""
         for layer in self.layers:
             layer.spread(num_read)
 
@@ -166,16 +164,16 @@ def step(
     tokens: Int[Tensor, "n 1"],
     origins: Int[Tensor, " n"] | None,
 ) -> Float[Tensor, "n v"]:
-    """Read one token of every row of a workspace, and go on to the next position.
+    """Read one token of every row of a workspace, and advance the position.
 
     Args:
-        decoder: The workspace's.
-        workspace: Which has read the start.
-        tokens: Of all rows, those that count and those that do not.
-        origins: The rows that rows go on from; None: all from themselves.
+        decoder: That of the workspace.
+        workspace: After its `start`.
+        tokens: Of all rows, used or not.
+        origins: The rows to continue from; None if every row continues from itself.
 
     Returns:
-        The logits of the token that follows.
+        The logits of the next token.
     """
     position = workspace.position
     hidden = decoder.bert.embeddings(input_ids=tokens, position_ids=position[None])
@@ -189,7 +187,7 @@ Step = Callable[[Any, Workspace, Tensor, Tensor | None], Tensor]
 
 
 class StaticDecodingState:
-    """A batch of images in a workspace; a `DecodingState`. One at a time in each workspace."""
+    """A batch of images in a workspace; a `DecodingState`. One at a time per workspace."""
 
     def __init__(
         self,
@@ -201,22 +199,22 @@ class StaticDecodingState:
         """Prepare to caption.
 
         Args:
-            decoder: The workspace's.
-            workspace: Of room enough.
-            images: What `encode_images` makes of them; not needed afterwards.
-            advance: `step`, as it is or compiled.
+            decoder: That of the workspace.
+            workspace: Large enough for the batch.
+            images: The result of `encode_images`; not needed afterwards.
+            advance: `step`, compiled or not.
         """
         self._decoder = decoder
         self._workspace = workspace
         self._advance = advance
         self._num_rows = 1
         self._num_start = 0
-        self._places = torch.arange(len(images), device=images.device)  # of the images left
+        self._places = torch.arange(len(images), device=images.device)  # of the remaining images
         self._origins: Int[Tensor, " n"] | None = None
         workspace.begin(images)
 
     def feed(self, tokens: Int[Tensor, "m t"]) -> Float[Tensor, "m v"]:
-        """Read all that captions start with, or one token more of every row."""
+        """Read the start of all captions, or one more token of every row."""
         workspace = self._workspace
         if not self._num_start:
             self._num_start = tokens.shape[1]
@@ -224,20 +222,20 @@ class StaticDecodingState:
         rows = self._row_places()
         everywhere = tokens.new_zeros((len(workspace.row_places), 1))
         everywhere[rows] = tokens
-        # Beams are reordered at every step but the first: one arithmetic for all of them.
+        # Beams are reordered at every step but the first; reordering always compiles only once.
         unmoved = workspace.row_places if workspace.num_rows > 1 else None
         origins = unmoved if self._origins is None else self._origins
         self._origins = None
-        # Picking rows also copies them, before the next step writes its logits there.
+        # Indexing copies the rows, before the next step overwrites its logits.
         return self._advance(self._decoder, workspace, everywhere, origins)[rows]
 
     def widen(self, num_rows: int) -> None:
-        """Copy every image's row."""
+        """Copy the row of every image."""
         self._num_rows = num_rows
         self._workspace.spread(self._num_start)
 
     def reorder(self, rows: Int[Tensor, " m"]) -> None:
-        """Let rows go on from others of their images, as of the next step."""
+        """Continue rows from other rows of their images, from the next step on."""
         if self._workspace.num_rows > 1:
             places = self._row_places()
             self._origins = self._workspace.row_places.clone()
@@ -253,17 +251,17 @@ class StaticDecodingState:
 
 
 def _keep_address(tensor: Tensor) -> None:
-    """Tell torch that a tensor stays where it is.
+    """Mark a tensor as one that keeps its address.
 
-    Without it CUDA graphs are not used for what writes into its arguments.
+    Without this, torch uses no CUDA graphs for functions that write into their arguments.
     """
     mark: Any = torch._dynamo.mark_static_address  # untyped there
-    mark(tensor, guard=False)  # at another address graphs are recorded anew, not compiled anew
+    mark(tensor, guard=False)  # another address records the graphs again but does not recompile
 
 
 _MAX_SHAPES = 64
-"""Shapes that a function may be compiled for. torch stops at 8, which batches of every power of two
-and a few lengths of captions exceed; ours are bounded by how they are rounded up."""
+"""Maximum number of shapes to compile a function for. torch's default of 8 is too few for all
+powers of two as batch sizes and several caption lengths; rounding bounds the number."""
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
 
@@ -271,15 +269,15 @@ _Result = TypeVar("_Result")
 def compile_fixed(
     function: Callable[_Params, _Result], device: torch.device, backend: str = "inductor"
 ) -> Callable[_Params, _Result]:
-    """Compile a function once for each shape of its arguments, at the first call with it.
+    """Compile a function once per shape of its arguments, at the first call with that shape.
 
-    On CUDA it is recorded as a CUDA graph. What it returns is then overwritten by the next call of
-    anything compiled: copy what is to live longer.
+    On CUDA it is recorded as a CUDA graph. The next call of any compiled function then overwrites
+    its result: copy results that are needed longer.
 
     Args:
-        function: Compiled as a whole; what torch cannot compile in it is an error.
+        function: Compiled as a whole; code that torch cannot compile raises an error.
         device: Where its tensors are.
-        backend: What torch.compile hands the arithmetic to; `eager` runs it as it is.
+        backend: Backend of torch.compile; `eager` runs the function uncompiled.
     """
     records = device.type == "cuda" and backend == "inductor"
     compiled = torch.compile(
@@ -294,9 +292,9 @@ def compile_fixed(
     def call(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
         torch_compiler: Any = torch.compiler  # untyped there
         if records:
-            # Says that what earlier calls returned is no longer needed.
+            # Declares that the results of earlier calls are no longer needed.
             torch_compiler.cudagraph_mark_step_begin()
-        settings: Any = torch._dynamo.config  # as well; and imported when first used
+        settings: Any = torch._dynamo.config  # untyped there; imported at first use
         with settings.patch(recompile_limit=_MAX_SHAPES):
             return compiled(*args, **kwargs)
 
@@ -304,7 +302,7 @@ def compile_fixed(
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile something small, so that a missing compiler is told before any image is read.
+    """Compile a small function, so that a missing compiler is reported before any image is read.
 
     Raises:
         ModelError: torch.compile does not work here.
@@ -316,7 +314,8 @@ def check_compiler(device: torch.device) -> None:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"model.compile=true: torch.compile does not work on this machine's {device.type}: "
-            f"install {tool}, or leave the setting off ({reason})"
+            f"install {tool}, or leave the setting off ({reason})",
+            setting="model.compile",
         ) from error
 
 
@@ -324,21 +323,20 @@ def _something(numbers: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return numbers.sin() * numbers + 1.0
 
 
-_TOKENS = 16  # lengths are rounded up to a multiple of it: fewer shapes, and aligned attention
+_TOKENS = 16  # lengths are rounded up to a multiple: fewer shapes, and aligned attention
 _one_batch = Lock()
 
 
 class CompiledBlip:
-    """Reads batches of any size; compiles once for each power of two that they are rounded up to.
+    """A compiled BLIP: rounds batches up to powers of two and compiles once per size.
 
-    Captioners that share the model may share it, and threads a captioner: batches wait for each
-    other. Memory for each thread would not do: torch keeps what it compiled, CUDA graphs with their
-    memory too, by process, and captioners of like models meet there. A device computes one batch
-    after the other anyway.
+    Captioners and threads may share it; batches wait for each other. Memory per thread would not
+    help: torch keeps compiled code and CUDA graphs, with their memory, per process, where equal
+    models share them. A device computes one batch after the other anyway.
     """
 
     def __init__(self, model: Any, backend: str = "inductor") -> None:
-        """Prepare to compile, which the first batch of each shape then does.
+        """Prepare; the first batch of each shape compiles.
 
         Args:
             model: A `BlipForConditionalGeneration` in evaluation mode, on its device.
@@ -353,19 +351,19 @@ class CompiledBlip:
     def read(
         self, pixels: Float[Tensor, "b 3 h w"], num_rows: int, num_tokens: int
     ) -> Iterator[StaticDecodingState]:
-        """Give the state of a batch of images, which have read nothing yet, for the block's time.
+        """Encode a batch of images, and yield its initial state for the length of a `with` block.
 
         Args:
             pixels: Normalised.
-            num_rows: Captions that are tried at a time for an image, at most.
-            num_tokens: Tokens that a caption reads, at most.
+            num_rows: Maximum number of captions tried at the same time per image.
+            num_tokens: Maximum number of tokens that a caption reads.
         """
         with _one_batch:
             try:
                 yield self._begin(pixels, num_rows, num_tokens)
             except Exception as error:
                 if is_out_of_memory(error):
-                    self._workspaces.clear()  # a smaller batch needs what this one held
+                    self._workspaces.clear()  # a smaller batch needs this memory
                 raise
 
     def _begin(
@@ -377,6 +375,6 @@ class CompiledBlip:
         shape = (size, num_rows, -(-num_tokens // _TOKENS) * _TOKENS)
         if shape not in self._workspaces:
             self._workspaces[shape] = Workspace(self._decoder, *shape)
-        # What is encoded is overwritten by the next step, and by then no longer needed.
+        # The next step overwrites the encoded images, which are not needed by then.
         images = self._encode(self._vision, padded)[:num_images]
         return StaticDecodingState(self._decoder, self._workspaces[shape], images, self._step)

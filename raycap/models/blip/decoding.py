@@ -1,18 +1,17 @@
-"""BLIP's arithmetic arranged for captioning: transformers' modules and weights, less waste.
+"""Fast decoding of BLIP with the modules and weights of transformers.
 
-What differs from `BlipForConditionalGeneration.generate`, which computes the same numbers:
+It computes the same numbers as `BlipForConditionalGeneration.generate`. The differences:
 
-- attention is torch's fused one, and linear layers are as of `linear`;
-- keys and values of the patches are computed and kept once an image: its beams are the queries of
-  one attention, so that nothing is copied for them;
-- keys and values of the tokens are written into memory set aside at the start;
-- an image that is done leaves the batch, at the cost of moving the last one into its place;
-- the vocabulary's scores are computed for the last token alone.
+- attention is torch's fused attention, and linear layers use the faster of two libraries
+  (`apply_linear`);
+- keys and values of the patches are computed and stored once per image: its beams are the queries
+  of one attention, so nothing is copied per beam;
+- keys and values of the tokens are written into memory allocated at the start;
+- a finished image leaves the batch, at the cost of moving the last image into its place;
+- logits over the vocabulary are computed for the last token only.
 
-Weights are used where the modules have them, so that low-rank updates, autocast and weights that
-are still being trained count; dropout, which is off here, is left out.
-
-Linear layers at the speed of the faster of two libraries, where torch itself does not choose.
+Weights are read from the modules at every call, so low-rank updates, autocast and weights in
+training take effect. Dropout, which is off here, is left out.
 """
 
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Measured on AMD EPYC with AVX-512, in fp32: oneDNN is 1.1 to 1.2 times as fast as the BLAS from
-# 1,150 rows, and up to 2 times below 64; in between it loses a tenth, for it arranges the weights
-# anew at every call.
+# 1,150 rows on, and up to 2 times below 64. In between it is a tenth slower, because it rearranges
+# the weights at every call.
 _FEW_ROWS = 64
 _MANY_ROWS = 1024
 _backend: Any = torch.backends.mkldnn  # untyped there
@@ -36,7 +35,8 @@ def apply_linear(module: Any, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*
     """Compute `module(states)`, up to rounding.
 
     Args:
-        module: Any; what is not a plain `nn.Linear`, such as one with low-rank updates, is called.
+        module: A module other than a plain `nn.Linear`, such as one with low-rank updates, is
+            called.
         states: Contiguous.
     """
     num_rows = states.numel() // states.shape[-1]
@@ -55,17 +55,17 @@ def _is_plain(module: Any, states: Tensor) -> bool:
         and states.dtype == module.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.is_grad_enabled()
-        # torch.compile knows oneDNN's layers with constant weights only
+        # torch.compile supports oneDNN's layers only with constant weights
         and not torch.compiler.is_compiling()
     )
 
 
-# B = images left, H = heads, S = patches and class token, D = size of a head, R = rows an image,
-# N = B * R rows, T = tokens
+# B = remaining images, H = heads, S = patches and class token, D = size of a head, R = rows per
+# image, N = B * R rows, T = tokens
 
 
 def encode_images(vision: Any, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b s d"]:
-    """Compute what the text decoder attends to: `vision(pixels).last_hidden_state`.
+    """Compute the input of the decoder's cross attention: `vision(pixels).last_hidden_state`.
 
     Args:
         vision: A `BlipVisionModel` in evaluation mode.
@@ -82,15 +82,15 @@ def encode_images(vision: Any, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor
 
 
 class BlipDecodingState:
-    """A batch of images read by BLIP's text decoder; a `DecodingState`."""
+    """A batch of images in BLIP's text decoder; a `DecodingState`."""
 
     def __init__(self, decoder: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> None:
         """Prepare to caption.
 
         Args:
             decoder: A `BlipTextLMHeadModel` in evaluation mode.
-            images: What `encode_images` makes of them.
-            num_tokens: Tokens that a row reads, at most.
+            images: The result of `encode_images`.
+            num_tokens: Maximum number of tokens that a row reads.
         """
         self._decoder = decoder
         self._num_images = len(images)
@@ -101,7 +101,7 @@ class BlipDecodingState:
         ]
 
     def feed(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n v"]:
-        """Read all that captions start with, or one token more of every row."""
+        """Read the start of all captions, or one more token of every row."""
         hidden = self._decoder.bert.embeddings(
             input_ids=tokens, past_key_values_length=self._num_read
         )
@@ -111,12 +111,12 @@ class BlipDecodingState:
         return predict(self._decoder, hidden)
 
     def widen(self, num_rows: int) -> None:
-        """Copy every image's row."""
+        """Copy the row of every image."""
         for layer in self._layers:
             layer.widen(num_rows)
 
     def reorder(self, rows: Int[Tensor, " n"]) -> None:
-        """Let rows go on from others of their images."""
+        """Continue rows from other rows of their images."""
         places = torch.arange(len(rows), device=rows.device)
         moved = (rows != places).nonzero()[:, 0]
         for layer in self._layers:
@@ -133,7 +133,7 @@ class BlipDecodingState:
 
 @dataclass(slots=True)
 class LayerMemory:
-    """The keys and values that one layer of the decoder attends to."""
+    """Keys and values of one decoder layer."""
 
     image_keys: Float[Tensor, "b h s e"]
     image_values: Float[Tensor, "b h s e"]
@@ -142,7 +142,7 @@ class LayerMemory:
 
 
 def set_aside(layer: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> LayerMemory:
-    """Make a layer's memory: keys and values of the images, and room for those of the tokens."""
+    """Compute a layer's keys and values of the images, and allocate those of the tokens."""
     cross = layer.crossattention.self
     size = cross.attention_head_size
     image_keys = project(cross.key, images, size).contiguous()
@@ -155,13 +155,13 @@ def set_aside(layer: Any, images: Float[Tensor, "b s d"], num_tokens: int) -> La
 def project(
     linear: Any, states: Float[Tensor, "n t d"], head_size: int
 ) -> Float[Tensor, "n h t e"]:
-    """Compute the keys, values or queries of states, as a view of what the linear layer gives."""
+    """Compute the keys, values or queries of states, as a view of the linear layer's output."""
     projected = apply_linear(linear, states)
     return projected.view(*projected.shape[:-1], -1, head_size).transpose(1, 2)
 
 
 def predict(decoder: Any, hidden: Float[Tensor, "n t d"]) -> Float[Tensor, "n v"]:
-    """Compute the logits of the token that follows the last one."""
+    """Compute the logits of the next token."""
     head = decoder.cls.predictions
     last = apply_linear(head.transform.dense, hidden[:, -1].contiguous())
     last = head.transform.LayerNorm(head.transform.transform_act_fn(last))
@@ -169,7 +169,7 @@ def predict(decoder: Any, hidden: Float[Tensor, "n t d"]) -> Float[Tensor, "n v"
 
 
 class LayerState:
-    """One layer of the decoder over its memory, where the images left stand at the front."""
+    """One decoder layer and its memory, in which the remaining images come first."""
 
     def __init__(self, layer: Any, memory: LayerMemory) -> None:
         self._layer = layer
@@ -186,7 +186,7 @@ class LayerState:
     def finish(
         self, hidden: Float[Tensor, "n t d"], attended: Float[Tensor, "n t d"], num_images: int
     ) -> Float[Tensor, "n t d"]:
-        """Apply the rest of the layer, after the attention to the tokens."""
+        """Apply the rest of the layer, after self-attention."""
         own, cross = self._layer.attention, self._layer.crossattention
         hidden = _add(own.output, attended, hidden)
         hidden = _add(cross.output, self._attend_images(cross.self, hidden, num_images), hidden)
@@ -203,7 +203,7 @@ class LayerState:
     def copy_rows(
         self, origins: Int[Tensor, " m"], places: Int[Tensor, " m"], num_read: int
     ) -> None:
-        """Copy the tokens' keys and values of rows to other rows."""
+        """Copy the keys and values of tokens from rows to other rows."""
         for kept in (self.memory.keys, self.memory.values):
             read = kept[:, :, :num_read]
             read[places] = read[origins]
@@ -229,7 +229,7 @@ class LayerState:
             project(attention.query, hidden, self._head_size),
             keys[:num_rows, :, :until],
             values[:num_rows, :, :until],
-            is_causal=num_new > 1,  # only the start is of several tokens, and nothing is before it
+            is_causal=num_new > 1,  # only the start has several tokens, and nothing precedes it
         )
         return attended.transpose(1, 2).flatten(2)
 

@@ -1,10 +1,10 @@
-"""Linear layers in 8-bit integers on CPUs that multiply those faster than floats.
+"""Linear layers in 8-bit integers, for CPUs that multiply those faster than floats.
 
-Weights are scaled a row of the matrix at a time, once; what is multiplied with them, a token or
-patch at a time, as it comes (as of Dettmers et al. 2022, arXiv:2208.07339, "vector-wise", without
-its outliers in floats). So an image's caption does not depend on the batch around it, as it would
-with one scale for all that is multiplied, which is what torch's own dynamic quantization does. The
-products are exact integers; bias and scales are applied in fp32.
+Weights have one scale per row of the matrix, computed once; inputs have one scale per token or
+patch, computed on the fly ("vector-wise" in Dettmers et al. 2022, arXiv:2208.07339, without its
+float outliers). torch's dynamic quantization uses one scale for the whole input; then a caption
+would depend on the rest of its batch. The products are exact integers; bias and scales are applied
+in fp32.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raycap.errors import ModelError
 
-_CHUNK_ROWS = 577  # what stays in the caches; measured between 128 and 1,154 rows
+_CHUNK_ROWS = 577  # fits into the caches; measured between 128 and 1,154 rows
 _MOST = 127
 _ZERO = 128
 _TINY = 1e-12
@@ -24,30 +24,32 @@ _ops: Any = torch.ops.onednn
 
 
 def check_int8(device: torch.device) -> None:
-    """Make sure that 8-bit arithmetic is there, and right.
+    """Check that the device computes 8-bit products quickly and exactly.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it does not.
     """
     if device.type != "cpu":
         raise ModelError(
             f"model.precision=int8 is for CPUs, and the model runs on {device.type}: set "
-            "model.precision=auto"
+            "model.precision=auto",
+            setting="model.precision",
         )
-    # Without these instructions oneDNN adds pairs of products in 16 bits, which may overflow.
+    # Without these instructions oneDNN adds pairs of products in 16 bits, which can overflow.
     able: Mapping[str, Any] = torch.cpu.get_capabilities()
     if not any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         raise ModelError(
             "model.precision=int8 needs a CPU that multiplies 8-bit integers (AVX-512 VNNI, "
-            "AVX-VNNI or AMX), and this one does not: set model.precision=auto"
+            "AVX-VNNI or AMX), and this one does not: set model.precision=auto",
+            setting="model.precision",
         )
 
 
 def quantize(network: nn.Module) -> None:
-    """Put 8-bit layers in the place of all linear ones.
+    """Replace all linear layers by 8-bit ones.
 
     Args:
-        network: in fp32, on the CPU; its other layers, such as embeddings, stay as they are.
+        network: In fp32, on the CPU. Its other layers, such as embeddings, do not change.
     """
     for name, child in list(network.named_children()):
         if type(child) is nn.Linear:
@@ -57,7 +59,7 @@ def quantize(network: nn.Module) -> None:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with 8-bit weights; for inference only."""
+    """A linear layer with 8-bit weights, for inference only."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -65,15 +67,15 @@ class Int8Linear(nn.Module):
         scales = weight.abs().amax(1).div(_MOST).clamp(min=_TINY)
         codes = (weight / scales[:, None]).round().to(torch.int8)
         self.out_features = linear.out_features
-        # Not buffers: they are packed for this CPU, and of no use elsewhere.
+        # Not buffers: they are packed for this CPU and useless elsewhere.
         self._packed = _ops.qlinear_prepack(codes, None)
         self._scales = scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int64)
-        bias: Tensor | None = linear.bias  # typed there as if there always were one
+        bias: Tensor | None = linear.bias  # torch types it as never None
         self._bias = scales.new_zeros(len(scales)) if bias is None else bias.detach()
 
     def forward(self, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """Multiply, up to the rounding to 8 bits."""
+        """Apply the layer, up to the rounding to 8 bits."""
         rows = states.reshape(-1, states.shape[-1])
         products = rows.new_empty(len(rows), self.out_features)
         for start in range(0, len(rows), _CHUNK_ROWS):
@@ -83,7 +85,7 @@ class Int8Linear(nn.Module):
 
     def _multiply(self, rows: Float[Tensor, "m i"], products: Float[Tensor, "m o"]) -> None:
         scales = rows.abs().amax(1, keepdim=True).div_(_MOST).clamp_(min=_TINY)
-        # Without a sign, as the instructions want one of the two factors.
+        # Unsigned, as the instructions require for one of the two factors.
         codes = (rows / scales).round_().add_(_ZERO).to(torch.uint8)
         whole = _ops.qlinear_pointwise(
             codes, 1.0, _ZERO, self._packed, self._scales, self._zeros, None,

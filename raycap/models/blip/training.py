@@ -1,8 +1,8 @@
-"""BLIP as it is trained: all of it, without its vision tower, or by low-rank updates.
+"""Training of BLIP: all weights, all but the vision tower, or low-rank updates (LoRA).
 
 Source: Li et al. 2022, arXiv:2201.12086 (captioning loss); Hu et al. 2021, arXiv:2106.09685 (LoRA).
-The loss is that of transformers' `BlipForConditionalGeneration` on the same tokens, except that a
-caption's last position, which nothing follows, is not computed at all.
+The loss equals that of transformers' `BlipForConditionalGeneration` on the same tokens, except that
+the last position of a caption, which has no next token, is not computed.
 """
 
 import copy
@@ -20,20 +20,20 @@ from transformers import PreTrainedTokenizerBase
 from raycap.config import GenerationConfig, TrainConfig
 from raycap.errors import ConfigError
 from raycap.images.decoding import Target
-from raycap.models.blip.captioner import BlipCaptioner, transformers_settings
+from raycap.models.blip.captioner import BlipCaptioner, load_network, transformers_settings
+from raycap.models.blip.kind import BlipKind, check_blip_folder
 from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
     PREPROCESSOR_FILE,
     Preprocessing,
-    check_folder,
     write_json,
 )
 from raycap.models.trainable import TokenBatch, batch_tokens
-from raycap.models.weights import load_network, quiet
+from raycap.models.weights import quiet
 
 _LORA_TARGETS = ["query", "key", "value", "qkv"]
-"""The attention's projections: of the text decoder, and of the vision tower (`qkv`)."""
+"""Projections of the attention layers: of the text decoder, and of the vision tower (`qkv`)."""
 
 
 class BlipNetwork(nn.Module):
@@ -45,7 +45,7 @@ class BlipNetwork(nn.Module):
         self._rescale = preprocessing.rescale
         self._mean: Tensor
         self._std: Tensor
-        # Not part of the state: the preprocessor's file says them.
+        # Not part of the state: they are saved in the preprocessor's file.
         self.register_buffer("_mean", _channels(preprocessing.mean), persistent=False)
         self.register_buffer("_std", _channels(preprocessing.std), persistent=False)
 
@@ -72,7 +72,7 @@ class BlipNetwork(nn.Module):
 class BlipTrainable:
     """A BLIP with its tokenizer and preprocessing, ready to be trained."""
 
-    kind = "blip"
+    kind = BlipKind.name
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class BlipTrainable:
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
         return self._preprocessing.target
 
     @property
@@ -101,9 +101,9 @@ class BlipTrainable:
         return self._network
 
     def encode(self, captions: Sequence[str]) -> TokenBatch:
-        """Turn captions into tokens: `[DEC] prompt caption`, to be followed by `[SEP]`.
+        """Convert captions to tokens: `[DEC] prompt caption`, followed by `[SEP]`.
 
-        The prompt carries no loss: at work it is given.
+        The prompt has no loss, because captioning is given the prompt.
         """
         text = self._blip.config.text_config
         prompt = self._tokenizer(self._prompt, add_special_tokens=False).input_ids
@@ -116,14 +116,11 @@ class BlipTrainable:
         return batch_tokens(start, bodies, pad=text.pad_token_id, end=text.sep_token_id)
 
     def captioner(self, generation: GenerationConfig) -> BlipCaptioner:
-        """Caption with the weights as they are now.
-
-        Puts the network into evaluation mode, as captioning needs it.
-        """
+        """Return a captioner that shares the weights; puts the network into evaluation mode."""
         return BlipCaptioner(self._blip, self._tokenizer, self._preprocessing, generation)
 
     def save(self, folder: Path, generation: GenerationConfig, training: dict[str, Any]) -> None:
-        """Write a Hugging Face folder of plain BLIP weights, low-rank updates merged into them."""
+        """Write a Hugging Face folder of plain BLIP weights, with low-rank updates merged."""
         folder.mkdir(parents=True, exist_ok=True)
         plain = _merged(self._network.blip, self._blip)
         with quiet():
@@ -132,7 +129,7 @@ class BlipTrainable:
         write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
         settings = transformers_settings(plain.config.text_config, generation)
         write_json(folder / GENERATION_FILE, settings.to_diff_dict())
-        mark = {"kind": "blip", "generation": generation.model_dump(mode="json")}
+        mark = {"kind": self.kind, "generation": generation.model_dump(mode="json")}
         write_json(folder / KIND_FILE, {**mark, "training": training})
 
 
@@ -140,10 +137,10 @@ def load_blip_trainable(folder: Path, config: TrainConfig) -> BlipTrainable:
     """Load a BLIP folder for training, on the CPU, in fp32.
 
     Raises:
-        ModelError: the folder is not a whole BLIP captioner.
-        ConfigError: LoRA is asked for and its package is missing.
+        ModelError: the folder is not a complete BLIP captioner.
+        ConfigError: the settings ask for LoRA and its package is not installed.
     """
-    preprocessing = check_folder(folder)
+    preprocessing = check_blip_folder(folder)
     blip, tokenizer = load_network(folder, torch.float32)
     return BlipTrainable(blip, tokenizer, preprocessing, config)
 
@@ -153,7 +150,7 @@ def _channels(values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
 
 
 def _prepared(blip: Any, config: TrainConfig) -> Any:
-    """Choose what of the model is trained."""
+    """Freeze the parts of the model that are not trained, or add low-rank updates."""
     tuning = config.blip
     trained = blip
     if tuning.method == "lora":
@@ -163,8 +160,8 @@ def _prepared(blip: Any, config: TrainConfig) -> Any:
         if tuning.method == "frozen-vision":
             blip.vision_model.requires_grad_(False)
     if tuning.gradient_checkpointing:
-        # Not reentrant: that would lose the gradient where the input has none, as after a frozen
-        # vision tower. After LoRA, which would otherwise make the inputs require one.
+        # Not reentrant: that loses the gradient if the input has none, as after a frozen vision
+        # tower. After LoRA, which would otherwise make the inputs require a gradient.
         blip.activation_checkpointing_enable({"use_reentrant": False})
     return trained
 
@@ -176,16 +173,16 @@ def _with_lora(blip: Any, rank: int) -> Any:
         )
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415  an optional extra
 
-    # Alpha twice the rank, as is common: the updates then count alike at any rank.
+    # Alpha is twice the rank, as is common: updates are then scaled equally at any rank.
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_TARGETS)
     with warnings.catch_warnings():
-        # peft still asks by the name that transformers will drop.
+        # peft still uses a name that transformers has deprecated.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         return get_peft_model(blip, settings)
 
 
 def _merged(trained: Any, blip: Any) -> Any:
-    """Return plain BLIP: the model itself, or a copy with its low-rank updates merged in."""
+    """Return plain BLIP: the model itself, or a copy with its low-rank updates merged."""
     if trained is blip:
         return blip
     return copy.deepcopy(trained).merge_and_unload()

@@ -1,12 +1,7 @@
-"""Captions from any model that predicts one token after the other: greedy, beams and draws.
+"""Decoding of captions with any model that predicts one token at a time: greedy, beams, sampling.
 
-Token for token those of transformers' `generate`. A captioner brings a `DecodingState` and gets
-its captions from `caption_with`.
-
-Captions written token by token: the likeliest at every step (greedy), or one drawn.
-
-Token for token those of transformers' `generate`; an image leaves the batch when all its captions
-have ended.
+Captions equal those of transformers' `generate`, token for token. A captioner implements
+`DecodingState` and calls `caption_with`. Images leave the batch when all their captions have ended.
 """
 
 import math
@@ -25,11 +20,11 @@ from raycap.models.base import Caption, image_seed
 from raycap.models.decoding.beam_search import BeamSearch, EarlyStopping
 from raycap.models.decoding.state import Decoded, DecodingState, Search, logits_processors
 
-# B = images left, R = captions an image (1 where greedy), T = start and generated tokens
+# B = remaining images, R = captions per image (1 if greedy), T = start and generated tokens
 
 
 class TokenSearch:
-    """The captions of the images left; a `Search`."""
+    """Greedy search, or sampling, over the remaining images; a `Search`."""
 
     def __init__(
         self,
@@ -52,10 +47,10 @@ class TokenSearch:
         self._open = torch.ones(shape, dtype=torch.bool, device=start.device)
 
     def advance(self, step: int) -> None:
-        """Write one more token."""
+        """Append one token to every caption."""
         logits = self._logits(step)
         scores = self._process(self._tokens.flatten(0, 1), logits)
-        # A caption that has ended, while others of its image go on, is fed end tokens.
+        # A caption that has ended while others of its image continue is fed end tokens.
         tokens = torch.where(self._open, self._pick(scores), self._end_token)
         logprobs = logits.log_softmax(-1).gather(1, tokens.view(-1, 1)).view_as(self._totals)
         self._totals = self._totals + torch.where(self._open, logprobs, 0.0)
@@ -64,11 +59,11 @@ class TokenSearch:
         self._open = self._open & (tokens != self._end_token)
 
     def running(self, step: int) -> Bool[Tensor, " b"]:
-        """Which images have a caption that goes on."""
+        """Return which images have an unfinished caption."""
         return self._open.any(1) & (step < self._last)
 
     def keep(self, places: list[int], num_images: int) -> None:
-        """Go on with the images at these places."""
+        """Continue with the images at these places."""
         if len(places) == num_images:
             return
         kept = torch.tensor(places, device=self._tokens.device)
@@ -77,7 +72,7 @@ class TokenSearch:
         self._lengths, self._open = self._lengths[kept], self._open[kept]
 
     def found(self, place: int) -> list[Decoded]:
-        """Read the captions of the image at a place, as they came."""
+        """Return the captions of the image at a place, unsorted."""
         rows = zip(
             self._tokens[place, :, self._num_start :].tolist(),
             self._lengths[place].tolist(),
@@ -110,20 +105,20 @@ def decode(
     end_token: int,
     early_stopping: EarlyStopping = False,
 ) -> list[list[Decoded]]:
-    """Find `generation.num_captions` captions for every image.
+    """Generate `generation.num_captions` captions for every image.
 
-    Draws, where `generation.sampling` asks for them, come from torch's own generator of the
-    device, one step of all rows after the other, so that they depend on the batch.
+    Sampling uses torch's generator of the device, step by step for all rows, so that samples
+    depend on the batch.
 
     Args:
-        state: The images, which have read nothing yet.
-        start: What each caption starts with, the prompt included.
-        generation: How captions are searched for.
-        end_token: Ends a caption.
-        early_stopping: When a beam search is done with an image; see `BeamSearch`.
+        state: The images, before any token.
+        start: First tokens of each caption, including the prompt.
+        generation: How captions are generated.
+        end_token: The token that ends a caption.
+        early_stopping: When a beam search finishes an image; see `BeamSearch`.
 
     Returns:
-        Captions for each image; of a beam search the best first, of draws as they came.
+        Captions per image: the best first for a beam search, unsorted if sampled.
     """
     search: Search
     if generation.num_beams > 1:
@@ -153,21 +148,21 @@ def caption_with(
     generation: GenerationConfig,
     device: torch.device,
 ) -> list[Caption]:
-    """Caption a batch as every captioner does: see `Captioner.caption`.
+    """Caption a batch for a captioner; implements `Captioner.caption`.
 
-    The best caption is the one of the highest beam score (which knows `length_penalty`), or of
-    the highest `logprob` where sampled. Sampling goes image by image, from a seed of the image's
-    pixels, so that the draws do not depend on the batch.
+    The best caption has the highest beam score (which includes `length_penalty`), or the highest
+    `logprob` if captions are sampled. Images are sampled one by one, with a seed from their pixels,
+    so that samples do not depend on the batch.
 
     Args:
         decode_batch: Decodes pixels with `decode`.
-        text: Turns a caption's generated tokens, the end token among them, into the whole text.
+        text: Converts the generated tokens of a caption, including the end token, to its text.
         pixels: The images.
-        generation: How captions are searched for.
-        device: Where the draws are made.
+        generation: How captions are generated.
+        device: Where tokens are sampled.
 
     Raises:
-        FloatingPointError: the model's numbers for one of the images are not finite.
+        FloatingPointError: the scores of an image are not finite.
     """
     if not len(pixels):
         return []
@@ -185,7 +180,7 @@ def caption_with(
 
 
 def _survivors(running: Sequence[bool]) -> list[int]:
-    """List the places of what still runs, the holes before them filled from the end."""
+    """List the places of unfinished images; the last ones fill the gaps before them."""
     places = [place for place, runs in enumerate(running) if runs]
     late = [place for place in places if place >= len(places)]
     return [place if running[place] else late.pop() for place in range(len(places))]
@@ -193,7 +188,7 @@ def _survivors(running: Sequence[bool]) -> list[int]:
 
 @contextmanager
 def _draws_of(image: UInt8[np.ndarray, "h w 3"], seed: int, device: torch.device) -> Iterator[None]:
-    """Let an image's pixels and a seed decide torch's draws, and leave its generator untouched."""
+    """Seed torch's generator by an image's pixels and a seed; restore the generator afterwards."""
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type):
         torch.manual_seed(image_seed(image, seed))
@@ -208,5 +203,5 @@ def _check_finite(found: list[list[Decoded]]) -> None:
     ]
     if failed:
         raise FloatingPointError(
-            f"the model's numbers are not finite for image {', '.join(failed)} of the batch"
+            f"the model's scores are not finite for image {', '.join(failed)} of the batch"
         )

@@ -1,7 +1,7 @@
-"""Beam search, token for token that of transformers' `generate`.
+"""Beam search that finds the captions of transformers' `generate`, token for token, at less cost.
 
-Differs in what it costs, not in what it finds: all beams read the start once, and an image leaves
-the batch as soon as no beam of it can become a better caption.
+All beams of an image share one reading of the start, and an image leaves the batch as soon as none
+of its beams can become a better caption.
 """
 
 from dataclasses import dataclass, replace
@@ -15,25 +15,26 @@ from raycap.config import GenerationConfig
 from raycap.models.decoding.state import Decoded, DecodingState, logits_processors
 
 EarlyStopping = bool | Literal["never"]
-_IMPOSSIBLE = -1.0e9  # the score of what must not be chosen; transformers' own number
+_IMPOSSIBLE = -1.0e9  # score of captions that must not be chosen, as in transformers
 
-# B = images left, H = beams, C = 2 * H candidates, V = vocabulary, T = start and generated tokens
+# B = remaining images, H = beams, C = 2 * H candidates, V = vocabulary
+# T = start and generated tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Captions:
-    """Some captions for each image: beams, candidates or what was found."""
+    """Captions per image: beams, candidates, or finished captions."""
 
     tokens: Int[Tensor, "b h t"]
     lengths: Int[Tensor, "b h"]
-    """Of the generated tokens."""
+    """Number of generated tokens."""
     logprobs: Float[Tensor, "b h"]
-    """Sums over the generated tokens, untouched by penalties."""
+    """Sums over the generated tokens, before penalties."""
     scores: Float[Tensor, "b h"]
     ended: Bool[Tensor, "b h"]
 
     def choose(self, indices: Int[Tensor, "b c"]) -> "_Captions":
-        """Pick captions of every image."""
+        """Select captions of every image."""
         images = torch.arange(len(indices), device=indices.device)[:, None]
         return self.at((images, indices))
 
@@ -47,8 +48,8 @@ class _Captions:
             ended=self.ended[places],
         )
 
-    def beside(self, other: "_Captions") -> "_Captions":
-        """Join with further captions of the same images."""
+    def joined_with(self, other: "_Captions") -> "_Captions":
+        """Concatenate with further captions of the same images."""
         return _Captions(
             tokens=torch.cat((self.tokens, other.tokens), 1),
             lengths=torch.cat((self.lengths, other.lengths), 1),
@@ -59,7 +60,7 @@ class _Captions:
 
 
 class BeamSearch:
-    """The beams of the images left, and the captions found for them; a `Search`."""
+    """Beams and finished captions of the remaining images; a `Search`."""
 
     def __init__(
         self,
@@ -69,16 +70,16 @@ class BeamSearch:
         end_token: int,
         early_stopping: EarlyStopping = False,
     ) -> None:
-        """Start with the images' first tokens.
+        """Start a search.
 
         Args:
-            state: The images, which have read nothing yet.
-            start: What each caption starts with.
+            state: The images, before any token.
+            start: First tokens of each caption.
             generation: Beams, lengths and penalties.
-            end_token: Ends a caption.
-            early_stopping: False: an image is done when no beam would beat the worst of its
-                captions if it ended now; `never`: if it ended at the best length for it; True:
-                as soon as there are as many captions as beams.
+            end_token: The token that ends a caption.
+            early_stopping: False: an image is finished when no beam would beat its worst finished
+                caption if it ended now; `never`: if it ended at its best possible length; True: as
+                soon as it has as many finished captions as beams.
         """
         self._state = state
         self._generation = generation
@@ -88,16 +89,16 @@ class BeamSearch:
         self._process: Any = logits_processors(generation, self._num_start, end_token, start.device)
         self._beams = _first_beams(start, generation)
         self._found = replace(self._beams, scores=torch.full_like(self._beams.scores, _IMPOSSIBLE))
-        self._rows: Int[Tensor, " n"] | None = None  # to go on from; None: all beams are alike
+        self._rows: Int[Tensor, " n"] | None = None  # to continue from; None: all beams are equal
 
     def advance(self, step: int) -> None:
-        """Write one more token."""
+        """Append one token to every beam."""
         logprobs = self._logprobs(step)
         candidates, origins = self._candidates(logprobs, step)
         last = step + 1 == self._generation.max_new_tokens
         ends = candidates.ended | last
         self._collect(candidates, ends, step + 1)
-        # What has just ended must not go on.
+        # Captions that have just ended must not continue.
         open_scores = candidates.scores + ends.to(torch.float32) * _IMPOSSIBLE
         chosen = open_scores.topk(self._generation.num_beams)[1]
         self._beams = replace(candidates, scores=open_scores).choose(chosen)
@@ -105,7 +106,7 @@ class BeamSearch:
         self._rows = (origins.gather(1, chosen) + first).flatten() if step else None
 
     def running(self, step: int) -> Bool[Tensor, " b"]:
-        """Which images a further token may still improve."""
+        """Return which images a further token may improve."""
         generation = self._generation
         exponent = generation.length_penalty
         if step + 1 == generation.max_new_tokens:
@@ -121,7 +122,7 @@ class BeamSearch:
         return improvable
 
     def keep(self, places: list[int], num_images: int) -> None:
-        """Go on with the images at these places, on the beams chosen last."""
+        """Continue with the images at these places and the beams chosen last."""
         if self._rows is None:
             self._state.widen(self._generation.num_beams)
         else:
@@ -133,7 +134,7 @@ class BeamSearch:
         self._beams, self._found = self._beams.at(kept), self._found.at(kept)
 
     def found(self, place: int) -> list[Decoded]:
-        """Read the captions of the image at a place, best first."""
+        """Return the captions of the image at a place, best first."""
         one, best = self._found, slice(self._generation.num_captions)
         rows = zip(
             one.tokens[place, best, self._num_start :].tolist(),
@@ -158,18 +159,18 @@ class BeamSearch:
     def _candidates(
         self, logprobs: Float[Tensor, "n v"], step: int
     ) -> tuple[_Captions, Int[Tensor, "b c"]]:
-        """Rank what every beam may be continued with.
+        """Rank the continuations of every beam.
 
         Returns:
-            The best, twice as many as beams, for as many as beams may end; and the beams that
-            they continue.
+            The best 2 * H continuations, because up to H of them may end; and the beams that they
+            continue.
         """
         num_images, num_beams, _ = self._beams.tokens.shape
         position = self._num_start + step
         read = self._beams.tokens[:, :, :position] if step else self._beams.tokens[:, :1, :position]
         scores = self._process(read.flatten(0, 1), logprobs)
         shape = (num_images, num_beams, logprobs.shape[1])
-        # At the first step one row speaks for all beams.
+        # At the first step one row stands for all beams.
         scores = scores.view(num_images, -1, shape[2]).expand(shape)
         logprobs = logprobs.view(num_images, -1, shape[2]).expand(shape)
         totals = (scores + self._beams.scores[:, :, None]).flatten(1)
@@ -187,15 +188,15 @@ class BeamSearch:
         ), origins
 
     def _collect(self, candidates: _Captions, ends: Bool[Tensor, "b c"], length: int) -> None:
-        """Add the captions that have just ended to those found, and keep the best."""
+        """Add captions that have just ended to the finished ones, and keep the best."""
         num_beams = self._generation.num_beams
-        # Only the best, as many as beams, count: the others are there to go on with.
+        # Only the best H count: the others exist to continue the search.
         ended = ends.clone()
         ended[:, num_beams:] = False
         scores = candidates.scores / length**self._generation.length_penalty
         scores = scores + (~ended).to(torch.float32) * _IMPOSSIBLE
         fresh = replace(candidates, scores=scores, ended=ended)
-        merged = self._found.beside(fresh)
+        merged = self._found.joined_with(fresh)
         self._found = merged.choose(merged.scores.topk(num_beams)[1])
 
 
@@ -204,7 +205,7 @@ def _first_beams(start: Int[Tensor, "b p"], generation: GenerationConfig) -> _Ca
     shape = (num_images, generation.num_beams)
     tokens = start.new_zeros((*shape, num_start + generation.max_new_tokens))
     tokens[:, :, :num_start] = start[:, None]
-    # Only the first beam counts at first, or all beams would become the same caption.
+    # Initially only the first beam counts; otherwise all beams would become the same caption.
     scores = torch.zeros(shape, device=start.device)
     scores[:, 1:] = _IMPOSSIBLE
     return _Captions(

@@ -1,4 +1,4 @@
-"""What decoding asks of a model, what it finds, and what it does to the model's logits."""
+"""The interfaces of decoding: state of a model, search, decoded caption; and logits processors."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,31 +19,31 @@ from transformers import (
 from raycap.config import GenerationConfig
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
+@runtime_checkable  # the type checks of the test run use isinstance
 class DecodingState(Protocol):
-    """One batch of images being captioned, and all that was read of their captions so far.
+    """The state of a model for a batch of images and the tokens read so far.
 
-    Every image has the same number of rows, which stand side by side: one at first, then one a
-    beam or a draw. Rows are counted among the images that are left.
+    Every image has the same number of adjacent rows: one at first, then one per beam or sample.
+    Row numbers count the remaining images only.
     """
 
     def feed(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n v"]:
-        """Read the next tokens of every row (the first time: all that captions start with).
+        """Read the next tokens of every row; the first call reads the start of all captions.
 
         Returns:
-            The logits of the token that follows, in any floating dtype.
+            The logits of the next token, in any floating-point dtype.
         """
 
     def widen(self, num_rows: int) -> None:
-        """Give every image, which has one row now, that many copies of it. Called once at most."""
+        """Replace the row of every image by that many copies. Called at most once."""
 
     def reorder(self, rows: Int[Tensor, " n"]) -> None:
-        """Let row i go on from what row `rows[i]`, of the same image, has read."""
+        """Continue row i from the tokens that row `rows[i]`, of the same image, has read."""
 
     def keep(self, images: Int[Tensor, " k"]) -> None:
-        """Drop all images, with their rows, but these, which take places 0 to k - 1.
+        """Drop all images and their rows except these, which take places 0 to k - 1.
 
-        As few as possible change places: `images[i]` is either i, or at least k.
+        As few as possible move: `images[i]` is either i, or at least k.
         """
 
 
@@ -52,43 +52,43 @@ class Decoded:
     """One caption of one image."""
 
     tokens: list[int]
-    """Those generated: without the start, with the end token where it was reached."""
+    """The generated tokens: without the start, with the end token if there is one."""
     logprob: float
-    """Mean log-probability of them under the model, untouched by penalties and temperature; NaN
-    where the model's numbers are."""
+    """Their mean log-probability under the model, before penalties and temperature; NaN if the
+    logits are."""
     score: float
-    """What captions of a beam search are ranked by; without beams the `logprob`."""
+    """Rank of captions of a beam search; without beams the `logprob`."""
 
 
-@runtime_checkable
+@runtime_checkable  # the type checks of the test run use isinstance
 class Search(Protocol):
-    """How captions are searched for, over the images that are left."""
+    """A search for captions of the remaining images."""
 
     def advance(self, step: int) -> None:
-        """Write token number `step` of every caption."""
+        """Append token number `step` to every caption."""
 
     def running(self, step: int) -> Bool[Tensor, " b"]:
-        """Which images go on after token number `step`."""
+        """Return which images continue after token number `step`."""
 
     def keep(self, places: list[int], num_images: int) -> None:
-        """Go on with the images at these places, of so many until now.
+        """Continue with the images at these places, out of `num_images`.
 
-        As `DecodingState.keep` says: a place is its own index, or at least `len(places)`.
+        As in `DecodingState.keep`: a place equals its own index, or is at least `len(places)`.
         """
 
     def found(self, place: int) -> list[Decoded]:
-        """Read the captions of the image at a place."""
+        """Return the captions of the image at a place."""
 
 
 def logits_processors(
     generation: GenerationConfig, num_start: int, end_token: int, device: Any
 ) -> LogitsProcessorList:
-    """Build what changes the logits, in the order of transformers' `generate`.
+    """Build the logits processors, in the order of transformers' `generate`.
 
     Args:
-        generation: How captions are searched for.
-        num_start: Tokens that every caption starts with.
-        end_token: Ends a caption.
+        generation: How captions are generated.
+        num_start: Number of tokens that every caption starts with.
+        end_token: The token that ends a caption.
         device: Where the logits are.
     """
     chosen: list[Any] = []
@@ -104,8 +104,8 @@ def logits_processors(
         )
     sampling = generation.sampling
     if sampling.enabled:
-        # A draw from NaN is an assertion on the GPU, after which the process is lost. The
-        # logprob, from the untouched logits, still says that the image failed.
+        # Sampling from NaN triggers an assertion on the GPU, which makes the process unusable. The
+        # logprob, from the unmodified logits, still shows that the image failed.
         chosen.append(InfNanRemoveLogitsProcessor())
         if sampling.temperature != 1.0:
             chosen.append(TemperatureLogitsWarper(sampling.temperature))

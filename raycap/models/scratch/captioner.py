@@ -1,4 +1,4 @@
-"""Captions with a model trained from scratch."""
+"""Captioning with models trained from scratch."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -23,7 +23,7 @@ from raycap.models.scratch.tokenizer import END, PAD, START
 
 
 class ScratchCaptioner:
-    """Captions with any of the kinds; puts the network into evaluation mode."""
+    """Captions images with a model of any of these kinds, in evaluation mode."""
 
     def __init__(self, model: ScratchModel, generation: GenerationConfig) -> None:
         model.network.eval()
@@ -33,18 +33,18 @@ class ScratchCaptioner:
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
         return self._model.description.preprocessing.target
 
     @torch.inference_mode()
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
         """Caption a batch; `alternatives` are sorted best first.
 
-        The best is the one of the highest beam score (which knows `length_penalty`), or of the
-        highest `logprob` where sampled.
+        The best caption has the highest beam score (which includes `length_penalty`), or the
+        highest `logprob` if captions are sampled.
 
         Raises:
-            FloatingPointError: the model's numbers for one of the images are not finite.
+            FloatingPointError: the scores of an image are not finite.
         """
         with own_stream(self._model.device):
             return caption_with(
@@ -52,16 +52,12 @@ class ScratchCaptioner:
             )
 
     def with_generation(self, generation: GenerationConfig) -> "ScratchCaptioner":
-        """Caption by other settings, with the same weights."""
+        """Return a captioner with other settings that shares the weights."""
         return type(self)(self._model, generation)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Count as `generation.max_new_tokens` does, the end token left out."""
+        """Count tokens as `generation.max_new_tokens` does, without the end token."""
         return [len(tokens) for tokens in self._model.tokenizer.encode(captions)]
-
-    def save(self, folder: Path) -> None:
-        """Write a folder that `load_scratch_captioner` reads, in the precision in use."""
-        self._model.save(folder, self._generation)
 
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
         grid = self._see(pixels)
@@ -79,23 +75,14 @@ class ScratchCaptioner:
 
 
 class HybridCaptioner(ScratchCaptioner):
-    """A captioner that can tell where it looks; an `AttentiveCaptioner`."""
-
-    @torch.inference_mode()
-    def attend(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Tell where was looked for each token of the best caption.
-
-        Captions that are drawn have no best one: the likeliest of a greedy search is told of.
-        """
-        tokenizer = self._model.tokenizer
-        return [
-            Attended(texts=[tokenizer.decode([token]) for token in tokens], weights=weights)
-            for tokens, weights in self._attend(pixels)
-        ]
+    """A captioner that returns its attention; an `AttentiveCaptioner`."""
 
     @torch.inference_mode()
     def attend_words(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Attended]:
-        """Tell where was looked for each word: the mean over its tokens, punctuation included."""
+        """Return the attention for each word of the best caption, including its punctuation.
+
+        If captions are sampled, the caption of a greedy search is used instead.
+        """
         return [self._joined(tokens, weights) for tokens, weights in self._attend(pixels)]
 
     def _attend(
@@ -110,15 +97,15 @@ class HybridCaptioner(ScratchCaptioner):
         inputs = self._inputs(found)
         decoder = cast(HybridDecoder, self._model.network.decoder)
         memory = decoder.look(self._see(pixels))
-        # Once more over the whole captions: the same numbers as in the search.
+        # Reads the whole captions again, with the same numbers as in the search.
         _, weights, _ = decoder.read_with_weights(inputs, memory, decoder.start(memory))
         side, first = self._model.grid_side, len(self._start) - 1
         grids = weights.to(torch.float32).view(*inputs.shape, side, side).cpu().numpy()
-        told = []
+        attended = []
         for tokens, grid in zip(found, grids, strict=True):
             text = tokens[:-1] if tokens[-1] == END else tokens
-            told.append((text, grid[first : first + len(text)]))
-        return told
+            attended.append((text, grid[first : first + len(text)]))
+        return attended
 
     def _inputs(self, found: list[list[int]]) -> Int[Tensor, "b t"]:
         longest = max(map(len, found))
@@ -137,21 +124,21 @@ class HybridCaptioner(ScratchCaptioner):
 
 
 def captioner_of(model: ScratchModel, generation: GenerationConfig) -> ScratchCaptioner:
-    """Caption with a model, as its kind can."""
-    is_hybrid = model.description.kind == "hybrid"
+    """Return the captioner for a model; one of a `hybrid` also returns its attention."""
+    is_hybrid = isinstance(model.network.decoder, HybridDecoder)
     return (HybridCaptioner if is_hybrid else ScratchCaptioner)(model, generation)
 
 
 def load_scratch_captioner(
     folder: Path, model: ModelConfig, generation: GenerationConfig
 ) -> ScratchCaptioner:
-    """Load a folder onto the accelerator, or the CPU where there is none.
+    """Load a folder onto the accelerator, or onto the CPU if there is none.
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
-        ModelError: the folder is not a whole captioner of one of the kinds.
+        ModelError: the folder does not hold a complete model of one of these kinds.
     """
-    assert model.precision != "int8"  # as of sources.check_arithmetic
+    assert model.precision != "int8"  # checked by sources.check_arithmetic
     loaded = load_model(folder)
     device = pick_device()
     loaded.network.to(device, pick_dtype(model.precision, device))

@@ -1,13 +1,13 @@
-"""CNN-LSTM: the image is the first word of an LSTM that then writes.
+"""CNN-LSTM: an LSTM that reads the image as its first word.
 
-Source: Vinyals et al. 2015, arXiv:1411.4555, eq. 10-12. The image is seen once, as the average of
-the encoder's grid. Depth and dropout (Zaremba et al. 2014, arXiv:1409.2329: on what goes into a
-layer and out of the last, not from token to token) are settings.
+Source: Vinyals et al. 2015, arXiv:1411.4555, eq. 10-12. The image is read once, as the average of
+the encoder's grid. Depth and dropout (Zaremba et al. 2014, arXiv:1409.2329: on the inputs of layers
+and the output of the last, not between tokens) are settings.
 
-What differs, and why: before it becomes a word, each of the average's channels is centred and
-scaled by its mean and spread over the images so far. Of what an encoder says, most is the same for
-all images, and an LSTM that has one look only takes it for a constant: on rendered scenes the
-captions' loss stayed for hundreds of steps where it is without an image.
+Difference, and its reason: each channel of the average is first normalised by its mean and variance
+over the training images so far. Most of an encoder's output is equal for all images, and an LSTM
+that reads it once treats it as a constant: on rendered scenes the loss stayed for hundreds of steps
+at its value without an image.
 """
 
 import torch
@@ -18,7 +18,7 @@ from raycap.config import ArchitectureConfig
 from raycap.models.scratch.decoders import Decoder, Tensors, remember
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
-# R = rows, T = tokens, V = tokens that there are
+# R = rows, T = tokens read, V = size of the vocabulary
 
 _LEAST_SHARE = 0.01
 _EPSILON = 1e-5
@@ -66,10 +66,10 @@ class CnnLstmDecoder(Decoder):
 
 
 class ChannelScale(nn.Module):
-    """Centres and scales channels by statistics of the images that were trained on so far.
+    """Normalises channels by the statistics of all training images so far.
 
-    Like batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) in evaluation, and in training
-    too: what becomes of an image does not depend on those beside it, and a batch may be of one.
+    It works like batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167) in evaluation mode,
+    also during training: an image does not depend on the rest of its batch, which may be of one.
     """
 
     mean: Tensor
@@ -83,14 +83,14 @@ class ChannelScale(nn.Module):
         self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, values: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Scale, in training with this batch's images counted in."""
+        """Normalise; in training, after adding this batch to the statistics."""
         if self.training:
             self._count(values.detach().to(self.mean.dtype))
         scaled: Tensor = (values - self.mean) * (self.variance + _EPSILON).rsqrt()
         return scaled.to(values.dtype)
 
     def _count(self, values: Float[Tensor, "b d"]) -> None:
-        # Of all batches alike at first; later those of long ago fade, for an encoder in training.
+        # A plain mean at first; later old batches fade, because the encoder may be training.
         self.num_batches += 1
         share = self.num_batches.to(values.dtype).reciprocal().clamp(min=_LEAST_SHARE)
         self.mean.lerp_(values.mean(0), share)

@@ -1,7 +1,7 @@
-"""What every decoder of a captioner trained from scratch is, and how captions are searched with it.
+"""The interface of decoders of models trained from scratch, and their state during decoding.
 
-A decoder reads tokens in pieces of any length, and keeps what it needs of those before: read
-whole, as in training, or one by one, as in a search, they give the same logits.
+A decoder reads tokens in pieces of any length and keeps a state between them. Tokens read all at
+once, as in training, and one by one, as in decoding, give the same logits.
 """
 
 from abc import abstractmethod
@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # B = images, N = cells of the grid, D = the encoder's channels
-# R = rows: images times captions in the making of each, those of an image side by side
-# T = tokens read at once, V = tokens that there are
+# R = rows: images times unfinished captions of each, those of an image adjacent
+# T = tokens read at once, V = vocabulary
 
 Tensors = tuple[Tensor, ...]
 
@@ -22,11 +22,11 @@ class Decoder(nn.Module):
 
     @abstractmethod
     def look(self, grid: Float[Tensor, "b n d"]) -> Tensors:
-        """Prepare what is read of the images at every token: tensors of B."""
+        """Compute what every token needs of the images: tensors of B."""
 
     @abstractmethod
     def start(self, memory: Tensors) -> Tensors:
-        """Give the state before the first token: tensors of B."""
+        """Return the state before the first token: tensors of B."""
 
     @abstractmethod
     def read(
@@ -36,11 +36,11 @@ class Decoder(nn.Module):
 
         Args:
             tokens: R is a multiple of B.
-            memory: Of `look`.
-            state: Of `start` or of the tokens before: tensors of R.
+            memory: From `look`.
+            state: From `start` or the previous call: tensors of R.
 
         Returns:
-            Logits of the token that follows each, and the state after the last.
+            Logits of the token that follows each token, and the state after the last.
         """
 
     def forward(
@@ -52,7 +52,7 @@ class Decoder(nn.Module):
 
 
 def remember(network: nn.LSTM | nn.LSTMCell) -> None:
-    """Let an LSTM begin by keeping what it has seen: forget gates with a bias of 1.
+    """Set the bias of an LSTM's forget gates to 1, so that it initially keeps its state.
 
     Source: Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent Network Architectures",
     section 2.2.
@@ -65,7 +65,7 @@ def remember(network: nn.LSTM | nn.LSTMCell) -> None:
 
 
 class ReadingState:
-    """A batch of images being captioned by a decoder; a `DecodingState`."""
+    """A batch of images in a decoder; a `DecodingState`."""
 
     def __init__(self, decoder: Decoder, grid: Float[Tensor, "b n d"]) -> None:
         self._decoder = decoder
@@ -74,21 +74,21 @@ class ReadingState:
         self._num_rows = 1
 
     def feed(self, tokens: Int[Tensor, "r t"]) -> Float[Tensor, "r v"]:
-        """Read the next tokens of every row; give the logits of the one that follows."""
+        """Read the next tokens of every row; return the logits of the following token."""
         logits, self._state = self._decoder.read(tokens, self._memory, self._state)
         return logits[:, -1]
 
     def widen(self, num_rows: int) -> None:
-        """Give every image that many rows in place of one."""
+        """Replace the row of every image by that many copies."""
         self._num_rows = num_rows
         self._state = tuple(part.repeat_interleave(num_rows, 0) for part in self._state)
 
     def reorder(self, rows: Int[Tensor, " r"]) -> None:
-        """Let row i go on from what row `rows[i]`, of the same image, has read."""
+        """Continue row i from the tokens that row `rows[i]`, of the same image, has read."""
         self._state = tuple(part[rows] for part in self._state)
 
     def keep(self, images: Int[Tensor, " k"]) -> None:
-        """Drop all images but these."""
+        """Drop all images except these."""
         first = images[:, None] * self._num_rows
         rows = (first + torch.arange(self._num_rows, device=images.device)).flatten()
         self._memory = tuple(part[images] for part in self._memory)

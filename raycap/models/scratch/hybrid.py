@@ -1,12 +1,13 @@
-"""CNN-LSTM with attention: an LSTM that looks at another part of the image for every token.
+"""CNN-LSTM with attention: an LSTM that attends to the grid of the image at every token.
 
-Source: Xu et al. 2015, arXiv:1502.03044: the deterministic, "soft" attention (section 4.2) with the
-gate of section 4.2.1, the initial states of section 3.1.2 and the deep output layer of eq. 7. What
-differs, and why:
+Source: Xu et al. 2015, arXiv:1502.03044: the deterministic ("soft") attention of section 4.2, with
+the gate of section 4.2.1, the initial states of section 3.1.2 and the deep output layer of eq. 7.
+Differences, and their reasons:
 
-- the doubly stochastic regularisation (eq. 14) is left out: it would be a loss of its own, and
-  losses of the models could not be compared;
-- the grid is projected to the decoder's width once, so that all encoders cost the same at a token;
+- the doubly stochastic regularisation (eq. 14) is left out: it adds to the loss, and losses of the
+  kinds could not be compared;
+- the grid is projected once to the width of the decoder, so that all encoders cost the same per
+  token;
 - layers may be stacked; the last one attends.
 """
 
@@ -18,11 +19,11 @@ from raycap.config import ArchitectureConfig
 from raycap.models.scratch.decoders import Decoder, Tensors, remember
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
-# R = rows, those of an image side by side, T = tokens, V = vocabulary
+# R = rows, those of an image adjacent, T = tokens, V = vocabulary
 
 
 class HybridDecoder(Decoder):
-    """An LSTM over tokens and what is looked at."""
+    """An LSTM over tokens and attended cells."""
 
     def __init__(
         self, architecture: ArchitectureConfig, num_channels: int, num_tokens: int
@@ -49,12 +50,12 @@ class HybridDecoder(Decoder):
         self.drop = nn.Dropout(architecture.dropout)
 
     def look(self, grid: Float[Tensor, "b n d"]) -> Tensors:
-        """Project the grid: what is seen in each cell, and what attention compares."""
+        """Project the grid to the values and keys of the attention."""
         seen = self.see(grid)
         return seen, self.attend_grid(seen)
 
     def start(self, memory: Tensors) -> Tensors:
-        """Make the first states of what is seen on average."""
+        """Compute the initial states from the mean of the grid."""
         mean = memory[0].mean(1)
         states = torch.tanh(self.first_states(mean)).view(len(mean), 2, self.depth, -1)
         return states[:, 0], states[:, 1]
@@ -69,10 +70,10 @@ class HybridDecoder(Decoder):
     def read_with_weights(
         self, tokens: Int[Tensor, "r t"], memory: Tensors, state: Tensors
     ) -> tuple[Float[Tensor, "r t v"], Float[Tensor, "r t n"], Tensors]:
-        """Read further tokens, and tell where was looked at each.
+        """Read further tokens, and return the attention of each.
 
         Returns:
-            Logits, attention weights that sum to 1 over the cells, and the state after.
+            Logits, attention weights that sum to 1 over the cells, and the new state.
         """
         words = self.drop(self.words(tokens))
         hidden, cell = state[0].unbind(1), state[1].unbind(1)
@@ -90,7 +91,7 @@ class HybridDecoder(Decoder):
     def _attend(
         self, memory: Tensors, hidden: Float[Tensor, "r w"]
     ) -> tuple[Float[Tensor, "r n"], Float[Tensor, "r w"]]:
-        """Decide where to look by what was written so far, and look there."""
+        """Compute attention weights from the state, and the weighted mean of the grid."""
         seen, keys = memory
         num_images, _, width = seen.shape
         asked = self.attend_state(hidden).view(num_images, -1, 1, width)
@@ -102,7 +103,7 @@ class HybridDecoder(Decoder):
     def _advance(
         self, values: Float[Tensor, "r i"], hidden: Tensors, cell: Tensors
     ) -> tuple[Tensors, Tensors]:
-        """Go one token further through all layers."""
+        """Advance all layers by one token."""
         states = []
         for layer, (step, *before) in enumerate(zip(self.cells, hidden, cell, strict=True)):
             states.append(step(self.drop(values) if layer else values, tuple(before)))

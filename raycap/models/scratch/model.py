@@ -1,4 +1,4 @@
-"""A captioner trained from scratch: its network, its tokenizer, and how a folder keeps them."""
+"""Models trained from scratch: network, tokenizer, and how they are saved and loaded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +20,6 @@ from raycap.models.folders import (
     WEIGHT_FILE,
     write_json,
 )
-from raycap.models.scratch.cnn_lstm import CnnLstmDecoder
 from raycap.models.scratch.decoders import Decoder
 from raycap.models.scratch.encoders import (
     Encoder,
@@ -30,15 +29,14 @@ from raycap.models.scratch.encoders import (
     num_channels,
     preprocessing_for,
 )
-from raycap.models.scratch.folders import (
+from raycap.models.scratch.kind import (
+    SCRATCH_KINDS,
     ScratchDescription,
     check_scratch_folder,
     write_description,
     write_generation,
 )
-from raycap.models.scratch.hybrid import HybridDecoder
 from raycap.models.scratch.tokenizer import END, PAD, SPECIAL_TOKENS, START, CaptionTokenizer
-from raycap.models.scratch.transformer import TransformerDecoder
 
 
 class CaptionNetwork(nn.Module):
@@ -56,14 +54,14 @@ class CaptionNetwork(nn.Module):
         mask: Int[Tensor, "b t"],
     ) -> Float[Tensor, "b t v"]:
         """Predict the token that follows each position."""
-        del mask  # padding stands at the end, and no token looks ahead
+        del mask  # padding is at the end, and no token attends to later ones
         logits: Tensor = self.decoder(self.encoder(pixels), inputs)
         return logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScratchModel:
-    """A network with what belongs to it."""
+    """A network with its description and tokenizer."""
 
     description: ScratchDescription
     network: CaptionNetwork
@@ -71,18 +69,18 @@ class ScratchModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is now."""
+        """The current device of the network."""
         return next(self.network.parameters()).device
 
     @property
     def grid_side(self) -> int:
-        """Cells of a side of the grid that the decoder sees."""
+        """Cells per side of the grid that the decoder attends to."""
         return grid_side(self.description.architecture)
 
     def save(
         self, folder: Path, generation: GenerationConfig, training: dict[str, Any] | None = None
     ) -> None:
-        """Write all of it, in the precision in use; see `scratch_folders`."""
+        """Write a folder as described in `kind`, in the precision in use."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             name: value.detach().cpu().contiguous()
@@ -104,13 +102,13 @@ class ScratchModel:
 def build_model(
     kind: str, architecture: ArchitectureConfig, captions: Iterable[str], seed: int
 ) -> ScratchModel:
-    """Build a captioner to be trained, on the CPU.
+    """Build a model to train, on the CPU.
 
     Args:
-        kind: one of SCRATCH_KINDS.
-        architecture: what it is made of.
-        captions: tokens are learned from them.
-        seed: fixes the random weights.
+        kind: A key of SCRATCH_KINDS.
+        architecture: Encoder and sizes.
+        captions: Tokens are learned from them.
+        seed: Seed of the random weights.
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
@@ -140,26 +138,18 @@ def build_network(description: ScratchDescription) -> CaptionNetwork:
         ConfigError: the encoder needs an extra that is not installed.
     """
     architecture = description.architecture
-    decoder: Decoder
     channels, num_tokens = num_channels(architecture), description.num_tokens
-    match description.kind:
-        case "cnn-lstm":
-            decoder = CnnLstmDecoder(architecture, channels, num_tokens)
-        case "hybrid":
-            decoder = HybridDecoder(architecture, channels, num_tokens)
-        case _:
-            num_cells = grid_side(architecture) ** 2
-            decoder = TransformerDecoder(architecture, channels, num_tokens, num_cells)
+    decoder = SCRATCH_KINDS[description.kind].decoder()(architecture, channels, num_tokens)
     return CaptionNetwork(build_encoder(architecture, description.preprocessing), decoder)
 
 
 def load_model(folder: Path, tuning: ArchitectureConfig | None = None) -> ScratchModel:
-    """Load what `ScratchModel.save` wrote, on the CPU, in fp32.
+    """Load a folder that `ScratchModel.save` wrote, on the CPU, in fp32.
 
     Args:
-        folder: of the model.
-        tuning: settings to train by: of these, what changes no weight (`train_encoder`, `dropout`
-            and `max_tokens`) takes the place of what the folder says.
+        folder: Of the model.
+        tuning: Settings for training. Those that change no weight (`train_encoder`, `dropout` and
+            `max_tokens`) override the ones of the folder.
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
@@ -174,7 +164,8 @@ def load_model(folder: Path, tuning: ArchitectureConfig | None = None) -> Scratc
     if tokenizer.size != description.num_tokens:
         raise ModelError(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, but the weights are for "
-            f"{description.num_tokens}: restore its files"
+            f"{description.num_tokens}: restore its files",
+            uri=str(folder),
         )
     network = build_network(description)
     try:
@@ -183,6 +174,7 @@ def load_model(folder: Path, tuning: ArchitectureConfig | None = None) -> Scratc
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder}: cannot be loaded as {description.kind} ({type(error).__name__}: {reason}): "
-            "restore its files or choose another model"
+            "restore its files or choose another model",
+            uri=str(folder),
         ) from error
     return ScratchModel(description=description, network=network, tokenizer=tokenizer)

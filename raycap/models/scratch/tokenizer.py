@@ -1,12 +1,12 @@
-"""The words of a captioner that is trained from scratch: byte-pair encoding of its captions.
+"""The tokenizer of models trained from scratch: byte-pair encoding learned from their captions.
 
 Source: Sennrich et al. 2016, arXiv:1508.07909, over characters, by the library `tokenizers`.
 
-Captions are lower-cased, brought into Unicode's form NFKC, and every run of white space becomes one
-space: upper case says little about an image, the metrics ignore it, and a small set of captions
-has too few examples of a word to learn two spellings of it. All else comes back as it was.
-Punctuation is always a token of its own. A character that no training caption has is `[UNK]`, and
-vanishes from texts.
+Captions are converted to lower case and Unicode form NFKC, and runs of white space to one space.
+Upper case says little about an image, the metrics ignore it, and a small set of captions has too
+few examples of a word to learn two spellings. Everything else is reversible. Punctuation marks are
+tokens of their own. A character that occurs in no training caption is `[UNK]`, and is left out of
+decoded text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,29 +18,30 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from raycap.errors import ModelError
 
 PAD, UNKNOWN, START, END = range(4)
-"""Padding; any character that is not known; before and after every caption."""
+"""Padding; unknown character; start and end of a caption."""
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[START]", "[END]")
-"""How they are written, in the order of their numbers."""
+"""Their texts, in the order of their numbers."""
 
-_LEAST_COUNT = 2  # a pair seen once is no pattern
+_LEAST_COUNT = 2  # a pair that occurs once is not a pattern
 
 
 class CaptionTokenizer:
-    """Turns captions into tokens and back."""
+    """Converts captions to tokens and back."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        # A caption that spells "[END]" must not end there.
+        # The text "[END]" in a caption must not become the end token.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
 
     @classmethod
     def train(cls, captions: Iterable[str], vocabulary_size: int) -> "CaptionTokenizer":
-        """Learn the tokens of captions; the same captions in any order give the same tokens.
+        """Learn tokens from captions, regardless of their order.
 
         Args:
-            captions: read once, and counted, not kept.
-            vocabulary_size: tokens at the most, with the special ones; few captions give fewer.
+            captions: Read once and counted, not kept.
+            vocabulary_size: Maximum number of tokens, including special ones; few captions give
+                fewer.
         """
         tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNKNOWN], fuse_unk=True))
         tokenizer.normalizer = normalizers.Sequence(
@@ -67,41 +68,42 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, file: Path) -> "CaptionTokenizer":
-        """Load what `save` wrote.
+        """Load a file that `save` wrote.
 
         Raises:
-            ModelError: the file is missing, or is something else.
+            ModelError: the file is missing or not such a tokenizer.
         """
         try:
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises no narrower class
             raise ModelError(
-                f"{file}: cannot be read as a tokenizer ({error}): restore the file"
+                f"{file}: cannot be read as a tokenizer ({error}): restore the file", uri=str(file)
             ) from error
         found = tuple(tokenizer.id_to_token(number) for number in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS:
             raise ModelError(
-                f"{file}: its first tokens are {found}, not {SPECIAL_TOKENS}: restore the file"
+                f"{file}: its first tokens are {found}, not {SPECIAL_TOKENS}: restore the file",
+                uri=str(file),
             )
         return cls(tokenizer)
 
     def save(self, file: Path) -> None:
-        """Write `tokenizer.json`, which transformers' `PreTrainedTokenizerFast` reads, too."""
+        """Write `tokenizer.json`, which transformers' `PreTrainedTokenizerFast` also reads."""
         self._tokenizer.save(str(file))
 
     @property
     def size(self) -> int:
-        """Number of tokens, the special ones counted."""
+        """Number of tokens, including special ones."""
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, captions: Sequence[str]) -> list[list[int]]:
-        """Turn captions into tokens, without special ones."""
+        """Convert captions to tokens, without special ones."""
         return [found.ids for found in self._tokenizer.encode_batch(list(captions))]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Turn tokens into text; special ones vanish."""
+        """Convert tokens to text, without special ones."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def starts_word(self, token: int) -> bool:
-        """Whether a token begins after a space, and not within a word or as its punctuation."""
+        """Whether a token starts a word, instead of continuing one or being punctuation."""
         return str(self._tokenizer.id_to_token(token)).startswith("▁")

@@ -1,4 +1,4 @@
-"""Captioners trained from scratch, as they are trained."""
+"""Training of models from scratch."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ScratchTrainable:
-    """A model of one of the kinds; a `Trainable`."""
+    """A model of one of these kinds; a `Trainable`."""
 
     def __init__(self, model: ScratchModel, prompt: str) -> None:
         self._model = model
@@ -32,7 +32,7 @@ class ScratchTrainable:
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
         return self._model.description.preprocessing.target
 
     @property
@@ -41,29 +41,28 @@ class ScratchTrainable:
         return self._model.network
 
     def encode(self, captions: Sequence[str]) -> TokenBatch:
-        """Turn captions into tokens: `[START] prompt caption`, to be followed by `[END]`.
+        """Convert captions to tokens: `[START] prompt caption`, followed by `[END]`.
 
-        The prompt carries no loss: at work it is given.
+        The prompt has no loss, because captioning is given the prompt.
         """
         room = max(0, self._model.description.architecture.max_tokens - len(self._start))
         bodies = [tokens[:room] for tokens in self._model.tokenizer.encode(captions)]
         return batch_tokens(self._start, bodies, pad=PAD, end=END)
 
     def captioner(self, generation: GenerationConfig) -> ScratchCaptioner:
-        """Caption with the weights as they are now.
+        """Return a captioner that shares the weights; puts the network into evaluation mode.
 
-        Puts the network into evaluation mode, as captioning needs it. That of a `hybrid` is an
-        `AttentiveCaptioner`.
+        That of a `hybrid` is an `AttentiveCaptioner`.
         """
         return captioner_of(self._model, generation)
 
     def save(self, folder: Path, generation: GenerationConfig, training: dict[str, Any]) -> None:
-        """Write the folder that `scratch_folders` describes."""
+        """Write a folder as described in `kind`."""
         self._model.save(folder, generation, training)
 
 
 def build_scratch_trainable(config: TrainConfig, captions: Iterable[str]) -> ScratchTrainable:
-    """Build a model, on the CPU; its tokens are learned from the captions.
+    """Build a model on the CPU; its tokens are learned from the captions.
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
@@ -73,7 +72,7 @@ def build_scratch_trainable(config: TrainConfig, captions: Iterable[str]) -> Scr
     model = build_model(config.kind, architecture, captions, config.train.seed)
     if not (architecture.pretrained or model.network.encoder.is_trained):
         logger.warning(
-            "the encoder stays as random as it is: set architecture.train_encoder=true, or "
+            "the encoder keeps its random weights: set architecture.train_encoder=true or "
             "architecture.pretrained=true"
         )
     return ScratchTrainable(model, config.generation.prompt)
@@ -82,17 +81,18 @@ def build_scratch_trainable(config: TrainConfig, captions: Iterable[str]) -> Scr
 def load_scratch_trainable(folder: Path, config: TrainConfig) -> ScratchTrainable:
     """Load a folder for training, on the CPU, in fp32.
 
-    Its own architecture and tokens stay; of the settings those count that change no weight:
-    `train_encoder`, `dropout` and `max_tokens`.
+    The architecture and tokens are those of the folder. Settings that change no weight come from
+    the configuration: `train_encoder`, `dropout` and `max_tokens`.
 
     Raises:
         ConfigError: the encoder needs an extra that is not installed.
-        ModelError: the folder does not hold a whole model of the kind.
+        ModelError: the folder does not hold a complete model of the kind in the settings.
     """
     model = load_model(folder, config.architecture)
     if model.description.kind != config.kind:
         raise ModelError(
-            f"{folder}: a model of kind {model.description.kind!r}, not {config.kind!r}: give the "
-            "other's kind, or another folder"
+            f"{folder}: a model of kind {model.description.kind!r}, not {config.kind!r}: set that "
+            "kind, or give another folder",
+            uri=str(folder),
         )
     return ScratchTrainable(model, config.generation.prompt)

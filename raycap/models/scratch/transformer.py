@@ -1,11 +1,12 @@
-"""Transformer: attention over the tokens so far and over the encoder's grid.
+"""Transformer: attention to the tokens so far and to the encoder's grid.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762, the decoder: section 3.2 (attention), 3.3 (feed
-forward), 3.4 (one matrix for words in and out), 3.5 (sinusoidal positions). What differs, and why:
+forward), 3.4 (shared input and output embeddings), 3.5 (sinusoidal positions). Differences, and
+their reasons:
 
-- norms stand before the sublayers (Xiong et al. 2020, arXiv:2002.04745), which trains safely at
-  any depth and with a short warm-up;
-- cells of the grid have learned positions, since the order of a grid is not in its vectors.
+- norms come before the sublayers (Xiong et al. 2020, arXiv:2002.04745), which trains stably at any
+  depth and with a short warm-up;
+- cells of the grid have learned positions, because their vectors do not contain them.
 """
 
 import math
@@ -18,29 +19,30 @@ from torch.nn import functional
 
 from raycap.config import ArchitectureConfig
 from raycap.models.scratch.decoders import Decoder, Tensors
+from raycap.models.scratch.encoders import grid_side
 
 # B = images, N = cells of the grid, D = the encoder's channels, L = layers, W = width
-# H = heads, K = width of a head, R = rows, those of an image side by side
+# H = heads, K = width of a head, R = rows, those of an image adjacent
 # T = tokens, P = tokens read before, V = vocabulary
 
 _GROWTH = 4
-"""The hidden layer of the feed-forward network is so many times as wide."""
+"""Width of the hidden layer of the feed-forward network, as a multiple of the decoder's width."""
 
 
 class TransformerDecoder(Decoder):
-    """A Transformer decoder over tokens and grid."""
+    """A Transformer decoder that attends to tokens and grid."""
 
     def __init__(
-        self, architecture: ArchitectureConfig, num_channels: int, num_tokens: int, num_cells: int
+        self, architecture: ArchitectureConfig, num_channels: int, num_tokens: int
     ) -> None:
         super().__init__()
-        width = architecture.width
+        width, num_cells = architecture.width, grid_side(architecture) ** 2
         self.num_heads = architecture.num_heads
         self.see = nn.Linear(num_channels, width)
         self.cells = nn.Parameter(torch.randn(num_cells, width) * 0.02)
         self.see_norm = nn.LayerNorm(width)
         self.words = nn.Embedding(num_tokens, width)
-        # Words in are scaled up, so that words out begin with logits of about 1.
+        # Embeddings are small, so that initial logits are about 1; inputs are scaled up.
         nn.init.normal_(self.words.weight, std=width**-0.5)
         self.layers = nn.ModuleList(
             _Layer(width, self.num_heads, architecture.dropout)
@@ -55,7 +57,7 @@ class TransformerDecoder(Decoder):
         return (torch.stack([cast(_Layer, layer).look(seen) for layer in self.layers], 1),)
 
     def start(self, memory: Tensors) -> Tensors:
-        """Begin with keys and values of no token: `[B, L, 2, H, 0, K]`."""
+        """Return keys and values of no token: `[B, L, 2, H, 0, K]`."""
         return (memory[0][..., :0, :],)
 
     def read(
@@ -106,11 +108,11 @@ class _Layer(nn.Module):
         grid: Float[Tensor, "b 2 h n k"],
         read: Float[Tensor, "r 2 h p k"],
     ) -> tuple[Float[Tensor, "r t w"], Float[Tensor, "r 2 h q k"]]:
-        """Go through the layer; return keys and values of all tokens read, too."""
+        """Apply the layer; also return keys and values of all tokens read."""
         query, *new = self.own(self.own_norm(values)).chunk(3, -1)
         kept = torch.cat([read, torch.stack([self._heads(part) for part in new], 1)], -2)
-        told = self._attend_own(self._heads(query), kept)
-        values = values + self.drop(self.own_out(told))
+        attended = self._attend_own(self._heads(query), kept)
+        values = values + self.drop(self.own_out(attended))
         seen = self._attend_grid(self._heads(self.grid_query(self.grid_norm(values))), grid)
         values = values + self.drop(self.grid_out(seen))
         return values + self.drop(self.feed(self.feed_norm(values))), kept
@@ -121,37 +123,37 @@ class _Layer(nn.Module):
     def _attend_own(
         self, query: Float[Tensor, "r h t k"], kept: Float[Tensor, "r 2 h q k"]
     ) -> Float[Tensor, "r t w"]:
-        """Attend to what was read up to each token, itself included."""
+        """Attend to all tokens up to and including each token."""
         num_new, num_all = query.shape[-2], kept.shape[-2]
         mask = None
         if 1 < num_new < num_all:
             whole = torch.ones(num_new, num_all, dtype=torch.bool, device=query.device)
             mask = whole.tril(num_all - num_new)
-        told = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             query,
             kept[:, 0],
             kept[:, 1],
             attn_mask=mask,
             is_causal=num_new == num_all and num_new > 1,
         )
-        return told.transpose(1, 2).flatten(2)
+        return attended.transpose(1, 2).flatten(2)
 
     def _attend_grid(
         self, query: Float[Tensor, "r h t k"], grid: Float[Tensor, "b 2 h n k"]
     ) -> Float[Tensor, "r t w"]:
-        """Attend to the whole grid; the rows of an image ask together."""
+        """Attend to the whole grid, with the rows of an image as queries of one attention."""
         num_images, (_, num_heads, num_tokens, size) = len(grid), query.shape
         rows = (num_images, -1, num_heads, num_tokens, size)
         together = query.reshape(rows).transpose(1, 2).flatten(2, 3)
-        told = functional.scaled_dot_product_attention(together, grid[:, 0], grid[:, 1])
-        apart = told.reshape(num_images, num_heads, -1, num_tokens, size).permute(0, 2, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(together, grid[:, 0], grid[:, 1])
+        apart = attended.reshape(num_images, num_heads, -1, num_tokens, size).permute(0, 2, 3, 1, 4)
         return apart.flatten(0, 1).flatten(2)
 
 
 def sinusoids(
     first: int, count: int, width: int, device: torch.device
 ) -> Float[Tensor, "{count} {width}"]:
-    """Encode positions from `first` on; section 3.5."""
+    """Return sinusoidal encodings of positions from `first` on; section 3.5."""
     places = torch.arange(first, first + count, dtype=torch.float32, device=device)
     halves = torch.arange(0, width, 2, dtype=torch.float32, device=device)
     angles = places[:, None] * torch.exp(halves * (-math.log(10_000.0) / width))

@@ -1,15 +1,12 @@
-"""Vision-language models: all that transformers loads as `AutoModelForImageTextToText`.
+"""Captioning with vision-language models: those of transformers' `AutoModelForImageTextToText`.
 
 Florence-2, SmolVLM, Qwen-VL, LLaVA, BLIP-2 and others differ in how they read an image and a
-prompt. So nothing of them is rebuilt here: their own processor makes the input, and transformers'
-`generate` writes the captions. What raycap adds:
+prompt. Therefore their own processor makes the input, and transformers' `generate` writes the
+captions. raycap adds:
 
-- the folder's own generation settings are replaced, but for its special tokens, so that only
-  raycap's settings decide;
+- its generation settings replace those of the folder, except special tokens;
 - every caption has the mean log-probability of its tokens, from the same pass;
-- sampling goes image by image, from a seed of the image's pixels, as of `decoding`.
-
-What transformers' `generate` is told, and what is read of its answer.
+- images are sampled one by one, with a seed from their pixels, as in `decoding`.
 """
 
 from collections.abc import Sequence
@@ -22,7 +19,12 @@ import transformers
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationMixin,
+    ProcessorMixin,
+)
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
@@ -31,11 +33,11 @@ from raycap.models.base import Caption
 from raycap.models.decoding import caption_with
 from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
-from raycap.models.folders import KIND_FILE, VLM, write_json
-from raycap.models.vlm.folders import check_vlm_folder
-from raycap.models.weights import load_vlm, quiet
+from raycap.models.vlm.kind import check_vlm_folder
+from raycap.models.weights import load_complete, load_errors
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
+_WHAT = "a vision-language model"
 
 _SPECIAL_TOKENS = (
     "bos_token_id",
@@ -52,9 +54,9 @@ _SPECIAL_TOKENS = (
 
 
 def generating_module(model: Any) -> Any:
-    """Find the module whose `generate` runs the search, by its own special tokens.
+    """Return the module whose `generate` runs the search, with its own special tokens.
 
-    That is the model itself, unless it hands its input on to a language model, as BLIP-2 does.
+    It is the model itself, unless the model passes its input to a language model, as BLIP-2 does.
     """
     if type(model).generate is GenerationMixin.generate:
         return model
@@ -67,9 +69,9 @@ def generating_module(model: Any) -> Any:
 
 
 def special_tokens(module: Any) -> dict[str, Any]:
-    """Read the tokens that a module's own generation settings name, and drop all else of them.
+    """Return the special tokens of a module's generation settings, and remove all other settings.
 
-    What else is there (sampling, penalties, lengths) would fill in what raycap leaves unset.
+    Those (sampling, penalties, lengths) would apply wherever raycap leaves a setting unset.
     """
     own = module.generation_config
     tokens = {name: getattr(own, name, None) for name in _SPECIAL_TOKENS}
@@ -81,11 +83,11 @@ def special_tokens(module: Any) -> dict[str, Any]:
 
 
 def generation_settings(tokens: dict[str, Any], generation: GenerationConfig) -> Any:
-    """Say all that decides a caption in transformers' words.
+    """Return the complete generation settings in the format of transformers.
 
     Args:
-        tokens: As of `special_tokens`.
-        generation: How captions are searched for.
+        tokens: From `special_tokens`.
+        generation: How captions are generated.
     """
     settings: dict[str, Any] = {
         **tokens,
@@ -97,7 +99,7 @@ def generation_settings(tokens: dict[str, Any], generation: GenerationConfig) ->
         "no_repeat_ngram_size": generation.no_repeat_ngram_size,
         "do_sample": generation.sampling.enabled,
         "return_dict_in_generate": True,
-        "output_logits": True,  # of every step until the last one, in fp32
+        "output_logits": True,  # kept of every step until the end, in fp32
     }
     if generation.num_beams > 1:
         settings |= {"length_penalty": generation.length_penalty, "early_stopping": False}
@@ -106,7 +108,7 @@ def generation_settings(tokens: dict[str, Any], generation: GenerationConfig) ->
             "temperature": generation.sampling.temperature,
             "top_k": generation.sampling.top_k or 0,
             "top_p": generation.sampling.top_p,
-            "remove_invalid_values": True,  # as of `blip`
+            "remove_invalid_values": True,  # as in `blip`
         }
     return _Settings(**settings)
 
@@ -114,18 +116,18 @@ def generation_settings(tokens: dict[str, Any], generation: GenerationConfig) ->
 def read_generated(
     generated: Any, tokens: dict[str, Any], num_captions: int
 ) -> list[list[Decoded]]:
-    """Read what `generate` wrote, with the log-probability of each caption.
+    """Convert the output of `generate` to captions with their log-probabilities.
 
-    A first token that the model's settings force on it counts in no mean: it was not chosen.
+    A first token that the model's settings force is left out of the mean: it was not chosen.
 
     Args:
-        generated: With `output_logits`, of greedy search, beams or draws.
-        tokens: As of `special_tokens`.
-        num_captions: Captions an image.
+        generated: With `output_logits`, from greedy search, beam search or sampling.
+        tokens: From `special_tokens`.
+        num_captions: Captions per image.
 
     Returns:
-        Captions for each image, in the order of `generate`: of beams the best first. It has ranked
-        them, so that the score is only the `logprob`.
+        Captions per image, in the order of `generate`: the best first for a beam search. They are
+        ranked already, so their score is just the `logprob`.
     """
     beams = getattr(generated, "beam_indices", None)
     num_steps = len(generated.logits) if beams is None else beams.shape[1]
@@ -153,7 +155,7 @@ def read_generated(
 def _logprobs(
     logits: tuple[Tensor, ...], written: Int[Tensor, "n t"], rows: Int[Tensor, "n t"]
 ) -> Float[Tensor, "n t"]:
-    """Look up each token in the logits of the row that it was chosen from, step by step."""
+    """Return the log-probability of each token in the row that it was chosen from."""
     chosen = [
         of_step[rows[:, step]].log_softmax(-1).gather(1, written[:, step : step + 1])
         for step, of_step in enumerate(logits[: written.shape[1]])
@@ -162,7 +164,7 @@ def _logprobs(
 
 
 def _lengths(written: Int[Tensor, "n t"], ends: list[int]) -> Int[Tensor, " n"]:
-    """Count the tokens of each caption, the first end token among them."""
+    """Count the tokens of each caption, including the first end token."""
     is_end = torch.isin(written, torch.tensor(ends, device=written.device))
     before = (is_end.cumsum(1) == 0).sum(1)
     return (before + 1).clamp(max=written.shape[1])
@@ -175,14 +177,14 @@ def _ids(value: int | list[int] | None) -> list[int]:
 
 
 INSTRUCTION = "Describe this image in one sentence."
-"""What a model with a chat template is asked where `generation.prompt` is empty."""
+"""The prompt for a model with a chat template if `generation.prompt` is empty."""
 
 TASK = "<CAPTION>"
-"""What Florence-2, whose prompts are tasks, is asked then."""
+"""The same for Florence-2, whose prompts are tasks."""
 
 
 class VlmCaptioner:
-    """Captions with any vision-language model of transformers."""
+    """Captions images with any vision-language model of transformers."""
 
     def __init__(
         self, model: Any, processor: Any, target: Target, generation: GenerationConfig
@@ -190,14 +192,14 @@ class VlmCaptioner:
         """Prepare to caption.
 
         Args:
-            model: Is put into evaluation mode, and keeps of its generation settings only its
-                special tokens.
+            model: The network; put into evaluation mode. Of its generation settings only special
+                tokens are kept.
             processor: Makes the model's input.
-            target: The size of the images that it is given.
-            generation: How captions are searched for.
+            target: Size of the input images.
+            generation: How captions are generated.
 
         Raises:
-            ModelError: the processor does not take the prompt.
+            ModelError: the processor does not accept the prompt.
         """
         self._model = model.eval()
         self._processor = processor
@@ -223,7 +225,7 @@ class VlmCaptioner:
             ModelError: the folder is not a whole model that transformers knows, a package that it
                 needs is not installed, or its processor does not take the prompt.
         """
-        assert model.precision != "int8"  # as of sources.check_arithmetic
+        assert model.precision != "int8"  # checked by sources.check_arithmetic
         target = check_vlm_folder(folder)
         device = pick_device()
         network, processor = load_vlm(folder, pick_dtype(model.precision, device))
@@ -231,40 +233,32 @@ class VlmCaptioner:
 
     @property
     def target(self) -> Target:
-        """The pixels it wants."""
+        """Size of the input images, and how to resample to it."""
         return self._target
 
     @torch.inference_mode()
     def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
         """Caption a batch; `alternatives` are sorted best first.
 
-        The text is the model's answer alone, on one line: the prompt is a question or a task.
+        The text is the model's answer on one line, without the prompt, which is a question or task.
 
         Raises:
-            FloatingPointError: the model's numbers for one of the images are not finite.
+            FloatingPointError: the scores of an image are not finite.
         """
         return caption_with(self._decode, self._text, pixels, self._generation, self._model.device)
 
     def with_generation(self, generation: GenerationConfig) -> "VlmCaptioner":
-        """Caption by other settings, with the same weights.
+        """Return a captioner with other settings that shares the weights.
 
         Raises:
-            ModelError: the processor does not take the prompt.
+            ModelError: the processor does not accept the prompt.
         """
         return VlmCaptioner(self._model, self._processor, self._target, generation)
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
-        """Count as `generation.max_new_tokens` does, the end token left out."""
+        """Count tokens as `generation.max_new_tokens` does, without the end token."""
         encoded = self._processor.tokenizer(list(captions), add_special_tokens=False).input_ids
         return [len(tokens) for tokens in encoded]
-
-    def save(self, folder: Path) -> None:
-        """Write a Hugging Face folder, in the precision in use."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with quiet():
-            self._model.save_pretrained(folder)
-            self._processor.save_pretrained(folder)
-        write_json(folder / KIND_FILE, {"kind": VLM})
 
     def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
         inputs = self._inputs(pixels).to(self._model.device, self._model.dtype)
@@ -275,7 +269,7 @@ class VlmCaptioner:
         images = [Image.fromarray(image) for image in pixels]
         if self._processor.chat_template is None:
             text = {"text": [self._prompt] * len(images)} if self._prompt else {}
-            # A list an image: some processors take a flat one for the images of one text.
+            # One list per image: some processors take a flat list as the images of one text.
             of_texts = [[image] for image in images]
             return self._processor(images=of_texts, return_tensors="pt", **text)
         return self._processor.apply_chat_template(
@@ -287,22 +281,24 @@ class VlmCaptioner:
         )
 
     def _check_prompt(self) -> None:
-        """Try the prompt on grey images: later it would seem to be the images' fault."""
+        """Try the prompt on grey images: later, an error would look like bad images."""
         size = (2, self._target.height_px, self._target.width_px, 3)
         try:
             inputs = self._inputs(np.full(size, 128, np.uint8))
-        except Exception as error:  # whatever a processor or a template raises
+        except Exception as error:  # processors and templates raise anything
             reason = " ".join(str(error).split())
             raise ModelError(
-                f"the model's processor does not take generation.prompt={self._prompt!r} "
-                f"({type(error).__name__}: {reason}): give the prompt that the model's page shows"
+                f"the model's processor does not accept generation.prompt={self._prompt!r} "
+                f"({type(error).__name__}: {reason}): use the prompt that the model's page shows",
+                setting="generation.prompt",
             ) from error
         mark = getattr(self._processor, "image_token", None)
         writes_alone = generating_module(self._model) is self._model
         if "input_ids" not in inputs and mark is not None and writes_alone:
             raise ModelError(
-                f"the model has no chat template: set generation.prompt to what its page shows, "
-                f"with {mark} where the image goes"
+                "the model has no chat template: set generation.prompt to the prompt that its page "
+                f"shows, with {mark} at the place of the image",
+                setting="generation.prompt",
             )
 
     def _text(self, tokens: list[int]) -> str:
@@ -310,12 +306,46 @@ class VlmCaptioner:
         return " ".join(text.split())
 
 
+def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Load a vision-language model onto the CPU, and its processor.
+
+    Args:
+        folder: Hugging Face folder, already checked.
+        dtype: Data type to convert the weights to.
+
+    Raises:
+        ModelError: files are broken or do not fit together, the model needs code of its own folder,
+            or a package that it needs is not installed.
+    """
+    with load_errors(folder, _WHAT):
+        processor = _processor(folder)
+        return load_complete(AutoModelForImageTextToText, folder, dtype), processor
+
+
+def load_processor(folder: Path) -> Any:
+    """Load only the processor of a vision-language model.
+
+    Raises:
+        ModelError: as `load_vlm`.
+    """
+    with load_errors(folder, _WHAT):
+        return _processor(folder)
+
+
+def _processor(folder: Path) -> Any:
+    load: Any = AutoProcessor.from_pretrained
+    processor = load(folder, local_files_only=True, trust_remote_code=False)
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError("it has no processor of images and text")
+    return processor
+
+
 def written_prompt(processor: Any, prompt: str) -> str:
-    """Write the prompt as the model reads it, with its mark where the image goes.
+    """Return the prompt as the model reads it, with its placeholder for the image.
 
     Args:
         processor: Of the model.
-        prompt: As of `generation.prompt`.
+        prompt: The setting `generation.prompt`.
     """
     asked = _prompt_for(processor, prompt)
     if processor.chat_template is None:
@@ -327,7 +357,7 @@ def written_prompt(processor: Any, prompt: str) -> str:
 
 
 def _prompt_for(processor: Any, prompt: str) -> str:
-    """Give the prompt, or where it is empty what asks such a model for a caption."""
+    """Return the prompt; if it is empty, the usual one for this kind of processor."""
     if prompt:
         return prompt
     if TASK in getattr(processor, "task_prompts_without_inputs", {}):

@@ -1,6 +1,6 @@
-"""Random changes of training images, the same again for the same seed, epoch and image.
+"""Random augmentation of training images, repeatable from the seed, the epoch and the image.
 
-Flipping is off by default: captions say "left" and "right", and a mirrored image makes them lie.
+Flipping is off by default: captions say "left" and "right", which a mirrored image contradicts.
 """
 
 import math
@@ -18,24 +18,24 @@ from raycap.config import AugmentConfig
 from raycap.images.decoding import Target
 
 _REFERENCE_PX = 224
-"""Side of the image that the blur's sigma is meant for."""
+"""Image side that the blur's sigma refers to."""
 _BLUR_SIGMA = (0.1, 2.0)
 _JPEG_QUALITY = (30, 90)
 _ERASED_SHARE = (0.02, 0.2)
 _MAX_ENLARGEMENT = 2.0
 _TENSOR_FILTERS = ("nearest", "bilinear", "bicubic")
-"""Filters that torchvision has for tensors; the others become bicubic."""
+"""Filters that torchvision offers for tensors; bicubic replaces the others."""
 
 
 class Augmentation:
-    """Changes images of one size at random; without any change where it is switched off."""
+    """Random changes of images of one size; none if augmentation is disabled."""
 
     source: Target
-    """The size that images are to be decoded to before they are changed."""
+    """Size to decode images to before they are changed."""
 
     def __init__(self, config: AugmentConfig, target: Target) -> None:
         self._crops = config.enabled and config.crop_scale < 1
-        # Decoded larger by what the smallest crop loses, so that no crop is blown up.
+        # Decoded larger by what the smallest crop cuts off, so that no crop is enlarged.
         scale = min(_MAX_ENLARGEMENT, config.crop_scale**-0.5) if self._crops else 1.0
         self.source = replace(
             target,
@@ -45,9 +45,9 @@ class Augmentation:
         self._changes = _changes(config, target) if config.enabled else []
 
     def __call__(self, pixels: UInt8[np.ndarray, "h w 3"], seed: int) -> UInt8[Tensor, "3 y x"]:
-        """Change one image, of the size of `source`, into one of the target's size."""
+        """Augment one image of the size of `source`; return it in the target's size."""
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        # torchvision draws from torch's own generator, which is left as it was.
+        # torchvision draws from torch's global generator, whose state is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for change in self._changes:
@@ -56,7 +56,7 @@ class Augmentation:
 
 
 def picture_grid(rows: list[list[UInt8[np.ndarray, "3 h w"]]]) -> bytes:
-    """Draw images in rows and columns, as a JPEG."""
+    """Draw images in rows and columns; return a JPEG."""
     gap_px = 4
     height, width = rows[0][0].shape[1:]
     columns = max(len(row) for row in rows)
@@ -72,8 +72,8 @@ def picture_grid(rows: list[list[UInt8[np.ndarray, "3 h w"]]]) -> bytes:
 
 
 def _changes(config: AugmentConfig, target: Target) -> list[Any]:
-    """List the changes that are switched on, in the order they are made."""
-    # Importing it takes longer than all else that a process of the stream needs.
+    """List the enabled changes, in the order of their application."""
+    # Its import takes longer than everything else that a stream process needs.
     from torchvision.transforms import InterpolationMode, v2  # noqa: PLC0415
 
     size = (target.height_px, target.width_px)
@@ -98,7 +98,7 @@ def _changes(config: AugmentConfig, target: Target) -> list[Any]:
 
 
 def _jpeg(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
-    """Store an image as a JPEG of random quality, and read it again. torchvision's is to go."""
+    """Encode an image as a JPEG of random quality, and decode it: torchvision's is deprecated."""
     quality = int(torch.randint(_JPEG_QUALITY[0], _JPEG_QUALITY[1] + 1, ()))
     sink = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(sink, "JPEG", quality=quality)
@@ -106,8 +106,8 @@ def _jpeg(image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
 
 
 def _blur(size: tuple[int, int]) -> tuple[int, tuple[float, float]]:
-    """Choose the side of the blur's kernel, and the least and greatest sigma."""
+    """Return the side of the blur's kernel, and the range of sigma."""
     scale = min(size) / _REFERENCE_PX
     low, high = (sigma * scale for sigma in _BLUR_SIGMA)
-    # Two sigmas to each side hold 95 % of the weight.
+    # Two sigmas on each side hold 95 % of the weight.
     return 2 * math.ceil(2 * high) + 1, (low, high)

@@ -1,4 +1,4 @@
-"""A worker's end of the stream: pieces in, batches of tensors out, made ready by a thread."""
+"""A worker's end of the stream: pieces in, batches of tensors out, prepared by a thread."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,34 +23,34 @@ _JOIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """One worker's share of a step, or of a sample's round.
+    """One worker's share of a training step, or of one round over a sample.
 
-    Where there is no image for a worker, the batch holds one black image with a caption that
-    carries no loss: all workers must take part in every step.
+    A batch without images holds one black image and a caption without loss, because all workers
+    must take part in every step.
     """
 
     kind: str
     epoch: int
     number: int
-    """Of the step within the epoch, or of the round."""
+    """Number of the step within the epoch, or of the round."""
     is_last: bool
-    """Whether the sample ends with it."""
+    """Whether it is the last of its sample."""
     pixels: UInt8[Tensor, "b 3 h w"]
     image_ids: list[str]
-    """Of the images, none of them where there is only the black one."""
+    """Ids of the images; empty if there is only the black one."""
     owners: Int[Tensor, " s"]
-    """For each caption, the image it is of."""
+    """For each caption, the index of its image."""
     offsets: Int[Tensor, " s"]
-    """For each caption, its place among all of the step, over all workers."""
+    """For each caption, its number within the step, over all workers."""
     tokens: TokenBatch
-    """Of the captions, `[S, T]`."""
+    """Tokens of the captions, `[S, T]`."""
     references: list[list[str]]
-    """For each image all its captions; of samples only."""
+    """For each image, all its captions; only in samples."""
     unreadable: list[str]
-    """Images that are missing here, and why."""
+    """Images left out because they could not be read, each with the reason."""
 
     def only(self, index: int) -> "Batch":
-        """Give one image of the batch, with its captions."""
+        """Return a batch of one image and its captions."""
         mine = self.owners == index
         tokens = TokenBatch(
             inputs=self.tokens.inputs[mine],
@@ -70,7 +70,7 @@ class Batch:
 
 
 class Feed:
-    """Gives a worker's batches in order; use as a context manager."""
+    """A worker's batches in order; use as a context manager."""
 
     def __init__(
         self,
@@ -94,22 +94,22 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        # It may be waiting for the stream, which ends with this process at the latest.
+        # The thread may be waiting for the stream, which ends with this process at the latest.
         self._thread.join(timeout=_JOIN_S)
 
     def take(self, kind: Kind, epoch: int, number: int) -> Batch:
-        """Take the next batch, which must be the one that is named.
+        """Return the next batch, which must be the given one.
 
         Raises:
-            RunStopped: it did not come in `engine.stall_timeout_s`.
-            RaycapError: as the stream raised it.
+            RunStopped: it did not arrive within `engine.stall_timeout_s`.
+            RaycapError: the stream raised it.
         """
         try:
             item = self._queue.get(timeout=self._stall_timeout_s)
         except Empty:
             raise RunStopped(
                 f"no image arrived for {self._stall_timeout_s:g} s (engine.stall_timeout_s); "
-                "look at the cluster and at the dataset's storage, and run the same command to "
+                "check the cluster and the dataset's storage, then run the same command to "
                 "continue"
             ) from None
         if isinstance(item, BaseException):
@@ -124,7 +124,7 @@ class Feed:
                 self._put(batch)
                 if self._stopped.is_set():
                     return
-        except BaseException as error:  # noqa: BLE001  raised again where batches are taken
+        except BaseException as error:  # noqa: BLE001  raised again by `take`
             self._put(error)
 
     def _put(self, item: Batch | BaseException) -> None:
@@ -175,12 +175,12 @@ class Feed:
         )
 
     def _tensor(self, pixels: list[UInt8[np.ndarray, "_ 3 h w"]]) -> UInt8[Tensor, "b 3 h w"]:
-        # A copy: the stream's memory is read-only, and goes back to the store.
+        # A copy: the stream's memory is read-only and is reused.
         copied = torch.from_numpy(np.concatenate(pixels))
         return copied.pin_memory() if self._pins else copied
 
     def _captions(self, piece: Piece) -> dict[str, Any]:
-        """Encode the captions of a batch; of an empty one, a caption that carries no loss."""
+        """Encode the captions of a batch; for an empty batch, one caption without loss."""
         texts = [text for captions in piece.captions for text in captions]
         tokens = self._trainable.encode(texts or [""])
         if not texts:

@@ -1,7 +1,7 @@
-"""The first stage of the stream: read the images of a window, and deal them out in pieces.
+"""First stage of the stream: read the images of a window, and divide them into pieces.
 
-Image files travel as they are stored, ten to thirty times smaller than their pixels. One window of
-them is in the memory of its task.
+Image files travel as stored, ten to thirty times smaller than their pixels. A task holds the files
+of one window in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,12 @@ from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
 from raycap.text import count_words
 from raycap.training.data.pieces import EPOCH, FIRST, KIND, WINDOW, Kind, Piece, Tag, gathered_table
-from raycap.training.data.plan import GroupRows, Plan, Rows, draw_seed, share_of
+from raycap.training.data.plan import EpochPlan, GroupRows, Rows, draw_seed, share_of
 
 PIECE_IMAGES = 64
-"""Images that travel together, about: fewer cost too much of a task each, more come late."""
+"""Approximate images per piece: fewer cost more task overhead, more delay a batch."""
 SAMPLE_ROUND_IMAGES = 32
-"""Images of a sample that a worker takes at a time."""
+"""Images of a sample per worker and round."""
 
 _READ_THREADS = 8
 _COLUMNS = [schema.IMAGE_ID, schema.URI, schema.BYTES, schema.CAPTIONS_LIST]
@@ -35,33 +35,33 @@ _COLUMNS = [schema.IMAGE_ID, schema.URI, schema.BYTES, schema.CAPTIONS_LIST]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StreamSpec:
-    """What the stages need to know of a run."""
+    """Everything that the stages of the stream need to know about a run."""
 
     dataset: str
     """Address of the dataset."""
-    plan: Plan
+    plan: EpochPlan
     samples: dict[str, list[GroupRows]]
-    """Which images the samples consist of."""
+    """Images of each sample."""
     augment: AugmentConfig
     image: ImageConfig
     storage: StorageConfig
     target: Target
-    """The pixels that the model wants."""
+    """Pixel format that the model expects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """An image as the dataset has it."""
+    """An image as stored in the dataset."""
 
     image_id: str
     uri: str | None
     file: Callable[[], bytes | None]
-    """Copies its file out of the table; None where only its address is known."""
+    """Copies its file out of the table; returns None if only its address is known."""
     captions: list[str]
 
 
 def gather(work: pa.Table, spec: StreamSpec) -> Iterator[pa.Table]:
-    """Read what WORK asks for: yield GATHERED tables of one piece, in order, worker by worker."""
+    """Read the images of WORK rows; yield GATHERED tables of one piece each, worker by worker."""
     for row in work.to_pylist():
         if row[KIND] == Kind.TRAIN:
             yield from _gather_window(row[EPOCH], row[WINDOW], row[FIRST], spec)
@@ -91,7 +91,7 @@ def _gather_sample(kind: str, epoch: int, spec: StreamSpec) -> Iterator[pa.Table
     while left > 0:
         images = list(islice(reading, spec.plan.num_workers * SAMPLE_ROUND_IMAGES))
         left -= len(images)
-        # Always the same caption of an image, so that the losses of all epochs compare.
+        # Always the same caption per image, so that losses are comparable between epochs.
         chosen = [
             [image.captions[draw_seed("sample", image.image_id) % len(image.captions)]]
             for image in images
@@ -104,7 +104,7 @@ def _gather_sample(kind: str, epoch: int, spec: StreamSpec) -> Iterator[pa.Table
 
 @dataclass(frozen=True, slots=True)
 class _TagMaker:
-    """What the tags of all pieces of some steps have in common."""
+    """Makes the tags of all pieces of some steps."""
 
     kind: str
     epoch: int
@@ -127,15 +127,15 @@ class _TagMaker:
 
 @dataclass(frozen=True, slots=True)
 class _Dealt:
-    """One image of a step: its place in the window, its step and its offset there."""
+    """One image of a step: its index in the window, its step, and its caption offset there."""
 
     index: int
     step: int
     offset: int
 
 
-def _deal(steps: list[Rows], chosen: list[list[str]], plan: Plan) -> list[list[_Dealt]]:
-    """Deal the images of some steps to the workers; steps are counted from 0."""
+def _deal(steps: list[Rows], chosen: list[list[str]], plan: EpochPlan) -> list[list[_Dealt]]:
+    """Divide the images of some steps, counted from 0, among the workers."""
     hands: list[list[_Dealt]] = [[] for _ in range(plan.num_workers)]
     for number, step in enumerate(steps):
         counts = np.array([len(chosen[index]) for index in step])
@@ -152,7 +152,7 @@ def _deal(steps: list[Rows], chosen: list[list[str]], plan: Plan) -> list[list[_
 def _pieces(
     hands: list[list[_Dealt]], images: list[StoredImage], chosen: list[list[str]], tags: _TagMaker
 ) -> Iterator[pa.Table]:
-    """Cut every worker's images into as many pieces, and yield them in turn."""
+    """Cut every worker's images into the same number of pieces, and yield them in turn."""
     num_pieces = max(1, -(-max(map(len, hands)) // PIECE_IMAGES))
     for piece in range(num_pieces):
         for worker, hand in enumerate(hands):
@@ -178,7 +178,7 @@ def _piece(
 
 
 def _chosen(image: StoredImage, epoch: int, spec: StreamSpec) -> list[str]:
-    """Choose the captions that an image is trained on in an epoch."""
+    """Choose the captions of an image for one epoch of training."""
     if spec.augment.captions == "all":
         return image.captions
     seed = draw_seed(spec.plan.seed, "caption", epoch, image.image_id)
@@ -186,7 +186,7 @@ def _chosen(image: StoredImage, epoch: int, spec: StreamSpec) -> list[str]:
 
 
 def read_images(rows: Sequence[GroupRows], spec: StreamSpec) -> Iterator[StoredImage]:
-    """Read rows in order, some row groups ahead."""
+    """Read images in order, prefetching some row groups."""
     store = _store(spec.dataset, spec.storage)
     for table in ordered_map(lambda group: _read_group(store, group), rows, _READ_THREADS):
         yield from _images(table)
@@ -216,11 +216,11 @@ def _images(table: pa.Table) -> Iterator[StoredImage]:
 
 
 def _lazy(files: Any, index: int) -> Callable[[], bytes | None]:
-    """Copy a file out of its table only when it is wanted."""
+    """Copy a file out of its table only on demand."""
     return lambda: files[index].as_py()
 
 
 @lru_cache(maxsize=4)
 def _store(dataset: str, config: StorageConfig) -> Store:
-    """Keep the dataset's client from task to task of a worker process."""
+    """Reuse the dataset's client between the tasks of a worker process."""
     return open_store(dataset, config)

@@ -1,7 +1,7 @@
-"""What streams to the workers: pieces of steps, one a table row.
+"""Pieces: the unit that streams to the workers, one per table row.
 
-A piece is what one worker has of one or several steps. It carries where it belongs, so that the
-worker can check that it got its own, whole and in order.
+A piece holds one worker's images of one or several steps, or a part of them. Its tag says where it
+belongs, so that the worker can check that its pieces arrive complete and in order.
 """
 
 from dataclasses import dataclass, field
@@ -32,14 +32,14 @@ UNREADABLE = "unreadable"
 
 
 class Kind(StrEnum):
-    """What images are for."""
+    """Purpose of images."""
 
     TRAIN = "train"
-    """To be learned from."""
+    """Training."""
     VALIDATION = "validation"
     """The validation sample."""
     FITTED = "fitted"
-    """The sample of the training split, unchanged, that validation is compared with."""
+    """The sample of the training split, not augmented, that validation is compared with."""
 
 
 WORK = pa.schema(
@@ -64,7 +64,7 @@ TAG = pa.schema(
         pa.field(IS_LAST, pa.bool_(), nullable=False),
     ]
 )
-"""Where a piece belongs; see `Tag`."""
+"""Columns of a `Tag`."""
 
 _TEXTS = pa.list_(pa.list_(pa.string()))
 IMAGES = pa.schema(
@@ -76,7 +76,7 @@ IMAGES = pa.schema(
         pa.field(schema.REFERENCE_CAPTIONS, _TEXTS, nullable=False),
     ]
 )
-"""The images of a piece, as lists of one length; see `Piece`."""
+"""Columns of a `Piece`: lists of equal length."""
 
 GATHERED = pa.schema(
     [
@@ -86,7 +86,7 @@ GATHERED = pa.schema(
         pa.field(FILES, pa.list_(pa.large_binary()), nullable=False),
     ]
 )
-"""A piece as it was read: files of images, or null where only the address is known."""
+"""A piece as read: the image files, or null where only the address is known."""
 
 LOADED = pa.schema(
     [
@@ -96,43 +96,43 @@ LOADED = pa.schema(
         pa.field(UNREADABLE, pa.list_(pa.string()), nullable=False),
     ]
 )
-"""A piece as a worker takes it: `pixels` are uint8 `[B, 3, H, W]` of the images that could be
-read; `unreadable` says of the others what is wrong, and they are in no other list."""
+"""A piece as a worker receives it: `pixels` are uint8 `[B, 3, H, W]` of the images that could be
+read; `unreadable` names the others with the reason, and no other list contains them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tag:
-    """Where a piece belongs."""
+    """Position of a piece in the stream."""
 
     kind: str
     epoch: int
     first: int
-    """Its first step within the epoch; for a sample, its round."""
+    """Its first step within the epoch, or its round within the sample."""
     num_steps: int
-    """Steps that it covers, one after the other."""
+    """Consecutive steps that it covers."""
     piece: int
-    """Its number among the pieces that a worker's share of those steps is cut into."""
+    """Its number among the pieces of the worker's share of those steps."""
     num_pieces: int
     worker: int
-    """Whose it is."""
+    """The worker that receives it."""
     is_last: bool
     """Whether it is the last of its sample."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Piece:
-    """The images of a piece. All lists have one length, `pixels` too."""
+    """The images of a piece. All lists have the same length, as have the pixels."""
 
     tag: Tag
     image_ids: list[str] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
-    """Which step each image belongs to."""
+    """Step of each image."""
     offsets: list[int] = field(default_factory=list)
-    """How many captions of the same step come before those of the image, over all workers."""
+    """Number of captions of the same step before those of the image, over all workers."""
     captions: list[list[str]] = field(default_factory=list)
-    """What is to be learned or measured of each image."""
+    """Captions of each image to train on or to measure."""
     references: list[list[str]] = field(default_factory=list)
-    """All captions of each image; of samples only."""
+    """All captions of each image; only in samples."""
     uris: list[str | None] = field(default_factory=list)
     files: list[bytes | None] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
@@ -197,5 +197,5 @@ def _lists(row: dict[str, Any]) -> dict[str, Any]:
 
 def _only_row(table: pa.Table) -> dict[str, Any]:
     rows: list[dict[str, Any]] = table.to_pylist()
-    assert len(rows) == 1, "the stream has one piece a block"
+    assert len(rows) == 1, "the stream has one piece per block"
     return rows[0]

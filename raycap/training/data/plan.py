@@ -1,15 +1,14 @@
-"""Which image comes when: the order of every epoch, before any image is read.
+"""The order of images in every epoch, planned before any image is read.
 
-A split is a line of row groups, each some dozens of images of a part that are read together. An
-epoch lays them end to end in a random order and cuts that line into windows of about
-`engine.shuffle_images` images. Within a window the images are shuffled one by one, and cut into
-steps of one global batch. So an image file is read once an epoch (its row group twice where a
-window ends within it), a window fits in the memory of one task, and the order hangs on the seed,
-the epoch and the global batch alone: not on the number of workers, and not on where a run stopped.
+A split is a sequence of row groups, each with some dozens of images of a part that are read
+together. An epoch puts them in a random order and cuts that sequence into windows of about
+`engine.shuffle_images` images. Within a window the images are shuffled individually, and cut into
+steps of one global batch. An image file is therefore read once per epoch (its row group twice if a
+window ends within it), a window fits in the memory of one task, and the order depends only on the
+seed, the epoch and the global batch: not on the number of workers, nor on where a run stopped.
 
-The last step of an epoch takes what is left, and may be smaller than the others: each image is
-trained on once an epoch, and none is left out. A step's loss is a mean over its tokens, however
-many they are.
+The last step of an epoch takes the remaining images and may be smaller than the others: each image
+is used exactly once per epoch. A step's loss is the mean over its tokens, whatever their number.
 """
 
 import hashlib
@@ -21,14 +20,14 @@ import numpy as np
 from jaxtyping import Int
 
 Rows = Int[np.ndarray, " _"]
-"""Numbers of rows; of any length, several in one signature too."""
+"""Row numbers; lengths may differ within one signature."""
 
 _SAMPLE_SPREAD = 2
-"""A sample is drawn from the row groups of so many times its images."""
+"""A sample is drawn from row groups with this many times its images."""
 
 
 class _Draw(IntEnum):
-    """What a random number is drawn for: each has a stream of its own."""
+    """Purpose of a random number; each purpose has its own random stream."""
 
     GROUPS = 0
     IMAGES = 1
@@ -42,7 +41,7 @@ class GroupRows:
     """Some rows of one row group."""
 
     key: str
-    """Of the part, relative to the dataset."""
+    """Key of the part, relative to the dataset."""
     num_bytes: int
     """Size of the part."""
     group: int
@@ -55,25 +54,25 @@ class SplitGroups:
     """The row groups of one split of a dataset, or of a subset of it."""
 
     keys: tuple[str, ...]
-    """The parts."""
+    """Keys of the parts."""
     num_bytes: tuple[int, ...]
     """Their sizes."""
     part: Rows
-    """For each row group, which part it is of."""
+    """For each row group, the index of its part."""
     group: Rows
-    """For each row group, its number there."""
+    """For each row group, its number within the part."""
     num_images: Rows
-    """For each row group, its images."""
+    """For each row group, its number of images."""
     chosen: tuple[Rows, ...] | None = None
-    """For each row group, the rows that they are; None: all of it."""
+    """For each row group, the chosen rows; None for all rows."""
 
     @property
     def total(self) -> int:
-        """Images of the split."""
+        """Number of images of the split."""
         return int(self.num_images.sum())
 
     def rows(self, index: int, rows: Sequence[int]) -> GroupRows:
-        """Name some of a row group's images by their numbers there."""
+        """Return some images of a row group, given their numbers within it."""
         part = int(self.part[index])
         if self.chosen is not None:
             rows = tuple(self.chosen[index][list(rows)].tolist())
@@ -96,47 +95,47 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan:
-    """The order of a whole run."""
+class EpochPlan:
+    """The order of images in all epochs of a run."""
 
     groups: SplitGroups
-    """Of the training split."""
+    """Row groups of the training split."""
     seed: int
     num_workers: int
     batch_size: int
-    """Images a step and worker."""
+    """Images per step and worker."""
     shuffle_images: int
-    """Images a window, at the most, if that is a step or more."""
+    """Maximum images per window; a window has at least one step."""
     bucket_by_length: bool
-    """Put captions of like length into a step."""
+    """Put captions of similar length into a step."""
 
     @property
     def num_images(self) -> int:
-        """Images of an epoch."""
+        """Images per epoch."""
         return self.groups.total
 
     @property
     def global_batch(self) -> int:
-        """Images of a step, over all workers."""
+        """Images per step, over all workers."""
         return self.num_workers * self.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, the smaller last one counted."""
+        """Steps per epoch, including the smaller last one."""
         return -(-self.num_images // self.global_batch)
 
     @property
     def steps_per_window(self) -> int:
-        """Steps of every window but the last."""
+        """Steps per window, except for the last window."""
         return max(1, self.shuffle_images // self.global_batch)
 
     @property
     def num_windows(self) -> int:
-        """Windows of an epoch."""
+        """Windows per epoch."""
         return -(-self.steps_per_epoch // self.steps_per_window)
 
     def spans(self, epoch: int, step: int) -> Iterator[Span]:
-        """Yield what an epoch has from that step on."""
+        """Yield the windows of an epoch from a step on."""
         if step == self.steps_per_epoch:
             return
         for window in range(step // self.steps_per_window, self.num_windows):
@@ -144,7 +143,7 @@ class Plan:
             yield Span(epoch=epoch, window=window, first_step=first)
 
     def window_rows(self, epoch: int, window: int) -> list[GroupRows]:
-        """Say which rows of which row groups make up a window."""
+        """Return the rows of row groups that make up a window."""
         size = self.steps_per_window * self.global_batch
         start, stop = window * size, min((window + 1) * size, self.num_images)
         order = self._generator(_Draw.GROUPS, epoch).permutation(len(self.groups.part))
@@ -163,13 +162,12 @@ class Plan:
         """Cut a window into steps.
 
         Args:
-            epoch: which epoch.
-            window: which window of it.
-            num_words: length of the caption of each of the window's images, in the order of
-                `window_rows`.
+            epoch: number of the epoch.
+            window: number of the window within it.
+            num_words: caption length of each image of the window, in the order of `window_rows`.
 
         Returns:
-            For each step, which of these images it takes.
+            For each step, the indices of its images.
         """
         order = self._generator(_Draw.IMAGES, epoch, window).permutation(len(num_words))
         if self.bucket_by_length:
@@ -184,7 +182,7 @@ class Plan:
 
 
 def sample_rows(groups: SplitGroups, num_images: int) -> list[GroupRows]:
-    """Choose images of a split at random, the same ones in every run."""
+    """Draw images of a split at random, the same ones in every run."""
     order = np.random.default_rng([_Draw.SAMPLE_GROUPS]).permutation(len(groups.part))
     ends = np.cumsum(groups.num_images[order])
     num_groups = int(np.searchsorted(ends, _SAMPLE_SPREAD * num_images)) + 1
@@ -202,20 +200,20 @@ def sample_rows(groups: SplitGroups, num_images: int) -> list[GroupRows]:
 
 
 def draw_seed(*key: object) -> int:
-    """Make a seed of 63 bits out of what a random choice is for, such as an image and an epoch."""
+    """Derive a 63-bit seed from the purpose of a random choice, such as an image and an epoch."""
     text = "\0".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
 
 
 def share_of(num_images: int, num_workers: int, worker: int) -> slice:
-    """Say which images of a step a worker takes: a run of them, as even as can be."""
+    """Return a worker's images of a step: a contiguous share, as even as possible."""
     size = -(-num_images // num_workers)
     return slice(worker * size, min((worker + 1) * size, num_images))
 
 
 def _bucketed(order: Rows, num_words: Rows, step_size: int, rng: np.random.Generator) -> Rows:
-    """Gather images of like length into steps, and leave the steps in a random order."""
-    # What does not fill a step is drawn from all lengths: it would always be the longest.
+    """Group images of similar caption length into steps, in a random order of steps."""
+    # The incomplete step is drawn from all lengths: it would otherwise hold the longest captions.
     last = np.sort(rng.permutation(len(order))[: len(order) % step_size])
     whole = np.delete(order, last)
     by_length = whole[np.argsort(num_words[whole], kind="stable")].reshape(-1, step_size)

@@ -1,4 +1,4 @@
-"""The dataset that is trained on: its splits, row group by row group."""
+"""Row groups of a dataset's splits, the input of the epoch plan."""
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,11 +19,11 @@ def read_groups(dataset: CaptionDataset, split: str, share: float = 1.0) -> Spli
 
     Args:
         dataset: the dataset.
-        split: which split of it.
-        share: which part of its images; a smaller one lies within a larger one.
+        split: name of the split.
+        share: share of its images; a smaller share is a subset of a larger one.
 
     Raises:
-        DatasetError: the dataset has no such split, no image of that share, or is damaged.
+        DatasetError: the dataset has no such split, no image within the share, or is damaged.
     """
     _check_split(dataset, split)
     entries = dataset.index.filter(pc.equal(dataset.index[SPLIT], split))
@@ -49,7 +49,9 @@ def read_groups(dataset: CaptionDataset, split: str, share: float = 1.0) -> Spli
     if not groups.total:
         raise DatasetError(
             f"{dataset.store.uri}: train.subset={share:g} leaves no image of its {split} split; "
-            "raise it"
+            "raise it",
+            uri=dataset.store.uri,
+            setting="train.subset",
         )
     return groups
 
@@ -58,19 +60,21 @@ def _check_split(dataset: CaptionDataset, split: str) -> None:
     if split not in dataset.splits:
         raise DatasetError(
             f"{dataset.store.uri}: has no {split} split, which training needs (it has: "
-            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
+            f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0",
+            uri=dataset.store.uri,
+            setting=f"split.{split}",
         )
 
 
 def rank_limit(dataset: CaptionDataset, share: float) -> int:
-    """Rank that all images of a share of a dataset lie below: see `datasets.splits.rank_of`."""
+    """Return the rank below which the images of a share lie: see `datasets.splits.rank_of`."""
     return subset_limit(share * float(dataset.record.config.get("subset", 1.0)))
 
 
 def _groups(
     store: Store, key: str, num_bytes: int, limit: int | None
 ) -> list[tuple[int, int | Rows]]:
-    """List the row groups of a part, with the number of their rows, or those below a rank."""
+    """List the row groups of a part with their number of rows, or their rows below a rank."""
     with open_part(store, key, num_bytes) as file:
         numbers = range(file.metadata.num_row_groups)
         if limit is None:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from raycap.captioning import resources
-from raycap.captioning.batching import BatchRange, BatchSize
+from raycap.captioning.batching import BatchSize
 from raycap.captioning.stream import Resources
 from raycap.config import ActorRange, CaptionConfig
 from raycap.config.loading import validate_config
+from raycap.models.base import BatchRange
 
 
 def settle(allowed: BatchRange, seconds_of: Callable[[int], float]) -> list[int]:

@@ -1,9 +1,8 @@
-"""The caption stage isolates bad images and shrinks batches, whatever the model."""
+"""The caption stage isolates bad images and shrinks batches, for any model."""
 
 import math
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,15 @@ import pytest
 from jaxtyping import UInt8
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange, BatchSize
-from raycap.captioning.captioner import CaptionActor, caption_all
-from raycap.captioning.isolated import IsolatedCaptioner
+from raycap.captioning.batching import BatchSize
+from raycap.captioning.captioner import CaptionActor, IsolatedCaptioner, caption_all
 from raycap.captioning.loading import RunSpec
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.decoding import Target
 from raycap.images.isolation import ProcessDied
-from raycap.models.base import Caption
+from raycap.models.base import BatchRange, Caption
 from raycap.models.sources import find_model
 
 
@@ -43,9 +41,6 @@ class Picky:
         if self.bad.intersection(values):
             raise ValueError("cannot look\nat this")
         return [Caption(text=f"number {value}", logprob=-1.0) for value in values]
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError(f"nobody asked to save to {folder}")
 
 
 def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
@@ -99,7 +94,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
 
 
 class Meeting(Picky):
-    """Two calls at a time, or none goes on."""
+    """Calls block until two run at the same time."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -253,7 +248,7 @@ def test_images_that_end_the_process_are_found_and_batches_stay_as_large() -> No
     outcomes = caption_all(Mortal(bad=frozenset({5})), numbered(16), batch_size)
     bad = outcomes[5]
     assert isinstance(bad, ImageError)
-    assert bad.message == "the model did not survive it: its process was ended by SIGKILL"
+    assert bad.message == "the model failed on this image: its process was ended by SIGKILL"
     assert sum(isinstance(outcome, Caption) for outcome in outcomes) == 15
     assert batch_size.current == 8
 
@@ -290,8 +285,8 @@ def magenta_at(place: int, count: int) -> UInt8[np.ndarray, "b h w 3"]:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("die", "the model did not survive it: its process was ended by SIGKILL"),
-        ("hang", "the model did not survive it: took more than 5 s"),
+        ("die", "the model failed on this image: its process was ended by SIGKILL"),
+        ("hang", "the model failed on this image: took more than 5 s"),
         ("raise", "ValueError: an image is pure magenta in the middle"),
     ],
 )

@@ -11,10 +11,10 @@ import pytest
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
-from raycap.captioning.record import fingerprint
+from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.console.captioning import summary_rows
+from raycap.console.caption import summary_rows
 from raycap.errors import ConfigError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
@@ -80,7 +80,7 @@ def test_the_second_model_has_its_own_prompt_and_arithmetic(larger: str) -> None
     found = cascade_of(larger)
     assert found.model.name == found.config.model.name == larger
     assert found.config.generation.prompt == "it:"
-    with pytest.raises(ModelError, match="int8 is for BLIP models only"):
+    with pytest.raises(ModelError, match=r"model\.precision=int8"):
         find_cascade(config(model=larger, below=-1.0, precision="int8"), find_model("stub"))
     with pytest.raises(ConfigError, match=r"cascade\.model: stub is model\.name too"):
         find_cascade(config(model="stub", below=-1.0), find_model("stub"))
@@ -102,9 +102,9 @@ def test_half_a_cascade_is_refused(values: dict[str, Any], line: str) -> None:
 def test_the_fingerprint_names_a_cascade_only_where_there_is_one(larger: str) -> None:
     first = find_model("stub")
     assert find_cascade(config(), first) is None
-    alone = fingerprint({}, first, config())
+    alone = caption_fingerprint({}, first, config())
     assert "cascade" not in alone
-    both = fingerprint({}, first, config(), cascade_of(larger))
+    both = caption_fingerprint({}, first, config(), cascade_of(larger))
     assert both["cascade"]["below"] == -1.2
     assert both["cascade"]["model"]["name"] == larger
     assert both["cascade"]["generation"]["prompt"] == "it:"

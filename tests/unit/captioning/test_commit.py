@@ -1,4 +1,4 @@
-"""The committer writes a part once, when it is whole, whatever order and repeats rows come in."""
+"""The committer writes a complete part once, for any order and repetition of rows."""
 
 import random
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import Plan
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import RunConflict, RunStopped, StorageError
 from raycap.storage.local import LocalStore
 
 
 class FreeLock:
-    """The lock of a store that nobody else writes to."""
+    """The lock of a store without other writers."""
 
     def check(self) -> None:
         return
@@ -43,8 +43,8 @@ class LostLock:
         raise RunConflict("taken over")
 
 
-def planned(store: LocalStore, sizes: list[int]) -> Plan:
-    plan = Plan()
+def planned(store: LocalStore, sizes: list[int]) -> CaptionPlan:
+    plan = CaptionPlan()
     for number, size in enumerate(sizes):
         ids = [f"{number:02d}/{row:04d}" for row in range(size)]
         table = pa.table([ids, ids, [7] * size, ["e"] * size], schema=schema.MANIFEST)
@@ -81,7 +81,9 @@ def answers(
 
 
 @contextmanager
-def committing(store: LocalStore, plan: Plan) -> Iterator[tuple[Committer, list[CaptionsFooter]]]:
+def committing(
+    store: LocalStore, plan: CaptionPlan
+) -> Iterator[tuple[Committer, list[CaptionsFooter]]]:
     commits: list[CaptionsFooter] = []
     with Committer(store, FreeLock(), plan, commits.append) as committer:
         yield committer, commits

@@ -1,4 +1,4 @@
-"""Export to sidecars: which file is whose, and ids that nobody can trust."""
+"""Export to sidecars: names of files, and untrusted ids."""
 
 import posixpath
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def test_sidecars_never_replace_foreign_files_without_force(
         (folder / f"{n}.txt").write_text("theirs, and longer")
     (folder / "8.txt").mkdir()
     before = files_under(folder)
-    with pytest.raises(ConfigError, match=r"8 files stand in the way \(1\.txt, .*5\.txt, \.\.\.\)"):
+    with pytest.raises(ConfigError, match=r"8 files exist already \(1\.txt, .*5\.txt, \.\.\.\)"):
         export(uri, folder, to=ExportFormat.SIDECAR)
     assert files_under(folder) == before
     (folder / "8.txt").rmdir()

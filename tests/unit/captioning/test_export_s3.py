@@ -77,7 +77,7 @@ def test_a_bucket_is_exported_to_one_object_and_replaced_only_by_force(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = f"{s3.uri}/x/captions.jsonl"
     s3.put("x/captions.jsonl", b"precious")
-    with pytest.raises(ConfigError, match=r"1 file stands in the way \(captions\.jsonl\)"):
+    with pytest.raises(ConfigError, match=r"1 file exists already \(captions\.jsonl\)"):
         export(output, target, to=ExportFormat.JSONL, storage=CONFIG)
     export(output, target, to=ExportFormat.JSONL, force=True, storage=CONFIG)
     lines = read(s3, "x/captions.jsonl").splitlines()
@@ -87,7 +87,7 @@ def test_a_bucket_is_exported_to_one_object_and_replaced_only_by_force(
 
 def test_an_empty_object_stands_in_the_way_as_well(s3: S3, output: str) -> None:
     s3.put("x/captions.csv", b"")
-    with pytest.raises(ConfigError, match="1 file stands in the way"):
+    with pytest.raises(ConfigError, match="1 file exists already"):
         export(output, f"{s3.uri}/x/captions.csv", to=ExportFormat.CSV, storage=CONFIG)
 
 
@@ -99,7 +99,7 @@ def test_sidecars_go_beside_the_images_of_a_bucket(s3: S3, output: str) -> None:
     assert keys(s3, "images/") == ["a/1.jpg", "a/1.txt", "b/2.jpg", "b/2.txt"]
     assert read(s3, "images/b/2.txt") == b"image 1\n"
     s3.put("images/a/1.txt", b"")
-    with pytest.raises(ConfigError, match=r"1 file stands in the way \(a/1\.txt\)"):
+    with pytest.raises(ConfigError, match=r"1 file exists already \(a/1\.txt\)"):
         export(output, images, to=ExportFormat.SIDECAR, storage=CONFIG)
     export(output, images, to=ExportFormat.SIDECAR, force=True, storage=CONFIG)
     assert read(s3, "images/a/1.txt") == b"image 0\n"

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.forecast import (
     Round,
     RunAhead,
@@ -16,6 +15,7 @@ from raycap.captioning.forecast import (
     run_rate,
     stage,
 )
+from raycap.models.base import BatchRange
 from raycap.preflights.run import distinct, spread
 from raycap.results.preflight import DECODE, FETCH, MODEL
 from tests.support.sampled import sampled, table_of

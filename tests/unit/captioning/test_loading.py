@@ -1,4 +1,4 @@
-"""The decoder in a process of its own: the same pixels, the same errors, and deaths as rows."""
+"""The decoder in a child process: same pixels, same errors, and deaths become rows."""
 
 import signal
 import time
@@ -69,5 +69,5 @@ def test_an_image_that_the_process_dies_of_is_a_failed_image_and_the_next_one_is
     thread.join(timeout=30)
     (error,) = found
     assert error.code is ErrorCode.DECODE_FAILED
-    assert error.message == "the decoder did not survive it: its process was ended by SIGKILL"
+    assert error.message == "the decoder failed on this image: its process was ended by SIGKILL"
     assert isolated(make_jpeg(seed=3)).height_px == 48

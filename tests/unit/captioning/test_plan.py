@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.captioning.parts import MANIFEST, list_parts, part_key, read_part
-from raycap.captioning.plan import Plan, extend_plan, read_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan, read_plan
 from raycap.errors import StorageError
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.local import LocalStore
@@ -52,7 +52,9 @@ def planned(store: LocalStore) -> list[tuple[int, int, str, str | None]]:
     ]
 
 
-def extend(store: LocalStore, images: Images, part_size: int = 4, limit: int | None = None) -> Plan:
+def extend(
+    store: LocalStore, images: Images, part_size: int = 4, limit: int | None = None
+) -> CaptionPlan:
     tables = listing(images)
     return extend_plan(store, tables, part_size=part_size, num_threads=2, limit=limit)
 
@@ -93,7 +95,7 @@ def test_any_listings_give_every_image_once_with_its_latest_etag(
             found = [(name, etag) for _, _, name, etag in planned(store)]
             assert len(found) == len(latest)
             check_etags(dict(found), latest)
-            assert plan == Plan(
+            assert plan == CaptionPlan(
                 parts=read_plan(store, 2).parts, num_new=plan.num_new, num_changed=plan.num_changed
             )
             again = extend(store, images, part_size, limit)
@@ -104,7 +106,7 @@ def test_any_listings_give_every_image_once_with_its_latest_etag(
 def check_places(
     before: list[tuple[int, int, str, str | None]], after: list[tuple[int, int, str, str | None]]
 ) -> None:
-    """An image never leaves its place, and no image stands at two."""
+    """An image never leaves its part, and no image is in two parts."""
     places = {(part, row): name for part, row, name, _ in after}
     assert all(places[part, row] == name for part, row, name, _ in before)
     assert len(set(places.values())) == len(places)
@@ -112,7 +114,7 @@ def check_places(
 
 def check_etags(found: Images, latest: Images) -> None:
     for name, etag in latest.items():
-        # Where either listing did not tell, nothing counts as changed.
+        # Without an ETag in either listing, an image counts as unchanged.
         assert found[name] == etag or found[name] is None
 
 
@@ -192,7 +194,7 @@ def test_a_listing_out_of_order_or_with_a_double_is_refused(
         pa.Table.from_pylist(rows[start : start + page], schema=MANIFEST_SCHEMA)
         for start in range(0, len(rows), page)
     ]
-    with pytest.raises(StorageError, match="is not sorted by key"):
+    with pytest.raises(StorageError, match="not sorted"):
         extend_plan(LocalStore(tmp_path), tables, part_size=4, num_threads=2)
 
 

@@ -103,8 +103,8 @@ def test_the_documentation_tells_every_metric_and_its_kind() -> None:
 
 def test_what_the_documentation_names_is_there() -> None:
     page = (ROOT / "docs/cluster.md").read_text()
-    named = set(re.findall(r"\b(?:deploy|jobs|configs|raycap)/[\w.-]+\.\w+", page))
-    assert {"deploy/rayjob.yaml", "jobs/caption.py", "raycap/autoscaling.py"} <= named
+    named = set(re.findall(r"(?<![\w/])(?:deploy|jobs|configs|raycap)/[\w./-]+\.\w+", page))
+    assert {"deploy/rayjob.yaml", "jobs/caption.py", "raycap/cluster/autoscaling.py"} <= named
     for name in named:
         assert (ROOT / name).is_file(), name
     for block in re.findall(r"```yaml\n(.*?)```", page, re.S):

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
-from raycap.captioning.batching import BatchRange
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.vllm import _Answers, _Requests, _to_answered
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
+from raycap.models.base import BatchRange
 from raycap.models.sources import find_model
 from tests.support.tiny_vlm import random_images, save_vlm
 

@@ -57,7 +57,7 @@ def jpeg_of_few_scans_that_says_it_is_large(count: int) -> bytes:
 
 
 def jpeg2000(side: int, exponents: int, *, of_component: bool = False, kind: str = "j2k") -> bytes:
-    """A JPEG 2000 image of one resolution with precincts of its own."""
+    """A JPEG 2000 image of one resolution with custom precincts."""
     plain = encode(
         Image.new("L", (side, side), 9), "JPEG2000", no_jp2=kind == "j2k", num_resolutions=1
     )
@@ -147,7 +147,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "JPEG 2000 of many tiles, told late": (
         lambda: jpeg2000_of_tiles(1016, 4, b"\xff\x70\0\2", "jp2"),
-        "decode_failed: JPEG2000: its size does not stand where it must",
+        "decode_failed: JPEG2000: its size is not at the start",
     ),
     "icon of many tiles": (lambda: icon(jpeg2000_of_tiles(1016, 4, kind="jp2")), "too_large: 64,"),
     "JPEG 2000 of many images": (

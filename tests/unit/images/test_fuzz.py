@@ -1,4 +1,4 @@
-"""Damaged images of every format, for a few seconds; `python -m tests.fuzz.decoder` goes on."""
+"""Damaged images of every format, for a few seconds; `python -m tests.fuzz.decoder` runs longer."""
 
 import multiprocessing
 from random import Random
@@ -13,7 +13,7 @@ from tests.fuzz.mutations import MUTATIONS, mutated
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.watching import Outcome, fuzz
 
-INPUTS = 6_000
+INPUTS = 2_000
 
 
 def limits(memory_bytes: int = 512_000_000) -> Limits:

@@ -74,7 +74,7 @@ def conversion(num: int, author: str = "SFconvertbot") -> dict[str, Any]:
 
 @pytest.fixture
 def pickled_hub(hub: Hub) -> Hub:
-    """A repository whose safetensors stand in the converter's pull request 18 alone."""
+    """A repository whose safetensors are only in pull request 18 of the converter."""
     hub.files[CONVERTED] = {**model_files(), "pytorch_model.bin": b"pickle"}
     hub.files[MAIN] = dict(hub.files[CONVERTED])
     del hub.files[MAIN]["model.safetensors"]
@@ -115,7 +115,7 @@ def test_a_revision_asked_for_is_not_replaced() -> None:
         (404, "RepoNotFound", "neither a local folder nor a model on the Hub"),
         (403, "GatedRepo", "accept them on the model's page"),
         (404, "RevisionNotFound", "no revision 'v9' on the Hub"),
-        (500, "", "cannot be fetched from the Hub .*check the network"),
+        (500, "", "cannot be downloaded from the Hub .*check the network"),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_line(
@@ -132,7 +132,7 @@ def test_no_way_to_the_hub_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
-    with pytest.raises(ModelError, match="cannot be fetched from the Hub") as caught:
+    with pytest.raises(ModelError, match="cannot be downloaded from the Hub") as caught:
         find_model("org/blip")
     assert "--model demo works offline" in str(caught.value)
     assert "\n" not in str(caught.value)

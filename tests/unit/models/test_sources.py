@@ -1,8 +1,6 @@
 """Finding, checking and identifying models in folders, and the built-in ones."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,77 +112,69 @@ def test_steps_switched_off_are_neutral(folder: Path) -> None:
     assert (found.rescale, found.mean, found.std) == (1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-SHORTEST = edit_json("preprocessor_config.json", size={"shortest_edge": 32})
-FAULTS: dict[str, tuple[Edit, str]] = {
-    "no config": (remove("config.json"), "no config.json: point at the folder"),
-    "corrupt config": (
-        lambda folder: (folder / "config.json").write_text("{"),
-        "config.json: cannot be read as JSON",
-    ),
-    "list config": (
-        lambda folder: (folder / "config.json").write_text("[]"),
-        "config.json: must hold a JSON object",
-    ),
-    "binary config": (
-        lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"),
-        "config.json: cannot be read as JSON",
-    ),
-    "another model": (edit_json("config.json", model_type="vit"), "kind 'vit'; .*kinds: blip"),
-    "no model type": (edit_json("config.json", model_type=None), "kind None; .*kinds: blip"),
-    "another kind": (edit_json("raycap.json", kind="gru"), "kind 'gru'; .*kinds: blip"),
-    "two kinds": (
-        edit_json("raycap.json", kind="hybrid"),
-        "kind 'hybrid' by raycap.json, but 'blip' by config.json: restore",
-    ),
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+FAULTS: dict[str, tuple[Edit, str, str]] = {
+    # The edit, the file that the error is about ("" for the folder), and a word of the message.
+    "no config": (remove(CONFIG), "", CONFIG),
+    "corrupt config": (lambda folder: (folder / CONFIG).write_text("{"), CONFIG, "JSON"),
+    "list config": (lambda folder: (folder / CONFIG).write_text("[]"), CONFIG, "JSON object"),
+    "binary config": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), CONFIG, "JSON"),
+    "another model": (edit_json(CONFIG, model_type="vit"), "", "'vit'"),
+    "no model type": (edit_json(CONFIG, model_type=None), "", "None"),
+    "another kind": (edit_json("raycap.json", kind="gru"), "", "'gru'"),
+    "two kinds": (edit_json("raycap.json", kind="hybrid"), "", "'hybrid' by raycap.json"),
     "another task": (
-        edit_json("config.json", architectures=["BlipForQuestionAnswering"]),
-        "BlipForQuestionAnswering, which does not caption",
+        edit_json(CONFIG, architectures=["BlipForQuestionAnswering"]),
+        "",
+        "BlipForQuestionAnswering",
     ),
-    "pickle": (pickled, r"only pickled weights \(pytorch_model.bin\), .* can run code"),
-    "no weights": (remove("model.safetensors"), "no model.safetensors: save the model"),
+    "pickle": (pickled, "", "pytorch_model.bin"),
+    "no weights": (remove("model.safetensors"), "", "no model.safetensors"),
     "weights not a file": (
         lambda folder: (folder / "more.safetensors").mkdir(),
-        "more.safetensors: cannot be read",
+        "more.safetensors",
+        "",
     ),
-    "no tokenizer": (remove("tokenizer.json"), "no tokenizer .*save_pretrained"),
-    "no preprocessor": (remove("preprocessor_config.json"), "no preprocessor_config.json"),
-    "another size": (
-        edit_json("preprocessor_config.json", size=48),
-        r"makes 48x48 pixels, but the weights are for 32x32",
-    ),
-    "open size": (SHORTEST, "is not a fixed height and width"),
-    "bad size": (edit_json("preprocessor_config.json", size=[0, 0]), "is not a fixed height"),
-    "bad vision": (edit_json("config.json", vision_config=[1]), "vision_config must be"),
-    "bad filter": (edit_json("preprocessor_config.json", resample=77), "not settings of"),
-    "bad mean": (edit_json("preprocessor_config.json", image_mean=[1]), "three numbers"),
-    "bad std": (edit_json("preprocessor_config.json", image_std=[1, 0, 1]), "std not 0"),
-    "bad numbers": (edit_json("preprocessor_config.json", image_std=3), "not settings of"),
+    "no tokenizer": (remove("tokenizer.json"), "", "tokenizer"),
+    "no preprocessor": (remove(PREPROCESSOR), "", PREPROCESSOR),
+    "another size": (edit_json(PREPROCESSOR, size=48), "", "48x48"),
+    "open size": (edit_json(PREPROCESSOR, size={"shortest_edge": 32}), PREPROCESSOR, "size"),
+    "bad size": (edit_json(PREPROCESSOR, size=[0, 0]), PREPROCESSOR, "size"),
+    "bad vision": (edit_json(CONFIG, vision_config=[1]), CONFIG, "vision_config"),
+    "bad filter": (edit_json(PREPROCESSOR, resample=77), PREPROCESSOR, "77"),
+    "bad mean": (edit_json(PREPROCESSOR, image_mean=[1]), PREPROCESSOR, "image_mean"),
+    "bad std": (edit_json(PREPROCESSOR, image_std=[1, 0, 1]), PREPROCESSOR, "std"),
+    "bad numbers": (edit_json(PREPROCESSOR, image_std=3), PREPROCESSOR, ""),
 }
 
 
-@pytest.mark.parametrize(("edit", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_faulty_folder_is_one_clear_line(edit: Edit, message: str, folder: Path) -> None:
+@pytest.mark.parametrize(("edit", "file", "word"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_folder_is_one_clear_line(edit: Edit, file: str, word: str, folder: Path) -> None:
     edit(folder)
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ModelError) as caught:
         find_model(str(folder))
+    assert caught.value.uri == str(folder / file)
+    assert word in str(caught.value)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "~nobody/model"])
 def test_a_path_is_never_looked_up_on_the_hub(name: str) -> None:
-    with pytest.raises(ModelError, match="no such folder"):
+    with pytest.raises(ModelError) as caught:
         find_model(name)
+    assert caught.value.uri == name
 
 
 def test_a_file_is_not_a_model(folder: Path) -> None:
-    with pytest.raises(ModelError, match="no such folder"):
+    with pytest.raises(ModelError) as caught:
         find_model(str(folder / "config.json"))
+    assert caught.value.uri == str(folder / "config.json")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b/c", "a@", "s3://bucket/model"])
 def test_what_cannot_be_a_name_is_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="not a model: give a local folder"):
+    with pytest.raises(ModelError, match="not a model"):
         find_model(name)
 
 
@@ -200,19 +190,9 @@ def test_the_stub_is_small_and_needs_no_files() -> None:
     assert captioner.target == source.target
 
 
-def test_finding_a_model_loads_no_torch() -> None:
-    program = (
-        "import sys, raycap.models.sources, raycap.models.load; "
-        "raycap.models.sources.find_model('stub'); "
-        "print({'torch', 'transformers', 'ray'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "set()\n", "")
-
-
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """So small a model is far slower on two threads where others use the cores."""
+    """A small model is far slower on two threads if other processes use the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -239,7 +219,7 @@ def test_the_demo_model_is_found_and_loads() -> None:
 def test_a_folder_that_a_node_lacks_is_named(folder: Path) -> None:
     source = find_model(str(folder))
     folder.rename(folder.parent / "moved")
-    with pytest.raises(ModelError, match="not on this node: put it at the same path on every"):
+    with pytest.raises(ModelError, match="not on this node"):
         load_captioner(source, ModelConfig(), GenerationConfig())
 
 
@@ -252,5 +232,5 @@ def test_a_folder_that_changed_is_refused(folder: Path) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     source = replace(find_model("stub"), kind="gru")
-    with pytest.raises(ModelError, match=r"no captioner of kind 'gru'; there are: blip, .*, stub"):
+    with pytest.raises(ModelError, match=r"kind 'gru'"):
         load_captioner(source, ModelConfig(), GenerationConfig())

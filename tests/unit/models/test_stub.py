@@ -1,13 +1,11 @@
 """The captioner without weights."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
-from raycap.models.sources import find_model
 from raycap.models.stub import StubCaptioner
 
 
@@ -74,13 +72,6 @@ def test_the_latency_is_that_of_a_batch() -> None:
 
 def test_an_empty_batch_has_no_captions() -> None:
     assert stub().caption(noise(0)) == []
-
-
-def test_a_saved_stub_is_found_again(tmp_path: Path) -> None:
-    stub().save(tmp_path / "saved")
-    source = find_model(str(tmp_path / "saved"))
-    assert source.kind == "stub"
-    assert source.digest == find_model("stub").digest
 
 
 def test_twenty_thousand_images_take_seconds() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from raycap.captioning.forecast import Round, RunAhead, Workers, count, estimate
 from raycap.config import CaptionConfig, ImageConfig
-from raycap.console.captioning import preflight_notes, preflight_rows, preflight_sentence
+from raycap.console.caption import preflight_notes, preflight_rows, preflight_sentence
 from raycap.preflights.clocks import picture_size, shrink
 from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
@@ -124,8 +124,8 @@ def test_the_terminal_tells_the_same_in_rows_and_a_sentence() -> None:
     assert rows["sampled"] == "2 of 72,000 images"
     assert rows["failed"] == "1 (50.0 %)"
     assert rows["  decode_failed"] == "1"
-    assert rows["model"] == "100.0 ms an image, 2 captioners: 20.0 images/s   <- the bottleneck"
-    assert rows["decode"] == "10.0 ms an image, 4 cores: 400.0 images/s"
+    assert rows["model"] == "100.0 ms per image, 2 captioners: 20.0 images/s   <- the bottleneck"
+    assert rows["decode"] == "10.0 ms per image, 4 cores: 400.0 images/s"
     assert (rows["GPU-hours"], rows["cost"]) == ("1.00", "3.00, at 3 an hour")
     assert preflight_sentence(found) == (
         "36,000 images at 20.0 images/s on 2 captioners: about 30 minutes "

@@ -1,4 +1,4 @@
-"""What of an address is a secret, and which store it belongs to."""
+"""Addresses: parsing, the store they belong to, and the secrets in them."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.storage.address import redact, scheme_of, split_s3
+from raycap.storage.address import Address, redact
 from raycap.storage.stores import open_store
 
 
@@ -22,14 +22,21 @@ from raycap.storage.stores import open_store
         ("", ""),
     ],
 )
-def test_the_scheme_is_what_stands_before_two_slashes(address: str, scheme: str) -> None:
-    assert scheme_of(address) == scheme
+def test_the_scheme_is_the_text_before_two_slashes(address: str, scheme: str) -> None:
+    assert Address.parse(address).scheme == scheme
 
 
 def test_a_key_may_hold_what_ends_a_path_on_the_web() -> None:
-    assert split_s3("s3://bucket/a#b?c=d/e") == ("bucket", "a#b?c=d/e")
-    assert split_s3("s3://bucket") == ("bucket", "")
-    assert split_s3("s3://bucket/") == ("bucket", "")
+    for path, key in (("/a#b?c=d/e", "a#b?c=d/e"), ("", ""), ("/", "")):
+        assert Address.parse(f"s3://bucket{path}").bucket_and_key == ("bucket", key)
+
+
+@pytest.mark.parametrize("text", ["/a/b", "file:///a/b", "FILE:///a/b", "/a/c/../b"])
+def test_a_local_address_has_a_path(text: str) -> None:
+    address = Address.parse(text)
+    assert address.is_local
+    assert address.is_absolute
+    assert address.local_path == "/a/b"
 
 
 @pytest.mark.parametrize(

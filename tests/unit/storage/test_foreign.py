@@ -39,12 +39,15 @@ def test_an_object_is_written_replaced_read_and_deleted(store: Store) -> None:
     store.write("x/a.json", b"one")
     store.write("x/a.json", b"0123456789")
     assert store.read("x/a.json") == b"0123456789"
+    assert store.exists("x/a.json")
+    assert not store.exists("x")
     assert store.read_tail("x/a.json", 3) == b"789"
     assert store.read_tail("x/a.json", 100) == b"0123456789"
     assert ImageReader(CONFIG).read(store.address("x/a.json"), 4) == b"01234"
     assert ImageReader(CONFIG).read(store.address("x/a.json"), 400) == b"0123456789"
     store.delete("x/a.json")
     store.delete("x/a.json")
+    assert not store.exists("x/a.json")
     with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
         store.read("x/a.json")
     with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):

@@ -42,9 +42,12 @@ def test_a_file_is_written_replaced_read_and_deleted(store: LocalStore) -> None:
     store.write("x/a.json", b"one")
     store.write("x/a.json", b"two")
     assert store.read("x/a.json") == b"two"
+    assert store.exists("x/a.json")
+    assert not store.exists("x")
     assert keys_of(store) == ["x/a.json"]
     store.delete("x/a.json")
     store.delete("x/a.json")
+    assert not store.exists("x/a.json")
     with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such file"):
         store.read("x/a.json")
 
@@ -55,6 +58,13 @@ def test_a_file_is_moved_in_whole(store: LocalStore, tmp_path: Path) -> None:
     store.upload("x/a", tmp_path / "made")
     assert store.read("x/a") == b"new"
     assert keys_of(store) == ["x/a"]
+
+
+def test_an_empty_file_exists_and_a_name_that_no_file_can_have_does_not(store: LocalStore) -> None:
+    store.write("empty", b"")
+    assert store.exists("empty")
+    assert not store.exists("x" * 300)
+    assert not store.exists("empty/below")
 
 
 def test_the_tail_is_at_most_the_whole_file(store: LocalStore) -> None:

@@ -18,13 +18,13 @@ def spot(row: int, column: int) -> np.ndarray:
 
 
 def redness(pixels: np.ndarray) -> np.ndarray:
-    """How much more red than blue: 0 where nothing was laid over grey."""
+    """How much more red than blue: 0 for plain grey."""
     red, blue = (pixels[..., channel].astype(np.int64) for channel in (0, 2))
     return np.subtract(red, blue)
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 5), (6, 1)])
-def test_the_overlay_is_where_the_attention_is(row: int, column: int) -> None:
+def test_the_tint_is_where_the_attention_is(row: int, column: int) -> None:
     red = redness(overlay(GREY, spot(row, column)))
     y, x = divmod(int(red.argmax()), 140)
     assert (y // 10, x // 20) == (row, column)
@@ -33,7 +33,7 @@ def test_the_overlay_is_where_the_attention_is(row: int, column: int) -> None:
     assert abs(far).max() == 0
 
 
-def test_the_scale_of_the_weights_is_of_no_account() -> None:
+def test_the_scale_of_the_weights_does_not_matter() -> None:
     weights = np.random.default_rng(0).random((7, 7))
     assert np.array_equal(overlay(GREY, weights), overlay(GREY, weights / weights.sum()))
 
@@ -64,7 +64,7 @@ def test_a_sheet_has_a_picture_for_each_word_in_order() -> None:
     assert (first == 128).all()
 
 
-def test_words_and_weights_are_as_many() -> None:
+def test_words_and_weights_must_have_the_same_length() -> None:
     with pytest.raises(ValueError, match="shorter"):
         attention_sheet(GREY, ["a", "dog"], np.zeros((1, 7, 7)))
 

@@ -1,4 +1,4 @@
-"""A step of training: the reference's loss, the reference's weights, whatever the micro-batches."""
+"""A training step equals the reference in loss and weights, for any micro-batch."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def copy_of(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Softmax does not see the keys' biases: Adam blows up what rounding leaves of a gradient."""
+    """Softmax ignores the keys' biases, so Adam amplifies rounding errors of their gradients."""
     for name in a:
         if name.endswith("key.bias"):
             continue
@@ -63,7 +63,7 @@ def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 
 def transformers_loss(learner: Learner, batch: Batch) -> torch.Tensor:
-    """The mean loss by transformers' own model, of whole captions with their end token."""
+    """The mean loss of transformers' own model, over whole captions with their end token."""
     blip: Any = learner.trainable.network.blip
     tokens = learner.trainable._tokenizer(CAPTIONS, padding=True, return_tensors="pt")  # type: ignore[attr-defined]
     tokens.input_ids[:, 0] = DEC
@@ -78,7 +78,7 @@ def transformers_loss(learner: Learner, batch: Batch) -> torch.Tensor:
     return loss
 
 
-def test_a_step_is_that_of_a_plain_loop_with_transformers_own_loss(
+def test_a_step_equals_a_plain_loop_with_transformers_own_loss(
     folder: Path, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
     ours, theirs = blip_learner(folder), blip_learner(folder)
@@ -116,7 +116,7 @@ def test_micro_batches_together_are_the_whole_batch(
     assert_alike(found[0][1], found[1][1])
 
 
-def test_label_smoothing_changes_what_is_learned_and_not_what_is_shown(
+def test_label_smoothing_changes_training_but_not_the_reported_loss(
     folder: Path, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
     shown, weights = [], []
@@ -142,7 +142,7 @@ def test_measuring_changes_nothing_and_equals_the_loss_without_dropout(
     assert loss / num_tokens == pytest.approx(transformers_loss(learner, batch).item(), rel=1e-5)
 
 
-def test_gradients_are_clipped_to_their_longest_length(
+def test_gradients_are_clipped_to_the_maximum_norm(
     folder: Path, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
     moved = []
@@ -157,7 +157,7 @@ def test_gradients_are_clipped_to_their_longest_length(
 
 
 @pytest.mark.parametrize("method", ["frozen-vision", "lora"])
-def test_only_what_is_to_be_trained_moves(
+def test_only_trainable_parameters_change(
     folder: Path, pixels: UInt8[np.ndarray, "b h w 3"], method: Any
 ) -> None:
     learner = blip_learner(folder, blip=BlipTuningConfig(method=method).model_dump())
@@ -181,7 +181,7 @@ def grey_images(count: int) -> UInt8[np.ndarray, "b h w 3"]:
     return rng.integers(0, 200, (count, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
 
 
-def test_a_gradient_that_is_no_number_leaves_the_weights_and_buffers_as_they_were() -> None:
+def test_a_gradient_that_is_not_finite_leaves_weights_and_buffers_unchanged() -> None:
     learner = tiny_learner()
     images = grey_images(4)
     images[2] = 255  # the tiny model divides by 255 less the mean
@@ -195,7 +195,7 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_and_buffers_as_they_wer
     assert not learner.optimizer.state
 
 
-def test_a_trial_leaves_nothing_but_gradients_and_what_has_none_is_not_trained() -> None:
+def test_a_trial_step_leaves_only_gradients_and_parameters_without_one_are_frozen() -> None:
     learner = tiny_learner()
     before = {name: value.clone() for name, value in learner.network.state_dict().items()}
     assert fit_memory(learner, one_worker(), 8) == 8
@@ -214,14 +214,14 @@ def test_micro_batches_are_halved_until_they_fit(asked: int, most: int, found: i
     assert fit_memory(learner, one_worker(), asked) == found
 
 
-def test_another_error_of_the_trial_is_not_taken_for_too_little_memory() -> None:
+def test_another_error_of_the_trial_step_is_not_taken_for_too_little_memory() -> None:
     learner = tiny_learner()
     learner.trainable.network.say = torch.nn.Linear(3, 3)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         fit_memory(learner, one_worker(), 8)
 
 
-def test_dropout_hangs_on_the_place_in_the_run_and_not_on_what_was_drawn_before() -> None:
+def test_dropout_depends_on_the_position_in_the_run_only() -> None:
     shown = []
     for global_seed, seed in ((1, 0), (2, 0), (1, 1)):
         learner = tiny_learner(train={"seed": seed})

@@ -1,4 +1,4 @@
-"""The training loop of one worker: what it learns, writes, tells, and how it goes on."""
+"""The training loop of one worker: learning, files, progress, and resuming."""
 
 import json
 from io import BytesIO
@@ -72,7 +72,7 @@ def test_the_tiny_model_learns_the_scenes_and_is_saved(dataset: Path, tmp_path: 
     load_tiny(tmp_path / "model", config)
 
 
-def test_progress_is_told_step_by_step_and_at_each_epochs_end(
+def test_progress_is_reported_step_by_step_and_at_each_epochs_end(
     dataset: Path, tmp_path: Path
 ) -> None:
     reporter = train_here(dataset, tmp_path, tiny_config()).told
@@ -93,7 +93,7 @@ def test_progress_is_told_step_by_step_and_at_each_epochs_end(
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 7])
-def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
+def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(
     dataset: Path, tmp_path: Path, stop_after: int
 ) -> None:
     config = tiny_config(
@@ -139,7 +139,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert same(weights(tmp_path / "cut/last"), weights(tmp_path / "whole/last"))
 
 
-def test_with_no_checkpoint_whole_training_begins_again(dataset: Path, tmp_path: Path) -> None:
+def test_without_an_intact_checkpoint_training_starts_again(dataset: Path, tmp_path: Path) -> None:
     config = tiny_config(train={"num_epochs": 2})
     whole = train_here(dataset, tmp_path / "whole", config)
     train_here(dataset, tmp_path / "cut", config, stop_after=3)
@@ -164,7 +164,7 @@ def test_a_kill_between_the_checkpoint_and_the_model_loses_neither(
     assert len((tmp_path / HISTORY).read_text().splitlines()) == 1
 
 
-def test_training_stops_early_once_patience_is_at_its_end(dataset: Path, tmp_path: Path) -> None:
+def test_training_stops_early_once_patience_is_exhausted(dataset: Path, tmp_path: Path) -> None:
     config = tiny_config(
         train={"num_epochs": 40, "lr": 1e-9},
         validation={"metric": "cider_d", "patience": 2},
@@ -196,34 +196,36 @@ def test_the_watch_warns_once_and_names_the_epoch(tmp_path: Path) -> None:
     assert last.gap == pytest.approx(last.validation_loss - last.fitted_loss)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_image(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_image(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "set"), "train:20", "validation:4", n000007=WHITE)
     config = tiny_config(train={"batch_size": 5}, augment=PLAIN)
-    with pytest.raises(RunStopped, match=r"loss is not finite at step \d of epoch 1") as caught:
+    with pytest.raises(RunStopped, match=r"step \d of epoch 1") as caught:
         train_here(tmp_path / "set", tmp_path / "out", config)
-    assert "nonfinite.json lists its 5 images, 1 of which" in str(caught.value)
+    assert "nonfinite.json" in str(caught.value)
     told = json.loads((tmp_path / "out/nonfinite.json").read_text())
     assert told["suspects"] == ["000007.png"]
     assert len(told["image_ids"]) == 5
     assert "000007.png" in told["image_ids"]
 
 
-def test_weights_gone_astray_are_not_blamed_on_the_images(tmp_path: Path) -> None:
+def test_diverged_weights_are_not_blamed_on_the_images(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "set"), "train:20", "validation:4")
     config = tiny_config(train={"batch_size": 5, "lr": 1e30}, augment=PLAIN)
-    with pytest.raises(RunStopped, match=r"5 of which alone .*; lower train\.lr or optimizer"):
+    with pytest.raises(RunStopped, match=r"lower train\.lr or optimizer\.clip_norm"):
         train_here(tmp_path / "set", tmp_path / "out", config)
 
 
-def test_too_little_memory_takes_smaller_micro_batches_and_says_so(
+def test_too_little_memory_means_smaller_micro_batches_and_a_warning(
     dataset: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(augment=PLAIN)
     models = tiny_models(most_images=3)
     ended = train_here(dataset, tmp_path / "small", config, models=models)
     assert ended.state.max_captions == 2
-    assert ended.told.warnings[0].startswith("memory does not hold 8 captions at a time: taking 2")
-    # Batch norm, which sees micro-batches, apart, the steps are the same ones.
+    warning = ended.told.warnings[0]
+    assert "8 captions" in warning
+    assert "2 captions" in warning
+    # Apart from batch norm, which sees micro-batches, the steps are the same.
     asked = tiny_config(augment=PLAIN, train={"num_accumulated": 4})
     expected = train_here(dataset, tmp_path / "asked", asked)
     assert losses(ended) == losses(expected)
@@ -231,7 +233,7 @@ def test_too_little_memory_takes_smaller_micro_batches_and_says_so(
 
 
 def test_too_little_memory_for_one_image_is_one_clear_line(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="memory does not suffice to train on one image"):
+    with pytest.raises(ModelError, match="gradient_checkpointing"):
         train_here(dataset, tmp_path, tiny_config(), models=tiny_models(most_images=0))
 
 
@@ -244,14 +246,14 @@ def test_damaged_images_are_counted_and_the_rest_is_trained_on(tmp_path: Path) -
 def test_a_step_without_any_image_stops_the_run(tmp_path: Path) -> None:
     bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in range(8)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
-    with pytest.raises(DatasetError, match=r"none of the 8 images of step 1 of epoch 1 can be"):
+    with pytest.raises(DatasetError, match=r"8 images of step 1 of epoch 1 .*embed\.enabled"):
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
 
 
 def test_a_validation_split_without_any_image_stops_the_run(tmp_path: Path) -> None:
     bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in (8, 9)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
-    with pytest.raises(DatasetError, match=r"none of the images that validation looks at"):
+    with pytest.raises(DatasetError, match=r"validation .*embed\.enabled"):
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
 
 
@@ -260,7 +262,7 @@ def test_a_picture_of_augmented_images_is_written_before_training(
 ) -> None:
     train_here(dataset, tmp_path, tiny_config(), stop_after=0)
     preview = Image.open(BytesIO((tmp_path / PREVIEW).read_bytes()))
-    assert preview.size == (6 * 20 + 4, 6 * 20 + 4)  # as they are, and five epochs; six images
+    assert preview.size == (6 * 20 + 4, 6 * 20 + 4)  # unchanged, and five epochs; six images
 
 
 def test_another_seed_gives_another_model_and_the_same_seed_the_same(

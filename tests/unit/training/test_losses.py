@@ -1,4 +1,4 @@
-"""Losses, optimizer, schedule, averages and the watch: arithmetic without a model of images."""
+"""Losses, optimizer, schedule, averages and the overfitting watch, without an image model."""
 
 import math
 from itertools import pairwise
@@ -34,7 +34,7 @@ def test_the_losses_are_torchs_cross_entropy_with_and_without_smoothing(smoothin
     torch.testing.assert_close(shown, functional.cross_entropy(*flat, reduction="sum"))
 
 
-def test_the_loss_is_computed_in_fp32_whatever_the_logits_are() -> None:
+def test_the_loss_is_computed_in_fp32_for_any_logits() -> None:
     logits, targets = some_logits()
     trained, _ = token_losses(logits.bfloat16(), targets, 0.1)
     assert trained.dtype == torch.float32
@@ -51,7 +51,7 @@ def test_a_batch_without_any_target_has_a_loss_of_zero_and_a_gradient() -> None:
     assert not logits.grad.any()
 
 
-def test_the_learning_rate_warms_up_in_a_line_and_falls_by_half_a_cosine() -> None:
+def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> None:
     config = OptimizerConfig(warmup_share=0.1, final_lr_share=0.01)
     rates = [learning_rate(step, 101, 2.0, config) for step in range(101)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
@@ -89,11 +89,11 @@ def test_norms_and_biases_do_not_decay() -> None:
     torch.testing.assert_close(network[2].weight, before["2.weight"] * (1 - 0.1 * 0.5))
 
 
-def test_a_model_of_vectors_alone_has_an_optimizer_too() -> None:
+def test_a_model_with_only_vectors_has_an_optimizer_too() -> None:
     assert len(make_optimizer({"bias": nn.Parameter(torch.ones(3))}, 0.1).param_groups) == 1
 
 
-def test_the_average_follows_the_weights_and_takes_their_place_within_a_block() -> None:
+def test_the_average_follows_the_weights_and_replaces_them_within_a_block() -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
     average = Average({"w": weight}, decay=0.9)
     expected = 1.0
@@ -126,12 +126,12 @@ def test_the_watch_names_the_epoch_from_which_validation_rises_while_training_fa
     )
 
 
-def test_the_watch_is_silent_where_both_losses_fall_or_both_rise() -> None:
+def test_the_watch_is_silent_when_both_losses_fall_or_both_rise() -> None:
     assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.0, 2.8), (1.5, 2.7))) is None
     assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.7, 3.0), (3.0, 3.4))) is None
 
 
-def test_the_watch_takes_a_single_bad_epoch_for_chance() -> None:
+def test_the_watch_ignores_a_single_bad_epoch() -> None:
     assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.0, 3.0), (1.8, 2.8))) is None
 
 
@@ -150,7 +150,7 @@ def test_the_gaps_trend_is_its_slope_over_the_last_epochs() -> None:
         ("cider_d", [math.nan, 0.1], 2),
     ],
 )
-def test_the_best_epoch_is_chosen_by_the_metrics_own_sense(
+def test_the_best_epoch_follows_the_direction_of_the_metric(
     metric: str, values: list[float], best: int
 ) -> None:
     assert best_epoch(values, metric) == best  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which settings calibration tries, and which it chooses."""
+"""The settings that calibration tries, and the one it chooses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def trial(
 
 
 def searched(settings: CalibrateConfig, say: Say) -> list[Trial]:
-    """Try settings to the end, on a model whose captions are worth what `say` tells."""
+    """Run the whole search with a model whose captions score as `say` returns."""
     trials: list[Trial] = []
     told: list[int] = []
     while (wave := next_wave(settings, REFERENCES, trials)).settings:
@@ -83,7 +83,7 @@ def test_greedy_search_has_no_length_penalty_to_try() -> None:
     assert len(trials) == 1 + 5 * 2
 
 
-def test_a_line_ends_where_captions_are_long_enough() -> None:
+def test_a_line_ends_when_captions_are_long_enough() -> None:
     def say(generation: GenerationConfig) -> Trial:
         return trial(1.0, -8.0 if generation.min_new_tokens < 15 else 0.5, generation)
 
@@ -91,7 +91,7 @@ def test_a_line_ends_where_captions_are_long_enough() -> None:
     assert [g.min_new_tokens for g in (each.generation for each in trials)] == [0, 0, 12, 15]
 
 
-def test_a_line_ends_where_cider_has_fallen_below_what_is_allowed_and_falls_on() -> None:
+def test_a_line_ends_when_cider_is_too_low_and_still_falls() -> None:
     def say(generation: GenerationConfig) -> Trial:
         # 11 of the metric's tokens are 13.75 of the model's: the lengths lie from there to 20.
         worth = {0: 1.0, 15: 0.9, 17: 0.8, 18: 1.5, 20: 2.0}
@@ -107,7 +107,7 @@ def test_a_line_ends_where_cider_has_fallen_below_what_is_allowed_and_falls_on()
     assert tried(0.5) == [0, 0, 15, 17, 18, 20]
 
 
-def test_blocking_is_not_tried_where_nothing_stands_twice() -> None:
+def test_blocking_is_not_tried_when_nothing_repeats() -> None:
     def say(generation: GenerationConfig) -> Trial:
         repeat = 3 if generation.min_new_tokens == 18 else 2
         length = max(8.0, generation.min_new_tokens / 1.25)
@@ -118,7 +118,7 @@ def test_blocking_is_not_tried_where_nothing_stands_twice() -> None:
     assert blocked == [(18, 30, 1.0, 3)]
 
 
-def test_a_smaller_maximum_is_tried_where_captions_are_too_long() -> None:
+def test_a_smaller_maximum_is_tried_when_captions_are_too_long() -> None:
     def say(generation: GenerationConfig) -> Trial:
         return trial(1.0, generation.max_new_tokens / 1.25 - 16 - 1.5, generation)
 
@@ -128,7 +128,7 @@ def test_a_smaller_maximum_is_tried_where_captions_are_too_long() -> None:
     assert settings_of(trials) == [(0, 30, 1.0, 0), (0, 24, 1.0, 0)]
 
 
-def test_reference_lengths_beyond_what_settings_allow_are_cut() -> None:
+def test_reference_lengths_are_limited_to_what_settings_allow() -> None:
     long = ReferenceLengths(metric_tokens=400.0, model_tokens=600.0)
     first = trial(1.0, -380.0)
     wave = next_wave(config(), long, [first])
@@ -141,7 +141,7 @@ def test_a_closer_length_that_costs_cider_is_not_chosen_unless_allowed() -> None
     assert choose(trials, config(max_cider_loss=0.2)) is trials[2]
 
 
-def test_of_gaps_that_count_as_closed_the_best_cider_is_chosen() -> None:
+def test_among_closed_gaps_the_best_cider_is_chosen() -> None:
     trials = [trial(1.0, -9.0), trial(2.0, 0.0), trial(3.0, -0.8), trial(4.0, 1.1)]
     assert choose(trials, config()) is trials[2]
     assert choose(trials, config(closed_gap=0.0)) is trials[1]
@@ -163,7 +163,7 @@ def test_the_choice_never_loses_more_cider_than_allowed_nor_widens_the_gap(
 
 
 @given(TRIALS)
-def test_the_frontier_is_what_no_other_setting_beats_in_both(trials: list[Trial]) -> None:
+def test_no_setting_beats_one_of_the_frontier_in_both_scores(trials: list[Trial]) -> None:
     def beats(a: Trial, b: Trial) -> bool:
         no_worse = a.cider_d >= b.cider_d and abs(a.length_gap) <= abs(b.length_gap)
         return no_worse and (a.cider_d, abs(a.length_gap)) != (b.cider_d, abs(b.length_gap))

@@ -1,4 +1,4 @@
-"""What a study concludes, and its summary in Markdown."""
+"""Conclusions of a study, and its summary in Markdown."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +7,8 @@ from typing import Any
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.experiments.study.decision import decide, pick_best
-from raycap.experiments.study.record import (
-    read_system,
-    write_system,
-)
-from raycap.experiments.study.summary import summarise
+from raycap.experiments.study.decision import decide, pick_best, summarise
+from raycap.experiments.study.record import SYSTEMS
 from raycap.results.evaluation import Comparison
 from raycap.results.status import Status
 from raycap.results.study import (
@@ -125,14 +121,14 @@ def study(found: list[SystemRecord]) -> Study:
     )
 
 
-def test_the_best_main_system_is_taken_and_compared_with_the_second() -> None:
+def test_the_best_main_system_is_chosen_and_compared_with_the_second() -> None:
     lines = decide(systems(), [comparison(0.002)], 17.4)
     assert lines[0] == (
         "Take blip-finetuned: the best CIDEr-D, 6.900 [6.800, 7.000], at a cost of 70.0 s. It is "
         "3.300 ahead of blip-calibrated, a difference beyond chance (p = 0.002, paired bootstrap)."
     )
     assert lines[1] == (
-        "People wrote 17.4 words a caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
+        "References have 17.4 words per caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
     )
 
 
@@ -153,7 +149,7 @@ def test_calibration_overfitting_augmentation_and_growth_have_their_lines() -> N
     assert "of blip-finetuned from" not in text
 
 
-def test_a_system_that_says_the_same_of_every_image_is_named() -> None:
+def test_a_system_with_one_caption_for_all_images_is_named() -> None:
     found = systems()
     found[0] = replace(found[0], scores=found[0].scores | {"different_captions": Score(value=1.0)})
     found[1] = replace(found[1], scores=found[1].scores | {"different_captions": Score(value=2.0)})
@@ -166,7 +162,7 @@ def test_a_system_that_says_the_same_of_every_image_is_named() -> None:
     ]
 
 
-def test_nothing_is_concluded_where_nothing_was_scored() -> None:
+def test_nothing_is_concluded_without_scores() -> None:
     waiting = [SystemRecord(name="hybrid", role="hybrid", is_main=True)]
     assert pick_best(waiting) is None
     assert decide(waiting, [], 17.4) == ["No system was scored."]
@@ -196,10 +192,10 @@ def test_the_summary_has_the_table_the_others_and_the_failed() -> None:
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert read_system(store, "hybrid") is None
+    assert SYSTEMS.read_ended(store, ["hybrid"]) == {}
     for system in systems():
-        write_system(store, system)
-        assert read_system(store, system.name) == system
+        SYSTEMS.write(store, system)
+        assert SYSTEMS.read_ended(store, [system.name]) == {system.name: system}
     write_study(store, study(systems()))
     assert read_study(store) == study(systems())
 
@@ -208,4 +204,4 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("systems/hybrid/system.json", b'{"name": "hybrid"}')
     with pytest.raises(DatasetError, match=r"system\.json: is damaged \(role: Field required\)"):
-        read_system(store, "hybrid")
+        SYSTEMS.read_ended(store, ["hybrid"])

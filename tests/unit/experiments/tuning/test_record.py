@@ -1,6 +1,5 @@
-"""What a search's output remembers: whose it is, what trials came to, which is best."""
+"""The files of a search: fingerprint, trials, table, and the best trial."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +10,21 @@ import pytest
 
 from raycap.config import StorageConfig, TuneConfig
 from raycap.config.loading import load_config
-from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.errors import DatasetError
 from raycap.experiments.tuning.record import (
-    claim_output,
-    find_leftovers,
-    fingerprint,
+    TRIALS,
     measure_trial,
     name_of,
-    read_trials,
     write_search,
-    write_trial,
 )
+from raycap.experiments.tuning.run import search_fingerprint
 from raycap.experiments.tuning.space import read_space
 from raycap.results.search import Trial, by_value, pick_best, read_search
 from raycap.results.status import Status
 from raycap.results.training import Metric, encode_history
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from tests.support.tuned import PARAMS, epoch_record, search_of, trial, tune_config
+from tests.support.tuned import PARAMS, epoch_record, search_of, trial
 
 DATASET = {"parts": "x"}
 GRID = {"train.lr": [1e-3, 1e-4], "engine.num_workers": [1, 2]}
@@ -53,9 +49,9 @@ def test_a_trial_is_named_after_its_settings_in_whatever_order() -> None:
     assert len({name_of(other) for other in others} - {name}) == 4
 
 
-def mark(*settings: str, dataset: dict[str, Any] = DATASET) -> dict[str, Any]:
+def fingerprint(*settings: str, dataset: dict[str, Any] = DATASET) -> dict[str, Any]:
     config = load_config(TuneConfig, None, ["kind=hybrid", *settings])
-    return fingerprint(dataset, config, read_space(config))
+    return search_fingerprint(dataset, config, read_space(config))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +74,7 @@ def mark(*settings: str, dataset: dict[str, Any] = DATASET) -> dict[str, Any]:
 )
 def test_budgets_the_spread_of_work_and_searched_values_may_change(setting: str) -> None:
     space = "tune.space={train: {lr: [1e-3], batch_size: [8, 16]}}"
-    assert mark(space, setting) == mark(space)
+    assert fingerprint(space, setting) == fingerprint(space)
 
 
 @pytest.mark.parametrize(
@@ -95,41 +91,17 @@ def test_budgets_the_spread_of_work_and_searched_values_may_change(setting: str)
 )
 def test_what_all_trials_share_may_not_change(setting: str) -> None:
     space = "tune.space={train: {lr: [1e-3]}}"
-    assert mark(space, setting) != mark(space)
+    assert fingerprint(space, setting) != fingerprint(space)
 
 
 def test_another_dataset_is_another_search_and_workers_count_where_they_change_a_step() -> None:
     space = "tune.space={train: {lr: [1e-3]}}"
-    assert mark(space, dataset={"parts": "y"}) != mark(space)
-    assert mark(space, "engine.num_workers=2") != mark(space)
+    assert fingerprint(space, dataset={"parts": "y"}) != fingerprint(space)
+    assert fingerprint(space, "engine.num_workers=2") != fingerprint(space)
     alike = ("engine.num_workers=2", "train.batch_size=8")
-    assert mark(space, *alike) == mark(space, "train.batch_size=16")
+    assert fingerprint(space, *alike) == fingerprint(space, "train.batch_size=16")
     spread = "tune.space={engine: {num_workers: [1, 2]}, storage: {list_threads: [2]}}"
-    assert mark(spread, "engine.num_workers=2") == mark(spread)
-
-
-def test_an_output_belongs_to_one_search(store: Store, tmp_path: Path) -> None:
-    config = tune_config(GRID)
-    ours = fingerprint(DATASET, config, read_space(config))
-    claim_output(store, ours, config)
-    claim_output(store, ours, config)
-    told = json.loads((tmp_path / "search/config.json").read_text())
-    assert told["tune"]["space"]["train.lr"] == [1e-3, 1e-4]
-    other = fingerprint({"parts": "y"}, config, read_space(config))
-    with pytest.raises(RunConflict, match=r"(?s)another run.*- dataset\.parts = 'x'.*\+.*'y'"):
-        claim_output(store, other, config)
-
-
-def test_an_output_with_other_files_and_one_of_a_training_are_refused(
-    store: Store, tmp_path: Path
-) -> None:
-    store.write("photo.jpg", b"x")
-    with pytest.raises(ConfigError, match=r"holds other files \(photo\.jpg\); give a new folder"):
-        claim_output(store, {"command": "tune"}, TuneConfig())
-    other = open_store(str(tmp_path / "trained"), StorageConfig())
-    other.write("run.json", b'{"fingerprint": {"kind": "blip"}}')
-    with pytest.raises(RunConflict, match=r"(?s)belongs to another run.*\+ command = 'tune'"):
-        claim_output(other, {"command": "tune"}, TuneConfig())
+    assert fingerprint(spread, "engine.num_workers=2") == fingerprint(spread)
 
 
 def test_a_trial_is_measured_by_its_history(store: Store) -> None:
@@ -145,15 +117,15 @@ def test_a_trial_is_measured_by_its_history(store: Store) -> None:
 
 
 def test_trials_and_searches_come_back_as_they_were(store: Store) -> None:
-    assert read_trials(store) == []
+    assert TRIALS.read_ended(store) == {}
     assert read_search(store) is None
     trials = [
         trial("t-1", 0.5, 1 / 3),
         trial("t-2", status=Status.FAILED, reason="a [b] c", params={"train.lr": None}),
     ]
     for item in trials:
-        write_trial(store, item)
-    assert read_trials(store) == trials
+        TRIALS.write(store, item)
+    assert list(TRIALS.read_ended(store).values()) == trials
     search = search_of(trials, best="t-1", end="budget", wall_s=1.5)
     write_search(store, search)
     assert read_search(store) == search
@@ -162,16 +134,10 @@ def test_trials_and_searches_come_back_as_they_were(store: Store) -> None:
 
 
 def test_values_that_are_no_numbers_come_back_too(store: Store) -> None:
-    write_trial(store, trial("t-1", math.nan, value=math.nan))
-    (found,) = read_trials(store)
+    TRIALS.write(store, trial("t-1", math.nan, value=math.nan))
+    found = TRIALS.read_ended(store)["t-1"]
     assert found.value is not None
     assert math.isnan(found.value)
-
-
-def test_what_trials_that_are_over_leave_behind_is_found(store: Store) -> None:
-    for key in ("t-1/model/a", "t-2/last/a", "t-3/checkpoints/step-1/a", "t-4/trial.json"):
-        store.write(f"trials/{key}", b"{}")
-    assert find_leftovers(store) == {"t-2", "t-3"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +151,7 @@ def test_what_trials_that_are_over_leave_behind_is_found(store: Store) -> None:
 def test_a_damaged_trial_is_named(store: Store, content: str, told: str) -> None:
     store.write("trials/t-1/trial.json", content.encode())
     with pytest.raises(DatasetError, match=told):
-        read_trials(store)
+        TRIALS.read_ended(store)
 
 
 def test_a_damaged_search_is_named(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""How many trials a cluster holds at a time, and the cores that each of them gets."""
+"""The number of concurrent trials on a cluster, and the cores of each."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_trials_share_the_cpus(cpus: float, num_workers: int, num_trials: int) -
     assert fitting(cpus, num_workers=num_workers) == num_trials
 
 
-def test_a_share_that_is_whole_counts_whole_in_spite_of_rounding() -> None:
+def test_rounding_does_not_lose_a_trial() -> None:
     assert fitting(2.1, cpus_per_worker=0.1, num_workers=1) == 1
     assert fitting(2.8, cpus_per_worker=0.1, num_workers=1) == 2
     assert fitting(1000, 3, gpus_per_worker=0.1) == 30
@@ -64,19 +64,19 @@ def test_trials_share_the_gpus(
     assert told == num_trials
 
 
-def test_gpus_that_no_worker_takes_do_not_count_and_cpus_still_do() -> None:
+def test_gpus_count_only_if_workers_use_them() -> None:
     assert fitting(16, 1, gpus_per_worker=0.0) == 6
     assert fitting(4, 8, gpus_per_worker=1.0) == 1
 
 
-def test_a_person_may_say_how_many() -> None:
+def test_a_configured_number_is_used() -> None:
     assert fitting(1, most=7) == 7
     assert fitting(1000, most=2) == 2
 
 
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let the cluster have nodes, and each of them cores."""
+    """Fake a cluster with some nodes and cores per node."""
 
     def have(num_nodes: int, num_cores: int | None) -> None:
         nodes = [{"Alive": number < num_nodes} for number in range(num_nodes + 1)]
@@ -99,6 +99,6 @@ def test_workers_on_a_machine_share_its_cores(
     assert engine.num_workers == num_workers
 
 
-def test_threads_that_are_given_stay() -> None:
+def test_configured_threads_are_kept() -> None:
     engine = TrainEngineConfig(torch_threads=3)
     assert share_threads(engine, 8) == engine

@@ -1,4 +1,4 @@
-"""The best trial's settings and model are where they are looked for, and copied once."""
+"""Settings and model of the best trial, copied to the search's output once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +36,8 @@ def test_the_best_settings_are_those_that_the_trial_was_trained_with(
     assert load_config(TrainConfig, file, ["train.num_epochs=9"]).train.num_epochs == 9
 
 
-def test_the_best_model_is_copied_where_another_stands(store: Store, tmp_path: Path) -> None:
-    def stands() -> dict[str, bytes]:
+def test_the_best_model_replaces_another(store: Store, tmp_path: Path) -> None:
+    def copied() -> dict[str, bytes]:
         folder = tmp_path / "search/model"
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -46,22 +46,22 @@ def test_the_best_model_is_copied_where_another_stands(store: Store, tmp_path: P
     store.write("trials/t-1/model/old", b"1")
     store.write("trials/t-2/model/new", b"2")
     keep_best(store, config, one, "cider_d", None)
-    assert stands() == {"old": b"1"}
+    assert copied() == {"old": b"1"}
     before = search_of([one, two], best="t-1")
     keep_best(store, config, two, "cider_d", before)
-    assert stands() == {"new": b"2"}
-    # The same trial, as it was: its model stands already.
+    assert copied() == {"new": b"2"}
+    # The same trial, unchanged: its model is there already.
     before = search_of([one, two], best="t-2")
     store.write("trials/t-2/model/new", b"3")
     keep_best(store, config, two, "cider_d", before)
-    assert stands() == {"new": b"2"}
+    assert copied() == {"new": b"2"}
     for stale in (
-        replace(before, end=""),  # the last invocation did not come to copying
+        replace(before, end=""),  # the last invocation ended before copying
         search_of([one, replace(two, value=0.7)], best="t-2"),
     ):
         store.write("model/new", b"2")
         keep_best(store, config, two, "cider_d", stale)
-        assert stands() == {"new": b"3"}
+        assert copied() == {"new": b"3"}
     store.delete_all("model/")
     keep_best(store, config, two, "cider_d", before)
-    assert stands() == {"new": b"3"}
+    assert copied() == {"new": b"3"}

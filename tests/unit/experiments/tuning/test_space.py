@@ -1,4 +1,4 @@
-"""What a search tries: values and ranges of settings, and the same points for the same seed."""
+"""The search space: values and ranges of settings, and repeatable points."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_nested_sections_and_dotted_names_mean_the_same() -> None:
     assert list(nested) == ["architecture.num_layers", "train.lr"]
 
 
-def test_ranges_are_drawn_from_within_their_ends() -> None:
+def test_draws_lie_within_the_ends_of_a_range() -> None:
     space = space_of(
         {
             "architecture.dropout": {"uniform": [0.1, 0.5]},
@@ -72,7 +72,7 @@ def test_ranges_are_drawn_from_within_their_ends() -> None:
     ]
 
 
-def test_what_ray_tune_draws_from_is_the_same() -> None:
+def test_ray_tunes_domains_have_the_same_ends() -> None:
     space = space_of(
         {
             "architecture.dropout": {"uniform": [0.1, 0.5]},
@@ -125,7 +125,7 @@ def test_texts_of_the_command_line_become_numbers() -> None:
     assert space["optimizer.weight_decay"].describe() == {"loguniform": [1e-4, 1e-1]}
 
 
-def test_a_file_and_the_command_line_are_laid_over_each_other(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
     file.write_text("tune:\n  space:\n    train:\n      lr: [1e-4]\n      batch_size: [4, 8]\n")
     config = load_config(TuneConfig, file, ["tune.space.train.lr=[2e-4]"])
@@ -140,7 +140,7 @@ def test_a_file_and_the_command_line_are_laid_over_each_other(tmp_path: Path) ->
         ("hybrid", {"train.lr", "train.batch_size", "architecture.num_layers"}),
     ],
 )
-def test_each_kind_of_model_has_a_usual_space(kind: str, names: set[str]) -> None:
+def test_each_kind_of_model_has_a_default_space(kind: str, names: set[str]) -> None:
     config = load_config(TuneConfig, None, [f"kind={kind}"])
     space = read_space(config)
     assert space.keys() == names
@@ -149,57 +149,60 @@ def test_each_kind_of_model_has_a_usual_space(kind: str, names: set[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "setting"),
     [
-        ({"train.rate": [1]}, r"tune\.space\.train\.rate: no such setting \(rate\); there.*lr, "),
-        ({"trian.lr": [1]}, r"tune\.space\.trian\.lr: no such setting \(trian\); there are: kind"),
-        ({"train.lr.x": [1]}, r"tune\.space\.train\.lr\.x: no such setting \(lr\)"),
-        ({"train": [1]}, r"tune\.space\.train: is a section"),
-        ({"tune.seed": [1]}, r"tune\.space\.tune\.seed: no such setting \(tune\)"),
-        ({"train.lr": ["fast"]}, r"tune\.space\.train\.lr: Input should be a valid number.*'fast'"),
-        ({"train.lr": [0.1, -1]}, r"tune\.space\.train\.lr: Input should be greater.*got -1"),
-        ({"train.lr": [math.inf]}, r"tune\.space\.train\.lr: Input should be a finite number"),
-        ({"train.batch_size": [1.5]}, r"tune\.space\.train\.batch_size: .*integer.*got 1\.5"),
-        ({"kind": ["vit"]}, r"tune\.space\.kind: Input should be 'blip'.*got 'vit'"),
-        ({"train.lr": []}, r"tune\.space\.train\.lr: the list is empty"),
-        ({}, r"tune\.space: is empty; give values, such as"),
-        ({"train": {}}, r"tune\.space: is empty; give values, such as"),
+        ({"train.rate": [1]}, "tune.space.train.rate"),
+        ({"trian.lr": [1]}, "tune.space.trian.lr"),
+        ({"train.lr.x": [1]}, "tune.space.train.lr.x"),
+        ({"train": [1]}, "tune.space.train"),
+        ({"tune.seed": [1]}, "tune.space.tune.seed"),
+        ({"train.lr": ["fast"]}, "tune.space.train.lr"),
+        ({"train.lr": [0.1, -1]}, "tune.space.train.lr"),
+        ({"train.lr": [math.inf]}, "tune.space.train.lr"),
+        ({"train.batch_size": [1.5]}, "tune.space.train.batch_size"),
+        ({"kind": ["vit"]}, "tune.space.kind"),
+        ({"train.lr": []}, "tune.space.train.lr"),
+        ({}, "tune.space"),
+        ({"train": {}}, "tune.space"),
     ],
 )
-def test_a_wrong_name_or_value_is_told_in_one_line(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_a_wrong_name_or_value_is_named_in_one_line(given: dict[str, Any], setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         space_of(given)
+    assert caught.value.setting == setting
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "told"),
+    ("name", "given"),
     [
-        ("train.lr", {"uniform": [1e-3]}, r"write it as \{uniform: \[low, high\]\}"),
-        ("train.lr", {"uniform": 1e-3}, r"write it as \{uniform: \[low, high\]\}"),
-        ("train.lr", {"uniform": [2e-3, 1e-3]}, r"uniform needs two numbers, the lower one first"),
-        ("train.lr", {"uniform": [1e-3, 1e-3]}, r"uniform needs two numbers, the lower one first"),
-        ("augment.flip", {"loguniform": [0, 1]}, r"loguniform needs two numbers above 0"),
-        ("train.lr", {"integers": [1, 2]}, r"its range is one of uniform or loguniform, not int"),
-        ("train.batch_size", {"uniform": [1, 2]}, r"its range is one of integers, not uniform"),
-        ("architecture.encoder", {"uniform": [1, 2]}, r"Input should be 'resnet50'"),
-        ("optimizer.clip_norm", {"uniform": [None, 1]}, r"uniform needs two numbers"),
-        ("architecture.train_encoder", {"integers": [0, 1]}, r"integers needs two numbers"),
-        ("train.lr", {"uniform": [-1, 1]}, r"Input should be greater than 0, got -1"),
+        ("train.lr", {"uniform": [1e-3]}),
+        ("train.lr", {"uniform": 1e-3}),
+        ("train.lr", {"uniform": [2e-3, 1e-3]}),
+        ("train.lr", {"uniform": [1e-3, 1e-3]}),
+        ("augment.flip", {"loguniform": [0, 1]}),
+        ("train.lr", {"integers": [1, 2]}),
+        ("train.batch_size", {"uniform": [1, 2]}),
+        ("architecture.encoder", {"uniform": [1, 2]}),
+        ("optimizer.clip_norm", {"uniform": [None, 1]}),
+        ("architecture.train_encoder", {"integers": [0, 1]}),
+        ("train.lr", {"uniform": [-1, 1]}),
     ],
 )
-def test_a_wrong_range_is_told_in_one_line(name: str, given: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"^tune.space.{name}: .*{told}") as caught:
+def test_a_wrong_range_is_named_in_one_line(name: str, given: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
         space_of({name: given}, algorithm="random")
+    assert caught.value.setting == f"tune.space.{name}"
     assert "\n" not in str(caught.value)
 
 
 def test_a_grid_refuses_a_range() -> None:
-    with pytest.raises(ConfigError, match=r"tune\.space\.train\.lr: a grid needs a list of values"):
+    with pytest.raises(ConfigError, match=r"tune\.algorithm=random") as caught:
         space_of({"train.lr": {"loguniform": [1e-4, 1e-3]}})
+    assert caught.value.setting == "tune.space.train.lr"
 
 
-def test_a_grid_has_every_combination_once_and_keeps_its_order_where_it_is_cut() -> None:
+def test_a_grid_has_every_combination_once_and_keeps_its_order_when_limited() -> None:
     space = space_of({"train.lr": [1e-3, 1e-4], "train.batch_size": [4, 8, 16]})
     every = points(space, SearchConfig())
     assert len(every) == 6
@@ -213,7 +216,7 @@ def test_a_grid_has_every_combination_once_and_keeps_its_order_where_it_is_cut()
     assert any(points(space, SearchConfig(num_trials=3, seed=seed)) != some for seed in (1, 2, 3))
 
 
-def test_draws_are_the_same_for_the_same_seed_and_more_of_them_begin_alike() -> None:
+def test_draws_repeat_for_the_same_seed_and_more_draws_extend_them() -> None:
     space = space_of({"train.lr": {"loguniform": [1e-5, 1e-3]}}, algorithm="random")
     assert drawn(space) == drawn(space)
     assert drawn(space)[:10] == drawn(space, num_trials=10)
@@ -223,7 +226,7 @@ def test_draws_are_the_same_for_the_same_seed_and_more_of_them_begin_alike() -> 
     assert num_suggested(SearchConfig(num_trials=3)) == 3
 
 
-def test_no_point_is_drawn_twice_and_a_small_space_is_used_up() -> None:
+def test_no_point_is_drawn_twice_and_a_small_space_is_exhausted() -> None:
     given = {"train.batch_size": {"integers": [1, 4]}, "train.lr": [1e-3, 1e-4]}
     space = space_of(given, algorithm="random")
     found = drawn(space, num_trials=50)
@@ -231,7 +234,7 @@ def test_no_point_is_drawn_twice_and_a_small_space_is_used_up() -> None:
     assert all(point not in found[:place] for place, point in enumerate(found))
 
 
-def test_a_trials_settings_are_laid_over_those_that_all_begin_with() -> None:
+def test_a_trials_settings_override_the_base_settings() -> None:
     base = TrainConfig(kind="transformer")
     found = trial_config(base, {"train.lr": 0.5, "architecture.width": 64, "kind": "hybrid"})
     assert (found.train.lr, found.architecture.width, found.kind) == (0.5, 64, "hybrid")
@@ -239,7 +242,7 @@ def test_a_trials_settings_are_laid_over_those_that_all_begin_with() -> None:
     assert trial_config(base, {}) == base
 
 
-def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
+def test_the_longest_trial_is_known_when_epochs_are_searched() -> None:
     base = tune_config(None).base()
     assert most_epochs({}, base) == base.train.num_epochs
     assert most_epochs(space_of({"train.num_epochs": [2, 9, 3]}), base) == 9
@@ -247,8 +250,8 @@ def test_the_longest_trial_is_known_where_epochs_are_searched() -> None:
     assert most_epochs(space_of(given, algorithm="random"), base) == 7
 
 
-def test_settings_that_do_not_go_together_are_refused() -> None:
+def test_an_invalid_combination_is_refused() -> None:
     base = TrainConfig(kind="transformer")
-    with pytest.raises(ConfigError, match=r"architecture\.num_heads=7 must divide .*width=512"):
+    with pytest.raises(ConfigError, match=r"architecture\.num_heads=7 .*width=512"):
         trial_config(base, {"architecture.num_heads": 7})
     assert trial_config(base, {"architecture.num_heads": 7, "kind": "hybrid"})

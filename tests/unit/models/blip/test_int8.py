@@ -1,7 +1,6 @@
 """Linear layers in 8 bits against those in fp32."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,26 +114,16 @@ def test_the_demo_model_says_nearly_the_same(num_beams: int) -> None:
     assert alone[0].text == found[0].text
 
 
-@needs_int8
-def test_a_model_in_8_bits_is_not_saved(tmp_path: Path) -> None:
-    model = ModelConfig.model_validate({"precision": "int8"})
-    captioner = BlipCaptioner.from_pretrained(DEMO_FOLDER, model, GenerationConfig())
-
-    with pytest.raises(ModelError, match=r"cannot be saved: set model\.precision=auto"):
-        captioner.save(tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
 def test_an_accelerator_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"for CPUs, and the model runs on cuda: set model\."):
+    with pytest.raises(ModelError, match="cuda") as caught:
         check_int8(torch.device("cuda"))
+    assert caught.value.setting == "model.precision"
 
 
 @pytest.mark.parametrize("kind", ["cnn-lstm", "transformer", "hybrid", "stub"])
 def test_other_kinds_refuse_8_bits_before_anything_is_loaded(kind: str) -> None:
     source = replace(find_model("stub"), kind=kind, name="mine")
     model = ModelConfig.model_validate({"precision": "int8"})
-    line = f"int8 is for BLIP models only; mine is a {kind}: set model.precision=auto"
-
-    with pytest.raises(ModelError, match=line):
+    with pytest.raises(ModelError, match=kind) as caught:
         load_captioner(source, model, GenerationConfig())
+    assert caught.value.setting == "model.precision"

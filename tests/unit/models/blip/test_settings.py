@@ -65,20 +65,6 @@ def test_a_folders_own_generation_settings_change_nothing(
 
 
 @pytest.mark.parametrize("generation", [GenerationConfig(), sampling()], ids=["beams", "sampling"])
-def test_a_saved_captioner_reloads_to_the_same_captions(
-    generation: GenerationConfig, load: Load, tmp_path: Path, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> None:
-    captioner = load(generation)
-    captioner.save(tmp_path / "saved")
-    again = BlipCaptioner.from_pretrained(tmp_path / "saved", FP32, generation)
-    assert again.caption(pixels) == captioner.caption(pixels)
-    assert again.target == captioner.target
-    names = {path.name for path in (tmp_path / "saved").iterdir()}
-    assert names >= {"model.safetensors", "generation_config.json", "preprocessor_config.json"}
-    assert json.loads((tmp_path / "saved" / "raycap.json").read_text()) == {"kind": "blip"}
-
-
-@pytest.mark.parametrize("generation", [GenerationConfig(), sampling()], ids=["beams", "sampling"])
 def test_numbers_that_are_not_finite_name_their_image(
     generation: GenerationConfig, folder: Path, tmp_path: Path
 ) -> None:
@@ -135,7 +121,7 @@ def test_an_accelerator_that_does_not_tell_gets_fp16(monkeypatch: pytest.MonkeyP
 
 def test_a_caption_longer_than_the_model_can_write_is_refused(load: Load) -> None:
     load(GenerationConfig(max_new_tokens=64, num_beams=1)).caption(random_pixels(1))
-    with pytest.raises(ModelError, match=r"max_new_tokens: with the prompt's 3 tokens at most 61"):
+    with pytest.raises(ModelError, match="at most 61"):
         load(GenerationConfig(max_new_tokens=62, prompt="a picture of"))
 
 
@@ -161,12 +147,9 @@ def test_broken_files_are_a_model_error(
         BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
 
 
-def test_nothing_is_written_to_the_terminal(
-    load: Load, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_written_to_the_terminal(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
     captioner = load(GenerationConfig(prompt="a picture of"))
     captioner.caption(random_pixels(2))
-    captioner.save(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 

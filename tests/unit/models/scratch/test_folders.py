@@ -113,13 +113,13 @@ def test_the_digest_ignores_what_does_not(folder: Path) -> None:
 FOUND_FAULTS: dict[str, tuple[Edit, str]] = {
     "contradiction": (
         edit_json("raycap.json", kind="hybrid"),
-        "'hybrid' by raycap.json, but 'transformer' by config.json",
+        "'hybrid' by raycap.json",
     ),
-    "unknown kind": (edit_json("config.json", model_type="gru"), "a model of kind 'gru'; raycap"),
+    "unknown kind": (edit_json("config.json", model_type="gru"), "'gru'"),
     "no architecture": (edit_json("config.json", architecture=None), "config.json: architecture: "),
     "bad value": (edit_architecture(width="wide"), "architecture.width: "),
     "unknown setting": (edit_architecture(colour=1), "architecture.colour: Extra inputs"),
-    "bad heads": (edit_architecture(num_heads=5), "num_heads=5 does not divide .*width=96"),
+    "bad heads": (edit_architecture(num_heads=5), "num_heads=5 .*width=96"),
     "bad vocabulary": (edit_json("config.json", vocabulary_size="x"), "vocabulary_size is 'x'"),
     "no weights": (remove("model.safetensors"), "no model.safetensors"),
     "pickle": (
@@ -130,7 +130,7 @@ FOUND_FAULTS: dict[str, tuple[Edit, str]] = {
     "no preprocessor": (remove("preprocessor_config.json"), "no preprocessor_config.json"),
     "another size": (
         edit_json("preprocessor_config.json", size=32),
-        r"makes 32x32 pixels, but the weights are for 48x48",
+        "32x32 .* 48x48",
     ),
 }
 

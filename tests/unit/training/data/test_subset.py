@@ -1,4 +1,4 @@
-"""Training on a share of the images: nested, the same in every run, and nothing else seen."""
+"""Training on a share of the images: nested, repeatable, and complete."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.splits import rank_of, subset_limit
 from raycap.errors import DatasetError
-from raycap.training.data.plan import GroupRows, Plan, sample_rows
+from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import read_groups
 from tests.support.tiny_dataset import write_dataset
 
@@ -25,8 +25,8 @@ def dataset(tmp_path: Path) -> CaptionDataset:
     return open_dataset(tmp_path, StorageConfig())
 
 
-def plan_of(dataset: CaptionDataset, share: float) -> Plan:
-    return Plan(
+def plan_of(dataset: CaptionDataset, share: float) -> EpochPlan:
+    return EpochPlan(
         groups=read_groups(dataset, "train", share),
         seed=0,
         num_workers=2,
@@ -67,19 +67,19 @@ def test_an_epoch_has_each_image_of_the_share_once_and_no_other(
         assert set(found) == expected
 
 
-def test_a_smaller_share_lies_within_a_larger_one(dataset: CaptionDataset) -> None:
+def test_a_smaller_share_is_a_subset_of_a_larger_one(dataset: CaptionDataset) -> None:
     tenth, half, whole = (set(epoch_ids(dataset, share)) for share in (0.1, 0.5, 1.0))
     assert tenth < half < whole
     assert len(whole) == NUM_IMAGES
 
 
-def test_the_share_is_one_of_what_the_dataset_took_of_its_source(dataset: CaptionDataset) -> None:
+def test_the_share_refers_to_the_prepared_dataset(dataset: CaptionDataset) -> None:
     config = {**dataset.record.config, "subset": 0.5}
     halved = dataclasses.replace(dataset, record=dataclasses.replace(dataset.record, config=config))
     assert set(epoch_ids(halved, 0.5)) == set(epoch_ids(dataset, 0.25))
 
 
-def test_the_sample_of_the_training_split_lies_within_the_share(dataset: CaptionDataset) -> None:
+def test_the_sample_of_the_training_split_is_within_the_share(dataset: CaptionDataset) -> None:
     groups = read_groups(dataset, "train", 0.3)
     sampled = ids_of(dataset, sample_rows(groups, 5))
     assert len(sampled) == 5
@@ -94,5 +94,6 @@ def test_the_rows_are_those_below_the_limit_in_every_row_group(dataset: CaptionD
 
 
 def test_a_share_without_an_image_is_refused(dataset: CaptionDataset) -> None:
-    with pytest.raises(DatasetError, match=r"train\.subset=1e-09 leaves no image"):
+    with pytest.raises(DatasetError, match=r"train\.subset=1e-09") as caught:
         read_groups(dataset, "train", 1e-9)
+    assert caught.value.setting == "train.subset"

@@ -1,0 +1,135 @@
+"""`raycap calibrate`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raycap.config import CalibrateConfig
+from raycap.config.loading import load_config
+from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.calibration import Calibration, Trial
+
+
+def calibrate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A Hub name, `name@revision`, a local folder or `demo`.", show_default=False
+        ),
+    ],
+    dataset: DatasetArg,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="New folder for the model with the chosen settings.",
+            show_default=False,
+        ),
+    ],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Find decoding settings with which MODEL writes captions as long as people do.
+
+    Tries minimum lengths, length penalties and n-gram blocking on images of DATASET's validation
+    split, shows the score of each, and saves the model with the settings that close the length gap
+    without losing CIDEr-D. No training. Run the same command again to continue.
+
+    Example: `raycap calibrate demo dataset/ --output calibrated/`
+
+    Exit codes: 0 calibrated; 1 stopped; 2 usage or config.
+    """
+    with told_errors(debug=debug):
+        resolved = load_config(CalibrateConfig, config, list(settings or []))
+        from raycap.console.progress import show_progress
+        from raycap.experiments.calibration.run import calibrate as calibrate_model
+
+        with show_progress(stderr()) as on_progress:
+            found = calibrate_model(
+                model, dataset, output, config=resolved, on_progress=on_progress, debug=debug
+            )
+        print_calibration(found)
+
+
+def print_calibration(found: "Calibration") -> None:
+    """Print the trials from the shortest captions to the longest, then the choice."""
+    Console().print(trial_table(found))
+    print_rows(calibration_rows(found))
+    Console().print(
+        f"\nTry next:\n  raycap caption YOUR_FOLDER captions/ --model {found.output}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def trial_table(found: "Calibration") -> Table:
+    """Build the table of trials; `*` marks the Pareto front of CIDEr-D and length gap."""
+    names = ("min", "max", "penalty", "n-gram", "CIDEr-D", "BLEU-4", "tokens", "gap", "repeats")
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("")
+    from raycap.results.calibration import frontier
+
+    best = frontier(found.trials)
+    for trial in sorted(found.trials, key=lambda trial: (trial.length_gap, trial.cider_d)):
+        table.add_row(*_cells(trial), _marks(trial, found, best))
+    return table
+
+
+def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
+    """Return what was compared, and the gain and cost of the choice, as names and values."""
+    start, chosen, images = found.start, found.chosen, found.images
+    left_out = f", {images.num_unreadable:,} unreadable" if images.num_unreadable else ""
+    rows = [
+        ("tried", f"{len(found.trials)} settings on {images.num_images:,} images{left_out}"),
+        ("references", f"{images.lengths.metric_tokens:.1f} tokens"),
+        ("length gap", f"{start.length_gap:+.2f} -> {chosen.length_gap:+.2f} tokens"),
+        ("CIDEr-D", f"{start.cider_d:.3f} -> {chosen.cider_d:.3f}"),
+        ("repetitive", f"{start.repetition:.1%} -> {chosen.repetition:.1%} of the captions"),
+    ]
+    failed = max(trial.num_failed for trial in found.trials)
+    if failed:
+        rows.append(("failed", f"up to {failed:,} images, scored 0"))
+    if chosen == start:
+        rows.append(("chosen", "the starting settings: no others qualify"))
+    elif abs(chosen.length_gap) > found.closed_gap:
+        rows.append(("chosen", f"the smallest gap that {_condition(found)}"))
+    else:
+        rows.append(("chosen", "the best CIDEr-D among those that close the gap"))
+    return [*rows, ("model", found.output)]
+
+
+def _condition(found: "Calibration") -> str:
+    loss = found.max_cider_loss
+    return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
+
+
+def _cells(trial: "Trial") -> list[str]:
+    generation = trial.generation
+    return [
+        str(generation.min_new_tokens),
+        str(generation.max_new_tokens),
+        f"{generation.length_penalty:g}" if generation.num_beams > 1 else "-",
+        str(generation.no_repeat_ngram_size or "-"),
+        f"{trial.cider_d:.3f}",
+        f"{trial.bleu_4:.3f}",
+        f"{trial.mean_length:.1f}",
+        f"{trial.length_gap:+.2f}",
+        f"{trial.repetition:.0%}",
+    ]
+
+
+def _marks(trial: "Trial", found: "Calibration", best: "list[Trial]") -> str:
+    marks = ["*"] if trial in best else []
+    marks += ["start"] if trial == found.start else []
+    marks += ["[bold green]chosen[/bold green]"] if trial == found.chosen else []
+    return " ".join(marks)

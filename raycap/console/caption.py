@@ -1,0 +1,243 @@
+"""`raycap caption`, with `--dry-run` and `--preflight`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raycap.console.options import (
+    ConfigOption,
+    DebugOption,
+    ModelOption,
+    OutputArg,
+    SetOption,
+    SourceArg,
+    load_caption_config,
+)
+from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
+from raycap.reporting.numbers import (
+    amount,
+    brief,
+    decimal,
+    integer,
+    moment,
+    percent,
+    plural,
+)
+
+if TYPE_CHECKING:
+    from raycap.results.captioning import Forecast, Summary
+    from raycap.results.preflight import Estimate, Preflight, Stage
+
+
+def caption(
+    source: SourceArg,
+    output: OutputArg,
+    model: ModelOption = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Caption only the first N images, in key order."),
+    ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Retry images that failed for a transient reason."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and exit.")
+    ] = False,
+    preflight: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Caption N images drawn at random, and estimate time and cost of the whole run. "
+            "Writes to OUTPUT/preflight only.",
+            show_default=False,
+        ),
+    ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            "--cascade", help="A second, larger model for weak captions; requires --below."
+        ),
+    ] = None,
+    below: Annotated[
+        float | None,
+        typer.Option(
+            "--below", help="Captions with a logprob below this are weak, for example -1.2."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Caption every image of SOURCE exactly once, and write the captions to OUTPUT.
+
+    Run the same command again to continue an interrupted run, or to caption images that are new
+    or have changed since.
+
+    Example: `raycap caption photos/ captions/ --model demo --set generation.num_beams=5`
+
+    Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, but the share of failed
+    images exceeds `engine.max_failed_share`.
+    """
+    with told_errors(debug=debug):
+        resolved = load_caption_config(
+            config, settings, model, [("cascade.model", cascade), ("cascade.below", below)]
+        )
+        if dry_run and preflight is not None:
+            raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
+        choice = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
+        if dry_run:
+            _print_forecast(source, output, choice)
+            return
+        if preflight is not None:
+            failed_share = _preflight(source, output, preflight, choice, debug=debug)
+        else:
+            failed_share = _caption(source, output, choice, debug=debug)
+        if failed_share > resolved.engine.max_failed_share:
+            stderr().print(
+                f"[red]{failed_share:.1%} of the images failed, more than "
+                f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows[/red]"
+            )
+            raise typer.Exit(EXIT_TOO_MANY_FAILED)
+
+
+def _print_forecast(source: str, output: str, choice: dict[str, Any]) -> None:
+    from raycap.captioning.run import forecast
+
+    print_rows(forecast_rows(forecast(source, output, **choice)))
+
+
+def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -> float:
+    """Run the captioning, print the summary, and return the share of failed images."""
+    from raycap.captioning.run import caption as caption_images
+    from raycap.console.progress import show_progress
+
+    with show_progress(stderr()) as on_progress:
+        summary = caption_images(source, output, on_progress=on_progress, debug=debug, **choice)
+    print_rows(summary_rows(summary))
+    return summary.failed_share
+
+
+def _preflight(
+    source: str, output: str, num_images: int, choice: dict[str, Any], *, debug: bool
+) -> float:
+    """Run the preflight, print its result, and return the share of failed images."""
+    from raycap.console.progress import show_progress
+    from raycap.preflights.run import preflight
+
+    with show_progress(stderr()) as on_progress:
+        found = preflight(
+            source, output, num_images, on_progress=on_progress, debug=debug, **choice
+        )
+    print_rows(preflight_rows(found))
+    print(f"\n{preflight_sentence(found)}")
+    for note in preflight_notes(found):
+        print(note)
+    return found.sample.failed_share
+
+
+def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
+    """Return the summary of a run as names and values."""
+    rows = [
+        ("images", f"{summary.num_images:,}"),
+        ("captioned", f"{summary.num_ok:,}"),
+        ("failed", f"{summary.num_failed:,}"),
+        *((f"  {code}", f"{count:,}") for code, count in sorted(summary.failed.items())),
+        ("mean words", f"{summary.mean_words:g}"),
+    ]
+    if summary.cascade:
+        rows.append(("to second model", f"{summary.cascade['num_images']:,}"))
+        if summary.cascade["num_failed"]:
+            rows.append(("  kept first caption", f"{summary.cascade['num_failed']:,}"))
+    if summary.num_captioned:
+        rows += [
+            ("this run", f"{summary.num_captioned:,} images in {summary.wall_s:.1f} s"),
+            ("rate", f"{summary.images_per_s:g} images/s"),
+        ]
+    else:
+        rows.append(("this run", "nothing to do: every image already has a row"))
+    if summary.skipped:
+        skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
+        rows.append(("not images", skipped))
+    return [*rows, ("output", summary.output)]
+
+
+def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
+    """Return what a run would do as names and values."""
+    return [
+        ("images", f"{forecast.num_images:,}"),
+        ("bytes", f"{forecast.num_bytes:,}"),
+        ("parts", f"{forecast.num_parts:,}"),
+        ("parts done", f"{forecast.num_parts_done:,}"),
+        ("images done", f"{forecast.num_images_done:,}"),
+        ("images to caption", f"{forecast.num_pending:,}"),
+        *((f"not images {suffix}", f"{n:,}") for suffix, n in forecast.skipped.items() if n),
+    ]
+
+
+def preflight_rows(found: "Preflight") -> list[tuple[str, str]]:
+    """Return the result of a preflight as names and values."""
+    sample = found.sample
+    rows = [
+        ("sampled", f"{integer(sample.num_images)} of {plural(found.num_images, 'image')}"),
+        ("captioned", integer(sample.num_ok)),
+        ("failed", f"{integer(sample.num_failed)} ({percent(sample.failed_share)})"),
+        *((f"  {code}", integer(number)) for code, number in sample.failed.items()),
+    ]
+    if sample.num_ok:
+        rows.append(("mean words", decimal(sample.mean_words, 2)))
+    if found.estimate is not None:
+        rows += _estimate_rows(found.estimate, found.price_per_hour)
+    return [*rows, ("contact sheet", f"{found.contact_sheet}   open it in a browser")]
+
+
+def preflight_sentence(found: "Preflight") -> str:
+    """Return the estimated duration of the run as one sentence."""
+    ahead = found.estimate
+    if not found.num_pending:
+        return "nothing to caption: every image already has a row"
+    images = plural(found.num_pending, "image")
+    if ahead is None:
+        return f"{images}: no estimate, as no sampled image reached the model"
+    ends = "in more than a century" if found.ends_at is None else f"about {moment(found.ends_at)}"
+    return (
+        f"{images} at {decimal(ahead.images_per_s, 1)} images/s on "
+        f"{plural(ahead.num_captioners, 'captioner')}: about {_span(ahead.run_s)} (ends {ends})"
+    )
+
+
+def preflight_notes(found: "Preflight") -> list[str]:
+    """Return what makes the estimate uncertain."""
+    from raycap.reporting.preflight import warnings
+
+    return [f"{what} {more}" for what, more in warnings(found)]
+
+
+def _estimate_rows(ahead: "Estimate", price_per_hour: float | None) -> list[tuple[str, str]]:
+    rows = [(stage.name, _describe(stage, ahead.bottleneck)) for stage in ahead.stages]
+    rows.append((f"{ahead.unit}-hours", amount(ahead.unit_hours)))
+    if ahead.cost is not None:
+        rows.append(("cost", f"{amount(ahead.cost)}, at {price_per_hour:g} per hour"))
+    return rows
+
+
+def _describe(stage: "Stage", bottleneck: str) -> str:
+    each = f"{brief(stage.seconds_per_image)} per image"
+    from raycap.reporting.preflight import WORKERS
+
+    workers = plural(stage.at_a_time, WORKERS[stage.name])
+    if stage.images_per_s is None:
+        return f"{each}; not measurable on a sample"
+    mark = "   <- the bottleneck" if stage.name == bottleneck else ""
+    return f"{each}, {workers}: {decimal(stage.images_per_s, 1)} images/s{mark}"
+
+
+def _span(seconds: float) -> str:
+    """Format a duration in words."""
+    if seconds >= 5400:
+        return f"{decimal(seconds / 3600, 1)} hours"
+    if seconds >= 90:
+        return f"{decimal(seconds / 60, 0)} minutes"
+    return plural(max(1, round(seconds)), "second")

@@ -1,0 +1,108 @@
+"""`raycap prepare`."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from raycap.config import PrepareConfig
+from raycap.config.loading import load_config
+from raycap.console.options import ConfigOption, DebugOption, OutputArg, SetOption
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.dataset import DatasetRecord
+
+
+FormatOption = Annotated[
+    Literal["coco", "karpathy", "flickr", "metadata", "sidecar", "table", "webdataset"] | None,
+    typer.Option("--format", help="Format of SOURCE. Default: detected."),
+]
+
+
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Annotations: COCO or Karpathy JSON, Flickr `captions.txt`, a folder with "
+            "`metadata.jsonl` or `.txt` sidecars, a Parquet, JSONL or CSV table, or WebDataset "
+            "tars; local or `s3://`.",
+            show_default=False,
+        ),
+    ],
+    output: OutputArg,
+    format: FormatOption = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            help="Folder, bucket prefix or tars with the images, if not beside the captions.",
+        ),
+    ] = None,
+    subset: Annotated[
+        float | None,
+        typer.Option(
+            "--subset",
+            help="Share of the images to use, for example 0.1. The same share always selects the "
+            "same images; a larger share includes them.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Convert annotated images to a Parquet caption dataset.
+
+    Every caption and image is kept, or listed in `rejected.parquet` with the reason. Run the same
+    command again to continue an interrupted run.
+
+    Example: `raycap prepare annotations/captions_val2014.json dataset/ --images val2014/`
+
+    Exit codes: 0 complete; 1 stopped; 2 usage or config.
+    """
+    with told_errors(debug=debug):
+        chosen = [*(settings or []), *([f"subset={subset}"] if subset is not None else [])]
+        resolved = load_config(PrepareConfig, config, chosen)
+        from raycap.console.progress import show_progress
+        from raycap.datasets.prepare import prepare as prepare_dataset
+
+        with show_progress(stderr()) as on_progress:
+            record = prepare_dataset(
+                source,
+                output,
+                format=format,
+                images=images,
+                config=resolved,
+                on_progress=on_progress,
+                debug=debug,
+            )
+        print_rows([*dataset_rows(record), ("output", output)])
+
+
+def dataset_rows(record: "DatasetRecord") -> list[tuple[str, str]]:
+    """Return the contents of a dataset, and what was rejected, as names and values."""
+    rows = [("images", f"{record.num_images:,}"), ("captions", f"{record.num_captions:,}")]
+    for name, split in record.splits.items():
+        told = f"{split.num_images:,} images, {split.num_captions:,} captions"
+        rows.append((f"  {name}", f"{told}, {split.mean_tokens:.1f} tokens each"))
+    rejected = {
+        "images rejected": record.rejected_images,
+        "captions rejected": record.rejected_captions,
+    }
+    for name, reasons in rejected.items():
+        if reasons:
+            told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+            rows.append((name, told))
+    if record.num_images_not_in_subset:
+        rows.append(("not in the subset", f"{record.num_images_not_in_subset:,} images"))
+    if record.duplicates.num_groups:
+        duplicates = record.duplicates
+        told = f"{duplicates.num_images:,} images in {duplicates.num_groups:,} groups"
+        rows.append(("duplicates", f"{told}, {duplicates.num_moved:,} moved to one split"))
+    if record.leakage.num_groups:
+        rows.append(
+            (
+                "LEAKAGE",
+                f"{record.leakage.num_images:,} images appear in more than one of the given splits",
+            )
+        )
+    return [*rows, ("vocabulary", f"{record.vocabulary_size:,} tokens")]

@@ -1,0 +1,63 @@
+"""`raycap report`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raycap.config import ReportConfig
+from raycap.config.loading import load_config
+from raycap.console.options import ConfigOption, DebugOption, SetOption
+from raycap.console.terminal import print_rows, told_errors
+
+if TYPE_CHECKING:
+    from raycap.reporting.report import ReportSummary
+
+
+def report(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `study` or "
+            "`calibrate`.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="HTML file to write, local or `s3://`.")
+    ] = "report.html",
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write one HTML page with figures, plots, and a gallery of images and captions.
+
+    The page is self-contained: it can be sent by mail and opened without a network.
+
+    Example: `raycap report evaluation/ --output report.html`
+
+    Exit codes: 0 written; 1 stopped; 2 usage or config.
+    """
+    with told_errors(debug=debug):
+        resolved = load_config(ReportConfig, config, list(settings or []))
+        from raycap.reporting.report import report as write_report
+
+        print_rows(
+            report_rows(
+                write_report(
+                    paths, Path(output) if "://" not in output else output, config=resolved
+                )
+            )
+        )
+
+
+def report_rows(summary: "ReportSummary") -> list[tuple[str, str]]:
+    """Return the size and contents of a report as names and values."""
+    rows = [
+        ("sections", f"{summary.num_sections:,}"),
+        ("images shown", f"{summary.num_examples:,}"),
+        ("size", f"{summary.num_bytes / 1e6:.1f} MB"),
+    ]
+    if summary.num_unreadable:
+        rows.append(("without a picture", f"{summary.num_unreadable:,}"))
+    return [*rows, ("report", summary.path)]

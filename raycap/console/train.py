@@ -1,0 +1,110 @@
+"""`raycap train`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from raycap.config import TrainConfig
+from raycap.config.loading import load_config
+from raycap.console.options import (
+    ConfigOption,
+    DatasetArg,
+    DebugOption,
+    InitOption,
+    KindOption,
+    OutputArg,
+    SetOption,
+)
+from raycap.console.terminal import print_rows, stderr, told_errors
+
+if TYPE_CHECKING:
+    from raycap.results.training import EpochRecord, Training
+
+
+def train(
+    dataset: DatasetArg,
+    output: OutputArg,
+    model: KindOption = None,
+    init: InitOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train a captioner on DATASET; the best model is written to OUTPUT/model.
+
+    Each epoch is evaluated on the validation split, and training stops when the score there no
+    longer improves. Run the same command again to continue an interrupted run.
+
+    Example: `raycap train dataset/ run/ --model blip --config configs/finetune-blip-base.yaml`
+
+    Exit codes: 0 trained; 1 stopped; 2 usage or config.
+    """
+    with told_errors(debug=debug):
+        chosen = list(settings or [])
+        chosen += [f"kind={model}"] if model is not None else []
+        chosen += [f"init={init}"] if init is not None else []
+        resolved = load_config(TrainConfig, config, chosen)
+        from raycap.console.progress import show_training
+        from raycap.training.run import train as train_model
+
+        with show_training(stderr()) as on_progress:
+            found = train_model(
+                dataset, output, config=resolved, on_progress=on_progress, debug=debug
+            )
+        print_training(found)
+
+
+_SCORES = ("cider_d", "bleu_4", "mean_tokens", "length_gap")
+_LOSSES = ("train", "fitted", "validation", "gap")
+_HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
+"""Fits 80 columns."""
+
+
+def print_training(found: "Training") -> None:
+    """Print the epochs, the summary, and what to try next."""
+    Console().print(epoch_table(found.history, best=found.best.epoch))
+    print_rows(training_rows(found))
+    Console().print(
+        f"\nTry next:\n  raycap caption YOUR_FOLDER captions/ --model {found.output}/model",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
+    """Build the table of losses and scores, one row per epoch."""
+    table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
+    for record in history:
+        losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
+        scores = [record.scores[name] for name in _SCORES]
+        numbers = [f"{value:.3f}" for value in (*losses, *scores)]
+        table.add_row(str(record.epoch), *numbers, "best" if record.epoch == best else "")
+    return table
+
+
+def training_rows(found: "Training") -> list[tuple[str, str]]:
+    """Return the summary of a training run as names and values."""
+    from raycap.results.training import describe_overfitting
+
+    rows = [
+        ("images", f"{found.num_images:,}"),
+        ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
+        ("ended", _END[found.end].format(metric=found.metric, epochs=found.num_epochs)),
+        ("best epoch", f"{found.best.epoch} by {found.metric}"),
+    ]
+    num_unreadable = found.last.num_unreadable
+    if num_unreadable:
+        rows.append(("unreadable", f"{num_unreadable:,} images per epoch"))
+    if found.overfits_since is not None:
+        losses = [record.losses for record in found.history]
+        rows.append(("watch", describe_overfitting(losses, found.overfits_since)))
+    return [*rows, ("rate", f"{found.images_per_s:g} images/s"), ("output", found.output)]
+
+
+_END = {
+    "finished": "after all {epochs} epochs",
+    "exhausted": "early: {metric} stopped improving",
+}

@@ -1,0 +1,119 @@
+"""The BLIP kind: which folders hold a BLIP captioner, and how it is loaded and trained.
+
+torch and transformers take seconds to import, so they are imported only to load a model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from raycap.config import DEFAULT_MODEL, GenerationConfig, ModelConfig, TrainConfig
+from raycap.errors import ModelError
+from raycap.images.decoding import Target
+from raycap.models.base import Captioner, TrainableKind
+from raycap.models.folders import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    TOKENIZER_FILE,
+    Preprocessing,
+    check_weights,
+    read_json,
+    read_preprocessing,
+    read_size,
+    write_json,
+)
+
+_VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.txt")
+_DEFAULT_SIZE = {"height": 384, "width": 384}  # of transformers' BlipVisionConfig
+
+
+class BlipKind(TrainableKind):
+    """BLIP models of transformers (`BlipForConditionalGeneration`)."""
+
+    name = "blip"
+    compiles = True
+    has_int8 = True
+    default_lr = 1e-5
+    default_init = DEFAULT_MODEL
+
+    def check(self, folder: Path) -> Target:
+        """Check a folder; see `check_blip_folder`."""
+        return check_blip_folder(folder).target
+
+    def load(
+        self, folder: Path | None, model: ModelConfig, generation: GenerationConfig
+    ) -> Captioner:
+        """Load a folder; see `BlipCaptioner.from_pretrained`."""
+        from raycap.models.blip.captioner import BlipCaptioner  # noqa: PLC0415
+
+        assert folder is not None
+        return BlipCaptioner.from_pretrained(folder, model, generation)
+
+    def write_generation(self, folder: Path, generation: GenerationConfig) -> None:
+        """Write `generation_config.json`."""
+        from transformers import BlipConfig  # noqa: PLC0415
+
+        from raycap.models.blip.captioner import transformers_settings  # noqa: PLC0415
+
+        text = BlipConfig.from_dict(read_json(folder / CONFIG_FILE)).text_config
+        settings = transformers_settings(text, generation)
+        write_json(folder / GENERATION_FILE, settings.to_diff_dict())
+
+    def load_trainable(self, folder: Path, config: TrainConfig) -> Any:
+        """Load a folder for training; see `load_blip_trainable`."""
+        from raycap.models.blip.training import load_blip_trainable  # noqa: PLC0415
+
+        return load_blip_trainable(folder, config)
+
+
+def check_blip_folder(folder: Path) -> Preprocessing:
+    """Check that a folder holds a complete BLIP captioner, and return its preprocessing.
+
+    Raises:
+        ModelError: a file is missing or of another kind of model, or files contradict each other.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    _check_architecture(folder, config)
+    check_weights(folder)
+    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
+        raise ModelError(
+            f"{folder}: no tokenizer ({' or '.join(_VOCABULARY_FILES)}): "
+            "save it there with tokenizer.save_pretrained",
+            uri=str(folder),
+        )
+    preprocessing = read_preprocessing(folder)
+    expected = _trained_size(folder, config)
+    found = (preprocessing.target.height_px, preprocessing.target.width_px)
+    if found != expected:
+        raise ModelError(
+            f"{folder}: the preprocessor makes {found[0]}x{found[1]} pixels, but the weights are "
+            f"for {expected[0]}x{expected[1]} (vision_config.image_size): make the two files agree",
+            uri=str(folder),
+        )
+    return preprocessing
+
+
+def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
+    model_type = config.get("model_type")
+    if model_type != BlipKind.name:
+        raise ModelError(
+            f"{folder}: a model of kind {model_type!r}, not 'blip': choose another folder",
+            uri=str(folder),
+        )
+    # BLIP for questions or retrieval has the same model_type, loads, and writes nonsense captions.
+    architectures = config.get("architectures") or ["BlipForConditionalGeneration"]
+    if "BlipForConditionalGeneration" not in architectures:
+        raise ModelError(
+            f"{folder}: holds {', '.join(map(str, architectures))}, which does not caption: "
+            "choose a BlipForConditionalGeneration model",
+            uri=str(folder),
+        )
+
+
+def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
+    vision = config.get("vision_config") or {}
+    if not isinstance(vision, dict):
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: vision_config must be a JSON object",
+            uri=str(folder / CONFIG_FILE),
+        )
+    return read_size(folder / CONFIG_FILE, vision.get("image_size", _DEFAULT_SIZE))
