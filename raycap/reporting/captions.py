@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.parts import read_captions_footer
-from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.reporting.blocks import (
@@ -42,7 +41,7 @@ from raycap.reporting.gallery import (
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
 from raycap.reporting.pictures import Picture, Wanted, fetch_thumbnails, reference_pictures
 from raycap.reporting.plots import Commit, Histogram, length_plot, throughput_plot
-from raycap.results.captioning import SUMMARY, Summary, read_summary
+from raycap.results.captioning import SUMMARY, Summary, read_run, read_summary
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
 from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
@@ -18,6 +17,7 @@ from raycap.reporting.search import search_section
 from raycap.reporting.study import study_section
 from raycap.reporting.training import TrainingSection, comparison_section, training_section
 from raycap.results.calibration import CALIBRATION
+from raycap.results.captioning import read_run
 from raycap.results.dataset import DATASET, PLAN
 from raycap.results.evaluation import EVALUATION
 from raycap.results.search import SEARCH
