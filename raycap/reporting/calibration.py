@@ -115,10 +115,10 @@ def _table(trials: list[Trial], found: Calibration) -> Table:
 
 
 def _name(trial: Trial, found: Calibration) -> str:
-    marks = [("start", found.start), ("chosen", found.chosen)]
-    said = [mark for mark, marked in marks if trial == marked]
+    marks = [("initial", found.start), ("chosen", found.chosen)]
+    roles = [role for role, marked in marks if trial == marked]
     number = found.trials.index(trial) + 1 if trial in found.trials else 0
-    return " ".join([f"{number}", *([f"({', '.join(said)})"] if said else [])])
+    return " ".join([f"{number}", *([f"({', '.join(roles)})"] if roles else [])])
 
 
 def _settings(found: Calibration) -> Iterator[Fact]:

@@ -123,11 +123,11 @@ def preflight_section(
 
 def warnings(found: Preflight) -> tuple[Fact, ...]:
     """List what makes the estimate uncertain, each with advice."""
-    told = []
+    listed = []
     if found.estimate is None:
-        told.append(("No estimate.", "No sampled image reached the model; see the failures."))
+        listed.append(("No estimate.", "No sampled image reached the model; see the failures."))
     elif found.estimate.may_grow:
-        told.append(
+        listed.append(
             (
                 "The run may be faster.",
                 f"The sample was too small for batches of more than {found.estimate.batch_size} "
@@ -135,14 +135,14 @@ def warnings(found: Preflight) -> tuple[Fact, ...]:
             )
         )
     if found.sample.num_images < found.num_wanted:
-        told.append(
+        listed.append(
             (
                 "Time ran out.",
                 f"{integer(found.sample.num_images)} of {integer(found.num_wanted)} images were "
                 "captioned within preflight.max_time_s.",
             )
         )
-    return tuple(told)
+    return tuple(listed)
 
 
 def _tiles(found: Preflight) -> list[Tile]:

@@ -21,7 +21,7 @@ from raycap.reporting.search_values import (
     MIN_TRIALS,
     importances,
     metric_rule,
-    said,
+    setting_text,
     show,
     shown_params,
 )
@@ -115,7 +115,7 @@ def search_section(store: Store, anchor: str, _: ReportConfig) -> SearchSection:
         summary=tuple(filter(None, _summary(search))),
         warnings=tuple(_warnings(search)),
         tiles=tuple(_tiles(search)),
-        best=tuple((name, said(value)) for name, value in params.items()),
+        best=tuple((name, setting_text(value)) for name, value in params.items()),
         best_note=_best_note(best),
         parallel=parallel_chart(search, anchor),
         is_wide=is_wide(search),
@@ -162,19 +162,19 @@ def _warnings(search: Search) -> Iterator[Fact]:
         yield "The search is not finished.", "The same `raycap tune` command continues it."
     failed = [trial for trial in search.trials if trial.status is Status.FAILED]
     if failed:
-        told = [
+        reasons = [
             f"{trial.name}: {clipped(trial.reason, _MAX_REASON) or 'unknown reason'}"
             for trial in failed
         ]
-        yield f"{plural(len(failed), 'trial')} failed.", enumerated(told, _NUM_REASONS)
+        yield f"{plural(len(failed), 'trial')} failed.", enumerated(reasons, _NUM_REASONS)
 
 
 def _tiles(search: Search) -> Iterator[Tile]:
     counts = [(status, search.count(status)) for status in _STATUSES]
-    told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
+    statuses = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
     num_ended = len(search.trials) - search.count(Status.RUNNING)
     of = f" of {integer(search.num_planned)}" if search.num_planned else ""
-    yield Tile(label="trials", value=f"{integer(num_ended)}{of}", note=told or "none has begun")
+    yield Tile(label="trials", value=f"{integer(num_ended)}{of}", note=statuses or "none has begun")
     best = search.best_trial
     if best:
         epoch = best.best
@@ -206,7 +206,7 @@ def _settings(store: Store, search: Search) -> Iterator[Fact]:
     yield "metric", f"{metric_label(search.metric)}: {metric_rule(search)}"
     for name, drawn in search.space.items():
         for how, values in drawn.items():
-            yield f"search {name}", f"{how}: {', '.join(map(said, values))}"
+            yield f"search {name}", f"{how}: {', '.join(map(setting_text, values))}"
     yield "end", _end(search)
     yield "started", moment(search.started_at)
     if search.finished_at:

@@ -35,7 +35,7 @@ from raycap.reporting.search_values import (
     number_scale,
     ordered_parameters,
     parameter_scale,
-    said,
+    setting_text,
     show,
     strength,
     strength_label,
@@ -110,14 +110,14 @@ def divide(values: Sequence[Value]) -> tuple[tuple[str, ...], list[int]]:
     numbers = sorted({float(value) for value in values if is_number(value)})
     if len(numbers) > MAX_DISTINCT:
         return _binned(values)
-    kinds = Counter(said(value) for value in values if not is_number(value))
+    kinds = Counter(setting_text(value) for value in values if not is_number(value))
     room = max(1, MAX_DISTINCT - len(numbers))
     is_crowded = len(kinds) > room
     kept = [name for name, _ in kinds.most_common(max(1, room - is_crowded))]
     names = [*map(brief, numbers), *sorted(kept), *([OTHER] if is_crowded else [])]
     # Two values may have the same label; then they share a row or column.
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    return tuple(order), [order.get(said(value), len(order) - 1) for value in values]
+    return tuple(order), [order.get(setting_text(value), len(order) - 1) for value in values]
 
 
 def _pair(search: Search) -> tuple[str, str] | None:
@@ -209,9 +209,9 @@ def importance_chart(found: Sequence[Importance], search: Search, anchor: str) -
         axes.barh(row + 0.1, item.share, 0.26, color=INKS["line-0"])
         write(axes, (0.0, row - 0.28), drawn_text(item.parameter, _MAX_CHARS), va="center")
         write(axes, (1.0, row - 0.28), percent(item.share), ha="right", va="center", weight="bold")
-    told = ", ".join(f"{item.parameter} {percent(item.share)}" for item in found)
+    shares = ", ".join(f"{item.parameter} {percent(item.share)}" for item in found)
     name = f"{anchor}-importance-plot"
-    description = f"Share of the variance that each parameter alone explains: {told}."
+    description = f"Share of the variance that each parameter alone explains: {shares}."
     svg = inline_svg(figure, name, "Importance of parameters", description)
     return Chart(
         name=name,
@@ -315,13 +315,13 @@ def _cell_text(search: Search, mean: float) -> str:
 
 
 def _describe(cells: Cells, search: Search) -> str:
-    told = [
+    values = [
         f"{cells.across} {column} and {cells.up} {row}: {_cell_text(search, mean)}"
         for row, line in zip(cells.rows, cells.means, strict=True)
         for column, mean in zip(cells.columns, line, strict=True)
         if mean is not None
     ]
-    return f"Mean {strength_label(search)}: {'; '.join(told)}."
+    return f"Mean {strength_label(search)}: {'; '.join(values)}."
 
 
 def _pair_title(cells: Cells) -> str:
@@ -370,8 +370,8 @@ def parallel_chart(search: Search, anchor: str) -> Chart | None:
     for number, scale in enumerate(scales):
         _draw_axis(axes, number, scale, most, is_value=number == len(scales) - 1)
     best = search.best_trial
-    told = f" The best is {best.name}, with {show(search, best.value)}." if best else ""
-    description = f"{len(trials)} trials as lines through {len(scales) - 1} parameters.{told}"
+    best_text = f" The best is {best.name}, with {show(search, best.value)}." if best else ""
+    description = f"{len(trials)} trials as lines through {len(scales) - 1} parameters.{best_text}"
     name = f"{anchor}-parallel-plot"
     svg = inline_svg(figure, name, "All parameters at once", description)
     return Chart(

@@ -161,7 +161,7 @@ class Scale:
     def place(self, value: Value) -> float:
         """Return the position of a value; NaN if it has none."""
         if self.choices:
-            name = said(value)
+            name = setting_text(value)
             return _spread(self.choices)[name] if name in self.choices else math.nan
         if not is_number(value) or (self.is_log and value <= 0):
             return math.nan
@@ -203,7 +203,7 @@ def number_scale(parameter: str, numbers: Sequence[float], *, is_log: bool = Fal
     )
 
 
-def said(value: Value) -> str:
+def setting_text(value: Value) -> str:
     """Format the value of a setting."""
     if value is None:
         return "none"
@@ -220,11 +220,11 @@ def brief(value: float, digits: int = 4) -> str:
 
 def shown_params(params: Params, parameters: Sequence[str]) -> tuple[str, ...]:
     """Format a trial's settings, with a dash for each that it does not have."""
-    return tuple(said(params[name]) if name in params else NONE for name in parameters)
+    return tuple(setting_text(params[name]) if name in params else NONE for name in parameters)
 
 
 def _of_choices(parameter: str, values: Sequence[Value]) -> Scale:
-    choices = tuple(dict.fromkeys(said(value) for value in values)) or ("none",)
+    choices = tuple(dict.fromkeys(setting_text(value) for value in values)) or ("none",)
     places = _spread(choices)
     ticks = [(places[name], drawn_text(name)) for name in choices]
     return Scale(parameter=parameter, choices=choices, ticks=_apart(ticks))

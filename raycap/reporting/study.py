@@ -146,10 +146,10 @@ def _warnings(study: Study) -> Iterator[Fact]:
         yield "The study is not finished.", "The same `raycap study` command continues it."
     failed = [system for system in study.systems if system.status is Status.FAILED]
     if failed:
-        told = [
+        reasons = [
             f"{it.name}: {clipped(it.reason, _MAX_REASON) or 'unknown reason'}" for it in failed
         ]
-        yield f"{plural(len(failed), 'system')} failed.", enumerated(told, _NUM_REASONS)
+        yield f"{plural(len(failed), 'system')} failed.", enumerated(reasons, _NUM_REASONS)
     past = [
         f"{it.name} from epoch {integer(it.training.overfits_since)}"
         for it in study.systems
@@ -165,9 +165,9 @@ def _warnings(study: Study) -> Iterator[Fact]:
 
 def _tiles(study: Study) -> Iterator[Tile]:
     counts = [(status, study.count(status)) for status in _STATUSES]
-    told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
+    statuses = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
     done = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))}"
-    yield Tile(label="systems finished", value=done, note=told or "no systems")
+    yield Tile(label="systems finished", value=done, note=statuses or "no systems")
     images = integer(study.num_images) if study.num_images else NONE
     yield Tile(label="test images", value=images, note=f"of the {study.split} split, scored")
     people = study.people_words

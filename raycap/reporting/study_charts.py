@@ -59,7 +59,7 @@ class DotRow:
     ink: str
     """A key of INKS."""
     dots: tuple[Dot, ...]
-    told: str
+    text: str
     """The values as text."""
 
 
@@ -86,7 +86,7 @@ def length_chart(study: Study, anchor: str) -> Chart | None:
                 label=system.name,
                 ink=_ink_of(study, system.role),
                 dots=(Dot(value=words),),
-                told=_against(words, people),
+                text=_against(words, people),
             )
             for system in study.main
             if (words := system.value(MEAN_WORDS)) is not None
@@ -108,7 +108,7 @@ def score_chart(study: Study, anchor: str) -> Chart | None:
                 label=system.name,
                 ink=_ink_of(study, system.role),
                 dots=(Dot(value=found.value, low=found.low, high=found.high),),
-                told=decimal(found.value),
+                text=decimal(found.value),
             )
             for system in study.main
             if (found := system.score(CIDER_D)) is not None
@@ -164,13 +164,13 @@ def _known(value: float | None) -> Score | None:
 
 
 def _against(words: float, people: float | None) -> str:
-    told = decimal(words, 1)
+    text = decimal(words, 1)
     if people is None:
-        return told
+        return text
     difference = decimal(abs(words - people), 1)
     if difference == "0.0":
-        return f"{told}, like people"
-    return f"{told}, {difference} {'fewer' if words < people else 'more'}"
+        return f"{text}, like people"
+    return f"{text}, {difference} {'fewer' if words < people else 'more'}"
 
 
 def _pairs(study: Study) -> Iterator[_Pair]:
@@ -195,7 +195,7 @@ def _paired(
             label=f"{augmented.role}{of}",
             ink=_ink_of(study, augmented.role),
             dots=(Dot(value=before.value, is_hollow=True), Dot(value=after.value)),
-            told=f"{show(before.value)} \N{RIGHTWARDS ARROW} {show(after.value)}",
+            text=f"{show(before.value)} \N{RIGHTWARDS ARROW} {show(after.value)}",
         )
 
 
@@ -274,7 +274,9 @@ def _chart(study: Study, anchor: str, shown: _Shown) -> Chart | None:
     for line in lines:
         _draw(axes, line, roles.index(line.role) - (len(roles) - 1) / 2)
     name = f"{anchor}-growth-{shown.name}-plot"
-    description = f"{shown.title} by share of the training images. {_told(lines, shown.show)}."
+    description = (
+        f"{shown.title} by share of the training images. {_values_text(lines, shown.show)}."
+    )
     svg = inline_svg(figure, name, shown.title, description)
     return Chart(name=name, title=shown.title, plot=Plot(svg=svg), key=_key(lines), note=shown.note)
 
@@ -339,7 +341,7 @@ def _draw(axes: Axes, line: _Line, aside: float) -> None:
         axes.plot([place] * len(ends(dot)), ends(dot), color=ink, linewidth=1.4, alpha=0.7)
 
 
-def _told(lines: Sequence[_Line], show: Callable[[float], str]) -> str:
+def _values_text(lines: Sequence[_Line], show: Callable[[float], str]) -> str:
     return "; ".join(
         f"{_label(line)}: "
         + ", ".join(
@@ -395,9 +397,9 @@ def dot_chart(
         _draw_people(axes, *people)
     for place, row in enumerate(rows):
         _draw_row(axes, place, row, people)
-    told = "; ".join(f"{row.label}: {row.told}" for row in rows)
+    values = "; ".join(f"{row.label}: {row.text}" for row in rows)
     against = f" {people[1]}." if people else ""
-    svg = inline_svg(figure, name, title, f"{title}. {told}.{against}")
+    svg = inline_svg(figure, name, title, f"{title}. {values}.{against}")
     return Chart(name=name, title=title, plot=Plot(svg=svg), note=note)
 
 
@@ -444,4 +446,4 @@ def _draw_row(axes: Axes, place: int, row: DotRow, people: tuple[float, str] | N
         if dot.is_hollow:
             axes.lines[-1].set(markerfacecolor="none", markeredgewidth=2)
     write(axes, (low, top), drawn_text(row.label, _MAX_CHARS), va="center")
-    write(axes, (high, top), row.told, ink="ink", ha="right", va="center", weight="bold")
+    write(axes, (high, top), row.text, ink="ink", ha="right", va="center", weight="bold")

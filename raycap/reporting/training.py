@@ -113,11 +113,13 @@ def read_run(store: Store) -> TrainingRun:
         StorageError: the store refuses.
     """
     run, config = read_json(store, RUN), _read_optional(store, CONFIG) or {}
-    outcome, mark = read_training(store), run.get("fingerprint", {})
+    outcome, fingerprint = read_training(store), run.get("fingerprint", {})
     return TrainingRun(
         address=store.uri,
-        dataset=outcome.dataset if outcome else str(mark.get("dataset", {}).get("source", "")),
-        kind=str(mark.get("kind", "")),
+        dataset=outcome.dataset
+        if outcome
+        else str(fingerprint.get("dataset", {}).get("source", "")),
+        kind=str(fingerprint.get("kind", "")),
         metric=str(config.get("validation", {}).get("metric", "loss")),
         num_epochs_planned=int(config.get("train", {}).get("num_epochs", 0)),
         history=tuple(_read_history(store)),

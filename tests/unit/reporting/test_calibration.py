@@ -29,7 +29,7 @@ def test_a_calibration_shows_what_was_tried_and_chosen(tmp_path: Path) -> None:
         "length gap \N{MINUS SIGN}0.14 before: \N{MINUS SIGN}10.00",
         "before: 7.6; people: 17.6",
         "CIDEr-D 1.243 before: 0.814",
-        "1 (start) 0 30 1 0 0.814",
+        "1 (initial) 0 30 1 0 0.814",
         "15 (chosen) 12 30 1 3 1.243",
         "All settings: 16",
         "a CIDEr-D of 0.814",
@@ -58,7 +58,7 @@ def test_a_start_that_nothing_beats_is_listed_once(tmp_path: Path) -> None:
     write_calibration_sample(tmp_path / "c", trials=[perfect], start=perfect, chosen=perfect)
     report([tmp_path / "c"], tmp_path / "page.html")
     text = Page(tmp_path / "page.html").text
-    assert text.count("1 (start, chosen)") == 2  # in the table of the best, and in that of all
+    assert text.count("1 (initial, chosen)") == 2  # in the table of the best, and in that of all
 
 
 def test_whatever_a_calibration_holds_stays_text(tmp_path: Path) -> None:
