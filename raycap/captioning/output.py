@@ -9,9 +9,9 @@ import pyarrow as pa
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
 from raycap.captioning.plan import read_plan
-from raycap.captioning.record import read_run, source_dataset
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
+from raycap.results.captioning import read_run, source_dataset
 from raycap.schema import IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map

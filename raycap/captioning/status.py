@@ -1,7 +1,7 @@
-"""How far a run is, told by its output alone: `progress.json`, rewritten every few seconds.
+"""Progress of a run in its output: a heartbeat writes `progress.json` every few seconds.
 
-So a run on a cluster can be looked at from anywhere that reaches the output, without Ray, and
-without listing a million parts.
+It shows the progress of a run on a cluster from any machine that can read the output, without Ray
+and without listing a million parts.
 """
 
 import logging
@@ -14,11 +14,10 @@ from threading import Event, Thread
 
 from pydantic import TypeAdapter
 
-from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound, StorageError
 from raycap.progress import Progress
-from raycap.results.captioning import PROGRESS, Beat, OutputStatus, is_complete
+from raycap.results.captioning import PROGRESS, Beat, OutputStatus, is_complete, read_run
 from raycap.runs.records import encode_json, now, read_as
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
@@ -26,13 +25,13 @@ from raycap.storage.stores import open_store
 logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 SILENT_AFTER_S = 90.0
-"""A run that does not beat for so long has died, or cannot reach its output."""
+"""Without a heartbeat for this many seconds, a run has died or cannot reach its output."""
 
 
 class Heartbeat:
-    """Writes what it was last told, in a thread of its own; use as a context manager."""
+    """Context manager that writes the latest progress periodically, in a separate thread."""
 
     def __init__(self, store: Store, first: Progress) -> None:
         self._store = store
@@ -52,7 +51,7 @@ class Heartbeat:
         self._write(is_stopped=True)
 
     def note(self, progress: Progress) -> None:
-        """Take note of how far the run is."""
+        """Update the progress to be written next."""
         self._progress = progress
 
     def _beat(self) -> None:
@@ -75,12 +74,12 @@ class Heartbeat:
         try:
             self._store.write(PROGRESS, encode_json(asdict(beat)))
         except StorageError as error:
-            # Nothing hangs on it: what is committed is told by the parts.
+            # Not fatal: the parts, not this file, record what is committed.
             logger.warning("progress_not_written error=%s", error)
 
 
 def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> OutputStatus:
-    """Read how far a run is from its output alone.
+    """Read the progress of a run from its output.
 
     Raises:
         DatasetError: it is not an output of raycap, or `progress.json` is damaged.

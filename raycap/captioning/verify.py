@@ -21,10 +21,9 @@ from raycap.captioning.parts import (
     read_part,
 )
 from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_runs
-from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
-from raycap.results.captioning import Verification
+from raycap.results.captioning import Verification, read_run
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.captioning.output import open_finished
-from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
 from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
+from raycap.results.captioning import read_run
 
 _NOT_IN_NAMES = frozenset("/\\:")
 

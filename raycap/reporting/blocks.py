@@ -1,16 +1,33 @@
-"""What sections of a page are made of."""
+"""Building blocks of sections: facts, tiles, tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from raycap.reporting.gallery import Gallery
 
 Fact = tuple[str, str]
 """A name and its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One section of a page: about one output, or a comparison of several."""
+
+    template: ClassVar[str]
+    """File name of its template."""
+    kind: ClassVar[str]
+    """Kind of output, as shown above the title."""
+
+    anchor: str
+    """Prefix of all its ids."""
+    title: str
+    gallery: Gallery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A number to see at first sight."""
+    """A key figure."""
 
     label: str
     value: str
@@ -18,21 +35,30 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of figures."""
+
+    columns: tuple[str, ...]
+    """Column headings; the first column has the names of the rows."""
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Failed images of one error code."""
+    """Failed images with one error code."""
 
     code: str
     count: int
     share: float
     """Of all failures of the table, 0 to 1: the length of a bar."""
     examples: tuple[Fact, ...] = ()
-    """Some of the images, with what was wrong with each."""
+    """Some of the images, each with its error message."""
 
 
 def failure_table(
     counts: Mapping[str, int], examples: Mapping[str, tuple[Fact, ...]] | None = None
 ) -> tuple[Failure, ...]:
-    """Sort failures by how many there are.
+    """Sort failures by their number.
 
     Args:
         counts: failed images by error code.
@@ -50,7 +76,7 @@ def failure_table(
 
 
 def flat_facts(content: Mapping[str, Any], path: str = "") -> Iterator[Fact]:
-    """Yield nested settings one by one, under names such as `generation.num_beams`."""
+    """Yield nested settings one by one, with names such as `generation.num_beams`."""
     for key, value in content.items():
         name = f"{path}.{key}" if path else str(key)
         if isinstance(value, Mapping) and value:
@@ -59,13 +85,22 @@ def flat_facts(content: Mapping[str, Any], path: str = "") -> Iterator[Fact]:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def run_settings(
+    config: Mapping[str, Any], model: Mapping[str, Any], versions: Mapping[str, str]
+) -> Iterator[Fact]:
+    """Yield model, settings and versions; the model only once, although settings name it too."""
+    yield from flat_facts(model, "model")
+    yield from (fact for fact in flat_facts(config) if not fact[0].startswith("model."))
+    yield from flat_facts(versions, "version")
+
+
 def last_name(address: str) -> str:
-    """Give the last part of an address."""
+    """Return the last component of an address."""
     return address.rstrip("/").rpartition("/")[2] or address
 
 
 def clipped(text: str, most: int = 600) -> str:
-    """Shorten a text of a program, which may be a whole traceback, to one short line."""
+    """Shorten a text of a program, which may be a whole traceback, to a single line."""
     plain = " ".join(text.split())
     return plain if len(plain) <= most else f"{plain[:most]} \N{HORIZONTAL ELLIPSIS}"
 
@@ -73,3 +108,9 @@ def clipped(text: str, most: int = 600) -> str:
 def sentence(text: str) -> str:
     """Capitalise the first letter."""
     return f"{text[:1].upper()}{text[1:]}"
+
+
+def enumerated(texts: Sequence[str], most: int) -> str:
+    """Join the first `most` texts, and count the others."""
+    more = len(texts) - most
+    return "; ".join([*texts[:most], *([f"and {more} more, see the table"] if more > 0 else [])])

@@ -1,7 +1,4 @@
-"""The section of a length calibration: the trade-off, and what was chosen.
-
-The plot of a calibration: what CIDEr-D can be had at which length gap.
-"""
+"""Section of a length calibration: CIDEr-D against length gap, and the chosen settings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,111 +6,46 @@ from typing import ClassVar
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from pydantic import TypeAdapter
 
-from raycap.reporting.axes import HEIGHT, Plot, new_axes
-from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
-from raycap.reporting.curves import short
+from raycap.config import ReportConfig
+from raycap.reporting.blocks import Fact, Section, Table, Tile, flat_facts, last_name, run_settings
+from raycap.reporting.charts import DASHES, HEIGHT, Plot, new_axes, short
 from raycap.reporting.numbers import decimal, integer, moment, percent, signed
 from raycap.reporting.svg import INKS, inline_svg
-from raycap.reporting.training_table import Table
 from raycap.results.calibration import Calibration, Trial, changes, frontier, read_calibration
 from raycap.storage.base import Store
 
 _TALL = HEIGHT + 60
-_DASHES = (0, (4, 3))
 _LARGEST_FILLED = 10
 
 
-def trade_off_plot(name: str, calibration: Calibration) -> Plot:
-    """Draw all settings, the best of them as a curve, the start and the chosen one marked.
-
-    Args:
-        name: begins the ids of the drawing.
-        calibration: what was tried.
-    """
-    start, chosen, trials = calibration.start, calibration.chosen, calibration.trials
-    figure, axes = new_axes("length gap in tokens", _TALL)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.margins(0.08)
-    _draw_people(axes, calibration)
-    best = sorted(frontier(trials), key=lambda trial: trial.length_gap)
-    _draw(axes, trials, "people", "o", 4)
-    _draw(axes, best, "line-0", "o", 6)
-    axes.plot(*_places(best), color=INKS["line-0"], linewidth=1.8)
-    _draw(axes, [start], "line-1", "s", 9)
-    _draw(axes, [chosen], "line-2", "o", 13)
-    description = (
-        f"Of {len(trials)} settings, the first has a length gap of {signed(start.length_gap, 2)} "
-        f"tokens at a CIDEr-D of {decimal(start.cider_d)}, the chosen one a gap of "
-        f"{signed(chosen.length_gap, 2)} at {decimal(chosen.cider_d)}."
-    )
-    return Plot(svg=inline_svg(figure, name, "CIDEr-D over the length gap", description))
-
-
-def _draw_people(axes: Axes, calibration: Calibration) -> None:
-    """Mark where captions are as long as those of people, and the least CIDEr-D allowed."""
-    closed = calibration.closed_gap
-    axes.axvspan(-closed, closed, color=INKS["people"], alpha=0.25, linewidth=0)
-    axes.axvline(0, color=INKS["people"], linewidth=1.4, linestyle=_DASHES)
-    bar = calibration.start.cider_d * (1 - calibration.max_cider_loss)
-    axes.axhline(bar, color=INKS["text"], linewidth=1.2, linestyle=_DASHES)
-
-
-def _draw(axes: Axes, trials: Sequence[Trial], ink: str, shape: str, size: int) -> None:
-    """Draw a mark for each setting; large ones are rings, to hide no other."""
-    is_ring = size > _LARGEST_FILLED
-    axes.plot(
-        *_places(trials),
-        linestyle="",
-        marker=shape,
-        markersize=size,
-        markerfacecolor="none" if is_ring else INKS[ink],
-        markeredgecolor=INKS[ink],
-        markeredgewidth=2.4 if is_ring else 0,
-        clip_on=False,
-    )
-
-
-def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    return [trial.length_gap for trial in trials], [trial.cider_d for trial in trials]
-
-
-_FORM = TypeAdapter(Calibration)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationSection:
-    """What the page shows of a calibration."""
+class CalibrationSection(Section):
+    """Section of a calibration."""
 
     template: ClassVar[str] = "calibration.html.jinja"
     kind: ClassVar[str] = "Calibration"
-    gallery: ClassVar[None] = None
 
-    anchor: str
-    title: str
     summary: tuple[str, ...]
     tiles: tuple[Tile, ...]
     plot: Plot
     least: str
-    """The least CIDEr-D that a setting may have to be chosen."""
+    """The lowest CIDEr-D that the chosen setting may have."""
     best: Table
-    """The settings that no other beats, and the one to start from."""
+    """The settings that no other beats, and the initial one."""
     trials: Table
-    """All of them."""
+    """All settings."""
     settings: tuple[Fact, ...]
 
 
-def calibration_section(store: Store, anchor: str) -> CalibrationSection:
-    """Read what a calibration tells of itself, and build its section.
+def calibration_section(store: Store, anchor: str, _: ReportConfig) -> CalibrationSection:
+    """Read the record of a calibration, and build its section.
 
     Raises:
         DatasetError: it is damaged.
         StorageError: the store refuses.
     """
-    found = _read(store)
+    found = read_calibration(store)
     start, chosen, trials = found.start, found.chosen, found.trials
     kept = [start, *(trial for trial in frontier(trials) if trial != start)]
     kept += [] if chosen in kept else [chosen]
@@ -136,11 +68,6 @@ def calibration_section(store: Store, anchor: str) -> CalibrationSection:
     )
 
 
-def _read(store: Store) -> Calibration:
-    found: Calibration = read_calibration(store)
-    return found
-
-
 def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:
     people = chosen.mean_length - chosen.length_gap
     return (
@@ -150,7 +77,7 @@ def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:
             note=f"before: {signed(start.length_gap, 2)}",
         ),
         Tile(
-            label="tokens a caption",
+            label="tokens per caption",
             value=decimal(chosen.mean_length, 1),
             note=f"before: {decimal(start.mean_length, 1)}; people: {decimal(people, 1)}",
         ),
@@ -188,20 +115,73 @@ def _table(trials: list[Trial], found: Calibration) -> Table:
 
 
 def _name(trial: Trial, found: Calibration) -> str:
-    marks = [("start", found.start), ("chosen", found.chosen)]
-    said = [mark for mark, marked in marks if trial == marked]
+    marks = [("initial", found.start), ("chosen", found.chosen)]
+    roles = [role for role, marked in marks if trial == marked]
     number = found.trials.index(trial) + 1 if trial in found.trials else 0
-    return " ".join([f"{number}", *([f"({', '.join(said)})"] if said else [])])
+    return " ".join([f"{number}", *([f"({', '.join(roles)})"] if roles else [])])
 
 
 def _settings(found: Calibration) -> Iterator[Fact]:
     yield "output", found.output
-    yield from flat_facts(found.model, "model")
     yield from flat_facts(found.dataset, "dataset")
     yield "images", integer(found.images.num_images)
-    yield "images not readable", integer(found.images.num_unreadable)
+    yield "unreadable images", integer(found.images.num_unreadable)
     yield "references", integer(found.images.num_references)
-    yield "time of the last invocation", f"{decimal(found.wall_s, 1)} s"
-    # The model, which the configuration names too, is told above.
-    yield from (fact for fact in flat_facts(found.config) if not fact[0].startswith("model."))
-    yield from flat_facts(found.versions, "version")
+    yield "duration of the last invocation", f"{decimal(found.wall_s, 1)} s"
+    yield from run_settings(found.config, found.model, found.versions)
+
+
+def trade_off_plot(name: str, calibration: Calibration) -> Plot:
+    """Draw all settings; the best of them as a curve, the initial and the chosen one marked.
+
+    Args:
+        name: prefix of the ids of the drawing.
+        calibration: its result.
+    """
+    start, chosen, trials = calibration.start, calibration.chosen, calibration.trials
+    figure, axes = new_axes("length gap in tokens", _TALL)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.margins(0.08)
+    _draw_people(axes, calibration)
+    best = sorted(frontier(trials), key=lambda trial: trial.length_gap)
+    _draw(axes, trials, "people", "o", 4)
+    _draw(axes, best, "line-0", "o", 6)
+    axes.plot(*_places(best), color=INKS["line-0"], linewidth=1.8)
+    _draw(axes, [start], "line-1", "s", 9)
+    _draw(axes, [chosen], "line-2", "o", 13)
+    description = (
+        f"Of {len(trials)} settings, the initial one has a length gap of "
+        f"{signed(start.length_gap, 2)} tokens with a CIDEr-D of {decimal(start.cider_d)}, the "
+        f"chosen one a gap of {signed(chosen.length_gap, 2)} with {decimal(chosen.cider_d)}."
+    )
+    return Plot(svg=inline_svg(figure, name, "CIDEr-D against length gap", description))
+
+
+def _draw_people(axes: Axes, calibration: Calibration) -> None:
+    """Mark the length of the references, and the lowest CIDEr-D allowed."""
+    closed = calibration.closed_gap
+    axes.axvspan(-closed, closed, color=INKS["people"], alpha=0.25, linewidth=0)
+    axes.axvline(0, color=INKS["people"], linewidth=1.4, linestyle=DASHES)
+    bar = calibration.start.cider_d * (1 - calibration.max_cider_loss)
+    axes.axhline(bar, color=INKS["text"], linewidth=1.2, linestyle=DASHES)
+
+
+def _draw(axes: Axes, trials: Sequence[Trial], ink: str, shape: str, size: int) -> None:
+    """Draw a mark per setting; large ones are rings, which hide no others."""
+    is_ring = size > _LARGEST_FILLED
+    axes.plot(
+        *_places(trials),
+        linestyle="",
+        marker=shape,
+        markersize=size,
+        markerfacecolor="none" if is_ring else INKS[ink],
+        markeredgecolor=INKS[ink],
+        markeredgewidth=2.4 if is_ring else 0,
+        clip_on=False,
+    )
+
+
+def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [trial.length_gap for trial in trials], [trial.cider_d for trial in trials]

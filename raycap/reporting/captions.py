@@ -1,35 +1,89 @@
-"""The section of a caption output: counts, lengths, failures, throughput, images to look at."""
+"""Section of a caption output: counts, lengths, failures, throughput, images."""
 
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
-from raycap.captioning.output import FinishedOutput, open_finished
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.parts import read_captions_footer
-from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.reporting.axes import Plot
-from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
-from raycap.reporting.captions_gallery import captions_gallery
-from raycap.reporting.captions_rows import Overview, look_over
-from raycap.reporting.gallery import Gallery
+from raycap.reporting.blocks import (
+    Fact,
+    Failure,
+    Section,
+    Tile,
+    failure_table,
+    last_name,
+    run_settings,
+)
+from raycap.reporting.charts import Plot
+from raycap.reporting.gallery import (
+    BEST,
+    DRAW,
+    FAILED,
+    RANDOM,
+    WORST,
+    Answer,
+    Draws,
+    Example,
+    First,
+    Gallery,
+    Order,
+    Tab,
+    fill_up,
+)
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
-from raycap.reporting.plots import Commit, Histogram, length_plot, throughput
-from raycap.results.captioning import SUMMARY, Summary, read_summary
+from raycap.reporting.pictures import Picture, Wanted, fetch_thumbnails, reference_pictures
+from raycap.reporting.plots import Commit, Histogram, length_plot, throughput_plot
+from raycap.results.captioning import SUMMARY, Summary, read_run, read_summary
+from raycap.schema import (
+    ALTERNATIVES,
+    CAPTION,
+    ERROR_CODE,
+    ERROR_MESSAGE,
+    HEIGHT_PX,
+    IMAGE_ID,
+    LOGPROB,
+    NUM_WORDS,
+    PART,
+    STATUS,
+    STATUS_OK,
+    WIDTH_PX,
+)
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 
+ORDERS = (
+    Order(key=LOGPROB, label="Log-probability"),
+    Order(key=NUM_WORDS, label="Length"),
+)
+"""Values by which captioned images can be sorted."""
+OTHERS_LABEL = "Further captions"
+
+_TABS = (
+    Tab(key=RANDOM, label="Random"),
+    Tab(key=BEST, label="Most certain", order=LOGPROB),
+    Tab(key=WORST, label="Least certain", order=LOGPROB, descending=False),
+    Tab(key=FAILED, label="Failed"),
+)
+_COLUMNS = [IMAGE_ID, STATUS, ERROR_CODE, ERROR_MESSAGE, NUM_WORDS, LOGPROB]
+_KEPT = [IMAGE_ID, LOGPROB, PART, DRAW]
+_MESSAGES_SHOWN = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionsSection:
-    """What the page shows of a caption output."""
+class CaptionsSection(Section):
+    """Section of a caption output."""
 
     template: ClassVar[str] = "captions.html.jinja"
     kind: ClassVar[str] = "Captions"
 
-    anchor: str
-    title: str
     address: str
     summary: tuple[str, ...]
     tiles: tuple[Tile, ...]
@@ -37,7 +91,6 @@ class CaptionsSection:
     throughput: Plot | None
     failures: tuple[Failure, ...]
     settings: tuple[Fact, ...]
-    gallery: Gallery
 
 
 def captions_section(store: Store, anchor: str, config: ReportConfig) -> CaptionsSection:
@@ -63,10 +116,10 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
         lengths=length_plot(
             f"{anchor}-length-plot", "words", Histogram(counts=overview.lengths, mean=mean)
         ),
-        throughput=throughput(_commits(output), f"{anchor}-throughput-plot"),
-        failures=failure_table(overview.failed, overview.messages),
+        throughput=throughput_plot(f"{anchor}-throughput-plot", _commits(output)),
+        failures=failure_table(overview.failed, overview.messages.shown()),
         settings=_settings(summary, run),
-        gallery=captions_gallery(output, overview.chosen, config),
+        gallery=_gallery(output, overview.chosen, config),
     )
 
 
@@ -75,12 +128,12 @@ def _read_summary(store: Store) -> Summary:
         return read_summary(store)
     except ObjectNotFound:
         raise DatasetError(
-            f"{store.uri}: has no {SUMMARY}, as its run was stopped just before its end; the same "
-            "`raycap caption` command finishes it"
+            f"{store.uri}: has no {SUMMARY}, because its run was stopped just before its end; the "
+            "same `raycap caption` command finishes it"
         ) from None
 
 
-def _tiles(summary: Summary, overview: Overview) -> tuple[Tile, ...]:
+def _tiles(summary: Summary, overview: "Overview") -> tuple[Tile, ...]:
     num_failed = overview.num_images - overview.num_ok
     tiles = [
         Tile(label="images", value=integer(overview.num_images)),
@@ -90,7 +143,7 @@ def _tiles(summary: Summary, overview: Overview) -> tuple[Tile, ...]:
             value=integer(num_failed),
             note=percent(num_failed / max(1, overview.num_images)),
         ),
-        Tile(label="words a caption", value=decimal(summary.mean_words, 1)),
+        Tile(label="words per caption", value=decimal(summary.mean_words, 1)),
     ]
     if overview.mean_logprob is not None:
         tiles.append(Tile(label="log-probability", value=decimal(overview.mean_logprob, 2)))
@@ -102,7 +155,7 @@ def _tiles(summary: Summary, overview: Overview) -> tuple[Tile, ...]:
 
 
 def _commits(output: FinishedOutput) -> list[Commit]:
-    """Say of each part when it was written, and how many rows it has."""
+    """Read when each part was written, and how many rows it has."""
     footers = ordered_map(
         partial(read_captions_footer, output.store), output.parts, output.config.list_threads
     )
@@ -116,9 +169,198 @@ def _settings(summary: Summary, run: dict[str, Any]) -> tuple[Fact, ...]:
         ("output", summary.output),
         ("started", moment(str(run.get("created_at", "")))),
         ("finished", moment(summary.finished_at)),
-        ("time of the last run", f"{decimal(summary.wall_s, 1)} s"),
-        *([("not images", skipped)] if skipped else []),
-        *flat_facts(summary.model, "model"),
-        *(fact for fact in flat_facts(run.get("config", {})) if not fact[0].startswith("model.")),
-        *flat_facts(summary.versions, "version"),
+        ("duration of the last run", f"{decimal(summary.wall_s, 1)} s"),
+        *([("skipped files, no images", skipped)] if skipped else []),
+        *run_settings(run.get("config", {}), summary.model, summary.versions),
     )
+
+
+class Messages:
+    """The first few images and error messages for each error code."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Fact]] = {}
+
+    def add(self, failed: pa.Table) -> None:
+        """Add rows of failed images."""
+        for row in failed.select([IMAGE_ID, ERROR_CODE, ERROR_MESSAGE]).to_pylist():
+            found = self._found.setdefault(row[ERROR_CODE] or "no code", [])
+            if len(found) < _MESSAGES_SHOWN:
+                found.append((row[IMAGE_ID], row[ERROR_MESSAGE] or "no message"))
+
+    def shown(self) -> dict[str, tuple[Fact, ...]]:
+        """Return them by error code."""
+        return {code: tuple(facts) for code, facts in self._found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picks:
+    """The images of a gallery."""
+
+    ids: list[str]
+    """All of them, random ones first."""
+    tabs: dict[str, frozenset[str]]
+    """The ids of each tab."""
+    parts: dict[str, int]
+    """The number of the part that each image is in."""
+
+
+@dataclass(kw_only=True)
+class Overview:
+    """Totals of the rows of an output, and the rows to show."""
+
+    num_images: int = 0
+    num_ok: int = 0
+    num_words: int = 0
+    sum_logprob: float = 0.0
+    num_logprob: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Number of captions by their number of words."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Number of failed rows by error code."""
+    messages: Messages = field(default_factory=Messages)
+    chosen: Picks = field(default_factory=lambda: Picks(ids=[], tabs={}, parts={}))
+
+    @property
+    def mean_logprob(self) -> float | None:
+        """Mean log-probability; None if no caption has one."""
+        return self.sum_logprob / self.num_logprob if self.num_logprob else None
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows to the totals."""
+        is_ok = pc.equal(table[STATUS], STATUS_OK)
+        ok, failed = table.filter(is_ok), table.filter(pc.invert(is_ok))
+        logprobs = ok[LOGPROB].filter(pc.is_finite(ok[LOGPROB]))
+        self.num_images += len(table)
+        self.num_ok += len(ok)
+        self.num_words += pc.sum(ok[NUM_WORDS]).as_py() or 0
+        self.sum_logprob += pc.sum(logprobs).as_py() or 0.0
+        self.num_logprob += len(logprobs)
+        for count in pc.value_counts(ok[NUM_WORDS].combine_chunks()).to_pylist():
+            self.lengths[count["values"]] += count["counts"]
+        self.failed.update(code or "no code" for code in failed[ERROR_CODE].to_pylist())
+        self.messages.add(failed)
+
+
+def look_over(output: FinishedOutput, num_images: int, seed: int) -> Overview:
+    """Read all rows once, in bounded memory.
+
+    Args:
+        output: of a finished run.
+        num_images: number of images for the gallery: a quarter each of the most likely, the least
+            likely and the failed, the others at random.
+        seed: determines the random ones.
+
+    Raises:
+        DatasetError: a part is damaged.
+        StorageError: the store refuses.
+    """
+    quarter, overview, draws = num_images // 4, Overview(), Draws(seed)
+    firsts = {
+        RANDOM: First(num_images, DRAW, "ascending"),
+        BEST: First(quarter, LOGPROB, "descending"),
+        WORST: First(quarter, LOGPROB, "ascending"),
+        FAILED: First(quarter, DRAW, "ascending"),
+    }
+    for number, page in zip(output.parts, output.pages(_COLUMNS), strict=True):
+        overview.add(page)
+        numbered = page.append_column(PART, pa.array([number] * len(page), pa.int64()))
+        rows = draws.append_to(numbered)
+        is_ok = pc.equal(rows[STATUS], STATUS_OK)
+        firsts[RANDOM].add(rows.select(_KEPT))
+        firsts[FAILED].add(rows.filter(pc.invert(is_ok)).select(_KEPT))
+        for tab in (BEST, WORST):
+            firsts[tab].add(rows.filter(is_ok).select(_KEPT))
+    overview.chosen = _pick(firsts, num_images)
+    return overview
+
+
+def _pick(firsts: Mapping[str, First], num_images: int) -> Picks:
+    tabs = {tab: frozenset(first.ids()) for tab, first in firsts.items() if tab != RANDOM}
+    shown = frozenset().union(*tabs.values())
+    random = fill_up(shown, firsts[RANDOM].ids(), num_images)
+    parts: dict[str, int] = {}
+    for first in firsts.values():
+        rows = first.rows()
+        parts.update(zip(rows[IMAGE_ID].to_pylist(), rows[PART].to_pylist(), strict=True))
+    return Picks(
+        ids=[*random, *sorted(shown - frozenset(random))],
+        tabs={**tabs, RANDOM: frozenset(random)},
+        parts=parts,
+    )
+
+
+def _gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gallery:
+    rows = {row[IMAGE_ID]: row for row in _rows(output, chosen)}
+    pictures = _pictures(output, [(it, rows[it][SOURCE_URI]) for it in chosen.ids], config)
+    examples = [
+        caption_example(
+            rows[image_id],
+            picture,
+            frozenset(tab for tab, ids in chosen.tabs.items() if image_id in ids),
+        )
+        for image_id, picture in zip(chosen.ids, pictures, strict=True)
+    ]
+    return Gallery(
+        systems=(),
+        tabs=_TABS,
+        orders=ORDERS,
+        others_label=OTHERS_LABEL,
+        examples=tuple(examples),
+    )
+
+
+def _pictures(
+    output: FinishedOutput, wanted: Sequence[Wanted], config: ReportConfig
+) -> list[Picture]:
+    """Shrink the images: those of the source dataset, or those at their addresses."""
+    if output.dataset is not None:
+        return reference_pictures(output.dataset, wanted, config)
+    return fetch_thumbnails([uri for _, uri in wanted], config)
+
+
+def _rows(output: FinishedOutput, chosen: Picks) -> Iterator[dict[str, Any]]:
+    """Read the rows of the chosen images, each with SOURCE_URI."""
+    wanted: dict[int, list[str]] = defaultdict(list)
+    for image_id in chosen.ids:
+        wanted[chosen.parts[image_id]].append(image_id)
+
+    def read(number: int) -> pa.Table:
+        table = output.part(number)
+        return table.filter(pc.is_in(table[IMAGE_ID], pa.array(wanted[number], pa.string())))
+
+    for table in ordered_map(read, sorted(wanted), output.read_ahead):
+        yield from table.to_pylist()
+
+
+def caption_example(row: dict[str, Any], picture: Picture, tabs: frozenset[str]) -> Example:
+    """Show one caption row.
+
+    Args:
+        row: with the columns of CAPTIONS.
+        picture: the image.
+        tabs: keys of the tabs that show it.
+    """
+    is_ok = row[STATUS] == STATUS_OK
+    answer = Answer(
+        caption=row[CAPTION] if is_ok else None,
+        absence="" if is_ok else f"{row[ERROR_CODE]}: {row[ERROR_MESSAGE]}",
+        marks=tuple(_marks(row)),
+        values={key: float(row[key]) for key in (LOGPROB, NUM_WORDS) if row[key] is not None},
+    )
+    return Example(
+        image_id=row[IMAGE_ID],
+        picture=picture,
+        answers=(answer,),
+        others=tuple(other[CAPTION] for other in row[ALTERNATIVES]),
+        tabs=tabs,
+    )
+
+
+def _marks(row: dict[str, Any]) -> Iterator[Fact]:
+    if row[LOGPROB] is not None:
+        yield "logprob", decimal(row[LOGPROB], 2)
+    if row[NUM_WORDS] is not None:
+        yield "words", str(row[NUM_WORDS])
+    if row[WIDTH_PX] is not None:
+        yield "pixels", f"{row[WIDTH_PX]} \N{MULTIPLICATION SIGN} {row[HEIGHT_PX]}"

@@ -1,7 +1,4 @@
-"""The section of a caption dataset: its splits, what was left out, lengths, images to look at.
-
-The gallery of a caption dataset: images of each split, with the captions that people wrote.
-"""
+"""Section of a caption dataset: splits, what was left out, lengths, images."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,12 +10,19 @@ from raycap import schema
 from raycap.config import ReportConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.parts import read_table
-from raycap.reporting.axes import Plot
-from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
-from raycap.reporting.dataset_pictures import dataset_pictures
+from raycap.reporting.blocks import (
+    Fact,
+    Failure,
+    Section,
+    Tile,
+    failure_table,
+    flat_facts,
+    last_name,
+)
+from raycap.reporting.charts import Plot
 from raycap.reporting.gallery import DRAW, Answer, Draws, Example, First, Gallery, Order, Tab
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
-from raycap.reporting.pictures import Picture
+from raycap.reporting.pictures import Picture, dataset_pictures
 from raycap.reporting.plots import Histogram, length_plot
 from raycap.results.dataset import REJECTED, DatasetRecord
 from raycap.schema import CAPTIONS_LIST, HEIGHT_PX, IMAGE_ID, SPLIT, URI, WIDTH_PX
@@ -28,14 +32,164 @@ from raycap.text import count_words
 _COLUMNS = [IMAGE_ID, URI, SPLIT, CAPTIONS_LIST, WIDTH_PX, HEIGHT_PX]
 _NUM_WORDS, _NUM_CAPTIONS, _NUM_PIXELS = "words", "captions", "pixels"
 _ORDERS = (
-    Order(key=_NUM_WORDS, label="Words a caption"),
+    Order(key=_NUM_WORDS, label="Words per caption"),
     Order(key=_NUM_CAPTIONS, label="Captions"),
     Order(key=_NUM_PIXELS, label="Pixels"),
 )
+_EXAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRow:
+    """Formatted counts of one split."""
+
+    name: str
+    num_images: str
+    num_captions: str
+    mean_tokens: str
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSection(Section):
+    """Section of a caption dataset."""
+
+    template: ClassVar[str] = "dataset.html.jinja"
+    kind: ClassVar[str] = "Dataset"
+
+    address: str
+    summary: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    splits: tuple[SplitRow, ...]
+    lengths: Plot
+    rejected_images: tuple[Failure, ...]
+    rejected_captions: tuple[Failure, ...]
+    leakage: str
+    """Describes images in several splits; empty if there are none."""
+    settings: tuple[Fact, ...]
+
+
+def dataset_section(store: Store, anchor: str, config: ReportConfig) -> DatasetSection:
+    """Read the record of a dataset, and build its section.
+
+    Raises:
+        DatasetError: it is unfinished or damaged.
+        StorageError: the store refuses.
+    """
+    dataset = open_dataset(store.uri, config.storage)
+    record, examples = dataset.record, _rejected(dataset)
+    lengths = _lengths(record)
+    return DatasetSection(
+        anchor=anchor,
+        title=last_name(store.uri),
+        address=store.uri,
+        summary=(
+            f"from {record.source}",
+            record.format,
+            f"tokenizer {record.tokenizer}",
+            moment(record.created_at),
+        ),
+        tiles=_tiles(record, lengths.mean),
+        splits=tuple(_splits(record)),
+        lengths=length_plot(f"{anchor}-length-plot", "tokens", lengths),
+        rejected_images=failure_table(record.rejected_images, examples),
+        rejected_captions=failure_table(record.rejected_captions, examples),
+        leakage=_leakage(record),
+        settings=_settings(record, store),
+        gallery=dataset_gallery(dataset, config),
+    )
+
+
+def _lengths(record: DatasetRecord) -> Histogram:
+    counts: Counter[int] = Counter()
+    for split in record.splits.values():
+        counts.update(split.lengths)
+    total = sum(length * count for length, count in counts.items())
+    return Histogram(counts=counts, mean=total / max(1, counts.total()))
+
+
+def _tiles(record: DatasetRecord, mean_tokens: float) -> tuple[Tile, ...]:
+    num_rejected = sum(record.rejected_images.values())
+    num_seen = record.num_images + num_rejected
+    size = f"{record.width_px.median} \N{MULTIPLICATION SIGN} {record.height_px.median}"
+    return (
+        Tile(label="images", value=integer(record.num_images)),
+        Tile(label="captions", value=integer(record.num_captions)),
+        Tile(label="tokens per caption", value=decimal(mean_tokens, 1)),
+        Tile(label="vocabulary", value=integer(record.vocabulary_size)),
+        Tile(label="median size", value=size, note="pixels"),
+        Tile(
+            label="images left out",
+            value=integer(num_rejected),
+            note=percent(num_rejected / max(1, num_seen)),
+        ),
+    )
+
+
+def _splits(record: DatasetRecord) -> list[SplitRow]:
+    return [
+        SplitRow(
+            name=name,
+            num_images=integer(split.num_images),
+            num_captions=integer(split.num_captions),
+            mean_tokens=decimal(split.mean_tokens, 1),
+            size=byte_count(split.num_bytes),
+        )
+        for name, split in record.splits.items()
+    ]
+
+
+def _rejected(dataset: CaptionDataset) -> dict[str, tuple[Fact, ...]]:
+    """Return some images or captions that were left out, by reason."""
+    table = read_table(dataset.store, REJECTED, schema.REJECTED)
+    return {
+        reason: tuple(
+            (row[schema.IMAGE_ID], row[schema.MESSAGE] or row[schema.CAPTION] or "")
+            for row in table.filter(pc.equal(table[schema.REASON], reason))
+            .slice(0, _EXAMPLES_SHOWN)
+            .to_pylist()
+        )
+        for reason in table[schema.REASON].unique().to_pylist()
+    }
+
+
+def _leakage(record: DatasetRecord) -> str:
+    found = record.leakage
+    if not found.num_groups:
+        return ""
+    examples = "; ".join(
+        ", ".join(f"{split}: {image_id}" for split, image_id in example.items())
+        for example in found.examples
+    )
+    return (
+        f"{integer(found.num_images)} images, in {integer(found.num_groups)} groups of identical "
+        f"files, are in more than one split: {examples}"
+    )
+
+
+def _settings(record: DatasetRecord, store: Store) -> tuple[Fact, ...]:
+    sizes = ", ".join(f"{name}: {integer(count)}" for name, count in record.megapixels.items())
+    duplicates = record.duplicates
+    return (
+        ("dataset", store.uri),
+        ("source", f"{record.source} ({record.format})"),
+        ("tokenizer", record.tokenizer),
+        ("images by megapixels", sizes),
+        (
+            "duplicate files",
+            f"{integer(duplicates.num_images)} in {integer(duplicates.num_groups)} groups, "
+            f"{integer(duplicates.num_moved)} moved to the split of the first",
+        ),
+        ("images not in the subset", integer(record.num_images_not_in_subset)),
+        ("captions not in the subset", integer(record.num_captions_not_in_subset)),
+        ("finished", moment(record.created_at)),
+        *flat_facts(record.config),
+        *flat_facts(record.versions, "version"),
+    )
 
 
 def dataset_gallery(dataset: CaptionDataset, config: ReportConfig) -> Gallery:
-    """Choose images of each split at random; where a split has few, others have more.
+    """Choose images of each split at random; if a split has few, the others show more.
 
     Raises:
         DatasetError: a part is damaged.
@@ -87,159 +241,4 @@ def _example(row: dict[str, Any], picture: Picture) -> Example:
         answers=(answer,),
         others=tuple(others),
         tabs=frozenset([row[SPLIT]]),
-    )
-
-
-_EXAMPLES_SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitRow:
-    """One split, as shown."""
-
-    name: str
-    num_images: str
-    num_captions: str
-    mean_tokens: str
-    size: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetSection:
-    """What the page shows of a caption dataset."""
-
-    template: ClassVar[str] = "dataset.html.jinja"
-    kind: ClassVar[str] = "Dataset"
-
-    anchor: str
-    title: str
-    address: str
-    summary: tuple[str, ...]
-    tiles: tuple[Tile, ...]
-    splits: tuple[SplitRow, ...]
-    lengths: Plot
-    rejected_images: tuple[Failure, ...]
-    rejected_captions: tuple[Failure, ...]
-    leakage: str
-    """What is wrong with the splits; empty where nothing is."""
-    settings: tuple[Fact, ...]
-    gallery: Gallery
-
-
-def dataset_section(store: Store, anchor: str, config: ReportConfig) -> DatasetSection:
-    """Read what a prepared dataset tells of itself, and build its section.
-
-    Raises:
-        DatasetError: it is unfinished or damaged.
-        StorageError: the store refuses.
-    """
-    dataset = open_dataset(store.uri, config.storage)
-    record, examples = dataset.record, _rejected(dataset)
-    lengths = _lengths(record)
-    return DatasetSection(
-        anchor=anchor,
-        title=last_name(store.uri),
-        address=store.uri,
-        summary=(
-            f"from {record.source}",
-            record.format,
-            f"tokenizer {record.tokenizer}",
-            moment(record.created_at),
-        ),
-        tiles=_tiles(record, lengths.mean),
-        splits=tuple(_splits(record)),
-        lengths=length_plot(f"{anchor}-length-plot", "tokens", lengths),
-        rejected_images=failure_table(record.rejected_images, examples),
-        rejected_captions=failure_table(record.rejected_captions, examples),
-        leakage=_leakage(record),
-        settings=_settings(record, store),
-        gallery=dataset_gallery(dataset, config),
-    )
-
-
-def _lengths(record: DatasetRecord) -> Histogram:
-    counts: Counter[int] = Counter()
-    for split in record.splits.values():
-        counts.update(split.lengths)
-    total = sum(length * count for length, count in counts.items())
-    return Histogram(counts=counts, mean=total / max(1, counts.total()))
-
-
-def _tiles(record: DatasetRecord, mean_tokens: float) -> tuple[Tile, ...]:
-    num_rejected = sum(record.rejected_images.values())
-    num_seen = record.num_images + num_rejected
-    size = f"{record.width_px.median} \N{MULTIPLICATION SIGN} {record.height_px.median}"
-    return (
-        Tile(label="images", value=integer(record.num_images)),
-        Tile(label="captions", value=integer(record.num_captions)),
-        Tile(label="tokens a caption", value=decimal(mean_tokens, 1)),
-        Tile(label="vocabulary", value=integer(record.vocabulary_size)),
-        Tile(label="median size", value=size, note="pixels"),
-        Tile(
-            label="images left out",
-            value=integer(num_rejected),
-            note=percent(num_rejected / max(1, num_seen)),
-        ),
-    )
-
-
-def _splits(record: DatasetRecord) -> list[SplitRow]:
-    return [
-        SplitRow(
-            name=name,
-            num_images=integer(split.num_images),
-            num_captions=integer(split.num_captions),
-            mean_tokens=decimal(split.mean_tokens, 1),
-            size=byte_count(split.num_bytes),
-        )
-        for name, split in record.splits.items()
-    ]
-
-
-def _rejected(dataset: CaptionDataset) -> dict[str, tuple[Fact, ...]]:
-    """Give some images or captions that were left out for each reason."""
-    table = read_table(dataset.store, REJECTED, schema.REJECTED)
-    return {
-        reason: tuple(
-            (row[schema.IMAGE_ID], row[schema.MESSAGE] or row[schema.CAPTION] or "")
-            for row in table.filter(pc.equal(table[schema.REASON], reason))
-            .slice(0, _EXAMPLES_SHOWN)
-            .to_pylist()
-        )
-        for reason in table[schema.REASON].unique().to_pylist()
-    }
-
-
-def _leakage(record: DatasetRecord) -> str:
-    found = record.leakage
-    if not found.num_groups:
-        return ""
-    examples = "; ".join(
-        ", ".join(f"{split}: {image_id}" for split, image_id in example.items())
-        for example in found.examples
-    )
-    return (
-        f"{integer(found.num_images)} images, in {integer(found.num_groups)} groups of the same "
-        f"file, stand in more than one split: {examples}"
-    )
-
-
-def _settings(record: DatasetRecord, store: Store) -> tuple[Fact, ...]:
-    sizes = ", ".join(f"{name}: {integer(count)}" for name, count in record.megapixels.items())
-    duplicates = record.duplicates
-    return (
-        ("dataset", store.uri),
-        ("source", f"{record.source} ({record.format})"),
-        ("tokenizer", record.tokenizer),
-        ("images by megapixels", sizes),
-        (
-            "duplicate files",
-            f"{integer(duplicates.num_images)} in {integer(duplicates.num_groups)} groups, "
-            f"{integer(duplicates.num_moved)} moved to the split of their first",
-        ),
-        ("images not in the subset", integer(record.num_images_not_in_subset)),
-        ("captions not in the subset", integer(record.num_captions_not_in_subset)),
-        ("finished", moment(record.created_at)),
-        *flat_facts(record.config),
-        *flat_facts(record.versions, "version"),
     )

@@ -1,301 +1,96 @@
-"""The section of an evaluation: the length gap, the scores, what was compared with what.
+"""Section of an evaluation: length gaps, scores with intervals, paired tests, coverage."""
 
-Per-image scores of an evaluation: which images to show, and all that is known of them.
-
-The gallery of an evaluation: images with each system's caption, the references and scores.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
-from typing import Any, ClassVar
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import ClassVar
 
 from raycap.config import ReportConfig
-from raycap.errors import DatasetError
-from raycap.reporting.axes import Plot
-from raycap.reporting.blocks import Fact, Failure, failure_table, flat_facts, last_name
-from raycap.reporting.dataset_pictures import reference_pictures
-from raycap.reporting.gallery import (
-    BEST,
-    DIFFERENT,
-    DRAW,
-    FAILED,
-    RANDOM,
-    WORST,
-    Answer,
-    Draws,
-    Example,
-    First,
-    Gallery,
-    Order,
-    Tab,
-    fill_up,
+from raycap.reporting.blocks import (
+    Fact,
+    Failure,
+    Section,
+    failure_table,
+    flat_facts,
+    last_name,
 )
-from raycap.reporting.numbers import NONE, decimal, integer, moment, signed
-from raycap.reporting.pictures import Picture
+from raycap.reporting.charts import Plot
+from raycap.reporting.evaluation_gallery import evaluation_gallery
+from raycap.reporting.numbers import (
+    NONE,
+    decimal,
+    integer,
+    moment,
+    percent,
+    plural,
+    probability,
+    signed,
+)
 from raycap.reporting.plots import Histogram, gap_plot
-from raycap.reporting.score_table import Group, Paired, paired_tests, score_groups, skipped_metrics
-from raycap.results.evaluation import Evaluation, Lengths, System, read_evaluation
-from raycap.results.labels import METRIC_LABELS
-from raycap.schema import (
-    BLEU,
-    CAPTION,
-    CIDER_D,
-    CLIP_SCORE,
-    ERROR_CODE,
-    IMAGE_ID,
-    LOGPROB,
-    METEOR,
-    NUM_TOKENS,
-    REF_CLIP_SCORE,
-    REFERENCE_CAPTIONS,
-    ROUGE_L,
-    SCORES,
-    SPICE,
-    STATUS,
-    STATUS_MISSING,
-    STATUS_OK,
-    URI,
-)
+from raycap.results.evaluation import Evaluation, Lengths, Metric, System, read_evaluation
+from raycap.results.labels import metric_label
 from raycap.storage.base import Store
 
-RANKING = CIDER_D
-"""What makes an image the best or the worst."""
+WHISKER_PX, WHISKER_ROW_PX = 150, 14
+"""Width of the drawing of a row's intervals, and its height per system."""
 
-_SPREAD = "spread"
+_MARGIN_PX = 7
+_POLICIES = {
+    "error": "not allowed",
+    "worst": "scored as empty captions",
+    "drop": "left out for all systems",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """The images that a gallery shows, by their ids."""
+class Cell:
+    """One value of one system."""
 
-    random: list[str]
-    """In the order in which they were drawn."""
-    common: dict[str, frozenset[str]]
-    """By tab: those that are in it whatever the system."""
-    own: list[dict[str, frozenset[str]]]
-    """For each system, by tab: those that are in it for this system."""
-
-    def ids(self) -> list[str]:
-        """All of them, random ones first."""
-        chosen = [ids for tabs in (self.common, *self.own) for ids in tabs.values()]
-        others = frozenset().union(*chosen) - frozenset(self.random)
-        return [*self.random, *sorted(others)]
+    value: str = NONE
+    interval: str = ""
+    is_best: bool = False
+    is_clear: bool = False
+    """Whether it differs from that of each other system by the paired test."""
 
 
-def choose(store: Store, systems: Sequence[System], num_images: int, seed: int) -> Chosen:
-    """Choose images to show: a quarter each of the best, worst and failed, the rest at random.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whisker:
+    """A value with its interval, as positions in the row's drawing, in pixels."""
 
-    Raises:
-        DatasetError: scores are damaged.
-        StorageError: the store refuses.
-    """
-    tables = [_read(store, system, [IMAGE_ID, STATUS, RANKING]) for system in systems]
-    quarter = num_images // 4
-    own = [_extremes(table, quarter // len(tables)) for table in tables]
-    common = {
-        FAILED: _failed(tables, seed, quarter),
-        DIFFERENT: _different(tables, quarter),
-    }
-    drawn = _first(Draws(seed).append_to(tables[0]), num_images, DRAW, "ascending")
-    shown = frozenset().union(*common.values(), *(ids for tabs in own for ids in tabs.values()))
-    random = fill_up(shown, drawn, num_images)
-    return Chosen(random=random, common={**common, RANDOM: frozenset(random)}, own=own)
+    low: float
+    value: float
+    high: float
 
 
-def read_rows(store: Store, system: System, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read all that is known of some images, by their ids.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measure for all systems."""
 
-    Raises:
-        DatasetError: the scores are damaged.
-        StorageError: the store refuses.
-    """
-    wanted = pa.array(ids, pa.string())
-    table = _read(store, system, SCORES.names, wanted)
-    return {row[IMAGE_ID]: row for row in table.to_pylist()}
-
-
-def _read(
-    store: Store, system: System, columns: list[str], wanted: pa.Array | None = None
-) -> pa.Table:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(store.read(system.scores)))
-        schema = pa.schema([SCORES.field(name) for name in columns])
-        batches = [schema.empty_table()]
-        for batch in file.iter_batches(columns=columns):
-            table = pa.Table.from_batches([batch]).select(columns).cast(schema)
-            is_wanted = None if wanted is None else pc.is_in(table[IMAGE_ID], wanted)
-            batches.append(table if is_wanted is None else table.filter(is_wanted))
-        return pa.concat_tables(batches)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DatasetError(
-            f"{store.address(system.scores)}: is damaged or holds no scores; evaluate again"
-        ) from error
+    label: str
+    note: str = ""
+    cells: tuple[Cell, ...]
+    whiskers: tuple[Whisker | None, ...] = ()
+    """One per system; empty if the measure has no intervals."""
 
 
-def _first(table: pa.Table, num_rows: int, column: str, order: str) -> list[str]:
-    first = First(num_rows, column, order)
-    first.add(table)
-    return first.ids()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Related rows."""
+
+    label: str
+    rows: tuple[Row, ...]
 
 
-def _extremes(table: pa.Table, num_images: int) -> dict[str, frozenset[str]]:
-    captioned = table.filter(pc.equal(table[STATUS], STATUS_OK))
-    return {
-        BEST: frozenset(_first(captioned, num_images, RANKING, "descending")),
-        WORST: frozenset(_first(captioned, num_images, RANKING, "ascending")),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Formatted result of a paired test of two systems."""
 
-
-def _failed(tables: Sequence[pa.Table], seed: int, num_images: int) -> frozenset[str]:
-    """Choose images without a caption at random, each system's in turn."""
-    draws = Draws(seed)
-    failed = [table.filter(pc.not_equal(table[STATUS], STATUS_OK)) for table in tables]
-    lists = [_first(draws.append_to(table), num_images, DRAW, "ascending") for table in failed]
-    in_turn = (image_id for ids in zip_longest(*lists) for image_id in ids if image_id is not None)
-    return frozenset(islice(dict.fromkeys(in_turn), num_images))
-
-
-def _different(tables: Sequence[pa.Table], num_images: int) -> frozenset[str]:
-    """Choose the images on which the systems' scores lie farthest apart."""
-    ids = tables[0][IMAGE_ID]
-    if len(tables) < 2 or any(not table[IMAGE_ID].equals(ids) for table in tables):
-        return frozenset()
-    scores = np.array([table[RANKING].to_numpy() for table in tables], dtype=np.float64)
-    spread = scores.max(axis=0) - scores.min(axis=0)  # not a number where one has no score
-    table = pa.table({IMAGE_ID: ids, _SPREAD: spread})
-    return frozenset(_first(table, num_images, _SPREAD, "descending"))
-
-
-Rows = dict[str, dict[str, Any]]
-
-_EVALUATION_GALLERY_SPREAD = "spread"
-_SHOWN = (RANKING, ROUGE_L, BLEU[-1], METEOR, SPICE, CLIP_SCORE, REF_CLIP_SCORE)
-_TABS = (
-    Tab(key=RANDOM, label="Random"),
-    Tab(key=BEST, label="Best", order=RANKING, by_system=True),
-    Tab(key=WORST, label="Worst", order=RANKING, descending=False, by_system=True),
-    Tab(key=DIFFERENT, label="Most different", order=_EVALUATION_GALLERY_SPREAD),
-    Tab(key=FAILED, label="Failed"),
-)
-
-
-def evaluation_gallery(
-    store: Store, evaluation: Evaluation, config: ReportConfig
-) -> Gallery | None:
-    """Choose images of an evaluation, and gather what is known of them.
-
-    Returns:
-        None where the evaluation has no scores of single images.
-
-    Raises:
-        DatasetError: its scores are damaged.
-        StorageError: the store refuses.
-    """
-    systems = evaluation.systems
-    if not systems or not all(system.scores for system in systems):
-        return None
-    chosen = choose(store, systems, config.num_examples, config.seed)
-    ids = chosen.ids()
-    rows = [read_rows(store, system, ids) for system in systems]
-    wanted = [(image_id, _uri(rows, image_id)) for image_id in ids]
-    pictures = reference_pictures(evaluation.references, wanted, config)
-    examples = [
-        _example(image_id, rows, picture, chosen)
-        for image_id, picture in zip(ids, pictures, strict=True)
-    ]
-    return Gallery(
-        systems=tuple(system.name for system in systems),
-        tabs=tuple(tab for tab in _TABS if len(systems) > 1 or tab.key != DIFFERENT),
-        orders=_orders(rows),
-        others_label="People wrote",
-        examples=tuple(examples),
-    )
-
-
-def _orders(rows: Sequence[Rows]) -> tuple[Order, ...]:
-    """Give what the images can be sorted by: what at least one of them has."""
-    keys = {key for rows_of in rows for row in rows_of.values() for key in _scored(row)}
-    labels = {key: METRIC_LABELS[key] for key in _SHOWN}
-    labels |= {NUM_TOKENS: "Length", LOGPROB: "Log-probability"}
-    orders = [Order(key=key, label=label) for key, label in labels.items() if key in keys]
-    if len(rows) > 1:
-        label = f"Difference of {METRIC_LABELS[RANKING]}"
-        orders.append(Order(key=_EVALUATION_GALLERY_SPREAD, label=label))
-    return tuple(orders)
-
-
-def _uri(rows: Sequence[Rows], image_id: str) -> str | None:
-    uris = (rows_of[image_id][URI] for rows_of in rows if image_id in rows_of)
-    return next((uri for uri in uris if uri is not None), None)
-
-
-def _scored(row: dict[str, Any]) -> dict[str, float]:
-    keys = (*_SHOWN, NUM_TOKENS, LOGPROB)
-    return {key: float(row[key]) for key in keys if row[key] is not None}
-
-
-def _example(image_id: str, rows: Sequence[Rows], picture: Picture, chosen: Chosen) -> Example:
-    found = [rows_of.get(image_id) for rows_of in rows]
-    spread = _spread(found)
-    answers = [
-        _answer(row, spread, frozenset(tab for tab, ids in tabs.items() if image_id in ids))
-        for row, tabs in zip(found, chosen.own, strict=True)
-    ]
-    references: list[str] = next((row[REFERENCE_CAPTIONS] for row in found if row), [])
-    return Example(
-        image_id=image_id,
-        picture=picture,
-        answers=tuple(answers),
-        others=tuple(references),
-        tabs=frozenset(tab for tab, ids in chosen.common.items() if image_id in ids),
-    )
-
-
-def _spread(found: Sequence[dict[str, Any] | None]) -> float | None:
-    """Say how far apart the systems' scores of an image lie; None where one has no score."""
-    scores = [None if row is None else row[RANKING] for row in found]
-    known = [score for score in scores if score is not None]
-    return max(known) - min(known) if len(known) == len(found) > 1 else None
-
-
-def _answer(row: dict[str, Any] | None, spread: float | None, tabs: frozenset[str]) -> Answer:
-    if row is None or row[STATUS] == STATUS_MISSING:
-        return Answer(
-            caption=None,
-            absence="has no row",
-            values={_EVALUATION_GALLERY_SPREAD: spread},
-            tabs=tabs,
-        )
-    is_ok = row[STATUS] == STATUS_OK
-    values = _scored(row)
-    return Answer(
-        caption=row[CAPTION] if is_ok else None,
-        absence="" if is_ok else f"failed: {row[ERROR_CODE] or 'no code'}",
-        marks=tuple(_marks(values)),
-        values={**values, _EVALUATION_GALLERY_SPREAD: spread},
-        tabs=tabs,
-    )
-
-
-def _marks(values: dict[str, float]) -> Iterator[Fact]:
-    for key in (*_SHOWN, LOGPROB):
-        if key in values:
-            yield METRIC_LABELS.get(key, "logprob"), decimal(values[key], 2)
-    if NUM_TOKENS in values:
-        yield "tokens", f"{values[NUM_TOKENS]:.0f}"
-
-
-_POLICIES = {
-    "error": "there are none",
-    "worst": "scored as empty captions",
-    "drop": "left out, for all systems",
-}
+    metric: str
+    first: str
+    second: str
+    difference: str
+    interval: str
+    p_value: str
+    is_significant: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +100,7 @@ class Gap:
     system: str
     difference: str
     words: str
-    """What it means."""
+    """The difference in words."""
     interval: str
     generated: str
     """Mean tokens of the system's captions."""
@@ -316,7 +111,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """Which captions of one system were scored, and which were not."""
+    """Which captions of one system were scored."""
 
     system: str
     facts: tuple[Fact, ...]
@@ -327,14 +122,12 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationSection:
-    """What the page shows of an evaluation."""
+class EvaluationSection(Section):
+    """Section of an evaluation."""
 
     template: ClassVar[str] = "evaluation.html.jinja"
     kind: ClassVar[str] = "Evaluation"
 
-    anchor: str
-    title: str
     address: str
     summary: tuple[str, ...]
     systems: tuple[str, ...]
@@ -345,7 +138,6 @@ class EvaluationSection:
     tests: tuple[Paired, ...]
     coverage: tuple[Coverage, ...]
     settings: tuple[Fact, ...]
-    gallery: Gallery | None
 
 
 def evaluation_section(store: Store, anchor: str, config: ReportConfig) -> EvaluationSection:
@@ -383,7 +175,7 @@ def _summary(evaluation: Evaluation) -> tuple[str, ...]:
     num_systems = len(evaluation.systems)
     splits = f"split {', '.join(evaluation.splits)}" if evaluation.splits else "all splits"
     return (
-        "1 system" if num_systems == 1 else f"{num_systems} systems",
+        plural(num_systems, "system"),
         f"{integer(evaluation.num_images)} images",
         f"{integer(evaluation.num_references)} references",
         splits,
@@ -432,7 +224,7 @@ def _in_words(difference: float) -> str:
 def _coverage(system: System) -> Coverage:
     facts = [
         ("captions", f"{system.source} ({system.format})"),
-        ("matched by", system.matched_by),
+        ("ids matched by", system.matched_by),
         ("images scored", integer(system.num_images)),
         ("images without a row", integer(system.num_missing)),
         ("rows without references", integer(system.num_extra)),
@@ -461,8 +253,182 @@ def _settings(evaluation: Evaluation) -> tuple[Fact, ...]:
         ("splits", ", ".join(evaluation.splits) or "all"),
         ("tokenizer", evaluation.tokenizer),
         ("images without a caption", meaning),
-        ("intervals and tests", resampling),
-        ("time", f"{decimal(evaluation.wall_s, 1)} s"),
+        ("confidence intervals and tests", resampling),
+        ("duration", f"{decimal(evaluation.wall_s, 1)} s"),
         ("finished", moment(evaluation.created_at) or NONE),
         *flat_facts(evaluation.versions),
+    )
+
+
+def score_groups(evaluation: Evaluation) -> tuple[Group, ...]:
+    """Build the table of scores: measures in rows, systems in columns."""
+    systems = evaluation.systems
+    names = list(dict.fromkeys(metric.name for system in systems for metric in system.metrics))
+    metrics = [_metric_row(evaluation, name) for name in names]
+    return (
+        Group(label="Agreement with the references", rows=tuple(filter(None, metrics))),
+        Group(label="Length", rows=_length_rows(evaluation)),
+        Group(label="Variety", rows=_variety_rows(systems)),
+    )
+
+
+def skipped_metrics(evaluation: Evaluation) -> list[Fact]:
+    """List metrics without a value with the reason, and with the systems unless it is all."""
+    reasons: dict[Fact, list[str]] = {}
+    for system in evaluation.systems:
+        for metric in system.metrics:
+            if metric.value is None:
+                label = metric_label(metric.name)
+                fact = label, metric.skipped or "no reason given"
+                reasons.setdefault(fact, []).append(system.name)
+    num_systems = len(evaluation.systems)
+    return [
+        (label if len(names) == num_systems else f"{label} of {', '.join(names)}", reason)
+        for (label, reason), names in reasons.items()
+    ]
+
+
+def paired_tests(evaluation: Evaluation) -> list[Paired]:
+    """Format the paired tests."""
+    return [
+        Paired(
+            metric=metric_label(test.metric),
+            first=test.first,
+            second=test.second,
+            difference=signed(test.difference),
+            interval=_interval(test.low, test.high, signed),
+            p_value=probability(test.p_value, evaluation.num_resamples),
+            is_significant=test.p_value < 1 - evaluation.confidence,
+        )
+        for test in evaluation.comparisons
+    ]
+
+
+def _metric_row(evaluation: Evaluation, name: str) -> Row | None:
+    found = [_metric(system, name) for system in evaluation.systems]
+    values = [metric.value for metric in found]
+    best = max((value for value in values if value is not None), default=None)
+    if best is None:
+        return None
+    is_compared = len(found) > 1
+    cells = [
+        Cell(
+            value=decimal(metric.value),
+            interval=_interval(metric.low, metric.high, decimal),
+            is_best=is_compared and metric.value == best,
+            is_clear=is_compared and metric.value == best and _is_clear(evaluation, name, system),
+        )
+        for system, metric in zip(evaluation.systems, found, strict=True)
+    ]
+    ranges = [(metric.low, metric.value, metric.high) for metric in found]
+    return Row(label=metric_label(name), cells=tuple(cells), whiskers=_whiskers(ranges))
+
+
+def _metric(system: System, name: str) -> Metric:
+    return next(
+        (metric for metric in system.metrics if metric.name == name), Metric(name=name, value=None)
+    )
+
+
+def _is_clear(evaluation: Evaluation, name: str, system: System) -> bool:
+    """Return whether a system differs from each other system by the paired test."""
+    alpha = 1 - evaluation.confidence
+    tests = [
+        test
+        for test in evaluation.comparisons
+        if test.metric == name and system.name in (test.first, test.second)
+    ]
+    num_others = len(evaluation.systems) - 1
+    return len(tests) == num_others and all(test.p_value < alpha for test in tests)
+
+
+def _length_rows(evaluation: Evaluation) -> tuple[Row, ...]:
+    systems, people = evaluation.systems, evaluation.reference_lengths
+    gaps = [system.length_gap for system in systems]
+    least = min(abs(gap.difference) for gap in gaps)
+    gap_cells = [
+        Cell(
+            value=signed(gap.difference, 2),
+            interval=_interval(gap.low, gap.high, lambda value: signed(value, 2)),
+            is_best=len(gaps) > 1 and abs(gap.difference) == least,
+        )
+        for gap in gaps
+    ]
+    means = [Cell(value=decimal(system.lengths.mean, 2)) for system in systems]
+    medians = [Cell(value=decimal(system.lengths.median, 1)) for system in systems]
+    distances = [Cell(value=decimal(gap.wasserstein, 2)) for gap in gaps]
+    return (
+        Row(
+            label="Length gap",
+            note="mean tokens minus those of people",
+            cells=tuple(gap_cells),
+            whiskers=_whiskers([(gap.low, gap.difference, gap.high) for gap in gaps]),
+        ),
+        Row(label="Mean tokens", note=f"people: {decimal(people.mean, 2)}", cells=tuple(means)),
+        Row(
+            label="Median tokens",
+            note=f"people: {decimal(people.median, 1)}",
+            cells=tuple(medians),
+        ),
+        Row(
+            label="Distance between length distributions",
+            note="earth mover\N{RIGHT SINGLE QUOTATION MARK}s distance, in tokens",
+            cells=tuple(distances),
+        ),
+    )
+
+
+def _variety_rows(systems: Sequence[System]) -> tuple[Row, ...]:
+    def row(label: str, note: str, value: Callable[[System], str]) -> Row:
+        return Row(
+            label=label, note=note, cells=tuple(Cell(value=value(system)) for system in systems)
+        )
+
+    def copied(system: System) -> str:
+        share = system.diversity.copied_from_training
+        return NONE if share is None else percent(share)
+
+    rows = (
+        row("Distinct-1", "share of distinct tokens", lambda s: decimal(s.diversity.distinct_1)),
+        row("Distinct-2", "share of distinct pairs", lambda s: decimal(s.diversity.distinct_2)),
+        row("Vocabulary", "distinct tokens", lambda s: integer(s.diversity.vocabulary_size)),
+        row(
+            "Distinct captions",
+            "without repeats",
+            lambda s: integer(s.diversity.num_different_captions),
+        ),
+        row(
+            "Repetition",
+            "captions with an immediate repetition",
+            lambda s: percent(s.diversity.repetition),
+        ),
+        row("Copied", "identical to a training caption", copied),
+        row("Log-probability", "mean per caption", lambda s: decimal(s.mean_logprob, 2)),
+    )
+    return tuple(row for row in rows if any(cell.value != NONE for cell in row.cells))
+
+
+def _interval(low: float | None, high: float | None, show: Callable[[float], str]) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{show(low)} to {show(high)}"
+
+
+def _whiskers(
+    ranges: Sequence[tuple[float | None, float | None, float | None]],
+) -> tuple[Whisker | None, ...]:
+    """Place values with intervals on a common axis; empty if there is nothing to compare."""
+    known = [(low, value, high) for low, value, high in ranges if value is not None]
+    ends = [end for low, _, high in known for end in (low, high) if end is not None]
+    if len(ranges) < 2 or not ends or len(ends) < 2 * len(known):
+        return ()
+    low_end, span = min(ends), max(ends) - min(ends)
+
+    def place(value: float | None) -> float:
+        share = (value - low_end) / span if span and value is not None else 0.5
+        return round(_MARGIN_PX + share * (WHISKER_PX - 2 * _MARGIN_PX), 1)
+
+    return tuple(
+        None if value is None else Whisker(low=place(low), value=place(value), high=place(high))
+        for low, value, high in ranges
     )

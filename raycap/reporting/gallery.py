@@ -1,6 +1,6 @@
-"""A gallery: images with what was said of them, in tabs, to filter and to sort.
+"""Gallery of images with their captions, in tabs, with filters and sorting.
 
-Which images a gallery shows: the first ones in some order, out of any number.
+Its images are the first in some order, chosen from a stream of any length.
 """
 
 import math
@@ -21,20 +21,20 @@ BEST, WORST, RANDOM, FAILED, DIFFERENT = "best", "worst", "random", "failed", "d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tab:
-    """A choice of images, with the order that it opens in."""
+    """A selection of images, with its initial order."""
 
     key: str
     label: str
     order: str = ""
-    """The key of an Order; empty for the order in which they were drawn."""
+    """Key of an Order; empty for the order in which images were drawn."""
     descending: bool = True
     by_system: bool = False
-    """Whether each system has images of its own in it."""
+    """Whether each system has its own images in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Something to sort images by."""
+    """A value by which images can be sorted."""
 
     key: str
     label: str
@@ -42,17 +42,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one system said of one image."""
+    """The caption of one image by one system."""
 
     caption: str | None
     absence: str = ""
     """Why there is no caption."""
     marks: tuple[tuple[str, str], ...] = ()
-    """What is shown below the caption: names and values."""
+    """Names and values shown below the caption."""
     values: Mapping[str, float | None] = field(default_factory=dict)
-    """What images can be sorted by: keys of Order."""
+    """Values to sort by, under the keys of Order."""
     tabs: frozenset[str] = frozenset()
-    """Tabs that it is in for this system."""
+    """Tabs that show the image for this system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,33 +62,33 @@ class Example:
     image_id: str
     picture: Picture
     answers: tuple[Answer, ...] = ()
-    """One a system."""
+    """One per system."""
     others: tuple[str, ...] = ()
     """References, or further captions."""
     tabs: frozenset[str] = frozenset()
-    """Tabs that it is in whatever the system."""
+    """Tabs that show the image for all systems."""
 
     @property
     def alt(self) -> str:
-        """The picture in words: the first caption that there is."""
+        """Alternative text of the picture: the first caption, or the image id."""
         captions = [answer.caption for answer in self.answers if answer.caption]
         return next(iter([*captions, *self.others]), self.image_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Images to look through."""
+    """Images with their captions."""
 
     systems: tuple[str, ...]
-    """Names of what captioned; none in a dataset."""
+    """Names of the captioning systems; empty if there is no choice of systems."""
     tabs: tuple[Tab, ...]
     orders: tuple[Order, ...]
     others_label: str
-    """What the other texts of an image are."""
+    """Heading of the other texts of an image."""
     examples: tuple[Example, ...]
 
     def facts(self) -> list[dict[str, Any]]:
-        """Tell the script of each image what to choose and to sort it by."""
+        """Return what the script of the page needs to filter and sort the images."""
         return [
             {
                 "id": example.image_id,
@@ -103,12 +103,12 @@ class Gallery:
 
     @property
     def num_unreadable(self) -> int:
-        """Images whose picture cannot be shown."""
+        """Number of images whose picture cannot be shown."""
         return sum(not example.picture.data for example in self.examples)
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Keep what JSON can hold."""
+    """Keep the values that JSON can represent."""
     return {
         key: round(value, 6)
         for key, value in values.items()
@@ -117,20 +117,20 @@ def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
 
 
 DRAW = "draw"
-"""A random number for each image, by which random ones are taken."""
+"""Column with a random number per image; random images are the first in its order."""
 
 _CHUNK_ROWS = 16_384
 
 
 class First:
-    """The first rows of a stream in some order, in bounded memory; ties go by image id."""
+    """First rows of a stream in some order, in bounded memory. Ties are ordered by image id."""
 
     def __init__(self, num_rows: int, column: str, order: str) -> None:
-        """Set the order.
+        """Define the order.
 
         Args:
-            num_rows: how many to keep.
-            column: what to sort by; rows where it is null or not finite are left out.
+            num_rows: number of rows to keep.
+            column: sort key; rows in which it is null or not finite are left out.
             order: `ascending` or `descending`.
         """
         self._num_rows = num_rows
@@ -139,23 +139,23 @@ class First:
         self._tables: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
-        """Look at further rows."""
+        """Add rows of the stream."""
         self._tables.append(table.filter(pc.is_finite(table[self._column])))
         if sum(map(len, self._tables)) > self._num_rows + _CHUNK_ROWS:
             self._tables = [self.rows()]
 
     def rows(self) -> pa.Table:
-        """Give those that come first so far, in order."""
+        """Return the first rows so far, in order."""
         return pa.concat_tables(self._tables).sort_by(self._keys).slice(0, self._num_rows)
 
     def ids(self) -> list[str]:
-        """Give their image ids, in order."""
+        """Return their image ids, in order."""
         ids: list[str] = self.rows()[IMAGE_ID].to_pylist() if self._tables else []
         return ids
 
 
 class Draws:
-    """Random numbers for the rows of a stream; the same for the same seed and stream."""
+    """Random numbers for the rows of a stream, determined by the seed."""
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -166,18 +166,18 @@ class Draws:
 
 
 def fill_up(chosen: AbstractSet[str], drawn: Sequence[str], num_images: int) -> list[str]:
-    """Take random images until so many are there with the chosen ones.
+    """Take random images until there are `num_images` together with the chosen ones.
 
-    Images that are chosen already are taken as well, and count once: without them the random
-    ones would look neither as good nor as bad as the set is.
+    Images that are already chosen are taken as well and count once: without them, the random
+    images would not be representative.
 
     Args:
         chosen: ids that are shown in any case.
         drawn: ids in random order.
-        num_images: how many to show in all.
+        num_images: number of images to show in all.
 
     Returns:
-        The random ones, in their order.
+        The random images, in their order.
     """
     shown, taken = set(chosen), []
     for image_id in drawn:

@@ -1,4 +1,4 @@
-"""The page: sections in a template, with its style sheet and script, and nothing from outside."""
+"""The page: sections in a template, with its style sheet and script, and no external resources."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -8,34 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raycap.reporting import numbers
-from raycap.reporting.calibration import CalibrationSection
-from raycap.reporting.captions import CaptionsSection
-from raycap.reporting.comparison import ComparisonSection
-from raycap.reporting.dataset import DatasetSection
-from raycap.reporting.evaluation import EvaluationSection
-from raycap.reporting.preflight import PreflightSection
-from raycap.reporting.score_table import WHISKER_PX, WHISKER_ROW_PX
-from raycap.reporting.search import SearchSection
-from raycap.reporting.study import StudySection
-from raycap.reporting.training import TrainingSection
+from raycap.reporting.blocks import Section
+from raycap.reporting.evaluation import WHISKER_PX, WHISKER_ROW_PX
 
-Section = (
-    CalibrationSection
-    | CaptionsSection
-    | ComparisonSection
-    | DatasetSection
-    | EvaluationSection
-    | PreflightSection
-    | SearchSection
-    | StudySection
-    | TrainingSection
-)
-
-_NUM_COLOURS = 6  # of the style sheet, for systems
+_NUM_COLOURS = 6  # for systems, in the style sheet
 
 
 def render(sections: Sequence[Section]) -> str:
-    """Write the page. The same sections give the same text."""
+    """Render the page. The same sections give the same text."""
     style, script = _asset("page.css"), _asset("page.js")
     return _ENVIRONMENT.get_template("page.html.jinja").render(
         title=" \N{MIDDLE DOT} ".join(section.title for section in sections),
@@ -47,7 +27,7 @@ def render(sections: Sequence[Section]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Allow the page's own style sheet, script and pictures, and nothing else."""
+    """Return a policy that allows only the page's own style sheet, script and pictures."""
     return "; ".join(
         [
             "default-src 'none'",
@@ -65,13 +45,13 @@ def _hash(text: str) -> str:
 
 
 def _asset(name: str) -> Markup:
-    """Read a file of the package that goes into the page as it is."""
+    """Read a file of the package that becomes part of the page unchanged."""
     source, _, _ = _LOADER.get_source(_ENVIRONMENT, name)
-    return Markup(source)  # noqa: S704  of the package, nothing of a user is in it
+    return Markup(source)  # noqa: S704  from the package, without any user input
 
 
 def _colour(system: int) -> str:
-    """Name the class that gives a system its colour."""
+    """Return the class that gives a system its colour."""
     return f"system-{system % _NUM_COLOURS}"
 
 

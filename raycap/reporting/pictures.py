@@ -1,4 +1,4 @@
-"""Pictures of a page: shrunk, and part of the page itself."""
+"""Pictures of a page: thumbnails embedded in the page itself."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from io import BytesIO
 from PIL import Image
 
 from raycap.config import ReportConfig
-from raycap.errors import ConfigError, ImageError, StorageError, TransientError
+from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.errors import ConfigError, ImageError, RaycapError, StorageError, TransientError
 from raycap.images.decoding import Target, decode
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader
@@ -21,12 +22,16 @@ _BYTES_PER_PX = 0.33  # of a square thumbnail: 200 of 320 pixels stay below 10 M
 _LEAST_BYTES = 4_000
 
 
+Wanted = tuple[str, str | None]
+"""An image's id, and its address if known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image as the page shows it, or why it shows none."""
+    """A thumbnail, or the reason why there is none."""
 
     data: str = ""
-    """A `data:` address; empty where the image cannot be shown."""
+    """A `data:` address; empty if the image cannot be shown."""
     width_px: int = 0
     height_px: int = 0
     reason: str = ""
@@ -34,7 +39,7 @@ class Picture:
 
 
 def thumbnail(image: bytes, config: ReportConfig) -> Picture:
-    """Shrink an image file by the rules of `raycap.images.decoding`; never enlarge it."""
+    """Shrink an image file, decoded with the limits of captioning. Small images keep their size."""
     try:
         size = decode(image, _PROBE, config.image)
         target = _fitting(size.width_px, size.height_px, config.thumbnail_px)
@@ -51,22 +56,60 @@ def thumbnail(image: bytes, config: ReportConfig) -> Picture:
 
 
 def fetch_thumbnails(uris: Sequence[str | None], config: ReportConfig) -> list[Picture]:
-    """Read images from wherever they stand, and shrink them.
+    """Read images from their addresses, and shrink them.
 
     Args:
-        uris: their addresses; None where there is none.
-        config: their size, what is accepted, and how stores are reached.
+        uris: their addresses; None if unknown.
+        config: size of thumbnails, limits of decoding, access to stores.
     """
     return list(ordered_map(_Fetcher(config), uris, _THREADS))
 
 
+def dataset_pictures(
+    dataset: CaptionDataset, wanted: Sequence[Wanted], config: ReportConfig
+) -> list[Picture]:
+    """Shrink images of a caption dataset: embedded ones, or those at their addresses.
+
+    Raises:
+        DatasetError: a part is damaged.
+        StorageError: the dataset cannot be read.
+    """
+    if not dataset.record.config.get("embed", {}).get("enabled", True):
+        return fetch_thumbnails([uri for _, uri in wanted], config)
+
+    def shrink(image: tuple[str, bytes]) -> tuple[str, Picture]:
+        return image[0], thumbnail(image[1], config)
+
+    images = dataset.images([image_id for image_id, _ in wanted])
+    pictures = dict(ordered_map(shrink, images, _THREADS))
+    lost = Picture(reason="it is no longer in the dataset")
+    return [pictures.get(image_id, lost) for image_id, _ in wanted]
+
+
+def reference_pictures(
+    references: str, wanted: Sequence[Wanted], config: ReportConfig
+) -> list[Picture]:
+    """Shrink images of references: of a caption dataset, or else those at their addresses.
+
+    Raises:
+        DatasetError: a part of the dataset is damaged.
+        StorageError: the dataset cannot be read.
+    """
+    try:
+        dataset = open_dataset(references, config.storage)
+    except RaycapError:
+        # Not a dataset, or no longer there: the addresses may still lead to the images.
+        return fetch_thumbnails([uri for _, uri in wanted], config)
+    return dataset_pictures(dataset, wanted, config)
+
+
 class _Fetcher:
-    """Reads images, until it is clear that none can be reached any more."""
+    """Reader of images that gives up once too many cannot be reached."""
 
     def __init__(self, config: ReportConfig) -> None:
         self._config = config
         self._reader = ImageReader(config.storage)
-        # Each takes all its retries to fail: of hundreds, one would wait for hours.
+        # Each fails only after all its retries: hundreds of them would take hours.
         self._num_unreachable = 0
 
     def __call__(self, uri: str | None) -> Picture:
@@ -92,7 +135,7 @@ def _fitting(width_px: int, height_px: int, side_px: int) -> Target:
 
 
 def _encode(image: Image.Image, max_bytes: int) -> bytes:
-    """Encode as WebP; what is too large, in lower quality, and at last at half the size."""
+    """Encode as WebP; if too large, in lower quality, and finally at half the size."""
     data = b""
     for quality in _QUALITIES:
         data = _webp(image, quality)

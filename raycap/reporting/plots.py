@@ -1,7 +1,4 @@
-"""The plots of a page: lengths of captions, and throughput over time.
-
-Throughput over time, from the times at which the parts of an output were written.
-"""
+"""Plots of caption lengths, and of throughput over time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from raycap.reporting.axes import FONT_SIZE, Plot, new_axes
+from raycap.reporting.charts import DASHES, FONT_SIZE, Plot, new_axes
 from raycap.reporting.numbers import decimal, signed
 from raycap.reporting.svg import INKS, inline_svg
 
 _SHOWN_SHARE = 0.995
-_TOUCHING = 0.02  # of the axis: means that lie closer get no arrow
+_TOUCHING = 0.02  # of the axis: between closer means there is no room for an arrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How many captions have which length."""
+    """Distribution of caption lengths."""
 
     counts: Mapping[int, int]
-    """Captions by their length."""
+    """Number of captions by their length."""
     mean: float
 
     @property
@@ -41,31 +38,32 @@ class Histogram:
         return next(n for n, so_far in zip(lengths, reached, strict=True) if so_far >= needed)
 
     def shares(self, longest: int) -> Float64[np.ndarray, " n"]:
-        """Give the share of the captions, in per cent, for each length from 0 to `longest`."""
+        """Return the percentage of captions for each length from 0 to `longest`."""
         total = max(1, sum(self.counts.values()))
         return np.array([100 * self.counts.get(n, 0) / total for n in range(longest + 1)])
 
 
 def gap_plot(name: str, system: str, generated: Histogram, people: Histogram, longest: int) -> Plot:
-    """Draw the lengths of a system's captions over those of people's, and the gap of the means.
+    """Draw the lengths of a system's captions over those of the references, and the length gap.
 
     Args:
-        name: begins the ids of the drawing.
-        system: what to call it, in the description only.
+        name: prefix of the ids of the drawing.
+        system: name of the system, used only in the description.
         generated: lengths of the system's captions, in tokens.
-        people: lengths of the references.
-        longest: where the axis ends; the same for all systems of a page.
+        people: lengths of the references, in tokens.
+        longest: end of the axis; the same for all systems of a page.
     """
-    figure, axes = _blank(longest, "tokens a caption")
+    figure, axes = _blank(longest, "tokens per caption")
     edges = np.arange(longest + 2) - 0.5
     axes.stairs(people.shares(longest), edges, fill=True, color=INKS["people"], alpha=0.55)
     _outline(axes, generated.shares(longest), edges)
     _mark_means(axes, generated.mean, people.mean, longest)
     description = (
-        f"Captions of {system} have {decimal(generated.mean, 1)} tokens in the mean, those of "
-        f"people {decimal(people.mean, 1)}: a gap of {signed(generated.mean - people.mean, 1)}."
+        f"Captions of {system} have {decimal(generated.mean, 1)} tokens on average, those written "
+        f"by people {decimal(people.mean, 1)}: a gap of "
+        f"{signed(generated.mean - people.mean, 1)}."
     )
-    svg = inline_svg(figure, name, f"Lengths of captions: {system} and people", description)
+    svg = inline_svg(figure, name, f"Caption lengths: {system} and people", description)
     return Plot(svg=svg, num_beyond=_beyond(generated, people, longest=longest), longest=longest)
 
 
@@ -73,28 +71,41 @@ def length_plot(name: str, unit: str, lengths: Histogram) -> Plot:
     """Draw the lengths of captions.
 
     Args:
-        name: begins the ids of the drawing.
-        unit: what they are counted in, such as `words`.
+        name: prefix of the ids of the drawing.
+        unit: of the lengths, such as `words`.
         lengths: of all captions.
     """
     longest = lengths.longest
-    figure, axes = _blank(longest, f"{unit} a caption")
+    figure, axes = _blank(longest, f"{unit} per caption")
     edges = np.arange(longest + 2) - 0.5
     _outline(axes, lengths.shares(longest), edges)
     _mark(axes, lengths.mean, decimal(lengths.mean, 1), "system", "center")
-    description = f"The captions have {decimal(lengths.mean, 1)} {unit} in the mean."
-    svg = inline_svg(figure, name, "Lengths of captions", description)
+    description = f"The captions have {decimal(lengths.mean, 1)} {unit} on average."
+    svg = inline_svg(figure, name, "Caption lengths", description)
     return Plot(svg=svg, num_beyond=_beyond(lengths, longest=longest), longest=longest)
 
 
-def throughput_plot(name: str, seconds: Sequence[float], images: Sequence[int]) -> Plot:
-    """Draw how many images stood after how long.
+Commit = tuple[str, int]
+"""Time at which a part was written, in ISO 8601 (empty if unknown), and its number of images."""
+
+
+def throughput_plot(name: str, commits: Sequence[Commit]) -> Plot | None:
+    """Draw the number of captioned images over time.
 
     Args:
-        name: begins the ids of the drawing.
-        seconds: since the first part was written, ascending.
-        images: captioned in all by then.
+        name: prefix of the ids of the drawing.
+        commits: of all parts of an output.
+
+    Returns:
+        None if a part has no time, or all were written in the same second.
     """
+    if not all(at for at, _ in commits):
+        return None
+    ordered = sorted((datetime.fromisoformat(at), num_images) for at, num_images in commits)
+    seconds = [(at - ordered[0][0]).total_seconds() for at, _ in ordered]
+    if not seconds or not seconds[-1]:
+        return None
+    images = list(accumulate(count for _, count in ordered))
     scale, unit = _time_unit(seconds[-1])
     figure, axes = new_axes(f"{unit} since the first part")
     times = [second / scale for second in seconds]
@@ -104,10 +115,10 @@ def throughput_plot(name: str, seconds: Sequence[float], images: Sequence[int]) 
     axes.set_ylim(0, images[-1] * 1.05)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     description = (
-        f"{images[-1]:,} images were captioned, the last of them {decimal(times[-1], 1)} {unit} "
-        "after the first part."
+        f"{images[-1]:,} images were captioned within {decimal(times[-1], 1)} {unit} after the "
+        "first part."
     )
-    return Plot(svg=inline_svg(figure, name, "Images captioned over time", description))
+    return Plot(svg=inline_svg(figure, name, "Captioned images over time", description))
 
 
 def _time_unit(seconds: float) -> tuple[int, str]:
@@ -131,14 +142,14 @@ def _blank(longest: int, label: str) -> tuple[Figure, Axes]:
 def _outline(
     axes: Axes, shares: Float64[np.ndarray, " n"], edges: Float64[np.ndarray, " m"]
 ) -> None:
-    """Draw a histogram filled lightly, with a line around it but none where it is empty."""
+    """Draw a lightly filled histogram with an outline, but no line where it is empty."""
     axes.stairs(shares, edges, fill=True, color=INKS["system"], alpha=0.25)
     drawn = np.where(shares > 0, shares, np.nan)
     axes.stairs(drawn, edges, color=INKS["system"], linewidth=1.8, baseline=0)
 
 
 def _mark_means(axes: Axes, generated: float, people: float, longest: int) -> None:
-    """Mark both means, and the gap between them with an arrow from people's."""
+    """Mark both means, with an arrow from that of people to the other."""
     is_short = generated <= people
     _mark(axes, generated, decimal(generated, 1), "system", "right" if is_short else "left")
     _mark(axes, people, decimal(people, 1), "people", "left" if is_short else "right")
@@ -167,7 +178,7 @@ def _mark(axes: Axes, at: float, label: str, ink: str, side: str) -> None:
         clip_on=False,
         color=INKS[ink],
         linewidth=1.6,
-        linestyle=(0, (4, 3)) if ink == "people" else "-",
+        linestyle=DASHES if ink == "people" else "-",
     )
     inward = {"right": -5, "left": 5, "center": 0}[side]
     axes.annotate(
@@ -182,26 +193,3 @@ def _mark(axes: Axes, at: float, label: str, ink: str, side: str) -> None:
         color=INKS["text"],
         annotation_clip=False,
     )
-
-
-Commit = tuple[str, int]
-"""When a part was written, in ISO 8601 (empty where that is not known), and its images."""
-
-
-def throughput(commits: Sequence[Commit], name: str) -> Plot | None:
-    """Draw how many images stood after how long.
-
-    Args:
-        commits: of all parts of an output.
-        name: begins the ids of the drawing.
-
-    Returns:
-        None where not every part tells its time, or all of them were written in one moment.
-    """
-    if not all(at for at, _ in commits):
-        return None
-    ordered = sorted((datetime.fromisoformat(at), num_images) for at, num_images in commits)
-    seconds = [(at - ordered[0][0]).total_seconds() for at, _ in ordered]
-    if not seconds or not seconds[-1]:
-        return None
-    return throughput_plot(name, seconds, list(accumulate(count for _, count in ordered)))

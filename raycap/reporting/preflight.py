@@ -1,4 +1,4 @@
-"""The section of a preflight: what the run will take, and a contact sheet of the sample."""
+"""Section of a preflight: estimate of the run, and a contact sheet of the sample."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -11,9 +11,18 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from raycap.config import CaptionConfig
-from raycap.reporting.axes import Plot
-from raycap.reporting.blocks import Fact, Failure, Tile, failure_table, flat_facts, last_name
-from raycap.reporting.captions_gallery import ORDERS, caption_example
+from raycap.reporting.blocks import (
+    Fact,
+    Failure,
+    Section,
+    Table,
+    Tile,
+    failure_table,
+    last_name,
+    run_settings,
+)
+from raycap.reporting.captions import ORDERS, OTHERS_LABEL, Messages, caption_example
+from raycap.reporting.charts import Plot
 from raycap.reporting.gallery import FAILED, Gallery, Tab
 from raycap.reporting.numbers import (
     NONE,
@@ -27,12 +36,9 @@ from raycap.reporting.numbers import (
 )
 from raycap.reporting.pictures import Picture
 from raycap.reporting.plots import Histogram, length_plot
-from raycap.reporting.training_table import Table
 from raycap.results.preflight import DECODE, FETCH, MAX_PICTURES, MODEL, Preflight, Stage
 from raycap.schema import (
     ERROR_CODE,
-    ERROR_MESSAGE,
-    IMAGE_ID,
     PICTURE,
     ROW,
     STATUS,
@@ -42,23 +48,17 @@ from raycap.text import duration
 
 _CAPTIONED = "captioned"
 _TABS = (Tab(key=_CAPTIONED, label="Captioned"), Tab(key=FAILED, label="Failed"))
-_MESSAGES_SHOWN = 3
 WORKERS = {FETCH: "thread", DECODE: "core", MODEL: "captioner"}
-"""What of each stage is at work at a time."""
-
-
-Rows = list[dict[str, Any]]
+"""What runs in parallel in each stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreflightSection:
-    """What the page shows of a preflight."""
+class PreflightSection(Section):
+    """Section of a preflight."""
 
     template: ClassVar[str] = "preflight.html.jinja"
     kind: ClassVar[str] = "Preflight"
 
-    anchor: str
-    title: str
     summary: tuple[str, ...]
     tiles: tuple[Tile, ...]
     warnings: tuple[Fact, ...]
@@ -66,11 +66,10 @@ class PreflightSection:
     """None if no image reached the model."""
     bottleneck: str
     lengths: Plot | None
-    """None if there is no caption."""
+    """None without captions."""
     failures: tuple[Failure, ...]
-    gallery: Gallery
     num_unshown: int
-    """Sampled images beyond those of the gallery."""
+    """Sampled images that are not in the gallery."""
     settings: tuple[Fact, ...]
 
 
@@ -80,14 +79,16 @@ def preflight_section(
     """Build the section.
 
     Args:
-        found: what the preflight found.
-        answered: the SAMPLE_ANSWERED rows that it comes from, in any order.
-        anchor: begins the ids of the section.
+        found: result of the preflight.
+        answered: SAMPLE_ANSWERED rows of the sample, in any order.
+        anchor: prefix of the ids of the section.
         config: all settings.
     """
     drawn = answered.take(pc.sort_indices(answered[ROW]))
-    rows: Rows = drawn.slice(0, MAX_PICTURES).to_pylist()
+    rows = drawn.slice(0, MAX_PICTURES).to_pylist()
     model = str(found.model.get("name", "an unknown model"))
+    messages = Messages()
+    messages.add(drawn.filter(pc.is_valid(drawn[ERROR_CODE])))
     histogram = Histogram(counts=found.sample.lengths, mean=found.sample.mean_words)
     return PreflightSection(
         anchor=anchor,
@@ -105,12 +106,12 @@ def preflight_section(
         lengths=length_plot(f"{anchor}-length-plot", "words", histogram)
         if found.sample.num_ok
         else None,
-        failures=failure_table(found.sample.failed, _messages(drawn)),
+        failures=failure_table(found.sample.failed, messages.shown()),
         gallery=Gallery(
             systems=(),
             tabs=_TABS,
             orders=ORDERS,
-            others_label="Further captions",
+            others_label=OTHERS_LABEL,
             examples=tuple(
                 caption_example(row, _picture(row), frozenset([_tab(row)])) for row in rows
             ),
@@ -121,27 +122,27 @@ def preflight_section(
 
 
 def warnings(found: Preflight) -> tuple[Fact, ...]:
-    """Say what makes the estimate less than certain, each with what to do."""
-    told = []
+    """List what makes the estimate uncertain, each with advice."""
+    listed = []
     if found.estimate is None:
-        told.append(("No estimate.", "No sampled image reached the model: see the failures."))
+        listed.append(("No estimate.", "No sampled image reached the model; see the failures."))
     elif found.estimate.may_grow:
-        told.append(
+        listed.append(
             (
                 "The run may be faster.",
                 f"The sample was too small for batches of more than {found.estimate.batch_size} "
-                "images; a larger --preflight tells.",
+                "images; use a larger --preflight to find out.",
             )
         )
     if found.sample.num_images < found.num_wanted:
-        told.append(
+        listed.append(
             (
-                "Time was up.",
+                "Time ran out.",
                 f"{integer(found.sample.num_images)} of {integer(found.num_wanted)} images were "
                 "captioned within preflight.max_time_s.",
             )
         )
-    return tuple(told)
+    return tuple(listed)
 
 
 def _tiles(found: Preflight) -> list[Tile]:
@@ -155,11 +156,11 @@ def _tiles(found: Preflight) -> list[Tile]:
                 value=decimal(ahead.images_per_s, 1),
                 note=f"on {plural(ahead.num_captioners, 'captioner')}",
             ),
-            Tile(label="takes about", value=duration(ahead.run_s), note=f"ends {ends}"),
+            Tile(label="estimated time", value=duration(ahead.run_s), note=f"ends {ends}"),
             Tile(label=f"{ahead.unit}-hours", value=amount(ahead.unit_hours)),
         ]
         if ahead.cost is not None:
-            note = f"at {found.price_per_hour:g} an hour"
+            note = f"at {found.price_per_hour:g} per hour"
             tiles.append(Tile(label="cost", value=amount(ahead.cost), note=note))
     return [
         *tiles,
@@ -169,14 +170,15 @@ def _tiles(found: Preflight) -> list[Tile]:
             note=f"{integer(sample.num_failed)} of {integer(sample.num_images)}",
         ),
         Tile(
-            label="words a caption", value=decimal(sample.mean_words if sample.num_ok else None, 1)
+            label="words per caption",
+            value=decimal(sample.mean_words if sample.num_ok else None, 1),
         ),
     ]
 
 
 def _stage_table(stages: Sequence[Stage]) -> Table:
     return Table(
-        columns=("stage", "an image takes", "at a time", "images/s"),
+        columns=("stage", "time per image", "in parallel", "images/s"),
         rows=tuple(
             (
                 stage.name,
@@ -187,15 +189,6 @@ def _stage_table(stages: Sequence[Stage]) -> Table:
             for stage in stages
         ),
     )
-
-
-def _messages(answered: pa.Table) -> dict[str, tuple[Fact, ...]]:
-    """Give some images and messages for each error code."""
-    told: dict[str, list[Fact]] = {}
-    for row in answered.select([IMAGE_ID, ERROR_CODE, ERROR_MESSAGE]).to_pylist():
-        if row[ERROR_CODE] is not None:
-            told.setdefault(row[ERROR_CODE], []).append((row[IMAGE_ID], row[ERROR_MESSAGE]))
-    return {code: tuple(facts[:_MESSAGES_SHOWN]) for code, facts in told.items()}
 
 
 def _tab(row: dict[str, Any]) -> str:
@@ -212,13 +205,10 @@ def _picture(row: dict[str, Any]) -> Picture:
 
 
 def _settings(found: Preflight, config: CaptionConfig) -> tuple[Fact, ...]:
-    settings = flat_facts(config.model_dump(mode="json"))
     return (
         ("source", found.source),
         ("output", found.output),
         ("images of the source", integer(found.num_images)),
-        ("time of the sample", duration(found.sample_s)),
-        *flat_facts(found.model, "model"),
-        *(fact for fact in settings if not fact[0].startswith("model.")),
-        *flat_facts(found.versions, "version"),
+        ("duration of the sample", duration(found.sample_s)),
+        *run_settings(config.model_dump(mode="json"), found.model, found.versions),
     )

@@ -1,23 +1,23 @@
-"""The report: one HTML file about anything that raycap wrote."""
+"""The report: one HTML file about any outputs of raycap."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.captioning.record import read_run
 from raycap.config import ReportConfig
 from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
+from raycap.reporting.blocks import Section
 from raycap.reporting.calibration import calibration_section
 from raycap.reporting.captions import captions_section
-from raycap.reporting.comparison import comparison_section
 from raycap.reporting.dataset import dataset_section
 from raycap.reporting.evaluation import evaluation_section
-from raycap.reporting.page import Section, render
+from raycap.reporting.page import render
 from raycap.reporting.search import search_section
 from raycap.reporting.study import study_section
-from raycap.reporting.training import TrainingSection, training_section
+from raycap.reporting.training import TrainingSection, comparison_section, training_section
 from raycap.results.calibration import CALIBRATION
+from raycap.results.captioning import read_run
 from raycap.results.dataset import DATASET, PLAN
 from raycap.results.evaluation import EVALUATION
 from raycap.results.search import SEARCH
@@ -28,35 +28,35 @@ from raycap.storage.stores import open_file, open_store
 
 
 def _run_section(store: Store, anchor: str, config: ReportConfig) -> Section:
-    """Build the section of an output that holds `run.json`: of training, or of captioning."""
+    """Build the section of an output with a `run.json` only: of training, or of captioning."""
     is_training = "kind" in read_run(store).get("fingerprint", {})
     return (training_section if is_training else captions_section)(store, anchor, config)
 
 
 _BUILDERS: dict[str, Callable[[Store, str, ReportConfig], Section]] = {
     EVALUATION: evaluation_section,
-    CALIBRATION: lambda store, anchor, _: calibration_section(store, anchor),
-    STUDY: lambda store, anchor, _: study_section(store, anchor),  # its folder has a RUN too
-    SEARCH: lambda store, anchor, _: search_section(store, anchor),  # and this one
+    CALIBRATION: calibration_section,
+    STUDY: study_section,  # before RUN, which its output has too
+    SEARCH: search_section,  # likewise
     RUN: _run_section,
     DATASET: dataset_section,
-    PLAN: dataset_section,  # refused by it: unfinished
+    PLAN: dataset_section,  # raises: unfinished
 }
-"""What stands in a folder tells what it is, and so how its section is built."""
+"""All kinds of sections, by the file that identifies the output. The first match decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportSummary:
-    """What a report came to."""
+    """Result of writing a report."""
 
     path: str
-    """Where the page stands."""
+    """Address of the page."""
     num_bytes: int
     num_sections: int
     num_examples: int
     """Images in the galleries."""
     num_unreadable: int
-    """Those of them whose picture could not be shown; the page tells why."""
+    """Images whose picture could not be shown; the page gives the reasons."""
 
 
 def report(
@@ -65,28 +65,28 @@ def report(
     *,
     config: ReportConfig | None = None,
 ) -> ReportSummary:
-    """Write one HTML file about anything that raycap wrote, which works without a network.
+    """Write one HTML file about any outputs of raycap; it works without a network.
 
     The same inputs give the same file.
 
     Args:
-        paths: what `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `calibrate` or `study`
-            wrote, local or in buckets; each becomes a section, and several training runs one more
-            that compares them.
-        destination: the file to write or replace, local or in a bucket.
-        config: how many images, of which size; defaults where it is None.
+        paths: outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `calibrate` or
+            `study`, local or in buckets. Each becomes a section; several training runs are
+            compared in a further one.
+        destination: the file to write or overwrite, local or in a bucket.
+        config: number and size of images; None for the defaults.
 
     Raises:
-        ConfigError: an address is wrong, or there is no path.
-        DatasetError: a path is none of these, is unfinished, or is damaged.
+        ConfigError: an address is invalid, or there is no path.
+        DatasetError: a path is none of these outputs, is unfinished, or is damaged.
         StorageError: a store refuses.
     """
     config = config or ReportConfig()
     if not paths:
-        raise ConfigError("nothing to report on; name what a raycap command wrote")
+        raise ConfigError("nothing to report on; give the output of a raycap command")
     prepare_process(config.image)
     store, key = open_file(str(destination), config.storage, example="report.html")
-    sections: list[Section] = [
+    sections = [
         _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
     ]
     page = render(_with_comparison(sections)).encode()
@@ -102,22 +102,22 @@ def report(
 
 
 def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
-    """Build the section of what stands at an address."""
+    """Build the section of the output at an address."""
     store = open_store(uri, config.storage)
-    for mark, build in _BUILDERS.items():
-        if store.exists(mark):
+    for key, build in _BUILDERS.items():
+        if store.exists(key):
             return build(store, anchor, config)
     raise DatasetError(
-        f"{store.uri}: is nothing that raycap wrote (it has no {EVALUATION}, {RUN} or {DATASET}); "
+        f"{store.uri}: is not an output of raycap (it has no {EVALUATION}, {RUN} or {DATASET}); "
         "give the folder or bucket prefix that a raycap command wrote to"
     )
 
 
 def _with_comparison(sections: list[Section]) -> list[Section]:
-    """Put a comparison before the first of several training runs."""
-    places = [place for place, it in enumerate(sections) if isinstance(it, TrainingSection)]
-    if len(places) < 2:
+    """Insert a comparison before the first of several training runs."""
+    trainings = [section for section in sections if isinstance(section, TrainingSection)]
+    if len(trainings) < 2:
         return sections
-    runs = [section.run for section in sections if isinstance(section, TrainingSection)]
-    comparison = comparison_section(runs, "comparison")
-    return [*sections[: places[0]], comparison, *sections[places[0] :]]
+    comparison = comparison_section([section.run for section in trainings], "comparison")
+    place = sections.index(trainings[0])
+    return [*sections[:place], comparison, *sections[place:]]

@@ -1,9 +1,4 @@
-"""Charts of a search: its learning curves, what matters, and the map of two parameters.
-
-The cells of a search's heat map: two parameters, and the mean value of each pair.
-
-All parameters of a search at once: parallel coordinates, and a slice for each parameter.
-"""
+"""Charts of a search: learning curves, importance, heat map, parallel coordinates."""
 
 import math
 from collections import Counter
@@ -15,9 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from raycap.reporting.axes import BOTTOM, WIDTH, Plot, new_axes, write
 from raycap.reporting.blocks import sentence
-from raycap.reporting.curves import Chart, Curve, epoch_axes
+from raycap.reporting.charts import (
+    BOTTOM,
+    WIDTH,
+    Chart,
+    Curve,
+    Plot,
+    draw_ring,
+    drawn_text,
+    epoch_axes,
+    new_axes,
+    write,
+)
 from raycap.reporting.numbers import percent
 from raycap.reporting.search_values import (
     MIN_TRIALS,
@@ -25,13 +30,12 @@ from raycap.reporting.search_values import (
     Scale,
     Value,
     brief,
-    drawn_text,
     is_number,
     metric_rule,
     number_scale,
     ordered_parameters,
     parameter_scale,
-    said,
+    setting_text,
     show,
     strength,
     strength_label,
@@ -44,9 +48,9 @@ from raycap.results.status import Status
 from raycap.results.training import badness
 
 MAX_DISTINCT = 8
-"""Values of a parameter that get a row or column each."""
+"""Values of a parameter up to which each has its own row or column."""
 NUM_BINS = 5
-"""Rows or columns for more numbers than that."""
+"""Rows or columns if there are more numbers."""
 OTHER = "other"
 
 _PREFERRED = ("train.lr", "train.batch_size")
@@ -54,27 +58,27 @@ _PREFERRED = ("train.lr", "train.batch_size")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """A table of mean values."""
+    """Mean values for pairs of two parameters."""
 
     across: str
-    """The parameter of the columns."""
+    """Parameter of the columns."""
     up: str
-    """That of the rows."""
+    """Parameter of the rows."""
     columns: tuple[str, ...]
-    """What they are called, from left to right."""
+    """Labels, from left to right."""
     rows: tuple[str, ...]
-    """From the lowest up."""
+    """Labels, from bottom to top."""
     means: tuple[tuple[float | None, ...], ...]
-    """Row by row; None where no trial was."""
+    """Row by row; None for cells without a trial."""
     counts: tuple[tuple[int, ...], ...]
-    """Trials of each cell."""
+    """Number of trials in each cell."""
 
 
 def heat_cells(search: Search) -> Cells | None:
-    """Sort the trials that have a value into cells by two parameters.
+    """Sort the trials with a value into cells by two parameters.
 
-    These are the learning rate and the batch size, or, where not both were searched, the two that
-    matter most. None where there are not two, or no trial has a value.
+    These are the learning rate and the batch size or, unless both were searched, the two most
+    important ones. None if there are not two, or if no trial has a value.
     """
     pair = _pair(search)
     if pair is None or not search.measured:
@@ -101,19 +105,19 @@ def divide(values: Sequence[Value]) -> tuple[tuple[str, ...], list[int]]:
     """Sort values into rows or columns.
 
     Returns:
-        What these are called, in order, and for each value which one it is in.
+        Labels of the rows or columns in order, and the index of the one for each value.
     """
     numbers = sorted({float(value) for value in values if is_number(value)})
     if len(numbers) > MAX_DISTINCT:
         return _binned(values)
-    kinds = Counter(said(value) for value in values if not is_number(value))
+    kinds = Counter(setting_text(value) for value in values if not is_number(value))
     room = max(1, MAX_DISTINCT - len(numbers))
     is_crowded = len(kinds) > room
     kept = [name for name, _ in kinds.most_common(max(1, room - is_crowded))]
     names = [*map(brief, numbers), *sorted(kept), *([OTHER] if is_crowded else [])]
-    # Two numbers, or a number and a text, may be written alike; they share a place then.
+    # Two values may have the same label; then they share a row or column.
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    return tuple(order), [order.get(said(value), len(order) - 1) for value in values]
+    return tuple(order), [order.get(setting_text(value), len(order) - 1) for value in values]
 
 
 def _pair(search: Search) -> tuple[str, str] | None:
@@ -125,7 +129,7 @@ def _pair(search: Search) -> tuple[str, str] | None:
 
 
 def _binned(values: Sequence[Value]) -> tuple[tuple[str, ...], list[int]]:
-    """Sort many numbers into bins with as many trials each; what is no number into one more."""
+    """Sort many numbers into bins with equally many trials; other values into one more bin."""
     numbers = np.array([float(value) for value in values if is_number(value)])
     inner = np.unique(np.quantile(numbers, [step / NUM_BINS for step in range(1, NUM_BINS)]))
     bins = [int(np.searchsorted(inner, value)) for value in numbers]
@@ -147,19 +151,19 @@ def _mean(values: Sequence[float] | None) -> float | None:
 
 
 MAX_CURVES = 100
-"""More could not be told apart."""
+"""More could not be distinguished."""
 
 _CURVES_HEIGHT = 300  # all heights in points
 _BAR_ROW = 40
 _CELL_ROW = 40
 _MARGINS = 69  # of a plot, below and above
-_MAX_CHARS = 40  # of a parameter's name
+_MAX_CHARS = 40  # of the name of a parameter
 _CELLS_LEFT = 112
 _LINE = 15  # of text
 
 
 def learning_chart(search: Search, anchor: str) -> Chart | None:
-    """Draw the metric over the epochs of each trial; None before any epoch is over."""
+    """Draw the metric over the epochs of each trial; None before the end of any epoch."""
     begun = [trial for trial in search.ranked if trial.history]
     if not begun:
         return None
@@ -170,17 +174,17 @@ def learning_chart(search: Search, anchor: str) -> Chart | None:
         _draw_curve(axes, search, trial, is_best=trial is best)
     num_stopped = sum(trial.status is Status.STOPPED for trial in shown)
     description = (
-        f"{sentence(metric_label(search.metric))} over the epochs of {len(shown)} trials, of which "
-        f"{num_stopped} were stopped early."
+        f"{sentence(metric_label(search.metric))} of {len(shown)} trials by epoch; {num_stopped} "
+        "of them were stopped early."
     )
     if best:
-        description += f" The best, {best.name}, came to {show(search, best.value)}."
+        description += f" The best, {best.name}, reached {show(search, best.value)}."
     svg = inline_svg(figure, f"{anchor}-curves-plot", "Learning curves", description)
     note = f"{sentence(metric_label(search.metric))} on validation images: {metric_rule(search)}."
-    note += " The ring is the best epoch." if best else ""
-    note += " A cross ends a trial that was stopped early." if num_stopped else ""
+    note += " The ring marks the best epoch." if best else ""
+    note += " A cross marks the end of a trial that was stopped early." if num_stopped else ""
     if len(begun) > MAX_CURVES:
-        note += f" Of {len(begun)} trials, the {MAX_CURVES} best are drawn."
+        note += f" The chart shows the {MAX_CURVES} best of {len(begun)} trials."
     return Chart(
         name=f"{anchor}-curves-plot",
         title="Learning curves",
@@ -191,7 +195,7 @@ def learning_chart(search: Search, anchor: str) -> Chart | None:
 
 
 def importance_chart(found: Sequence[Importance], search: Search, anchor: str) -> Chart | None:
-    """Draw what each parameter explains; None where too few trials ended."""
+    """Draw the importance of each parameter; None if too few trials have ended."""
     if not found:
         return None
     figure, axes = new_axes("share of the variance", _MARGINS + _BAR_ROW * len(found), left=12)
@@ -205,24 +209,24 @@ def importance_chart(found: Sequence[Importance], search: Search, anchor: str) -
         axes.barh(row + 0.1, item.share, 0.26, color=INKS["line-0"])
         write(axes, (0.0, row - 0.28), drawn_text(item.parameter, _MAX_CHARS), va="center")
         write(axes, (1.0, row - 0.28), percent(item.share), ha="right", va="center", weight="bold")
-    told = ", ".join(f"{item.parameter} {percent(item.share)}" for item in found)
+    shares = ", ".join(f"{item.parameter} {percent(item.share)}" for item in found)
     name = f"{anchor}-importance-plot"
-    description = f"Share of the variance that each parameter alone explains: {told}."
-    svg = inline_svg(figure, name, "What matters", description)
+    description = f"Share of the variance that each parameter alone explains: {shares}."
+    svg = inline_svg(figure, name, "Importance of parameters", description)
     return Chart(
         name=name,
-        title="What matters",
+        title="Importance of parameters",
         plot=Plot(svg=svg),
-        note=f"How much of the variance of the {strength_label(search)} between the "
-        f"{len(search.ended)} trials that ended each parameter alone explains (one-way eta "
-        "squared; more than 5 different numbers are put into 4 groups, by quartiles). It needs at "
-        f"least {MIN_TRIALS} trials; few trials in many groups explain much by chance. Trials "
-        "that were stopped count with the value that they had reached.",
+        note=f"Share of the variance of the {strength_label(search)} that each parameter alone "
+        f"explains, over {len(search.ended)} ended trials (one-way eta squared; more than 5 "
+        f"distinct numbers are grouped by quartiles). It needs at least {MIN_TRIALS} trials; with "
+        "few trials in many groups, high shares occur by chance. Stopped trials count with the "
+        "value they had reached.",
     )
 
 
 def heat_chart(search: Search, anchor: str) -> Chart | None:
-    """Draw the mean value for each pair of two parameters; None where there are not two."""
+    """Draw the mean value for each pair of two parameters; None if there are not two."""
     cells = heat_cells(search)
     if cells is None:
         return None
@@ -250,14 +254,14 @@ def heat_chart(search: Search, anchor: str) -> Chart | None:
         name=name,
         title=_pair_title(cells),
         plot=Plot(svg=svg),
-        note=f"Mean {strength_label(search)} of the trials of each cell, in their best epochs: "
-        f"{metric_rule(search)}, and stronger in colour. Upwards {cells.up}, to the right "
+        note=f"Mean {strength_label(search)} of the trials in each cell, in their best epochs: "
+        f"{metric_rule(search)}, and has the stronger colour. Vertical: {cells.up}. Horizontal: "
         f"{cells.across}. Empty cells were not tried.",
     )
 
 
 def shade(value: float, least: float, most: float) -> str:
-    """Choose the ink of a value: the better, the deeper."""
+    """Choose the ink of a value: the better, the darker."""
     if most <= least:
         return f"shade-{NUM_SHADES - 1}"
     goodness = (most - value) / (most - least)
@@ -278,25 +282,14 @@ def _draw_curve(axes: Axes, search: Search, trial: Trial, *, is_best: bool) -> N
         axes.lines[-1].set_markeredgewidth(2)
     best = trial.best
     if is_best and best:
-        ring = [value for epoch, value in zip(epochs, values, strict=True) if epoch == best.epoch]
-        axes.plot(
-            [best.epoch],
-            ring[:1],
-            linestyle="",
-            marker="o",
-            markersize=11,
-            markerfacecolor="none",
-            markeredgecolor=ink,
-            markeredgewidth=1.8,
-            clip_on=False,
-        )
+        draw_ring(axes, float(best.epoch), best.value(search.metric), "line-1")
 
 
 def _curve_key(best: Trial | None, num_shown: int) -> tuple[Curve, ...]:
     if best is None:
         return ()
-    others = Curve(label="other trials", ink="people", epochs=(), values=())
-    key = (Curve(label=f"best: {best.name}", ink="line-1", epochs=(), values=()), others)
+    others = Curve(label="other trials", ink="people")
+    key = (Curve(label=f"best: {best.name}", ink="line-1"), others)
     return key if num_shown > 1 else key[:1]
 
 
@@ -322,13 +315,13 @@ def _cell_text(search: Search, mean: float) -> str:
 
 
 def _describe(cells: Cells, search: Search) -> str:
-    told = [
+    values = [
         f"{cells.across} {column} and {cells.up} {row}: {_cell_text(search, mean)}"
         for row, line in zip(cells.rows, cells.means, strict=True)
         for column, mean in zip(cells.columns, line, strict=True)
         if mean is not None
     ]
-    return f"Mean {strength_label(search)}: {'; '.join(told)}."
+    return f"Mean {strength_label(search)}: {'; '.join(values)}."
 
 
 def _pair_title(cells: Cells) -> str:
@@ -336,24 +329,24 @@ def _pair_title(cells: Cells) -> str:
 
 
 def _broken(name: str, num_columns: int) -> str:
-    """Break a range in two lines, and shorten what would not fit its column."""
+    """Break a range into two lines, and shorten labels to the width of their column."""
     lines = name.replace("\N{EN DASH}", "\N{EN DASH}\n").split("\n")
     most = max(5, 46 // num_columns)
     return "\n".join(drawn_text(line, most) for line in lines[:2])
 
 
 MAX_PARAMETERS = 8
-"""More axes would be too close to be read."""
+"""More axes would be too narrow to read."""
 MAX_LINES = 300
 
-_FEW = 3  # parameters that fit a narrow plot
+_FEW = 3  # parameters that fit into a narrow plot
 _WIDE, _TALL, _LETTER = 920, 330, 6.7  # in points
-_HEAD = 1.07  # above an axis, where its name stands
+_HEAD = 1.07  # vertical position of an axis label
 _BARE = (0.0, 1.0)
 
 
 def parallel_chart(search: Search, anchor: str) -> Chart | None:
-    """Draw each trial as a line through its settings to its value; None where there is none."""
+    """Draw each trial as a line through its settings to its value; None without values."""
     trials = search.measured[:MAX_LINES]
     scales = [parameter_scale(search, name) for name in _drawn(search)]
     if not trials or not scales:
@@ -366,7 +359,7 @@ def parallel_chart(search: Search, anchor: str) -> Chart | None:
     axes.set_xlim(-0.5, len(scales) - 0.5)
     axes.set_ylim(-0.06, 1.04)
     bad = [badness(value, search.metric) for value in values_of(trials)]
-    # The better a line, the later it is drawn, over the others.
+    # Better lines are drawn later, on top of the others.
     for trial, its_badness in reversed(list(zip(trials, bad, strict=True))):
         is_best = trial is search.best_trial
         settings = [scale.place(trial.params.get(scale.parameter)) for scale in scales[:-1]]
@@ -377,8 +370,8 @@ def parallel_chart(search: Search, anchor: str) -> Chart | None:
     for number, scale in enumerate(scales):
         _draw_axis(axes, number, scale, most, is_value=number == len(scales) - 1)
     best = search.best_trial
-    told = f" The best is {best.name}, with {show(search, best.value)}." if best else ""
-    description = f"{len(trials)} trials as lines through {len(scales) - 1} parameters.{told}"
+    best_text = f" The best is {best.name}, with {show(search, best.value)}." if best else ""
+    description = f"{len(trials)} trials as lines through {len(scales) - 1} parameters.{best_text}"
     name = f"{anchor}-parallel-plot"
     svg = inline_svg(figure, name, "All parameters at once", description)
     return Chart(
@@ -387,12 +380,12 @@ def parallel_chart(search: Search, anchor: str) -> Chart | None:
 
 
 def is_wide(search: Search) -> bool:
-    """Whether the parallel coordinates need the whole width of the page."""
+    """Return whether the parallel coordinates need the full width of the page."""
     return len(search.parameters) > _FEW
 
 
 def _drawn(search: Search) -> list[str]:
-    """Choose the parameters that get an axis, in the order of the space."""
+    """Choose the parameters that have an axis, in the order of the space."""
     if len(search.parameters) <= MAX_PARAMETERS:
         return list(search.parameters)
     kept = set((ordered_parameters(search) or list(search.parameters))[:MAX_PARAMETERS])
@@ -401,16 +394,16 @@ def _drawn(search: Search) -> list[str]:
 
 def _parallel_note(search: Search) -> str:
     note = (
-        f"A line is a trial: the stronger its colour, the better ({metric_rule(search)}), "
-        "and the thick line is the best one."
+        f"Each line is a trial: the stronger its colour, the better ({metric_rule(search)}). The "
+        "thick line is the best trial."
     )
     if len(search.parameters) > MAX_PARAMETERS:
         note += (
-            f" Of {len(search.parameters)} parameters, those {MAX_PARAMETERS} are drawn that "
-            "explain most."
+            f" The chart shows the {MAX_PARAMETERS} most important of "
+            f"{len(search.parameters)} parameters."
         )
     if len(search.measured) > MAX_LINES:
-        note += f" Of {len(search.measured)} trials, the {MAX_LINES} best are drawn."
+        note += f" The chart shows the {MAX_LINES} best of {len(search.measured)} trials."
     return note
 
 

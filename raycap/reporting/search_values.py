@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from raycap.reporting.curves import short
+from raycap.reporting.charts import drawn_text, short
 from raycap.reporting.numbers import NONE, decimal, signed
 from raycap.results.labels import LENGTH_GAP, LOSS, metric_label
 from raycap.results.search import Params, Search, Trial
@@ -17,22 +17,19 @@ Value = float | int | str | bool | list[Any] | dict[str, Any] | None
 """Value of a setting in one trial; rarely a list or a mapping."""
 
 MIN_TRIALS = 4
-"""Fewer tell nothing."""
+"""Fewer have no information on importance."""
 MAX_DISTINCT = 5
-"""Numbers that differ more often are put into groups."""
+"""A parameter with more distinct numbers is divided into NUM_GROUPS groups."""
 NUM_GROUPS = 4
 
 _LOG = "loguniform"
 _RATE = "lr"
-_MIN_SPAN = 10  # of rates, from which on the axis is logarithmic
-_MAX_SHOWN = 6  # values that are all named on the axis
-_CLOSE = 0.09  # of the axis: names that lie closer would touch
-_MAX_CHARS = 14  # of a name in a drawing
-_LAST_DRAWN = 0x17F  # code of the last letter that the font of drawings surely has
-_SIGNS = "\N{MINUS SIGN}\N{EN DASH}\N{HORIZONTAL ELLIPSIS}"
+_MIN_SPAN = 10  # ratio of learning rates from which their axis is logarithmic
+_MAX_SHOWN = 6  # values up to which each is labelled on the axis
+_CLOSE = 0.09  # of the axis: closer labels would overlap
 
 Tick = tuple[float, str]
-"""A place on an axis, 0 to 1, and its name."""
+"""A position on an axis, 0 to 1, and its label."""
 
 
 def metric_rule(search: Search) -> str:
@@ -70,17 +67,17 @@ def short_name(parameter: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Importance:
-    """What a parameter alone explains."""
+    """Importance of one parameter: the variance that it explains alone."""
 
     parameter: str
     share: float
     """Of the variance of the value between trials, 0 to 1."""
     num_groups: int
-    """Of trials, that differ in this parameter."""
+    """Groups of trials with different values of the parameter."""
 
 
 def importances(search: Search) -> tuple[Importance, ...]:
-    """Order the parameters by what each alone explains; nothing where too few trials ended."""
+    """Sort the parameters by importance; empty if too few trials have ended."""
     trials = search.ended
     if len(trials) < MIN_TRIALS:
         return ()
@@ -94,26 +91,26 @@ def importances(search: Search) -> tuple[Importance, ...]:
 
 
 def ordered_parameters(search: Search) -> list[str]:
-    """Name the parameters that differ between trials, those that matter most first."""
+    """Return the parameters that differ between trials, the most important first."""
     ranked = [item.parameter for item in importances(search)] or list(search.parameters)
     tried = {name: {str(trial.params.get(name)) for trial in search.measured} for name in ranked}
     return [name for name in ranked if len(tried[name]) > 1]
 
 
 def explained(groups: Sequence[int], values: Sequence[float]) -> float:
-    """Give the share of the values' variance that lies between groups: eta squared, one-way.
+    """Return the share of the variance that is between groups: eta squared, one-way.
 
     Args:
-        groups: of each value.
-        values: finite.
+        groups: the group of each value.
+        values: finite numbers.
 
     Returns:
-        0 to 1; 0 where all values are equal.
+        0 to 1; 0 if all values are equal.
     """
     of, all_values = np.asarray(groups), np.asarray(values, np.float64)
     mean = all_values.mean()
     total = float(((all_values - mean) ** 2).sum())
-    # Equal values may differ from their mean by rounding.
+    # Equal values may differ from their mean by a rounding error.
     if total <= len(all_values) * (1e-12 * max(1.0, abs(float(mean)))) ** 2:
         return 0.0
     parts = [all_values[of == name] for name in np.unique(of)]
@@ -122,7 +119,7 @@ def explained(groups: Sequence[int], values: Sequence[float]) -> float:
 
 
 def group(values: Sequence[Value]) -> list[int]:
-    """Number the groups of a parameter's values: equal ones, or quarters of many numbers."""
+    """Assign a group to each value: equal values share one, or many numbers form quartiles."""
     numbers = {float(value) for value in values if is_number(value)}
     if len(numbers) <= MAX_DISTINCT:
         names = [_name(value) for value in values]
@@ -130,7 +127,7 @@ def group(values: Sequence[Value]) -> list[int]:
         return [order[name] for name in names]
     present = [float(value) for value in values if is_number(value)]
     edges = np.quantile(present, [step / NUM_GROUPS for step in range(1, NUM_GROUPS)])
-    # What is no number among numbers, such as None for "decide for me", is a group of its own.
+    # Values that are not numbers, such as None for "automatic", form a separate group.
     return [
         int(np.searchsorted(edges, float(value))) if is_number(value) else NUM_GROUPS
         for value in values
@@ -138,33 +135,33 @@ def group(values: Sequence[Value]) -> list[int]:
 
 
 def is_number(value: Value) -> TypeGuard[int | float]:
-    """Whether a value is a finite number; true and false are none."""
+    """Return whether a value is a finite number, and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value)
 
 
 def _name(value: Value) -> tuple[str, str]:
-    """Tell values apart as people do: 1 and 1.0 are one, 1 and true are two."""
+    """Return a key of a value: the same for 1 and 1.0, different for 1 and true."""
     return ("number", repr(float(value))) if is_number(value) else ("", repr(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """An axis, on which values have places from 0 to 1."""
+    """An axis on which values have positions from 0 to 1."""
 
     parameter: str
     choices: tuple[str, ...] = ()
-    """Names of the places, evenly spaced; empty where values are numbers."""
+    """Labels at evenly spaced positions; empty if values are numbers."""
     low: float = 0.0
     high: float = 1.0
     is_log: bool = False
     ticks: tuple[Tick, ...] = ()
 
     def place(self, value: Value) -> float:
-        """Give the place of a value; no number where it has none."""
+        """Return the position of a value; NaN if it has none."""
         if self.choices:
-            name = said(value)
+            name = setting_text(value)
             return _spread(self.choices)[name] if name in self.choices else math.nan
         if not is_number(value) or (self.is_log and value <= 0):
             return math.nan
@@ -178,7 +175,7 @@ class Scale:
 
 
 def parameter_scale(search: Search, parameter: str) -> Scale:
-    """Choose the axis of a parameter, by what it is drawn from and what was tried."""
+    """Choose the axis of a parameter by its search space and the values tried."""
     drawn = search.space.get(parameter, {})
     offered = [value for values in drawn.values() for value in values]
     tried = [trial.params[parameter] for trial in search.measured if parameter in trial.params]
@@ -195,9 +192,9 @@ def number_scale(parameter: str, numbers: Sequence[float], *, is_log: bool = Fal
     """Make an axis of numbers.
 
     Args:
-        parameter: whose axis it is.
-        numbers: at least one; finite, and above 0 where the axis is logarithmic.
-        is_log: whether equal ratios are equally far apart.
+        parameter: name of the parameter or metric.
+        numbers: at least one; finite, and above 0 on a logarithmic axis.
+        is_log: whether the axis is logarithmic.
     """
     bare = Scale(parameter=parameter, low=min(numbers), high=max(numbers), is_log=is_log)
     ticks = [(bare.place(value), brief(value)) for value in _named(bare, numbers)]
@@ -206,8 +203,8 @@ def number_scale(parameter: str, numbers: Sequence[float], *, is_log: bool = Fal
     )
 
 
-def said(value: Value) -> str:
-    """Write a setting in words."""
+def setting_text(value: Value) -> str:
+    """Format the value of a setting."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -216,28 +213,18 @@ def said(value: Value) -> str:
 
 
 def brief(value: float, digits: int = 4) -> str:
-    """Write a number with at most so many digits, unless it is whole."""
+    """Format a number with a maximum number of digits, unless it is an integer."""
     is_whole = value == int(value) and abs(value) < 1e6
     return short(value) if is_whole else short(float(f"{value:.{digits}g}"))
 
 
-def drawn_text(text: str, most: int = _MAX_CHARS) -> str:
-    """Make any text fit for a drawing: short, and of letters that its font has."""
-    letters = (
-        letter if letter.isprintable() and (ord(letter) <= _LAST_DRAWN or letter in _SIGNS) else "?"
-        for letter in text[: most + 1]
-    )
-    plain = "".join(letters)
-    return plain if len(plain) <= most else f"{plain[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
-
-
 def shown_params(params: Params, parameters: Sequence[str]) -> tuple[str, ...]:
-    """Write a trial's settings, a dash for each that it has not."""
-    return tuple(said(params[name]) if name in params else NONE for name in parameters)
+    """Format a trial's settings, with a dash for each that it does not have."""
+    return tuple(setting_text(params[name]) if name in params else NONE for name in parameters)
 
 
 def _of_choices(parameter: str, values: Sequence[Value]) -> Scale:
-    choices = tuple(dict.fromkeys(said(value) for value in values)) or ("none",)
+    choices = tuple(dict.fromkeys(setting_text(value) for value in values)) or ("none",)
     places = _spread(choices)
     ticks = [(places[name], drawn_text(name)) for name in choices]
     return Scale(parameter=parameter, choices=choices, ticks=_apart(ticks))
@@ -250,7 +237,7 @@ def _spread(choices: Sequence[str]) -> dict[str, float]:
 
 
 def _named(scale: Scale, numbers: Sequence[float]) -> list[float]:
-    """Choose which numbers of an axis to name: all where there are few."""
+    """Choose the numbers of an axis to label: all if there are few."""
     distinct = sorted(set(numbers))
     if len(distinct) <= _MAX_SHOWN:
         return distinct
@@ -261,7 +248,7 @@ def _named(scale: Scale, numbers: Sequence[float]) -> list[float]:
 
 
 def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
-    """Leave out names that would touch the one before."""
+    """Leave out labels that would overlap the previous one."""
     kept = list[Tick]()
     for place, name in sorted(ticks):
         if not kept or place - kept[-1][0] >= _CLOSE:

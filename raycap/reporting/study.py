@@ -1,23 +1,21 @@
-"""The section of a study: what to conclude, and captioners of all kinds side by side.
-
-The systems of a study as tables: the main ones with all that decides, and all of them.
-"""
+"""Section of a study: conclusions, tables of systems, charts."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from raycap.reporting.blocks import Fact, Tile, clipped, flat_facts, last_name
-from raycap.reporting.curves import Chart
-from raycap.reporting.numbers import NONE, decimal, integer, moment, signed
+from raycap.config import ReportConfig
+from raycap.reporting.blocks import Fact, Section, Tile, clipped, enumerated, flat_facts, last_name
+from raycap.reporting.charts import Chart
+from raycap.reporting.numbers import NONE, decimal, integer, moment, plural, signed
 from raycap.reporting.study_charts import (
     augmentation_charts,
     growth_charts,
     length_chart,
     score_chart,
+    share_name,
 )
-from raycap.reporting.study_record import enumerated, share_name
 from raycap.results.labels import LENGTH_GAP, MEAN_WORDS, METRIC_LABELS, metric_label
 from raycap.results.status import Status
 from raycap.results.study import Study, SystemRecord, TrainingFound, read_study
@@ -27,23 +25,29 @@ from raycap.text import duration
 
 _USUAL = frozenset({CIDER_D, ROUGE_L, METEOR, *BLEU})
 _MB = 1_000_000
+_LONG_S = 120  # from here, `duration` formats minutes
+_STATUSES = (Status.FINISHED, Status.FAILED, Status.RUNNING, Status.WAITING)
+_NUM_REASONS = 3
+_NUM_NAMED = 8  # systems of a warning
+_MAX_REASON = 240  # characters of an error message, in a warning
+_MAX_NAME = 60  # characters of a system's name, in a tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCell:
-    """One figure of one system."""
+    """One value of one system."""
 
     value: str = NONE
     notes: tuple[str, ...] = ()
-    """Lines below it."""
+    """Lines below the value."""
     is_best: bool = False
     is_bad: bool = False
-    """Whether the notes warn."""
+    """Whether the notes are warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRow:
-    """One system, as shown."""
+    """Formatted values of one system."""
 
     name: str
     note: str = ""
@@ -51,7 +55,7 @@ class StudyRow:
     reason: str = ""
     """Why it failed."""
     is_people: bool = False
-    """Whether it is no system, but what people wrote."""
+    """Whether it describes the references instead of a system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +63,13 @@ class StudyTable:
     """Systems in rows."""
 
     columns: tuple[str, ...]
-    """Behind the name."""
+    """After the name."""
     rows: tuple[StudyRow, ...]
 
 
 _Show = Callable[[SystemRecord], StudyCell]
 _Rank = Callable[[SystemRecord], float | None]
-"""The least is the best; None where there is nothing to compare."""
+"""The lowest is best; None if there is no value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +79,154 @@ class _Column:
     rank: _Rank | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySection(Section):
+    """Section of a study."""
+
+    template: ClassVar[str] = "study.html.jinja"
+    kind: ClassVar[str] = "Study"
+
+    summary: tuple[str, ...]
+    warnings: tuple[Fact, ...]
+    """Each with a short and a longer text."""
+    tiles: tuple[Tile, ...]
+    decision: tuple[str, ...]
+    """The conclusions, in sentences."""
+    main: StudyTable
+    charts: tuple[Chart, ...]
+    """Of the main systems."""
+    calibrations: tuple[Fact, ...]
+    growth: tuple[Chart, ...]
+    augmentation: tuple[Chart, ...]
+    systems: StudyTable
+    settings: tuple[Fact, ...]
+
+
+def study_section(store: Store, anchor: str, _: ReportConfig) -> StudySection:
+    """Read the record of a study, finished or not, and build its section.
+
+    Raises:
+        DatasetError: it is damaged.
+        StorageError: the store refuses.
+    """
+    study = read_study(store)
+    charts = length_chart(study, anchor), score_chart(study, anchor)
+    return StudySection(
+        anchor=anchor,
+        title=f"{last_name(store.uri)}: captioners compared on {last_name(study.dataset)}",
+        summary=tuple(filter(None, _summary(study))),
+        warnings=tuple(_warnings(study)),
+        tiles=tuple(_tiles(study)),
+        decision=tuple(study.decision),
+        main=main_table(study),
+        charts=tuple(chart for chart in charts if chart is not None),
+        calibrations=tuple(_calibrations(study)),
+        growth=growth_charts(study, anchor),
+        augmentation=augmentation_charts(study, anchor),
+        systems=all_table(study),
+        settings=tuple(_settings(store, study)),
+    )
+
+
+def _summary(study: Study) -> Iterator[str]:
+    yield plural(len(study.systems), "system")
+    yield f"tested on the {study.split} split"
+    yield _end(study)
+    yield moment(study.finished_at or study.started_at)
+
+
+def _end(study: Study) -> str:
+    if study.end:
+        return study.end
+    of = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))} systems"
+    return f"not finished: {of} so far"
+
+
+def _warnings(study: Study) -> Iterator[Fact]:
+    if not study.end:
+        yield "The study is not finished.", "The same `raycap study` command continues it."
+    failed = [system for system in study.systems if system.status is Status.FAILED]
+    if failed:
+        reasons = [
+            f"{it.name}: {clipped(it.reason, _MAX_REASON) or 'unknown reason'}" for it in failed
+        ]
+        yield f"{plural(len(failed), 'system')} failed.", enumerated(reasons, _NUM_REASONS)
+    past = [
+        f"{it.name} from epoch {integer(it.training.overfits_since)}"
+        for it in study.systems
+        if it.training is not None and it.training.overfits_since is not None
+    ]
+    if past:
+        overfits = "overfits" if len(past) == 1 else "overfit"
+        yield f"{plural(len(past), 'system')} {overfits}.", enumerated(past, _NUM_NAMED)
+    lacking = [f"{it.name}: {integer(it.num_failed)}" for it in study.systems if it.num_failed]
+    if lacking:
+        yield "Images without a caption.", enumerated(lacking, _NUM_NAMED)
+
+
+def _tiles(study: Study) -> Iterator[Tile]:
+    counts = [(status, study.count(status)) for status in _STATUSES]
+    statuses = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
+    done = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))}"
+    yield Tile(label="systems finished", value=done, note=statuses or "no systems")
+    images = integer(study.num_images) if study.num_images else NONE
+    yield Tile(label="test images", value=images, note=f"of the {study.split} split, scored")
+    people = study.people_words
+    note = "" if people is None else f"{decimal(study.reference_mean_tokens, 1)} tokens per caption"
+    yield Tile(label="words per reference", value=decimal(people, 1), note=note)
+    best = study.best_system
+    found = None if best is None else best.score(CIDER_D)
+    if best is not None and found is not None:
+        value = decimal(found.value)
+        yield Tile(label="best CIDEr-D", value=value, note=clipped(best.name, _MAX_NAME))
+    together = duration(math.fsum(system.wall_s for system in study.systems))
+    note = f"of the last invocation; {together} for all systems"
+    yield Tile(label="time", value=duration(study.wall_s), note=note)
+
+
+def _calibrations(study: Study) -> Iterator[Fact]:
+    """Show the effect of calibration, on the validation split."""
+    for system in study.systems:
+        made = system.calibration
+        if made is not None:
+            gaps = f"{signed(made.gap_before, 2)} \N{RIGHTWARDS ARROW} {signed(made.gap_after, 2)}"
+            scores = (
+                f"{decimal(made.cider_before)} \N{RIGHTWARDS ARROW} {decimal(made.cider_after)}"
+            )
+            yield f"{system.name}: length gap in tokens", gaps
+            yield f"{system.name}: CIDEr-D", scores
+
+
+def _settings(store: Store, study: Study) -> Iterator[Fact]:
+    yield "output", store.uri
+    yield "dataset", study.dataset
+    yield "split", study.split
+    yield "systems", _listed(study.systems)
+    yield (
+        "shares of the training images",
+        ", ".join(
+            share_name(share) for share in sorted({system.subset for system in study.trained})
+        )
+        or NONE,
+    )
+    yield "end", _end(study)
+    yield "started", moment(study.started_at)
+    if study.finished_at:
+        yield "finished", moment(study.finished_at)
+    yield "duration of the last invocation", duration(study.wall_s)
+    yield from flat_facts(study.config)
+    yield from flat_facts(study.versions, "version")
+
+
+def _listed(systems: Sequence[SystemRecord]) -> str:
+    return ", ".join(dict.fromkeys(system.role for system in systems)) or NONE
+
+
 def main_table(study: Study) -> StudyTable:
-    """Put the main systems side by side with what people wrote."""
+    """Compare the main systems with each other and with the references."""
     systems = study.main
     columns = (
-        _Column(label="words a caption", show=_words, rank=_far_from(study)),
+        _Column(label="words per caption", show=_words, rank=_far_from(study)),
         _metric(CIDER_D),
         _metric(BLEU[3]),
         *(_metric(name, has_interval=False) for name in (ROUGE_L, *_present((METEOR,), systems))),
@@ -101,7 +248,7 @@ def main_table(study: Study) -> StudyTable:
 
 
 def all_table(study: Study) -> StudyTable:
-    """List all systems, those on smaller subsets and without augmentation too."""
+    """List all systems, including those on smaller subsets or without augmentation."""
     shown = [system.scores for system in study.systems]
     others = [
         name for name in METRIC_LABELS if name not in _USUAL and any(name in it for it in shown)
@@ -111,7 +258,7 @@ def all_table(study: Study) -> StudyTable:
         _Column(label="status", show=lambda it: StudyCell(value=it.status)),
         _Column(label="training images", show=_share),
         _Column(label="augmented", show=_augmented),
-        _Column(label="words a caption", show=_words),
+        _Column(label="words per caption", show=_words),
         *(_metric(name) for name in metrics),
         _Column(label="best epoch", show=_of_training(_epoch)),
         _Column(label="training loss", show=_of_training(lambda it: _loss(it.fitted_loss))),
@@ -149,7 +296,7 @@ def _rows(
 
 
 def _leaders(systems: Sequence[SystemRecord], column: _Column) -> set[str]:
-    """Name the best of a column, where there is something to compare."""
+    """Return the names of the best systems of a column; empty if fewer than two have a value."""
     if column.rank is None:
         return set()
     ranks = {it.name: rank for it in systems if (rank := column.rank(it)) is not None}
@@ -191,7 +338,7 @@ def _metric(name: str, *, has_interval: bool = True) -> _Column:
 
 
 def _far_from(study: Study) -> _Rank:
-    """Rank by how far the mean length is from that of people."""
+    """Rank by the distance of the mean length from that of the references."""
 
     def rank(system: SystemRecord) -> float | None:
         words, people = system.value(MEAN_WORDS), study.people_words
@@ -209,7 +356,7 @@ def _between(
 
 
 def _words(system: SystemRecord) -> StudyCell:
-    """Show the mean words, and below the length gap in tokens with its interval."""
+    """Show the mean words, and below them the length gap in tokens with its interval."""
     gap = system.score(LENGTH_GAP)
     notes: tuple[str, ...] = ()
     if gap is not None:
@@ -281,165 +428,3 @@ def _augmented(system: SystemRecord) -> StudyCell:
 
 def _without_caption(system: SystemRecord) -> StudyCell:
     return _count(system.num_failed) if system.status is Status.FINISHED else StudyCell()
-
-
-_LONG_S = 120  # as `duration` tells minutes from there
-
-
-_STATUSES = (Status.FINISHED, Status.FAILED, Status.RUNNING, Status.WAITING)
-_NUM_REASONS = 3
-_NUM_NAMED = 8  # systems of a warning
-_MAX_REASON = 240  # letters of an error, in a warning
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudySection:
-    """What the page shows of a study."""
-
-    template: ClassVar[str] = "study.html.jinja"
-    kind: ClassVar[str] = "Study"
-    gallery: ClassVar[None] = None
-
-    anchor: str
-    title: str
-    summary: tuple[str, ...]
-    warnings: tuple[Fact, ...]
-    """What a person should know first: what it is, and more of it."""
-    tiles: tuple[Tile, ...]
-    decision: tuple[str, ...]
-    """What to conclude, in sentences."""
-    main: StudyTable
-    charts: tuple[Chart, ...]
-    """Of the main systems."""
-    calibrations: tuple[Fact, ...]
-    growth: tuple[Chart, ...]
-    augmentation: tuple[Chart, ...]
-    systems: StudyTable
-    settings: tuple[Fact, ...]
-
-
-def study_section(store: Store, anchor: str) -> StudySection:
-    """Read what a study tells of itself, over or not, and build its section.
-
-    Raises:
-        DatasetError: it is damaged.
-        StorageError: the store refuses.
-    """
-    study = read_study(store)
-    charts = length_chart(study, anchor), score_chart(study, anchor)
-    return StudySection(
-        anchor=anchor,
-        title=f"{last_name(store.uri)}: captioners compared on {last_name(study.dataset)}",
-        summary=tuple(filter(None, _summary(study))),
-        warnings=tuple(_warnings(study)),
-        tiles=tuple(_tiles(study)),
-        decision=tuple(study.decision),
-        main=main_table(study),
-        charts=tuple(chart for chart in charts if chart is not None),
-        calibrations=tuple(_calibrations(study)),
-        growth=growth_charts(study, anchor),
-        augmentation=augmentation_charts(study, anchor),
-        systems=all_table(study),
-        settings=tuple(_settings(store, study)),
-    )
-
-
-def _summary(study: Study) -> Iterator[str]:
-    yield _systems(len(study.systems))
-    yield f"tested on the {study.split} split"
-    yield _end(study)
-    yield moment(study.finished_at or study.started_at)
-
-
-def _end(study: Study) -> str:
-    if study.end:
-        return study.end
-    of = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))} systems"
-    return f"not finished: {of} so far"
-
-
-def _systems(number: int) -> str:
-    return "1 system" if number == 1 else f"{integer(number)} systems"
-
-
-def _warnings(study: Study) -> Iterator[Fact]:
-    if not study.end:
-        yield "The study is not finished.", "The same `raycap study` command goes on with it."
-    failed = [system for system in study.systems if system.status is Status.FAILED]
-    if failed:
-        told = [
-            f"{it.name}: {clipped(it.reason, _MAX_REASON) or 'no reason is known'}" for it in failed
-        ]
-        yield f"{_systems(len(failed))} failed.", enumerated(told, _NUM_REASONS)
-    past = [
-        f"{it.name} from epoch {integer(it.training.overfits_since)}"
-        for it in study.systems
-        if it.training is not None and it.training.overfits_since is not None
-    ]
-    if past:
-        overfits = "overfits" if len(past) == 1 else "overfit"
-        yield f"{_systems(len(past))} {overfits}.", enumerated(past, _NUM_NAMED)
-    lacking = [f"{it.name}: {integer(it.num_failed)}" for it in study.systems if it.num_failed]
-    if lacking:
-        yield "Images without a caption.", enumerated(lacking, _NUM_NAMED)
-
-
-def _tiles(study: Study) -> Iterator[Tile]:
-    counts = [(status, study.count(status)) for status in _STATUSES]
-    told = ", ".join(f"{integer(number)} {status}" for status, number in counts if number)
-    done = f"{integer(study.count(Status.FINISHED))} of {integer(len(study.systems))}"
-    yield Tile(label="systems finished", value=done, note=told or "there are none")
-    images = integer(study.num_images) if study.num_images else NONE
-    yield Tile(label="test images", value=images, note=f"of the {study.split} split, scored")
-    people = study.people_words
-    note = "" if people is None else f"{decimal(study.reference_mean_tokens, 1)} tokens a caption"
-    yield Tile(label="words people write", value=decimal(people, 1), note=note)
-    best = study.best_system
-    found = None if best is None else best.score(CIDER_D)
-    if best is not None and found is not None:
-        value = decimal(found.value)
-        yield Tile(label="best CIDEr-D", value=value, note=clipped(best.name, _MAX_NAME))
-    together = duration(math.fsum(system.wall_s for system in study.systems))
-    note = f"of the last invocation; systems together {together}"
-    yield Tile(label="time", value=duration(study.wall_s), note=note)
-
-
-_MAX_NAME = 60  # letters of a system, in a tile
-
-
-def _calibrations(study: Study) -> Iterator[Fact]:
-    """Tell what calibrating did, on the validation split."""
-    for system in study.systems:
-        made = system.calibration
-        if made is not None:
-            gaps = f"{signed(made.gap_before, 2)} \N{RIGHTWARDS ARROW} {signed(made.gap_after, 2)}"
-            scores = (
-                f"{decimal(made.cider_before)} \N{RIGHTWARDS ARROW} {decimal(made.cider_after)}"
-            )
-            yield f"{system.name}: length gap in tokens", gaps
-            yield f"{system.name}: CIDEr-D", scores
-
-
-def _settings(store: Store, study: Study) -> Iterator[Fact]:
-    yield "output", store.uri
-    yield "dataset", study.dataset
-    yield "split", study.split
-    yield "systems", _listed(study.systems)
-    yield (
-        "shares of the training images",
-        ", ".join(
-            share_name(share) for share in sorted({system.subset for system in study.trained})
-        )
-        or NONE,
-    )
-    yield "end", _end(study)
-    yield "started", moment(study.started_at)
-    if study.finished_at:
-        yield "finished", moment(study.finished_at)
-    yield "time of the last invocation", duration(study.wall_s)
-    yield from flat_facts(study.config)
-    yield from flat_facts(study.versions, "version")
-
-
-def _listed(systems: Sequence[SystemRecord]) -> str:
-    return ", ".join(dict.fromkeys(system.role for system in systems)) or NONE

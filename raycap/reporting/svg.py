@@ -1,8 +1,8 @@
-"""Matplotlib's SVG made fit for a page: no styles of its own, colours by CSS class, own ids.
+"""Matplotlib figures as SVG elements of a page: no inline styles, colours by CSS class, unique ids.
 
 The page's Content-Security-Policy allows no inline style, and its colours follow the reader's
 light or dark scheme. So every style becomes an attribute, and every colour of `INKS` a class, such
-as `fill-system`, which the page's style sheet colours.
+as `fill-system`, which gets its colour from the style sheet of the page.
 """
 
 import re
@@ -15,9 +15,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 NUM_LINE_INKS = 6
-"""Inks `line-0` to `line-5`, to distinguish curves."""
+"""Number of inks `line-0` to `line-5`, to distinguish curves."""
 NUM_SHADES = 7
-"""Inks `shade-0` (pale) to `shade-6` (deep), for values in order."""
+"""Number of inks `shade-0` (pale) to `shade-6` (deep), for ordered values."""
 
 INKS = {
     "text": "#000001",
@@ -28,7 +28,7 @@ INKS = {
     **{f"line-{number}": f"#00001{number}" for number in range(NUM_LINE_INKS)},
     **{f"shade-{number}": f"#00002{number}" for number in range(NUM_SHADES)},
 }
-"""Colours of a figure that stand for a class of the style sheet."""
+"""Placeholder colours of figures, each replaced by a class of the style sheet."""
 
 POINTS_PER_INCH = 72
 
@@ -50,13 +50,13 @@ ElementTree.register_namespace("", _SVG[1:-1])
 
 
 def inline_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """Draw a figure as an SVG element: the same figure gives the same text.
+    """Draw a figure as an SVG element. The same figure gives the same text.
 
     Args:
-        figure: what to draw; its texts must be our own, as no glyph of others may be missing.
-        name: begins the ids within it; one for each figure of a page.
-        title: what a screen reader says first; may hold anything.
-        description: what the figure shows, in words; may hold anything.
+        figure: what to draw; its font must have all characters of its texts.
+        name: prefix of its ids; unique within a page.
+        title: what a screen reader says first; any text.
+        description: what the figure shows, in words; any text.
     """
     root = ElementTree.fromstring(_drawn(figure))  # noqa: S314  as matplotlib has just written it
     for element in list(root.iter()):
@@ -71,13 +71,13 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     root.set("aria-labelledby", f"{name}-title {name}-description")
     _say(root, f"{name}-description", "desc", description)
     _say(root, f"{name}-title", "title", title)
-    # Writing it has escaped all texts and attributes.
+    # The serialiser has escaped all texts and attributes.
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
 
 
 def _drawn(figure: Figure) -> bytes:
     sink = BytesIO()
-    # Texts stay texts: small, and set in the page's own font.
+    # Texts remain texts: smaller than outlines, and in the font of the page.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raycap"}):
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     return sink.getvalue()
@@ -88,10 +88,10 @@ def _is_dropped(element: ElementTree.Element) -> bool:
 
 
 def _rename(root: ElementTree.Element, name: str) -> None:
-    """Keep the ids that something refers to, under names that are the figure's own."""
+    """Keep the ids that something refers to, with the prefix of the figure."""
     for element in root.iter():
         if link := element.attrib.pop(_LINK, None):
-            element.set("href", link)  # HTML takes this name, and no prefix of our own
+            element.set("href", link)  # HTML accepts this name, but no XML prefix
     used = {found for value in _values(root) for found in _REFERENCE.findall(value)}
     used |= {element.attrib["href"][1:] for element in root.iter() if "href" in element.attrib}
     for element in root.iter():
@@ -110,7 +110,7 @@ def _values(root: ElementTree.Element) -> Iterator[str]:
 
 
 def _unstyle(element: ElementTree.Element) -> None:
-    """Turn the declarations of `style` into attributes and classes."""
+    """Replace `style` by attributes and classes."""
     classes = []
     for declaration in element.attrib.pop("style", "").split(";"):
         key, _, value = (part.strip() for part in declaration.partition(":"))

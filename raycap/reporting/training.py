@@ -1,187 +1,158 @@
-"""The section of a training run: its curves, its best and last epoch, how it ended.
+"""Section of a training run: its end, best and last epoch, curves, pictures.
 
-The curves of one training run.
+Also the section that compares several training runs.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from raycap.config import ReportConfig
-from raycap.errors import ObjectNotFound
-from raycap.reporting.blocks import Fact, Tile, flat_facts, last_name
-from raycap.reporting.curves import Chart, Curve, epoch_chart
-from raycap.reporting.numbers import decimal, integer, moment, signed
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.reporting.blocks import Fact, Section, Table, Tile, flat_facts, last_name
+from raycap.reporting.charts import Chart
+from raycap.reporting.numbers import NONE, decimal, integer, moment, signed
 from raycap.reporting.pictures import Picture, thumbnail
-from raycap.reporting.training_run import TrainingRun, read_run
-from raycap.reporting.training_table import Table, all_epochs, best_and_last
-from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
+from raycap.reporting.training_charts import (
+    best_of,
+    comparison_charts,
+    describe_trend,
+    training_charts,
+)
+from raycap.results.labels import (
+    LENGTH_GAP,
+    MEAN_TOKENS,
+    METRIC_LABELS,
+    REFERENCE_MEAN_TOKENS,
+    metric_label,
+)
 from raycap.results.training import (
     ATTENTION,
+    HISTORY,
+    NON_FINITE,
     PREVIEW,
-    TREND_EPOCHS,
     EpochRecord,
+    Training,
     describe_overfitting,
+    read_history,
+    read_training,
 )
-from raycap.schema import BLEU, CIDER_D
+from raycap.runs.records import CONFIG, RUN, read_json
+from raycap.schema import BLEU, CIDER_D, ROUGE_L
 from raycap.storage.base import Store
 
-
-def training_charts(run: TrainingRun, anchor: str) -> tuple[Chart, ...]:
-    """Draw the curves of a run, of which at least one epoch is over."""
-    return (
-        _loss_chart(run, anchor),
-        _gap_chart(run, anchor),
-        _score_chart(run, f"{anchor}-cider-plot", "CIDEr-D", CIDER_D),
-        _score_chart(run, f"{anchor}-bleu-plot", "BLEU-4", BLEU[3]),
-        _length_chart(run, anchor),
-        _rate_chart(run, anchor),
-    )
-
-
-def describe_trend(run: TrainingRun) -> str:
-    """Say how the generalisation gap moves; empty before there are two epochs."""
-    trend = run.last.gap_trend if run.last else None
-    if trend is None:
-        return ""
-    verb = "grows" if trend > 0 else "shrinks"
-    return f"{verb} by {decimal(abs(trend), 3)} an epoch"
-
-
-def _curve(
-    run: TrainingRun,
-    label: str,
-    ink: str,
-    value: Callable[[EpochRecord], float],
-    *,
-    is_dashed: bool = False,
-    is_ringed: bool = False,
-) -> Curve:
-    return Curve(
-        label=label,
-        ink=ink,
-        epochs=[record.epoch for record in run.history],
-        values=[value(record) for record in run.history],
-        is_dashed=is_dashed,
-        ringed=run.best.epoch if is_ringed and run.best else None,
-    )
-
-
-def _loss_chart(run: TrainingRun, anchor: str) -> Chart:
-    first, last = run.history[0], run.history[-1]
-    description = (
-        f"From the first to the last epoch, validation loss went from "
-        f"{decimal(first.validation_loss)} to {decimal(last.validation_loss)}, and the loss on the "
-        f"training sample from {decimal(first.fitted_loss)} to {decimal(last.fitted_loss)}."
-    )
-    if run.overfits_since is not None:
-        description += f" The model overfits from epoch {run.overfits_since}."
-    return epoch_chart(
-        f"{anchor}-loss-plot",
-        "Loss",
-        description,
-        [
-            _curve(run, "training, running mean", "people", _train_loss, is_dashed=True),
-            _curve(run, "training sample", "line-0", _fitted_loss),
-            _curve(run, "validation", "line-1", _validation_loss, is_ringed=True),
-        ],
-        shaded_from=run.overfits_since,
-        note="Nats a token. The ring is the best epoch, whose model is kept.",
-    )
-
-
-def _gap_chart(run: TrainingRun, anchor: str) -> Chart:
-    last, trend = run.history[-1], describe_trend(run)
-    description = f"The gap is {signed(last.gap)} after the last epoch" + (
-        f", and {trend}." if trend else "."
-    )
-    curves = [_curve(run, "gap", "line-1", lambda record: record.gap)]
-    if last.gap_trend is not None:
-        curves.append(_trend_curve(run.history[-TREND_EPOCHS:], last.gap_trend))
-    return epoch_chart(
-        f"{anchor}-gap-plot",
-        "Generalisation gap",
-        description,
-        curves,
-        shaded_from=run.overfits_since,
-        note="Loss on validation images less that on training images, measured alike.",
-    )
-
-
-def _trend_curve(recent: tuple[EpochRecord, ...], trend: float) -> Curve:
-    """The straight line through the last epochs' gaps."""
-    middle = sum(record.epoch for record in recent) / len(recent)
-    mean = sum(record.gap for record in recent) / len(recent)
-    return Curve(
-        label="trend",
-        ink="text",
-        epochs=[record.epoch for record in recent],
-        values=[mean + trend * (record.epoch - middle) for record in recent],
-        is_dashed=True,
-    )
-
-
-def _score_chart(run: TrainingRun, name: str, label: str, key: str) -> Chart:
-    curve = _curve(run, label, "line-0", lambda record: record.scores[key], is_ringed=True)
-    return epoch_chart(
-        name,
-        label,
-        f"{label} of generated captions went from {decimal(curve.values[0])} to "
-        f"{decimal(curve.values[-1])}.",
-        [curve],
-        note="Of captions generated for the validation sample.",
-    )
-
-
-def _length_chart(run: TrainingRun, anchor: str) -> Chart:
-    last = run.history[-1].scores
-    generated = _curve(run, "generated", "line-0", lambda record: record.scores[MEAN_TOKENS])
-    people = _curve(
-        run,
-        "people",
-        "people",
-        lambda record: record.scores[REFERENCE_MEAN_TOKENS],
-        is_dashed=True,
-    )
-    return epoch_chart(
-        f"{anchor}-length-plot",
-        "Mean caption length",
-        f"Generated captions have {decimal(last[MEAN_TOKENS], 1)} tokens in the mean after the "
-        f"last epoch, those of people {decimal(last[REFERENCE_MEAN_TOKENS], 1)}.",
-        [people, generated],
-        note="Tokens a caption.",
-    )
-
-
-def _rate_chart(run: TrainingRun, anchor: str) -> Chart:
-    curve = _curve(run, "learning rate", "line-2", lambda record: record.lr)
-    return epoch_chart(
-        f"{anchor}-rate-plot",
-        "Learning rate",
-        f"It is {curve.values[-1]:.2g} at the last step.",
-        [curve],
-        note="At the last step of each epoch.",
-    )
-
-
-def _train_loss(record: EpochRecord) -> float:
-    return record.train_loss
-
-
-def _fitted_loss(record: EpochRecord) -> float:
-    return record.fitted_loss
-
-
-def _validation_loss(record: EpochRecord) -> float:
-    return record.validation_loss
-
-
 _SHEET_PX = 1120  # longer side: as wide as the page, and under 0.5 MB
+_Show = Callable[[EpochRecord], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """A training run's output: complete, running, or stopped."""
+
+    address: str
+    dataset: str
+    """Address of the dataset; of its source if the run is not complete."""
+    kind: str
+    metric: str
+    """The metric that chooses the best epoch."""
+    num_epochs_planned: int
+    history: tuple[EpochRecord, ...]
+    outcome: Training | None
+    """None if the run is not complete."""
+    non_finite: dict[str, Any] | None
+    """The step whose loss was not finite; None if all were."""
+    started_at: str
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name among other runs."""
+        return last_name(self.address)
+
+    @property
+    def metric_label(self) -> str:
+        """Label of the metric that chooses the best epoch."""
+        return metric_label(self.metric)
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """The epoch whose model is in `model/`; None before the end of the first."""
+        return best_of(self.history)
+
+    @property
+    def last(self) -> EpochRecord | None:
+        """The epoch that ended last; None before the end of the first."""
+        return self.history[-1] if self.history else None
+
+    @property
+    def overfits_since(self) -> int | None:
+        """The epoch from which validation loss rises while training loss falls."""
+        return self.last.overfits_since if self.last else None
+
+    @property
+    def end(self) -> str:
+        """Describes how the run ended."""
+        num_done = len(self.history)
+        if self.non_finite:
+            step, epoch = self.non_finite.get("step"), self.non_finite.get("epoch")
+            return f"stopped at step {step} of epoch {epoch}: the loss was not finite"
+        if self.outcome is None:
+            return f"not complete: {num_done} of {self.num_epochs_planned} epochs so far"
+        if self.outcome.end == "exhausted":
+            return f"stopped early after {num_done} epochs: {self.metric_label} no longer improved"
+        return f"complete after {num_done} epochs"
+
+
+def read_run(store: Store) -> TrainingRun:
+    """Read a training run's output.
+
+    Raises:
+        DatasetError: one of its files is damaged.
+        StorageError: the store refuses.
+    """
+    run, config = read_json(store, RUN), _read_optional(store, CONFIG) or {}
+    outcome, fingerprint = read_training(store), run.get("fingerprint", {})
+    return TrainingRun(
+        address=store.uri,
+        dataset=outcome.dataset
+        if outcome
+        else str(fingerprint.get("dataset", {}).get("source", "")),
+        kind=str(fingerprint.get("kind", "")),
+        metric=str(config.get("validation", {}).get("metric", "loss")),
+        num_epochs_planned=int(config.get("train", {}).get("num_epochs", 0)),
+        history=tuple(_read_history(store)),
+        outcome=outcome,
+        non_finite=None if outcome else _read_optional(store, NON_FINITE),
+        started_at=str(run.get("created_at", "")),
+        config=config,
+        versions=outcome.versions if outcome else run.get("versions", {}),
+    )
+
+
+def _read_optional(store: Store, key: str) -> dict[str, Any] | None:
+    try:
+        return read_json(store, key)
+    except ObjectNotFound:
+        return None
+
+
+def _read_history(store: Store) -> list[EpochRecord]:
+    """Read the epochs that have ended; none before the first has."""
+    try:
+        return read_history(store.read(HISTORY))
+    except ObjectNotFound:
+        return []
+    except DatasetError as error:
+        raise DatasetError(
+            f"{store.address(HISTORY)}: is damaged; restore it, or train again in a new output"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A picture that training wrote, of many images."""
+    """A picture that training wrote, composed of many images."""
 
     title: str
     picture: Picture
@@ -190,22 +161,19 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSection:
-    """What the page shows of a training run."""
+class TrainingSection(Section):
+    """Section of a training run."""
 
     template: ClassVar[str] = "training.html.jinja"
     kind: ClassVar[str] = "Training"
-    gallery: ClassVar[None] = None
 
-    anchor: str
-    title: str
     summary: tuple[str, ...]
     run: TrainingRun
     warnings: tuple[Fact, ...]
-    """What a person should know first: what it is, and more of it."""
+    """Each with a short and a longer text."""
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
-    """None before the first epoch is over."""
+    """Empty before the end of the first epoch."""
     epochs: Table
     """The best and the last epoch, side by side."""
     history: Table
@@ -230,7 +198,7 @@ def training_section(store: Store, anchor: str, config: ReportConfig) -> Trainin
         run=run,
         warnings=tuple(_warnings(run)),
         tiles=tuple(_tiles(run)),
-        charts=training_charts(run, anchor) if run.history else (),
+        charts=training_charts(run.history, anchor),
         epochs=best_and_last(run),
         history=all_epochs(run),
         sheets=tuple(_sheets(store, config)),
@@ -246,14 +214,17 @@ def _warnings(run: TrainingRun) -> Iterator[Fact]:
     if run.non_finite:
         images = len(run.non_finite.get("image_ids", ()))
         suspects = list(map(str, run.non_finite.get("suspects", ())))
-        alone = f"; alone, these give it too: {', '.join(suspects)}" if suspects else ""
-        text = f"It was {run.end}. The step had {integer(images)} images{alone}."
+        alone = f"; each of these alone causes it too: {', '.join(suspects)}" if suspects else ""
+        text = f"The run was {run.end}. The step had {integer(images)} images{alone}."
         yield "The loss was not finite.", text
     elif run.outcome is None:
-        yield "The run is not complete.", "The same `raycap train` command goes on with it."
+        yield "The run is not complete.", "The same `raycap train` command continues it."
     num_unreadable = run.last.num_unreadable if run.last else 0
     if num_unreadable:
-        yield "Images are missing.", f"{integer(num_unreadable)} could not be read in an epoch."
+        yield (
+            "Images are missing.",
+            f"{integer(num_unreadable)} could not be read in the last epoch.",
+        )
 
 
 def _tiles(run: TrainingRun) -> Iterator[Tile]:
@@ -273,7 +244,9 @@ def _epoch_tiles(run: TrainingRun, best: EpochRecord, last: EpochRecord) -> Iter
     lengths = (scores[MEAN_TOKENS], scores[REFERENCE_MEAN_TOKENS])
     against = " against ".join(decimal(length, 1) for length in lengths)
     yield Tile(label="length gap", value=signed(scores[LENGTH_GAP], 1), note=against)
-    yield Tile(label="generalisation gap", value=signed(last.gap, 2), note=describe_trend(run))
+    yield Tile(
+        label="generalisation gap", value=signed(last.gap, 2), note=describe_trend(run.history)
+    )
 
 
 def _sheets(store: Store, config: ReportConfig) -> Iterator[Sheet]:
@@ -282,13 +255,13 @@ def _sheets(store: Store, config: ReportConfig) -> Iterator[Sheet]:
         (
             PREVIEW,
             "Augmentation",
-            "Training images in rows, each unchanged and then as augmentation changes it.",
-            "Training images: first as they are, then as the first epochs see them.",
+            "Rows of training images, each unchanged first and then augmented.",
+            "Training images, unchanged in the first column, then as the first epochs see them.",
         ),
         (
             ATTENTION,
             "Attention",
-            "Images, each with its caption word by word and where the model looked for each word.",
+            "Images with the words of their captions, and where the model looked for each word.",
             "Where the model looked for each word of its caption (orange: most).",
         ),
     ):
@@ -306,10 +279,110 @@ def _settings(run: TrainingRun) -> Iterator[Fact]:
     yield "started", moment(run.started_at)
     if run.outcome:
         yield "finished", moment(run.outcome.finished_at)
-        yield "time of the last invocation", f"{decimal(run.outcome.wall_s, 1)} s"
+        yield "duration of the last invocation", f"{decimal(run.outcome.wall_s, 1)} s"
         yield "training images", integer(run.outcome.num_images)
         yield "steps", integer(run.outcome.num_steps)
-        yield "images a step", integer(run.outcome.global_batch)
-        yield "captions at a time", integer(run.outcome.micro_batch)
+        yield "images per step", integer(run.outcome.global_batch)
+        yield "captions per micro-batch", integer(run.outcome.micro_batch)
     yield from flat_facts(run.config)
     yield from flat_facts(run.versions, "version")
+
+
+def best_and_last(run: TrainingRun) -> Table:
+    """Show the best and the last epoch side by side; measures in rows."""
+    chosen = [record for record in (run.best, run.last) if record is not None]
+    rows = tuple((label, *map(show, chosen)) for label, show in _MEASURES)
+    heads = ("", f"best, by {run.metric_label}", "last")
+    return Table(columns=heads[: 1 + len(chosen)], rows=rows)
+
+
+def all_epochs(run: TrainingRun) -> Table:
+    """List the epochs in rows, with a few measures of each."""
+    rows = tuple(tuple(show(record) for _, show in _COLUMNS) for record in run.history)
+    return Table(columns=tuple(label for label, _ in _COLUMNS), rows=rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonSection(Section):
+    """Comparison of several training runs."""
+
+    template: ClassVar[str] = "comparison.html.jinja"
+    kind: ClassVar[str] = "Comparison"
+
+    summary: tuple[str, ...]
+    charts: tuple[Chart, ...]
+    runs: Table
+
+
+def comparison_section(runs: Sequence[TrainingRun], anchor: str) -> ComparisonSection:
+    """Compare the validation curves and the best epochs of training runs."""
+    names = _names(runs)
+    histories = {name: run.history for name, run in zip(names, runs, strict=True)}
+    return ComparisonSection(
+        anchor=anchor,
+        title=f"{len(runs)} training runs",
+        summary=tuple(dict.fromkeys(run.kind for run in runs)),
+        charts=comparison_charts(histories, anchor),
+        runs=compared(runs, names),
+    )
+
+
+def _names(runs: Sequence[TrainingRun]) -> list[str]:
+    """Name runs by their folder, or by their address if two folders have the same name."""
+    counts = Counter(run.name for run in runs)
+    return [run.name if counts[run.name] == 1 else run.address for run in runs]
+
+
+def compared(runs: Sequence[TrainingRun], names: Sequence[str]) -> Table:
+    """List several runs in rows, each with the measures of its best epoch."""
+    measures = [(label, show) for label, show in _COLUMNS if label in _COMPARED]
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        figures = [show(run.best) if run.best else NONE for _, show in measures]
+        since = NONE if run.overfits_since is None else integer(run.overfits_since)
+        done = f"{len(run.history)} of {run.num_epochs_planned}"
+        rows.append((f"{name} ({run.kind})", done, *figures, since))
+    labels = ("best epoch" if label == "epoch" else label for label, _ in measures)
+    columns = ("run", "epochs", *labels, "overfits from epoch")
+    return Table(columns=columns, rows=tuple(rows))
+
+
+def _score(key: str) -> _Show:
+    return lambda record: decimal(record.scores[key])
+
+
+_LOSSES: tuple[tuple[str, _Show], ...] = (
+    ("training loss", lambda record: decimal(record.train_loss)),
+    ("training sample loss", lambda record: decimal(record.fitted_loss)),
+    ("validation loss", lambda record: decimal(record.validation_loss)),
+)
+_MEASURES: tuple[tuple[str, _Show], ...] = (
+    ("Epoch", lambda record: integer(record.epoch)),
+    ("Training loss, running mean", _LOSSES[0][1]),
+    ("Loss on the training sample", _LOSSES[1][1]),
+    ("Validation loss", _LOSSES[2][1]),
+    ("Generalisation gap", lambda record: signed(record.gap)),
+    ("Trend of the gap per epoch", lambda record: signed(record.gap_trend)),
+    *((METRIC_LABELS[key], _score(key)) for key in (CIDER_D, *BLEU, ROUGE_L)),
+    ("Mean tokens", lambda record: decimal(record.scores[MEAN_TOKENS], 2)),
+    ("Mean tokens of people", lambda record: decimal(record.scores[REFERENCE_MEAN_TOKENS], 2)),
+    ("Length gap", lambda record: signed(record.scores[LENGTH_GAP], 2)),
+    ("Learning rate", lambda record: f"{record.lr:.3g}"),
+    ("Steps so far", lambda record: integer(record.num_steps)),
+    ("Images trained on", lambda record: integer(record.num_images)),
+    ("Unreadable images", lambda record: integer(record.num_unreadable)),
+    ("Images/s", lambda record: decimal(record.images_per_s, 1)),
+    ("Training time", lambda record: f"{decimal(record.train_s, 1)} s"),
+    ("Validation time", lambda record: f"{decimal(record.validation_s, 1)} s"),
+)
+_COLUMNS: tuple[tuple[str, _Show], ...] = (
+    ("epoch", lambda record: integer(record.epoch)),
+    *_LOSSES,
+    ("gap", lambda record: signed(record.gap)),
+    ("CIDEr-D", _score(CIDER_D)),
+    ("BLEU-4", _score(BLEU[3])),
+    ("mean tokens", lambda record: decimal(record.scores[MEAN_TOKENS], 1)),
+    ("length gap", lambda record: signed(record.scores[LENGTH_GAP], 1)),
+    ("learning rate", lambda record: f"{record.lr:.3g}"),
+)
+_COMPARED = ("epoch", "validation loss", "gap", "CIDEr-D", "BLEU-4", "length gap")

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.errors import ObjectNotFound
-from raycap.runs.records import encode_json, read_as
+from raycap.errors import DatasetError, ObjectNotFound
+from raycap.runs.records import RUN, encode_json, read_as, read_json
 from raycap.storage.base import Store
 
 SUMMARY = "summary.json"
@@ -158,13 +158,34 @@ _SUMMARY_FORM = TypeAdapter(Summary)
 _REMEDY = "delete it and run the same `raycap caption` command again"
 
 
+def read_run(store: Store) -> dict[str, Any]:
+    """Read `run.json`.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+    """
+    try:
+        return read_json(store, RUN)
+    except ObjectNotFound:
+        raise DatasetError(
+            f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
+            "bucket prefix that `raycap caption` wrote to"
+        ) from None
+
+
+def source_dataset(run: dict[str, Any]) -> str | None:
+    """Return the address of the caption dataset that a run captions; None for other sources.
+
+    Args:
+        run: content of `run.json`.
+    """
+    fingerprint = run.get("fingerprint", {})
+    return fingerprint["source"] if "split" in fingerprint else None
+
+
 def is_complete(store: Store) -> bool:
     """Return whether an output has a summary, so that every image has its row."""
-    try:
-        store.read_tail(SUMMARY, 1)
-    except ObjectNotFound:
-        return False
-    return True
+    return store.exists(SUMMARY)
 
 
 def write_summary(store: Store, summary: Summary) -> None:

@@ -31,7 +31,7 @@ from raycap.errors import (
 )
 from raycap.evaluation.evaluate import evaluate
 from raycap.progress import Progress
-from raycap.reporting.dataset_pictures import reference_pictures
+from raycap.reporting.pictures import reference_pictures
 from raycap.results.dataset import DATASET, INDEX, PLAN
 from raycap.storage.local import LocalStore
 from tests.conftest import S3, RequestLog

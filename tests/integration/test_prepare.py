@@ -237,7 +237,7 @@ KILLED = """
 import sys
 from raycap.config import PrepareConfig
 from raycap.datasets.prepare import prepare
-from raycap.datasets.record import DatasetRecord
+from raycap.results.dataset import DatasetRecord
 settings = {"engine": {"part_size": 5, "fetch_threads": 1}, "storage": {"num_retries": 0}}
 prepare(sys.argv[1], sys.argv[2], config=PrepareConfig.model_validate(settings))
 """

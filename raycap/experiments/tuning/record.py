@@ -18,14 +18,12 @@ from raycap.storage.base import Store
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
-_REMEDY = "delete it, and run the same command"
-
 
 TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", form=Trial)
 
 
 def name_of(params: Params) -> str:
-    """Name a trial after its settings, so that the same ones are the same trial."""
+    """Return the name of the trial with these settings: the same settings are the same trial."""
     text = json.dumps(params, sort_keys=True)
     return f"t-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -33,7 +31,7 @@ def name_of(params: Params) -> str:
 def measure_trial(
     store: Store, name: str, params: Params, status: Status, metric: Metric, reason: str = ""
 ) -> Trial:
-    """Read from a trial's output what it has come to."""
+    """Read the result of a trial, finished or not, from its output."""
     try:
         history = read_history(store.read(f"{TRIALS.folder_of(name)}{HISTORY}"))
     except ObjectNotFound:
@@ -85,17 +83,17 @@ _COLUMNS = {
     "wall_s": pa.float64(),
     "output": pa.string(),
 }
-"""Of `trials.parquet`, besides the settings; losses and scores are those of the best epoch."""
+"""Columns of `trials.parquet` besides the settings. Losses and scores: of the best epoch."""
 
 
 def _table(search: Search) -> pa.Table:
-    """Make a row a trial."""
+    """Make a table with one row per trial."""
     rows = []
     for trial in search.trials:
         best = asdict(trial.best) if trial.best else {}
-        told = {**best, **best.get("scores", {}), **asdict(trial)}
-        told |= {"trial": trial.name, "num_epochs": len(trial.history)}
-        rows.append({name: told.get(name) for name in _COLUMNS})
+        row = {**best, **best.get("scores", {}), **asdict(trial)}
+        row |= {"trial": trial.name, "num_epochs": len(trial.history)}
+        rows.append({name: row.get(name) for name in _COLUMNS})
     fixed = pa.Table.from_pylist(rows, schema=pa.schema(list(_COLUMNS.items())))
     for place, name in enumerate(sorted(search.space), start=3):
         fixed = fixed.add_column(place, name, [[trial.params.get(name) for trial in search.trials]])

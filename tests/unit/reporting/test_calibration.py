@@ -29,10 +29,10 @@ def test_a_calibration_shows_what_was_tried_and_chosen(tmp_path: Path) -> None:
         "length gap \N{MINUS SIGN}0.14 before: \N{MINUS SIGN}10.00",
         "before: 7.6; people: 17.6",
         "CIDEr-D 1.243 before: 0.814",
-        "1 (start) 0 30 1 0 0.814",
+        "1 (initial) 0 30 1 0 0.814",
         "15 (chosen) 12 30 1 3 1.243",
         "All settings: 16",
-        "A setting below the dashed line, a CIDEr-D of 0.814",
+        "a CIDEr-D of 0.814",
         "search.ngram_sizes",
         "version.raycap 0.1.0",
     ):
@@ -46,7 +46,7 @@ def test_the_curve_is_of_the_settings_that_no_other_beats(tmp_path: Path) -> Non
     assert "stroke-line-0" in svg  # the curve
     assert "fill-line-1" in svg  # the start
     assert "stroke-line-2" in svg  # the ring of the chosen
-    assert "the chosen one a gap of \N{MINUS SIGN}0.14 at 1.243" in svg
+    assert "\N{MINUS SIGN}0.14 with 1.243" in svg
     report([tmp_path / "c"], tmp_path / "page.html")
     best = {found.trials.index(trial) + 1 for trial in frontier(found.trials)}
     assert best == {14, 15}
@@ -58,7 +58,7 @@ def test_a_start_that_nothing_beats_is_listed_once(tmp_path: Path) -> None:
     write_calibration_sample(tmp_path / "c", trials=[perfect], start=perfect, chosen=perfect)
     report([tmp_path / "c"], tmp_path / "page.html")
     text = Page(tmp_path / "page.html").text
-    assert text.count("1 (start, chosen)") == 2  # in the table of the best, and in that of all
+    assert text.count("1 (initial, chosen)") == 2  # in the table of the best, and in that of all
 
 
 def test_whatever_a_calibration_holds_stays_text(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Plots: fit for a page without styles of its own, the same each time, told in words."""
+"""Plots: no inline styles, deterministic, described in words."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree
 
-from raycap.reporting.plots import Histogram, gap_plot, length_plot, throughput, throughput_plot
+from raycap.reporting.plots import Histogram, gap_plot, length_plot, throughput_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHORT = Histogram(counts={6: 10, 7: 80, 8: 9, 60: 1}, mean=7.6)
@@ -57,10 +58,10 @@ def test_a_plot_is_told_in_words_whatever_the_system_is_called() -> None:
     root = ElementTree.fromstring(gap_plot("a", name, SHORT, PEOPLE, longest=20).svg)
     title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
     assert title is not None
-    assert title.text == f"Lengths of captions: {name} and people"
+    assert name in (title.text or "")
     assert description is not None
-    assert "7.6 tokens in the mean, those of people 16.9" in (description.text or "")
-    assert "\N{MINUS SIGN}9.3" in (description.text or "")
+    for shown in (name, "7.6", "16.9", "\N{MINUS SIGN}9.3"):
+        assert shown in (description.text or "")
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-labelledby"] == "a-title a-description"
 
@@ -73,11 +74,14 @@ def test_equal_and_extreme_lengths_are_drawn_too() -> None:
     assert "<svg" in length_plot("a", "words", Histogram(counts={}, mean=0.0)).svg
 
 
-def test_throughput_is_told_in_a_fitting_unit() -> None:
-    for seconds, unit in ((90.0, "seconds"), (900.0, "minutes"), (90_000.0, "hours")):
-        plot = throughput_plot("a", [0.0, seconds / 2, seconds], [100, 300, 420])
+def test_throughput_has_a_fitting_unit() -> None:
+    start = datetime(2026, 11, 24, tzinfo=UTC)
+    for seconds, unit in ((90, "seconds"), (900, "minutes"), (90_000, "hours")):
+        end = start + timedelta(seconds=seconds)
+        plot = throughput_plot("a", [(start.isoformat(), 100), (end.isoformat(), 320)])
+        assert plot is not None
         assert f"{unit} since the first part" in plot.svg
-        assert "420 images were captioned" in plot.svg
+        assert "420 images" in plot.svg
 
 
 def test_parts_are_laid_out_over_the_time_of_their_commits() -> None:
@@ -86,12 +90,13 @@ def test_parts_are_laid_out_over_the_time_of_their_commits() -> None:
         ("2026-11-24T07:00:00+00:00", 100),
         ("2026-11-24T08:05:00+01:00", 50),
     ]
-    plot = throughput(commits, "a")
+    plot = throughput_plot("a", commits)
     assert plot is not None
-    assert "170 images were captioned, the last of them 5.0 minutes after" in plot.svg
+    assert "170 images" in plot.svg
+    assert "5.0 minutes" in plot.svg
 
 
 def test_no_throughput_is_shown_where_the_times_are_not_all_known() -> None:
     known = ("2026-11-24T07:00:00+00:00", 10)
     for commits in ([], [known], [known, known], [known, ("", 10)]):
-        assert throughput(commits, "a") is None
+        assert throughput_plot("a", commits) is None

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from raycap.reporting.charts import drawn_text
 from raycap.reporting.search_charts import divide, heat_cells
 from raycap.reporting.search_values import (
     Value,
-    drawn_text,
     explained,
     group,
     importances,

@@ -1,4 +1,4 @@
-"""Studies in the report: what to conclude, the systems side by side, and what is drawn of them."""
+"""Studies in the report: conclusions, tables of systems, charts and their descriptions."""
 
 import json
 import re
@@ -62,10 +62,10 @@ def test_a_study_shows_what_to_conclude_and_its_systems(tmp_path: Path) -> None:
         "22 systems tested on the test split finished 24 Nov 2026, 07:00 UTC",
         "systems finished 22 of 22 22 finished",
         "test images 1,000 of the test split, scored",
-        "words people write 17.4 17.6 tokens a caption",
+        "words per reference 17.4 17.6 tokens per caption",
         "best CIDEr-D 0.810 blip-finetuned",
-        "time 6.0 h of the last invocation; systems together",
-        "What to conclude Take blip-finetuned: its CIDEr-D of 0.810 is the best",
+        "time 6.0 h of the last invocation;",
+        "Conclusions Take blip-finetuned: its CIDEr-D of 0.810 is the best",
         "9 systems overfit. cnn-lstm-plain from epoch 6; transformer-10 from epoch 7;",
         "and 1 more, see the table",
         f"blip-calibrated: length gap in tokens {MINUS}9.81 \N{RIGHTWARDS ARROW} {MINUS}0.40",
@@ -87,7 +87,7 @@ def test_the_main_systems_stand_side_by_side_in_the_order_given(tmp_path: Path) 
     roles = ["cnn-lstm", "transformer", "hybrid", "blip-pretrained", "blip-calibrated"]
     assert names == [*roles, "blip-finetuned", "people"]
     assert table.columns[:7] == (
-        "words a caption",
+        "words per caption",
         "CIDEr-D",
         "BLEU-4",
         "ROUGE-L",
@@ -155,11 +155,11 @@ def test_a_study_that_goes_on_says_so(tmp_path: Path) -> None:
     ]
     page = page_of(tmp_path, systems, end="", best=None, finished_at="", decision=[])
     assert "not finished: 1 of 3 systems so far" in page.text
-    assert "The same `raycap study` command goes on with it." in page.text
+    assert "The same `raycap study` command continues it." in page.text
     assert "systems finished 1 of 3 1 finished, 1 running, 1 waiting" in page.text
     assert "best CIDEr-D 0.361 blip-pretrained" in page.text  # though the record names none yet
     assert f"hybrid waiting {DASH} {DASH}" in page.text
-    assert "What to conclude" not in page.text
+    assert "Conclusions" not in page.text
     assert drawings(tmp_path).keys() == {"length", "score"}
 
 
@@ -168,7 +168,7 @@ def test_a_study_of_which_nothing_is_over_has_no_plots(tmp_path: Path) -> None:
     nothing = {"num_images": 0, "reference_mean_words": 0.0, "reference_mean_tokens": 0.0}
     page = page_of(tmp_path, systems, end="", decision=[], wall_s=0.0, **nothing)
     assert f"test images {DASH}" in page.text
-    assert f"words people write {DASH}" in page.text
+    assert f"words per reference {DASH}" in page.text
     assert "best CIDEr-D" not in page.text
     assert f"people {DASH} {DASH}" in page.text
     assert drawings(tmp_path) == {}
@@ -176,7 +176,7 @@ def test_a_study_of_which_nothing_is_over_has_no_plots(tmp_path: Path) -> None:
 
 def test_a_study_without_a_system_is_shown(tmp_path: Path) -> None:
     page = page_of(tmp_path, [], end="", decision=[])
-    assert "systems finished 0 of 0 there are none" in page.text
+    assert "systems finished 0 of 0 no systems" in page.text
     assert drawings(tmp_path) == {}
 
 
@@ -187,7 +187,7 @@ def test_failed_systems_are_told_with_their_reasons(tmp_path: Path) -> None:
     ]
     page = page_of(tmp_path, [pretrained(), *failed])
     assert (
-        "5 systems failed. bad-1: no memory; bad-2: no reason is known; bad-3: c; and 2 more, "
+        "5 systems failed. bad-1: no memory; bad-2: unknown reason; bad-3: c; and 2 more, "
         "see the table" in page.text
     )
     assert "1 finished, 5 failed" in page.text
@@ -213,7 +213,7 @@ def test_images_without_a_caption_are_told(tmp_path: Path) -> None:
 def test_one_subset_has_no_growth(tmp_path: Path) -> None:
     page = page_of(tmp_path, [pretrained(), *trained_systems(subsets=(1.0,))])
     assert drawings(tmp_path).keys() == {"length", "score"} | AUGMENTATION
-    assert "What more training images bring" not in page.text
+    assert "Effect of more training images" not in page.text
 
 
 def test_subsets_without_a_plain_system_have_no_augmentation(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_scores_that_are_missing_or_no_numbers_are_dashes(tmp_path: Path) -> Non
 
 def test_lengths_alone_are_drawn_without_people(tmp_path: Path) -> None:
     page_of(tmp_path, [pretrained()], reference_mean_words=0.0)
-    assert told(drawings(tmp_path)["length"]) == "Words a caption. blip-pretrained: 7.7."
+    assert told(drawings(tmp_path)["length"]) == "Words per caption. blip-pretrained: 7.7."
 
 
 def test_metrics_that_ran_beyond_the_usual_are_in_the_table_of_all(tmp_path: Path) -> None:

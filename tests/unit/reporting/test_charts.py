@@ -1,11 +1,11 @@
-"""Curves over epochs, and marks within drawings."""
+"""Curves over epochs, and marks in drawings."""
 
 import re
 from xml.etree import ElementTree
 
 import pytest
 
-from raycap.reporting.curves import Curve, epoch_chart, short
+from raycap.reporting.charts import Curve, epoch_chart, short
 from raycap.reporting.svg import INKS
 
 SVG = "{http://www.w3.org/2000/svg}"
