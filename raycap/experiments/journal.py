@@ -18,11 +18,10 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.results.status import Status
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import KEY, Store
 
-FAILED = "failed"
-"""Status of a trial that ended with an error."""
 _REMEDY = "delete it, and run the same command"
 _FINGERPRINT = "fingerprint"
 
@@ -37,7 +36,7 @@ class TrialRecord(Protocol):
 
     @property
     def status(self) -> str:
-        """How the trial ended; FAILED for an error."""
+        """How the trial ended: a `Status`."""
 
     @property
     def reason(self) -> str:
@@ -88,7 +87,7 @@ class Experiment(Generic[T]):
         for name in self._recorded(store) if names is None else names:
             with suppress(ObjectNotFound):
                 trial: T = read_as(form, store, self._record_of(name), _REMEDY)
-                if not (retry_failed and trial.status == FAILED):
+                if not (retry_failed and trial.status == Status.FAILED):
                     found[trial.name] = trial
         return found
 

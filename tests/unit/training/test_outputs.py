@@ -26,9 +26,9 @@ from raycap.results.training import (
 )
 from raycap.runs.opening import claim_output
 from raycap.storage.stores import open_store
+from raycap.training.checkpoints import State, read_state
 from raycap.training.epochs import EVENTS, write_events
 from raycap.training.run import TrainingClaim, training_fingerprint
-from raycap.training.state import State, read_state
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SCORES = {"cider_d": 0.5, "bleu_4": 0.25, "mean_tokens": 7.5, "length_gap": -9.5}
