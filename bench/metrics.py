@@ -20,8 +20,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raycap.evaluation.java import require
-from raycap.evaluation.ptb import PTB, PtbTokenizer
+from raycap.evaluation.java import PTB, PtbTokenizer, require
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.scores import mean, score_images

@@ -1,7 +1,7 @@
-"""Column names and Arrow schemas of every table raycap writes or streams.
+"""Column names and Arrow schemas of every table that raycap writes or streams.
 
-Two tables live on disk. A *manifest part* lists images, `part_size` of them, sorted by
-`image_id` in UTF-8 byte order; a *captions part* of the same number answers it row for row.
+A captioning run writes two tables in parts. A *manifest part* lists `part_size` images, sorted by
+`image_id` in UTF-8 byte order; the *captions part* of the same number has one row for each.
 """
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ HEIGHT_PX = "height_px"
 MODEL = "model"
 ALTERNATIVES = "alternatives"
 
-# Only in the stream, between the stages of one run.
+# Only in the stream between the stages of a run.
 PART = "part"
 ROW = "row"
 NUM_ROWS = "num_rows"
@@ -52,9 +52,9 @@ MANIFEST = pa.schema(
         pa.field(ETAG, pa.string()),
     ]
 )
-"""One image to caption. `image_id` is its key relative to the source; `etag` the S3 ETag, or size
-and modification time of a local file, or its digest in a caption dataset, or null where listing
-does not tell; `uri` its address, or `<dataset>#<image_id>` where the dataset holds the image."""
+"""One image to caption. `image_id` is its key relative to the source. `uri` is its address, or
+`<dataset>#<image_id>` if a caption dataset contains the image. `etag` is the S3 ETag, the size and
+modification time of a local file, or the digest in a caption dataset; null if unknown."""
 
 CAPTIONS = pa.schema(
     [
@@ -78,12 +78,12 @@ CAPTIONS = pa.schema(
         ),
     ]
 )
-"""One answered image: `status` is `ok` with a caption, or `failed` with an error code.
+"""The result of one image: `status` is `ok` with a caption, or `failed` with an error code.
 
 `logprob` is the mean log-probability of the caption's tokens under the model; `width_px` and
-`height_px` are the image's own size, upright; `model` names the model that wrote the caption (null
-where there is no caption, and in parts of older versions); `alternatives` holds the other captions
-where `generation.num_captions` asks for more than one."""
+`height_px` are the size of the original image, upright; `model` is the model that wrote the caption
+(null without a caption, and in parts of older versions); `alternatives` has the other captions if
+`generation.num_captions` is greater than 1."""
 
 POSITION = pa.schema(
     [
@@ -94,9 +94,9 @@ POSITION = pa.schema(
         pa.field(NUM_BYTES, pa.int64(), nullable=False),
     ]
 )
-"""Where a streamed row belongs: its part, its row there, how many rows of that part this run
-answers (so that the committer knows a part is whole without reading its manifest), whether the
-part's other rows stand already, and how many bytes were read for the image."""
+"""The position of a streamed row: its part, its row in the part, the number of rows of the part in
+this run (so that the committer knows when a part is complete without reading its manifest), whether
+the other rows of the part exist already, and the bytes read for the image."""
 
 WORK = pa.schema(
     [
@@ -104,14 +104,14 @@ WORK = pa.schema(
         pa.field(PARTIAL, pa.bool_(), nullable=False),
     ]
 )
-"""What the driver hands out: a part to answer wholly, or those rows of it that need it again."""
+"""Work from the driver: a part to caption completely, or only its rows that have to be retried."""
 
 ANSWERED = pa.schema([*POSITION, *CAPTIONS])
-"""What the captioners stream back to the driver."""
+"""Rows from the captioners to the driver."""
 
 LOADED = pa.schema([*ANSWERED, pa.field(PIXELS, pa.large_binary())])
-"""What the load stage streams to the captioners: the row so far, and `pixels`, uint8 `[H, W, 3]`
-as bytes, null for a failed image. `caption`, `num_words` and `logprob` are still null."""
+"""Rows from the load stage to the captioners: `pixels` is uint8 `[H, W, 3]` as bytes, null for a
+failed image; `caption`, `num_words` and `logprob` are still null."""
 
 SAMPLE_WORK = pa.schema(
     [
@@ -122,7 +122,7 @@ SAMPLE_WORK = pa.schema(
         )
     ]
 )
-"""What the driver hands out in a preflight: the sampled images that one task loads."""
+"""Work from the driver in a preflight: the sampled images that one task loads."""
 
 _MEASURES = [
     pa.field(FETCH_S, pa.float64(), nullable=False),
@@ -131,8 +131,8 @@ _MEASURES = [
 ]
 
 SAMPLE_LOADED = pa.schema([*LOADED, *_MEASURES])
-"""LOADED in a preflight: with the seconds that fetching took, the seconds of a core that decoding
-took, and a small WebP of the image to look at, or null."""
+"""LOADED in a preflight, with the seconds of fetching, the CPU seconds of decoding, and a small
+WebP of the image for people to look at, or null."""
 
 SAMPLE_ANSWERED = pa.schema(
     [
@@ -154,8 +154,8 @@ SAMPLE_ANSWERED = pa.schema(
         ),
     ]
 )
-"""ANSWERED in a preflight. `rounds` tells how long a captioner took for which images, in order; it
-stands in the first row of those that it answered together, and is empty in the others."""
+"""ANSWERED in a preflight. `rounds` lists the batches of a captioner in order, with their images
+and seconds; it is in the first of the rows captioned together, and empty in the others."""
 
 CAPTIONS_LIST = "captions"
 SOURCE_ID = "source_id"
@@ -177,13 +177,12 @@ ANNOTATIONS = pa.schema(
         pa.field(CAPTION, pa.string()),
     ]
 )
-"""One caption of one image, as an annotation file gives it: ungrouped, in any order.
+"""One caption of one image in an annotation file: ungrouped, in any order.
 
-`image_id` is the image's key relative to its folder; `source_id` what the annotation file itself
-calls it, where that is something else (the number of COCO); `uri` the image's full address, null
-where the source has no image for the caption; `offset_bytes` and `size_bytes` where it lies within
-that object, for the member of a tar; `split` as the source says, or null; `caption` as it stands,
-null for an image without any."""
+`image_id` is the image's key relative to its folder; `source_id` the id in the annotation file, if
+different (COCO's number); `uri` the image's absolute address, null if the source has no image for
+the caption; `offset_bytes` and `size_bytes` its position in that object, for the member of a tar;
+`split` as in the source, or null; `caption` unchanged, null for an image without captions."""
 
 REFERENCES = pa.schema(
     [
@@ -194,7 +193,7 @@ REFERENCES = pa.schema(
         pa.field(CAPTIONS_LIST, pa.list_(pa.string()), nullable=False),
     ]
 )
-"""All captions that people wrote for one image. Sorted by `image_id`, no id twice, none empty."""
+"""All references of one image. Sorted by `image_id`, each id once, at least one caption each."""
 
 DATASET = pa.schema(
     [
@@ -209,9 +208,9 @@ DATASET = pa.schema(
         pa.field(DIGEST, pa.string(), nullable=False),
     ]
 )
-"""One image of a caption dataset, with all its captions. `bytes` holds the image file where images
-are embedded, and is null where they are referenced by `uri`; `width_px` and `height_px` are its
-size as it would be trained on, upright; `digest` is that of the original file's bytes."""
+"""One image of a caption dataset, with all its captions. `bytes` is the image file if images are
+embedded, and null if they are referenced by `uri`; `width_px` and `height_px` are the size of the
+stored image, upright; `digest` is that of the original file."""
 
 REJECTED = pa.schema(
     [
@@ -222,7 +221,7 @@ REJECTED = pa.schema(
         pa.field(MESSAGE, pa.string()),
     ]
 )
-"""What a caption dataset left out, and why; `reason` is a RejectReason or an ErrorCode."""
+"""A rejected image or caption of a caption dataset; `reason` is a RejectReason or an ErrorCode."""
 
 REFERENCE_CAPTIONS = "references"
 NUM_TOKENS = "num_tokens"
@@ -234,6 +233,10 @@ METEOR = "meteor"
 SPICE = "spice"
 CLIP_SCORE = "clip_score"
 REF_CLIP_SCORE = "ref_clip_score"
+METRICS = (*BLEU, ROUGE_L, CIDER_D, METEOR, SPICE, CLIP_SCORE, REF_CLIP_SCORE)
+"""Scores of captions, in the order of tables."""
+LENGTH = "length"
+"""Mean length of the captions in tokens: compared between systems like a score."""
 
 SCORES = pa.schema(
     [
@@ -246,19 +249,13 @@ SCORES = pa.schema(
         pa.field(REFERENCE_CAPTIONS, pa.list_(pa.string()), nullable=False),
         pa.field(NUM_TOKENS, pa.int32()),
         pa.field(REFERENCE_TOKENS, pa.list_(pa.int32()), nullable=False),
-        *(pa.field(name, pa.float64()) for name in BLEU),
-        pa.field(ROUGE_L, pa.float64()),
-        pa.field(CIDER_D, pa.float64()),
-        pa.field(METEOR, pa.float64()),
-        pa.field(SPICE, pa.float64()),
-        pa.field(CLIP_SCORE, pa.float64()),
-        pa.field(REF_CLIP_SCORE, pa.float64()),
+        *(pa.field(name, pa.float64()) for name in METRICS),
     ]
 )
 """One image of one system of an evaluation: its caption, the references and the scores.
 
-`status` is `ok`, `failed` (the system has a row and no caption) or `missing` (it has no row);
-scores are null where there is nothing to score or the metric was skipped; `reference_tokens` are
-the references' lengths in tokens, as `num_tokens` is the caption's."""
+`status` is `ok`, `failed` (the system has a row without a caption) or `missing` (it has no row);
+scores are null if there is nothing to score or the metric was skipped; `num_tokens` is the length
+of the caption in tokens, `reference_tokens` are those of the references."""
 
 STATUS_MISSING = "missing"

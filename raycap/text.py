@@ -1,8 +1,8 @@
-"""Words of captions, and texts that must be short."""
+"""Counting words in captions, and shortening of text."""
 
 import re
 
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")  # noqa: RUF001  a typographic apostrophe is meant
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")  # noqa: RUF001  a typographic apostrophe is intended
 
 
 def count_words(caption: str) -> int:
@@ -11,6 +11,6 @@ def count_words(caption: str) -> int:
 
 
 def brief(text: str, most: int) -> str:
-    """Write a text in one line of at most so many characters."""
+    """Return a text as one line of at most `most` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."

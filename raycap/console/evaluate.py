@@ -95,21 +95,6 @@ _NAME_WIDTH = 20
 _PAIR_NAME_WIDTH = 16
 
 
-_LABELS = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L",
-    "cider_d": "CIDEr-D",
-    "meteor": "METEOR",
-    "spice": "SPICE",
-    "clip_score": "CLIPScore",
-    "ref_clip_score": "RefCLIPScore",
-    "length": "length",
-}
-
-
 _Figures = list[tuple[str, list[str]]]
 """Row labels, each with one cell per system."""
 
@@ -173,11 +158,13 @@ def _width(figures: _Figures, system: int) -> int:
 
 def _figures(systems: "Sequence[System]", *, is_short: bool) -> _Figures:
     """Return each figure with its value for every system."""
+    from raycap.results.labels import metric_label
+
     rows: _Figures = [("images", [f"{system.num_images:,}" for system in systems])]
     for metrics in zip(*(system.metrics for system in systems), strict=True):
         if any(metric.value is not None for metric in metrics):
             cells = [_metric(metric, is_short=is_short) for metric in metrics]
-            rows.append((_LABELS[metrics[0].name], cells))
+            rows.append((metric_label(metrics[0].name), cells))
     for label, cell in (
         ("mean tokens", lambda system: f"{system.lengths.mean:.2f}"),
         ("length gap", lambda system: _gap(system.length_gap, is_short=is_short)),
@@ -235,6 +222,8 @@ def _abridged(name: str) -> str:
 
 def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
     """Build the table of differences, first system minus second."""
+    from raycap.results.labels import metric_label
+
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("difference", overflow="fold")
     for title in ("", "", "interval", "p"):
@@ -246,7 +235,7 @@ def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
         low, high = (f"{bound:+.{digits}f}" for bound in (item.low, item.high))
         table.add_row(
             "" if pair == before else escape(" - ".join(map(_abridged, pair))),
-            _LABELS[item.metric],
+            metric_label(item.metric),
             f"{item.difference:+.{digits}f}",
             escape(f"[{low}, {high}]"),
             f"{item.p_value:.3f}",
@@ -257,12 +246,14 @@ def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
 
 def _skipped_rows(systems: "Sequence[System]") -> list[tuple[str, str]]:
     """Return why metrics have no value, merged over metrics and systems."""
+    from raycap.results.labels import metric_label
+
     reasons: dict[tuple[str, str], list[str]] = {}
     for metrics in zip(*(system.metrics for system in systems), strict=True):
         for reason in dict.fromkeys(metric.skipped for metric in metrics if metric.skipped):
             of = [s.name for s, m in zip(systems, metrics, strict=True) if m.skipped == reason]
             whose = "" if len(of) == len(systems) else f" ({', '.join(of)})"
-            reasons.setdefault((reason, whose), []).append(_LABELS[metrics[0].name])
+            reasons.setdefault((reason, whose), []).append(metric_label(metrics[0].name))
     return [
         ("skipped", _reason(labels, reason) + whose) for (reason, whose), labels in reasons.items()
     ]

@@ -1,16 +1,8 @@
-"""Building a part: its images are fetched, checked and shrunk, and written by split.
+"""Building parts: images are fetched, checked, shrunk and written by split, in Ray Data tasks.
 
-Building a part again goes on where it stands: rows that are there are taken over, images that
-were rejected stay so, and only the others are fetched. So the result is the same whether a part
-was built at once or after interruptions.
-
-An image file as a dataset stores it: checked by decoding, and shrunk where that is asked for.
-
-What becomes of one planned image: a row of the dataset, or a reason why there is none.
-
-The stream: numbers of parts -> tasks that build them -> how far they got, by Ray Data.
-
-Tasks write what they build themselves; only counts come back to the driver.
+Tasks write the parts themselves; only counts return to the driver. Building an unfinished part
+again continues it: existing rows are kept, rejected images stay rejected, and only the others are
+fetched. So interruptions do not change the result.
 """
 
 import heapq
@@ -63,7 +55,7 @@ _TURNS = (b"Exif\0\0", b"tiff:Orientation")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredImage:
-    """What a dataset keeps of an image."""
+    """An image file as a dataset stores it."""
 
     data: bytes
     """The file to embed."""
@@ -74,10 +66,10 @@ class StoredImage:
 
 
 def store_image(data: bytes, config: PrepareConfig) -> StoredImage:
-    """Check that an image file can be decoded to its end, and shrink it to `embed.max_side_px`.
+    """Check that an image file decodes completely, and shrink it to `embed.max_side_px`.
 
-    A JPEG that is small enough and that no EXIF turns stays as it is, byte for byte; everything
-    else becomes an upright JPEG, transparent images on white. Nothing is enlarged.
+    A JPEG that is small enough and not rotated by EXIF is kept byte for byte; everything else
+    becomes an upright JPEG, transparent images on white. Nothing is enlarged.
 
     Raises:
         ImageError: it cannot be decoded, is empty or too large.
@@ -93,13 +85,13 @@ def store_image(data: bytes, config: PrepareConfig) -> StoredImage:
 
 
 def shrunk_size(width_px: int, height_px: int, side_px: int) -> tuple[int, int]:
-    """Scale a size so that its shorter side is at most `side_px`, and JPEG can hold the longer."""
+    """Scale a size so that its shorter side is at most `side_px`, and its longer fits in a JPEG."""
     scale = min(1.0, side_px / min(width_px, height_px), _MAX_JPEG_PX / max(width_px, height_px))
     return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether it is a JPEG without anything that could turn it."""
+    """Return whether it is a JPEG without metadata that could rotate it."""
     return data.startswith(b"\xff\xd8\xff") and not any(mark in data for mark in _TURNS)
 
 
@@ -114,8 +106,8 @@ def _as_jpeg(data: bytes, size: tuple[int, int], config: PrepareConfig) -> Store
 Row = dict[str, Any]
 
 GIVE_UP_AFTER = 32
-"""Images of a part that fail one after the other for a passing reason: what is left of the part
-is then left for a later run, as each may have cost minutes."""
+"""Consecutive images of a part that fail for a transient reason before the rest of the part is left
+to a later run: each may have taken minutes."""
 
 _MESSAGE_CHARS = 500
 _DIGEST_BYTES = 16
@@ -123,67 +115,67 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A planned image, and what is known of it from an earlier run."""
+    """A planned image, and its result in an earlier run."""
 
     planned: Row
     """PLANNED."""
     split: str
-    """Where its row is to stand."""
+    """The split for its row."""
     before: Row | None
     """ANSWERED, of an earlier run."""
-    standing: Row | None
-    """DATASET, where its row stands already."""
+    existing: Row | None
+    """DATASET, if its row exists already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What became of an image."""
+    """The result of an image."""
 
     answered: Row
     """ANSWERED; `words` still empty."""
     row: Row | None
-    """DATASET; None where the image is rejected, or not reached for now."""
+    """DATASET; None if the image is rejected, or failed for a transient reason."""
     tokens: list[list[str]]
-    """Of each caption that is kept."""
+    """Of each stored caption."""
 
     @property
     def is_unreached(self) -> bool:
-        """Whether a later run may still get the image."""
+        """Whether a later run may succeed."""
         return self.answered[schema.ERROR_CODE] in TRANSIENT_CODES
 
 
 class Outage:
-    """Counts images that failed one after the other for a passing reason; shared by threads."""
+    """Counts consecutive images that failed for a transient reason; shared by threads."""
 
     def __init__(self) -> None:
         self._in_a_row = 0
 
     def note(self, *, is_unreached: bool) -> None:
-        """Count one more image, or begin anew."""
+        """Count another failure, or reset the count."""
         self._in_a_row = self._in_a_row + 1 if is_unreached else 0
 
     @property
     def is_lasting(self) -> bool:
-        """Whether it is better to try later."""
+        """Whether to stop trying in this run."""
         return self._in_a_row >= GIVE_UP_AFTER
 
 
 def answer(
     question: Question, reader: ImageReader, config: PrepareConfig, outage: Outage
 ) -> Answer:
-    """Take over what is known of an image, or fetch and check it.
+    """Reuse the earlier result of an image, or fetch and check it.
 
     Raises:
-        StorageError: no image of that store can be read.
+        StorageError: no image of a store can be read.
     """
-    before, standing = question.before, question.standing
-    if before and before[STORED_IN] and standing:
-        return _kept(question, {**standing, schema.SPLIT: question.split}, before)
+    before, existing = question.before, question.existing
+    if before and before[STORED_IN] and existing:
+        return _kept(question, {**existing, schema.SPLIT: question.split}, before)
     if before and before[schema.ERROR_CODE] not in (None, *TRANSIENT_CODES):
         return Answer(answered=before, row=None, tokens=[])
     try:
         if outage.is_lasting:
-            raise ImageError(ErrorCode.NETWORK, f"not tried: {GIVE_UP_AFTER} before it failed")
+            raise ImageError(ErrorCode.NETWORK, f"not tried: the {GIVE_UP_AFTER} before it failed")
         data = _fetch(question.planned, reader, config)
         outage.note(is_unreached=False)
         image = store_image(data, config)
@@ -216,7 +208,7 @@ def _row(question: Question, data: bytes, image: StoredImage, config: PrepareCon
     return {
         schema.IMAGE_ID: planned[schema.IMAGE_ID],
         schema.SOURCE_ID: planned[schema.SOURCE_ID],
-        # Where it is all that leads to the image, it must do so, signature and all.
+        # If images are referenced, the address must be complete, including a signature.
         schema.URI: redact(planned[schema.URI]) if is_embedded else planned[schema.URI],
         schema.BYTES: image.data if is_embedded else None,
         schema.CAPTIONS_LIST: planned[schema.CAPTIONS_LIST],
@@ -270,26 +262,26 @@ STEP = pa.schema(
         pa.field(schema.ERROR_MESSAGE, pa.string()),
     ]
 )
-"""How far a task has got on: images since its last step, how many of them were rejected, how many
-could not be reached for now, and what was wrong with one of these."""
+"""Progress of a task since its last step: images, how many of them were rejected, how many failed
+for a transient reason, and the error of one of the latter."""
 
 _STEP_IMAGES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSpec:
-    """What every worker needs to know."""
+    """Settings of every worker."""
 
     output: str
     config: PrepareConfig
     is_moving: bool = False
-    """Parts are built again to bring duplicates into one split."""
+    """Parts are built again to move duplicates into one split."""
     debug: bool = False
-    """Let Ray tell what it does."""
+    """Show the output of Ray."""
 
 
 def build_parts(work: pa.Table, spec: BuildSpec) -> Iterator[pa.Table]:
-    """Build the parts whose numbers are in column `part`; yield STEP tables."""
+    """Build the parts with the numbers in column `part`; yield STEP tables."""
     prepare_process(spec.config.image)
     store = _store(spec.output, spec.config.storage)
     for number in work[schema.PART].to_pylist():
@@ -320,7 +312,7 @@ def _build_part(store: Store, number: int, spec: BuildSpec) -> Iterator[pa.Table
 
 
 def _rows_before(store: Store, number: int) -> dict[str, Row]:
-    """Read what an earlier run found of a part's images, by their ids."""
+    """Read the results of a part's images in an earlier run, by id."""
     for folder in (ANSWERED_PARTS, PARTIAL_PARTS):
         try:
             table = read_table(store, part_key(folder, number), ANSWERED)
@@ -333,12 +325,12 @@ def _rows_before(store: Store, number: int) -> dict[str, Row]:
 def _questions(
     store: Store, number: int, before: dict[str, Row], *, is_moving: bool
 ) -> Iterator[Question]:
-    """Yield a part's images in the order of their ids, each with what is known of it."""
+    """Yield a part's images in order of id, each with its earlier result."""
     moves: dict[str, str] = {}
     if is_moving:
         table = read_table(store, part_key(MOVES, number), MOVED)
         moves = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    standing = _Standing(store, number, before)
+    existing = _ExistingRows(store, number, before)
     for planned in read_table(store, part_key(PLANNED_PARTS, number), PLANNED).to_pylist():
         image_id = planned[schema.IMAGE_ID]
         known = before.get(image_id)
@@ -347,12 +339,12 @@ def _questions(
             planned=planned,
             split=moves.get(image_id) or stored_in or planned[schema.SPLIT],
             before=known,
-            standing=standing.take(image_id),
+            existing=existing.take(image_id),
         )
 
 
-class _Standing:
-    """The rows of a part that stand in its files, read along with the plan.
+class _ExistingRows:
+    """The existing rows of a part, read in parallel with the plan.
 
     A run that was killed between two files may have left a row in both, or in none.
     """
@@ -364,7 +356,7 @@ class _Standing:
         self._next: Row | None = next(self._rows, None)
 
     def take(self, image_id: str) -> Row | None:
-        """Give the row of an image; ids are asked for in ascending order."""
+        """Return the row of an image, if it exists; ids must be requested in ascending order."""
         found: Row | None = None
         while self._next is not None and _id_of(self._next) <= image_id:
             found = self._next if _id_of(self._next) == image_id else None
@@ -387,7 +379,7 @@ def _rows_of(store: Store, key: str) -> Iterator[Row]:
 
 
 def _new_words(found: Answer, words: set[str]) -> list[str]:
-    """Take down the tokens that the part has not had before."""
+    """Return the tokens that are new in the part, and add them to `words`."""
     fresh = {token for tokens in found.tokens for token in tokens} - words
     words |= fresh
     return sorted(fresh)
@@ -402,7 +394,7 @@ def _write_answers(store: Store, number: int, rows: list[Row], *, is_whole: bool
 
 
 class _Steps:
-    """Counts answers between two steps."""
+    """Counts results since the last step."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -410,7 +402,7 @@ class _Steps:
         self._step: dict[str, Any] = self._empty()
 
     def count(self, found: Answer) -> bool:
-        """Count an answer; say whether it is time for a step."""
+        """Count a result; return whether a step is due."""
         step = self._step
         step[NUM_IMAGES] += 1
         if found.is_unreached:
@@ -423,7 +415,7 @@ class _Steps:
         return bool(step[NUM_IMAGES] == _STEP_IMAGES)
 
     def take(self) -> pa.Table:
-        """Give the step, and begin the next."""
+        """Return the step, and begin the next."""
         table = pa.Table.from_pylist([self._step], schema=STEP)
         self._step = self._empty()
         return table
@@ -435,27 +427,27 @@ class _Steps:
 
 @lru_cache(maxsize=4)
 def _store(output: str, config: StorageConfig) -> Store:
-    """Keep the output's client from task to task of a worker process."""
+    """Keep the client of the output between the tasks of a process."""
     return open_store(output, config)
 
 
 @lru_cache(maxsize=4)
 def _reader(config: StorageConfig) -> ImageReader:
-    """Keep connections open from task to task of a worker process."""
+    """Keep connections open between the tasks of a process."""
     return ImageReader(config)
 
 
-_REMEDY = "what is built stays: run the same command to continue"
+_REMEDY = "built parts are kept: run the same command to continue"
 
 
 def built_steps(numbers: list[int], spec: BuildSpec) -> Iterator[pa.Table]:
-    """Build parts on the cluster; yield STEP tables as they come, in no particular order.
+    """Build parts on the cluster; yield STEP tables as they arrive, in no particular order.
 
     Raises:
-        RaycapError: as a worker raised it, in one clear line.
-        RunStopped: workers died again and again, or nothing moved for `engine.stall_timeout_s`.
+        RaycapError: as raised by a worker.
+        RunStopped: workers died repeatedly, or nothing happened for `engine.stall_timeout_s`.
     """
-    build: Any = build_parts  # Ray's annotations know no Arrow tables
+    build: Any = build_parts  # Ray's annotations do not include Arrow tables
     work = pa.table({PART: pa.array(numbers, pa.int64())})
     context = stream_context(
         block_bytes=1,  # a step leaves its task at once
@@ -467,7 +459,7 @@ def built_steps(numbers: list[int], spec: BuildSpec) -> Iterator[pa.Table]:
             build, batch_size=None, batch_format="pyarrow", fn_kwargs={"spec": spec}
         )
         try:
-            # Without reading ahead: it would hold a step back until the next.
+            # No prefetching: it would delay each step until the next.
             yield from steps.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )

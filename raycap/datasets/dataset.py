@@ -1,4 +1,4 @@
-"""Reading a caption dataset: part by part, or single images of it."""
+"""Reading a caption dataset, by parts or by single images."""
 
 import hashlib
 from bisect import bisect_left, bisect_right
@@ -39,11 +39,11 @@ class CaptionDataset:
 
     @property
     def splits(self) -> list[str]:
-        """Splits that have images, in the order train, validation, test, others."""
+        """Splits with images, in the order train, validation, test, others."""
         return list(self.record.splits)
 
     def parts(self, split: str) -> list[str]:
-        """Keys of a split's parts, in the order of their ids.
+        """Return the keys of a split's parts, in the order of image ids.
 
         Raises:
             DatasetError: there is no such split.
@@ -53,13 +53,13 @@ class CaptionDataset:
     def pages(
         self, splits: Sequence[str] | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[pa.Table]:
-        """Read parts in the order of their numbers, so that all ids of one come before the next's.
+        """Read parts in order of number: all ids of a part precede those of the next.
 
-        What is not asked for is not read: text columns alone are a small share of a dataset.
+        Only the given columns are read: text is a small share of a dataset.
 
         Args:
-            splits: some splits; None: all.
-            columns: some columns of DATASET; None: all. With the images, tables have about 8 MB.
+            splits: names of splits; None: all.
+            columns: columns of DATASET; None: all. With images, tables have about 8 MB.
 
         Raises:
             DatasetError: there is no such split, or a part is damaged.
@@ -75,7 +75,7 @@ class CaptionDataset:
         )
 
     def references(self, splits: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Read the captions as REFERENCES, sorted by image id; raises as `pages` does."""
+        """Read the captions as REFERENCES, sorted by image id; raises like `pages`."""
         names = schema.REFERENCES.names
 
         def read(entries: list[dict[str, Any]]) -> pa.Table:
@@ -87,13 +87,12 @@ class CaptionDataset:
         yield from ordered_map(read, groups, self.config.list_threads)
 
     def images(self, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Read image files by their ids, in no particular order; unknown ids are passed over.
+        """Read image files by ids, in no particular order; unknown ids are skipped.
 
-        Only the row groups that hold them are read, or, of referenced images, the files that
-        their addresses lead to.
+        Only the row groups that contain them are read, or the files of referenced images.
 
         Raises:
-            ObjectNotFound: a referenced image has gone.
+            ObjectNotFound: a referenced image no longer exists.
             DatasetError: a part is damaged.
             StorageError: a store refuses.
         """
@@ -116,7 +115,7 @@ class CaptionDataset:
         yield from ordered_map(read, rows, _IMAGE_THREADS)
 
     def _entries(self, splits: Sequence[str] | None) -> list[dict[str, Any]]:
-        """Give the index of some splits; all of them where it is None."""
+        """Return the index of some splits; None: of all."""
         rows: list[dict[str, Any]] = self.index.to_pylist()
         if splits is None:
             return rows
@@ -135,7 +134,7 @@ class CaptionDataset:
         values = pa.array(wanted, pa.string())
         with open_part(self.store, entry[KEY], entry[schema.NUM_BYTES]) as file:
             for number in _row_groups(file, wanted):
-                # The ids alone first: they tell whether the images are worth reading.
+                # The ids first: most row groups have none of them, and their images are not read.
                 ids = file.read_row_group(number, [schema.IMAGE_ID])[schema.IMAGE_ID]
                 rows = pc.indices_nonzero(pc.is_in(ids, value_set=values))
                 if len(rows):
@@ -145,7 +144,7 @@ class CaptionDataset:
 
 
 def _row_groups(file: pq.ParquetFile, wanted: list[str]) -> Iterator[int]:
-    """Yield the row groups that may hold one of some sorted ids, by their statistics."""
+    """Yield the row groups that may contain one of some sorted ids, by their statistics."""
     column = file.schema_arrow.get_field_index(schema.IMAGE_ID)
     for number in range(file.num_row_groups):
         found = file.metadata.row_group(number).column(column).statistics
@@ -159,8 +158,8 @@ def open_dataset(uri: str | Path, config: StorageConfig) -> CaptionDataset:
     """Open a caption dataset.
 
     Raises:
-        ConfigError: the address is not one of a store.
-        DatasetError: there is none, or it is unfinished or damaged.
+        ConfigError: it is not an address of a store.
+        DatasetError: it does not exist, is unfinished or damaged.
         StorageError: the store refuses.
     """
     store = open_store(str(uri), config)
@@ -170,7 +169,7 @@ def open_dataset(uri: str | Path, config: StorageConfig) -> CaptionDataset:
 
 
 def identify(dataset: CaptionDataset) -> dict[str, Any]:
-    """Say what a dataset consists of, wherever it lies."""
+    """Return the identity of a dataset's content, independent of its address."""
     return {
         "source": dataset.record.source,
         "num_images": dataset.record.num_images,

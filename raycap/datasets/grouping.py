@@ -1,4 +1,4 @@
-"""From captions in any order to images with all their captions, and to what must be left out."""
+"""Grouping of captions in any order by image, and rejection of what cannot be used."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ class AnnotatedImage:
     offset_bytes: int | None
     size_bytes: int | None
     split: str | None
-    """As the source gives it; None where it does not."""
+    """As in the source; None if it has none."""
     captions: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A caption that is left out, or, where `caption` is None, an image."""
+    """A rejected caption or, where `caption` is None, a rejected image."""
 
     image_id: str
     uri: str | None
@@ -42,14 +42,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """What the source has under one image id."""
+    """Everything that the source has for one image id."""
 
     image_id: str
     image: AnnotatedImage | None
-    """None: all of it is rejected."""
+    """None: everything is rejected."""
     rejections: list[Rejection]
     num_images: int
-    """Different files under that id; where there is none, the id itself."""
+    """Distinct files with that id; if there is no file, the id counts as one."""
     num_captions: int
 
 
@@ -67,13 +67,13 @@ class AnnotationRow(NamedTuple):
 
 @dataclass(slots=True)
 class _File:
-    """One file under an id, and what is said of it."""
+    """One file with an id, and its captions."""
 
     first: AnnotationRow
     captions: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     num_textless: int = 0
-    """Rows without a caption, or with one that is no text."""
+    """Rows whose caption is missing or not text."""
     splits: set[str] = field(default_factory=set)
 
     def add(self, row: AnnotationRow) -> None:
@@ -86,7 +86,7 @@ class _File:
 
     @property
     def num_lost(self) -> int:
-        """Captions that are no text: rows without one, unless these are all that there is."""
+        """Captions that are not text: rows without one, if there are other rows."""
         return self.num_textless if self.captions or self.empty else 0
 
     @property
@@ -94,7 +94,7 @@ class _File:
         return len(self.captions) + len(self.empty) + self.num_lost
 
     def reject(self, reason: RejectReason, message: str) -> Iterator[Rejection]:
-        """Give a row for the image and one for each caption that is not rejected already."""
+        """Yield a rejection for the image, and one for each caption not rejected already."""
         for caption in (None, *self.captions):
             yield Rejection(
                 image_id=self.first.image_id,
@@ -105,7 +105,7 @@ class _File:
             )
 
     def reject_empty(self) -> Iterator[Rejection]:
-        lost = [("", "it is missing, or no text")] * self.num_lost
+        lost = [("", "it is missing, or not text")] * self.num_lost
         for caption, message in [*((caption, None) for caption in self.empty), *lost]:
             yield Rejection(
                 image_id=self.first.image_id,
@@ -132,13 +132,13 @@ def read_groups(
 ) -> Iterator[Group]:
     """Group ANNOTATIONS by image id, in UTF-8 byte order of the ids.
 
-    Sorting spills to disk beyond `memory_bytes`. Within an image, captions keep the order of the
+    Sorting uses the disk beyond `memory_bytes`. The captions of an image keep the order of the
     tables.
 
     Args:
         tables: ANNOTATIONS, in any order.
-        memory_bytes: most that the sorting may hold.
-        needs_image: reject captions whose image the source does not have.
+        memory_bytes: memory limit of the sorting.
+        needs_image: reject captions whose image is not in the source.
     """
     with scratch_database(memory_bytes) as database:
         _load(database, tables)
@@ -147,9 +147,9 @@ def read_groups(
 
 
 def group_rows(image_id: str, rows: Iterable[AnnotationRow], *, needs_image: bool) -> Group:
-    """Decide what of the rows of one id is kept; the first file that has captions is.
+    """Choose among the rows of one id: the first file that has captions is kept.
 
-    A row without a caption stands for an image without any, or, beside others, for one that
+    A row without a caption means an image without any or, beside other rows, a caption that
     cannot be read.
     """
     files: dict[tuple[str | None, int | None], _File] = {}
@@ -177,7 +177,7 @@ def _fault(
     file: _File, kept: _File | None, *, needs_image: bool
 ) -> tuple[RejectReason, str] | None:
     if needs_image and file.first.uri is None:
-        return RejectReason.NO_IMAGE, "the source has no image of that id"
+        return RejectReason.NO_IMAGE, "the source has no image with this id"
     if not file.captions:
         return (
             RejectReason.NO_CAPTION,

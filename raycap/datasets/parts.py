@@ -1,4 +1,4 @@
-"""Parts of a caption dataset on disk: their names, their tables, reading and writing them.
+"""Parts of a caption dataset: names, tables, reading and writing.
 
 Rows are written in small row groups, so that one image can be read without the whole part, and
 text without the images.
@@ -23,9 +23,9 @@ from raycap.storage.ranged import RangedFile
 PLANNED_PARTS = f"{WORK}plan/"
 MOVES = f"{WORK}moves/"
 ANSWERED_PARTS = f"{WORK}answered/"
-"""Parts that are done: every image is in, or rejected for good."""
+"""Results of complete parts: every image is stored or permanently rejected."""
 PARTIAL_PARTS = f"{WORK}partial/"
-"""Parts with images that could not be fetched for now."""
+"""Results of parts with images that failed for a transient reason."""
 
 IS_GIVEN = "is_given"
 RANK = "rank"
@@ -49,8 +49,8 @@ PLANNED = pa.schema(
         schema.DATASET.field(schema.CAPTIONS_LIST),
     ]
 )
-"""One image to fetch: `split` is its own, by the source if `is_given` and by hash otherwise;
-`rank` says from which subset on it is there."""
+"""One image to fetch. `split` is given by the source if `is_given`, and by hash otherwise; `rank`
+determines the subsets that contain it."""
 
 ANSWERED = pa.schema(
     [
@@ -68,13 +68,12 @@ ANSWERED = pa.schema(
         pa.field(schema.CAPTIONS_LIST, pa.list_(pa.string()), nullable=False),
     ]
 )
-"""What became of a planned image: `stored_in` is the split where its row stands, or there is an
-error code, and then `uri` and `captions` too. `num_bytes` is the size of the original file,
-`num_tokens` the length of each caption; `words` are the tokens that no earlier row of the part
-has, so that all rows together have each once."""
+"""The result of a planned image: `stored_in` is the split that contains its row; otherwise there is
+an error code, with `uri` and `captions`. `num_bytes` is the size of the original file, `num_tokens`
+the length of each caption; `words` are the tokens that no earlier row of the part has."""
 
 MOVED = pa.schema([PLANNED.field(schema.IMAGE_ID), PLANNED.field(schema.SPLIT)])
-"""An image that goes to another split than its own, because of a duplicate."""
+"""An image that moves to another split than planned, because of a duplicate."""
 
 PART_INDEX = pa.schema(
     [
@@ -88,22 +87,22 @@ PART_INDEX = pa.schema(
         pa.field(LAST, pa.string(), nullable=False),
     ]
 )
-"""One part of a complete dataset, sorted by number, then split."""
+"""One part of a complete dataset; sorted by number, then split."""
 
 _NUMBER = re.compile(r"^part-(\d{6,})\.parquet$")
 _ROW_GROUP_BYTES = 8_000_000
 _ROW_GROUP_ROWS = 4_096
-_ROW_BYTES = 200  # of what has a fixed size, roughly
+_ROW_BYTES = 200  # of columns with a fixed size, approximately
 _PAGE_VALUES = 16
 
 
 def part_key(folder: str, number: int) -> str:
-    """Name a part: `train/part-000012.parquet`; `folder` ends with a slash."""
+    """Return the key of a part: `train/part-000012.parquet`; `folder` ends with a slash."""
     return f"{folder}part-{number:06d}.parquet"
 
 
 def list_parts(store: Store, folder: str) -> Iterator[int]:
-    """Yield the numbers of the parts that stand in a folder, in no particular order."""
+    """Yield the numbers of the parts in a folder, in no particular order."""
     for page in store.list(folder):
         for key in page[KEY].to_pylist():
             if match := _NUMBER.match(key.removeprefix(folder)):
@@ -111,7 +110,7 @@ def list_parts(store: Store, folder: str) -> Iterator[int]:
 
 
 def encode_table(table: pa.Table, form: pa.Schema) -> bytes:
-    """Encode a small table whole."""
+    """Return a small table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.cast(form), sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
@@ -119,11 +118,11 @@ def encode_table(table: pa.Table, form: pa.Schema) -> bytes:
 
 
 def read_table(store: Store, key: str, form: pa.Schema) -> pa.Table:
-    """Read a small table whole.
+    """Read a small table.
 
     Raises:
         DatasetError: it is damaged.
-        StorageError: the store refuses, or there is none.
+        StorageError: the store refuses, or it does not exist.
     """
     data = store.read(key)
     try:
@@ -134,15 +133,15 @@ def read_table(store: Store, key: str, form: pa.Schema) -> pa.Table:
 
 
 def damaged(store: Store, key: str) -> DatasetError:
-    """Say that a file of a dataset is not what it should be."""
+    """Return the error for a damaged file of a dataset."""
     return DatasetError(
-        f"{store.address(key)}: is damaged or not a part of raycap; restore the file, or prepare "
+        f"{store.address(key)}: is damaged or not a file of raycap; restore the file, or prepare "
         "the dataset again in a new output"
     )
 
 
 class RowGroupWriter:
-    """Writes rows to a Parquet file, in row groups of about 8 MB; one of them is in memory."""
+    """Writes rows to a Parquet file in row groups of about 8 MB, one of which is in memory."""
 
     def __init__(self, path: Path, form: pa.Schema) -> None:
         self._form = form
@@ -152,21 +151,21 @@ class RowGroupWriter:
             compression={name: _compression(name) for name in form.names},
             use_dictionary=[name for name in form.names if name != schema.BYTES],
             write_page_checksum=True,
-            # Pages are closed between batches of values: by default, 1,024 images long.
+            # Pages end only between batches of values, which by default are 1,024 images.
             write_batch_size=_PAGE_VALUES if schema.BYTES in form.names else None,
         )
         self._rows: list[dict[str, Any]] = []
         self._num_bytes = 0
 
     def write(self, row: dict[str, Any], num_bytes: int) -> None:
-        """Add a row whose texts and bytes have that size."""
+        """Append a row; `num_bytes` is the size of its texts and bytes."""
         self._rows.append(row)
         self._num_bytes += num_bytes + _ROW_BYTES
         if self._num_bytes >= _ROW_GROUP_BYTES or len(self._rows) == _ROW_GROUP_ROWS:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left, and the footer."""
+        """Write the last row group and the footer."""
         self._flush()
         self._writer.close()
 
@@ -182,7 +181,7 @@ def _compression(column: str) -> str:
 
 
 class SplitWriter:
-    """Writes the rows of one part, each to its split; use as a context manager."""
+    """Writes the rows of one part, one file per split; use as a context manager."""
 
     def __init__(self, store: Store, number: int) -> None:
         self._store = store
@@ -197,7 +196,7 @@ class SplitWriter:
         self._folder.cleanup()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a DATASET row; rows come in the order of their ids."""
+        """Append a DATASET row, in the order of ids."""
         split = row[schema.SPLIT]
         if split not in self._writers:
             path = Path(self._folder.name) / f"{split}.parquet"
@@ -207,10 +206,10 @@ class SplitWriter:
         self._writers[split][1].write(row, num_bytes)
 
     def commit(self, before: Iterable[str]) -> None:
-        """Put every file in its place, and delete those of splits that have no row any more.
+        """Upload every file, and delete those of splits without rows.
 
         Args:
-            before: the splits that had rows of this part.
+            before: splits that had rows of this part before.
         """
         for split, (path, writer) in self._writers.items():
             writer.close()
@@ -220,11 +219,11 @@ class SplitWriter:
 
 
 def read_part(store: Store, key: str, num_bytes: int, columns: list[str]) -> Iterator[pa.Table]:
-    """Read some columns of a part of that size: at once, or, with the images, bit by bit.
+    """Read columns of a part of `num_bytes`: as one table or, with images, per row group.
 
     Raises:
         DatasetError: it is damaged.
-        StorageError: the store refuses, or there is none.
+        StorageError: the store refuses, or it does not exist.
     """
     with open_part(store, key, num_bytes) as file:
         if schema.BYTES not in columns:
@@ -236,11 +235,11 @@ def read_part(store: Store, key: str, num_bytes: int, columns: list[str]) -> Ite
 
 @contextmanager
 def open_part(store: Store, key: str, num_bytes: int) -> Iterator[pq.ParquetFile]:
-    """Open a part of that size; its footer is read at once, the rest as it is asked for.
+    """Open a part of `num_bytes`; its footer is read now, the rest when needed.
 
     Raises:
-        DatasetError: what is read of it is damaged.
-        StorageError: the store refuses, or there is none.
+        DatasetError: the part is damaged where it is read.
+        StorageError: the store refuses, or it does not exist.
     """
     try:
         yield pq.ParquetFile(

@@ -1,7 +1,7 @@
-"""Planning: the images of the subset, with their captions and splits, in parts to be built.
+"""The plan of a dataset: the images of the subset with their captions and splits, in parts.
 
-Planning happens once. An interrupted run goes on with the plan that stands, whatever has become of
-the annotations since.
+Planning happens once. An interrupted run continues with the existing plan, even if the annotations
+have changed since.
 """
 
 import tempfile
@@ -40,12 +40,12 @@ PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What is to be built, and what became of everything else of the source."""
+    """What is built, and counts of everything else in the source."""
 
     fingerprint: dict[str, Any]
     part_size: int
     num_images: int = 0
-    """To be built; all parts but the last have `part_size` of them."""
+    """Images to build; all parts but the last have `part_size` of them."""
     num_captions: int = 0
     num_source_images: int = 0
     num_source_captions: int = 0
@@ -54,15 +54,15 @@ class Plan:
     rejected_images: dict[str, int] = field(default_factory=dict)
     rejected_captions: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
-    """Every split that an image is planned for."""
+    """Every split with a planned image."""
 
     @property
     def num_parts(self) -> int:
-        """Parts to be built."""
+        """Number of parts."""
         return -(-self.num_images // self.part_size)
 
     def images_of(self, number: int) -> int:
-        """Images of a part."""
+        """Return the number of images of a part."""
         return min(self.part_size, self.num_images - number * self.part_size)
 
 
@@ -70,7 +70,7 @@ _FORM = TypeAdapter(Plan)
 
 
 def read_plan(store: Store) -> Plan | None:
-    """Read the plan of an unfinished dataset; None where there is none.
+    """Read the plan of an unfinished dataset; None if there is none.
 
     Raises:
         DatasetError: it is damaged.
@@ -97,10 +97,10 @@ def write_plan(
         store: the output.
         tables: ANNOTATIONS, in any order.
         config: all settings.
-        fingerprint: what only the same may continue.
+        fingerprint: must be equal for a run to continue.
 
     Raises:
-        ConfigError: images within tars are to be referenced, which no address can do.
+        ConfigError: images in tars are to be referenced, but have no address.
         DatasetError: the source has no image with a caption.
     """
     planner = _Planner(config, fingerprint)
@@ -125,7 +125,7 @@ def write_plan(
 
 
 class _Planner:
-    """Goes through the groups, and counts what becomes of them."""
+    """Makes the rows of a plan from groups, and counts them."""
 
     def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any]) -> None:
         self.plan = Plan(fingerprint=fingerprint, part_size=config.engine.part_size)
@@ -136,7 +136,7 @@ class _Planner:
         self._splits: set[str] = set()
 
     def rows(self, groups: Iterable[Group], rejected: RowGroupWriter) -> Iterator[dict[str, Any]]:
-        """Yield PLANNED rows, and write down what is rejected."""
+        """Yield PLANNED rows, and write rejected ones to `rejected`."""
         plan = self.plan
         for group in groups:
             plan.num_source_images += group.num_images
@@ -162,7 +162,7 @@ class _Planner:
     def _row(self, image: AnnotatedImage, rank: int) -> dict[str, Any]:
         if image.offset_bytes is not None and not self._config.embed.enabled:
             raise ConfigError(
-                f"{image.uri}: images within tars cannot be referenced; set embed.enabled=true"
+                f"{image.uri}: images in tars cannot be referenced; set embed.enabled=true"
             )
         split = image.split or hashed_split(image.image_id, self._config.split)
         self._splits.add(split)
@@ -182,7 +182,7 @@ class _Planner:
 
 
 def rejected_row(rejection: Rejection) -> dict[str, Any]:
-    """Give a REJECTED row."""
+    """Return a REJECTED row."""
     return {
         schema.IMAGE_ID: rejection.image_id,
         schema.URI: redact(rejection.uri) if rejection.uri is not None else None,
@@ -193,7 +193,7 @@ def rejected_row(rejection: Rejection) -> dict[str, Any]:
 
 
 def _encoded(rows: Iterator[dict[str, Any]], part_size: int) -> Iterator[tuple[int, bytes]]:
-    """Number and encode parts; by one thread, as each would keep the memory it once needed."""
+    """Number and encode parts, in one thread: each thread would keep the memory that it used."""
     part: list[dict[str, Any]] = []
     number = 0
     for row in rows:
@@ -212,7 +212,7 @@ def _describe_nothing(plan: Plan) -> str:
         reasons = f"{reasons}, " if reasons else ""
         reasons += f"{plan.num_images_not_in_subset} not in the subset"
     return f"{where}: no image with a caption ({reasons or 'nothing at all'}); " + (
-        "name the folder of the images by --images"
+        "give the folder of the images with --images"
         if "no_image" in reasons
         else "check the address"
     )

@@ -1,7 +1,4 @@
-"""`raycap prepare` from end to end: plan, build the parts, unite duplicates, sum up.
-
-The last files of a dataset: what was rejected, the index of the parts, and the record.
-"""
+"""`raycap prepare`: plan, build the parts, unite duplicates, write the last files."""
 
 import heapq
 import logging
@@ -76,7 +73,7 @@ Row = dict[str, Any]
 
 
 def write_rejected(database: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Write `rejected.parquet`, sorted by image id: an image's own row, then its captions."""
+    """Write `rejected.parquet`, sorted by image id: the row of an image, then its captions."""
     rows = heapq.merge(
         _planned_rejections(store),
         map(rejected_row, rejections(database)),
@@ -101,7 +98,7 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
     """Write `parts.parquet`, and return it.
 
     Raises:
-        DatasetError: a part is not there.
+        DatasetError: a part is missing.
     """
     sizes: dict[str, int] = {}
     for split in plan.splits:
@@ -113,7 +110,7 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
         key = part_key(f"{split}/", number)
         if key not in sizes:
             raise DatasetError(
-                f"{store.address(key)}: has gone; prepare the dataset again in a new output"
+                f"{store.address(key)}: is missing; prepare the dataset again in a new output"
             )
         rows.append(
             {
@@ -139,10 +136,10 @@ def sum_up(
     duplicates: Duplicates,
     config: PrepareConfig,
 ) -> DatasetRecord:
-    """Make the record of a dataset of which every part is built.
+    """Make the record of a dataset whose parts are all built.
 
     Raises:
-        DatasetError: an image or a caption of the source is unaccounted for.
+        DatasetError: an image or a caption of the source is not accounted for.
     """
     splits = _splits(index, count_lengths(database))
     unread = count_rejected(database)
@@ -198,7 +195,7 @@ def _splits(index: pa.Table, lengths: dict[str, dict[int, int]]) -> dict[str, Sp
 
 
 def _check_sums(record: DatasetRecord) -> None:
-    """Make sure that nothing was dropped silently."""
+    """Check that nothing was dropped silently."""
     images = (
         record.num_images + sum(record.rejected_images.values()) + record.num_images_not_in_subset
     )
@@ -211,14 +208,14 @@ def _check_sums(record: DatasetRecord) -> None:
         raise DatasetError(
             f"{record.source}: has {record.num_source_images} images and "
             f"{record.num_source_captions} captions, but {images} and {captions} are kept, "
-            "rejected or not in the subset; this is a fault of raycap: please report it"
+            "rejected or not in the subset; this is a bug in raycap: please report it"
         )
 
 
 logger = logging.getLogger(__name__)
 
 _HOPELESS_IMAGES = 1_024
-"""So many images in a row that cannot be reached end a run."""
+"""Consecutive images that fail for a transient reason before a run ends."""
 
 
 def prepare(  # noqa: PLR0913  the public call: all but two by keyword
@@ -231,30 +228,30 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> DatasetRecord:
-    """Turn annotations and their images into a Parquet caption dataset.
+    """Convert annotations and their images to a Parquet caption dataset.
 
-    The same call continues a run that was interrupted, with the annotations as they were when it
-    began, and has nothing to do where the dataset is complete. Images that cannot be fetched for
-    a passing reason (network, throttled, timed out) are not rejected: everything else is built,
-    then the run stops, and the same call fetches just these.
+    The same call continues an interrupted run, with the annotations as they were when it began,
+    and does nothing if the dataset is complete. Images that fail for a transient reason (network,
+    throttled, timeout) are not rejected: everything else is built, then the run stops, and the
+    same call fetches only these.
 
     Args:
         source: annotations, in a folder or bucket.
         output: a new folder or `s3://bucket/prefix`.
-        format: what the source is; recognised where it is None.
-        images: where the images are, if not beside the annotations.
-        config: all settings; defaults where it is None.
+        format: format of the source; None: recognised.
+        images: folder of the images, if not beside the annotations.
+        config: all settings; None: the defaults.
         on_progress: called as images are done; never if there is nothing to do.
-        debug: show Ray's and the workers' own output.
+        debug: show the output of Ray and of the workers.
 
     Returns:
-        The record, as written to `dataset.json`.
+        the record, as written to `dataset.json`.
 
     Raises:
         ConfigError: a setting, the source or the output is wrong.
-        DatasetError: the annotations are not what they should be.
-        RunConflict: the output is another dataset, or is being written.
-        RunStopped: the run was interrupted, or some images could not be reached for now.
+        DatasetError: the annotations are damaged, or no image can be read.
+        RunConflict: the output is another dataset, or another run writes it.
+        RunStopped: the run was interrupted, or images failed for a transient reason.
         StorageError: a store refuses.
     """
     config = config or PrepareConfig()

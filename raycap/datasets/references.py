@@ -1,4 +1,4 @@
-"""What people wrote, for comparison: a caption dataset, or anything that `prepare` reads."""
+"""References of an evaluation: a caption dataset, or anything that `prepare` reads."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,17 +25,17 @@ _PAGE_ROWS = 8_192
 
 @dataclass(slots=True, kw_only=True)
 class References:
-    """References ready to be read once; `dropped` is filled while they are."""
+    """References to be read once; `dropped` is filled while they are read."""
 
     source: str
-    """Their address, made absolute."""
+    """Their absolute address."""
     tables: Iterable[pa.Table]
-    """REFERENCES: one row an image, sorted by image id, none without a caption."""
+    """REFERENCES: one row per image, sorted by image id, none without a caption."""
     is_dataset: bool
-    """Whether it is a caption dataset, which has the images as well."""
+    """Whether they are from a caption dataset, which has the images too."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Captions, and images without any, that were left out, by reason. A caption dataset has
-    rejected its own before."""
+    """Rejected captions and images, by reason. A caption dataset rejected its own when it was
+    prepared."""
 
 
 def read_references(
@@ -45,18 +45,17 @@ def read_references(
     format: AnnotationFormat | None = None,
     splits: Sequence[str] = (),
 ) -> References:
-    """Open references. They are read when `tables` is iterated.
+    """Open references; they are read when `tables` is iterated.
 
     Args:
-        source: a caption dataset, or annotations, whose images need not be there.
-        config: how stores are reached.
-        format: what the annotations are; recognised where it is None.
+        source: a caption dataset, or annotations, whose images need not exist.
+        config: settings of stores.
+        format: format of the annotations; None: recognised.
         splits: some splits, by any of their usual names (`val`, `validation`); empty: all.
 
     Raises:
-        ConfigError: the source does not exist, or its kind is unknown.
-        DatasetError: it is not what it should be or, at once or when it is read, has no image in
-            those splits.
+        ConfigError: the source does not exist, or its format is unknown.
+        DatasetError: it is damaged or, now or when it is read, has no image in these splits.
         StorageError: a store refuses.
     """
     wanted = sorted({known_split(name) for name in splits})

@@ -1,7 +1,7 @@
-"""Which subset and which split an image belongs to: told by hashes of its id, by nothing else.
+"""The subset and the split of an image, by hashes of its id, and the names of splits.
 
-So neither depends on other images, on their order or on the machine: a subset lies within every
-larger one, and an image keeps its split in all of them. And how sources and people call splits.
+Neither depends on other images, on their order or on the machine: a subset is contained in every
+larger one, and an image has the same split in all of them.
 """
 
 import re
@@ -17,7 +17,7 @@ _END = 2**64
 _SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
-    "restval": TRAIN,  # Karpathy's: the part of COCO's validation images that he trains on
+    "restval": TRAIN,  # Karpathy's: the part of COCO's validation images used for training
     "val": VALIDATION,
     "valid": VALIDATION,
     "validation": VALIDATION,
@@ -26,29 +26,29 @@ _SPLITS = {
     "testing": TEST,
 }
 SPLIT_WORDS = tuple(_SPLITS)
-"""How splits are called in the sources."""
+"""Names of splits in sources."""
 _YEAR = re.compile(r"[-_]?(?:19|20)\d\d$")
 _IN_NAME = re.compile(rf"(?<![a-z0-9])({'|'.join(_SPLITS)})(?![a-z])")
 
 
 def rank_of(image_id: str) -> int:
-    """Place an image among all that there could be, from 0 to 2**64 - 1.
+    """Return the rank of an image id, from 0 to 2**64 - 1.
 
-    A subset is the images below its limit, whatever the seed of the splits.
+    A subset contains the images below its limit; the seed of the splits does not matter.
     """
     return _hash(image_id.encode(), b"raycap-subset")
 
 
 def subset_limit(share: float) -> int:
-    """Rank that all images of a subset lie below; `share` is of all images, from 0 to 1."""
+    """Return the rank below which all images of a subset are; `share` is from 0 to 1."""
     return int(share * _END)
 
 
 def hashed_split(image_id: str, config: SplitConfig) -> str:
     """Draw the split of an image.
 
-    The test split does not change with the share of the validation split, nor either of them
-    with the number of images.
+    The test split does not depend on the share of the validation split, and neither depends on
+    the number of images.
     """
     place = _hash(f"{config.seed}\0{image_id}".encode(), b"raycap-split")
     if place < int(config.test * _END):
@@ -63,12 +63,12 @@ def _hash(data: bytes, purpose: bytes) -> int:
 
 
 def known_word(word: str) -> str | None:
-    """Give the split that a word names, with a year or without; None if it names none."""
+    """Return the split that a word names, with or without a year; None if it names none."""
     return _SPLITS.get(_YEAR.sub("", word.strip().lower()))
 
 
 def known_split(name: str) -> str:
-    """Bring what a person calls a split to raycap's name of it: `val` and `dev` to `validation`."""
+    """Return raycap's name of a split: `validation` for `val` and `dev`."""
     return known_word(name) or name.strip().lower()
 
 
@@ -76,8 +76,8 @@ def word_in_name(path: str) -> tuple[str, str] | None:
     """Find the split that a path's words name, as in `captions_val2014.json` or `train/0.tar`.
 
     Returns:
-        The split, and the word with the year behind it (`val2014`); None where the path names
-        none, or several.
+        the split, and the word including the year (`val2014`); None if the path names none or
+        several.
     """
     words = list(_IN_NAME.finditer(path.lower()))
     splits = {_SPLITS[word[1]] for word in words}
@@ -88,12 +88,12 @@ def word_in_name(path: str) -> tuple[str, str] | None:
 
 
 def split_in_name(path: str) -> str | None:
-    """Give the split that a path's words name, if they name one."""
+    """Return the split that a path's words name, if they name exactly one."""
     found = word_in_name(path)
     return found[0] if found else None
 
 
 def split_order(name: str) -> tuple[int, str]:
-    """Sort key of splits: train, validation, test, then all others by name."""
+    """Return the sort key of a split: train, validation, test, then all others by name."""
     usual = (TRAIN, VALIDATION, TEST)
     return (usual.index(name) if name in usual else len(usual), name)

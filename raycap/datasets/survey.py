@@ -1,8 +1,7 @@
-"""The survey of all answered images, in scratch tables: duplicates, and sums for the record.
+"""Duplicates and totals over all images, from the results of the parts, in scratch tables.
 
-`answers` holds ANSWERED with the number of the part, `words` the tokens of each part;
-`find_duplicates` adds `duplicates` and `kept`, in which `final` is the split that an image is to
-stand in.
+`answers` has ANSWERED with the number of the part, `words` the tokens of each part.
+`find_duplicates` adds `duplicates` and `kept`, in which `final` is the final split of an image.
 """
 
 from collections.abc import Iterator
@@ -33,8 +32,8 @@ from raycap.storage.parallel import ordered_map
 _NUM_EXAMPLES = 5
 _PAGE_ROWS = 8_192
 
-# Whoever of a group is in the smallest subset is in all of them: so the group has the same split
-# in every subset, though it may have more images in larger ones.
+# The image of a group that is in the smallest subset is in all subsets, so the group has the same
+# split in every subset, although it may have more images in larger ones.
 _DUPLICATES = """
 CREATE TABLE duplicates AS
 SELECT part, image_id, digest, split, stored_in,
@@ -61,10 +60,10 @@ FROM duplicates GROUP BY digest HAVING count(DISTINCT final) > 1
 def load_answers(
     database: duckdb.DuckDBPyConnection, store: Store, plan: Plan, num_threads: int
 ) -> None:
-    """Read what became of all planned images.
+    """Load the results of all planned images.
 
     Raises:
-        DatasetError: a part is damaged, or has not an answer for each of its images.
+        DatasetError: a part is damaged, or has no result for one of its images.
     """
 
     def read(number: int) -> pa.Table:
@@ -90,7 +89,7 @@ def _insert(database: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> 
 
 
 def nothing_kept(database: duckdb.DuckDBPyConnection) -> str:
-    """Say why no image at all could be read; empty where one could."""
+    """Return why no image at all could be read; empty if one could."""
     (num_kept,) = _one_row(database, "SELECT count(digest) FROM answers")
     if num_kept:
         return ""
@@ -98,15 +97,15 @@ def nothing_kept(database: duckdb.DuckDBPyConnection) -> str:
     example = next(rejections(database)).message
     return (
         f"no image can be read ({counts}; the first: {example}); check where the images are, and "
-        "name their folder by --images"
+        "give their folder with --images"
     )
 
 
 def find_duplicates(database: duckdb.DuckDBPyConnection) -> Duplicates:
-    """Find images of the same digest, and decide which split they are to stand in.
+    """Find images with equal digests, and choose their final splits.
 
-    Images that were split by hash follow the one of their group that is in the smallest subset;
-    splits that the source gave stay.
+    Images split by hash get the split of that image of their group which is in the smallest
+    subset; splits given by the source are kept.
     """
     database.execute(_DUPLICATES)
     database.execute(_KEPT)
@@ -118,7 +117,7 @@ def find_duplicates(database: duckdb.DuckDBPyConnection) -> Duplicates:
 
 
 def write_moves(database: duckdb.DuckDBPyConnection, store: Store) -> list[int]:
-    """Write, for each part, which of its images go to another split; return the parts' numbers."""
+    """Write the images of each part that move to another split; return the parts' numbers."""
     query = (
         "SELECT part, image_id, final FROM duplicates WHERE final <> stored_in "
         "ORDER BY part, image_id"
@@ -133,7 +132,7 @@ def write_moves(database: duckdb.DuckDBPyConnection, store: Store) -> list[int]:
 
 
 def find_leakage(database: duckdb.DuckDBPyConnection) -> Leakage:
-    """Find images of the same digest in different splits."""
+    """Find images with equal digests in different splits."""
     num_groups, num_images = _one_row(
         database, f"SELECT count(*), coalesce(sum(num_images), 0)::BIGINT FROM ({_LEAKED})"
     )
@@ -162,18 +161,18 @@ def count_lengths(database: duckdb.DuckDBPyConnection) -> dict[str, dict[int, in
 
 
 def count_words(database: duckdb.DuckDBPyConnection) -> int:
-    """Count the different tokens of all captions."""
+    """Return the number of distinct tokens of all captions."""
     return int(_one_row(database, "SELECT count(*) FROM (SELECT DISTINCT word FROM words)")[0])
 
 
 def source_bytes(database: duckdb.DuckDBPyConnection) -> int:
-    """Add up the sizes of the original files."""
+    """Return the total size of the original files."""
     return int(_one_row(database, "SELECT coalesce(sum(num_bytes), 0)::BIGINT FROM kept")[0])
 
 
 def spread(database: duckdb.DuckDBPyConnection, column: str) -> Spread:
-    """Give least, middle and largest of a column; of an even count the lower middle; 0 of none."""
-    # By counts: DuckDB's own median holds all values in memory.
+    """Return minimum, lower median and maximum of a column; 0 if it is empty."""
+    # From counts: DuckDB's own median keeps all values in memory.
     query = f"SELECT {column}, count(*) FROM kept GROUP BY 1 ORDER BY 1"
     counts: list[tuple[int, int]] = database.execute(query).fetchall()
     if not counts:
@@ -188,7 +187,7 @@ def spread(database: duckdb.DuckDBPyConnection, column: str) -> Spread:
 
 
 def count_megapixels(database: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Count images by their size: `0-0.125`, `0.125-0.25`, and so on in doublings."""
+    """Count images by megapixels: `0-0.125`, `0.125-0.25`, and so on, doubling."""
     query = (
         "SELECT greatest(floor(log2(width_px::DOUBLE * height_px / 1e6))::INT, -4), count(*) "
         "FROM kept GROUP BY 1 ORDER BY 1"
@@ -234,12 +233,12 @@ def part_rows(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
-    """Stream a query's rows; `execute` would hold all of them."""
+    """Stream a query's rows; `execute` would keep all of them in memory."""
     for batch in database.sql(query).to_arrow_reader(_PAGE_ROWS):
         yield from zip(*(column.to_pylist() for column in batch), strict=True)
 
 
 def _one_row(database: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
-    """Give the row of an aggregate."""
+    """Return the only row of an aggregate."""
     (row,) = database.execute(query).fetchall()
     return row

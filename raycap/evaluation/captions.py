@@ -1,4 +1,4 @@
-"""The systems of an evaluation: sets of captions, read page by page from what others wrote."""
+"""The systems of an evaluation: named sets of captions, read in pages."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +15,16 @@ from raycap.captioning.output import open_finished
 from raycap.captioning.record import read_run
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.evaluation.caption_file import FILE, ROWS, read_file_names, read_rows
+from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
 
 _NOT_IN_NAMES = frozenset("/\\:")
 
 
 class CaptionsFormat(StrEnum):
-    """What captions are read from."""
+    """Source of captions."""
 
     RAYCAP = "raycap"
-    """The output of a finished run."""
+    """Output of a finished `raycap caption`."""
     COCO = "coco"
     """COCO results, or a whole COCO captions file with `images` and `annotations`."""
     JSONL = "jsonl"
@@ -42,31 +42,30 @@ _SUFFIXES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captions:
-    """One system's captions, not read yet."""
+    """The captions of one system, not read yet."""
 
     name: str
     source: str
     format: CaptionsFormat
     pages: Callable[[], Iterator[pa.Table]]
-    """Begins a pass over all rows, as ROWS tables in any order."""
+    """Returns an iterator over all rows, as ROWS tables in any order."""
     file_names: Callable[[], Iterator[pa.Table]] | None = None
-    """Begins a pass over what the rows' image ids stand for, as FILE_NAMES tables, where the
-    file says so."""
+    """Returns an iterator over FILE_NAMES tables; None if the file cannot have any."""
     model: dict[str, Any] = field(default_factory=dict)
-    """What made the captions, where it is known."""
+    """The model that wrote the captions, if known."""
 
 
 def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[Captions]:
-    """Open sets of captions, each under a name of its own.
+    """Open sets of captions, each with a unique name.
 
     Args:
-        sources: what `raycap caption` wrote, or JSON, JSON Lines, CSV or Parquet files; local or
+        sources: outputs of `raycap caption`, or JSON, JSON Lines, CSV or Parquet files; local or
             in a bucket; `name=address` gives a name.
-        config: how stores are reached.
+        config: settings of stores.
 
     Raises:
-        ConfigError: no source, two of one name, or one that is none of those.
-        DatasetError: an output of raycap that is unfinished or damaged.
+        ConfigError: no source, two with the same name, or one of another kind.
+        DatasetError: an output of raycap is unfinished or damaged.
         StorageError: a store refuses.
     """
     if not sources:
@@ -77,7 +76,7 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
 
 
 def _split_name(source: str | Path) -> tuple[str | None, str]:
-    """Split `name=address`; what stands as a local path is one, whatever its name."""
+    """Split `name=address`; an existing local path is an address, whatever its name."""
     text = str(source)
     name, equals, address = text.partition("=")
     is_named = bool(name and equals and address) and not _NOT_IN_NAMES & set(name)
@@ -87,7 +86,7 @@ def _split_name(source: str | Path) -> tuple[str | None, str]:
 
 
 def _unique_names(names: list[str | None], sources: list[str]) -> list[str]:
-    """Name each system as it was named, or by the last parts of its address that tell it apart."""
+    """Return the given name of each system, or the end of its address that distinguishes it."""
     chosen = [name for name in names if name is not None]
     twice = {name for name in chosen if chosen.count(name) > 1}
     if twice:
@@ -102,7 +101,7 @@ def _unique_names(names: list[str | None], sources: list[str]) -> list[str]:
 
 
 def _short_name(steps: list[str], unnamed: list[list[str]], chosen: list[str]) -> str:
-    """Take as few of an address's last parts as no other address ends with; or else all."""
+    """Return the shortest end of an address that no other address has; else the whole address."""
     for depth in range(1, len(steps)):
         tail = steps[-depth:]
         name = "/".join(tail)
@@ -114,14 +113,14 @@ def _short_name(steps: list[str], unnamed: list[list[str]], chosen: list[str]) -
 
 
 def _parts(source: str) -> list[str]:
-    """Split an address into its parts, the last without the suffix of a file of captions."""
+    """Split an address into parts, the last without the suffix of a file of captions."""
     root, suffix = os.path.splitext(source.rstrip("/"))
     path = root if suffix.lower() in _SUFFIXES else source
     return [part for part in path.split("/") if part] or [source]
 
 
 def _numbered(found: list[str], names: list[str | None]) -> list[str]:
-    """Number what still has the same name: the same address, given twice."""
+    """Number names that are still equal: the same address, given twice."""
     taken = {name for name in names if name is not None}
     unique = []
     for name, chosen in zip(found, names, strict=True):
@@ -143,7 +142,7 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
         name=name,
         source=source,
         format=kind,
-        pages=partial(read_rows, source, config),
+        pages=partial(read_captions, source, config),
         file_names=partial(read_file_names, source, config) if kind == "coco" else None,
     )
 
@@ -151,7 +150,7 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
 def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
     if os.path.isfile(source):
         known = ", ".join(_SUFFIXES)
-        raise ConfigError(f"{source}: is not a file of captions by its name ({known})")
+        raise ConfigError(f"{source}: is not a file of captions: its name must end with {known}")
     finished = open_finished(source, config)
     model = read_run(finished.store).get("fingerprint", {}).get("model", {})
 

@@ -1,8 +1,7 @@
-"""CLIPScore of many images: read and decode ahead, score in batches, here or on the cluster.
+"""CLIPScore of an evaluation's systems, in this process or on the cluster.
 
-An image that cannot be read has no score and a code that says why; it never ends an evaluation.
-
-CLIPScore of an evaluation's systems: where the images are, and the scores as columns.
+Images are read and decoded while earlier ones are scored in batches. An image that cannot be read
+has no score and an error code; it never ends an evaluation.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,11 +18,12 @@ import ray
 from jaxtyping import Float64, UInt8
 
 from raycap import schema
-from raycap.config import EvaluateConfig, ImageConfig, StorageConfig
+from raycap.config import EvaluateConfig, ExternalMetricsConfig, ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.references import References
 from raycap.errors import ErrorCode, ImageError, ObjectNotFound, TransientError
-from raycap.evaluation.chunks import IS_SCORED, column
+from raycap.evaluation.matching import IS_SCORED, column
+from raycap.evaluation.metric import Metric
 from raycap.evaluation.workers import RESTARTS, spread
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.models.base import ModelSource
@@ -46,12 +46,12 @@ CLIP_SCORES = pa.schema(
         pa.field(schema.ERROR_CODE, pa.string()),
     ]
 )
-"""The scores of one image. Null where there is no caption, and where the image cannot be read:
-then `error_code` says why."""
+"""The scores of one image; null if it has no caption or cannot be read. In the latter case,
+`error_code` gives the reason."""
 
 MAX_ASPECT = 100
-"""Images longer than this many times their width are not scored: resized to the width that a CLIP
-wants, one would fill the memory, and its centre shows next to nothing of it."""
+"""Images with a larger aspect ratio are not scored: resized to the width that CLIP needs, one would
+fill the memory, and its centre shows almost nothing of it."""
 
 _BATCH_IMAGES = 32
 _THREADS = 8
@@ -60,14 +60,14 @@ _PROBE = Target(width_px=1, height_px=1, resample="nearest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSpec:
-    """What every worker needs to know."""
+    """Settings of every worker."""
 
     model: ModelSource
-    """As `find_clip` found it."""
+    """Result of `find_clip`."""
     images: ReadImages
-    """Where the image files come from."""
+    """Source of the image files."""
     image: ImageConfig
-    """What is accepted as an image."""
+    """Limits of accepted images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +76,19 @@ class UriImages:
 
     storage: StorageConfig
     max_bytes: int
-    """Larger files are cut there, and refused when they are decoded."""
+    """Larger files are truncated, and rejected by decoding."""
 
     def __call__(self, rows: pa.Table) -> list[bytes | ImageError]:
-        """Read the files of some rows at a time.
+        """Read the files of some rows, in parallel.
 
         Raises:
-            StorageError: no image of that store can be read.
+            StorageError: no image of a store can be read.
         """
         return list(ordered_map(self._read, rows[schema.URI].to_pylist(), _THREADS))
 
     def _read(self, uri: str | None) -> bytes | ImageError:
         if uri is None:
-            return ImageError(ErrorCode.NOT_FOUND, "the references name no address of this image")
+            return ImageError(ErrorCode.NOT_FOUND, "the references have no address of this image")
         try:
             return _reader(self.storage).read(uri, self.max_bytes)
         except ObjectNotFound as error:
@@ -98,11 +98,11 @@ class UriImages:
 
 
 def clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[pa.Table]:
-    """Score in this process: yield a CLIP_SCORES table for each table, row for row.
+    """Yield a CLIP_SCORES table for each table, row for row, scored in this process.
 
     Args:
         tables: `image_id`, `uri` (or what `spec.images` reads by), `caption` and `references`.
-        spec: The model, and where images come from.
+        spec: the model, and the source of images.
 
     Raises:
         ModelError: the model cannot be loaded or run.
@@ -114,13 +114,13 @@ def clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[pa.Table
 
 
 def spread_clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[pa.Table]:
-    """Score as `clip_scores`, in order, by one actor a GPU, or one a node where there are none.
+    """Score as `clip_scores`, in order, with one actor per GPU, or one per node without GPUs.
 
     Ray must be connected (see `raycap.cluster.start.ray_cluster`).
 
     Raises:
         ModelError: the model cannot be loaded or run.
-        RunStopped: its workers died again and again.
+        RunStopped: its workers died repeatedly.
         StorageError: no image can be read.
     """
     actors = _start_actors(spec)
@@ -133,14 +133,14 @@ def spread_clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[p
 
 
 class ClipWorker:
-    """Scores tables with one CLIP, which it loads when it is first needed."""
+    """A CLIP that scores tables; loaded when first needed."""
 
     def __init__(self, spec: ClipSpec, num_threads: int | None = None) -> None:
         """Prepare the process.
 
         Args:
-            spec: The model, and where images come from.
-            num_threads: CPU threads for the model; None leaves them as they are.
+            spec: the model, and the source of images.
+            num_threads: CPU threads for the model; None: unchanged.
         """
         self._spec = spec
         self._loaded: ClipScorer | None = None
@@ -179,7 +179,7 @@ class ClipWorker:
         if isinstance(data, ImageError):
             return data
         try:
-            # Twice, as only then is the size known upright; a JPEG's first time is the short one.
+            # Decoded twice, to learn the upright size first; for JPEG, the first time is fast.
             probe = decode(data, _PROBE, self._spec.image)
             sides = sorted((probe.width_px, probe.height_px))
             if sides[1] > MAX_ASPECT * sides[0]:
@@ -196,7 +196,7 @@ def _score(
     rows: pa.Table,
     images: Sequence[UInt8[np.ndarray, "_ _ 3"] | ImageError],
 ) -> list[dict[str, Any]]:
-    """Score those rows whose image was read; say of the others why not."""
+    """Score the rows whose image was read, and give an error code for the others."""
     read = [at for at, image in enumerate(images) if not isinstance(image, ImageError)]
     chosen = rows.take(pa.array(read, pa.int64()))
     captions = chosen[schema.CAPTION].to_pylist()
@@ -230,14 +230,14 @@ def _start_actors(spec: ClipSpec) -> list[Any]:
     actor: Any = ray.remote(ClipWorker).options(
         max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
     )
-    # Ray gives a worker as many threads as the CPUs it reserved: one.
+    # Ray gives a worker as many threads as reserved CPUs, which is one.
     num_threads = None if num_gpus else psutil.cpu_count(logical=False)
     return [actor.remote(spec, num_threads) for _ in range(num_gpus or num_nodes)]
 
 
 @lru_cache(maxsize=4)
 def _reader(config: StorageConfig) -> ImageReader:
-    """Keep connections open from batch to batch of a process."""
+    """Keep connections open between the batches of a process."""
     return ImageReader(config)
 
 
@@ -249,7 +249,7 @@ _NAMES = (schema.CLIP_SCORE, schema.REF_CLIP_SCORE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedImages:
-    """Reads the images that a caption dataset holds, by their ids."""
+    """Reads the images in a caption dataset by their ids."""
 
     dataset: str
     storage: StorageConfig
@@ -263,15 +263,15 @@ class EmbeddedImages:
         """
         ids = rows[schema.IMAGE_ID].to_pylist()
         found = dict(_dataset(self.dataset, self.storage).images(ids))
-        gone = ImageError(ErrorCode.NOT_FOUND, "the dataset does not hold this image")
+        gone = ImageError(ErrorCode.NOT_FOUND, "the dataset does not contain this image")
         return [found.get(image_id, gone) for image_id in ids]
 
 
 def clip_spec(config: EvaluateConfig, references: References) -> ClipSpec | None:
-    """Say which CLIP scores, and where it finds the images; None where none is asked for.
+    """Return the CLIP to use and the source of images; None if no CLIP is configured.
 
     Raises:
-        ModelError: it cannot be found.
+        ModelError: the CLIP cannot be found.
     """
     name = config.external.clip_model
     if name is None:
@@ -282,15 +282,15 @@ def clip_spec(config: EvaluateConfig, references: References) -> ClipSpec | None
 def clip_columns(
     spec: ClipSpec, chunks: Sequence[Iterable[pa.Table]], *, is_spread: bool
 ) -> list[ClipColumns]:
-    """Score every system, one after the other, by the same workers.
+    """Score all systems, one after another, with the same workers.
 
     Args:
-        spec: as `clip_spec` gave it.
-        chunks: of each system, a pass over what `chunks.read_chunks` yields.
-        is_spread: by actors of Ray, which must be connected.
+        spec: result of `clip_spec`.
+        chunks: for each system, an iteration of `matching.read_chunks`.
+        is_spread: use Ray actors; Ray must be connected.
 
     Raises:
-        RaycapError: as `clip.clip_scores` and `clip.spread_clip_scores`.
+        RaycapError: as `clip_scores` and `spread_clip_scores`.
     """
     score = spread_clip_scores if is_spread else clip_scores
     tables = chain.from_iterable(_tables(of, system) for system, of in enumerate(chunks))
@@ -329,5 +329,13 @@ def _images(config: EvaluateConfig, references: References) -> ReadImages:
 
 @lru_cache(maxsize=2)
 def _dataset(uri: str, config: StorageConfig) -> CaptionDataset:
-    """Keep the dataset's index from batch to batch of a process."""
+    """Keep the dataset's index between the batches of a process."""
     return open_dataset(uri, config)
+
+
+def _why_skipped(config: ExternalMetricsConfig) -> str | None:
+    return None if config.clip_model else "no external.clip_model is named"
+
+
+CLIP_SCORE = Metric(columns=(schema.CLIP_SCORE,), open=None, why_skipped=_why_skipped)
+REF_CLIP_SCORE = Metric(columns=(schema.REF_CLIP_SCORE,), open=None, why_skipped=_why_skipped)

@@ -1,7 +1,4 @@
-"""`raycap evaluate` from end to end: match, count, score, resample, write.
-
-What was found of each system, as `evaluation.json` tells it.
-"""
+"""`raycap evaluate`: match, count, score, resample and write."""
 
 import logging
 import time
@@ -16,11 +13,18 @@ from raycap.config import BootstrapConfig, EvaluateConfig, choose
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
 from raycap.evaluation.captions import Captions, open_captions
-from raycap.evaluation.intervals import Interval, Resampled, resample
 from raycap.evaluation.matching import Match, MissingPolicy, load_references, match_system, settle
-from raycap.evaluation.passes import Matched, PassesFound, Plan, plan_passes, run_passes
-from raycap.evaluation.score_file import score_files, score_key
-from raycap.evaluation.sums import METRICS, SystemSums
+from raycap.evaluation.passes import (
+    Matched,
+    PassesFound,
+    Plan,
+    plan_passes,
+    run_passes,
+    score_files,
+    score_key,
+)
+from raycap.evaluation.registry import SCORE_NAMES
+from raycap.evaluation.sums import Interval, Resampled, SystemSums, resample
 from raycap.metrics.diversity import DiversityCounts
 from raycap.metrics.lengths import Histogram, mean_length, median_length, wasserstein
 from raycap.progress import OnProgress
@@ -41,7 +45,7 @@ from raycap.storage.stores import open_store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemFound:
-    """All that was found of one system."""
+    """All results of one system."""
 
     captions: Captions
     match: Match
@@ -49,9 +53,9 @@ class SystemFound:
     diversity: DiversityCounts
     mean_logprob: float | None
     skipped: dict[str, str]
-    """Metrics without a value, and why."""
+    """Scores without a value, and why."""
     scores: str
-    """Key of its per-image scores; "" where none were written."""
+    """Key of its per-image scores; "" if none were written."""
 
     def lengths(self) -> Counter[int]:
         """Count its captions by their length."""
@@ -63,19 +67,19 @@ def describe_systems(
     resampled: Resampled,
     references: Histogram,
     *,
-    tells_copies: bool,
+    counts_copies: bool,
 ) -> list[System]:
-    """Put together what is told of each system.
+    """Return what `evaluation.json` contains for each system.
 
     Args:
         found: the systems.
         resampled: their intervals.
-        references: captions of people, by their length.
-        tells_copies: whether copies of training captions were counted.
+        references: lengths of the references.
+        counts_copies: whether copies of training captions were counted.
     """
     parts = zip(found, resampled.metrics, resampled.length_gaps, strict=True)
     return [
-        _system(system, intervals, gap, references, tells_copies=tells_copies)
+        _system(system, intervals, gap, references, counts_copies=counts_copies)
         for system, intervals, gap in parts
     ]
 
@@ -95,7 +99,7 @@ def _system(
     gap: Interval | None,
     references: Histogram,
     *,
-    tells_copies: bool,
+    counts_copies: bool,
 ) -> System:
     lengths = found.lengths()
     captions, match = found.captions, found.match
@@ -122,25 +126,25 @@ def _system(
             high=None if gap is None else gap[1],
             wasserstein=wasserstein(lengths, references),
         ),
-        diversity=_diversity(found.diversity, tells_copies=tells_copies),
+        diversity=_diversity(found.diversity, counts_copies=counts_copies),
     )
 
 
-def _diversity(counts: DiversityCounts, *, tells_copies: bool) -> Diversity:
+def _diversity(counts: DiversityCounts, *, counts_copies: bool) -> Diversity:
     return Diversity(
         distinct_1=counts.distinct_1,
         distinct_2=counts.distinct_2,
         repetition=counts.repetition,
         vocabulary_size=counts.vocabulary_size,
         num_different_captions=counts.num_different_captions,
-        copied_from_training=counts.copied if tells_copies else None,
+        copied_from_training=counts.copied if counts_copies else None,
     )
 
 
 def _metrics(found: SystemFound, intervals: dict[str, Interval]) -> list[Metric]:
     values = found.sums.corpus()
     metrics = []
-    for name in METRICS:
+    for name in SCORE_NAMES:
         low, high = intervals.get(name, (None, None))
         value = values.get(name)
         reason = found.skipped.get(name, "no image has a score") if value is None else None
@@ -164,22 +168,22 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Evaluation:
-    """Score one or more systems' captions against what people wrote.
+    """Score the captions of one or more systems against references.
 
     Args:
-        captions: what `raycap caption` wrote, or files of captions; `name=address` gives a name.
+        captions: outputs of `raycap caption`, or files of captions; `name=address` gives a name.
         references: a caption dataset, or anything that `raycap prepare` reads.
-        output: a folder or `s3://bucket/prefix` for `evaluation.json` and the images' scores; an
-            evaluation that is there is replaced. None: nothing is written.
-        missing: what to do about images without a caption.
+        output: a folder or `s3://bucket/prefix` for `evaluation.json` and the scores of images; an
+            existing evaluation is overwritten. None: nothing is written.
+        missing: treatment of images without a caption.
         splits: only these splits of the references; empty: all.
-        config: all settings; defaults where it is None.
+        config: all settings; None: the defaults.
         on_progress: called as images are scored.
-        debug: show Ray's and the workers' own output.
+        debug: show the output of Ray and of the workers.
 
     Raises:
-        ConfigError: a setting or an address is wrong, or what a setting asks for is not installed.
-        DatasetError: captions or references are not what they should be, or images lack captions.
+        ConfigError: a setting or an address is wrong, or a setting needs an extra that is missing.
+        DatasetError: captions or references are invalid, or images have no caption.
         ModelError: the CLIP cannot be found or run.
         StorageError: a store refuses.
     """
@@ -195,7 +199,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
             database, systems, written, splits, policy, on_progress or (lambda _: None)
         )
         if store is not None:
-            store.delete(EVALUATION)  # without it, what stands there is no evaluation
+            store.delete(EVALUATION)  # without it, the files there are not an evaluation
         with score_files(store, len(systems)) as files:
             found = run_passes(matched, plan, config, files, debug=debug)
     evaluation = _conclude(matched, plan, found, config.bootstrap, is_written=store is not None)
@@ -213,7 +217,7 @@ def _match(
     missing: MissingPolicy,
     on_progress: OnProgress,
 ) -> Matched:
-    """Read everything into the scratch database, join it, and settle what is scored."""
+    """Load everything into the scratch database, join it, and decide what is scored."""
     num_rows = load_references(database, written.tables)
     if written.dropped:
         logger.warning("references_dropped %s", dict(written.dropped))
@@ -238,7 +242,7 @@ def _match(
 def _conclude(
     matched: Matched, plan: Plan, found: PassesFound, config: BootstrapConfig, *, is_written: bool
 ) -> Evaluation:
-    """Compute the corpus's scores of each system, their intervals and comparisons."""
+    """Compute the scores of each system, their intervals and comparisons."""
     names = [system.name for system in matched.systems]
     resampled = resample(names, found.sums, found.reference_sums, config)
     systems = [
@@ -266,7 +270,7 @@ def _conclude(
         confidence=config.confidence,
         num_resamples=config.num_resamples,
         seed=config.seed,
-        systems=describe_systems(systems, resampled, lengths, tells_copies=found.tells_copies),
+        systems=describe_systems(systems, resampled, lengths, counts_copies=found.counts_copies),
         comparisons=resampled.comparisons,
         wall_s=0.0,
         versions=versions(),

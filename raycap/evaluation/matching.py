@@ -1,11 +1,12 @@
-"""Joining systems with references: which caption belongs to which image, and what is left over.
+"""Matching the captions of systems with references, in a scratch database read chunk by chunk.
 
-Everything lies in scratch tables of DuckDB, on disk beyond its memory: `refs` holds the references
-in their order, `captions_N` the rows of system N, `matched_N` those of them that have references,
-`scored` the places of what is compared, `reference_tokens` what `chunks` keeps.
+The tables of DuckDB use the disk beyond its memory limit: `refs` has the references in order,
+`captions_N` the rows of system N, `matched_N` its rows that have references, `scored` the places of
+the compared images, `reference_tokens` the tokens kept after the first pass, which take longest to
+compute. Each pass reads the joined rows again, so that memory does not grow with their number.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,13 +17,27 @@ from raycap import schema
 from raycap.errors import DatasetError, ErrorCode
 from raycap.evaluation.caption_file import FILE_NAMES, ROWS
 from raycap.evaluation.captions import Captions
-from raycap.evaluation.chunks import PLACE, SYSTEM_COLUMNS
+from raycap.metrics.ngrams import Sentences
 
 NUM_NAMED = 5
-"""How many ids a message or record names before it only counts."""
+"""Most ids listed in a message or record; the others are only counted."""
 
 UNKNOWN = "unknown"
-"""Stands for the error code of a failed row that gives none."""
+"""Error code of a failed row without one."""
+
+PLACE = "place"
+"""Position of an image among the references."""
+IS_SCORED = "is_scored"
+TOKENS = "tokens"
+"""Of each reference, joined by spaces, which no token contains; null until `keep_tokens`."""
+
+SYSTEM_COLUMNS = (
+    schema.URI,
+    schema.STATUS,
+    schema.ERROR_CODE,
+    schema.CAPTION,
+    schema.LOGPROB,
+)
 
 # The last part of a path, and that without its suffix, as posixpath has them.
 _NAME = "regexp_extract({}, '[^/]*$')"
@@ -36,23 +51,24 @@ _RULES = {
     "file name": (_NAME.format("file"), _NAME.format("image_id")),
     "stem": (_STEM.format("file"), _STEM.format("image_id")),
 }
-"""How a row may name an image, and the references' name that it is compared with; best first."""
+"""Names of an image in a row, and in the references, that are compared; the first that match any
+image are used."""
 
 
 class MissingPolicy(StrEnum):
-    """What to do about images of the references that a system has no caption for."""
+    """Treatment of images of the references for which a system has no caption."""
 
     ERROR = "error"
-    """Stop and name them."""
+    """Stop, and list them."""
     WORST = "worst"
-    """Score them as empty captions: 0, and they count."""
+    """Score them 0, as empty captions."""
     DROP = "drop"
-    """Compare on those images only that every system has a caption for."""
+    """Compare only on images for which every system has a caption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """How one system's rows fit the references."""
+    """The match of one system's rows with the references."""
 
     matched_by: str
     num_missing: int
@@ -64,7 +80,7 @@ class Match:
 
 
 def load_references(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> int:
-    """Read REFERENCES, sorted by image id, into the scratch database; return how many."""
+    """Load REFERENCES, sorted by image id, into the scratch database; return the number of rows."""
     database.execute(
         "CREATE TABLE refs "
         "(place BIGINT, image_id VARCHAR, source_id VARCHAR, uri VARCHAR, captions VARCHAR[])"
@@ -81,16 +97,16 @@ def load_references(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Tab
 def match_system(
     database: duckdb.DuckDBPyConnection, system: int, captions: Captions, references: str
 ) -> Match:
-    """Read a system's rows and join them with the references by the first rule that fits any.
+    """Load a system's rows, and join them with the references by the first rule that matches any.
 
     Args:
-        database: holds the references.
-        system: its number.
+        database: contains the references.
+        system: number of the system.
         captions: its rows.
-        references: the address of the references, for messages.
+        references: address of the references, for messages.
 
     Raises:
-        DatasetError: it has an image twice, or none of the references' images.
+        DatasetError: it has an image twice, or none of the images of the references.
     """
     _load_captions(database, system, captions)
     _refuse_duplicates(database, system, captions.source)
@@ -103,22 +119,22 @@ def match_system(
 def settle(
     database: duckdb.DuckDBPyConnection, matches: dict[str, Match], policy: MissingPolicy
 ) -> int:
-    """Decide which images are scored; return how many.
+    """Decide which images are scored; return their number.
 
     Args:
-        database: holds the references and every matched system.
+        database: contains the references and all matched systems.
         matches: by the systems' names, in their order.
-        policy: what to do about images without a caption.
+        policy: treatment of images without a caption.
 
     Raises:
-        DatasetError: images have no caption and the policy is to stop; or none is left.
+        DatasetError: images have no caption and the policy is to stop, or no image remains.
     """
     lacking = {name: match for name, match in matches.items() if _is_lacking(match)}
     if policy == MissingPolicy.ERROR and lacking:
         told = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
         raise DatasetError(
-            f"{told}; caption these images too, or choose --missing worst (they score 0) or "
-            "--missing drop (they are left out, for every system)"
+            f"{told}; caption these images too, or choose --missing worst (score them 0) or "
+            "--missing drop (exclude them, for all systems)"
         )
     captioned = [
         f"SELECT place FROM matched_{system} WHERE status = '{schema.STATUS_OK}'"
@@ -132,7 +148,7 @@ def settle(
     num_scored = _number(database, "SELECT count(*) FROM scored")
     if not num_scored:
         raise DatasetError(
-            f"no image has a caption of {' and of '.join(matches)}; nothing is left to compare"
+            f"no image has a caption of {' and of '.join(matches)}; nothing remains to compare"
         )
     return num_scored
 
@@ -149,7 +165,7 @@ def _load_captions(database: duckdb.DuckDBPyConnection, system: int, captions: C
     if captions.file_names is None:
         return
     _load(database, "file_names", FILE_NAMES, captions.file_names())
-    # Where a file says what its numbers stand for, the numbers are its own.
+    # The image numbers of a file with file names have no meaning outside it.
     database.execute(
         f"UPDATE {name} SET image_id = n.file_name, file = n.file_name "
         f"FROM file_names n WHERE n.image_id = {name}.image_id"
@@ -176,7 +192,7 @@ def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source:
 
 
 def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
-    """Join rows and references whose names are equal, and are nobody else's on either side."""
+    """Join rows and references with equal names that are unique on either side."""
     columns = ", ".join(f"c.{name}" for name in SYSTEM_COLUMNS)
     database.execute(
         f"""
@@ -220,7 +236,7 @@ def _describe(database: duckdb.DuckDBPyConnection, system: int, rule: str) -> Ma
 
 
 def _names(database: duckdb.DuckDBPyConnection, query: str) -> tuple[int, list[str]] | None:
-    """Count the ids that a query gives, and name the first few; None where there are none."""
+    """Return the number of ids in a query and the first few; None if there are none."""
     count = _number(database, f"SELECT count(*) FROM ({query})")
     first = f"SELECT image_id FROM ({query}) ORDER BY image_id LIMIT {NUM_NAMED}"
     return (count, [name for (name,) in database.execute(first).fetchall()]) if count else None
@@ -249,7 +265,7 @@ def _describe_lack(name: str, match: Match) -> str:
         codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
         told.append(f"{match.num_failed:,} failed ({codes})")
         if _PASSING & match.failed.keys():
-            told.append("of which `raycap caption --retry-failed` may mend some")
+            told.append("of which `raycap caption --retry-failed` may fix some")
     return f"{name} lacks captions of images: {', '.join(told)}"
 
 
@@ -258,9 +274,64 @@ def _nothing_fits(
 ) -> DatasetError:
     count, ours = _names(database, f"SELECT image_id FROM captions_{system}") or (0, [])
     if not count:
-        return DatasetError(f"{source}: holds no captions")
+        return DatasetError(f"{source}: contains no captions")
     _, theirs = _names(database, "SELECT image_id FROM refs") or (0, ["none"])
     return DatasetError(
-        f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; it "
-        f"names them {ours[0]}, and the references {theirs[0]}"
+        f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; for "
+        f"example, its first is {ours[0]}, and that of the references {theirs[0]}"
     )
+
+
+def column(name: str, system: int) -> str:
+    """Return the name of a system's column in a chunk."""
+    return f"{name}_{system}"
+
+
+def read_chunks(
+    database: duckdb.DuckDBPyConnection, num_systems: int, num_rows: int
+) -> Iterator[pa.Table]:
+    """Read the joined rows in the order of the references, in chunks of `num_rows`.
+
+    Writes to the database during the iteration are not seen.
+
+    Yields:
+        tables of `place`, `image_id`, `references`, `tokens`, `is_scored` and, for each system,
+        `column(name, system)` of `uri`, `status`, `error_code`, `caption` and `logprob`.
+    """
+    columns = ["r.place", "r.image_id", f"r.captions AS {schema.REFERENCE_CAPTIONS}", "t.tokens"]
+    columns.append(f"s.place IS NOT NULL AS {IS_SCORED}")
+    joins = ["refs r LEFT JOIN scored s USING (place) LEFT JOIN reference_tokens t USING (place)"]
+    for system in range(num_systems):
+        joins.append(f"LEFT JOIN matched_{system} m{system} ON m{system}.place = r.place")
+        columns += [f"{_value(name, system)} AS {column(name, system)}" for name in SYSTEM_COLUMNS]
+    query = f"SELECT {', '.join(columns)} FROM {' '.join(joins)} ORDER BY r.place"
+    with database.cursor() as reading:
+        for batch in reading.sql(query).to_arrow_reader(num_rows):
+            yield pa.Table.from_batches([batch])
+
+
+def keep_tokens(database: duckdb.DuckDBPyConnection, chunk: pa.Table, tokens: pa.Array) -> None:
+    """Store the result of `join_tokens` for a chunk, for later passes."""
+    page = pa.table({PLACE: chunk[PLACE], TOKENS: tokens})
+    database.register("page", page)
+    database.execute("INSERT INTO reference_tokens SELECT * FROM page")
+    database.unregister("page")
+
+
+def join_tokens(references: Sequence[Sentences]) -> pa.Array:
+    """Return the tokens of each image's references in the form of TOKENS."""
+    joined = [[" ".join(tokens) for tokens in image] for image in references]
+    return pa.array(joined, pa.list_(pa.string()))
+
+
+def split_tokens(kept: pa.ChunkedArray) -> list[Sentences]:
+    """Return the tokens from the form of TOKENS."""
+    return [[text.split(" ") if text else [] for text in image] for image in kept.to_pylist()]
+
+
+def _value(name: str, system: int) -> str:
+    if name == schema.STATUS:
+        return f"coalesce(m{system}.status, '{schema.STATUS_MISSING}')"
+    if name == schema.URI:
+        return f"coalesce(r.uri, m{system}.uri)"
+    return f"m{system}.{name}"

@@ -1,24 +1,28 @@
 """METEOR 1.5: words aligned exactly, by stem, by synonym and by paraphrase.
 
-The alignments are the published program's; its formula is computed here from their counts, so that
-a corpus, an image and a resample are one and the same sum.
+The published program aligns the words; its formula is computed here from counts, which add up over
+the images of a corpus or a resample.
 
 Source: Denkowski and Lavie 2014, "Meteor Universal: Language Specific Translation Evaluation for
-Any Target Language", with the parameters for English; run as coco-caption runs it.
+Any Target Language", with the parameters for English; with the options of coco-caption.
 """
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 from jaxtyping import Float64
 
+from raycap import schema
+from raycap.config import ExternalMetricsConfig
 from raycap.evaluation.java import JavaError, JavaProcess, find_javas, require, why_missing
+from raycap.evaluation.metric import Metric, Score
 
 NUM_STATISTICS = 23
-"""Counts that the program gives of an image: lengths of caption and reference, function words of
-both; of each of four kinds of match the content words of both and the function words of both;
-chunks; matched words of both."""
+"""Counts of the program per image: lengths of caption and reference, function words of both; for
+each of four kinds of match, the content words of both and the function words of both; chunks;
+matched words of both."""
 
 _JAR = "meteor/meteor-1.5.jar"
 _PARAPHRASES = "meteor/data/paraphrase-en.gz"
@@ -26,7 +30,7 @@ _CHUNK_IMAGES = 2_000
 _NUM_LENGTHS = 4
 _CHUNKS, _MATCHED = 20, slice(21, 23)
 
-# For English, tuned to rankings by people.
+# For English, tuned to human rankings.
 _RECALL_WEIGHT = 0.85  # alpha
 _FRAGMENTATION_POWER = 0.20  # beta
 _FRAGMENTATION_WEIGHT = 0.60  # gamma
@@ -38,14 +42,14 @@ _SEPARATORS = re.compile(r"\|{3,}")
 
 
 def meteor_missing() -> str | None:
-    """Say why METEOR cannot run here; None if it can."""
+    """Return why METEOR cannot run here, or None if it can."""
     return why_missing("METEOR", _JAR, _PARAPHRASES)
 
 
 class Meteor:
-    """Aligns captions with references in one Java process, which ends with the block.
+    """The aligner in one Java process, which ends with the block.
 
-    It takes some seconds to start, and up to 2 GB of memory.
+    It takes some seconds to start, and uses up to 2 GB of memory.
     """
 
     def __enter__(self) -> "Meteor":
@@ -60,14 +64,14 @@ class Meteor:
     def statistics(
         self, hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
     ) -> Float64[np.ndarray, "n 23"]:
-        """Count what `corpus_meteor` needs of each image, for its best reference.
+        """Return the counts of each image for its best reference, as `corpus_meteor` needs them.
 
-        Rows add up: the sum over images is the corpus's. An image whose caption equals a reference
-        has no chunks, as the program's own sum leaves them out.
+        The counts of a corpus are the sum over its images. An image whose caption equals a
+        reference has no chunks: the program's own sum omits them.
 
         Args:
-            hypotheses: Tokens of each image's caption.
-            references: Tokens of each reference of each image, one or more an image.
+            hypotheses: tokens of each image's caption.
+            references: tokens of each reference of each image, one or more per image.
 
         Raises:
             JavaError: the program ended, or refuses its input.
@@ -84,20 +88,20 @@ class Meteor:
     def score(
         self, hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
     ) -> Float64[np.ndarray, " n"]:
-        """Score each image by itself. A corpus's score is not the mean of these.
+        """Return the score of each image. A corpus's score is not the mean of these.
 
         Args:
-            hypotheses: As of `statistics`.
-            references: As of `statistics`.
+            hypotheses: as for `statistics`.
+            references: as for `statistics`.
 
         Raises:
-            JavaError: as of `statistics`.
+            JavaError: as for `statistics`.
         """
         return corpus_meteor(self.statistics(hypotheses, references))
 
 
 def corpus_meteor(statistics: Float64[np.ndarray, "*batch 23"]) -> Float64[np.ndarray, "*batch"]:
-    """Compute METEOR from the sums of images' statistics; from a single image's, its own score.
+    """Compute METEOR from sums of images' statistics; from one image's statistics, its own score.
 
     Where no word matches, the score is 0.
     """
@@ -118,8 +122,8 @@ def corpus_meteor(statistics: Float64[np.ndarray, "*batch 23"]) -> Float64[np.nd
 
 def _arguments() -> list[str]:
     jar, paraphrases = require("METEOR", _JAR), require("METEOR", _PARAPHRASES)
-    # The paraphrases are named, as by itself the program does not find them where the path holds a
-    # space or more than ASCII.
+    # The file of paraphrases is given, because the program does not find it if the path contains a
+    # space or is not ASCII.
     options = ["-", "-", "-stdio", "-l", "en", "-norm", "-a", str(paraphrases)]
     return ["-Xmx2G", "-jar", str(jar), *options]
 
@@ -130,7 +134,7 @@ def _score_line(hypothesis: Sequence[str], references: Sequence[Sequence[str]]) 
 
 
 def _text(tokens: Sequence[str]) -> str:
-    """Join tokens into a text that cannot end a line or a field."""
+    """Join tokens into a text without ends of lines or fields."""
     return _SEPARATORS.sub("", _LINE_ENDS.sub(" ", " ".join(tokens)))
 
 
@@ -143,9 +147,23 @@ def _numbers(lines: list[str]) -> Float64[np.ndarray, "n 23"]:
 
 
 def _is_equal(counts: Float64[np.ndarray, "n 23"]) -> np.ndarray:
-    """Find the images of which every word of caption and reference matches, in one chunk."""
+    """Return the images where all words of caption and reference match, in one chunk."""
     matches = counts[:, _NUM_LENGTHS:_CHUNKS]
     all_match = (matches[:, 0::2].sum(axis=1) == counts[:, 0]) & (
         matches[:, 1::2].sum(axis=1) == counts[:, 1]
     )
     return np.asarray(all_match & (counts[:, _CHUNKS] == 1))
+
+
+def _open(_: ExternalMetricsConfig, opened: ExitStack) -> Score:
+    meteor = opened.enter_context(Meteor())
+    return lambda batch: meteor.statistics(batch.captions, batch.references)
+
+
+METEOR = Metric(
+    columns=(schema.METEOR,),
+    open=_open,
+    formula=lambda sums: corpus_meteor(sums)[..., None],
+    why_skipped=lambda config: meteor_missing() if config.meteor else "external.meteor is off",
+    memory_bytes=2_500_000_000,
+)

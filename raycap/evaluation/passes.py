@@ -1,21 +1,27 @@
 """The passes of an evaluation over its matched images, chunk by chunk.
 
-Images are scored by CLIP where that is asked for; then the references are tokenized and their
-n-grams counted, training captions are hashed, and last everything else is scored and written. What
-stays in memory is some hundred bytes an image and system, and 12 bytes a different n-gram.
+First, images are scored by CLIP if one is given. Then the references are tokenized and their
+n-grams counted, training captions are hashed, and finally everything else is scored, and the scores
+of each image written. Memory holds some hundred bytes per image and system, and 12 bytes per
+different n-gram.
 """
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt64
 
 from raycap import schema
@@ -25,40 +31,54 @@ from raycap.datasets.dataset import open_dataset
 from raycap.datasets.references import References
 from raycap.datasets.splits import TRAIN
 from raycap.evaluation.captions import Captions
-from raycap.evaluation.chunks import IS_SCORED, column, keep_tokens, read_chunks
 from raycap.evaluation.clip import ClipColumns, ClipSpec, clip_columns, clip_spec
-from raycap.evaluation.matching import Match, MissingPolicy
-from raycap.evaluation.meteor import meteor_missing
-from raycap.evaluation.score_file import ScoreFiles
-from raycap.evaluation.scoring import ScoredChunk, ScoringSpec, SystemScores, tokenizer_name
-from raycap.evaluation.spice import spice_missing
+from raycap.evaluation.matching import (
+    IS_SCORED,
+    Match,
+    MissingPolicy,
+    column,
+    keep_tokens,
+    read_chunks,
+)
+from raycap.evaluation.registry import METRICS
+from raycap.evaluation.registry import SCORES as SCORE_COLUMNS
+from raycap.evaluation.scoring import (
+    ScoredChunk,
+    ScoringSpec,
+    SystemScores,
+    Workers,
+    open_workers,
+    tokenizer_name,
+)
 from raycap.evaluation.sums import SystemSums
-from raycap.evaluation.workers import Workers, open_workers
 from raycap.metrics.diversity import DiversityCounts, merge_diversity, merge_hashes
 from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
 from raycap.progress import OnProgress, Progress
+from raycap.results.evaluation import SCORES
+from raycap.storage.base import KEY, Store
 
+_SCORE_KEY = re.compile(rf"{re.escape(SCORES)}part-\d{{3,}}\.parquet")
 _CHUNK_IMAGES = 4_096
 _CLIP_CHUNK_IMAGES = 512
 _MERGED_AT_A_TIME = 16
-"""Chunks whose counts are merged at once: many small copies less, and little memory."""
+"""Chunks whose counts are merged at once: fewer copies, and little memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is scored, and by what; known before anything is read."""
+    """Which metrics run, and how; known before anything is read."""
 
     scoring: ScoringSpec
     tokenizer: str
     """Its name in results."""
     clip: ClipSpec | None
     skipped: dict[str, str]
-    """Metrics that are not to be had, and why."""
+    """Scores that cannot be computed, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """Systems and references in the scratch database, joined and settled."""
+    """Systems and references in the scratch database, joined."""
 
     database: duckdb.DuckDBPyConnection
     systems: Sequence[Captions]
@@ -69,16 +89,16 @@ class Matched:
     """By their known names; empty: all."""
     missing: MissingPolicy
     num_rows: int
-    """Images of the references."""
+    """Number of images of the references."""
     num_scored: int
     on_progress: OnProgress
 
     def chunks(self, num_rows: int, stage: str) -> Iterator[pa.Table]:
-        """Begin a pass over all images, so many at a time, and tell how far it is.
+        """Iterate over all images in chunks, and report progress.
 
         Args:
-            num_rows: images of a chunk; see `chunks.read_chunks`.
-            stage: what the pass is for.
+            num_rows: images per chunk; see `matching.read_chunks`.
+            stage: name of the pass.
         """
         started = time.monotonic()
         num_done = 0
@@ -98,22 +118,113 @@ class Matched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassesFound:
-    """What the passes found."""
+    """Results of the passes."""
 
     reference_lengths: Counter[int]
     reference_sums: Int64[np.ndarray, "images 2"]
-    """Of each scored image, the tokens of its references and their number."""
+    """Of each scored image, the tokens in its references and the number of these."""
     sums: list[SystemSums]
     """Of each system, and so on."""
     diversity: list[DiversityCounts]
     mean_logprobs: list[float | None]
     skipped: list[dict[str, str]]
-    tells_copies: bool
+    counts_copies: bool
     """Whether copies of training captions were counted."""
 
 
+def score_key(system: int) -> str:
+    """Return the key of a system's file, relative to the evaluation."""
+    return f"{SCORES}part-{system:03d}.parquet"
+
+
+class ScoreFiles:
+    """Writes the scores of all systems; see `score_files`."""
+
+    def __init__(self, writers: Sequence[pq.ParquetWriter]) -> None:
+        self._writers = writers
+
+    def write(self, chunk: pa.Table, scored: ScoredChunk, clips: Sequence[ClipColumns]) -> None:
+        """Write a chunk.
+
+        Args:
+            chunk: as `matching.read_chunks` yields it.
+            scored: its scores.
+            clips: the CLIPScores of each system on the chunk; empty without a CLIP.
+        """
+        for number, writer in enumerate(self._writers):
+            table = scores_table(chunk, number, scored, clips[number])
+            writer.write_table(table, row_group_size=len(table))
+
+
+@contextmanager
+def score_files(store: Store | None, num_systems: int) -> Iterator[ScoreFiles]:
+    """Replace the scores of an evaluation after the block has succeeded; without a store, none."""
+    if store is None:
+        yield ScoreFiles([])
+        return
+    with TemporaryDirectory(prefix="raycap-scores-") as folder:
+        paths = [Path(folder) / f"{number}.parquet" for number in range(num_systems)]
+        with ExitStack() as opened:
+            writers = [
+                opened.enter_context(pq.ParquetWriter(path, SCORE_COLUMNS, compression="zstd"))
+                for path in paths
+            ]
+            yield ScoreFiles(writers)
+        for key in _written_before(store):
+            store.delete(key)
+        for number, path in enumerate(paths):
+            store.upload(score_key(number), path)
+
+
+def _written_before(store: Store) -> list[str]:
+    """List the files of scores of an earlier evaluation, and no other files."""
+    keys = [key for page in store.list(SCORES) for key in page[KEY].to_pylist()]
+    return [key for key in keys if _SCORE_KEY.fullmatch(key)]
+
+
+def scores_table(chunk: pa.Table, system: int, scored: ScoredChunk, clip: ClipColumns) -> pa.Table:
+    """Return the scores of one system: one row per image of the chunk, scored or not."""
+    found = scored.systems[system]
+    places = np.flatnonzero(chunk[IS_SCORED].to_numpy())
+    captions = chunk[column(schema.CAPTION, system)]
+    lengths = np.where(found.has_caption, found.lengths, -1)
+    num_tokens = _spread(lengths.astype(np.float64), places, len(chunk))
+    columns: dict[str, Any] = {
+        schema.IMAGE_ID: chunk[schema.IMAGE_ID],
+        **{
+            name: chunk[column(name, system)]
+            for name in (schema.URI, schema.STATUS, schema.ERROR_CODE)
+        },
+        schema.CAPTION: captions,
+        schema.LOGPROB: chunk[column(schema.LOGPROB, system)],
+        schema.REFERENCE_CAPTIONS: chunk[schema.REFERENCE_CAPTIONS],
+        schema.NUM_TOKENS: pa.array(num_tokens, mask=~(num_tokens >= 0)).cast(
+            pa.int32(), safe=False
+        ),
+        schema.REFERENCE_TOKENS: pa.array(scored.reference_tokens, pa.list_(pa.int32())),
+    }
+    scores: dict[str, np.ndarray] = dict(clip)
+    for metric in METRICS:
+        if metric.name in found.statistics:
+            scores |= metric.of_images(found.statistics[metric.name])
+    for name in SCORE_COLUMNS.names:
+        if name not in columns:
+            values = scores.get(name, np.full(len(places), np.nan))
+            spread = _spread(values, places, len(chunk))
+            columns[name] = pa.array(spread, mask=np.isnan(spread))
+    ordered = [columns[name] for name in SCORE_COLUMNS.names]
+    return pa.Table.from_arrays(ordered, names=SCORE_COLUMNS.names).cast(SCORE_COLUMNS)
+
+
+def _spread(values: np.ndarray, places: np.ndarray, num_rows: int) -> np.ndarray:
+    """Place the values of scored images among all rows; NaN elsewhere."""
+    found = np.full(num_rows, np.nan)
+    found[places] = values
+    return found
+
+
 def plan_passes(config: EvaluateConfig, references: References, num_systems: int) -> Plan:
-    """Find out which metrics can be had.
+    """Determine which metrics can run.
 
     Raises:
         ConfigError: the tokenizer cannot run here.
@@ -125,8 +236,8 @@ def plan_passes(config: EvaluateConfig, references: References, num_systems: int
         scoring=ScoringSpec(
             num_systems=num_systems,
             tokenizer=config.tokenizer,
-            meteor=schema.METEOR not in skipped,
-            spice_jars=None if schema.SPICE in skipped else external.spice_jars,
+            metrics=tuple(metric.name for metric in METRICS if metric.name not in skipped),
+            external=external,
         ),
         tokenizer=tokenizer_name(config.tokenizer),
         clip=clip_spec(config, references),
@@ -142,7 +253,7 @@ def run_passes(
     *,
     debug: bool,
 ) -> PassesFound:
-    """Go through all images, and write their scores.
+    """Score all images, and write their scores.
 
     Raises:
         RaycapError: as `evaluate`.
@@ -152,7 +263,7 @@ def run_passes(
     with ExitStack() as opened:
         if is_spread:
             opened.enter_context(ray_cluster(debug=debug))
-        # First, as its workers would wait for ever for CPUs that the others hold.
+        # First: its workers would wait forever for CPUs that the other workers hold.
         clips = _score_by_clip(matched, plan.clip, is_spread=is_spread)
         workers = opened.enter_context(
             open_workers(plan.scoring, num_chunks=num_chunks, is_spread=is_spread)
@@ -172,12 +283,12 @@ def run_passes(
         diversity=[merge_diversity([c.diversity for c in chunks]) for chunks in scoring.scores],
         mean_logprobs=list(map(_mean, scoring.logprobs)),
         skipped=[plan.skipped | _failed(chunks) for chunks in scoring.scores],
-        tells_copies=training is not None,
+        counts_copies=training is not None,
     )
 
 
 class _Scoring:
-    """Takes scored chunks in, one after the other."""
+    """Collects scored chunks in order."""
 
     def __init__(self, clips: list[ClipColumns], files: ScoreFiles) -> None:
         self._clips = clips
@@ -188,7 +299,7 @@ class _Scoring:
         self.logprobs: list[list[float]] = [[] for _ in clips]
 
     def take(self, chunk: pa.Table, scored: ScoredChunk) -> None:
-        """Write a chunk's scores, and keep what the corpus's are made of."""
+        """Write a chunk's scores, and keep the statistics of the corpus."""
         is_scored = chunk[IS_SCORED].to_pylist()
         rows = slice(self._num_scored, self._num_scored + sum(is_scored))
         self._num_scored = rows.stop
@@ -205,26 +316,24 @@ class _Scoring:
 
 
 def _skipped(external: ExternalMetricsConfig) -> dict[str, str]:
-    """Say which metrics are not to be had, and why."""
-    no_clip = None if external.clip_model else "no external.clip_model is named"
-    reasons = {
-        schema.METEOR: meteor_missing() if external.meteor else "external.meteor is off",
-        schema.SPICE: spice_missing(external.spice_jars),
-        schema.CLIP_SCORE: no_clip,
-        schema.REF_CLIP_SCORE: no_clip,
+    """Return the scores that cannot be computed here, and why."""
+    return {
+        name: reason
+        for metric in METRICS
+        if (reason := metric.why_skipped(external)) is not None
+        for name in metric.columns
     }
-    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _failed(chunks: Sequence[SystemScores]) -> dict[str, str]:
-    """Say which metrics failed on some chunk of a system, and why."""
+    """Return the scores that failed on a chunk of a system, and why."""
     return {name: reason for chunk in chunks for name, reason in chunk.skipped.items()}
 
 
 def _score_by_clip(
     matched: Matched, spec: ClipSpec | None, *, is_spread: bool
 ) -> list[ClipColumns]:
-    """Score every system by CLIP; without one, there are no columns."""
+    """Score every system by CLIP; without a CLIP, there are no columns."""
     if spec is None:
         return [{} for _ in matched.systems]
     chunks = [
@@ -250,7 +359,7 @@ def _count(matched: Matched, workers: Workers) -> tuple[DocumentFrequencies, Cou
 def _hash_training(
     matched: Matched, workers: Workers, storage: StorageConfig
 ) -> UInt64[np.ndarray, " training"] | None:
-    """Hash the training captions; None where there are none, or they are what is evaluated."""
+    """Hash the training captions; None if there are none, or if they are evaluated themselves."""
     splits = matched.splits
     if not matched.references.is_dataset or not splits or TRAIN in splits:
         return None

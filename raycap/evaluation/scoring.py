@@ -1,37 +1,38 @@
-"""Scoring chunks of an evaluation: tokens in, scores and statistics of each system out.
+"""Scoring chunks of an evaluation: tokens in, statistics of each system out.
 
-A chunk is a table of `chunks.read_chunks`. It is gone through twice: once to tokenize the
-references and count their n-grams, which CIDEr-D weighs by, and once to score.
+A chunk is a table of `matching.read_chunks`. It is processed twice: once to tokenize the references
+and count their n-grams, by which CIDEr-D weighs, and once to score. Chunks are scored in this
+process, or by Ray actors where the set is large.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float64, Int64, UInt64
+import ray
+from jaxtyping import Bool, Int64, UInt64
 
 from raycap import schema
+from raycap.config import ExternalMetricsConfig
 from raycap.errors import ConfigError
-from raycap.evaluation.chunks import IS_SCORED, TOKENS, column, join_tokens, split_tokens
-from raycap.evaluation.java import JavaError
-from raycap.evaluation.meteor import Meteor
-from raycap.evaluation.ptb import PTB, PtbTokenizer, ptb_missing
-from raycap.evaluation.spice import spice_scores
+from raycap.evaluation.java import PTB, JavaError, PtbTokenizer, ptb_missing
+from raycap.evaluation.matching import IS_SCORED, TOKENS, column, join_tokens, split_tokens
+from raycap.evaluation.metric import Batch, Metric, Score
+from raycap.evaluation.registry import METRICS
+from raycap.evaluation.workers import RESTARTS, spread
+from raycap.metrics.corpus import Corpus
 from raycap.metrics.diversity import DiversityCounts, count_diversity, hash_captions
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.lengths import count_lengths
 from raycap.metrics.ngrams import Sentences
-from raycap.metrics.scores import ImageScores, score_images
 from raycap.metrics.tokenizer import TOKENIZER, tokenize
 
-T = TypeVar("T")
 TokenizerName = Literal["raycap", "ptb"]
 
 
@@ -41,18 +42,27 @@ class ScoringSpec:
 
     num_systems: int
     tokenizer: TokenizerName
-    meteor: bool
-    """Score METEOR; it can run here."""
-    spice_jars: Path | None
-    """Score SPICE with these jars; it can run here."""
+    metrics: tuple[str, ...]
+    """Names of the metrics that run here."""
+    external: ExternalMetricsConfig
+
+    @property
+    def scored(self) -> list[Metric]:
+        """The metrics that workers score."""
+        return [metric for metric in METRICS if metric.open and metric.name in self.metrics]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of a worker's programs."""
+        return sum(metric.memory_bytes for metric in self.scored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What the first pass finds of a chunk."""
+    """Results of the first pass over a chunk."""
 
     tokens: pa.Array
-    """Of the references of every image, as `chunks.keep_tokens` takes them."""
+    """Of the references of every image, as `matching.keep_tokens` takes them."""
     frequencies: DocumentFrequencies
     """Of the references of scored images."""
     lengths: Counter[int]
@@ -61,23 +71,21 @@ class Counted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemScores:
-    """One system's scores of the scored images of a chunk, in their order."""
+    """One system's scores of the scored images of a chunk, in order."""
 
-    images: ImageScores
+    statistics: dict[str, np.ndarray]
+    """By the names of the metrics that ran; see `metric.Score`."""
     has_caption: Bool[np.ndarray, " images"]
     lengths: Int64[np.ndarray, " images"]
     """Of the captions, in tokens; 0 where there is none."""
     diversity: DiversityCounts
-    meteor: Float64[np.ndarray, "images 23"] | None = None
-    """Statistics; see `meteor.NUM_STATISTICS`."""
-    spice: Float64[np.ndarray, " images"] | None = None
     skipped: dict[str, str] = field(default_factory=dict)
-    """Metrics that failed on this chunk, and why."""
+    """Scores that failed on this chunk, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredChunk:
-    """What the second pass finds of a chunk."""
+    """Results of the second pass over a chunk."""
 
     reference_tokens: list[list[int]]
     """Lengths of the references, of every image of the chunk."""
@@ -85,13 +93,13 @@ class ScoredChunk:
 
 
 class Scorer:
-    """Counts and scores chunks; in this process, or as an actor."""
+    """Counts and scores chunks, in this process or as an actor."""
 
     def __init__(self, spec: ScoringSpec) -> None:
         self._spec = spec
-        self._open = ExitStack()  # Java programs, which end with this process at the latest
+        self._open = ExitStack()  # Java programs; they end with this process at the latest
         self._ptb: PtbTokenizer | None = None
-        self._meteor: Meteor | None = None
+        self._scores: dict[str, Score] = {}
         self._failed: dict[str, str] = {}
 
     def close(self) -> None:
@@ -127,12 +135,12 @@ class Scorer:
         """Score every system.
 
         Args:
-            chunk: as `chunks.read_chunks` yields it, with its tokens.
+            chunk: as `matching.read_chunks` yields it, with its tokens.
             frequencies: those of all chunks, merged.
-            training: hashes of the training captions; None where nothing can be copied.
+            training: hashes of the training captions; None if copies are not counted.
 
         Raises:
-            JavaError: the ptb tokenizer failed. Where METEOR or SPICE fail, `skipped` says so.
+            JavaError: the ptb tokenizer failed. A metric that fails is reported in `skipped`.
         """
         references = split_tokens(chunk[TOKENS])
         scored = _only_scored(references, chunk)
@@ -154,38 +162,34 @@ class Scorer:
     ) -> SystemScores:
         has_caption = np.asarray(pc.is_valid(captions).to_numpy(), np.bool_)
         tokens = self._tokenize(captions.fill_null("").to_pylist())
-        present = [words for words, yes in zip(tokens, has_caption, strict=True) if yes]
-        jars, meteor, spice = self._spec.spice_jars, None, None
-        if self._spec.meteor:
-            meteor = self._attempt(schema.METEOR, lambda: self._align(tokens, references))
-        if jars is not None:
-            spice = self._attempt(schema.SPICE, lambda: spice_scores(tokens, references, jars))
-        return SystemScores(
-            images=score_images(tokens, references, frequencies),
+        batch = Batch(
+            captions=tokens,
             has_caption=has_caption,
-            lengths=np.fromiter(map(len, tokens), np.int64, len(tokens)),
+            references=references,
+            frequencies=frequencies,
+            corpus=Corpus.of(tokens, references),
+        )
+        found = {metric.name: self._attempt(metric, batch) for metric in self._spec.scored}
+        present = [words for words, yes in zip(tokens, has_caption, strict=True) if yes]
+        return SystemScores(
+            statistics={name: values for name, values in found.items() if values is not None},
+            has_caption=has_caption,
+            lengths=batch.lengths,
             diversity=count_diversity(present, training),
-            meteor=meteor,
-            spice=spice,
             skipped=dict(self._failed),
         )
 
-    def _attempt(self, name: str, score: Callable[[], T]) -> T | None:
-        """Score by a program, unless it has failed: then never again, and `skipped` says why."""
-        if name in self._failed:
+    def _attempt(self, metric: Metric, batch: Batch) -> np.ndarray | None:
+        """Score by a metric, unless it has failed before; `skipped` then says why."""
+        if metric.name in self._failed or metric.open is None:
             return None
         try:
-            return score()
+            if metric.name not in self._scores:
+                self._scores[metric.name] = metric.open(self._spec.external, self._open)
+            return self._scores[metric.name](batch)
         except JavaError as error:
-            self._failed[name] = str(error)
+            self._failed |= dict.fromkeys(metric.columns, str(error))
             return None
-
-    def _align(
-        self, captions: Sentences, references: list[Sentences]
-    ) -> Float64[np.ndarray, "images 23"]:
-        if self._meteor is None:
-            self._meteor = self._open.enter_context(Meteor())
-        return self._meteor.statistics(captions, references)
 
     def _tokenize(self, captions: Sequence[str]) -> list[list[str]]:
         if self._spec.tokenizer == "raycap":
@@ -201,7 +205,7 @@ def _only_scored(references: list[Sentences], chunk: pa.Table) -> list[Sentences
 
 
 def tokenizer_name(chosen: TokenizerName) -> str:
-    """Name a tokenizer as results do.
+    """Return the name of a tokenizer in results.
 
     Raises:
         ConfigError: it cannot run here.
@@ -212,3 +216,79 @@ def tokenizer_name(chosen: TokenizerName) -> str:
     if reason is not None:
         raise ConfigError(f"tokenizer=ptb: {reason}")
     return PTB
+
+
+class Workers:
+    """Runs a method of `Scorer` over chunks, in order; see `open_workers`."""
+
+    def __init__(self, scorer: Scorer | None, actors: list[Any]) -> None:
+        self._scorer = scorer
+        self._actors = actors
+
+    def run(
+        self, method: str, chunks: Iterable[Any], *arguments: Any
+    ) -> Iterator[tuple[pa.Table, Any]]:
+        """Yield each chunk with its answer.
+
+        Args:
+            method: of `Scorer`; called with a chunk and `arguments`.
+            chunks: read as needed.
+            arguments: the same for every chunk, sent to each worker once.
+
+        Raises:
+            RaycapError: as the method raised it, or workers died repeatedly.
+        """
+        if self._scorer is not None:
+            call = getattr(self._scorer, method)
+            yield from ((chunk, call(chunk, *arguments)) for chunk in chunks)
+            return
+        shared = [None if value is None else ray.put(value) for value in arguments]
+        yield from spread(self._actors, method, chunks, *shared)
+
+
+@contextmanager
+def open_workers(spec: ScoringSpec, *, num_chunks: int, is_spread: bool) -> Iterator[Workers]:
+    """Provide workers for the block: this process, or one per idle CPU of the cluster.
+
+    Args:
+        spec: what they need to know.
+        num_chunks: more workers would have nothing to do.
+        is_spread: use Ray actors; Ray must be connected (`raycap.cluster.start.ray_cluster`).
+    """
+    if not is_spread:
+        scorer = Scorer(spec)
+        try:
+            yield Workers(scorer, [])
+        finally:
+            scorer.close()
+        return
+    num_places = _count_places(spec)
+    actor: Any = ray.remote(Scorer).options(
+        num_cpus=1,
+        memory=spec.memory_bytes if spec.memory_bytes and num_places else None,
+        scheduling_strategy="SPREAD",
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )
+    actors = [actor.remote(spec) for _ in range(max(1, min(num_chunks, num_places)))]
+    try:
+        yield Workers(None, actors)
+    finally:
+        for started in actors:
+            ray.kill(started)
+
+
+def _count_places(spec: ScoringSpec) -> int:
+    """Count the workers that fit into the memory of the nodes and the idle CPUs of the cluster.
+
+    A worker that waits for a CPU of another job would keep all others waiting.
+    """
+    idle: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    places = [
+        min(node.get("CPU", 0.0), node.get("memory", 0.0) // spec.memory_bytes)
+        if spec.memory_bytes
+        else node.get("CPU", 0.0)
+        for node in nodes
+    ]
+    return int(min(idle.get("CPU", 0.0), sum(map(int, places))))

@@ -1,9 +1,8 @@
-"""SPICE: captions compared by the objects, attributes and relations that they name.
+"""SPICE: captions compared by their objects, attributes and relations.
 
-The program is pycocoevalcap's; the parser that it needs, Stanford CoreNLP 3.6, is in no package and
-comes from a folder that the user names. Two traps of it are stepped around: its cache breaks on
-Java 16 and later, and is not used; and it writes its results with Java's own JavaScript engine,
-which Java 15 and later no longer have.
+The program is pycocoevalcap's. Its parser, Stanford CoreNLP 3.6, is in no package and comes from a
+folder given by the user. Two defects are avoided: its cache, which breaks on Java 16 and later, is
+not used; and it writes results with Java's JavaScript engine, which Java 15 and later do not have.
 
 Source: Anderson et al. 2016, arXiv:1607.08822.
 """
@@ -14,12 +13,16 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
+from raycap import schema
+from raycap.config import ExternalMetricsConfig
 from raycap.evaluation.java import JavaError, JavaProcess, find_file, find_javas, why_missing
+from raycap.evaluation.metric import Metric, Score
 
 _JAR = "spice/spice-1.0.jar"
 _LIBRARIES = "lib"
@@ -31,10 +34,10 @@ _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 
 def spice_missing(jars: Path | None) -> str | None:
-    """Say why SPICE cannot run here; None if it can.
+    """Return why SPICE cannot run here, or None if it can.
 
     Args:
-        jars: Folder of the CoreNLP jars.
+        jars: folder of the CoreNLP jars.
     """
     if jars is None:
         return f"SPICE needs external.spice_jars, a folder with {' and '.join(_PARSER_JARS)}"
@@ -45,7 +48,7 @@ def spice_missing(jars: Path | None) -> str | None:
     if reason is None and _find_java(jars) is None:
         return (
             f"SPICE needs Java 8 to {_LAST_WITH_ENGINE}, or nashorn-core 15 and its ASM jars in "
-            f"external.spice_jars={jars}: newer Java has no JavaScript engine of its own"
+            f"external.spice_jars={jars}: newer Java has no JavaScript engine"
         )
     return reason
 
@@ -53,21 +56,21 @@ def spice_missing(jars: Path | None) -> str | None:
 def spice_scores(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], jars: Path
 ) -> Float64[np.ndarray, " n"]:
-    """Score each image by SPICE's F; the corpus's score is the mean of these.
+    """Return SPICE's F score of each image; the corpus's score is the mean of these.
 
-    It takes a minute to start, up to 8 GB of memory, and minutes for thousands of images.
+    It takes a minute to start, up to 8 GB of memory, and minutes per thousands of images.
 
     Args:
-        hypotheses: Tokens of each image's caption.
-        references: Tokens of each reference of each image, one or more an image.
-        jars: Folder of the CoreNLP jars.
+        hypotheses: tokens of each image's caption.
+        references: tokens of each reference of each image, one or more per image.
+        jars: folder of the CoreNLP jars.
 
     Raises:
-        JavaError: it cannot run, failed, or answers for other images.
+        JavaError: it cannot run, failed, or answered for other images.
     """
     reason, java = spice_missing(jars), _find_java(jars)
     if reason is not None or java is None:
-        raise JavaError(reason or f"SPICE: {jars} has changed meanwhile")
+        raise JavaError(reason or f"SPICE: {jars} has changed")
     with tempfile.TemporaryDirectory(prefix="raycap-spice-") as folder:
         asked, answered = Path(folder) / "captions.json", Path(folder) / "scores.json"
         asked.write_text(spice_input(hypotheses, references))
@@ -81,9 +84,9 @@ def spice_arguments(jars: Path, asked: Path, answered: Path) -> list[str]:
     """Build the program's command line, from the class path on.
 
     Args:
-        jars: Folder of the CoreNLP jars, all of which go on the class path.
-        asked: What to score.
-        answered: Where the scores go.
+        jars: folder of the CoreNLP jars, all of which are put on the class path.
+        asked: file of what to score.
+        answered: file for the scores.
     """
     program = find_file(_JAR)
     assert program is not None  # spice_missing has looked
@@ -95,7 +98,7 @@ def spice_arguments(jars: Path, asked: Path, answered: Path) -> list[str]:
 def spice_input(
     hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
 ) -> str:
-    """Write what is to be scored as the program reads it: JSON, in ASCII."""
+    """Return the program's input: JSON in ASCII."""
     items = [
         {"image_id": index, "test": " ".join(hypothesis), "refs": [" ".join(one) for one in others]}
         for index, (hypothesis, others) in enumerate(zip(hypotheses, references, strict=True))
@@ -104,10 +107,10 @@ def spice_input(
 
 
 def read_scores(text: str, num_images: int) -> Float64[np.ndarray, " n"]:
-    """Read each image's F score of all tuples from the program's answer, in the order asked.
+    """Read each image's F score over all tuples from the program's answer, in input order.
 
     Raises:
-        JavaError: it is not of that form, or not of these images.
+        JavaError: the answer has another form, or is for other images.
     """
     try:
         found = {
@@ -122,7 +125,7 @@ def read_scores(text: str, num_images: int) -> Float64[np.ndarray, " n"]:
 
 
 def _find_java(jars: Path) -> Path | None:
-    """Find a Java that has a JavaScript engine, or is given one by the jars."""
+    """Find a Java with a JavaScript engine, of its own or among the jars."""
     given = any(jars.glob(_ENGINE_JARS))
     return next((java for java in find_javas() if given or _has_engine(java)), None)
 
@@ -134,3 +137,17 @@ def _has_engine(java: Path) -> bool:
         return False
     version = _VERSION.search(told.stderr)
     return version is not None and int(version[1]) <= _LAST_WITH_ENGINE
+
+
+def _open(config: ExternalMetricsConfig, _: ExitStack) -> Score:
+    jars = config.spice_jars
+    if jars is None:
+        raise JavaError(spice_missing(jars))
+    return lambda batch: spice_scores(batch.captions, batch.references, jars)
+
+
+SPICE = Metric(
+    columns=(schema.SPICE,),
+    open=_open,
+    why_skipped=lambda config: spice_missing(config.spice_jars),
+)

@@ -1,7 +1,7 @@
 """BLEU-1 to BLEU-4 from counts that add up over images.
 
 Source: Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation"; with
-the constants of coco-caption, and the reference's length that is closest to the hypothesis's.
+the constants of coco-caption, and the reference length closest to that of the hypothesis.
 """
 
 import numpy as np
@@ -12,8 +12,8 @@ from raycap.metrics.frequencies import distinct
 from raycap.metrics.ngrams import NUM_ORDERS
 
 NUM_BLEU_COUNTS = 10
-"""Correct n-grams of orders 1 to 4, n-grams of orders 1 to 4 of the hypothesis, its length, and the
-closest reference's length; lengths in tokens."""
+"""Correct n-grams of orders 1 to 4, n-grams of orders 1 to 4 in the hypothesis, its length, and the
+closest length of a reference; lengths in tokens."""
 
 _TINY = 1e-15
 _SMALL = 1e-9
@@ -27,9 +27,9 @@ def count_bleu(corpus: Corpus) -> Int64[np.ndarray, "images 10"]:
 
 
 def corpus_bleu(counts: Real[np.ndarray, "*batch 10"]) -> Float64[np.ndarray, "*batch 4"]:
-    """Compute BLEU-1 to BLEU-4 from the sums of images' counts; from one image's, its own score.
+    """Compute BLEU-1 to BLEU-4 from sums of images' counts; from one image's counts, its own score.
 
-    Where no n-gram of an order is correct, the score is not 0 but tiny, as that of coco-caption.
+    Where no n-gram of an order is correct, the score is tiny instead of 0, as in coco-caption.
     """
     correct, guessed = counts[..., :NUM_ORDERS], counts[..., NUM_ORDERS : 2 * NUM_ORDERS]
     precisions = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
@@ -39,7 +39,7 @@ def corpus_bleu(counts: Real[np.ndarray, "*batch 10"]) -> Float64[np.ndarray, "*
 
 
 def _correct(corpus: Corpus) -> Int64[np.ndarray, "images 4"]:
-    """Count the hypotheses' n-grams that are in a reference, as often as in the one with most."""
+    """Count the n-grams found in references, each at most as often as one reference has it."""
     ngrams, hypothesis = corpus.ngrams, corpus.matched_hypothesis
     most = np.zeros(len(ngrams.counts), np.int64)
     np.maximum.at(most, hypothesis, ngrams.counts[corpus.matched_reference])
@@ -52,7 +52,7 @@ def _correct(corpus: Corpus) -> Int64[np.ndarray, "images 4"]:
 
 
 def _closest_lengths(corpus: Corpus) -> Int64[np.ndarray, " images"]:
-    """Find the reference's length that is closest to the hypothesis's; of two, the shorter."""
+    """Return the reference length closest to that of the hypothesis; of two, the shorter."""
     lengths = corpus.lengths[corpus.num_images :]
     distances = np.abs(lengths - corpus.lengths[corpus.image_of])
     order = np.lexsort((lengths, distances, corpus.image_of))

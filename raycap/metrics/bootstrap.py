@@ -1,9 +1,9 @@
-"""The bootstrap: what a corpus's scores would be, were other images drawn.
+"""The bootstrap: how a corpus's scores vary with the images drawn.
 
-A resample draws as many images as there are, with replacement. Every corpus score here is computed
-from sums over images, so that a resample is no more than other weights: BLEU by `corpus_bleu` of
-its summed counts, means by dividing sums by the number of images. (CIDEr's document frequencies
-stay those of all images.)
+A resample draws as many images as there are, with replacement. Every corpus score is computed from
+sums over images, so a resample only changes their weights: BLEU is `corpus_bleu` of the summed
+counts, a mean is a sum divided by the number of images. (CIDEr's document frequencies remain those
+of all images.)
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _CHUNK_WEIGHTS = 4_000_000  # 32 MB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """Resamples of a set of images. The same settings, the same resamples: systems are paired.
+    """Resamples of a set of images; equal settings give equal resamples, so systems are paired.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap".
     """
@@ -27,18 +27,18 @@ class Bootstrap:
     seed: int
 
     def sums(self, columns: Float64[np.ndarray, "images k"]) -> Float64[np.ndarray, "resamples k"]:
-        """Sum columns up over the images of each resample.
+        """Sum columns over the images of each resample.
 
         Sums of whole numbers are exact.
 
         Args:
-            columns: A row an image; what is summed up.
+            columns: the values to sum, one row per image.
         """
         chunks = [weights @ columns for weights in self._weights()]
         return np.concatenate([np.empty((0, columns.shape[1])), *chunks])
 
     def _weights(self) -> Iterator[Float64[np.ndarray, "chunk images"]]:
-        """Draw how often each image is in each resample; some resamples at a time."""
+        """Draw how often each image occurs in each resample, a chunk of resamples at a time."""
         generator = np.random.Generator(np.random.PCG64(self.seed))
         chunk = max(1, _CHUNK_WEIGHTS // max(1, self.num_images))
         for start in range(0, self.num_resamples, chunk):
@@ -53,21 +53,21 @@ def interval(values: Float64[np.ndarray, " resamples"], confidence: float) -> tu
     """Compute the percentile interval of a score from its values in each resample.
 
     Args:
-        values: One or more.
-        confidence: What it covers, such as 0.95.
+        values: one or more.
+        confidence: share of the values inside, such as 0.95.
     """
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def p_value(differences: Float64[np.ndarray, " resamples"]) -> float:
-    """Test whether two systems differ, from the difference of their scores in each resample.
+    """Return the p-value of two systems' difference, from that of their scores in each resample.
 
-    Two-sided: twice the share of resamples on the rarer side of 0. Those at 0 are on both sides,
-    and the corpus itself counts as a resample that turned the sign, so that the result is never 0.
+    Two-sided: twice the share of resamples on the rarer side of 0. Those at 0 count on both sides,
+    and the corpus itself counts as one more resample on the rarer side, so that it is never 0.
 
     Source: Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"; the
-    count of one more is that of Davison and Hinkley 1997, section 4.4.
+    additional count is from Davison and Hinkley 1997, section 4.4.
     """
     rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(differences) + 1))

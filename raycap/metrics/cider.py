@@ -1,7 +1,7 @@
-"""CIDEr-D: how much of what people agree on a caption says.
+"""CIDEr-D: consensus of a caption with its references, by n-grams weighted by rarity.
 
 Source: Vedantam, Zitnick and Parikh 2015, "CIDEr: Consensus-based Image Description Evaluation",
-arXiv:1411.5726, section 7; as coco-caption computes it and calls it CIDEr.
+arXiv:1411.5726, section 7; as computed by coco-caption, which calls it CIDEr.
 """
 
 import math
@@ -20,14 +20,14 @@ _SCALE = 10.0
 def score_cider_d(
     corpus: Corpus, frequencies: DocumentFrequencies
 ) -> Float64[np.ndarray, " images"]:
-    """Score each image by itself; the corpus's score is the mean of these.
+    """Score each image; the corpus's score is the mean of these.
 
-    What is summed up is summed in an order that depends on the image alone, so that the images
-    scored beside it change nothing, not even in the last bit.
+    Sums have an order that depends on the image alone, so that other images in the same call do
+    not change its score, not even in the last bit.
 
     Args:
-        corpus: Some of the images, or all.
-        frequencies: Those of all images. Of a single image every score is 0.
+        corpus: some or all of the images.
+        frequencies: those of all images. With a single image every score is 0.
     """
     ngrams, num_images = corpus.ngrams, corpus.num_images
     weights = ngrams.counts * _weigh(ngrams.hashes, frequencies)[ngrams.ngrams]
@@ -48,16 +48,16 @@ def score_cider_d(
 def _weigh(
     hashes: UInt64[np.ndarray, " ngrams"], frequencies: DocumentFrequencies
 ) -> Float64[np.ndarray, " ngrams"]:
-    """Weigh n-grams by how rare they are: the logarithm of images by those that have it."""
+    """Weigh n-grams by rarity: the logarithm of images divided by images with the n-gram."""
     distinct, ngrams = np.unique(frequencies.counts_of(hashes), return_inverse=True)
-    # One by one: numpy's own logarithm may depend on where in its array a value stands.
+    # One by one: numpy's logarithm may depend on the position of a value in its array.
     logs = [math.log(max(1, count)) for count in distinct.tolist()]
     return math.log(max(1, frequencies.num_images)) - np.array(logs, np.float64)[ngrams]
 
 
 def _penalize(corpus: Corpus) -> Float64[np.ndarray, " references"]:
-    """Compute the Gaussian penalty for a length in tokens that is not the reference's."""
-    lengths = corpus.lengths  # coco-caption's are in pairs of tokens, which differ by as much
+    """Compute the Gaussian penalty for a length in tokens that differs from the reference's."""
+    lengths = corpus.lengths  # coco-caption counts pairs of tokens, which differ by as much
     distances = np.abs(lengths[corpus.image_of] - lengths[corpus.num_images :])
     distinct, references = np.unique(distances, return_inverse=True)
     penalties = [math.exp(-(distance**2) / (2 * _SIGMA**2)) for distance in distinct.tolist()]

@@ -1,4 +1,4 @@
-"""Captions and references of the same images, counted and matched: where n-gram metrics start."""
+"""N-grams of captions and references, counted and matched: the input of n-gram metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from raycap.metrics.ngrams import NGramCounts, Sentences, count_ngrams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Images, each with a hypothesis and with references."""
+    """Images, each with a hypothesis and references."""
 
     num_images: int
     image_of: Int64[np.ndarray, " references"]
     """The image of each reference."""
     lengths: Int64[np.ndarray, " sentences"]
-    """In tokens: of the hypotheses, then of the references."""
+    """In tokens; of the hypotheses, then of the references."""
     ngrams: NGramCounts
     """Of the hypotheses, then of the references."""
     matched_hypothesis: Int64[np.ndarray, " matches"]
-    """Where an image's hypothesis and one of its references share an n-gram: the entry of `ngrams`
-    that counts it in the hypothesis,"""
+    """For each n-gram that a hypothesis shares with a reference: the entry of `ngrams` that counts
+    it in the hypothesis."""
     matched_reference: Int64[np.ndarray, " matches"]
-    """and the one that counts it in the reference; ascending."""
+    """For the same n-grams: the entry that counts it in the reference; ascending."""
 
     @classmethod
     def of(cls, hypotheses: Sentences, references: Sequence[Sentences]) -> "Corpus":
-        """Count and match.
+        """Count n-grams and match them.
 
         Raises:
             ValueError: there are not as many hypotheses as images, or an image has no reference.
@@ -55,7 +55,7 @@ class Corpus:
 def _match(
     ngrams: NGramCounts, image_of: Int64[np.ndarray, " references"], num_images: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the n-grams that a reference shares with the hypothesis of its image."""
+    """Return the entries of n-grams that a reference shares with the hypothesis of its image."""
     images = np.concatenate([np.arange(num_images), image_of])
     keys = images[ngrams.sentences] * len(ngrams.hashes) + ngrams.ngrams
     split = np.searchsorted(ngrams.sentences, num_images)

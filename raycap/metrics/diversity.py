@@ -1,7 +1,7 @@
-"""How varied captions are, from statistics of parts of a corpus that can be merged.
+"""Diversity of captions, from counts of parts of a corpus that can be merged.
 
 Tokens, pairs and whole captions are 64-bit hashes (see `ngrams.py`), so that a training set of
-millions of captions takes 8 bytes a caption.
+millions of captions takes 8 bytes per caption.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,49 +17,49 @@ from raycap.metrics.ngrams import NUM_ORDERS, HashedTokens, Sentences, hash_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiversityCounts:
-    """What is counted of some captions. Shares of nothing are 0."""
+    """Counts over captions. Shares of nothing are 0."""
 
     num_captions: int
     num_tokens: int
     num_pairs: int
     """Neighbouring tokens."""
     num_repetitive: int
-    """Captions in which a run of one to four tokens follows itself at once."""
+    """Captions in which a run of one to four tokens is repeated immediately."""
     num_copied: int
-    """Captions that stand word for word among the training captions."""
+    """Captions that equal a training caption, token for token."""
     tokens: UInt64[np.ndarray, " tokens"]
-    """The different ones, ascending."""
+    """Distinct ones, ascending; likewise the following."""
     pairs: UInt64[np.ndarray, " pairs"]
     captions: UInt64[np.ndarray, " captions"]
 
     @property
     def distinct_1(self) -> float:
-        """Different tokens of all. Source: Li et al. 2016, arXiv:1510.03055."""
+        """Distinct tokens divided by all tokens. Source: Li et al. 2016, arXiv:1510.03055."""
         return len(self.tokens) / max(1, self.num_tokens)
 
     @property
     def distinct_2(self) -> float:
-        """Different pairs of neighbouring tokens of all. Source: as of `distinct_1`."""
+        """Distinct pairs of neighbouring tokens divided by all pairs. Source: see `distinct_1`."""
         return len(self.pairs) / max(1, self.num_pairs)
 
     @property
     def repetition(self) -> float:
-        """Share of captions in which a run of one to four tokens follows itself at once."""
+        """Share of captions in which a run of one to four tokens is repeated immediately."""
         return self.num_repetitive / max(1, self.num_captions)
 
     @property
     def copied(self) -> float:
-        """Share of captions that stand word for word among the training captions."""
+        """Share of captions that equal a training caption, token for token."""
         return self.num_copied / max(1, self.num_captions)
 
     @property
     def vocabulary_size(self) -> int:
-        """Different tokens."""
+        """Number of distinct tokens."""
         return len(self.tokens)
 
     @property
     def num_different_captions(self) -> int:
-        """Different captions."""
+        """Number of distinct captions."""
         return len(self.captions)
 
 
@@ -67,23 +67,23 @@ _SETS = frozenset({"tokens", "pairs", "captions"})
 
 
 def hash_captions(captions: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " captions"]:
-    """Hash captions, given as tokens; return the different hashes, ascending."""
+    """Hash captions, given as tokens; return the distinct hashes, ascending."""
     return distinct(_hash_each(captions))
 
 
 def merge_hashes(parts: Sequence[UInt64[np.ndarray, " _"]]) -> UInt64[np.ndarray, " captions"]:
-    """Merge what `hash_captions` returned of parts of the captions."""
+    """Merge the results of `hash_captions` for parts of the captions."""
     return distinct(np.concatenate([np.empty(0, np.uint64), *parts]))
 
 
 def count_diversity(
     captions: Sentences, training: UInt64[np.ndarray, " training"] | None = None
 ) -> DiversityCounts:
-    """Count how varied captions are.
+    """Count what diversity is computed from.
 
     Args:
-        captions: Their tokens.
-        training: `hash_captions` of the training captions; without, none counts as copied.
+        captions: tokens of each caption.
+        training: `hash_captions` of the training captions; None: no caption counts as copied.
     """
     hashed = hash_tokens(captions)
     hashes = _hash_each(captions)
@@ -102,7 +102,7 @@ def count_diversity(
 
 
 def merge_diversity(parts: Sequence[DiversityCounts]) -> DiversityCounts:
-    """Merge what was counted of parts of the captions; in whatever order, the result is the same.
+    """Merge the counts of parts of the captions; their order does not matter.
 
     Raises:
         ValueError: there are no parts.
@@ -121,7 +121,7 @@ def _hash_each(captions: Iterable[Sequence[str]]) -> UInt64[np.ndarray, " captio
 
 
 def _num_repetitive(hashed: HashedTokens) -> int:
-    """Count the sentences in which an n-gram is followed by the same."""
+    """Count the sentences in which an n-gram is repeated immediately."""
     repetitive = [np.empty(0, np.int64)]
     for length in range(1, NUM_ORDERS + 1):
         ngrams = hashed.ngrams[length - 1]

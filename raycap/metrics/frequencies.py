@@ -1,6 +1,6 @@
-"""In how many images' references each n-gram stands: what CIDEr weighs n-grams by.
+"""Document frequencies: the number of images whose references contain an n-gram, as CIDEr needs.
 
-Sets of numbers as ascending arrays: compact, and quick to merge and to look up.
+Sets of numbers are ascending arrays: compact, and fast to merge and to search.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from raycap.metrics.ngrams import Sentences, count_ngrams
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
-    """Sort values and drop those that are there again: `np.unique`, but many times as fast."""
+    """Return the distinct values, ascending: `np.unique`, but many times as fast."""
     values = np.sort(values)
     return np.asarray(values[starts_of_runs(values)])
 
 
 def starts_of_runs(values: np.ndarray) -> Int64[np.ndarray, " runs"]:
-    """Find where another value begins in sorted values."""
+    """Return the positions in sorted values at which a new value begins."""
     return np.flatnonzero(np.concatenate([[len(values) > 0], values[1:] != values[:-1]]))
 
 
 def find(
     values: np.ndarray, ascending: np.ndarray
 ) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """Look values up in an ascending array; return their places there, and whether they are."""
+    """Search values in an ascending array; return their positions, and whether they are in it."""
     if not len(ascending):
         return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
     places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
@@ -36,24 +36,24 @@ def find(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentFrequencies:
-    """Images by the n-grams of orders 1 to 4 of their references.
+    """Number of images by n-gram of orders 1 to 4 in their references.
 
-    Compact: 12 bytes an n-gram, about 100 MB for 200,000 images with 5 references each; and two
-    arrays, which Ray shares among processes without copies.
+    12 bytes per n-gram, about 100 MB for 200,000 images with 5 references each, in two arrays that
+    Ray shares among processes without copies.
     """
 
     hashes: UInt64[np.ndarray, " ngrams"]
-    """The n-grams, ascending. On collisions see `ngrams.py`: none is to be expected."""
+    """The n-grams, ascending. For the probability of collisions see `ngrams.py`."""
     counts: Int32[np.ndarray, " ngrams"]
-    """In how many images each stands."""
+    """Number of images whose references contain it."""
     num_images: int
 
     @classmethod
     def of(cls, references: Sequence[Sentences]) -> "DocumentFrequencies":
-        """Count in how many images each n-gram stands.
+        """Count the images of each n-gram.
 
         Args:
-            references: Tokens of each reference of each image.
+            references: tokens of each reference of each image.
         """
         image_of = np.repeat(np.arange(len(references)), [len(image) for image in references])
         found = count_ngrams(list(chain.from_iterable(references)))
@@ -63,7 +63,7 @@ class DocumentFrequencies:
         return cls(hashes=found.hashes, counts=counts.astype(np.int32), num_images=len(references))
 
     def counts_of(self, hashes: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Look n-grams up; 0 where one stands nowhere."""
+        """Return the counts of n-grams; 0 for those in no image."""
         places, found = find(hashes, self.hashes)
         counts = np.zeros(len(hashes), np.int64)
         counts[found] = self.counts[places[found]]
@@ -71,9 +71,9 @@ class DocumentFrequencies:
 
 
 def merge_frequencies(parts: Sequence[DocumentFrequencies]) -> DocumentFrequencies:
-    """Merge what was counted of different images; in whatever order, the result is the same."""
+    """Merge the counts of disjoint images; their order does not matter."""
     merged = list(parts) or [DocumentFrequencies.of([])]
-    while len(merged) > 1:  # by twos: what is copied stays small
+    while len(merged) > 1:  # in pairs, so that little is copied
         pairs = [merged[start : start + 2] for start in range(0, len(merged), 2)]
         merged = [_merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
     return merged[0]

@@ -1,6 +1,6 @@
-"""Lengths of captions in tokens, as histograms: captions by their length.
+"""Lengths of captions in tokens, as histograms: number of captions by length.
 
-Histograms of parts of a corpus add up to the corpus's, by `+` of Counter.
+Histograms of parts of a corpus add up to that of the corpus, by `+` of Counter.
 """
 
 from collections import Counter
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 Histogram = Mapping[int, int]
-"""Captions by their length."""
+"""Number of captions by length."""
 
 
 def count_lengths(captions: Iterable[Sequence[str]]) -> Counter[int]:
@@ -17,7 +17,7 @@ def count_lengths(captions: Iterable[Sequence[str]]) -> Counter[int]:
 
 
 def mean_length(histogram: Histogram) -> float:
-    """Compute the mean.
+    """Return the mean length.
 
     Raises:
         ValueError: there are no captions.
@@ -26,7 +26,7 @@ def mean_length(histogram: Histogram) -> float:
 
 
 def median_length(histogram: Histogram) -> float:
-    """Find the length in the middle; between two, their mean.
+    """Return the median length; of two middle ones, their mean.
 
     Raises:
         ValueError: there are no captions.
@@ -36,9 +36,9 @@ def median_length(histogram: Histogram) -> float:
 
 
 def wasserstein(first: Histogram, second: Histogram) -> float:
-    """Compute the earth mover's distance of two distributions of lengths, in tokens.
+    """Return the earth mover's distance between two distributions of lengths, in tokens.
 
-    The area between their distribution functions: exact, whatever their numbers of captions.
+    It is the area between their distribution functions, exact for any numbers of captions.
 
     Raises:
         ValueError: one of them has no captions.
@@ -59,7 +59,7 @@ def _num_captions(histogram: Histogram) -> int:
 
 
 def _nth(histogram: Histogram, number: int) -> int:
-    """Find the length of a caption by its place in the ascending order."""
+    """Return the length of a caption by its position in ascending order."""
     for length in sorted(histogram):
         number -= histogram[length]
         if number < 0:

@@ -1,8 +1,8 @@
 """Tokens and n-grams as 64-bit hashes.
 
-The hashes are the same in every process and on every machine, so that what was counted in parts
-can be merged. That any two of n different n-grams share a hash has a probability of n**2 / 2**65:
-for 8 million n-grams, as 200,000 images with 5 references each have them, 1 in 500,000.
+The hashes are equal in every process and on every machine, so that counts of parts can be merged.
+The probability that any two of n different n-grams share a hash is n**2 / 2**65: for 8 million
+n-grams, as in 200,000 images with 5 references each, 1 in 500,000.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,31 +17,31 @@ NUM_ORDERS = 4
 """n-grams are of orders 1 to 4."""
 
 Sentences = Sequence[Sequence[str]]
-"""Tokens of sentences."""
+"""The tokens of each sentence."""
 
 _HASH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashedTokens:
-    """The tokens of sentences, one after the other."""
+    """The tokens of all sentences in one sequence."""
 
     sentences: Int64[np.ndarray, " tokens"]
-    """Number of each token's sentence."""
+    """The number of each token's sentence."""
     remaining: Int64[np.ndarray, " tokens"]
-    """Tokens from this one to the end of its sentence: an n-gram starts here if that is n."""
+    """Tokens from this one to the end of its sentence; an n-gram starts here if there are n."""
     ngrams: UInt64[np.ndarray, "4 tokens"]
-    """Hashes of the n-grams of each order that start here, where one does."""
+    """Hashes of the n-grams of each order that start here; undefined where none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NGramCounts:
-    """How often each n-gram stands in each sentence; sorted by sentence, then by hash."""
+    """Occurrences of each n-gram in each sentence; sorted by sentence, then by hash."""
 
     hashes: UInt64[np.ndarray, " ngrams"]
-    """All that there are, ascending."""
+    """The distinct n-grams, ascending."""
     orders: Int64[np.ndarray, " ngrams"]
-    """Their orders less one."""
+    """Their orders minus one."""
     sentences: Int64[np.ndarray, " entries"]
     ngrams: Int64[np.ndarray, " entries"]
     """Indices into `hashes`."""
@@ -49,7 +49,7 @@ class NGramCounts:
 
 
 def hash_texts(texts: Iterable[str]) -> UInt64[np.ndarray, " texts"]:
-    """Hash texts, each by itself."""
+    """Return the hash of each text."""
     digests = [
         blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()
         for text in texts
@@ -58,7 +58,7 @@ def hash_texts(texts: Iterable[str]) -> UInt64[np.ndarray, " texts"]:
 
 
 def hash_tokens(sentences: Sentences) -> HashedTokens:
-    """Hash the tokens of sentences and the n-grams that they begin."""
+    """Hash the tokens of sentences, and the n-grams that start at each."""
     tokens = list(chain.from_iterable(sentences))
     lengths = np.fromiter(map(len, sentences), np.int64, len(sentences))
     position = np.arange(len(tokens))
@@ -100,7 +100,7 @@ def _hash_each(tokens: Sequence[str]) -> UInt64[np.ndarray, " tokens"]:
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Scatter bits, so that a sum with other hashes depends on the order of its terms.
+    """Scramble the bits, so that a sum of hashes depends on the order of its terms.
 
     Source: the finalizer of SplitMix64 (Steele, Lea and Flood 2014).
     """

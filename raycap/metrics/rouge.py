@@ -1,7 +1,7 @@
 """ROUGE-L: the longest common subsequence of caption and reference.
 
 Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3; as
-coco-caption computes it: the best precision and the best recall, maybe of two references.
+computed by coco-caption: the best precision and the best recall, possibly of two references.
 """
 
 from collections.abc import Sequence
@@ -30,15 +30,15 @@ def score_rouge_l(hypothesis: Sequence[str], references: Sentences) -> float:
 
 
 def _common(places: dict[str, int], length: int, reference: Sequence[str]) -> int:
-    """Find the length of the longest common subsequence.
+    """Return the length of the longest common subsequence.
 
-    A bit a token of the hypothesis: a row of the usual table at a time.
+    One bit per token of the hypothesis, so that a row of the usual table is one number.
     Source: Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
 
     Args:
-        places: Bits of the hypothesis's tokens, set where they stand.
-        length: Of the hypothesis.
-        reference: The other sequence.
+        places: for each token of the hypothesis, the bits of its positions.
+        length: length of the hypothesis.
+        reference: the other sequence.
     """
     all_bits = (1 << length) - 1
     row = all_bits

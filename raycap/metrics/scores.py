@@ -1,9 +1,9 @@
-"""BLEU, ROUGE-L and CIDEr-D of images, in two passes: parts of a corpus can be scored apart.
+"""BLEU, ROUGE-L and CIDEr-D of images, in two passes over parts of a corpus.
 
     frequencies = merge_frequencies([DocumentFrequencies.of(part.references) for part in parts])
     scores = [score_images(part.hypotheses, part.references, frequencies) for part in parts]
 
-However the images are parted, each image's scores are the same to the last bit. A corpus's BLEU is
+The scores of an image do not depend on the parts, not even in the last bit. A corpus's BLEU is
 `corpus_bleu` of the sum of its images' counts; its other scores are means.
 """
 
@@ -24,12 +24,12 @@ from raycap.metrics.rouge import score_rouge_l
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageScores:
-    """Scores of images, one after the other. An empty hypothesis scores 0."""
+    """Scores of images, in order. An empty hypothesis scores 0."""
 
     bleu_counts: Int64[np.ndarray, "images 10"]
     """See `bleu.NUM_BLEU_COUNTS`."""
     bleu: Float64[np.ndarray, "images 4"]
-    """BLEU-1 to BLEU-4 of each image alone; their mean is not the corpus's."""
+    """BLEU-1 to BLEU-4 of each image; their mean is not the corpus's score."""
     rouge_l: Float64[np.ndarray, " images"]
     cider_d: Float64[np.ndarray, " images"]
 
@@ -37,12 +37,12 @@ class ImageScores:
 def score_images(
     hypotheses: Sentences, references: Sequence[Sentences], frequencies: DocumentFrequencies
 ) -> ImageScores:
-    """Score images, some of a corpus or all.
+    """Score some or all images of a corpus.
 
     Args:
-        hypotheses: Tokens of each image's caption.
-        references: Tokens of each reference of each image, one or more an image.
-        frequencies: Those of the whole corpus's references.
+        hypotheses: tokens of each image's caption.
+        references: tokens of each reference of each image, one or more per image.
+        frequencies: those of the references of the whole corpus.
 
     Raises:
         ValueError: there are not as many hypotheses as images, or an image has no reference.
@@ -59,7 +59,7 @@ def score_images(
 
 
 def mean(values: Float64[np.ndarray, " n"]) -> float:
-    """Compute the mean of an exact sum: the same in whatever order the values come.
+    """Return the mean, from an exact sum: it does not depend on the order of the values.
 
     Raises:
         ValueError: there are no values.

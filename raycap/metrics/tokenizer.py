@@ -1,11 +1,11 @@
-"""A tokenizer in the manner of the Penn Treebank, close to that of the published caption metrics.
+"""A Penn Treebank tokenizer, nearly equal to that of the published caption metrics.
 
-coco-caption tokenizes by Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`), a Java program,
-and drops punctuation. One regular expression does nearly the same here; its rules were found by
-asking that program. Of COCO 2014's captions it splits all 202,654 for validation as that does, and
-all but 5 of the 414,113 for training ("C++", "corner.4-5", underscores). There, an initial that
-ends a caption ("Avenue S.") is read by what the next caption begins with; here as if that were "A":
-it loses its period.
+coco-caption tokenizes with Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`), a Java program,
+and drops punctuation. This is one regular expression, whose rules were found by probing that
+program. It splits all 202,654 captions of COCO 2014's validation set as that does, and all but 5 of
+the 414,113 for training ("C++", "corner.4-5", underscores). There, whether an initial at the end of
+a caption ("Avenue S.") keeps its period depends on how the next caption begins; here it is treated
+as if that were "A": it loses its period.
 """
 
 import re
@@ -14,7 +14,7 @@ from unicodedata import category
 TOKENIZER = "raycap-ptb-1"
 """The name of this tokenizer in results."""
 
-# What keeps its period wherever it stands; where it begins with a capital; before a number.
+# Words that keep their period: always; if they begin with a capital; before a number.
 _ABBREVIATIONS = """
     adj adm adv al ala alex apr ariz assn asst atty aug ave bancorp bhd bldg blvd brig bros calif
     capt cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est
@@ -25,7 +25,7 @@ _ABBREVIATIONS = """
     vs vt wed wis wisc wm wyo"""
 _STATES = "ark az del ill la mass miss ore pa tex wash"
 _NUMBERED = "art ca fig figs no nos op pp prop"
-# What begins a sentence: a single letter with a period before it is no initial.
+# Words that begin a sentence: a single letter with a period before them is not an initial.
 _STARTERS = """
     a about according additionally after an as at but earlier he her here however if in it last many
     more now once one other our she since so some such that the their then there these they this we
@@ -36,7 +36,7 @@ def _any_of(words: str) -> str:
     return f"(?:{'|'.join(words.split())})"
 
 
-# Accents and vowel signs of other scripts, which \w lacks.
+# Accents and vowel signs of other scripts, which \w does not match.
 _MARKS = "".join(chr(code) for code in range(0x300, 0x2000) if category(chr(code)) in ("Mn", "Mc"))
 
 _A = r"[^\W\d_]"  # a letter
@@ -45,8 +45,8 @@ _CAPITAL = "(?-i:(?=[A-Z]))"
 _CLITIC = r"'(?:s|m|d|re|ve|ll)\b"
 _HYPHENATED = rf"{_W}+(?:-{_W}+)*"
 
-# The first that fits is taken: what is longer comes before what begins alike. Plain words come
-# first of all, for speed; and what looks behind does so lest a long run be read again and again.
+# The first alternative that matches is taken, so longer ones precede shorter ones with the same
+# beginning. Plain words come first, for speed; lookbehinds prevent repeated scans of a long run.
 _TOKEN = re.compile(
     rf"""(?<!\s)\s*+(
       [A-Za-z][a-z]*+(?=[ ,])(?<!annot|gonna|gotta|wanna|gimme|lemme)

@@ -17,8 +17,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from raycap.evaluation.java import find_file
-from raycap.evaluation.ptb import PtbTokenizer
+from raycap.evaluation.java import PtbTokenizer, find_file
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.scores import ImageScores, mean, score_images

@@ -92,7 +92,7 @@ def fit(
     """Train on the captions until a loss is reached; return the number of steps."""
     seen = tensor(pixels)
     parameters = [value for value in model.network.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=6e-3, weight_decay=0.0)
     model.network.train()
     loss = torch.tensor(torch.inf)
     for step in range(600):

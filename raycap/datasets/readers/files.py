@@ -1,106 +1,37 @@
-"""Annotation files: opened wherever they stand, read block by block, never held whole.
-
-The text of a JSON file on its way to a parser, refused where the parser would not survive it.
-
-ijson keeps the path of every open list, so that a file of 200,000 brackets would take 100 GB, and
-ends the process at a number that is longer than Python's limit of 4,300 digits.
-"""
+"""Annotation files: opened in any store, read block by block, never held in memory whole."""
 
 import csv
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, TypeVar
 
 import ijson
 import pyarrow as pa
 
+from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import LocalStore
 from raycap.storage.ranged import RangedFile
-
-MAX_DEPTH = 100
-"""Lists and objects within each other; annotations have three or four."""
-
-_MAX_DIGITS = 4_000
-_TO_NINES = bytes.maketrans(b"012345678", b"9" * 9)
-_LONG_NUMBER = b"9" * (_MAX_DIGITS + 1)
-_BOM = b"\xef\xbb\xbf"
-_KEPT = b'"[]{}'
-_DROPPED = bytes(set(range(256)) - set(_KEPT))
-
-
-class JsonText:
-    """Reads a file behind its byte order mark, which a JSON parser does not know."""
-
-    def __init__(self, data: BufferedReader) -> None:
-        self._data = data
-        self._data.seek(len(_BOM) if data.peek(len(_BOM)).startswith(_BOM) else 0)
-        self._depth = 0
-        self._is_in_text = False
-        self._escape = b""
-        self._end = b""
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._data.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        """Read at most that many bytes.
-
-        Raises:
-            ValueError: what has been read is nested deeper than MAX_DEPTH (some up to three times
-                as deep still pass), or has a number that is too long.
-            StorageError: the store refuses.
-        """
-        block = self._data.read(size)
-        if self._deepest(self._brackets(block)) > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-        digits = self._end + block.translate(_TO_NINES)
-        if _LONG_NUMBER in digits:
-            raise ValueError(f"it has a number of more than {_MAX_DIGITS:,} digits")
-        self._end = digits[-_MAX_DIGITS:]
-        return block
-
-    def _brackets(self, block: bytes) -> bytes:
-        """Give the brackets of a block that are not within texts."""
-        block = self._escape + block
-        num_backslashes = len(block) - len(block.rstrip(b"\\"))
-        self._escape = b"\\" * (num_backslashes % 2)  # of what comes with the next block
-        block = block.replace(b"\\\\", b"").replace(b'\\"', b"")
-        pieces = block.translate(None, _DROPPED).split(b'"')
-        outside = b"".join(pieces[self._is_in_text :: 2])
-        self._is_in_text ^= len(pieces) % 2 == 0
-        return outside
-
-    def _deepest(self, brackets: bytes) -> int:
-        """Count brackets in, and tell how deep they are nested at the least: a third of it all."""
-        for inner in range(MAX_DEPTH + 1):
-            left = brackets.replace(b"[]", b"").replace(b"{}", b"")
-            if len(left) == len(brackets):
-                num_open = left.count(b"[") + left.count(b"{")
-                self._depth += 2 * num_open - len(left)
-                return max(inner, num_open, self._depth)
-            brackets = left
-        return MAX_DEPTH + 1
-
+from raycap.storage.stores import open_store
 
 T = TypeVar("T")
 
 _LOCAL_BLOCK_BYTES = 262_144
-# On S3, a request takes about as long as 2 MB: so what is seldom wanted is skipped in larger steps.
+# A request to S3 takes about as long as transferring 2 MB, hence larger blocks.
 _REMOTE_BLOCK_BYTES = 4_194_304
 _LINE_CHARS = 67_108_864
-# RecursionError: a line of JSON nested a thousand deep. OSError: Arrow's, of a page that does not
-# decompress; a store's own would be a StorageError.
+# RecursionError: a line of JSON nested a thousand deep. OSError: a page that Arrow cannot
+# decompress; stores raise StorageError.
 _MALFORMED = (csv.Error, ijson.JSONError, pa.ArrowException, ValueError, RecursionError, OSError)
-_END = "\0end of file\0"
 
 
 class _BlockFile(RangedFile):
-    """A RangedFile that BufferedReader can read."""
+    """A RangedFile as BufferedReader needs it."""
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -110,7 +41,7 @@ class _BlockFile(RangedFile):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotationFile:
-    """A file that says something of images; not opened yet."""
+    """A file of annotations; not opened yet."""
 
     store: Store
     key: str
@@ -126,12 +57,17 @@ class AnnotationFile:
         return self.key.rpartition("/")[2]
 
     @property
+    def suffix(self) -> str:
+        """Its suffix in lower case, such as `.json`."""
+        return os.path.splitext(self.name)[1].lower()
+
+    @property
     def folder(self) -> str:
-        """The address of the folder that it is in, without a trailing slash."""
+        """Address of the folder that contains it, without a trailing slash."""
         return self.uri.rpartition("/")[0]
 
-    def stands(self) -> bool:
-        """Whether there is such a file."""
+    def exists(self) -> bool:
+        """Return whether the file exists."""
         try:
             self.store.read_range(self.key, 0, 1)
         except ObjectNotFound:
@@ -139,11 +75,11 @@ class AnnotationFile:
         return True
 
     def open(self) -> BufferedReader:
-        """Open it to read and to seek; holds one block of it.
+        """Open the file to read and seek; one block of it is in memory.
 
         Raises:
-            ObjectNotFound: nothing stands there.
-            StorageError: it cannot be read, now or when it is read on.
+            ObjectNotFound: there is no such file.
+            StorageError: it cannot be read, now or in a later read.
         """
         is_local = isinstance(self.store, LocalStore)
         block_bytes = _LOCAL_BLOCK_BYTES if is_local else _REMOTE_BLOCK_BYTES
@@ -151,60 +87,61 @@ class AnnotationFile:
         return BufferedReader(_BlockFile(self.store, self.key, size), block_bytes)
 
 
-def read_lines(file: AnnotationFile, newline: str = "\n") -> Iterator[str]:
-    """Yield a text file's lines with their ends; `newline` is that of `open`.
-
-    What is not UTF-8 becomes lone surrogates: one such caption among millions does not end all.
+def open_file(address: str, config: StorageConfig) -> AnnotationFile:
+    """Name a file by its address; nothing is read yet.
 
     Raises:
-        DatasetError: a line that is too long to be one.
+        ConfigError: it is not an address of a store.
     """
-    text = TextIOWrapper(file.open(), "utf-8-sig", errors="surrogateescape", newline=newline)
-    with text:
+    parsed = Address.parse(address)
+    if parsed.is_local:
+        folder, name = os.path.split(parsed.local_path)
+    else:
+        folder, _, name = address.rpartition("/")
+    return AnnotationFile(store=open_store(folder, config), key=name)
+
+
+def read_lines(
+    file: AnnotationFile, newline: str = "\n", *, is_strict: bool = False
+) -> Iterator[str]:
+    """Yield a text file's lines with their ends.
+
+    Args:
+        file: the file, in UTF-8 with or without a byte order mark.
+        newline: as of `open`.
+        is_strict: raise at bytes that are not UTF-8. By default they become lone surrogates, so
+            that one broken caption among millions does not end everything.
+
+    Raises:
+        DatasetError: a line is longer than 67,108,864 characters.
+        UnicodeDecodeError: bytes are not UTF-8 and `is_strict`.
+    """
+    errors = "strict" if is_strict else "surrogateescape"
+    with TextIOWrapper(file.open(), "utf-8-sig", errors=errors, newline=newline) as text:
         number = 0
         while line := text.readline(_LINE_CHARS):
             number += 1
             if len(line) == _LINE_CHARS and line[-1] not in "\r\n":
                 raise DatasetError(
                     f"{file.uri}: line {number} is longer than {_LINE_CHARS:,} characters; "
-                    "this is no file of lines"
+                    "this is not a file of lines"
                 )
             yield line
 
 
-def read_csv(file: AnnotationFile, delimiter: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, the header too, that are not empty.
-
-    Raises:
-        csv.Error: a field is longer than 131,072 characters, or its quote is never closed, which
-            would make one caption of all that follows.
-    """
-    lines = chain(read_lines(file, newline=""), [_END])
-    rows = csv.reader(lines, delimiter=delimiter)
-    begins = 1
-    for row in rows:
-        if row == [_END]:
-            return
-        if row and row[-1].endswith(_END):
-            raise csv.Error(f"a quote in the row that begins in line {begins} is not closed")
-        if row:
-            yield row
-        begins = rows.line_num + 1
-
-
 def guarded(
-    file: AnnotationFile, kind: str, items: Iterable[T], data: JsonText | None = None
+    file: AnnotationFile, kind: str, items: Iterable[T], tell: Callable[[], int] | None = None
 ) -> Iterator[T]:
-    """Yield what a parser yields, and turn its complaint into ours.
+    """Yield a parser's items, and turn its errors into DatasetError.
 
     Args:
-        file: what is parsed.
-        kind: as what.
-        items: the parser's; its rows, where `data` is None.
-        data: what the parser reads from, if it tells no rows.
+        file: the parsed file, for messages.
+        kind: the format it is parsed as, for messages.
+        items: the parser's output; its rows where `tell` is None.
+        tell: returns the parser's position in bytes, to be reported where items are not rows.
 
     Raises:
-        DatasetError: it cannot be parsed any further; says where, and why.
+        DatasetError: the file cannot be parsed any further; states the position and the reason.
     """
     remaining = iter(items)
     number = 1
@@ -214,7 +151,7 @@ def guarded(
         except StopIteration:
             return
         except _MALFORMED as error:
-            place = f"before byte {data.tell() + 1:,}" if data else f"at row {number}"
+            place = f"before byte {tell() + 1:,}" if tell else f"at row {number}"
             reason = " ".join(str(error).split())
             raise DatasetError(
                 f"{file.uri}: {place}: cannot be read as {kind}: {reason}"
@@ -224,14 +161,14 @@ def guarded(
 
 
 def paged(items: Iterable[T], num_items: int) -> Iterator[list[T]]:
-    """Gather items into lists of at most that many."""
+    """Group items into lists of at most `num_items`."""
     remaining = iter(items)
     while page := list(islice(remaining, num_items)):
         yield page
 
 
 def list_files(store: Store, suffixes: tuple[str, ...]) -> Iterator[AnnotationFile]:
-    """Yield the files of a folder, and of those within it, that have such a suffix."""
+    """Yield the files with one of some suffixes in a folder and all folders below it."""
     for table in store.list():
         for key in table[KEY].to_pylist():
             file = AnnotationFile(store=store, key=key)

@@ -1,4 +1,4 @@
-"""Where the images of an annotation file are: tried out with the first few of its names."""
+"""Where the images of an annotation file are, by probing its first few names."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from raycap.storage.address import Address
 from raycap.storage.stores import ImageReader, open_store
 
 NUM_TRIED = 4
-"""Names that are looked for in a folder before the next one is."""
+"""Names probed in a folder before the next folder."""
 
 _USUAL = (
     "images",
     "Images",
-    "Flicker8k_Dataset",  # so misspelt by its authors
+    "Flicker8k_Dataset",  # misspelt by its authors
     "Flickr8k_Dataset",
     "flickr30k_images",
     "flickr30k-images",
@@ -21,10 +21,10 @@ _USUAL = (
 
 
 def usual_folders(folder: str, words: Sequence[str] = ()) -> list[str]:
-    """List where the images of an annotation file in a folder may be, likeliest first.
+    """List where the images of an annotation file in a folder may be, most likely first.
 
-    That is in a folder of a usual name, or one called like `words` (`train2014`), beside the file
-    or beside its folder, and at last in these two themselves.
+    That is a folder with a usual name or one of `words` (`train2014`), beside the file or beside
+    its folder, and finally these two themselves.
     """
     parent = parent_of(folder)
     roots = [folder, parent] if parent else [folder]
@@ -33,7 +33,7 @@ def usual_folders(folder: str, words: Sequence[str] = ()) -> list[str]:
 
 
 def parent_of(folder: str) -> str | None:
-    """Give the folder above a folder; None above a bucket and above all."""
+    """Return the parent of a folder; None for a bucket or a root."""
     parent = folder.rpartition("/")[0]
     return parent if parent and not parent.endswith("/") else None
 
@@ -41,14 +41,14 @@ def parent_of(folder: str) -> str | None:
 def find_folder(
     candidates: Sequence[str], names: Sequence[str], config: StorageConfig
 ) -> str | None:
-    """Choose the first folder in which an image of those names stands; None if none does.
+    """Return the first folder that contains an image of those names; None if none does.
 
-    Folders of the web are not tried out: what they refuse says little of what is there.
+    Web folders are not probed: a refused request says little about what exists.
 
     Args:
         candidates: addresses of folders, without a trailing slash.
-        names: images by their paths relative to the folder that is looked for.
-        config: how stores are reached.
+        names: images by their paths relative to the wanted folder.
+        config: settings of stores.
     """
     reader = ImageReader(config)
     tried = [name for name in names if not is_absolute(name)][:NUM_TRIED]
@@ -61,20 +61,20 @@ def find_folder(
 
 
 def image_uri(folder: str, name: str) -> str:
-    """Give the address of an image; names that are whole addresses or paths stay as they are."""
+    """Return the address of an image; a name that is an absolute address or path is unchanged."""
     return name if is_absolute(name) else f"{folder}/{name.removeprefix('./')}"
 
 
 def is_absolute(name: str) -> bool:
-    """Whether a name is a whole address or path."""
+    """Return whether a name is an absolute address or path."""
     return Address.parse(name).is_absolute
 
 
 def folder_address(folder: str, config: StorageConfig) -> str:
-    """Make the address of a folder of images absolute, without a trailing slash.
+    """Return the absolute address of a folder of images, without a trailing slash.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address of a folder.
     """
     if Address.parse(folder).is_web:
         return folder.rstrip("/")

@@ -4,7 +4,8 @@ Source: Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generati
 Descriptions", arXiv:1412.2306.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,34 +13,34 @@ import pyarrow as pa
 
 from raycap.config import StorageConfig
 from raycap.datasets.grouping import AnnotationRow
-from raycap.datasets.readers.coco import IMAGES, JsonKind, json_kind, read_items
+from raycap.datasets.readers.base import Reader, Source
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.datasets.readers.image_folders import NUM_TRIED, find_folder, image_uri, usual_folders
+from raycap.datasets.readers.json_files import (
+    IMAGES,
+    JsonKind,
+    find_json,
+    is_json,
+    json_kind,
+    read_items,
+)
 from raycap.datasets.readers.rows import captions_of, id_of, split_of, tables_of, text_of, unnamed
 from raycap.errors import DatasetError
 
 
-def read_karpathy(
-    files: Iterable[AnnotationFile], images: str | None, config: StorageConfig
-) -> Iterator[pa.Table]:
-    """Read files of Karpathy's form as ANNOTATIONS tables.
+def _read(source: Source) -> Iterator[pa.Table]:
+    """Read each file; split `restval` is training.
 
-    An image's id is its `filepath` and `filename` where the images lie in such folders (COCO's),
-    and its `filename` otherwise; `restval` is training.
-
-    Args:
-        files: one or several, unrelated to each other.
-        images: address of the folder of images; None: looked for beside each file.
-        config: how stores are reached.
-
-    Raises:
-        DatasetError: a file is none of Karpathy's, or damaged, or has an unknown split.
+    An image's id is its `filepath` and `filename` where the images are in such folders (COCO's),
+    and its `filename` otherwise.
     """
-    for file in files:
+    for file in source.files:
         kind = json_kind(file)
         if kind != JsonKind.KARPATHY:
-            raise DatasetError(f"{file.uri}: has no 'images' with 'sentences', as Karpathy's have")
-        yield from tables_of(_rows(file, images, config))
+            raise DatasetError(
+                f"{file.uri}: has no 'images' with 'sentences', so it is not in Karpathy's format"
+            )
+        yield from tables_of(_rows(file, source.images, source.config))
 
 
 def _rows(
@@ -66,7 +67,7 @@ def _rows(
 def _find_folder(
     file: AnnotationFile, images: str | None, config: StorageConfig
 ) -> tuple[str, bool]:
-    """Find the folder that names are relative to, and whether `filepath` is part of them."""
+    """Find the folder that names are relative to, and whether they include `filepath`."""
     first = list(islice(read_items(file, f"{IMAGES}.item"), NUM_TRIED))
     items = [item for item in first if isinstance(item, dict)]
     candidates = [images] if images is not None else usual_folders(file.folder)
@@ -89,3 +90,13 @@ def _sentences(fields: dict[str, Any]) -> list[Any]:
     sentences = fields.get("sentences")
     items = sentences if isinstance(sentences, list) else []
     return [item.get("raw") if isinstance(item, dict) else None for item in items]
+
+
+READER = Reader(
+    name="karpathy",
+    suffixes=(".json",),
+    searched="Karpathy's JSON (here or in annotations/)",
+    sniff=partial(is_json, kind=JsonKind.KARPATHY),
+    find=partial(find_json, kind=JsonKind.KARPATHY),
+    read=_read,
+)

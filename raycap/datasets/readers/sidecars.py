@@ -1,7 +1,7 @@
-"""Caption files beside images: `a/b.jpg` has its captions in `a/b.txt`, a line each.
+"""Caption files beside images: `a/b.jpg` has its captions in `a/b.txt`, one per line.
 
-Also by the names that `raycap export --to sidecar` gives: where `a.jpg` and `a.png` would share a
-name, theirs are `a.jpg.txt` and `a.png.txt`.
+The names of `raycap export --to sidecar` are accepted too: where `a.jpg` and `a.png` would share
+a name, they have `a.jpg.txt` and `a.png.txt`.
 """
 
 import posixpath
@@ -15,45 +15,52 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.config import StorageConfig
-from raycap.datasets.readers.files import paged
-from raycap.datasets.readers.joining import KEY, KEYED_CAPTIONS, KEYED_IMAGES, scratch_join
+from raycap.datasets.readers.base import Folder, Reader, Source
+from raycap.datasets.readers.files import AnnotationFile, paged
+from raycap.datasets.readers.rows import (
+    KEY,
+    KEYED_CAPTIONS,
+    KEYED_IMAGES,
+    PAGE_ROWS,
+    scratch_join,
+)
 from raycap.datasets.splits import known_word
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.storage.base import KEY as LISTED_KEY
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.stores import open_store
 
 SIDECAR_SUFFIX = ".txt"
 _MAX_SIDECAR_BYTES = 1_048_576
-_PAGE_ROWS = 8_192
 
 
-def is_image(key: str) -> bool:
-    """Whether a file is taken as an image by its name."""
+def _is_image(key: str) -> bool:
+    """Return whether a file counts as an image, by its name."""
     path = PurePosixPath(key)
     return not path.name.startswith(".") and (
         not path.suffix or path.suffix.lower() in IMAGE_SUFFIXES
     )
 
 
-def is_sidecar(key: str) -> bool:
-    """Whether a file is taken as captions by its name."""
+def _is_sidecar(key: str) -> bool:
+    """Return whether a file counts as captions, by its name."""
     name = key.rpartition("/")[2]
     return not name.startswith(".") and name.lower().endswith(SIDECAR_SUFFIX)
 
 
-def has_sidecars(keys: Iterable[str]) -> bool:
-    """Whether an image among those files has its captions beside it."""
+def _has_sidecars(keys: Iterable[str]) -> bool:
+    """Return whether an image among some files has its captions beside it."""
     listed = list(keys)
-    images = {key for key in listed if is_image(key) and posixpath.splitext(key)[1]}
+    images = {key for key in listed if _is_image(key) and posixpath.splitext(key)[1]}
     names = images | {posixpath.splitext(key)[0] for key in images}
-    return any(key[: -len(SIDECAR_SUFFIX)] in names for key in listed if is_sidecar(key))
+    return any(key[: -len(SIDECAR_SUFFIX)] in names for key in listed if _is_sidecar(key))
 
 
 def captions_in(text: bytes) -> list[str | None]:
-    """Give the lines of a caption file that are not empty, or one empty caption.
+    """Return the lines of a caption file that are not empty, or one empty caption.
 
-    What is no UTF-8 is no caption: None.
+    A file that is not UTF-8 has no caption: None.
     """
     try:
         lines = text.decode("utf-8-sig").split("\n")
@@ -63,20 +70,26 @@ def captions_in(text: bytes) -> list[str | None]:
     return captions or [""]
 
 
-def read_sidecars(store: Store, images: Store, config: StorageConfig) -> Iterator[pa.Table]:
-    """Read a folder of caption files and one of images, maybe the same, as ANNOTATIONS tables.
+def _find(folder: Folder) -> list[AnnotationFile] | None:
+    return [] if _has_sidecars(folder.keys) else None
 
-    Where all images are in folders named like splits (`train/`, `val/`), these are the splits.
+
+def _read(source: Source) -> Iterator[pa.Table]:
+    """Read a folder of caption files and one of images, which may be the same.
+
+    Where all images are in folders named after splits (`train/`, `val/`), these are the splits.
     """
+    store, config = source.store, source.config
+    images = store if source.images is None else open_store(source.images, config)
     with scratch_join() as join:
         are_split = True
-        for keys in _keys(images, is_image):
+        for keys in _keys(images, _is_image):
             splits = [_split_of(key) for key in keys]
             are_split = are_split and None not in splits
             join.images.add(_image_page(images, keys, splits))
         if not are_split:
             join.database.execute(f"UPDATE images SET {schema.SPLIT} = NULL")
-        for page in paged(_read_captions(store, config), _PAGE_ROWS):
+        for page in paged(_read_captions(store, config), PAGE_ROWS):
             join.captions.add(pa.Table.from_pylist(page, schema=KEYED_CAPTIONS))
         join.database.execute(_USE_FULL_NAMES)
         yield from join.tables()
@@ -114,7 +127,7 @@ def _image_page(images: Store, keys: list[str], splits: list[str | None]) -> pa.
 
 
 def _read_captions(store: Store, config: StorageConfig) -> Iterator[dict[str, Any]]:
-    keys = chain.from_iterable(_keys(store, is_sidecar))
+    keys = chain.from_iterable(_keys(store, _is_sidecar))
     read = partial(_read_sidecar, store)
     for key, captions in ordered_map(read, keys, config.list_threads):
         name = key[: -len(SIDECAR_SUFFIX)] + SIDECAR_SUFFIX  # in lower case
@@ -125,3 +138,14 @@ def _read_captions(store: Store, config: StorageConfig) -> Iterator[dict[str, An
 def _read_sidecar(store: Store, key: str) -> tuple[str, list[str | None]]:
     data = store.read_range(key, 0, _MAX_SIDECAR_BYTES + 1)
     return key, captions_in(data) if len(data) <= _MAX_SIDECAR_BYTES else [None]
+
+
+READER = Reader(
+    name="sidecar",
+    suffixes=(),
+    searched="images with a .txt each",
+    sniff=lambda _: False,
+    find=_find,
+    read=_read,
+    is_folder=True,
+)

@@ -1,26 +1,25 @@
-"""Tables of captions: JSON Lines, a JSON list, CSV, TSV and Parquet, by the names of their columns.
+"""Tables of captions, by the names of their columns.
 
-What `raycap export` writes is read as well: a failed row is an image without a caption.
-
-Folders with tables: `metadata.jsonl` and its like beside the images, and Parquet parts.
+The output of `raycap export` is read too: a failed row is an image without a caption. Folders may
+contain `metadata.jsonl` or similar beside the images, or Parquet parts.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raycap import schema
 from raycap.config import StorageConfig
 from raycap.datasets.grouping import AnnotationRow
-from raycap.datasets.readers.coco import read_items
-from raycap.datasets.readers.files import AnnotationFile, guarded, read_csv, read_lines
+from raycap.datasets.readers.base import Folder, Reader, Source
+from raycap.datasets.readers.files import AnnotationFile
+from raycap.datasets.readers.flickr import is_flickr
 from raycap.datasets.readers.image_folders import find_folder, image_uri, is_absolute
+from raycap.datasets.readers.json_files import JsonKind, is_json
 from raycap.datasets.readers.rows import (
     captions_of,
     files_with_splits,
@@ -30,6 +29,7 @@ from raycap.datasets.readers.rows import (
     text_of,
     unnamed,
 )
+from raycap.datasets.readers.table_rows import REST, TABLE_SUFFIXES, Row, read_rows
 from raycap.datasets.splits import SPLIT_WORDS, split_in_name
 from raycap.errors import DatasetError
 from raycap.storage.address import redact
@@ -47,7 +47,7 @@ IMAGE_COLUMNS = (
     "image_path",
     schema.IMAGE_ID,
 )
-"""Columns that say where an image is, the first one counts; upper or lower case."""
+"""Columns that locate an image; the first that exists is used, in upper or lower case."""
 CAPTION_COLUMNS = (
     schema.CAPTION,
     schema.CAPTIONS_LIST,
@@ -56,28 +56,32 @@ CAPTION_COLUMNS = (
     "sentences",
     "raw",
 )
-"""Columns of captions, texts or lists of texts; the first one counts; upper or lower case."""
+"""Columns of captions, texts or lists of texts; chosen as IMAGE_COLUMNS."""
 
 _LIST_COLUMNS = (schema.CAPTIONS_LIST, "sentences", "raw")
 _OTHER_COLUMNS = (schema.IMAGE_ID, schema.SOURCE_ID, schema.SPLIT, schema.STATUS)
+_METADATA_NAMES = (
+    "metadata.jsonl",
+    "metadata.csv",
+    "metadata.parquet",
+    "captions.jsonl",
+    "captions.csv",
+)  # Hugging Face's names, and two plain ones
+_PART_SUFFIX = ".parquet"
 _NUM_PEEKED = 32
 _MESSAGE_CHARS = 500
-_BATCH_ROWS = 8_192
-_BUFFER_BYTES = 1_048_576
-
-_Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What the place of a table says of its images."""
+class _Layout:
+    """What the location of a table says about its images."""
 
     folders: Sequence[str]
-    """Addresses of folders that relative paths may be relative to, the last one if in doubt."""
+    """Addresses of folders that relative paths may be relative to; the last one if in doubt."""
     prefix: str = ""
-    """Stands before relative paths to make them ids."""
+    """Prepended to relative paths to make ids."""
     split: str | None = None
-    """The split of rows that name none."""
+    """Split of rows that name none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,17 +91,18 @@ class _Columns:
     others: dict[str, str]
 
 
-def read_rows(
-    file: AnnotationFile, layout: Layout, config: StorageConfig
+def _annotations(
+    file: AnnotationFile, layout: _Layout, config: StorageConfig
 ) -> Iterator[AnnotationRow]:
-    """Read a table's rows, a caption each.
+    """Read a table's rows, one per caption.
 
     Raises:
         DatasetError: it has no column of images or of captions, an unknown split, or cannot be
             parsed any further.
     """
-    kind = file.name.lower().rpartition(".")[2]
-    rows = guarded(file, kind, _READERS[kind](file))
+    rows: Iterator[Row] = read_rows(file, choose_columns=lambda found: _wanted_columns(file, found))
+    if file.suffix in (".csv", ".tsv"):
+        rows = map(_parse_fields, rows)
     first = list(islice(rows, _NUM_PEEKED))
     if not first:
         return
@@ -113,12 +118,12 @@ def read_rows(
 
 
 def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
-    standing = {name.lower(): name for name in reversed(names)}
+    by_name = {name.lower(): name for name in reversed(names)}
 
     def choose(what: str, wanted: Sequence[str]) -> str:
-        chosen = next((standing[name] for name in wanted if name in standing), None)
+        chosen = next((by_name[name] for name in wanted if name in by_name), None)
         if chosen is None:
-            # In one line of bounded length, whatever a damaged file has for names.
+            # In one line of bounded length, whatever the names of a damaged file are.
             there = " ".join(", ".join(map(redact, names)).split())[:_MESSAGE_CHARS]
             raise DatasetError(
                 f"{file.uri}: has no column of {what} (looked for {', '.join(wanted)}); "
@@ -129,14 +134,14 @@ def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
     return _Columns(
         image=choose("images", IMAGE_COLUMNS),
         caption=choose("captions", CAPTION_COLUMNS),
-        others={name: standing[name] for name in _OTHER_COLUMNS if name in standing},
+        others={name: by_name[name] for name in _OTHER_COLUMNS if name in by_name},
     )
 
 
 def _image(
-    file: AnnotationFile, layout: Layout, columns: _Columns, row: _Row, number: int
+    file: AnnotationFile, layout: _Layout, columns: _Columns, row: Row, number: int
 ) -> AnnotationRow:
-    """Say of a row's image what can be said without knowing its folder."""
+    """Describe a row's image, except for its address."""
     name = id_of(row.get(columns.image))
     given = {wanted: row.get(actual) for wanted, actual in columns.others.items()}
     image_id = id_of(given.get(schema.IMAGE_ID)) if columns.image != schema.IMAGE_ID else None
@@ -153,43 +158,25 @@ def _image(
     )
 
 
-def _captions(columns: _Columns, row: _Row) -> list[str | None]:
+def _captions(columns: _Columns, row: Row) -> list[str | None]:
     if row.get(columns.others.get(schema.STATUS, "")) == schema.STATUS_FAILED:
         return [None]
     return captions_of(row.get(columns.caption))
 
 
-def _read_json_lines(file: AnnotationFile) -> Iterator[_Row]:
-    for line in read_lines(file):
-        if line.strip():
-            yield _mapping(json.loads(line))
-
-
-def _read_json_list(file: AnnotationFile) -> Iterator[_Row]:
-    return map(_mapping, read_items(file, "item"))
-
-
-def _mapping(item: Any) -> _Row:
-    # What is no object names no image: it is one row that is rejected later.
-    return item if isinstance(item, dict) else {}
-
-
-def _read_csv(file: AnnotationFile, delimiter: str) -> Iterator[_Row]:
-    # Everything is text here: an id such as 000042 must keep its zeros.
-    rows = read_csv(file, delimiter)
-    header = [name.strip() for name in next(rows, [])]
-    for values in rows:
-        row: dict[str, Any] = dict(zip(header, values, strict=False))
-        for name in header:
-            if name.lower() in CAPTION_COLUMNS and len(values) > len(header):
-                row[name] = None  # cut at a separator that should have been quoted
-            elif name.lower() in _LIST_COLUMNS:
-                row[name] = _as_list(row.get(name))
-        yield row
+def _parse_fields(row: Row) -> Row:
+    """Parse lists in the fields of CSV, and reject captions cut at an unquoted separator."""
+    is_cut = row.pop(REST, None) is not None
+    for name in row:
+        if is_cut and name.lower() in CAPTION_COLUMNS:
+            row[name] = None
+        elif name.lower() in _LIST_COLUMNS:
+            row[name] = _as_list(row[name])
+    return row
 
 
 def _as_list(text: str | None) -> Any:
-    """Read a field that holds a list as JSON has it, as that of Flickr30k's own table does."""
+    """Parse a field that contains a JSON list, as Flickr30k's own table has it."""
     if text is None or not text.startswith("["):
         return text
     try:
@@ -198,24 +185,15 @@ def _as_list(text: str | None) -> Any:
         return text
 
 
-def _read_parquet(file: AnnotationFile) -> Iterator[_Row]:
-    with file.open() as data:
-        # With a buffer, columns are read page by page: row groups may be larger than memory.
-        parquet = pq.ParquetFile(data, buffer_size=_BUFFER_BYTES)
-        columns = _wanted_columns(file, parquet.schema_arrow)
-        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            yield from batch.to_pylist()
-
-
 def _wanted_columns(file: AnnotationFile, columns: pa.Schema) -> list[str]:
-    """Name the columns to read: not those of images that hold the images themselves."""
+    """Return the columns to read: not those that contain the images themselves."""
     wanted = {*IMAGE_COLUMNS, *CAPTION_COLUMNS, *_OTHER_COLUMNS}
     found = [field for field in columns if field.name.lower() in wanted]
     binary = [field for field in found if field.name.lower() in IMAGE_COLUMNS and _is_data(field)]
     kept = [field.name for field in found if field not in binary]
     if binary and not any(name.lower() in IMAGE_COLUMNS for name in kept):
         raise DatasetError(
-            f"{file.uri}: column '{binary[0].name}' holds the images themselves; raycap reads "
+            f"{file.uri}: column '{binary[0].name}' contains the images themselves; raycap reads "
             "tables that name them: write them to files, and their paths to a column 'file_name'"
         )
     return kept
@@ -227,92 +205,71 @@ def _is_data(field: pa.Field) -> bool:
     return bool(is_binary or pa.types.is_nested(kind))
 
 
-_READERS: dict[str, Callable[[AnnotationFile], Iterator[_Row]]] = {
-    "jsonl": _read_json_lines,
-    "json": _read_json_list,
-    "csv": partial(_read_csv, delimiter=","),
-    "tsv": partial(_read_csv, delimiter="\t"),
-    "parquet": _read_parquet,
-}
-TABLE_SUFFIXES = tuple(f".{name}" for name in _READERS)
-"""Files that may be tables, by their names."""
-
-
-METADATA_NAMES = (
-    "metadata.jsonl",
-    "metadata.csv",
-    "metadata.parquet",
-    "captions.jsonl",
-    "captions.csv",
-)
-"""Tables beside images: Hugging Face's names, and two plain ones."""
-PART_SUFFIX = ".parquet"
-"""What a table in several files is made of."""
-
-
-def find_metadata(store: Store) -> list[AnnotationFile]:
+def _find_metadata(folder: Folder) -> list[AnnotationFile] | None:
     """Find a folder's table, or else those of its folders `train`, `validation` and so on."""
     for folders in ([""], [f"{word}/" for word in SPLIT_WORDS]):
-        found = [file for folder in folders if (file := _first_standing(store, folder))]
+        found = [file for name in folders if (file := _first_table(folder.store, name))]
         if found:
             return found
-    return []
+    return None
 
 
-def _first_standing(store: Store, folder: str) -> AnnotationFile | None:
-    files = (AnnotationFile(store=store, key=folder + name) for name in METADATA_NAMES)
-    return next((file for file in files if file.stands()), None)
+def _first_table(store: Store, folder: str) -> AnnotationFile | None:
+    files = (AnnotationFile(store=store, key=folder + name) for name in _METADATA_NAMES)
+    return next((file for file in files if file.exists()), None)
 
 
-def read_metadata(
-    files: Iterable[AnnotationFile], images: str | None, config: StorageConfig
-) -> Iterator[pa.Table]:
-    """Read tables beside images as ANNOTATIONS tables.
-
-    Args:
-        files: as `find_metadata` found them: those within folders named like splits have these.
-        images: address of the folder of images; None: the table's own folder, or `images` in it.
-        config: how stores are reached.
-
-    Raises:
-        DatasetError: see `tables.read_rows`.
-    """
-    for file in files:
+def _read_metadata(source: Source) -> Iterator[pa.Table]:
+    """Read tables beside images; those in folders named after splits have these splits."""
+    for file in source.files:
         word = file.key.rpartition("/")[0]
-        if images is None:
+        if source.images is None:
             folders = [file.folder, f"{file.folder}/images", file.folder]
         else:
-            folders = [f"{images}/{word}", images] if word else [images]
+            folders = [f"{source.images}/{word}", source.images] if word else [source.images]
         prefix = f"{word}/" if word else ""
-        layout = Layout(folders=folders, prefix=prefix, split=split_in_name(word))
-        yield from tables_of(read_rows(file, layout, config))
+        layout = _Layout(folders=folders, prefix=prefix, split=split_in_name(word))
+        yield from tables_of(_annotations(file, layout, source.config))
 
 
-def read_table(
-    file: AnnotationFile, images: str | None, config: StorageConfig
-) -> Iterator[pa.Table]:
-    """Read one table as ANNOTATIONS tables; relative paths are relative to its folder.
-
-    Args:
-        file: of a kind of `tables.TABLE_SUFFIXES`.
-        images: address of the folder that paths are relative to instead.
-        config: how stores are reached.
-
-    Raises:
-        DatasetError: see `tables.read_rows`.
-    """
-    yield from tables_of(read_rows(file, Layout(folders=[images or file.folder]), config))
+def _find_parts(folder: Folder) -> list[AnnotationFile] | None:
+    return [] if folder.has_suffix(_PART_SUFFIX) else None
 
 
-def read_parts(store: Store, images: str | None, config: StorageConfig) -> Iterator[pa.Table]:
-    """Read all Parquet files of a folder as ANNOTATIONS tables, as `read_table` reads one.
+def _is_table(file: AnnotationFile) -> bool:
+    if file.suffix == ".json":
+        return is_json(file, JsonKind.LIST)
+    return file.suffix in TABLE_SUFFIXES
+
+
+def _read_tables(source: Source) -> Iterator[pa.Table]:
+    """Read one table, or all Parquet files of a folder.
 
     Relative paths are relative to the folder. Where all files are named after splits, as in
     `train-00000-of-00002.parquet`, rows that name no split have that of their file.
-
-    Raises:
-        DatasetError: there is none, or as `tables.read_rows` says.
     """
-    for file, split in files_with_splits(store, PART_SUFFIX):
-        layout = Layout(folders=[images or store.uri], split=split)
-        yield from tables_of(read_rows(file, layout, config))
+    files: Iterable[tuple[AnnotationFile, str | None]] = [(file, None) for file in source.files]
+    for file, split in files if source.files else files_with_splits(source.store, _PART_SUFFIX):
+        folder = file.folder if source.files else source.store.uri
+        layout = _Layout(folders=[source.images or folder], split=split)
+        yield from tables_of(_annotations(file, layout, source.config))
+
+
+METADATA = Reader(
+    name="metadata",
+    suffixes=TABLE_SUFFIXES,
+    searched=f"{', '.join(_METADATA_NAMES)} (here or in train/, test/, ...)",
+    sniff=lambda file: file.name in _METADATA_NAMES and not is_flickr(file),
+    find=_find_metadata,
+    read=_read_metadata,
+)
+
+TABLE = Reader(
+    name="table",
+    suffixes=TABLE_SUFFIXES,
+    searched=f"{_PART_SUFFIX} files",
+    sniff=_is_table,
+    find=_find_parts,
+    read=_read_tables,
+    is_folder=True,
+)

@@ -1,6 +1,6 @@
-"""WebDataset tars: members whose names are alike up to the first dot are one sample.
+"""WebDataset tars: members whose names are equal up to the first dot are one sample.
 
-Only headers and captions are read; an image is told by where it lies within its tar.
+Only headers and captions are read; an image is recorded by its position in the tar.
 
 Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
 """
@@ -15,31 +15,32 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from raycap import schema
+from raycap.datasets.readers.base import Folder, Reader, Source
 from raycap.datasets.readers.files import AnnotationFile, paged
-from raycap.datasets.readers.joining import (
+from raycap.datasets.readers.rows import (
     KEY,
     KEYED_CAPTIONS,
     KEYED_IMAGES,
+    PAGE_ROWS,
     POSITION,
     ScratchJoin,
     ScratchTable,
+    captions_of,
+    files_with_splits,
     scratch_join,
 )
-from raycap.datasets.readers.rows import captions_of, files_with_splits
 from raycap.datasets.readers.sidecars import captions_in
 from raycap.datasets.splits import split_in_name
 from raycap.errors import DatasetError
 from raycap.images.decoding import IMAGE_SUFFIXES
-from raycap.storage.base import Store
 from raycap.storage.local import display
 from raycap.storage.parallel import ordered_chain
 
-TAR_SUFFIX = ".tar"
-_CAPTION_SUFFIXES = (".json", ".txt", ".caption")  # the first of a sample that has captions counts
+_SUFFIX = ".tar"
+_CAPTION_SUFFIXES = (".json", ".txt", ".caption")  # of a sample, the first that has captions
 _JSON_NAMES = (schema.CAPTION, schema.CAPTIONS_LIST, "text")
 _MAX_TEXT_BYTES = 1_048_576
 _TAR_THREADS = 4
-_PAGE_ROWS = 8_192
 
 _NAME = "name"
 _TARGET = "target"
@@ -53,14 +54,14 @@ _MEMBERS = pa.schema(
         pa.field(_TARGET, pa.string()),
     ]
 )
-"""All members; links have a target, and no place of their own."""
+"""All members; links have a target, and no position of their own."""
 _IMAGES = KEYED_IMAGES.append(pa.field(_DOTTED, pa.string()))
-"""Images; `dotted` is the key up to the first dot of a name that has others before its suffix."""
+"""Images; `dotted` is the key up to the first dot, for names with a dot before their suffix."""
 _CAPTIONS = pa.schema([*KEYED_CAPTIONS, pa.field(_DOTTED, pa.string()), pa.field(_RANK, pa.int8())])
 
 
 class _Member(NamedTuple):
-    """A member of a tar; with its captions, if it holds any."""
+    """A member of a tar, with the captions in it."""
 
     name: str
     offset_bytes: int | None
@@ -69,42 +70,36 @@ class _Member(NamedTuple):
     captions: list[str | None]
 
 
-def read_tar(file: AnnotationFile) -> Iterator[pa.Table]:
-    """Read a WebDataset tar as ANNOTATIONS tables.
+def _find(folder: Folder) -> list[AnnotationFile] | None:
+    return [] if folder.has_suffix(_SUFFIX) else None
 
-    An image's id is its member's name; the split is that of the tar's name (`train-000.tar`).
 
-    Raises:
-        DatasetError: it is damaged.
+def _read(source: Source) -> Iterator[pa.Table]:
+    """Read one tar, or all tars of a folder in order, a few of them at a time.
+
+    An image's id is its member's name; the split is that of the tar's name (`train-000.tar`), if
+    all tars are named after splits.
     """
-    yield from _read_tar(file, split_in_name(file.name))
-
-
-def read_tars(store: Store) -> Iterator[pa.Table]:
-    """Read all tars of a folder as `read_tar` does, in order, a few of them at a time.
-
-    Where the names of all of them name splits, these are the splits.
-
-    Raises:
-        DatasetError: there is none, or one is damaged.
-    """
-    streams = (_read_tar(file, split) for file, split in files_with_splits(store, TAR_SUFFIX))
-    return ordered_chain(streams, _TAR_THREADS)
+    if source.files:
+        (file,) = source.files
+        return _read_tar(file, split_in_name(file.name))
+    files = files_with_splits(source.store, _SUFFIX)
+    return ordered_chain((_read_tar(file, split) for file, split in files), _TAR_THREADS)
 
 
 def _read_tar(file: AnnotationFile, split: str | None) -> Iterator[pa.Table]:
     with scratch_join() as join, file.open() as data:
         scan = _Scan(join, file.uri, split)
-        for page in paged(_members(file, data), _PAGE_ROWS):
+        for page in paged(_members(file, data), PAGE_ROWS):
             scan.add(page)
-        for page in paged(scan.linked(data), _PAGE_ROWS):
+        for page in paged(scan.linked(data), PAGE_ROWS):
             scan.add(page)
         scan.finish()
         yield from join.tables()
 
 
 class _Scan:
-    """What a tar holds, gathered before it is known what belongs together."""
+    """The contents of a tar, collected before samples can be formed."""
 
     def __init__(self, join: ScratchJoin, uri: str, split: str | None) -> None:
         self._join = join
@@ -114,7 +109,7 @@ class _Scan:
         self._captions = ScratchTable(join.database, "found_captions", _CAPTIONS)
 
     def add(self, members: list[_Member]) -> None:
-        """Add some members."""
+        """Add members."""
         rows = [member._asdict() for member in members]
         self._members.add(pa.Table.from_pylist(rows, schema=_MEMBERS))
         images = [row for member in members for row in self._image_rows(member)]
@@ -130,16 +125,16 @@ class _Scan:
             yield row | member._asdict() | place
 
     def linked(self, data: BufferedReader) -> Iterator[_Member]:
-        """Give the links as members that lie where their targets do; nowhere if these are gone."""
+        """Yield links as members at their targets' positions, None if a target is missing."""
         # A cursor of its own: rows are added while it is read.
         cursor = self._join.database.cursor().execute(_LINKED)
-        while rows := cursor.fetchmany(_PAGE_ROWS):
+        while rows := cursor.fetchmany(PAGE_ROWS):
             for name, offset_bytes, size_bytes in rows:
                 captions = _read_captions(data, name, offset_bytes, size_bytes)
                 yield _Member(name, offset_bytes, size_bytes, None, captions)
 
     def finish(self) -> None:
-        """Choose among images and captions of a sample, and hand them to the join."""
+        """Choose the images and captions of each sample, and add them to the join."""
         self._join.database.execute(_CHOOSE_IMAGES)
         self._join.database.execute(_CHOOSE_CAPTIONS)
 
@@ -152,8 +147,8 @@ _LINKED = f"""
     LEFT JOIN (FROM members WHERE {_TARGET} IS NULL) AS member ON member.{_NAME} = link.{_TARGET}
     GROUP BY link.{POSITION} ORDER BY link.{POSITION}
 """
-# `a.seg.png` beside `a.jpg` is another field of that sample. But `st.john.jpg` is an image like
-# any, if a tar has no `st.jpg`: whoever packs a folder knows nothing of keys.
+# `a.seg.png` beside `a.jpg` is another field of that sample. But `st.john.jpg` is an ordinary image
+# if the tar has no `st.jpg`: people who pack folders do not think of keys.
 _IS_KEPT = f"""
     {_DOTTED} IS NULL
     OR {_DOTTED} NOT IN (SELECT {KEY} FROM found_images WHERE {_DOTTED} IS NULL)
@@ -171,7 +166,7 @@ _CHOOSE_CAPTIONS = f"""
 
 
 def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
-    """Walk through a tar's headers, and read its captions on the way."""
+    """Read a tar's headers, and its captions on the way."""
     try:
         tar = TarFile(fileobj=data, mode="r", encoding="utf-8", errors="surrogateescape")
         while (header := tar.next()) is not None:
@@ -184,10 +179,10 @@ def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
                 yield _Member(name, None, None, _target(header), [])
         data.seek(tar.offset)
         if (end := data.read(BLOCKSIZE)).strip(b"\0") or not end:
-            raise ValueError("no member begins there, and it does not end there either")
+            raise ValueError("there is neither a member nor the end of the tar")
     except (TarError, ValueError) as error:
         raise DatasetError(
-            f"{file.uri}: is damaged before byte {data.tell():,}, or no tar without compression: "
+            f"{file.uri}: is damaged before byte {data.tell():,}, or not an uncompressed tar: "
             f"{error}"
         ) from error
 
@@ -204,9 +199,9 @@ def _target(header: TarInfo) -> str:
 
 
 def _sample_of(name: str, suffixes: Collection[str]) -> tuple[str, str | None, str]:
-    """Split a member's name into key, key up to the first dot if that is another, and suffix.
+    """Split a member's name into key, key up to the first dot if that differs, and suffix.
 
-    The suffix is "" if it is none of those.
+    The suffix is "" if it is not one of `suffixes`.
     """
     folder, slash, base = name.rpartition("/")
     stem, _, rest = base.partition(".")
@@ -227,7 +222,7 @@ def _caption_rows(member: _Member) -> Iterator[dict[str, Any]]:
 def _read_captions(
     data: BufferedReader, name: str, offset_bytes: int | None, size_bytes: int | None
 ) -> list[str | None]:
-    """Read the captions of a member, None for what is no text; empty if it holds no text at all."""
+    """Read the captions of a member, None for each that is not text; empty if none is text."""
     suffix = _sample_of(name, _CAPTION_SUFFIXES)[2]
     if not suffix or offset_bytes is None or size_bytes is None or size_bytes > _MAX_TEXT_BYTES:
         return []
@@ -244,3 +239,15 @@ def _json_captions(text: bytes) -> list[str | None]:
         return []
     given = [fields.get(name) for name in _JSON_NAMES] if isinstance(fields, dict) else []
     return next((captions_of(value) for value in given if value is not None), [])
+
+
+READER = Reader(
+    name="webdataset",
+    suffixes=(_SUFFIX,),
+    searched=f"{_SUFFIX} files",
+    sniff=lambda file: file.suffix == _SUFFIX,
+    find=_find,
+    read=_read,
+    is_folder=True,
+    holds_images=True,
+)

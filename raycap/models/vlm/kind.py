@@ -84,7 +84,7 @@ def _image_text_models() -> frozenset[str]:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(args=[pairs, *_])):
                 if name == _MAPPING:
                     return frozenset(dict(ast.literal_eval(pairs)))
-    raise AssertionError(f"transformers has no {_MAPPING}: this version is not supported")
+    raise ModelError(f"this version of transformers is not supported: it has no {_MAPPING}")
 
 
 def check_vlm_folder(folder: Path) -> Target:

@@ -1,4 +1,4 @@
-"""Whole addresses go past the manifest, and nobody else can read them where they wait."""
+"""Full addresses are not in the manifest, and other users cannot read them."""
 
 import sqlite3
 

@@ -1,4 +1,4 @@
-"""The caption stage isolates bad images and shrinks batches, whatever the model."""
+"""The caption stage isolates bad images and shrinks batches, for any model."""
 
 import math
 import threading
@@ -94,7 +94,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
 
 
 class Meeting(Picky):
-    """Two calls at a time, or none goes on."""
+    """Calls block until two run at the same time."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

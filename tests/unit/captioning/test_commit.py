@@ -1,4 +1,4 @@
-"""The committer writes a part once, when it is whole, whatever order and repeats rows come in."""
+"""The committer writes a complete part once, for any order and repetition of rows."""
 
 import random
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from raycap.storage.local import LocalStore
 
 
 class FreeLock:
-    """The lock of a store that nobody else writes to."""
+    """The lock of a store without other writers."""
 
     def check(self) -> None:
         return

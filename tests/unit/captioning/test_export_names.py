@@ -1,4 +1,4 @@
-"""Export to sidecars: which file is whose, and ids that nobody can trust."""
+"""Export to sidecars: names of files, and untrusted ids."""
 
 import posixpath
 from collections.abc import Callable

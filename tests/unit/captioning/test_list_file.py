@@ -1,4 +1,4 @@
-"""List files of all four kinds, and what is wrong with them."""
+"""List files of all four kinds, and their errors."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 from raycap.captioning.list_file import read_list
 from raycap.config import StorageConfig
-from raycap.errors import DatasetError, StorageError
+from raycap.errors import DatasetError, ObjectNotFound
 
 BOM = "\ufeff"
 SUFFIXES = [".txt", ".csv", ".jsonl", ".parquet"]
@@ -99,26 +99,26 @@ def test_a_long_list_comes_in_pages(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, bytes, str]] = [
-    ("l.csv", b"url,x\na,b\n", "has no column 'uri'; name the column of addresses 'uri'"),
+    ("l.csv", b"url,x\na,b\n", "has no column 'uri'"),
     ("l.csv", b"", "has no column 'uri'"),
     ("l.csv", b"uri,x\na,1\n,2\n", "row 2 has no address in 'uri'"),
     ("l.csv", b"uri,x\na,b,c\n", "3 fields instead of 2, the first: a"),
-    ("l.csv", b'uri\n"a', "cannot be read as csv"),
-    ("l.csv", b"uri\n\xff\n", "cannot be read as csv"),
-    ("l.txt", b"a\n\xff\n", "cannot be read as txt"),
+    ("l.csv", b'uri\n"a', "at row 1: cannot be read as csv"),
+    ("l.csv", b"uri\n\xff\n", "at row 1: cannot be read as csv"),
+    ("l.txt", b"a\n\xff\n", "at row 1: cannot be read as txt"),
     ("l.jsonl", b'{"uri": "a"}\n{"url": "b"}\n', "row 2 has no address in 'uri'"),
     ("l.jsonl", b'{"uri": ""}\n', "row 1 has no address in 'uri'"),
     ("l.jsonl", b'{"uri": 7}\n', "row 1 has no address in 'uri'"),
-    ("l.jsonl", b'["a"]\n', "a line is not an object"),
+    ("l.jsonl", b'["a"]\n', "at row 1: cannot be read as jsonl"),
     ("l.jsonl", b"{\n", "cannot be read as jsonl"),
-    ("l.jsonl", b'{"uri": "\\ud800"}\n', "cannot be read as jsonl"),
+    ("l.jsonl", b'{"uri": "\\ud800"}\n', "row 1 has no address in 'uri'"),
     ("l.parquet", b"PAR1 no, not really", "cannot be read as parquet"),
     ("l.parquet", b"", "cannot be read as parquet"),
 ]
 
 
 @pytest.mark.parametrize(("name", "content", "words"), WRONG)
-def test_a_wrong_list_is_told_in_one_line(
+def test_an_error_in_a_list_names_the_file_and_the_row_in_one_line(
     tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
     path = tmp_path / name
@@ -136,10 +136,12 @@ def test_a_wrong_list_is_told_in_one_line(
         ({"url": ["a"]}, "has no column 'uri'"),
         ({"uri": ["a", None]}, "row 2 has no address"),
         ({"uri": [1]}, "row 1 has no address"),
-        ({"uri": ["a"], "image_id": [[1]]}, "cannot be read as parquet"),
+        ({"uri": ["a"], "image_id": [[1]]}, "row 1 has an image_id"),
     ],
 )
-def test_a_wrong_table_is_told(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
+def test_an_error_in_parquet_names_the_row(
+    tmp_path: Path, columns: dict[str, Any], words: str
+) -> None:
     pq.write_table(pa.table(columns), tmp_path / "l.parquet")
     with pytest.raises(DatasetError, match=words):
         rows(tmp_path / "l.parquet")
@@ -156,6 +158,6 @@ def test_columns_of_any_text_type_are_read(tmp_path: Path) -> None:
     assert rows(tmp_path / "l.parquet") == [("1", f"{tmp_path}/a"), ("2", f"{tmp_path}/b")]
 
 
-def test_a_list_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"):
+def test_a_list_that_does_not_exist_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(ObjectNotFound, match=r"none\.txt"):
         rows(tmp_path / "none.txt")

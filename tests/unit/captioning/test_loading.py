@@ -1,4 +1,4 @@
-"""The decoder in a process of its own: the same pixels, the same errors, and deaths as rows."""
+"""The decoder in a child process: same pixels, same errors, and deaths become rows."""
 
 import signal
 import time

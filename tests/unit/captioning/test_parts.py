@@ -1,4 +1,4 @@
-"""Parts on disk: what their footers tell, and that damage is noticed."""
+"""Part files: contents of footers, and detection of damage."""
 
 from collections.abc import Callable
 from pathlib import Path

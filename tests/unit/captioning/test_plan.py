@@ -106,7 +106,7 @@ def test_any_listings_give_every_image_once_with_its_latest_etag(
 def check_places(
     before: list[tuple[int, int, str, str | None]], after: list[tuple[int, int, str, str | None]]
 ) -> None:
-    """An image never leaves its place, and no image stands at two."""
+    """An image never leaves its part, and no image is in two parts."""
     places = {(part, row): name for part, row, name, _ in after}
     assert all(places[part, row] == name for part, row, name, _ in before)
     assert len(set(places.values())) == len(places)
@@ -114,7 +114,7 @@ def check_places(
 
 def check_etags(found: Images, latest: Images) -> None:
     for name, etag in latest.items():
-        # Where either listing did not tell, nothing counts as changed.
+        # Without an ETag in either listing, an image counts as unchanged.
         assert found[name] == etag or found[name] is None
 
 

@@ -1,4 +1,4 @@
-"""Files of captions: every format gives the same rows; what is no such file is told in one line."""
+"""Files of captions: every format gives the same rows; errors name the file and the row."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from raycap import schema
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.evaluation import caption_file as captionfile
-from raycap.evaluation.caption_file import FILE_NAMES, ROWS, read_file_names, read_rows
+from raycap.evaluation.caption_file import FILE_NAMES, ROWS, read_captions, read_file_names
 from tests.conftest import S3
 from tests.support.annotated import BOM
 
@@ -22,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 
 def read(path: Path | str) -> Rows:
-    tables = list(read_rows(str(path), StorageConfig(num_retries=0)))
+    tables = list(read_captions(str(path), StorageConfig(num_retries=0)))
     assert all(table.schema.equals(ROWS) for table in tables)
     return [row for table in tables for row in table.to_pylist()]
 
@@ -189,7 +189,7 @@ def test_files_larger_than_a_page_keep_their_order(
     monkeypatch.setattr(captionfile, "_PAGE_ROWS", 3)
     rows = [{"image_id": number, "caption": f"{number}"} for number in range(7)]
     path = json_lines(tmp_path / "a.jsonl", rows)
-    assert [len(table) for table in read_rows(str(path), StorageConfig())] == [3, 3, 1]
+    assert [len(table) for table in read_captions(str(path), StorageConfig())] == [3, 3, 1]
     assert brief(path) == [(str(number), str(number)) for number in range(7)]
     json_lines(path, [*rows, {"image_id": 1}])
     with pytest.raises(DatasetError, match="row 8 has no 'caption'"):
@@ -216,24 +216,32 @@ def test_whole_coco_files_say_what_their_numbers_stand_for(tmp_path: Path) -> No
     ("name", "text", "told"),
     [
         ("a.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2}', "row 2 has no 'caption'"),
-        ("a.jsonl", '{"caption": "a"}', r"row 1 names no image \(image_id, file_name, uri\)"),
-        ("a.jsonl", '{"image_id": 1.5, "caption": "a"}', "neither text nor a whole number: 1.5"),
-        ("a.jsonl", '{"image_id": true, "caption": "a"}', "neither text nor a whole number: True"),
-        ("a.jsonl", '{"image_id": 1, "caption": 3}', "row 1 has a caption that is not text: 3"),
+        ("a.jsonl", '{"caption": "a"}', "row 1 names no image"),
+        ("a.jsonl", '{"image_id": 1.5, "caption": "a"}', "row 1 .*: 1.5"),
+        ("a.jsonl", '{"image_id": true, "caption": "a"}', "row 1 .*: True"),
+        ("a.jsonl", '{"image_id": 1, "caption": 3}', "row 1 .*: 3"),
         ("a.jsonl", '{"image_id": 1, "caption": "a", "logprob": "x"}', "the logprob 'x'"),
-        ("a.jsonl", '{"image_id": 1, "capt', "cannot be read as captions: Unterminated string"),
-        ("a.jsonl", "[1, 2]", "an item is not an object"),
-        ("a.json", '[{"image_id": 1, "caption": "a"}', "cannot be read as captions: "),
-        ("a.json", "[3]", "an item is not an object"),
-        ("a.json", '{"image_id": 1}{"image_id": 2}', "cannot be read as captions: "),
+        (
+            "a.jsonl",
+            '{"image_id": 1, "capt',
+            "at row 1: cannot be read as jsonl",
+        ),
+        ("a.jsonl", "[1, 2]", "at row 1: cannot be read as jsonl"),
+        (
+            "a.json",
+            '[{"image_id": 1, "caption": "a"}',
+            "before byte 3[0-9]: ",
+        ),
+        ("a.json", "[3]", "at row 1: cannot be read as json"),
+        ("a.json", '{"image_id": 1}{"image_id": 2}', "before byte .*: cannot be read as JSON: "),
         ("a.csv", "image_id,caption\n1,a,b\n", "3 fields instead of 2, the first: 1$"),
         ("a.csv", "image_id\n1\n", "row 1 has no 'caption'"),
-        ("a.csv", 'image_id,caption\n1,"a', "unexpected end of data"),
-        ("a.parquet", "PAR1 no, it is not", "cannot be read as captions: "),
-        ("a.parquet", "", "cannot be read as captions: "),
+        ("a.csv", 'image_id,caption\n1,"a', "at row 1: cannot be read as csv"),
+        ("a.parquet", "PAR1 no, it is not", "cannot be read as parquet: "),
+        ("a.parquet", "", "cannot be read as parquet: "),
     ],
 )
-def test_what_is_no_file_of_captions_is_told_in_one_line(
+def test_an_error_in_a_file_names_the_file_and_the_row_in_one_line(
     name: str, text: str, told: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
@@ -243,17 +251,17 @@ def test_what_is_no_file_of_captions_is_told_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image_id,caption\n1,caf\xe9\n")
-    with pytest.raises(DatasetError, match="cannot be read as captions: 'utf-8' codec"):
+    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: 'utf-8' codec"):
         read(tmp_path / "a.csv")
 
 
-def test_a_file_that_is_not_there_or_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ObjectNotFound, match=r"gone\.json: no such file"):
+def test_a_file_that_does_not_exist_or_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(ObjectNotFound, match=r"gone\.json"):
         read(tmp_path / "gone.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(StorageError, match=r"folder\.json: Is a directory"):
+    with pytest.raises(StorageError, match=r"folder\.json"):
         read(tmp_path / "folder.json")
 
 
@@ -272,8 +280,8 @@ def test_addresses_of_files_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"[" * 200_000, b'[{"image_id": ' + b"9" * 5_000 + b"}]"])
-def test_json_that_no_parser_survives_is_refused_in_one_line(damage: bytes, tmp_path: Path) -> None:
+def test_json_that_breaks_the_parser_is_refused(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(damage)
-    with pytest.raises(DatasetError, match="cannot be read as captions"):
+    with pytest.raises(DatasetError, match="cannot be read as JSON"):
         read(path)

@@ -6,17 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycap import schema
-from raycap.evaluation.chunks import (
+from raycap.evaluation.matching import (
     IS_SCORED,
     PLACE,
     TOKENS,
+    Match,
+    MissingPolicy,
     column,
     join_tokens,
     keep_tokens,
     read_chunks,
+    settle,
     split_tokens,
 )
-from raycap.evaluation.matching import Match, MissingPolicy, settle
 from raycap.metrics.tokenizer import tokenize
 from tests.support import matching_samples
 from tests.support.matching_samples import load, match, named, system

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from raycap.evaluation import java
-from raycap.evaluation.java import JavaError
+from raycap.evaluation.java import JavaError, PtbTokenizer
 from raycap.evaluation.meteor import Meteor, corpus_meteor
-from raycap.evaluation.ptb import PtbTokenizer
 from tests.support import metric_references as references
 from tests.support.metric_references import (
     TWO_SENTENCES,

@@ -1,6 +1,6 @@
 """Corpus scores from sums over images, and resamples of them: against doing it image by image."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,15 +8,16 @@ import pytest
 
 from raycap import schema
 from raycap.config import BootstrapConfig
-from raycap.evaluation.intervals import resample
 from raycap.evaluation.meteor import corpus_meteor
+from raycap.evaluation.metric import Values
 from raycap.evaluation.scoring import SystemScores
-from raycap.evaluation.sums import LENGTH, SystemSums, Values
+from raycap.evaluation.sums import SystemSums, resample
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.bootstrap import Bootstrap
 from raycap.metrics.diversity import count_diversity
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.scores import mean, score_images
+from raycap.schema import LENGTH
 from tests.support.evaluation_samples import sentences
 
 NUM_IMAGES = 40
@@ -30,12 +31,19 @@ def chunk(seed: int, rows: slice, *, meteor: bool = False) -> SystemScores:
     pairs = zip(sentences(NUM_IMAGES, seed)[rows], has_caption, strict=True)
     tokens = [text.split() if is_there else [] for text, is_there in pairs]
     counts = np.random.default_rng(seed).integers(1, 9, (NUM_IMAGES, 23)).astype(np.float64)
+    images = score_images(tokens, REFERENCES[rows], DocumentFrequencies.of(REFERENCES))
+    lengths = np.array([len(words) for words in tokens], np.int64)
     return SystemScores(
-        images=score_images(tokens, REFERENCES[rows], DocumentFrequencies.of(REFERENCES)),
+        statistics={
+            schema.BLEU[0]: images.bleu_counts,
+            schema.ROUGE_L: images.rouge_l,
+            schema.CIDER_D: images.cider_d,
+            LENGTH: np.where(has_caption, lengths, np.nan),
+            **({schema.METEOR: counts[rows]} if meteor else {}),
+        },
         has_caption=has_caption,
-        lengths=np.array([len(words) for words in tokens], np.int64),
+        lengths=lengths,
         diversity=count_diversity(tokens),
-        meteor=counts[rows] if meteor else None,
     )
 
 
@@ -50,9 +58,7 @@ def summed(sums: SystemSums, weights: np.ndarray) -> Values:
 def repeated(sums: SystemSums, images: np.ndarray) -> SystemSums:
     """Take images, some maybe several times."""
     return SystemSums(
-        bleu_counts=sums.bleu_counts[images],
-        means={name: values[images] for name, values in sums.means.items()},
-        meteor=None if sums.meteor is None else sums.meteor[images],
+        statistics={name: values[images] for name, values in sums.statistics.items()},
         lengths=sums.lengths[images],
         has_caption=sums.has_caption[images],
     )
@@ -68,29 +74,29 @@ def config(**changes: Any) -> BootstrapConfig:
 def test_chunks_put_together_are_the_whole() -> None:
     whole = system(1, meteor=True)
     parts = SystemSums.of([chunk(1, rows, meteor=True) for rows in (slice(0, 7), slice(7, None))])
-    for field in fields(SystemSums):
-        if field.name != "means":
-            np.testing.assert_array_equal(getattr(parts, field.name), getattr(whole, field.name))
-    assert parts.means.keys() == whole.means.keys()
+    np.testing.assert_array_equal(parts.lengths, whole.lengths)
+    np.testing.assert_array_equal(parts.has_caption, whole.has_caption)
+    assert parts.statistics.keys() == whole.statistics.keys()
+    for name, statistics in parts.statistics.items():
+        np.testing.assert_array_equal(statistics, whole.statistics[name])
     assert parts.corpus() == whole.corpus()
 
 
 def test_corpus_scores_are_those_of_the_metrics() -> None:
-    scores, sums = chunk(1, slice(None), meteor=True), system(1, meteor=True)
-    assert scores.meteor is not None
+    found = chunk(1, slice(None), meteor=True).statistics
+    sums = system(1, meteor=True)
     assert sums.corpus() == {
-        **dict(zip(schema.BLEU, corpus_bleu(scores.images.bleu_counts.sum(axis=0)), strict=True)),
-        schema.ROUGE_L: mean(scores.images.rouge_l),
-        schema.CIDER_D: mean(scores.images.cider_d),
-        schema.METEOR: corpus_meteor(scores.meteor.sum(axis=0)),
+        **dict(zip(schema.BLEU, corpus_bleu(found[schema.BLEU[0]].sum(axis=0)), strict=True)),
+        schema.ROUGE_L: mean(found[schema.ROUGE_L]),
+        schema.CIDER_D: mean(found[schema.CIDER_D]),
+        LENGTH: sums.lengths.sum() / 36,
+        schema.METEOR: corpus_meteor(found[schema.METEOR].sum(axis=0)),
     }
 
 
 def test_sums_over_all_images_give_the_corpus_scores() -> None:
     sums = system(1, meteor=True)
     values = summed(sums, np.ones((1, NUM_IMAGES)))
-    length = values.pop(LENGTH)
-    assert length[0] == pytest.approx(sums.lengths.sum() / 36)
     assert {name: float(value[0]) for name, value in values.items()} == pytest.approx(sums.corpus())
 
 
@@ -108,7 +114,10 @@ def test_images_without_a_score_do_not_count() -> None:
 
 def test_a_metric_that_failed_on_a_chunk_has_no_value() -> None:
     parts = [chunk(1, slice(0, 7), meteor=True), chunk(1, slice(7, None), meteor=False)]
-    spiced = [replace(parts[0], spice=np.ones(7)), parts[1]]
+    spiced = [
+        replace(parts[0], statistics={**parts[0].statistics, schema.SPICE: np.ones(7)}),
+        parts[1],
+    ]
     for chunks in (parts, spiced):
         assert {schema.METEOR, schema.SPICE}.isdisjoint(SystemSums.of(chunks).corpus())
 
@@ -125,7 +134,7 @@ def test_resamples_are_the_corpus_scores_of_the_images_drawn() -> None:
     for name, (low, high) in found.items():
         values = np.array([corpus[name] for corpus in expected], np.float64)
         assert (low, high) == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
-    assert found.keys() == sums.corpus().keys()
+    assert {*found, LENGTH} == sums.corpus().keys()
 
 
 def test_the_gap_is_resampled_with_both_sides_of_it() -> None:
@@ -155,7 +164,7 @@ def test_systems_are_resampled_together_and_so_compared_image_by_image() -> None
         assert item.p_value == pytest.approx(min(1.0, 2 * (rarer + 1) / 31))
 
 
-def test_what_stands_beside_a_system_changes_nothing_of_it() -> None:
+def test_other_systems_do_not_change_a_systems_intervals() -> None:
     first, second = system(1, meteor=True), system(2)
     both = resample(["a", "b"], [first, second], REFERENCE_SUMS, config())
     alone = resample(["a"], [first], REFERENCE_SUMS, config())

@@ -57,7 +57,7 @@ def jpeg_of_few_scans_that_says_it_is_large(count: int) -> bytes:
 
 
 def jpeg2000(side: int, exponents: int, *, of_component: bool = False, kind: str = "j2k") -> bytes:
-    """A JPEG 2000 image of one resolution with precincts of its own."""
+    """A JPEG 2000 image of one resolution with custom precincts."""
     plain = encode(
         Image.new("L", (side, side), 9), "JPEG2000", no_jp2=kind == "j2k", num_resolutions=1
     )

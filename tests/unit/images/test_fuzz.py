@@ -1,4 +1,4 @@
-"""Damaged images of every format, for a few seconds; `python -m tests.fuzz.decoder` goes on."""
+"""Damaged images of every format, for a few seconds; `python -m tests.fuzz.decoder` runs longer."""
 
 import multiprocessing
 from random import Random

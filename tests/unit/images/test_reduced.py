@@ -90,7 +90,7 @@ def real_photos() -> list[Path]:
 
 
 def mosaic(photos: list[Path]) -> bytes:
-    """Lay 16 photos side by side: 2,560 x 1,920 pixels with detail at every one."""
+    """Tile 16 photos to 2,560 x 1,920 pixels with detail everywhere."""
     canvas = Image.new("RGB", (2560, 1920))
     for place, photo in enumerate(photos[:16]):
         with Image.open(photo) as image:

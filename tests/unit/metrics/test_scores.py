@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from raycap.evaluation.ptb import PtbTokenizer
+from raycap.evaluation.java import PtbTokenizer
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
 from raycap.metrics.scores import ImageScores, mean, score_images

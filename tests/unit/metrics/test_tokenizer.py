@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycap.evaluation.ptb import PUNCTUATION, PtbTokenizer
+from raycap.evaluation.java import PUNCTUATION, PtbTokenizer
 from raycap.metrics.tokenizer import tokenize
 from tests.support.metric_references import coco_captions
 

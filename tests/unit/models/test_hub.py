@@ -74,7 +74,7 @@ def conversion(num: int, author: str = "SFconvertbot") -> dict[str, Any]:
 
 @pytest.fixture
 def pickled_hub(hub: Hub) -> Hub:
-    """A repository whose safetensors stand in the converter's pull request 18 alone."""
+    """A repository whose safetensors are only in pull request 18 of the converter."""
     hub.files[CONVERTED] = {**model_files(), "pytorch_model.bin": b"pickle"}
     hub.files[MAIN] = dict(hub.files[CONVERTED])
     del hub.files[MAIN]["model.safetensors"]

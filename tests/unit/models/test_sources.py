@@ -192,7 +192,7 @@ def test_the_stub_is_small_and_needs_no_files() -> None:
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """So small a model is far slower on two threads where others use the cores."""
+    """A small model is far slower on two threads if other processes use the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

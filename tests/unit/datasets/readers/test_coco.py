@@ -175,7 +175,7 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: str, words:
 
 def test_a_folder_without_such_a_file_is_told(tmp_path: Path) -> None:
     write(tmp_path, {"notes.json": "{}", "deep/er/captions.json": coco()})
-    with pytest.raises(ConfigError, match=r"holds no coco annotations \(looked for COCO"):
+    with pytest.raises(ConfigError, match="no coco annotations"):
         read(tmp_path, AnnotationFormat.COCO)
 
 
@@ -250,5 +250,5 @@ def test_an_unknown_split_is_told_with_its_row(tmp_path: Path) -> None:
 
 def test_a_file_that_is_none_of_karpathys_is_told(tmp_path: Path) -> None:
     write(tmp_path, {"c.json": coco()})
-    with pytest.raises(DatasetError, match="has no 'images' with 'sentences'"):
+    with pytest.raises(DatasetError, match=r"c\.json: .*Karpathy"):
         read(tmp_path / "c.json", AnnotationFormat.KARPATHY)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raycap.datasets.readers.files import MAX_DEPTH, JsonText
+from raycap.datasets.readers.json_files import MAX_DEPTH, JsonText
 from raycap.errors import RaycapError
 from tests.support.annotated import read, write
 
@@ -96,7 +96,7 @@ def test_damage_at_random_gives_rows_or_one_clear_line(
 
 @pytest.mark.parametrize("name", ["captions.json", "list.json"])
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"images": [{"file_name": ['])
-def test_json_nested_without_end_is_told(tmp_path: Path, name: str, opening: str) -> None:
+def test_json_nested_without_end_is_an_error(tmp_path: Path, name: str, opening: str) -> None:
     write(tmp_path, {name: opening * 200_000})
     with pytest.raises(RaycapError, match=f"{name}: .*it is nested more than 100 deep"):
         read(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Which format a source is taken for, and what is told where it is none."""
+"""The format that a source is recognised as, and errors where there is none."""
 
 import json
 from pathlib import Path
@@ -73,9 +73,11 @@ def test_of_several_coco_files_those_of_captions_are_read(tmp_path: Path) -> Non
     assert {row["image_id"] for row in read(tmp_path)} == {"1.jpg"}
 
 
-def test_a_folder_without_captions_is_told_with_all_that_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_captions_is_an_error_with_all_formats(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, {"1.jpg": "x", "model.json": '{"layers": 3}'})
-    with pytest.raises(ConfigError, match="holds no captions that are recognised") as caught:
+    with pytest.raises(ConfigError, match="of a known format") as caught:
         read(tmp_path)
     message = str(caught.value)
     assert message.startswith(f"{tmp_path}: ")
@@ -94,37 +96,35 @@ def test_a_folder_without_captions_is_told_with_all_that_was_looked_for(tmp_path
 FORMATS = tuple(AnnotationFormat)
 
 
-def test_a_source_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
+def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="a web address cannot be listed or written"):
+    with pytest.raises(ConfigError, match="https://host"):
         read("https://host/captions.json")
 
 
-def test_a_file_of_another_kind_is_told_with_the_formats(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_file_lists_the_formats(tmp_path: Path) -> None:
     write(tmp_path, {"1.jpg": "x", "notes.json": '{"a": 1}', "half.json": '{"images": ['})
     for name in ("1.jpg", "notes.json"):
-        with pytest.raises(ConfigError, match=rf"{name}: does not look like captions; .*coco, kar"):
+        with pytest.raises(ConfigError, match=rf"{name}: .*coco, kar"):
             read(tmp_path / name)
     with pytest.raises(DatasetError, match=r"half\.json: before byte .*: cannot be read as JSON"):
         read(tmp_path / "half.json")
 
 
 @pytest.mark.parametrize("kind", set(AnnotationFormat) - {AnnotationFormat.SIDECAR})
-def test_a_named_format_that_is_not_there_is_told(tmp_path: Path, kind: AnnotationFormat) -> None:
+def test_a_given_format_must_be_there(tmp_path: Path, kind: AnnotationFormat) -> None:
     write(tmp_path, {"1.jpg": "x"})
-    with pytest.raises((ConfigError, DatasetError), match=r"holds no ") as caught:
+    with pytest.raises((ConfigError, DatasetError)) as caught:
         read(tmp_path, kind)
     assert str(caught.value).startswith(f"{tmp_path}: ")
-    with pytest.raises(
-        ConfigError, match=rf"1\.jpg: {kind} annotations are a folder or a file nam"
-    ):
+    with pytest.raises(ConfigError, match=rf"1\.jpg: {kind} annotations"):
         read(tmp_path / "1.jpg", kind)
 
 
-def test_a_caption_dataset_is_no_source_of_another(tmp_path: Path) -> None:
+def test_a_caption_dataset_is_not_a_source_of_another(tmp_path: Path) -> None:
     picture(tmp_path / "photos" / "1.jpg")
     config = validate_config(PrepareConfig, {})
     make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"), config)
-    with pytest.raises(ConfigError, match="is a caption dataset already; name the annotations"):
+    with pytest.raises(ConfigError, match="dataset: is already"):
         read(tmp_path / "dataset")

@@ -157,20 +157,20 @@ def test_a_tar_that_is_cut_off_is_told_and_not_taken_for_a_shorter_one(
 ) -> None:
     path = tar(tmp_path / "a.tar", SAMPLES)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DatasetError, match=r"a\.tar: is damaged before byte [\d,]+, or no tar"):
+    with pytest.raises(DatasetError, match=r"a\.tar: is damaged before byte [\d,]+"):
         read(path)
 
 
 def test_a_compressed_tar_is_told(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.addfile(tarfile.TarInfo("a.jpg"))
-    with pytest.raises(DatasetError, match=r"or no tar without compression"):
+    with pytest.raises(DatasetError, match="not an uncompressed tar"):
         read(tmp_path / "a.tar")
 
 
 def test_tars_hold_their_images_themselves(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", SAMPLES)
-    with pytest.raises(ConfigError, match="tars hold their images; leave out the folder of images"):
+    with pytest.raises(ConfigError, match="tars contain their images"):
         read(tmp_path, images=tmp_path)
-    with pytest.raises(DatasetError, match=r"holds no \.tar files"):
+    with pytest.raises(DatasetError, match=r"none: .*\.tar"):
         read(write(tmp_path / "none", {"1.jpg": "x"}), AnnotationFormat.WEBDATASET)

@@ -1,4 +1,4 @@
-"""BLIP compiled for fixed shapes against BLIP as it is, and against `generate`."""
+"""Compiled BLIP writes the captions of plain BLIP and of `generate`."""
 
 import random
 import threading

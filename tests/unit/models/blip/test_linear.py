@@ -10,7 +10,7 @@ from raycap.models.blip.decoding import apply_linear
 
 
 class Updated(nn.Linear):
-    """A layer with something of its own to add, as low-rank updates are."""
+    """A layer that adds to its linear output, as low-rank updates do."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return super().forward(states) + 1.0

@@ -166,7 +166,7 @@ def test_low_rank_updates_are_merged_when_saved(
     found = saved.caption(pixels)
     assert [c.text for c in found] == [c.text for c in expected]
     assert [c.logprob for c in found] == pytest.approx([c.logprob for c in expected], abs=1e-4)
-    # The network itself goes on with its updates apart.
+    # The network itself keeps its updates separate.
     assert loss_of(model, first(pixels)).requires_grad
 
 

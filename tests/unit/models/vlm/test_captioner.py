@@ -76,7 +76,7 @@ class Reference:
         settings = self.model.generation_config
         settings.num_beams, settings.no_repeat_ngram_size = None, None
         settings.forced_eos_token_id = None
-        # BLIP-2's language model has settings of its own, which are not saved.
+        # BLIP-2's language model has its own settings, which are not saved.
         is_blip2 = self.model.config.model_type == "blip-2"
         self.ends = {EOS} if is_blip2 else set(ENDS)
 
