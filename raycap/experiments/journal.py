@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,7 +26,6 @@ _REMEDY = "delete it, and run the same command"
 _FINGERPRINT = "fingerprint"
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
 class TrialRecord(Protocol):
     """The result of one trial, as far as every experiment has it."""
 
@@ -54,8 +53,8 @@ class Experiment(Generic[T]):
     """Prefix of all trials' folders, such as `trials/`."""
     record: str
     """File name of a trial's record, such as `trial.json`."""
-    form: Any
-    """The dataclass T of the record."""
+    form: type[T]
+    """Dataclass of the record."""
 
     def folder_of(self, name: str) -> str:
         """Return the prefix of a trial's own files."""
