@@ -18,8 +18,6 @@ from raycap.storage.base import Store
 TABLE = "trials.parquet"
 BEST = "best.yaml"
 MODEL = "model/"
-_REMEDY = "delete it, and run the same command"
-
 
 TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", form=Trial)
 
