@@ -64,13 +64,12 @@ def prepare(
         resolved = load_config(PrepareConfig, config, chosen)
         from raycap.console.progress import show_progress
         from raycap.datasets.prepare import prepare as prepare_dataset
-        from raycap.datasets.readers.recognition import AnnotationFormat
 
         with show_progress(stderr()) as on_progress:
             record = prepare_dataset(
                 source,
                 output,
-                format=AnnotationFormat(format) if format else None,
+                format=format,
                 images=images,
                 config=resolved,
                 on_progress=on_progress,

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 from tests.faults.drills import captions_of, told
 from tests.support.cli import InProcess
@@ -30,7 +31,7 @@ def test_a_run_is_stopped_interrupted_killed_and_the_same_command_goes_on_each_t
     """One command, four times: SIGTERM, Ctrl-C, kill -9, to the end."""
     photos, output = raycap.folder / "photos", raycap.folder / "out"
     write_images(photos, NUM_IMAGES)
-    written: dict[object, int] = {}
+    written: dict[Path, int] = {}
     for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         before = committed_parts(output)
         process = raycap.start(*COMMAND)

@@ -60,7 +60,7 @@ def test_mail_arrives_in_order_and_the_result_comes_last(mailbox: Any) -> None:
         return folder
 
     items: list[Any] = []
-    result = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
+    result: str = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
     assert items == list(range(5))
     assert "raycap-test-" in result
     assert not os.path.exists(result)

@@ -184,15 +184,15 @@ def test_ids_of_a_list_that_would_lead_out_of_a_folder_do_not(
     make_jpeg(image)
     ids = [*IN_A_BUCKET, *ON_DISK, "..", ".", "/", "nul\0.jpg", "x" * 5_000]
     rows = [{"image_id": name, "uri": "image.jpg"} for name in dict.fromkeys(ids)]
-    for suffix in (".csv", ".jsonl"):
-        listed = tmp_path / "inner" / f"list{suffix}"
+    lists = [tmp_path / "inner" / name for name in ("list.jsonl", "list.csv")]
+    for listed in lists:
         write_list(listed, rows)
         found = [
             t["image_id"].to_pylist() for t in open_source(str(listed), StorageConfig()).tables
         ]
         assert {name for names in found for name in names} == {row["image_id"] for row in rows}
     output = tmp_path / "inner" / "out"
-    raycap.caption(listed, output, config=settings())
+    raycap.caption(lists[1], output, config=settings())
     captions = captions_of(output)
     assert captions.keys() == {row["image_id"] for row in rows}
     assert_exports_hold(captions, export_all(output, tmp_path / "inner" / "exported"))

@@ -12,13 +12,14 @@ from raycap.console.calibrate import print_calibration
 from raycap.console.study import print_study
 from raycap.console.train import print_training
 from raycap.console.tune import print_search
+from raycap.results.study import read_study
 from raycap.results.training import read_training
 from raycap.storage.stores import open_store
 from tests.support.cli import InProcess
 from tests.support.commandline import write_images
 from tests.support.evaluation_samples import write_captions, write_corpus, write_references
 from tests.support.outputs import failed, row, write_output
-from tests.support.study_samples import study_of
+from tests.support.study_samples import write_study_sample
 from tests.support.texts import assert_as_before
 from tests.support.training_samples import write_calibration_sample, write_run
 from tests.support.tuned import search_of, trial
@@ -121,13 +122,16 @@ def test_what_training_calibrating_tuning_and_a_study_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")  # room for any address
-    training = read_training(open_store(write_run(tmp_path / "run"), StorageConfig()))
+    storage = StorageConfig()
+    training = read_training(open_store(write_run(tmp_path / "run"), storage))
     assert training is not None
     shown: dict[str, Callable[[], None]] = {
         "train": lambda: print_training(training),
         "calibrate": lambda: print_calibration(write_calibration_sample(tmp_path / "model")),
         "tune": lambda: print_search(search_of([trial("t-1", 0.25, 0.5), trial("t-2", 0.75)])),
-        "study": lambda: print_study(study_of(tmp_path / "study")),
+        "study": lambda: print_study(
+            read_study(open_store(write_study_sample(tmp_path / "study"), storage))
+        ),
     }
     for name, show in shown.items():
         show()
