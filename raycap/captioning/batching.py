@@ -7,7 +7,7 @@ images of the run, and no image is captioned twice.
 import logging
 
 from raycap.models.base import BatchRange
-from raycap.models.device import peak_memory_bytes, spare_memory_bytes
+from raycap.models.process import peak_memory_bytes, spare_memory_bytes
 
 logger = logging.getLogger(__name__)
 

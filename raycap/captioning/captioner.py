@@ -26,8 +26,8 @@ from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, Caption, Captioner
-from raycap.models.device import is_out_of_memory, use_threads
 from raycap.models.load import load_captioner
+from raycap.models.process import is_out_of_memory, use_threads
 from raycap.text import count_words
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from raycap.evaluation.workers import RESTARTS, spread
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.models.base import ModelSource
 from raycap.models.clip_source import clip_folder, find_clip
-from raycap.models.device import use_threads
+from raycap.models.process import use_threads
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader
 

@@ -1,8 +1,5 @@
-"""The device and precision of a model, and the threads and memory of its process."""
+"""The device and precision of a model."""
 
-import os
-import resource
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import psutil
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -113,40 +109,3 @@ def _has_bf16(device: torch.device) -> bool:
     # CUDA and XPU also report emulated bf16, which is slower than fp16.
     emulates = device.type in ("cuda", "xpu")
     return bool(check(including_emulation=False) if emulates else check())
-
-
-def use_threads(num_threads: int) -> None:
-    """Set the number of threads for computation on the CPU, before or after torch is imported.
-
-    Ray sets OMP_NUM_THREADS to the CPUs that a worker reserves, which is too few for a model that
-    has the machine to itself.
-    """
-    # Waiting threads that spin for long take cores from threads that decode the next images;
-    # threads that do not spin are slow to wake. Read when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    os.environ["MKL_NUM_THREADS"] = str(num_threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
-
-
-def peak_memory_bytes() -> int:
-    """Return the peak memory of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def spare_memory_bytes() -> int:
-    """Return the memory that this machine can provide without swapping."""
-    return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory has run out, so that a smaller batch may succeed."""
-    # torch's class by name, so that a captioner without torch does not import it. On a CPU torch
-    # raises a plain RuntimeError.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-    )

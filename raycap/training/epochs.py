@@ -30,7 +30,7 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
 from raycap.models.base import AttentiveCaptioner, Captioner
-from raycap.models.device import is_out_of_memory
+from raycap.models.process import is_out_of_memory
 from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
 from raycap.results.training import (
     ATTENTION,

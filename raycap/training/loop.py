@@ -19,8 +19,9 @@ from ray.train.torch import get_device
 from raycap.cluster.mailbox import Message, Sender
 from raycap.config import TrainEngineConfig
 from raycap.errors import DatasetError, RunStopped
-from raycap.models.device import peak_device_bytes, peak_memory_bytes, pick_device, use_threads
+from raycap.models.device import peak_device_bytes, pick_device
 from raycap.models.kinds import find_trainable_kind
+from raycap.models.process import peak_memory_bytes, use_threads
 from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store

@@ -16,7 +16,7 @@ from raycap.datasets.dataset import open_dataset
 from raycap.datasets.splits import TRAIN, rank_of
 from raycap.errors import DatasetError, ImageError, ModelError
 from raycap.images.decoding import prepare_process
-from raycap.models.device import is_out_of_memory
+from raycap.models.process import is_out_of_memory
 from raycap.models.trainable import Trainable
 from raycap.results.training import PREVIEW, TrainingProgress
 from raycap.runs.opening import check_claimed

@@ -19,8 +19,8 @@ from raycap.errors import ModelError
 from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.isolation import HangWatch
 from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
-from raycap.models.device import use_threads
 from raycap.models.load import load_captioner
+from raycap.models.process import use_threads
 
 _AHEAD = 2  # blocks per actor, including the one at work
 _RESTARTS = 3

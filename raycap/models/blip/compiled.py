@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from raycap.errors import ModelError
 from raycap.models.blip.decoding import LayerMemory, LayerState, encode_images, predict, project
-from raycap.models.device import is_out_of_memory
+from raycap.models.process import is_out_of_memory
 
 # B = places for images, H = heads, S = patches and class token, D = size of a head, R = maximum
 # rows per image, N = B * R places for rows, T = tokens, K = remaining images, M = remaining rows
