@@ -9,7 +9,7 @@ import pytest
 from raycap import schema
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError
-from raycap.reporting.evaluation import RANKING, choose, read_rows
+from raycap.reporting.evaluation_gallery import RANKING, choose, read_rows
 from raycap.reporting.gallery import (
     BEST,
     DIFFERENT,
