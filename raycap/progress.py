@@ -1,4 +1,4 @@
-"""How far long work is."""
+"""Progress of long work over images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far long work is."""
+    """Progress of long work over images."""
 
     num_done: int
-    """Images that have their row, those of earlier runs included."""
+    """Images that have their row, including those of earlier invocations."""
     num_total: int
     num_failed: int
     images_per_s: float
-    """Of this invocation, since its first answered image. 0 before there is one."""
+    """Of this invocation, since its first answered image; 0 before it."""
     stage: str = ""
-    """What is under way, such as "setting 3 of at most 31", where work has stages."""
+    """The current stage, such as "setting 3 of at most 31", if the work has stages."""
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at this rate; None before there is a rate."""
+        """Seconds left at the present rate; None before there is a rate."""
         left = self.num_total - self.num_done
         return left / self.images_per_s if self.images_per_s else None
 

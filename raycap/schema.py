@@ -235,8 +235,6 @@ CLIP_SCORE = "clip_score"
 REF_CLIP_SCORE = "ref_clip_score"
 METRICS = (*BLEU, ROUGE_L, CIDER_D, METEOR, SPICE, CLIP_SCORE, REF_CLIP_SCORE)
 """Scores of captions, in the order of tables."""
-LENGTH = "length"
-"""Mean length of the captions in tokens: compared between systems like a score."""
 
 SCORES = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""Scratch tables: sorting, grouping and joining what may be larger than memory, by DuckDB."""
+"""Scratch tables: sorting, grouping and joining data larger than memory, with DuckDB."""
 
 import os
 import tempfile
@@ -11,10 +11,10 @@ import duckdb
 
 @contextmanager
 def scratch_database(memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database that lives within the block, on disk beyond `memory_bytes`.
+    """Open a database that exists within the block, and uses the disk beyond `memory_bytes`.
 
-    Text sorts and compares in UTF-8 byte order, as image ids do everywhere in raycap. It never
-    reaches for the network.
+    Text sorts and compares in UTF-8 byte order, as image ids do everywhere in raycap. The database
+    does not use the network.
     """
     with tempfile.TemporaryDirectory(prefix="raycap-scratch-") as folder:
         connection = duckdb.connect(
@@ -29,7 +29,7 @@ def scratch_database(memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
             },
         )
         try:
-            # It would print one where Python looks interactive: in notebooks, in spawned processes.
+            # DuckDB prints one if Python looks interactive: in notebooks, in spawned processes.
             connection.execute("SET enable_progress_bar = false")
             yield connection
         finally:

@@ -46,7 +46,7 @@ def _rows(file: AnnotationFile) -> Iterator[Row]:
 def _choose(file: AnnotationFile, columns: pa.Schema) -> list[str]:
     if URI not in columns.names:
         raise DatasetError(
-            f"{file.uri}: has no column '{URI}'; name the column of addresses '{URI}'"
+            f"{file.uri}: has no column '{URI}'; name the column of addresses '{URI}'", uri=file.uri
         )
     return [name for name in (URI, IMAGE_ID) if name in columns.names]
 
@@ -55,7 +55,7 @@ def _image(file: AnnotationFile, row: Row, number: int) -> tuple[str, str]:
     """Return a row's image id and absolute address."""
     uri = text_of(row.get(URI))
     if not uri:
-        raise DatasetError(f"{file.uri}: row {number} has no address in '{URI}'")
+        raise DatasetError(f"{file.uri}: row {number} has no address in '{URI}'", uri=file.uri)
     name = _id(file, row.get(IMAGE_ID), number) or redact(uri)
     return name, uri if is_absolute(uri) else f"{file.folder}/{uri}"
 
@@ -69,7 +69,9 @@ def _id(file: AnnotationFile, value: Any, number: int) -> str | None:
         value = int(value)
     found = None if isinstance(value, list | dict) else text_of(str(value))
     if found is None:
-        raise DatasetError(f"{file.uri}: row {number} has an {IMAGE_ID} that is not text")
+        raise DatasetError(
+            f"{file.uri}: row {number} has an {IMAGE_ID} that is not text", uri=file.uri
+        )
     return found
 
 

@@ -1,6 +1,6 @@
-"""`raycap caption` from end to end: claim, plan, resume, stream, commit, sum up.
+"""`raycap caption` from end to end: open the run, plan, caption what is pending, write the summary.
 
-One pass of a run: what is pending, answered by one model and committed.
+A run has one pass per model: the pending images are captioned by the model, and committed.
 """
 
 import logging
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class CaptionPass:
-    """What stood before, and what this pass has added."""
+    """One model's pass: the rows of earlier invocations, and those it adds."""
 
     def __init__(
         self,
@@ -74,17 +74,17 @@ class CaptionPass:
         debug: bool,
         cascade: Cascade | None,
     ) -> None:
-        """Answer everything pending, on Ray.
+        """Caption everything pending, on Ray.
 
         Args:
-            listing: where the images are.
-            addresses: the run's, as far as they hold secrets.
-            on_progress: called as images are answered.
+            listing: the source.
+            addresses: the addresses of the run that contain secrets.
+            on_progress: called as images are captioned.
             debug: show Ray's and the workers' own output.
-            cascade: of the run; in its second model's pass it says so.
+            cascade: the run's cascade; it says whether this is the second model's pass.
 
         Raises:
-            ConfigError: the actors that the settings ask for do not fit the cluster.
+            ConfigError: the requested actors do not fit the cluster.
             RaycapError: as a worker raised it.
         """
         self._cascade = cascade
@@ -135,7 +135,7 @@ class CaptionPass:
                 self.stream_s = time.monotonic() - started
 
     def describe_stop(self) -> str:
-        """Say how far a stopped pass came, and how to continue it."""
+        """Return how far a stopped pass came, and how to continue it."""
         committed, total = self.totals.num_images, self._num_images
         return (
             f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
@@ -144,7 +144,7 @@ class CaptionPass:
 
     def _count(self, answered: Any) -> None:
         self.num_answered += len(answered)
-        # Where the second model fails, the first one's caption stays.
+        # If the second model fails, the first one's caption is kept.
         kept = self._cascade.kept(answered) if self._cascade else answered
         failed = pc.sum(pc.equal(kept[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
         self._num_failed += failed
@@ -171,20 +171,20 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Summary:
-    """Caption every image of a source, each exactly once, into an output.
+    """Caption every image of a source exactly once, into an output.
 
-    The same call continues a run that was interrupted, and captions what is new or changed in a
-    source whose run was complete.
+    The same call continues an interrupted run; after a complete run, it captions new and changed
+    images of the source.
 
     Args:
         source: a folder, glob, `s3://bucket/prefix`, image, list file of addresses, or caption
             dataset.
         output: a folder or `s3://bucket/prefix`.
-        config: all settings; defaults where it is None.
+        config: all settings; None for the defaults.
         model: shorthand for the setting `model.name`.
         limit: caption only the first images of the source, in key order.
-        retry_failed: try again what failed for a passing reason.
-        on_progress: called as images are answered.
+        retry_failed: retry images that failed for a transient reason.
+        on_progress: called as images are captioned.
         debug: show Ray's and the workers' own output.
 
     Returns:
@@ -193,7 +193,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     Raises:
         ConfigError: a setting, the source or the output is wrong.
         DatasetError: the source is a damaged caption dataset, or has no such split.
-        RunConflict: the output belongs to another run, or is being written.
+        RunConflict: the output belongs to another run, or another writer holds it.
         RunStopped: the run was interrupted, or ended early.
         StorageError: a store refuses.
         ModelError: the model cannot be found, loaded or run.
@@ -266,9 +266,9 @@ def forecast(
     retry_failed: bool = False,
     listing: Listing | None = None,
 ) -> Forecast:
-    """Say what `caption` would do. Lists the source and the output, and writes nothing.
+    """Return what `caption` would do, by listing the source and the output; write nothing.
 
-    A `listing` is the source where it is opened already.
+    Pass a `listing` if the source is open already.
     """
     config = config or CaptionConfig()
     listing = listing or open_source(str(source), config.storage, config.source.split)
@@ -316,7 +316,7 @@ class _Passes:
         retry_failed: bool,
         debug: bool,
     ) -> None:
-        """Answer everything pending: by the first model, then by the second where there is one."""
+        """Caption everything pending: by the first model, then by the second if there is one."""
         self._pass(config, model, cascade, retry_failed=retry_failed, debug=debug)
         if cascade is not None:
             second = replace(cascade, is_second=True)
@@ -349,11 +349,11 @@ class _Passes:
 
     @property
     def num_answered(self) -> int:
-        """Images that this invocation answered; those that went to both models count once."""
+        """Images that this invocation captioned; those that went to both models count once."""
         return next((one.num_answered for one in self._passes if one.num_answered), 0)
 
     def summary(self, model: ModelSource, cascade: Cascade | None, started: float) -> Summary:
-        """Sum up a run of which nothing is pending."""
+        """Return the summary of a run without pending images."""
         totals = self._passes[-1].totals
         num_failed = totals.failed.total()
         num_ok = totals.num_images - num_failed
@@ -409,5 +409,5 @@ def _plan(
 def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
     if model is None:
         return config
-    # Not by way of model_dump, after which every setting would count as set.
+    # Not through model_dump, after which every setting would count as set by the user.
     return config.model_copy(update={"model": config.model.model_copy(update={"name": model})})

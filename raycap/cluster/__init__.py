@@ -1,1 +1,1 @@
-"""Ray: starting it, what streams need of it, errors of its workers, mailboxes."""
+"""Ray: starting it, streams, errors of workers, background work and its mailbox."""

@@ -1,7 +1,7 @@
-"""Which kind of machine Ray's autoscaler starts next, on clouds that may refuse spot instances.
+"""A ranking of machine types for Ray's autoscaler, on clouds that may refuse spot instances.
 
-Ray's own choice looks at nothing but how well the demand fits: where a cloud has no spot instance
-left, it asks for one again and again. So `cluster.yaml` names `score` to it, in
+Ray's own ranking considers only how well a machine fits the demand: if a cloud has no spot
+instances left, Ray requests one again and again. So `cluster.yaml` names `score` in
 RAY_AUTOSCALER_UTILIZATION_SCORER.
 """
 
@@ -11,7 +11,7 @@ from ray.autoscaler._private.node_provider_availability_tracker import NodeAvail
 from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer
 
 SPOT = "-spot"
-"""How names of node types end whose instances are spot."""
+"""Suffix of the names of node types with spot instances."""
 
 Resources = dict[str, Real]
 Score = tuple[bool | int | float, ...]
@@ -24,19 +24,19 @@ def score(
     *,
     node_availability_summary: NodeAvailabilitySummary,
 ) -> Score | None:
-    """Rank a node type for a demand; the autoscaler starts the highest.
+    """Rank a node type for a demand; the autoscaler starts the highest type.
 
-    GPU machines come last for work on CPUs, as in Ray. Then a type that was refused at its last
-    start, within half an hour, comes after one that was not; then the better fit; then spot.
+    GPU machines rank last for work on CPUs, as in Ray. Then a type whose last start was refused
+    within half an hour ranks below one that was not refused; then the better fit; then spot.
 
     Args:
-        node_resources: what a node of the type has.
-        demands: what waits, each by resource.
-        node_type: its name in `available_node_types`.
-        node_availability_summary: how the last starts went.
+        node_resources: the resources of a node of the type.
+        demands: the waiting demands, each by resource.
+        node_type: the type's name in `available_node_types`.
+        node_availability_summary: the results of the last starts.
 
     Returns:
-        None where a node of the type serves none of it.
+        The rank; None if a node of the type serves none of the demands.
 
     Source: `_resource_based_utilization_scorer` of Ray 2.60, of autoscaler v1; v2 takes no scorer.
     """

@@ -111,10 +111,10 @@ class Background(Generic[T]):
         on_mail(mail)
 
     def _run(self) -> None:
-        with tempfile.TemporaryDirectory(prefix=f"raycap-{self._name}-") as folder:
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix=f"raycap-{self._name}-") as folder:
                 self._result = self._work(folder)
-            except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
-                self._error = error  # SystemExit among them: so Ray ends where its cluster does
-            finally:
-                self._has_ended.set()
+        except BaseException as error:  # noqa: BLE001  raised again in the driver's own thread
+            self._error = error  # even SystemExit: Ray raises it if its cluster ends
+        finally:
+            self._has_ended.set()

@@ -1,18 +1,18 @@
-"""What went wrong on the cluster, as an error of raycap: Ray wraps what its workers raise."""
+"""Errors of the cluster as raycap's errors: Ray wraps what its workers raise."""
 
 import re
 from collections.abc import Iterator
 
 from raycap.errors import RaycapError, RunStopped
 
-# What Ray Data writes into the error that a stage has raised, of settings that raycap makes.
+# Ray Data appends advice to an error of a stage, about settings that raycap makes itself.
 _RETRY_ADVICE = re.compile(r"\nFailed to .*? after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
 def find_error(error: BaseException) -> RaycapError | None:
-    """Find raycap's own error in what Ray made of it."""
+    """Return raycap's own error that an error of Ray wraps; None if there is none."""
     found = next((item for item in _unwrapped(error) if isinstance(item, RaycapError)), None)
-    # What Ray raises for a task is an instance of its error's class too, and tells a traceback.
+    # Ray's error for a task is also an instance of the task's error, with a traceback as text.
     while isinstance(cause := getattr(found, "cause", None), RaycapError):
         found = cause
     if found is not None and found.args and isinstance(found.args[0], str):
@@ -21,24 +21,24 @@ def find_error(error: BaseException) -> RaycapError | None:
 
 
 def explain(error: BaseException, remedy: str) -> RaycapError:
-    """Turn what Ray raised into one clear line.
+    """Turn an error of Ray into an error of raycap, with a message of one line.
 
     Args:
-        error: as it came out of Ray.
-        remedy: what stays and what to do, where no error of raycap is behind it.
+        error: as Ray raised it.
+        remedy: what the user can do, for an error that raycap did not raise.
     """
     found = find_error(error)
     if found is not None:
         return found
     first_line = " ".join(str(error).split())[:500]
     return RunStopped(
-        f"the cluster gave up ({type(error).__name__}: {first_line}); {remedy}, with --debug to "
+        f"the cluster failed ({type(error).__name__}: {first_line}); {remedy}, with --debug to "
         "see the workers' own output"
     )
 
 
 def _unwrapped(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it wraps."""
+    """Yield an error and all errors that it wraps."""
     waiting = [error]
     while waiting:
         found = waiting.pop(0)

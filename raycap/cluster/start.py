@@ -1,4 +1,4 @@
-"""Ray: attach to the cluster that runs, or start a local one."""
+"""Connecting to Ray: to the running cluster, or to a local one that is started."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services  # no public name tells which cluster is named
+from ray._private import services  # no public function returns the named cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.errors import ConfigError
@@ -24,25 +24,25 @@ _ANSWER_WAIT_S = 10.0
 
 @contextmanager
 def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterator[bool]:
-    """Be connected to Ray within the block; yield whether its size is fixed.
+    """Be connected to Ray within the block; yield whether the cluster's size is fixed.
 
-    An existing connection is used and left as it is; then a running cluster is looked for
-    (`RAY_ADDRESS`, a submitted job's own, `ray start` on this machine); otherwise a local Ray is
-    started, and stopped at the end. Any cluster but the local one may grow as work waits.
+    An existing connection is used, and kept. Otherwise a running cluster is used (`RAY_ADDRESS`,
+    that of a submitted job, or `ray start` on this machine). Otherwise a local Ray is started, and
+    stopped at the end. Every cluster but the local one may grow while work waits.
 
     Args:
-        debug: let Ray tell what it does.
-        with_dashboard: start a local Ray with its dashboard, which Ray Train asks what trials of
-            Ray Tune that have died had reserved; and let their many processes run unwarned.
+        debug: show Ray's own log.
+        with_dashboard: start a local Ray with its dashboard, and without its warning about many
+            processes: Ray Train asks the dashboard which resources dead trials had reserved.
     """
     if ray.is_initialized():
         yield False
         return
-    # Ray reports usage to its makers by default when it starts a cluster.
+    # By default, Ray reports usage to its makers when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # As of `models.runtime.use_threads`, which comes too late for workers of Ray Train: they import
-    # torch before any code of ours runs. Those of a local Ray inherit it from here; on a busy
-    # machine, threads that spin for long made training twenty times as slow.
+    # `models.device.use_threads` does the same, too late for workers of Ray Train, which import
+    # torch before our code runs. Workers of a local Ray inherit it from here; on a busy machine,
+    # threads that spin for long made training twenty times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with _private_token(), nullcontext() if debug else _quiet_start():
         is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
@@ -53,32 +53,32 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
 
 
 def _connect(*, debug: bool, with_dashboard: bool) -> bool:
-    """Attach to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
+    """Connect to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
 
     Returns:
-        Whether it is a local one of our own.
+        Whether a local Ray was started.
 
     Raises:
-        ConfigError: a cluster is named and does not answer, or only through Ray Client.
+        ConfigError: the named cluster does not answer, or the address is Ray Client's.
     """
     _refuse_client()
     is_local = True
     on_terminate = signal.getsignal(signal.SIGTERM)
     level = logging.INFO if debug else logging.ERROR
-    # Fewer logical CPUs than stages would leave a stage without any, and hang.
+    # With fewer logical CPUs than stages, one stage would have none, and the run would hang.
     num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
     if with_dashboard:
-        # Ray warns at a multiple of it; each trial has half a dozen processes, most of them idle.
+        # Ray warns at a multiple of this; each trial has about six processes, most of them idle.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * num_cpus))
     try:
-        # Not address="auto": that attaches to any Ray of this machine, other programs' own too.
+        # Not address="auto": that connects to any Ray of this machine, even another program's.
         ray.init(
             num_cpus=num_cpus,
             include_dashboard=with_dashboard,
             logging_level=level,
             log_to_driver=debug,
         )
-    except (ValueError, ConnectionError):  # a cluster is named, whose size is not ours to say
+    except (ValueError, ConnectionError):  # a cluster is named, whose size cannot be set
         is_local = False
         try:
             _check_answers(_named_address())
@@ -88,21 +88,21 @@ def _connect(*, debug: bool, with_dashboard: bool) -> bool:
                 f"{error}; start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
             ) from error
     if threading.current_thread() is threading.main_thread():
-        # Ray has put in its own, which exits on the spot.
+        # Ray has installed its own handler, which exits immediately.
         signal.signal(signal.SIGTERM, on_terminate)
     return is_local
 
 
 @contextmanager
 def _private_token() -> Iterator[None]:
-    """Keep the token that opens a local Ray from the other users of this machine.
+    """Protect the token of a local Ray from other users of this machine.
 
-    Whoever has it runs code as this user. Ray makes it at the first start, in `~/.ray`, with the
-    umask's mode; a umask for that moment would go on to all workers, and to what they write.
+    Its owner can run code as this user. Ray creates it at the first start, in `~/.ray`, with the
+    umask's mode. Setting a umask here would affect all workers, and the files that they write.
     """
     folder = Path.home() / ".ray"
     token = folder / "auth_token"
-    with suppress(OSError):  # a home that cannot be written to: Ray will say
+    with suppress(OSError):  # the home folder is not writable: Ray will report it
         folder.mkdir(mode=0o700, exist_ok=True)
     try:
         yield
@@ -113,7 +113,7 @@ def _private_token() -> Iterator[None]:
 
 
 def _refuse_client() -> None:
-    """Raise ConfigError where RAY_ADDRESS names Ray Client, which not all of Ray runs through."""
+    """Raise ConfigError if RAY_ADDRESS is Ray Client's, through which not all of Ray works."""
     address = os.environ.get("RAY_ADDRESS", "")
     if "://" in address:
         raise ConfigError(
@@ -123,10 +123,10 @@ def _refuse_client() -> None:
 
 
 def _named_address() -> str:
-    """The address of the cluster that is named.
+    """Return the address of the named cluster.
 
     Raises:
-        ConfigError: it is no address.
+        ConfigError: the name is not an address.
     """
     try:
         return services.canonicalize_bootstrap_address(None) or ""  # type: ignore[arg-type]
@@ -138,9 +138,9 @@ def _named_address() -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Raise ConnectionError if nobody listens at a cluster's address.
+    """Raise ConnectionError if no process listens at a cluster's address.
 
-    Ray itself would try for minutes. A head that was killed leaves its address behind.
+    Ray itself would try for minutes. A killed head node leaves its address behind.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -153,7 +153,7 @@ def _check_answers(address: str) -> None:
 
 
 def start_here(kind: type, *arguments: Any) -> Any:
-    """Start an actor on this node, which takes no CPU of the cluster, and return its handle."""
+    """Start an actor on this node, without a CPU of the cluster, and return its handle."""
     place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(kind)
     return actor.options(num_cpus=0, scheduling_strategy=place).remote(*arguments)
@@ -161,10 +161,10 @@ def start_here(kind: type, *arguments: Any) -> Any:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Keep Ray's C++ side from writing to the terminal what no user can act on.
+    """Keep messages of Ray's C++ code that no user can act on from the terminal.
 
-    It warns on every run whose actors may restart; the log level that silences this is announced
-    on standard error, past Python, so that line alone is taken out.
+    It warns at every run whose actors may restart. The log level that silences the warning is
+    itself announced on standard error, outside of Python, so that one line is filtered out.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     sys.stderr.flush()

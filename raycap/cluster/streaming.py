@@ -1,4 +1,4 @@
-"""What every stream of Ray Data here has in common: its settings, and its blocks of work."""
+"""Settings and blocks of work that all streams of Ray Data share."""
 
 import logging
 import warnings
@@ -10,15 +10,15 @@ _MAX_BLOCKS = 4096
 
 
 def stream_context(*, block_bytes: int, stall_timeout_s: float | None, debug: bool) -> DataContext:
-    """Copy Ray Data's settings with our own in them, so that a caller's stay as they are.
+    """Return a copy of Ray Data's settings with our own, so that a caller's do not change.
 
     Args:
-        block_bytes: size at which a block leaves its task; 1: each table at once.
-        stall_timeout_s: stop when nothing moved for so long; None: wait for ever.
-        debug: let Ray tell what it does.
+        block_bytes: size at which a block leaves its task; 1: each table immediately.
+        stall_timeout_s: stop after so many seconds without progress; None: wait for ever.
+        debug: show Ray's own log.
     """
     with warnings.catch_warnings():
-        # Copying sets every field, those included that Ray warns of setting.
+        # Copying sets every field, including those that Ray warns about.
         warnings.simplefilter("ignore", DeprecationWarning)
         context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -31,6 +31,6 @@ def stream_context(*, block_bytes: int, stall_timeout_s: float | None, debug: bo
 
 
 def blocks_of(work: pa.Table) -> list[pa.Table]:
-    """Split work into as many tables as the driver can well keep track of."""
+    """Split work into at most 4,096 tables, which the driver can keep track of."""
     size = max(1, -(-len(work) // _MAX_BLOCKS))
     return [work.slice(start, size) for start in range(0, len(work), size)]

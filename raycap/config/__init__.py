@@ -1,7 +1,8 @@
-"""Every setting of raycap.
+"""All settings of raycap.
 
 A setting is given in a YAML file (`--config run.yaml`) or on the command line
-(`--set engine.batch_size=16`); the command line wins. `None` always means "decide for me".
+(`--set engine.batch_size=16`); the command line takes precedence. `None` always means
+"decide automatically".
 """
 
 from raycap.config.base import Section, choose, is_section

@@ -1,4 +1,4 @@
-"""Base of every group of settings: frozen, validated, with units in the names."""
+"""Base class of all groups of settings: frozen, validated, with units in field names."""
 
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def is_section(kind: object) -> bool:
-    """Whether a field's type is a group of settings."""
+    """Whether the type of a field is a group of settings."""
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
@@ -25,7 +25,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_empty_sections(cls, values: Any) -> Any:
-        """Take a heading whose settings are all commented out, which YAML reads as null."""
+        """Accept a section whose settings are all commented out, which YAML reads as null."""
         if not isinstance(values, dict):
             return values
         empty = [

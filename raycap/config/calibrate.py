@@ -10,17 +10,17 @@ from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, Sto
 
 
 class LengthSearchConfig(Section):
-    """Which settings of `generation` calibration tries."""
+    """Settings of `generation` that calibration tries."""
 
     num_min_lengths: int = Field(default=5, ge=1, le=50)
-    """Values of `generation.min_new_tokens` to try: 0, and those between the length of the
-    captions and that of the references."""
+    """Number of values of `generation.min_new_tokens` to try: 0, and values between the length of
+    the captions and the length of the references."""
     max_length_ratios: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(1.5, 1.2), min_length=1
     )
-    """Values of `generation.max_new_tokens` to try, in mean lengths of the references."""
+    """Values of `generation.max_new_tokens` to try, as multiples of the mean reference length."""
     length_penalties: tuple[float, ...] = Field(default=(0.0, 1.0, 2.0), min_length=1)
-    """Values of `generation.length_penalty` to try; with one beam there is nothing to try."""
+    """Values of `generation.length_penalty` to try; ignored with one beam."""
     ngram_sizes: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 3), min_length=1)
     """Values of `generation.no_repeat_ngram_size` to try."""
 
@@ -29,24 +29,25 @@ class CalibrateConfig(Section):
     """All settings of `raycap calibrate`."""
 
     split: str = "validation"
-    """The split that settings are tried on; never the one that results are told of."""
+    """The split that settings are tried on; never the one that results are reported on."""
     num_images: int = Field(default=500, ge=2, le=20_000)
-    """Images of it: the same ones for every setting, all of them in the cluster's memory."""
+    """Images of the split to use: the same ones for every setting, all kept in the cluster's
+    memory."""
     max_cider_loss: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the CIDEr-D of `generation` that a setting may lose to be chosen."""
+    """Share of the starting CIDEr-D that the chosen setting may lose."""
     closed_gap: float = Field(default=1.0, ge=0.0)
-    """A length gap of so many tokens counts as closed: of such settings the one of the best
-    CIDEr-D is chosen."""
+    """A length gap of at most so many tokens counts as closed: of these settings, the one with the
+    best CIDEr-D is chosen."""
     search: LengthSearchConfig = LengthSearchConfig()
-    """Which settings are tried."""
+    """The settings to try."""
     model: ModelConfig = ModelConfig()
-    """Which model."""
+    """The model."""
     generation: GenerationConfig = GenerationConfig()
-    """The settings to start from, which the others are compared with. What is not set is as the
-    model was saved with."""
+    """The settings to start from, with which the others are compared. Settings left out are those
+    saved with the model."""
     engine: EngineConfig = EngineConfig()
-    """How the work is spread."""
+    """How the work is distributed."""
     image: ImageConfig = ImageConfig()
-    """What is accepted as an image."""
+    """Limits on image files."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""

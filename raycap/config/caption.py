@@ -10,12 +10,12 @@ from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, Sto
 
 
 class ActorRange(Section):
-    """How many captioner actors: fixed, or between two bounds as the load demands."""
+    """Number of captioner actors: fixed, or between two bounds depending on the load."""
 
     min: int = Field(ge=1)
     """Actors at the start."""
     max: int = Field(ge=1)
-    """Actors at the most."""
+    """Maximum number of actors."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ActorRange":
@@ -38,65 +38,65 @@ _ACTORS = re.compile(r"\s*([0-9]+)\s*(?:\.\.\s*([0-9]+)\s*)?")
 
 
 class SourceConfig(Section):
-    """What of the source is captioned."""
+    """The part of the source to caption."""
 
     split: str | None = None
-    """Split of a caption dataset (what `raycap prepare` wrote). None: all of it."""
+    """Split of a caption dataset (an output of `raycap prepare`). None: all splits."""
 
 
 class EngineConfig(Section):
-    """How the work is cut up and spread over the cluster."""
+    """How the work is divided and distributed over the cluster."""
 
     batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Images a forward pass. None: found while a run goes on, between 16 and 128 on an accelerator,
-    4 and 16 on a CPU; 64 for `stub`. Calibration takes 32 and 8."""
+    """Images per forward pass. None: adjusted during the run, between 16 and 128 on an accelerator,
+    and between 4 and 16 on a CPU; 64 for `stub`. Calibration uses 32 and 8."""
     num_actors: Annotated[ActorRange | None, BeforeValidator(_actor_range)] = None
-    """Captioner actors: `4`, or `1..8`. None: one up to as many as the cluster's GPUs, or one."""
+    """Captioner actors: `4`, or `1..8`. None: from one to the number of GPUs; one without GPUs."""
     gpus_per_actor: float | None = Field(default=None, ge=0.0)
-    """GPUs (or parts of one) an actor. None: 1 where the cluster has GPUs, otherwise 0."""
+    """GPUs per actor, or a fraction of one. None: 1 if the cluster has GPUs, otherwise 0."""
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
-    """Images a part: what is committed at once, and the most that a crash loses per open part."""
+    """Images per part. A part is committed as a whole; a crash loses at most the open parts."""
     fetch_threads: int = Field(default=16, ge=1, le=256)
-    """Images that one load task fetches and decodes at a time."""
+    """Images that one load task fetches and decodes in parallel."""
     torch_threads: int | None = Field(default=None, ge=1)
-    """CPU threads of an actor's model. None: the machine's cores shared by `num_actors`."""
+    """CPU threads of an actor's model. None: the machine's cores divided by `num_actors`."""
     max_failed_share: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of failed images above which a complete run exits with 3."""
+    """Share of failed images above which a complete run has exit code 3."""
     hang_timeout_s: float = Field(default=180.0, gt=0.0)
-    """A process that is at one batch, or at decoding one image, for so long is ended and replaced;
-    at a batch five times as long with `model.compile`. Images that end or hang their process are
-    found, and become failed rows."""
+    """A process that spends so many seconds on one batch, or on decoding one image, is ended and
+    replaced; with `model.compile`, a batch may take five times as long. Images that crash or hang
+    their process are identified, and become failed rows."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
-    """A run in which no image is answered for so long is stopped with an error."""
+    """Stop the run with an error after so many seconds without a finished image."""
 
 
 class PreflightConfig(Section):
-    """What `raycap caption --preflight` needs to know besides."""
+    """Settings of `raycap caption --preflight`."""
 
     price_per_hour: float | None = Field(default=None, ge=0.0)
-    """Price of a GPU for an hour, its share of the machines included; where there are no GPUs, of a
-    captioner. In any currency. None: no cost is told."""
+    """Price per GPU and hour, including its share of the machine; without GPUs, per captioner and
+    hour. In any currency. None: no cost is estimated."""
     max_time_s: float = Field(default=600.0, gt=0.0)
-    """After so long, what is captioned by then is the sample."""
+    """After so many seconds, the images captioned so far are the sample."""
     seed: int = Field(default=0, ge=0)
-    """Fixes which images are sampled."""
+    """Seed of the choice of images."""
 
 
 class CascadeConfig(Section):
-    """A second, larger model for the images whose caption the first one is least sure of."""
+    """A second, larger model for the images whose captions the first model is least sure of."""
 
     model: str | None = None
-    """The second model, named as `model.name` is. None: there is none."""
+    """The second model, named as in `model.name`. None: no second model."""
     below: float | None = Field(default=None, le=0.0)
-    """Images whose caption has a lower `logprob` go to the second model. Needed with it."""
+    """Images whose caption has a lower `logprob` go to the second model. Required with `model`."""
     prompt: str = ""
-    """What the second model is given in place of `generation.prompt`."""
+    """Prompt of the second model, instead of `generation.prompt`."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """Of the second model, as `model.precision`."""
+    """Precision of the second model, as in `model.precision`."""
     backend: Literal["torch", "vllm"] = "torch"
-    """Of the second model, as `model.backend`."""
+    """Backend of the second model, as in `model.backend`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
-    """Of the second model, as `model.vllm_args`."""
+    """Arguments of vLLM for the second model, as in `model.vllm_args`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "CascadeConfig":
@@ -111,18 +111,18 @@ class CaptionConfig(Section):
     """All settings of `raycap caption`."""
 
     model: ModelConfig = ModelConfig()
-    """Which model."""
+    """The model."""
     generation: GenerationConfig = GenerationConfig()
-    """How captions are searched for."""
+    """How captions are generated."""
     image: ImageConfig = ImageConfig()
-    """What is accepted as an image."""
+    """Limits on image files."""
     engine: EngineConfig = EngineConfig()
-    """How the work is spread."""
+    """How the work is distributed."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""
     source: SourceConfig = SourceConfig()
-    """What of the source is captioned."""
+    """The part of the source to caption."""
     preflight: PreflightConfig = PreflightConfig()
-    """How a run is tried out beforehand."""
+    """Settings of `--preflight`."""
     cascade: CascadeConfig = CascadeConfig()
     """A second model for weak captions."""

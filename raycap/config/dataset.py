@@ -7,17 +7,17 @@ from raycap.config.shared import ImageConfig, StorageConfig
 
 
 class SplitConfig(Section):
-    """Which share of the images becomes which split, where the source does not say itself.
+    """Shares of the splits, for images whose split the source does not name.
 
-    A source that names splits for some images only: the others are split by hash.
+    If the source names the split of some images only, the others are split by a hash of their id.
     """
 
     validation: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the images for choosing among models."""
+    """Share of the images for choosing between models."""
     test: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the images for the final comparison; what is left is for training."""
+    """Share of the images for the final comparison; the rest is for training."""
     seed: int = Field(default=0, ge=0)
-    """Another seed, another split; the same seed splits every subset alike."""
+    """Seed of the split; with the same seed, an image has the same split in every subset."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SplitConfig":
@@ -27,42 +27,42 @@ class SplitConfig(Section):
 
 
 class EmbedConfig(Section):
-    """How the images come into the dataset."""
+    """How images are stored in the dataset."""
 
     enabled: bool = True
-    """Store the image files in the dataset; false: only their addresses."""
+    """Store the image files in the dataset; false: store only their addresses."""
     max_side_px: int | None = Field(default=None, ge=16, le=65_500)
     """Shrink images so that their shorter side is at most this, and store them as JPEG.
-    None: store the files as they are."""
+    None: store the files unchanged."""
     quality: int = Field(default=90, ge=1, le=100)
     """JPEG quality of shrunk images."""
 
 
 class PrepareEngineConfig(Section):
-    """How the work is cut up."""
+    """How the work is divided."""
 
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
-    """Images a part: what is written at once."""
+    """Images per part; a part is written as a whole."""
     fetch_threads: int = Field(default=16, ge=1, le=256)
-    """Images that one task fetches and decodes at a time."""
+    """Images that one task fetches and decodes in parallel."""
     memory_bytes: int = Field(default=1_000_000_000, ge=100_000_000)
-    """Most that sorting and grouping the annotations may hold; what is beyond goes to disk."""
+    """Memory for sorting and grouping the annotations; more data goes to disk."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
-    """Stop when nothing moved for so long."""
+    """Stop after so many seconds without progress."""
 
 
 class PrepareConfig(Section):
     """All settings of `raycap prepare`."""
 
     subset: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the images to take: the same every time, and part of every larger share."""
+    """Share of the images to use: always the same images, and part of every larger share."""
     split: SplitConfig = SplitConfig()
-    """Which images are for training, validation and test."""
+    """Shares of training, validation and test."""
     embed: EmbedConfig = EmbedConfig()
-    """How the images come into the dataset."""
+    """How images are stored in the dataset."""
     image: ImageConfig = ImageConfig()
-    """What is accepted as an image."""
+    """Limits on image files."""
     engine: PrepareEngineConfig = PrepareEngineConfig()
-    """How the work is spread."""
+    """How the work is distributed."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""

@@ -15,47 +15,49 @@ class BootstrapConfig(Section):
     num_resamples: int = Field(default=1000, ge=0, le=100_000)
     """Resamples; 0: no intervals and no tests."""
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
-    """What the intervals cover."""
+    """Confidence level of the intervals."""
     seed: int = Field(default=0, ge=0)
-    """Fixes the resamples."""
+    """Seed of the resamples."""
 
 
 class ExternalMetricsConfig(Section):
-    """Metrics that need more than raycap itself; each is told as skipped where it cannot run."""
+    """Metrics that need extra software; one that cannot run is reported as skipped."""
 
     meteor: bool = True
     """METEOR 1.5, with the extra raycap[java]."""
     spice_jars: Path | None = None
-    """Folder of Stanford CoreNLP 3.6 jars, which SPICE needs and no registry ships."""
+    """Folder with the jars of Stanford CoreNLP 3.6, which SPICE needs; no package contains them."""
     clip_model: str | None = None
-    """A CLIP of Hugging Face, by Hub name or folder: adds CLIPScore, which reads the images."""
+    """A CLIP model of Hugging Face, by Hub name or folder: adds CLIPScore, which reads the
+    images."""
 
 
 class EvaluateConfig(Section):
     """All settings of `raycap evaluate`."""
 
     tokenizer: Literal["raycap", "ptb"] = "raycap"
-    """`raycap`: our own, PTB-like; `ptb`: Stanford's itself, with the extra raycap[java]."""
+    """`raycap`: our own, similar to PTB; `ptb`: Stanford's own, with the extra raycap[java]."""
     bootstrap: BootstrapConfig = BootstrapConfig()
     """Confidence intervals and tests."""
     external: ExternalMetricsConfig = ExternalMetricsConfig()
     """METEOR, SPICE and CLIPScore."""
     spread_images: int = Field(default=50_000, ge=0)
-    """Images times systems from which on Ray spreads the work; fewer are scored in one process."""
+    """Number of captions (images times systems) from which Ray is used; below, one process
+    scores."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""
 
 
 class ReportConfig(Section):
     """All settings of `raycap report`."""
 
     num_examples: int = Field(default=200, ge=0, le=5000)
-    """Images in the gallery, the best, the worst, random and failed ones among them."""
+    """Images in the gallery, including the best, the worst, random and failed ones."""
     thumbnail_px: int = Field(default=320, ge=32, le=2048)
-    """Longer side of a picture in the page."""
+    """Longer side of the pictures on the page, in pixels."""
     seed: int = Field(default=0, ge=0)
-    """Fixes which images are shown as random ones."""
+    """Seed of the random images shown."""
     image: ImageConfig = ImageConfig()
-    """What is accepted as an image."""
+    """Limits on image files."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""

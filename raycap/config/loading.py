@@ -1,4 +1,4 @@
-"""Reading settings: a YAML file, `--set key.path=value` over it, and what is wrong with them."""
+"""Reading settings from a YAML file and `--set key.path=value`, and explaining wrong ones."""
 
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -13,11 +13,11 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 
 
 def load_config(kind: type[ConfigT], file: Path | None, settings: list[str]) -> ConfigT:
-    """Read a YAML file, lay `key.path=value` settings over it, and check the whole.
+    """Read a YAML file, override it by `key.path=value` settings, and check the result.
 
     Raises:
         ConfigError: the file cannot be read, a setting has no `=`, or a value is not allowed;
-            the message names the path and what is allowed there.
+            the message names the setting and the values allowed.
     """
     values = _read_yaml(file) if file else {}
     for setting in settings:
@@ -32,7 +32,7 @@ def validate_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     """Check a nested mapping of settings.
 
     Raises:
-        ConfigError: a key is unknown or a value not allowed.
+        ConfigError: a key is unknown, or a value is not allowed.
     """
     try:
         return kind.model_validate(values)
@@ -54,10 +54,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _parse_value(path: str, text: str) -> Any:
-    """Read a value: as YAML where it is quoted, a mapping, a list or null, else as it stands.
+    """Parse a value: as YAML if it is quoted, a mapping, a list or null, otherwise as text.
 
-    Numbers and truth values stay text, which the field turns into what it wants: a prompt may
-    well be "2024" or "no".
+    Numbers and booleans stay text, which the field converts to its own type: a prompt may be
+    "2024" or "no".
     """
     if text.lower() in ("null", "~"):
         return None
@@ -83,7 +83,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _explain(kind: type[Section], error: Any) -> str:
-    """Say in one line which setting is wrong, and what is allowed there."""
+    """Return one line: which setting is wrong, and which values are allowed."""
     path = ".".join(str(item) for item in error["loc"])
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
@@ -96,7 +96,7 @@ def _explain(kind: type[Section], error: Any) -> str:
 
 
 def _section_of(section: type[Section], name: str) -> type[Section]:
-    """Find the type of a section's field, which may be optional."""
+    """Return the type of a section's field, which may be optional."""
     kind: Any = section.model_fields[name].annotation
     found = next((item for item in (kind, *get_args(kind)) if is_section(item)), section)
     return cast(type[Section], found)

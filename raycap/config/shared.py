@@ -1,4 +1,4 @@
-"""Settings of models, images and stores, which several commands share."""
+"""Settings of models, images and stores that several commands share."""
 
 from typing import Any, Literal
 
@@ -18,31 +18,31 @@ _VLLM_ROOM = {
     "max_num_seqs",
     "pipeline_parallel_size",
 }
-"""Arguments of vLLM that say how much room it has, and not what it writes."""
+"""Arguments of vLLM that change its use of resources, but not its captions."""
 
 
 class ModelConfig(Section):
-    """Which model captions, and in which arithmetic."""
+    """The model that captions, and its arithmetic."""
 
     name: str = DEFAULT_MODEL
     """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
-    """`auto`: bf16 on an accelerator that has it, otherwise fp16 there, and fp32 on a CPU. `int8`:
-    linear layers in 8 bits, of BLIP on a CPU; faster, and some captions differ."""
+    """`auto`: bf16 on an accelerator that supports it, otherwise fp16 there, and fp32 on a CPU.
+    `int8`: 8-bit linear layers, for BLIP on a CPU; faster, and some captions differ."""
     compile: bool = False
     """Experimental: its speed on a GPU has not been measured. Compile the model with torch.compile
-    for fixed shapes, with CUDA graphs on CUDA; takes a minute at the start. BLIP only. Batches are
-    rounded up to a power of two."""
+    for fixed shapes, with CUDA graphs on CUDA; takes about a minute at the start. BLIP only.
+    Batches are rounded up to a power of two."""
     backend: Literal["torch", "vllm"] = "torch"
-    """What runs the model: raycap's captioners, or vLLM. That is for vision-language models, on
-    GPUs, in `raycap caption`, and needs an installation with `raycap[vllm]`."""
+    """Software that runs the model: raycap's own captioners, or vLLM: for vision-language models on
+    GPUs, in `raycap caption` only, with the extra raycap[vllm]."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's engine, such as `{max_model_len: 4096}`."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
-    """Seconds that the `stub` model takes for a batch: for dry runs and engine benchmarks."""
+    """Seconds per batch of the `stub` model: for dry runs and engine benchmarks."""
     stub_fault: Literal["raise", "nan", "die", "hang"] | None = None
-    """What the `stub` model does at an image that is pure magenta in the middle (red 255, green 0,
-    blue 255): raise an error, score it with no number, end its process, or hang. For drills."""
+    """What the `stub` model does for an image that is pure magenta in the middle (red 255, green 0,
+    blue 255): raise an error, give it the score NaN, end its process, or hang. For fault drills."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -53,58 +53,57 @@ class ModelConfig(Section):
         return self
 
     def arithmetic(self) -> dict[str, Any]:
-        """Say what of it decides the captions of a model, for the fingerprint of a run.
+        """Return the settings that decide a model's captions, for the fingerprint of a run.
 
-        Compiled arithmetic and vLLM's round otherwise, so that near ties can fall the other way.
-        They are named only where they are on: what was begun before there was such a setting goes
-        on.
+        Compiled arithmetic and vLLM round differently, so that near ties can fall the other way.
+        They are included only if they are on, so that runs older than these settings can continue.
         """
-        told: dict[str, Any] = {"precision": self.precision}
+        found: dict[str, Any] = {"precision": self.precision}
         if self.compile:
-            told["compile"] = True
+            found["compile"] = True
         if self.backend != "torch":
-            told["backend"] = self.backend
-            told |= {key: self.vllm_args[key] for key in self.vllm_args.keys() - _VLLM_ROOM}
-        return told
+            found["backend"] = self.backend
+            found |= {key: self.vllm_args[key] for key in self.vllm_args.keys() - _VLLM_ROOM}
+        return found
 
 
 class SamplingConfig(Section):
-    """Draw tokens at random instead of searching for the likeliest caption."""
+    """Random sampling of tokens, instead of a search for the most likely caption."""
 
     enabled: bool = False
-    """Sample. Needs `generation.num_beams` 1."""
+    """Sample. Requires `generation.num_beams` 1."""
     temperature: float = Field(default=1.0, gt=0.0, le=10.0)
     """Above 1 flattens the distribution, below 1 sharpens it."""
     top_k: int | None = Field(default=None, ge=1)
-    """Draw from the k likeliest tokens only. None: from all."""
+    """Draw from the k most likely tokens only. None: from all tokens."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Draw from the likeliest tokens that together have this probability."""
+    """Draw from the most likely tokens that together have this probability."""
     seed: int = Field(default=0, ge=0)
-    """With the image's own pixels it fixes every draw, whatever the batch or the actor."""
+    """Together with the image's pixels it decides every draw, regardless of batch and actor."""
 
 
 class GenerationConfig(Section):
-    """How a caption is searched for."""
+    """How a caption is generated."""
 
     num_beams: int = Field(default=3, ge=1, le=64)
-    """Beams of the search; 1 is greedy. BLIP's authors use 3."""
+    """Beams of the search; 1 is greedy search. BLIP's authors use 3."""
     max_new_tokens: int = Field(default=20, ge=1, le=500)
-    """Longest caption, in tokens, the prompt not counted."""
+    """Longest caption in tokens, without the prompt."""
     min_new_tokens: int = Field(default=0, ge=0, le=500)
-    """Shortest caption, in tokens, the prompt not counted."""
+    """Shortest caption in tokens, without the prompt."""
     length_penalty: float = 1.0
-    """Exponent of the length in the beam score: above 0 favours long captions. Beams only."""
+    """Exponent of the length in the beam score: above 0 favours long captions. Beam search only."""
     repetition_penalty: float = Field(default=1.0, gt=0.0)
-    """Above 1 makes tokens that stand in the caption already less likely."""
+    """Above 1 makes tokens that the caption already contains less likely."""
     no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of that many tokens appears twice; 0 allows all."""
+    """No sequence of so many tokens may occur twice; 0 allows all."""
     prompt: str = ""
-    """Text that every caption continues, such as "a picture of"; of a `vlm` what it is asked, of
-    which the caption is the answer. Empty: a `vlm` is asked for one sentence."""
+    """Text that every caption continues, such as "a picture of". For a `vlm`, the question that the
+    caption answers; empty: it is asked for one sentence."""
     num_captions: int = Field(default=1, ge=1, le=64)
-    """Captions an image: the best in `caption`, the rest in `alternatives`."""
+    """Captions per image: the best in `caption`, the others in `alternatives`."""
     sampling: SamplingConfig = SamplingConfig()
-    """Random draws instead of search."""
+    """Random sampling instead of search."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "GenerationConfig":
@@ -120,22 +119,23 @@ class GenerationConfig(Section):
 
 
 class ImageConfig(Section):
-    """What is accepted as an image."""
+    """Limits on image files."""
 
     max_bytes: int = Field(default=100_000_000, ge=1)
-    """Larger files become `too_large` rows, unread."""
+    """Larger files become `too_large` rows, and are not read."""
     max_pixels: int = Field(default=178_956_970, ge=1)
-    """Images of more pixels become `too_large` rows, undecoded (the default is Pillow's limit)."""
+    """Images with more pixels become `too_large` rows, and are not decoded (default: Pillow's
+    limit)."""
 
 
 class StorageConfig(Section):
-    """How folders, buckets and web addresses are reached."""
+    """Access to folders, buckets and web addresses."""
 
     timeout_s: float = Field(default=30.0, gt=0.0)
-    """Longest wait for a connection or for the next bytes."""
+    """Longest wait for a connection, or for the next bytes of one."""
     num_retries: int = Field(default=5, ge=0, le=50)
-    """Further attempts after a throttled, failed or broken request, with growing random waits."""
+    """Retries of a throttled, failed or interrupted request, after random waits that grow."""
     anonymous: bool = False
-    """Do not sign requests: for public buckets."""
+    """Do not sign requests, for public buckets."""
     list_threads: int = Field(default=16, ge=1, le=256)
-    """Prefixes listed, and small files read or written, at a time."""
+    """Prefixes listed, and small files read or written, in parallel."""

@@ -18,7 +18,7 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class DesignConfig(Section):
-    """Which systems are compared."""
+    """The systems to compare."""
 
     systems: tuple[Role, ...] = (
         "cnn-lstm",
@@ -28,22 +28,22 @@ class DesignConfig(Section):
         "blip-calibrated",
         "blip-finetuned",
     )
-    """The systems, in the order of the table."""
+    """Systems, in the order of the table."""
     subsets: tuple[Share, ...] = (0.1, 0.25, 0.5, 1.0)
-    """Shares of the training split to train on, each within the larger ones."""
+    """Shares of the training split to train on; each is part of the larger ones."""
     subsets_without_augmentation: tuple[Share, ...] = (1.0,)
-    """Shares to train on without augmentation too."""
+    """Shares to train on also without augmentation."""
     max_concurrent: int | None = Field(default=None, ge=1)
-    """Systems at a time. None: as many as the cluster holds now."""
+    """Systems at a time. None: as many as fit the cluster."""
     retry_failed: bool = False
-    """Run systems again that failed before."""
+    """Retry systems that failed before."""
 
     @model_validator(mode="after")
     def _no_repeats(self) -> "DesignConfig":
         for name in ("systems", "subsets", "subsets_without_augmentation"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}: names one of them twice")
+                raise ValueError(f"{name}: contains a value twice")
         if not self.systems:
             raise ValueError("systems: is empty")
         if self.systems and not (self.subsets or self.subsets_without_augmentation):
@@ -55,13 +55,13 @@ class StudyConfig(Section):
     """All settings of `raycap study`."""
 
     pretrained: str = DEFAULT_MODEL
-    """The BLIP out of the box: a Hub name, a folder, or `demo`."""
+    """The pretrained BLIP: a Hub name, a folder, or `demo`."""
     study: DesignConfig = DesignConfig()
-    """Which systems are compared."""
+    """The systems to compare."""
     training: TrainConfig = TrainConfig()
-    """Settings of training that all trained systems share."""
+    """Training settings of all trained systems."""
     kinds: dict[Kind, dict[str, Any]] = Field(default_factory=dict)
-    """Settings of training of one kind of model, over those: `{blip: {train: {lr: 1e-5}}}`."""
+    """Training settings per kind of model, which override those: `{blip: {train: {lr: 1e-5}}}`."""
     calibration: CalibrateConfig = CalibrateConfig()
     """How the length of the pretrained BLIP is calibrated."""
     captioning: EngineConfig = EngineConfig()
@@ -69,24 +69,24 @@ class StudyConfig(Section):
     evaluation: EvaluateConfig = EvaluateConfig()
     """How captions are scored."""
     report: ReportConfig = ReportConfig()
-    """What the report shows."""
+    """Settings of the report."""
     storage: StorageConfig = StorageConfig()
-    """How stores are reached."""
+    """Access to stores."""
 
     @model_validator(mode="after")
     def _decided_once(self) -> "StudyConfig":
-        """Refuse settings that the study itself decides, which would have no effect."""
+        """Refuse settings that the study decides itself, and that would have no effect."""
         if self.training.train.subset != 1.0:
-            raise ValueError("training.train.subset: say it by study.subsets")
+            raise ValueError("training.train.subset: set study.subsets instead")
         if not self.training.augment.enabled:
             raise ValueError(
-                "training.augment.enabled: say it by study.subsets_without_augmentation"
+                "training.augment.enabled: set study.subsets_without_augmentation instead"
             )
         for kind, values in self.kinds.items():
             for name in ("engine", "storage"):
                 if name in values:
-                    raise ValueError(f"kinds.{kind}.{name}: is one for all kinds of model")
+                    raise ValueError(f"kinds.{kind}.{name}: must be the same for all kinds")
         for name in ("training", "calibration", "evaluation", "report"):
             if getattr(self, name).storage != StorageConfig():
-                raise ValueError(f"{name}.storage: is one for all; set storage")
+                raise ValueError(f"{name}.storage: set storage instead, which applies to all")
         return self

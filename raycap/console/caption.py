@@ -24,6 +24,7 @@ from raycap.reporting.numbers import (
     percent,
     plural,
 )
+from raycap.text import duration
 
 if TYPE_CHECKING:
     from raycap.results.captioning import Forecast, Summary
@@ -204,7 +205,7 @@ def preflight_sentence(found: "Preflight") -> str:
     ends = "in more than a century" if found.ends_at is None else f"about {moment(found.ends_at)}"
     return (
         f"{images} at {decimal(ahead.images_per_s, 1)} images/s on "
-        f"{plural(ahead.num_captioners, 'captioner')}: about {_span(ahead.run_s)} (ends {ends})"
+        f"{plural(ahead.num_captioners, 'captioner')}: about {duration(ahead.run_s)} (ends {ends})"
     )
 
 
@@ -232,12 +233,3 @@ def _describe(stage: "Stage", bottleneck: str) -> str:
         return f"{each}; not measurable on a sample"
     mark = "   <- the bottleneck" if stage.name == bottleneck else ""
     return f"{each}, {workers}: {decimal(stage.images_per_s, 1)} images/s{mark}"
-
-
-def _span(seconds: float) -> str:
-    """Format a duration in words."""
-    if seconds >= 5400:
-        return f"{decimal(seconds / 3600, 1)} hours"
-    if seconds >= 90:
-        return f"{decimal(seconds / 60, 0)} minutes"
-    return plural(max(1, round(seconds)), "second")

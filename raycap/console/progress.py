@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from raycap.progress import Progress
+from raycap.text import duration
 
 if TYPE_CHECKING:
     from raycap.results.training import EpochRecord, OnTrainingProgress, TrainingProgress
@@ -98,7 +99,7 @@ def _training_line(progress: "TrainingProgress") -> str:
     return (
         f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
         f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
-        f"eta={duration(progress.eta_s)}"
+        f"eta={_short(progress.eta_s)}"
     )
 
 
@@ -138,17 +139,10 @@ def _line(progress: Progress) -> str:
     stage = f'stage="{progress.stage}" ' if progress.stage else ""
     return (
         f"{stage}done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
-        f"images_per_s={progress.images_per_s:.1f} eta={duration(progress.eta_s)}"
+        f"images_per_s={progress.images_per_s:.1f} eta={_short(progress.eta_s)}"
     )
 
 
-def duration(seconds: float | None) -> str:
-    """Format a duration: `42s`, `3m05s`, `2h07m`."""
-    if seconds is None:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+def _short(seconds: float | None) -> str:
+    """Return a duration without a space, for log lines."""
+    return duration(seconds).replace(" ", "")

@@ -7,7 +7,7 @@ import typer
 from raycap.console.options import ConfigOption, DebugOption, SetOption, load_caption_config
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
-from raycap.reporting.numbers import duration
+from raycap.text import duration
 
 if TYPE_CHECKING:
     from raycap.results.captioning import OutputStatus

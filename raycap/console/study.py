@@ -16,9 +16,8 @@ from raycap.config.loading import load_config
 from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
 from raycap.console.progress import LINE_EVERY_S
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.reporting.numbers import duration
 from raycap.results.status import Status
-from raycap.text import brief
+from raycap.text import brief, duration
 
 if TYPE_CHECKING:
     from raycap.results.study import OnStudyProgress, Study, StudyProgress, SystemRecord

@@ -123,7 +123,8 @@ class CaptionDataset:
         if unknown:
             raise DatasetError(
                 f"{self.store.uri}: has no split {unknown[0]!r}; there are: "
-                f"{', '.join(self.splits)}"
+                f"{', '.join(self.splits)}",
+                uri=self.store.uri,
             )
         return [row for row in rows if row[schema.SPLIT] in splits]
 

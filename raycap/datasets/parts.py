@@ -136,7 +136,8 @@ def damaged(store: Store, key: str) -> DatasetError:
     """Return the error for a damaged file of a dataset."""
     return DatasetError(
         f"{store.address(key)}: is damaged or not a file of raycap; restore the file, or prepare "
-        "the dataset again in a new output"
+        "the dataset again in a new output",
+        uri=store.address(key),
     )
 
 

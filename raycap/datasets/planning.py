@@ -162,7 +162,8 @@ class _Planner:
     def _row(self, image: AnnotatedImage, rank: int) -> dict[str, Any]:
         if image.offset_bytes is not None and not self._config.embed.enabled:
             raise ConfigError(
-                f"{image.uri}: images in tars cannot be referenced; set embed.enabled=true"
+                f"{image.uri}: images in tars cannot be referenced; set embed.enabled=true",
+                uri=image.uri,
             )
         split = image.split or hashed_split(image.image_id, self._config.split)
         self._splits.add(split)

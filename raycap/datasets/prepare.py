@@ -110,7 +110,8 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
         key = part_key(f"{split}/", number)
         if key not in sizes:
             raise DatasetError(
-                f"{store.address(key)}: is missing; prepare the dataset again in a new output"
+                f"{store.address(key)}: is missing; prepare the dataset again in a new output",
+                uri=store.address(key),
             )
         rows.append(
             {
@@ -208,7 +209,8 @@ def _check_sums(record: DatasetRecord) -> None:
         raise DatasetError(
             f"{record.source}: has {record.num_source_images} images and "
             f"{record.num_source_captions} captions, but {images} and {captions} are kept, "
-            "rejected or not in the subset; this is a bug in raycap: please report it"
+            "rejected or not in the subset; this is a bug in raycap: please report it",
+            uri=record.source,
         )
 
 
@@ -334,7 +336,7 @@ def _plan(
 
 
 class _Invocation:
-    """One invocation on a dataset that is not complete."""
+    """One invocation for a dataset that is not complete."""
 
     def __init__(
         self,
@@ -377,7 +379,7 @@ class _Invocation:
             return self._finish(database)
 
     def describe_stop(self) -> str:
-        """Say how far a stopped run came, and how to continue it."""
+        """Describe the progress of a stopped run, and how to continue it."""
         return (
             f"stopped with {self._num_done:,} of {self._plan.num_images:,} images done in "
             f"{self._store.uri}; run the same command to continue"
@@ -405,7 +407,7 @@ class _Invocation:
         """Count a step in; return its number of images."""
         row = step.to_pylist()[0]
         num_images, num_unreached = row[NUM_IMAGES], row[NUM_UNREACHED]
-        # What Ray repeats after a machine is lost is told twice.
+        # Steps that Ray repeats after the loss of a machine are reported twice.
         left = self._plan.num_images - self._num_done
         self._num_done += min(left, num_images - num_unreached)
         self._num_rejected += row[NUM_REJECTED]
@@ -438,7 +440,7 @@ class _Invocation:
 
     def _describe_unreached(self) -> str:
         return (
-            f"{self._num_unreached:,} images could not be fetched for now ({self._unreached}); "
+            f"{self._num_unreached:,} images failed for a transient reason ({self._unreached}); "
             f"{self._num_done:,} of {self._plan.num_images:,} are done in {self._store.uri}: run "
             "the same command to fetch the others"
         )

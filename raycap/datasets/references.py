@@ -97,5 +97,6 @@ def _images(
         there = ", ".join(f"{split} ({count:,} images)" for split, count in sorted(seen.items()))
         raise DatasetError(
             f"{references.source}: no image with a caption"
-            + (f" in split {' or '.join(splits)}; there are: {there}" if seen else "")
+            + (f" in split {' or '.join(splits)}; there are: {there}" if seen else ""),
+            uri=references.source,
         )

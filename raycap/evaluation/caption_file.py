@@ -60,7 +60,7 @@ def read_captions(source: str, config: StorageConfig) -> Iterator[pa.Table]:
     rows = read_rows(file, choose_columns=_choose, items=_items(file, ANNOTATIONS), is_strict=True)
     if file.suffix == ".csv":
         rows = map(_without_empty_fields, rows)
-    found = (_row(source, number, row) for number, row in enumerate(rows, start=1))
+    found = (_row(file.uri, number, row) for number, row in enumerate(rows, start=1))
     for page in paged(found, _PAGE_ROWS):
         yield _table(page, ROWS)
 
@@ -105,9 +105,11 @@ def _row(source: str, number: int, row: Row) -> dict[str, Any]:
     caption = row.get(schema.CAPTION)
     is_failed = row.get(schema.STATUS) == schema.STATUS_FAILED
     if not is_failed and schema.CAPTION not in row:
-        raise DatasetError(f"{source}: row {number} has no '{schema.CAPTION}'")
+        raise DatasetError(f"{source}: row {number} has no '{schema.CAPTION}'", uri=source)
     if caption is not None and not isinstance(caption, str):
-        raise DatasetError(f"{source}: row {number} has a caption that is not text: {caption!r}")
+        raise DatasetError(
+            f"{source}: row {number} has a caption that is not text: {caption!r}", uri=source
+        )
     is_failed = is_failed or caption is None
     return {
         schema.IMAGE_ID: image_id,
@@ -126,12 +128,15 @@ def _names(source: str, number: int, row: Row) -> tuple[str, str, str | None]:
     if any(isinstance(name, bool) or not isinstance(name, str | int | None) for name in given):
         raise DatasetError(
             f"{source}: row {number} has an image name that is neither text nor a whole number: "
-            f"{' '.join(repr(name) for name in given if name is not None)}"
+            f"{' '.join(repr(name) for name in given if name is not None)}",
+            uri=source,
         )
     image_id, file_name, uri = [None if name == "" else _text(name) for name in given]
     named = image_id or file_name or (redact(uri) if uri else None)
     if named is None:
-        raise DatasetError(f"{source}: row {number} names no image ({', '.join(_NAMES)})")
+        raise DatasetError(
+            f"{source}: row {number} names no image ({', '.join(_NAMES)})", uri=source
+        )
     is_whole = uri is not None and Address.parse(uri).is_absolute
     file = file_name or (_path_of(uri) if uri else None) or named
     return named, file, uri if is_whole else None
@@ -150,7 +155,9 @@ def _number(source: str, number: int, value: Any) -> float | None:
     try:
         found = None if value is None else float(value)
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{source}: row {number} has the logprob {value!r}") from error
+        raise DatasetError(
+            f"{source}: row {number} has the logprob {value!r}", uri=source
+        ) from error
     return found if found is not None and math.isfinite(found) else None
 
 

@@ -150,7 +150,9 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
 def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
     if os.path.isfile(source):
         known = ", ".join(_SUFFIXES)
-        raise ConfigError(f"{source}: is not a file of captions: its name must end with {known}")
+        raise ConfigError(
+            f"{source}: is not a file of captions: its name must end with {known}", uri=source
+        )
     finished = open_finished(source, config)
     model = read_run(finished.store).get("fingerprint", {}).get("model", {})
 

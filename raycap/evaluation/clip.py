@@ -263,8 +263,8 @@ class EmbeddedImages:
         """
         ids = rows[schema.IMAGE_ID].to_pylist()
         found = dict(_dataset(self.dataset, self.storage).images(ids))
-        gone = ImageError(ErrorCode.NOT_FOUND, "the dataset does not contain this image")
-        return [found.get(image_id, gone) for image_id in ids]
+        missing = ImageError(ErrorCode.NOT_FOUND, "the dataset does not contain this image")
+        return [found.get(image_id, missing) for image_id in ids]
 
 
 def clip_spec(config: EvaluateConfig, references: References) -> ClipSpec | None:

@@ -156,9 +156,9 @@ class JavaProcess:
         text = self._errors.read().decode("utf-8", errors="replace")
         # If JAVA_TOOL_OPTIONS is set, Java first prints that.
         lines = [line.strip() for line in text.splitlines() if not line.startswith("Picked up ")]
-        said = [line for line in lines if line]
-        telling = [line for line in said if _NAMES_AN_ERROR.search(line)] or said
-        reason = telling[0] if telling else "it printed nothing"
+        printed = [line for line in lines if line]
+        named = [line for line in printed if _NAMES_AN_ERROR.search(line)] or printed
+        reason = named[0] if named else "it printed nothing"
         return JavaError(f"{self._metric}: its Java program ended with status {status}: {reason}")
 
 

@@ -131,9 +131,9 @@ def settle(
     """
     lacking = {name: match for name, match in matches.items() if _is_lacking(match)}
     if policy == MissingPolicy.ERROR and lacking:
-        told = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
+        lacks = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
         raise DatasetError(
-            f"{told}; caption these images too, or choose --missing worst (score them 0) or "
+            f"{lacks}; caption these images too, or choose --missing worst (score them 0) or "
             "--missing drop (exclude them, for all systems)"
         )
     captioned = [
@@ -188,7 +188,9 @@ def _refuse_duplicates(database: duckdb.DuckDBPyConnection, system: int, source:
         database, f"SELECT image_id FROM captions_{system} GROUP BY image_id HAVING count(*) > 1"
     )
     if twice:
-        raise DatasetError(f"{source}: more than one caption of {_named(*twice)}; keep one each")
+        raise DatasetError(
+            f"{source}: more than one caption of {_named(*twice)}; keep one each", uri=source
+        )
 
 
 def _join(database: duckdb.DuckDBPyConnection, system: int, ours: str, theirs: str) -> int:
@@ -257,16 +259,16 @@ def _is_lacking(match: Match) -> bool:
 
 
 def _describe_lack(name: str, match: Match) -> str:
-    told = []
+    lacks = []
     if match.num_missing:
         named = _named(match.num_missing, match.missing)
-        told.append(f"{match.num_missing:,} without a row ({named})")
+        lacks.append(f"{match.num_missing:,} without a row ({named})")
     if match.num_failed:
         codes = ", ".join(f"{count:,} {code}" for code, count in match.failed.items())
-        told.append(f"{match.num_failed:,} failed ({codes})")
+        lacks.append(f"{match.num_failed:,} failed ({codes})")
         if _PASSING & match.failed.keys():
-            told.append("of which `raycap caption --retry-failed` may fix some")
-    return f"{name} lacks captions of images: {', '.join(told)}"
+            lacks.append("of which `raycap caption --retry-failed` may fix some")
+    return f"{name} lacks captions of images: {', '.join(lacks)}"
 
 
 def _nothing_fits(
@@ -274,11 +276,12 @@ def _nothing_fits(
 ) -> DatasetError:
     count, ours = _names(database, f"SELECT image_id FROM captions_{system}") or (0, [])
     if not count:
-        return DatasetError(f"{source}: contains no captions")
+        return DatasetError(f"{source}: contains no captions", uri=source)
     _, theirs = _names(database, "SELECT image_id FROM refs") or (0, ["none"])
     return DatasetError(
         f"{source}: none of its {count:,} images is in {references}, by {', '.join(_RULES)}; for "
-        f"example, its first is {ours[0]}, and that of the references {theirs[0]}"
+        f"example, its first is {ours[0]}, and that of the references {theirs[0]}",
+        uri=source,
     )
 
 

@@ -20,6 +20,7 @@ from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.rouge import score_rouge_l
 from raycap.metrics.scores import mean
+from raycap.results.labels import LENGTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class Metric:
         return self._by_name(self.formula(statistics))
 
     def of_corpus(self, statistics: np.ndarray) -> dict[str, float | None]:
-        """Return the corpus's scores, the same to the last bit in whatever order images come.
+        """Return the corpus's scores, to the last bit the same in any order of images.
 
         None where no image has a score.
         """
@@ -134,6 +135,6 @@ CIDER_D = Metric(
     open=_built_in(lambda batch: score_cider_d(batch.corpus, batch.frequencies)),
 )
 LENGTHS = Metric(
-    columns=(schema.LENGTH,),
+    columns=(LENGTH,),
     open=_built_in(lambda batch: np.where(batch.has_caption, batch.lengths, np.nan)),
 )

@@ -5,6 +5,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.evaluation import clip, meteor, metric, spice
 from raycap.evaluation.metric import Metric
+from raycap.results.labels import LENGTH
 
 METRICS: tuple[Metric, ...] = (
     metric.BLEU,
@@ -22,7 +23,7 @@ SCORE_NAMES = tuple(
     dict.fromkeys(
         [
             *schema.METRICS,
-            *(name for known in METRICS for name in known.columns if name != schema.LENGTH),
+            *(name for known in METRICS for name in known.columns if name != LENGTH),
         ]
     )
 )

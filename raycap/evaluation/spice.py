@@ -132,10 +132,10 @@ def _find_java(jars: Path) -> Path | None:
 
 def _has_engine(java: Path) -> bool:
     try:
-        told = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=False)
+        shown = subprocess.run([str(java), "-version"], capture_output=True, text=True, check=False)
     except OSError:
         return False
-    version = _VERSION.search(told.stderr)
+    version = _VERSION.search(shown.stderr)
     return version is not None and int(version[1]) <= _LAST_WITH_ENGINE
 
 

@@ -1,7 +1,7 @@
 """Scores of a corpus from sums over its images, with confidence intervals and paired tests.
 
-Every corpus score is a function of sums over images (see `metric.Metric`), so that resamples of the
-images are no more than other sums.
+Every corpus score is a function of sums over images (see `metric.Metric`), so a resample of the
+images only changes these sums.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from raycap.evaluation.registry import METRICS, SCORE_NAMES
 from raycap.evaluation.scoring import SystemScores
 from raycap.metrics.bootstrap import Bootstrap, interval, p_value
 from raycap.results.evaluation import Comparison
-from raycap.schema import LENGTH
+from raycap.results.labels import LENGTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

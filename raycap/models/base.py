@@ -139,6 +139,8 @@ class CaptionerKind(ABC):
     """Whether `model.precision=int8` is supported."""
     runs_on_vllm: ClassVar[bool] = False
     """Whether `model.backend=vllm` is supported."""
+    has_files: ClassVar[bool] = True
+    """Whether its models have files; a kind without files has one built-in model."""
     extra_files: ClassVar[tuple[str, ...]] = ()
     """Files that decide captions, besides those of `folders.digest_folder`."""
 
@@ -146,9 +148,9 @@ class CaptionerKind(ABC):
         """Whether a folder with this `model_type` in `config.json` holds a model of this kind."""
         return model_type == self.name
 
-    def built_in(self) -> ModelSource | None:
-        """Return the model that has no files and the name of the kind; None if there is none."""
-        return None
+    def built_in(self, name: str) -> ModelSource:
+        """Return the model of a kind without files, under the name that the user gave."""
+        raise NotImplementedError
 
     @abstractmethod
     def check(self, folder: Path) -> Target:

@@ -57,11 +57,14 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     """
     record = folder / KIND_FILE
     recorded = read_json(record).get("kind") if record.is_file() else None
+    for kind in KINDS:
+        if kind.name == recorded and not kind.has_files:
+            return kind  # a folder with raycap.json only, which gives the stub another name
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     found = None
     if isinstance(model_type, str):
         found = next((kind for kind in KINDS if kind.recognises(model_type)), None)
-    supported = [kind.name for kind in KINDS if kind.built_in() is None]
+    supported = [kind.name for kind in KINDS if kind.has_files]
     if found is None or recorded not in (None, *supported):
         unknown = model_type if found is None else recorded
         raise ModelError(

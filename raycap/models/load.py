@@ -31,7 +31,7 @@ def load_captioner(
     """
     kind = find_kind(source.kind)
     check_arithmetic(source, model)
-    folder = None if kind.built_in() else safe_folder_here(source)
+    folder = safe_folder_here(source) if kind.has_files else None
     return kind.load(folder, model, generation)
 
 

@@ -48,8 +48,8 @@ def find_model(name: str) -> ModelSource:
         ModelError: it does not exist, or is not a model that raycap can caption with.
     """
     for kind in KINDS:
-        if name == kind.name and (built_in := kind.built_in()):
-            return built_in
+        if name == kind.name and not kind.has_files:
+            return kind.built_in(name)
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
     path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
@@ -150,6 +150,8 @@ def read_generation(folder: Path) -> GenerationConfig | None:
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
     kind = kind_of_folder(folder)
+    if not kind.has_files:
+        return kind.built_in(name)
     target = kind.check(folder)
     check_safe(folder)
     return ModelSource(

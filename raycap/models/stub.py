@@ -47,18 +47,19 @@ class StubKind(CaptionerKind):
     """The stub, which has no files."""
 
     name = "stub"
+    has_files = False
     uses_gpus = False
     is_threadsafe = False
 
     def recognises(self, model_type: str) -> bool:  # noqa: ARG002
-        """Whether a `model_type` means the stub: none does; `raycap.json` names it."""
+        """Whether a `model_type` means the stub: none does."""
         return False
 
-    def built_in(self) -> ModelSource:
+    def built_in(self, name: str) -> ModelSource:
         """Return the only model of the kind."""
         return ModelSource(
             kind=self.name,
-            name=self.name,
+            name=name,
             revision=None,
             folder=None,
             digest=hashlib.sha256(_VERSION.encode()).hexdigest(),

@@ -74,10 +74,3 @@ def moment(time: str) -> str:
     except ValueError:
         return time
     return f"{at.day} {_MONTHS[at.month - 1]} {at.year}, {at:%H:%M} UTC"
-
-
-def duration(seconds: float) -> str:
-    """Format 4000 as `1.1 h`, 150 as `2.5 min`, 90 as `90.0 s`."""
-    if seconds >= 3600:
-        return f"{decimal(seconds / 3600, 1)} h"
-    return f"{decimal(seconds / 60, 1)} min" if seconds >= 120 else f"{decimal(seconds, 1)} s"

@@ -29,7 +29,6 @@ from raycap.reporting.numbers import (
     amount,
     brief,
     decimal,
-    duration,
     integer,
     moment,
     percent,
@@ -45,6 +44,7 @@ from raycap.schema import (
     STATUS,
     STATUS_OK,
 )
+from raycap.text import duration
 
 _CAPTIONED = "captioned"
 _TABS = (Tab(key=_CAPTIONED, label="Captioned"), Tab(key=FAILED, label="Failed"))

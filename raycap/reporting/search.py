@@ -9,7 +9,7 @@ from raycap.config import ReportConfig
 from raycap.errors import DatasetError
 from raycap.reporting.blocks import Fact, Section, Tile, clipped, enumerated, flat_facts, last_name
 from raycap.reporting.charts import Chart
-from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, plural, signed
+from raycap.reporting.numbers import NONE, decimal, integer, moment, plural, signed
 from raycap.reporting.search_charts import (
     heat_chart,
     importance_chart,
@@ -29,6 +29,7 @@ from raycap.results.labels import LOSS, metric_label
 from raycap.results.search import SEARCH, Search, Trial, read_search
 from raycap.results.status import Status
 from raycap.storage.base import Store
+from raycap.text import duration
 
 NUM_SHOWN = 50
 """Trials in the main table; the others are in a collapsed one."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from raycap.config import ReportConfig
 from raycap.reporting.blocks import Fact, Section, Tile, clipped, enumerated, flat_facts, last_name
 from raycap.reporting.charts import Chart
-from raycap.reporting.numbers import NONE, decimal, duration, integer, moment, plural, signed
+from raycap.reporting.numbers import NONE, decimal, integer, moment, plural, signed
 from raycap.reporting.study_charts import (
     augmentation_charts,
     growth_charts,
@@ -21,6 +21,7 @@ from raycap.results.status import Status
 from raycap.results.study import Study, SystemRecord, TrainingFound, read_study
 from raycap.schema import BLEU, CIDER_D, METEOR, ROUGE_L
 from raycap.storage.base import Store
+from raycap.text import duration
 
 _USUAL = frozenset({CIDER_D, ROUGE_L, METEOR, *BLEU})
 _MB = 1_000_000

@@ -1,4 +1,4 @@
-"""What a store offers, and the retry policy that all of them share."""
+"""The interface of a store, and the retry policy of all stores."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -20,12 +20,12 @@ LISTING = pa.schema(
         pa.field(ETAG, pa.string()),
     ]
 )
-"""One listed object; `key` is relative to the store. Sorted by `key` in UTF-8 byte order."""
+"""Listed objects; `key` is relative to the store. Sorted by `key` in UTF-8 byte order."""
 
 
 @runtime_checkable
 class WriteLock(Protocol):
-    """Proof of being the only writer of an output."""
+    """A held lock: its holder is the only writer of an output."""
 
     def check(self) -> None:
         """Raise RunConflict if another writer has taken over."""
@@ -35,8 +35,8 @@ class WriteLock(Protocol):
 class Store(Protocol):
     """A folder or bucket prefix. Keys are relative, with `/` between their parts.
 
-    Every method raises StorageError, with one clear line, when the store refuses or stays
-    unreachable after the configured retries; ObjectNotFound where nothing stands at the key.
+    Every method raises StorageError if the store refuses, or stays unreachable after the configured
+    retries, and ObjectNotFound if there is no object at the key.
     """
 
     @property
@@ -44,7 +44,7 @@ class Store(Protocol):
         """Its address, without a trailing slash."""
 
     def address(self, key: str) -> str:
-        """The full address of a key, as `storage.fetch` takes it."""
+        """Return the full address of a key, as `ImageReader` takes it."""
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
         """List all objects under a prefix as LISTING tables, sorted, in bounded memory."""
@@ -62,22 +62,22 @@ class Store(Protocol):
         """Read `num_bytes` of an object from an offset on; fewer, or none, where it ends."""
 
     def size(self, key: str) -> int:
-        """The size of an object in bytes."""
+        """Return the size of an object in bytes."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Write or replace an object; a reader sees the old content or the new, never a part."""
+        """Write or replace an object; a reader sees the old content or the new, never a mixture."""
 
     def upload(self, key: str, file: Path) -> None:
         """Write or replace an object, as `write` does, from a local file of any size.
 
-        The file may be moved away.
+        The file may be moved.
         """
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless one stands there already; say whether it was written."""
+        """Write an object unless one exists at the key; return whether it was written."""
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens where there is none."""
+        """Delete an object, if there is one."""
 
     def delete_all(self, prefix: str) -> None:
         """Delete every object under a prefix that ends with `/`."""
@@ -86,11 +86,11 @@ class Store(Protocol):
         """Hold the output for writing. Raises RunConflict while another writer holds it."""
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Delete half-written temporary files of a writer that died. Only under the lock."""
+        """Delete temporary files that a killed writer left; only the holder of the lock may."""
 
 
 def retrying(config: StorageConfig) -> Retrying:
-    """Build the retry policy: TransientError is tried again after growing random waits.
+    """Build the retry policy: TransientError is retried after random waits that grow.
 
     Full jitter, as in Brooker 2015, "Exponential Backoff And Jitter" (AWS Architecture Blog).
     """

@@ -1,4 +1,4 @@
-"""Every other store that fsspec knows: `gs://`, `az://`, `memory://` and many more."""
+"""All other stores, through fsspec: `gs://`, `az://`, `memory://` and many more."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def open_filesystem(scheme: str) -> Any:
     """Open the fsspec file system of a scheme.
 
     Raises:
-        ConfigError: there is none of that name, or its package is not installed.
+        ConfigError: fsspec has none of that name, or its package is not installed.
     """
     try:
         kind = fsspec.get_filesystem_class(scheme)
@@ -43,7 +43,7 @@ def open_filesystem(scheme: str) -> Any:
 
 
 class ForeignStore:
-    """A prefix on an fsspec file system; see `Store`."""
+    """A prefix on an fsspec file system as a `Store`."""
 
     def __init__(self, address: Address, config: StorageConfig) -> None:
         self._scheme = address.scheme
@@ -61,7 +61,7 @@ class ForeignStore:
         return f"{self.uri}/{key}"
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
-        """List all objects under a prefix; fsspec gathers a listing before it can be sorted."""
+        """List all objects under a prefix; fsspec returns a whole listing, which is then sorted."""
         root = self._files._strip_protocol(self.uri)
         folder = f"{root}/{prefix}".rstrip("/")
         found = self._call(prefix, lambda _: self._files.find(folder, detail=True))
@@ -98,12 +98,12 @@ class ForeignStore:
         return data
 
     def size(self, key: str) -> int:
-        """The size of an object in bytes."""
+        """Return the size of an object in bytes."""
         num_bytes: int = self._call(key, self._files.size)
         return num_bytes
 
     def write(self, key: str, data: bytes) -> None:
-        """Write or replace an object in one request, as object stores make atomic."""
+        """Write or replace an object in one request, which object stores make atomic."""
 
         def attempt(address: str) -> None:
             self._make_parent(address)
@@ -112,7 +112,7 @@ class ForeignStore:
         self._call(key, attempt)
 
     def upload(self, key: str, file: Path) -> None:
-        """Write or replace an object from a local file, in parts where fsspec knows them."""
+        """Write or replace an object from a local file, in parts if fsspec can."""
 
         def attempt(address: str) -> None:
             self._make_parent(address)
@@ -121,7 +121,7 @@ class ForeignStore:
         self._call(key, attempt)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless one stands there already."""
+        """Write an object unless one exists; return whether it was written."""
 
         def attempt(address: str) -> bool:
             self._make_parent(address)
@@ -137,8 +137,8 @@ class ForeignStore:
     def swap(self, key: str, data: bytes, etag: str) -> str | None:
         """Replace an object if it still has that content.
 
-        fsspec has no conditional write, so two writers that take over the same dead lock in the
-        same moment are told apart at the next beat only, not at once as on S3.
+        fsspec has no conditional write: of two writers that take over the same dead lock at the
+        same moment, one loses at its next heartbeat, not at once as on S3.
         """
         if self.read_versioned(key)[1] != etag:
             return None
@@ -151,7 +151,7 @@ class ForeignStore:
         return data, _digest(data)
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens where there is none."""
+        """Delete an object, if there is one."""
 
         def attempt(address: str) -> None:
             if self._files.exists(address):
@@ -173,7 +173,7 @@ class ForeignStore:
         return heartbeat_lock(self, key)
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Nothing to remove: an interrupted upload leaves nothing on an object store."""
+        """Do nothing: an interrupted upload leaves nothing on an object store."""
 
     def _call(self, key: str, attempt: Callable[[str], Any]) -> Any:
         return self._retrying(_mapped, attempt, self.address(key))
@@ -183,7 +183,7 @@ class ForeignStore:
 
 
 def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
-    """Read an object of an fsspec file system from one byte up to another, or to its end."""
+    """Read an object of an fsspec file system from byte `start` to byte `end`, or to its end."""
     data: bytes = _mapped(lambda address: files.cat_file(address, start, end), uri)
     return data
 

@@ -1,4 +1,4 @@
-"""A folder of this machine, or of a file system that all machines mount."""
+"""A folder of this machine, or of a file system that all machines mount, as a store."""
 
 import errno
 import fcntl
@@ -24,18 +24,18 @@ _TEMPORARY = ".raycap-tmp"
 
 
 class LocalStore:
-    """A folder; see `Store`. Creates it on the first write."""
+    """A folder as a `Store`; created by the first write."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     @property
     def uri(self) -> str:
-        """Its absolute path."""
+        """The absolute path of the folder."""
         return str(self._root)
 
     def address(self, key: str) -> str:
-        """The absolute path of a file."""
+        """Return the absolute path of a file."""
         return str(self._root / key)
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
@@ -78,7 +78,7 @@ class LocalStore:
         return read_file_range(self._root / key, offset_bytes, num_bytes)
 
     def size(self, key: str) -> int:
-        """The size of a file in bytes."""
+        """Return the size of a file in bytes."""
         path = self._root / key
         with _mapped_errors(path):
             return path.stat().st_size
@@ -94,7 +94,7 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def upload(self, key: str, file: Path) -> None:
-        """Rename a file to the name; one of another file system is copied beside it first."""
+        """Rename the file; from another file system it is copied beside its destination first."""
         path = self._root / key
         with _mapped_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write a temporary file and link it to the name, which fails where one stands."""
+        """Write a temporary file and hard-link it to the name, which fails if the name exists."""
         path = self._root / key
         with _mapped_errors(path):
             temporary = _write_temporary(path, data)
@@ -121,13 +121,13 @@ class LocalStore:
         return True
 
     def delete(self, key: str) -> None:
-        """Delete a file if there is one."""
+        """Delete a file, if there is one."""
         path = self._root / key
         with _mapped_errors(path):
             path.unlink(missing_ok=True)
 
     def delete_all(self, prefix: str) -> None:
-        """Delete a folder and all that is in it, if there is one."""
+        """Delete a folder with its content, if there is one."""
         folder = self._root / prefix
         with _mapped_errors(folder):
             if folder.is_dir():
@@ -135,11 +135,11 @@ class LocalStore:
 
     @contextmanager
     def lock(self, key: str) -> Iterator[WriteLock]:
-        """Hold the operating system's own lock: it ends with the process, even at `kill -9`."""
+        """Hold a lock of the operating system, which ends with the process, even at `kill -9`."""
         path = self._root / key
         with _mapped_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Through no link: who else may write to the folder could have it empty another file.
+            # Not through a link: somebody else with write access could make it empty another file.
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             file = os.fdopen(os.open(path, flags, 0o666), "a+", encoding="utf-8")
         with file:
@@ -162,7 +162,7 @@ class LocalStore:
             ) from None
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Delete temporary files that a killed writer left."""
+        """Delete temporary files that a killed writer left in the folder."""
         folder = self._root / prefix
         with _mapped_errors(folder):
             for path in folder.glob(f"*{_TEMPORARY}"):
@@ -171,14 +171,14 @@ class LocalStore:
 
 class _HeldLock:
     def check(self) -> None:
-        """Nothing to check: the operating system keeps every other writer out."""
+        """Do nothing: the operating system keeps every other writer out."""
 
 
 def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
     """Read a local file, at most `max_bytes + 1` of it.
 
     Raises:
-        ObjectNotFound: there is none, or a folder stands there.
+        ObjectNotFound: there is none, or it is a folder.
         StorageError: it cannot be read.
     """
     with _mapped_errors(path), open(_real_path(path), "rb") as file:
@@ -205,7 +205,7 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{error.filename or path}: no such file") from error
     except OSError as error:
-        # Too long for a name, or a link to itself: no file can stand there.
+        # The name is too long, or a link to itself: no file can exist there.
         is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         kind = ObjectNotFound if is_no_name else StorageError
         raise kind(f"{error.filename or path}: {error.strerror or error}") from error
@@ -228,14 +228,14 @@ def _write_temporary(path: Path, data: bytes) -> Path:
 
 
 def _temporary_beside(path: Path) -> Path:
-    # Without the file's own name: that may be as long as a name can be.
+    # Without the file's own name, which may be as long as a name can be.
     return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
 
 
 def _walk(
     folder: str, prefix: str, ancestors: tuple[str, ...]
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield (key, status) of every file in key order, following links but no loop of links."""
+    """Yield (key, status) of every file in key order; follow links, but not loops of links."""
     real = os.path.realpath(folder)
     if real in ancestors:
         return
@@ -264,7 +264,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def status_of(path: str) -> os.stat_result | None:
-    """Look at a file; None where none is: gone meanwhile, or a link to nothing or to itself."""
+    """Return the status of a file; None if it is gone, or is a link to nothing or to itself."""
     try:
         return os.stat(path)
     except OSError as error:

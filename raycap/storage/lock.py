@@ -1,9 +1,9 @@
-"""One writer at a time on a store without locks of its own: a heartbeat by conditional writes.
+"""A lock for stores without locks of their own: a heartbeat by conditional writes.
 
-The lock is a small object that its holder rewrites every few seconds. Whether a holder lives is
-told by whether the object changes while we watch, never by comparing clocks. Every write names
-the version that it replaces, so of two that would take over a dead holder's lock one loses, and a
-holder that was taken over finds out at its next beat.
+The lock is a small object that its holder rewrites every few seconds. A holder is alive if the
+object changes while it is watched; clocks are never compared. Every write names the version that it
+replaces: of two writers that take over a dead holder's lock one loses, and a holder whose lock was
+taken over notices at its next heartbeat.
 """
 
 import json
@@ -22,34 +22,34 @@ from raycap.errors import ObjectNotFound, RunConflict, StorageError
 logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
-"""Seconds between two beats."""
+"""Seconds between two heartbeats."""
 DEAD_AFTER_S = 30.0
-"""A holder that does not beat for so long is dead."""
+"""A holder without a heartbeat for this long counts as dead."""
 
 
 @runtime_checkable
 class VersionedStore(Protocol):
-    """What the lock needs of a store."""
+    """The methods of a store that the lock needs."""
 
     @property
     def uri(self) -> str:
-        """Its address."""
+        """The address of the store."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write unless something stands there."""
+        """Write an object unless one exists; return whether it was written."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """Read content and version."""
+        """Read an object and its version."""
 
     def swap(self, key: str, data: bytes, etag: str) -> str | None:
-        """Replace that version; return the new one, or None if it was another."""
+        """Replace that version; return the new version, or None if the object has another one."""
 
     def delete(self, key: str) -> None:
-        """Delete."""
+        """Delete an object."""
 
 
 class HeartbeatLock:
-    """A held lock; beats in a thread of its own."""
+    """A held lock, with its heartbeat in a thread of its own."""
 
     def __init__(
         self, store: VersionedStore, key: str, version: str, owner: dict[str, Any]
@@ -67,12 +67,13 @@ class HeartbeatLock:
         """Raise RunConflict if another writer has taken over."""
         if self._lost.is_set():
             raise RunConflict(
-                f"{self._store.uri}: another run took over as this one was silent for more than "
-                f"{DEAD_AFTER_S:g} s; let that one finish, or run the same command again after it"
+                f"{self._store.uri}: another run took over, as this one had no heartbeat for "
+                f"{DEAD_AFTER_S:g} s; run the same command again once the other run has ended",
+                uri=self._store.uri,
             )
 
     def release(self) -> None:
-        """Stop beating and delete the lock, unless it has become another writer's."""
+        """Stop the heartbeat and delete the lock, unless another writer has taken it over."""
         self._released.set()
         self._thread.join()
         if self._lost.is_set():
@@ -80,7 +81,7 @@ class HeartbeatLock:
         try:
             self._store.delete(self._key)
         except StorageError as error:
-            # What was written under the lock stands; the next writer finds this one silent.
+            # What was written under the lock is kept; the next writer finds no heartbeat.
             logger.warning("lock_not_released error=%s", error)
 
     def _beat(self) -> None:
@@ -93,13 +94,13 @@ class HeartbeatLock:
                     self._lost.set()
                     return
             except StorageError as error:
-                # A passing outage: a beat may be missed; `swap` tells if somebody took over.
+                # A heartbeat may be missed in an outage; `swap` shows whether somebody took over.
                 logger.warning("heartbeat_failed error=%s", error)
                 continue
             self._version = version or self._version
 
     def _is_ours(self) -> bool:
-        """Whether a refused beat was our own, whose answer had got lost."""
+        """Whether a refused heartbeat had been written, and only its answer was lost."""
         try:
             data, version = self._store.read_versioned(self._key)
         except ObjectNotFound:
@@ -112,10 +113,10 @@ class HeartbeatLock:
 
 @contextmanager
 def heartbeat_lock(store: VersionedStore, key: str) -> Iterator[HeartbeatLock]:
-    """Hold a lock object for the length of a `with` block.
+    """Hold a lock object within the block.
 
     Raises:
-        RunConflict: another writer holds it and lives.
+        RunConflict: another writer holds it and is alive.
     """
     owner = {"owner": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
     lock = HeartbeatLock(store, key, _acquire(store, key, owner), owner)
@@ -132,7 +133,7 @@ def _acquire(store: VersionedStore, key: str, owner: dict[str, Any]) -> str:
         except ObjectNotFound:
             continue
         if describe(data).get("owner") == owner["owner"]:
-            return version  # our own write, whose answer had got lost
+            return version  # our own write, whose answer was lost
         if not _died_here(describe(data)):
             _watch(store, key, version)
         taken = store.swap(key, _content(owner, 0), version)
@@ -142,9 +143,9 @@ def _acquire(store: VersionedStore, key: str, owner: dict[str, Any]) -> str:
 
 
 def _watch(store: VersionedStore, key: str, version: str) -> None:
-    """Return once the holder has been silent for long enough; raise if it beats."""
+    """Return once the holder counts as dead; raise RunConflict at its next heartbeat."""
     logger.warning(
-        "lock_found output=%s: waiting %g s to see whether its writer lives",
+        "lock_found output=%s: waiting %g s for a heartbeat of its writer",
         store.uri,
         DEAD_AFTER_S,
     )
@@ -159,12 +160,13 @@ def _watch(store: VersionedStore, key: str, version: str) -> None:
             holder = describe(data)
             raise RunConflict(
                 f"{store.uri}: another run is writing here (host {holder.get('host')}, pid "
-                f"{holder.get('pid')}); wait for it, stop it, or choose another output"
+                f"{holder.get('pid')}); wait for it, stop it, or choose another output",
+                uri=store.uri,
             )
 
 
 def _died_here(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that is gone: no need to wait then."""
+    """Whether the holder was a process of this machine that has ended: no need to wait."""
     if holder.get("host") != socket.gethostname():
         return False
     try:
@@ -177,7 +179,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
 
 
 def describe(data: bytes) -> dict[str, Any]:
-    """Read a lock's content; an unreadable one is an unknown writer's."""
+    """Read a lock's content; {} if it is damaged, as by an unknown writer."""
     try:
         content = json.loads(data)
     except ValueError:
@@ -186,5 +188,5 @@ def describe(data: bytes) -> dict[str, Any]:
 
 
 def _content(owner: dict[str, Any], beat: int) -> bytes:
-    # The beat makes every version differ, since an ETag is a digest of the content.
+    # The count makes every version differ, as an ETag is a digest of the content.
     return json.dumps({**owner, "beat": beat}).encode()

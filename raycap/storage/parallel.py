@@ -1,4 +1,4 @@
-"""Doing many small requests at a time while keeping their order and a bound on memory."""
+"""Many small requests in parallel, with their order kept and memory bounded."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_threads: int
     """Apply a function in threads and yield the results in order.
 
     At most twice `num_threads` items are under way or waiting to be yielded. The first error is
-    raised at its place; what is not yet begun is then dropped.
+    raised at its place in the order; items not yet started are then dropped.
     """
     remaining = iter(items)
     with ThreadPoolExecutor(num_threads) as pool:
@@ -34,7 +34,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_threads: int
 
 
 class _Stream(Iterator[T]):
-    """An iterable drained by a thread of its own into a short queue."""
+    """An iterable read by a thread of its own into a short queue."""
 
     def __init__(self, items: Iterable[T], depth: int) -> None:
         self._queue: Queue[tuple[T | None, BaseException | None, bool]] = Queue(depth)
@@ -61,7 +61,7 @@ class _Stream(Iterator[T]):
         return item  # type: ignore[return-value]  # an item, since the stream has not ended
 
     def stop(self) -> None:
-        """Let the thread end: take what it may be waiting to put."""
+        """End the thread; empty the queue in case the thread waits to put an item."""
         self._stopped.set()
         while self._thread.is_alive():
             while not self._queue.empty():
@@ -70,7 +70,7 @@ class _Stream(Iterator[T]):
 
 
 def ordered_chain(streams: Iterable[Iterable[T]], num_threads: int, depth: int = 4) -> Iterator[T]:
-    """Chain iterables in order while up to `num_threads` of them are read ahead.
+    """Chain iterables in order, reading up to `num_threads` of them ahead.
 
     Each is read ahead by at most `depth` items, so memory does not grow with their length.
     """

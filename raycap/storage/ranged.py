@@ -1,4 +1,4 @@
-"""A stored object as a file to seek in, so that only what is wanted of it is read."""
+"""A stored object as a seekable file, so that only the needed parts are read."""
 
 from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
 
@@ -6,7 +6,7 @@ from raycap.storage.base import Store
 
 
 class RangedFile(RawIOBase):
-    """Reads an object by ranges; `num_bytes` is its size. Not for several threads at a time."""
+    """An object read by ranges; `num_bytes` is its size. Not safe to use from several threads."""
 
     def __init__(self, store: Store, key: str, num_bytes: int) -> None:
         super().__init__()
@@ -16,25 +16,25 @@ class RangedFile(RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Return the offset of the next read."""
         return self._position
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        """Move to an offset from the start, from here, or from the end."""
+        """Move to an offset from the start, the present position, or the end."""
         base = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._num_bytes}[whence]
         self._position = base + offset
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read that many bytes, or all that are left; raises as `Store.read_range` does."""
+        """Read at most `size` bytes, or all that are left; raises as `Store.read_range` does."""
         left = max(0, self._num_bytes - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:

@@ -60,7 +60,7 @@ _MESSAGE_CHARS = 200
 
 
 class S3Store:
-    """A bucket prefix; see `Store`. Safe to use from many threads."""
+    """A bucket prefix as a `Store`; safe to use from many threads."""
 
     def __init__(self, address: Address, config: StorageConfig) -> None:
         """Open a prefix. Raises ConfigError if the address names no bucket."""
@@ -84,7 +84,7 @@ class S3Store:
         return f"s3://{self._bucket}/{self._full(key)}"
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
-        """List all objects under a prefix, sub-prefixes side by side, in key order."""
+        """List all objects under a prefix in key order; sub-prefixes are listed in parallel."""
         root = f"{self._prefix}/" if self._prefix else ""
         for page in self._list_branching(root + prefix):
             yield _table([(key.removeprefix(root), size, etag) for key, size, etag in page])
@@ -116,7 +116,7 @@ class S3Store:
         return get_range(self._client, self._retrying, address, span)
 
     def size(self, key: str) -> int:
-        """The size of an object in bytes."""
+        """Return the size of an object in bytes."""
         full = self._full(key)
         head = self._call(key, lambda: self._client.head_object(Bucket=self._bucket, Key=full))
         return head["ContentLength"]
@@ -126,7 +126,7 @@ class S3Store:
         self._put(key, data, {})
 
     def upload(self, key: str, file: Path) -> None:
-        """Write or replace an object from a local file, in parts where it is large; atomic."""
+        """Write or replace an object from a local file, atomically; a large one in parts."""
 
         def attempt() -> None:
             with file.open("rb") as content:
@@ -135,7 +135,7 @@ class S3Store:
         _mapped(attempt, self.address(key))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless one stands there already (`If-None-Match: *`)."""
+        """Write an object unless one exists (`If-None-Match: *`); return whether it was written."""
         return self._put(key, data, {"IfNoneMatch": "*"}) is not None
 
     def swap(self, key: str, data: bytes, etag: str) -> str | None:
@@ -152,12 +152,12 @@ class S3Store:
         return self._call(key, attempt)
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens where there is none."""
+        """Delete an object, if there is one."""
         full = self._full(key)
         self._call(key, lambda: self._client.delete_object(Bucket=self._bucket, Key=full))
 
     def delete_all(self, prefix: str) -> None:
-        """Delete every object under a prefix, a thousand with each request."""
+        """Delete every object under a prefix, a thousand per request."""
         for page in self._pages(Prefix=self._full(prefix)):
             keys: list[ObjectIdentifierTypeDef] = [
                 {"Key": item["Key"]} for item in page.get("Contents", [])
@@ -178,11 +178,11 @@ class S3Store:
         return heartbeat_lock(self, key)
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Nothing to remove: an interrupted PUT leaves nothing on S3."""
+        """Do nothing: an interrupted PUT leaves nothing on S3."""
 
     @cached_property
     def _uploader(self) -> "S3Client":
-        # It retries by itself: `retrying` would send all parts of a large file again for one.
+        # It retries by itself: `retrying` would send all parts of a large file again for one part.
         return make_client(self._config, num_attempts=self._config.num_retries + 1)
 
     def _full(self, key: str) -> str:
@@ -196,7 +196,7 @@ class S3Store:
                 )
             except botocore_errors.ClientError as error:
                 if condition and _error_code(error) in _PRECONDITION_FAILED | _NOT_FOUND:
-                    return None  # another version stands there, or none to replace
+                    return None  # there is another version, or none to replace
                 raise
             return reply["ETag"]
 
@@ -208,7 +208,7 @@ class S3Store:
         return result
 
     def _list_branching(self, prefix: str) -> Iterator["_Page"]:
-        """List a small or a fine-grained tree page by page, others a thread a branch."""
+        """List a small or fine-grained tree page by page, others with one thread per branch."""
         first = next(self._pages(Prefix=prefix))
         if not first.get("IsTruncated") or _is_fine_grained(first, prefix):
             yield from self._list_flat(prefix)
@@ -223,7 +223,7 @@ class S3Store:
         )
 
     def _branching_prefix(self, prefix: str) -> str:
-        """Descend while there is one sub-prefix and nothing else."""
+        """Descend while a level holds one sub-prefix and nothing else."""
         while True:
             reply = next(self._pages(Prefix=prefix, Delimiter="/"))
             prefixes = reply.get("CommonPrefixes", [])
@@ -232,7 +232,7 @@ class S3Store:
             prefix = prefixes[0]["Prefix"]
 
     def _list_level(self, prefix: str) -> Iterator[tuple[str, "_Object | None"]]:
-        """Yield one level's (key, object) and (sub-prefix, None), merged in key order."""
+        """Yield (key, object) and (sub-prefix, None) of one level, merged in key order."""
         for reply in self._pages(Prefix=prefix, Delimiter="/"):
             objects = ((o["Key"], _object(o)) for o in reply.get("Contents", []))
             prefixes = ((p["Prefix"], None) for p in reply.get("CommonPrefixes", []))
@@ -260,7 +260,7 @@ _Page = list[_Object]
 
 
 def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:
-    """Whether the tree has so few objects a branch that a request a branch would be waste."""
+    """Whether branches hold so few objects that a request per branch would be wasteful."""
     keys = [item["Key"].removeprefix(prefix) for item in page.get("Contents", [])]
     branches = {key.partition("/")[0] for key in keys if "/" in key}
     return len(branches) * _MIN_KEYS_PER_BRANCH > len(keys)
@@ -271,7 +271,7 @@ def _object(item: Any) -> _Object:
 
 
 def _grouped(entries: Iterator[tuple[str, _Object | None]]) -> Iterator[str | _Page]:
-    """Gather neighbouring objects into pages; pass sub-prefixes through."""
+    """Collect neighbouring objects into pages; pass sub-prefixes through."""
     for is_object, group in groupby(entries, key=lambda item: item[1] is not None):
         if not is_object:
             yield from (key for key, _ in group)
@@ -293,7 +293,7 @@ def _table(page: _Page) -> pa.Table:
 
 
 def _mapped(attempt: Callable[[], T], address: str) -> T:
-    """Run one attempt and turn botocore's errors into ours."""
+    """Run one attempt, and turn botocore's errors into ours."""
     try:
         return attempt()
     except botocore_errors.ClientError as error:
@@ -302,12 +302,12 @@ def _mapped(attempt: Callable[[], T], address: str) -> T:
         raise _explain_failure(error, address) from error
     except ResponseParserError as error:
         raise TransientError(
-            ErrorCode.SERVER_ERROR, f"{address}: the answer is not one of S3"
+            ErrorCode.SERVER_ERROR, f"{address}: the server's answer is not S3's"
         ) from error
 
 
 def _error_code(error: botocore_errors.ClientError) -> str:
-    """Return S3's code of a refusal, such as `NoSuchKey`, or its HTTP status."""
+    """Return S3's error code, such as `NoSuchKey`, or the HTTP status."""
     return error.response.get("Error", {}).get("Code", "")
 
 
@@ -363,9 +363,9 @@ _BROKEN = (
 
 
 def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
-    """Build a client whose time-outs are ours and whose retries are off (`retrying` does them).
+    """Build a client with the configured timeouts and without retries (`retrying` does them).
 
-    With `num_attempts` above 1 it retries by itself, each request of a transfer on its own.
+    With `num_attempts` above 1 it retries by itself, each request of a transfer separately.
 
     Raises:
         StorageError: the profile or the configuration of the credential chain is wrong.
@@ -376,7 +376,7 @@ def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
         retries={"total_max_attempts": num_attempts, "mode": "standard"},
         max_pool_connections=256,
         signature_version=UNSIGNED if config.anonymous else None,
-        # Checksums that stores other than AWS may not know are sent where S3 demands them only.
+        # Stores other than AWS may not know the checksums: they are sent only if S3 requires them.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -391,7 +391,7 @@ def get_object(
 ) -> bytes:
     """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
 
-    The body is read inside the retried attempt: connections break there too.
+    The body is read within the retried attempt, as connections break there too.
     """
     bucket, key = address
 
@@ -402,7 +402,7 @@ def get_object(
 
 
 def get_range(client: "S3Client", policy: Any, address: tuple[str, str], span: str) -> bytes:
-    """Read a span of an object of (bucket, key), such as `0-99` or `-100`, with retries."""
+    """Read a byte range of an object of (bucket, key), such as `0-99` or `-100`, with retries."""
     bucket, key = address
 
     def attempt() -> bytes:
@@ -410,7 +410,7 @@ def get_range(client: "S3Client", policy: Any, address: tuple[str, str], span: s
             return _read_body(client.get_object(Bucket=bucket, Key=key, Range=f"bytes={span}"))
         except botocore_errors.ClientError as error:
             if _error_code(error) in _EMPTY_RANGE:
-                return b""  # the object ends before, or is empty
+                return b""  # the object ends before the range, or is empty
             raise
 
     return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
@@ -424,6 +424,6 @@ def _read_body(reply: Any, max_bytes: int | None = None) -> bytes:
             return whole
         data: bytes = body.read(max_bytes + 1)
     expected = min(reply["ContentLength"], max_bytes + 1)
-    if len(data) < expected:  # botocore notices a broken body only where all of it is read
+    if len(data) < expected:  # botocore notices a broken body only if all of it is read
         raise botocore_errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)
     return data

@@ -22,14 +22,14 @@ class WebReader:
     """Reads web addresses over a pool of connections; safe to use from many threads."""
 
     def __init__(self, config: StorageConfig) -> None:
-        # Its warnings name whole addresses, signatures and all; what fails is told by our errors.
+        # Its warnings contain whole addresses with signatures; our errors report what failed.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._retrying = retrying(config)
         self._pool = urllib3.PoolManager(
             num_pools=64,
             maxsize=16,
             timeout=urllib3.Timeout(connect=config.timeout_s, read=config.timeout_s),
-            # Redirects are followed here; every other failure is retried by `retrying`.
+            # Redirects are followed here; `retrying` retries every other failure.
             retries=urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5),
         )
 
@@ -37,7 +37,7 @@ class WebReader:
         """Read a web address, at most `max_bytes + 1` of it.
 
         Raises:
-            ObjectNotFound: the server refuses it for good (any 4xx but 408 and 429).
+            ObjectNotFound: the server refuses permanently (any 4xx but 408 and 429).
             TransientError: it stayed unreachable after the configured retries.
         """
         return self._retrying(self._attempt, uri, {}, lambda reply: _read_body(reply, max_bytes))
@@ -45,7 +45,7 @@ class WebReader:
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of a web address from an offset on; raises as `read` does.
 
-        A server that knows no ranges sends all, of which the rest is dropped.
+        A server without range support sends the whole file, of which the rest is dropped.
         """
         end = offset_bytes + num_bytes
         span = {"Range": f"bytes={offset_bytes}-{end - 1}"}
@@ -70,7 +70,7 @@ class WebReader:
                 _check(reply.status, shown)
                 return receive(reply)
             finally:
-                # A body read to its end has given its connection back already.
+                # A body read to its end has returned its connection already.
                 reply.close()
         except errors.LocationValueError as error:
             raise ObjectNotFound(f"{shown}: not a web address") from error
@@ -79,7 +79,7 @@ class WebReader:
 
 
 def _authorized(uri: str) -> tuple[str, dict[str, str]]:
-    """Turn `https://user:password@host/` into an address without them and a header with them."""
+    """Turn `https://user:password@host/` into an address without credentials and a header."""
     url = parse_url(uri)
     headers = {"User-Agent": _USER_AGENT}
     if url.auth is not None:
@@ -88,7 +88,7 @@ def _authorized(uri: str) -> tuple[str, dict[str, str]]:
 
 
 def _explain(error: Exception, shown: str) -> StorageError:
-    # A failure to get as far as a reply comes wrapped in MaxRetryError, with its reason in it.
+    # A failure without a reply comes as MaxRetryError, which has the reason in it.
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, errors.ResponseError):
         return ObjectNotFound(f"{shown}: is redirected too often")

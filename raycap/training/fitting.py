@@ -16,10 +16,10 @@ from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
 from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
+from raycap.training.checkpoints import State, read_state
 from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
-from raycap.training.state import State, read_state
 
 _FAULTS = (
     ArithmeticError,
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 _REMEDY = "run the same command to continue from the last checkpoint"
 
-# Ray's annotations are those of the first version of Ray Train.
+# Ray's type annotations are those of the first version of Ray Train.
 _Trainer: Any = TorchTrainer
 _RunConfig: Any = RunConfig
 
@@ -64,9 +64,9 @@ class Outcome:
     state: State
     end: End
     peak_memory_bytes: int
-    """Of the first worker's process."""
+    """Peak memory of the first worker's process."""
     peak_device_bytes: int
-    """Of its accelerator."""
+    """Peak memory of its accelerator."""
 
 
 class Fitting:

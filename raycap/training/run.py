@@ -1,4 +1,4 @@
-"""`raycap train` from end to end: claim, resume, train on the cluster, sum up."""
+"""`raycap train` from end to end: open the run, train on the cluster, write the result."""
 
 import logging
 import time
@@ -47,25 +47,25 @@ def train(
 ) -> Training:
     """Train a captioner on a caption dataset, into an output.
 
-    The same call continues a run that was interrupted, at the step of its last checkpoint, and
-    has nothing to do where the run is complete.
+    The same call continues an interrupted run at the step of its last checkpoint, and does nothing
+    if the run is complete.
 
     Args:
-        dataset: what `raycap prepare` wrote: a folder or `s3://bucket/prefix`.
+        dataset: a dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.
         output: a folder or `s3://bucket/prefix`.
-        config: all settings; defaults where it is None.
-        models: how the model is built and loaded, to train one of your own.
-        on_progress: called now and then while steps are taken, and at each end of an epoch.
+        config: all settings; None for the defaults.
+        models: how the model is built and loaded; pass your own to train your own model.
+        on_progress: called about twice per second, and at the end of each epoch.
         debug: show Ray's and the workers' own output.
 
     Returns:
-        What the run came to, as written to `training.json`.
+        The result, as written to `training.json`.
 
     Raises:
         ConfigError: a setting, the dataset's address or the output's is wrong.
-        DatasetError: the dataset is not what it should be.
-        RunConflict: the output belongs to another run, or is being written.
-        RunStopped: the run was interrupted, its loss was not finite, or workers died too often.
+        DatasetError: the dataset is damaged, or lacks a split.
+        RunConflict: the output belongs to another run, or another writer holds it.
+        RunStopped: the run was interrupted, a loss was not finite, or workers died too often.
         StorageError: a store refuses.
         ModelError: the model cannot be found, loaded or trained.
     """
@@ -130,7 +130,7 @@ def _job(
     models: Models,
     fingerprint: dict[str, Any],
 ) -> Job:
-    """Lay out the whole run."""
+    """Describe the whole run for its workers."""
     groups = read_groups(source, TRAIN, config.train.subset)
     num_sampled = config.validation.num_images
     plan = EpochPlan(

@@ -23,7 +23,7 @@ def test_importing_the_command_line_loads_neither_ray_nor_torch() -> None:
 
 NO_CLUSTER = """
 import os
-from raycap.cluster import ray_cluster
+from raycap.cluster.start import ray_cluster
 from raycap.errors import ConfigError
 
 for address in ("127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"):

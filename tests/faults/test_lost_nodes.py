@@ -22,7 +22,7 @@ from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
 import raycap
 from raycap.config import CaptionConfig
-from raycap.settings import validate_config
+from raycap.config.loading import validate_config
 
 photos, output = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -55,7 +55,7 @@ import sys
 import ray
 import raycap
 from raycap.config import CaptionConfig
-from raycap.settings import validate_config
+from raycap.config.loading import validate_config
 
 photos, output, model = sys.argv[1:]
 ray.init(

@@ -186,7 +186,7 @@ def test_lengths_that_the_model_cannot_write_are_one_clear_line(
 @pytest.mark.slow
 def test_a_model_that_hangs_ends_it_with_one_clear_line(dataset: str, tmp_path: Path) -> None:
     limits = config(engine={"torch_threads": 1, "hang_timeout_s": 0.001})
-    with pytest.raises(RunStopped, match=r"the cluster gave up \(ActorDiedError"):
+    with pytest.raises(RunStopped, match=r"the cluster failed \(ActorDiedError"):
         calibrate("demo", dataset, tmp_path / "out", config=limits)
 
 

@@ -189,7 +189,7 @@ def test_trials_that_crash_are_rows_the_others_go_on_and_they_can_be_tried_again
     assert [trial.status for trial in found.trials] == [*[Status.FAILED] * 3, Status.FINISHED]
     assert (found.best, found.end) == (whole.name, "finished")
     assert raised.reason == "a rate of 0.5 [is] too much"
-    assert killed.reason.startswith("the cluster gave up (")
+    assert killed.reason.startswith("the cluster failed (")
     assert died.reason.startswith("its process died, perhaps out of memory")
     before = written(tmp_path)
     assert tune(dataset, tmp_path, config=config, models=models) == found
@@ -215,7 +215,7 @@ def test_an_interrupt_lets_trials_stop_and_the_same_call_goes_on(
 
     config = settings({LR: [0.02, 0.03], DROPOUT: [0.0]}, scheduler="none")
     slow = tiny_models(delay_s=0.3)
-    with pytest.raises(RunStopped, match=r"stopped with 1 trials under way in .*same command"):
+    with pytest.raises(RunStopped, match="stopped with 1 unfinished trials"):
         tune(dataset, tmp_path, config=config, models=slow, on_progress=on_progress)
     first, second = (name_of({LR: lr, DROPOUT: 0.0}) for lr in (0.02, 0.03))
     assert sent == [second]

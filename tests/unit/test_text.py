@@ -1,8 +1,8 @@
-"""Counting words."""
+"""Counting words, and durations as text."""
 
 import pytest
 
-from raycap.text import count_words
+from raycap.text import count_words, duration
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ from raycap.text import count_words
 )
 def test_a_word_is_a_run_of_letters_and_digits(caption: str, number: int) -> None:
     assert count_words(caption) == number
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "?"), (0.0, "0.0 s"), (119.0, "119.0 s"), (420.0, "7.0 min"), (5400.0, "1.5 h")],
+)
+def test_a_duration_has_the_unit_that_fits(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

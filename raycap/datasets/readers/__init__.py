@@ -50,7 +50,9 @@ def open_annotations(
     place = open_place(source, config)
     kind, files = (format, find_files(place, format)) if format else recognise(place)
     if images is not None and kind.reader.holds_images:
-        raise ConfigError(f"{place.uri}: tars contain their images; omit the folder of images")
+        raise ConfigError(
+            f"{place.uri}: tars contain their images; omit the folder of images", uri=place.uri
+        )
     folder = None if images is None else folder_address(images, config)
     found = Source(store=place.store, files=files, images=folder, config=config)
     return Annotations(source=place.uri, format=kind, tables=_Tables(kind, found))

@@ -44,7 +44,7 @@ def _read(source: Source) -> Iterator[pa.Table]:
         kind = json_kind(file)
         if kind != JsonKind.COCO:
             found = f"looks like '{kind}'" if kind else "has neither 'images' nor 'annotations'"
-            raise DatasetError(f"{file.uri}: is not a COCO captions file: it {found}")
+            raise DatasetError(f"{file.uri}: is not a COCO captions file: it {found}", uri=file.uri)
         yield from _read_file(file, source.images, source.config)
 
 

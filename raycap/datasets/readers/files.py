@@ -124,7 +124,8 @@ def read_lines(
             if len(line) == _LINE_CHARS and line[-1] not in "\r\n":
                 raise DatasetError(
                     f"{file.uri}: line {number} is longer than {_LINE_CHARS:,} characters; "
-                    "this is not a file of lines"
+                    "this is not a file of lines",
+                    uri=file.uri,
                 )
             yield line
 
@@ -154,7 +155,7 @@ def guarded(
             place = f"before byte {tell() + 1:,}" if tell else f"at row {number}"
             reason = " ".join(str(error).split())
             raise DatasetError(
-                f"{file.uri}: {place}: cannot be read as {kind}: {reason}"
+                f"{file.uri}: {place}: cannot be read as {kind}: {reason}", uri=file.uri
             ) from error
         yield item
         number += 1

@@ -86,7 +86,8 @@ def _read(source: Source) -> Iterator[pa.Table]:
         raise DatasetError(
             f"{file.uri}: is not in a format of Flickr; its first line should be "
             "'image,caption', 'image_name| comment_number| comment', or a caption such as "
-            "'1.jpg#0', a tab and text"
+            "'1.jpg#0', a tab and text",
+            uri=file.uri,
         )
     candidates = [source.images] if source.images is not None else usual_folders(file.folder)
     names = [name for name, _ in islice(_captions(file, kind), NUM_TRIED)]

@@ -38,7 +38,8 @@ def _read(source: Source) -> Iterator[pa.Table]:
         kind = json_kind(file)
         if kind != JsonKind.KARPATHY:
             raise DatasetError(
-                f"{file.uri}: has no 'images' with 'sentences', so it is not in Karpathy's format"
+                f"{file.uri}: has no 'images' with 'sentences', so it is not in Karpathy's format",
+                uri=file.uri,
             )
         yield from tables_of(_rows(file, source.images, source.config))
 

@@ -24,8 +24,9 @@ class AnnotationFormat(StrEnum):
 
     reader: Reader
 
-    def __new__(cls, reader: Reader) -> "AnnotationFormat":
-        """Make the member of a reader: a string, its name."""
+    def __new__(cls, reader: Reader | str) -> "AnnotationFormat":
+        """Make the member of a reader, whose value is its name; a call with a name returns it."""
+        assert isinstance(reader, Reader)
         member = str.__new__(cls, reader.name)
         member._value_ = reader.name
         member.reader = reader
@@ -73,7 +74,7 @@ def open_place(source: str, config: StorageConfig) -> Place:
     if address.is_local:
         path = address.local_path
         if not os.path.exists(path):
-            raise ConfigError(f"{source}: no such file or folder")
+            raise ConfigError(f"{source}: no such file or folder", uri=source)
         if os.path.isdir(path):
             return Place(store=open_store(path, config), file=None)
         file = open_file(path, config)
@@ -97,7 +98,8 @@ def recognise(place: Place) -> tuple[AnnotationFormat, list[AnnotationFile]]:
         return _recognise_file(place.file), [place.file]
     if is_dataset(place.store):
         raise ConfigError(
-            f"{place.uri}: is already a caption dataset; give the annotations that it was made from"
+            f"{place.uri}: is already a caption dataset; give the annotations it was made from",
+            uri=place.uri,
         )
     folder = Folder(place.store)
     for kind in AnnotationFormat:
@@ -107,7 +109,8 @@ def recognise(place: Place) -> tuple[AnnotationFormat, list[AnnotationFile]]:
     searched = "; ".join(kind.reader.searched for kind in AnnotationFormat)
     raise ConfigError(
         f"{place.uri}: contains no annotations of a known format (searched for {searched}); "
-        f"give the file itself, or the format: {', '.join(AnnotationFormat)}"
+        f"give the file itself, or the format: {', '.join(AnnotationFormat)}",
+        uri=place.uri,
     )
 
 
@@ -117,7 +120,8 @@ def _recognise_file(file: AnnotationFile) -> AnnotationFormat:
             return kind
     raise ConfigError(
         f"{file.uri}: is not recognised as annotations; if it is, give its format: "
-        f"{', '.join(AnnotationFormat)}"
+        f"{', '.join(AnnotationFormat)}",
+        uri=file.uri,
     )
 
 
@@ -131,7 +135,7 @@ def find_files(place: Place, kind: AnnotationFormat) -> list[AnnotationFile]:
     reader = kind.reader
     if place.file and not place.file.name.lower().endswith(reader.suffixes):
         named = f" or a file named {' or '.join(reader.suffixes)}" if reader.suffixes else ""
-        raise ConfigError(f"{place.uri}: {kind} annotations must be a folder{named}")
+        raise ConfigError(f"{place.uri}: {kind} annotations must be a folder{named}", uri=place.uri)
     if place.file:
         return [place.file]
     if reader.is_folder:
@@ -140,6 +144,7 @@ def find_files(place: Place, kind: AnnotationFormat) -> list[AnnotationFile]:
     if not found:
         raise ConfigError(
             f"{place.uri}: contains no {kind} annotations (searched for {reader.searched}); "
-            "give the file itself"
+            "give the file itself",
+            uri=place.uri,
         )
     return found

@@ -32,7 +32,7 @@ def tables_of(rows: Iterable[AnnotationRow]) -> Iterator[pa.Table]:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value if it is text without lone surrogates, which no table can hold; else None."""
+    """Return a value if it is text without lone surrogates, which Arrow cannot store; else None."""
     if not isinstance(value, str):
         return None
     try:
@@ -75,7 +75,8 @@ def split_of(value: Any, file: AnnotationFile, number: int) -> str | None:
     if split is None:
         raise DatasetError(
             f"{file.uri}: row {number} has the split {value!r}; allowed are train (training, "
-            "restval), validation (val, valid, dev), test (testing) or none at all"
+            "restval), validation (val, valid, dev), test (testing) or none at all",
+            uri=file.uri,
         )
     return split
 
@@ -92,7 +93,7 @@ def files_with_splits(store: Store, suffix: str) -> Iterator[tuple[AnnotationFil
     for file in list_files(store, (suffix,)):
         are_split, is_empty = are_split and split_in_name(file.key) is not None, False
     if is_empty:
-        raise DatasetError(f"{store.uri}: contains no {suffix} files")
+        raise DatasetError(f"{store.uri}: contains no {suffix} files", uri=store.uri)
     for file in list_files(store, (suffix,)):
         yield file, split_in_name(file.key) if are_split else None
 

@@ -127,7 +127,8 @@ def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
             there = " ".join(", ".join(map(redact, names)).split())[:_MESSAGE_CHARS]
             raise DatasetError(
                 f"{file.uri}: has no column of {what} (looked for {', '.join(wanted)}); "
-                f"its columns are {there or 'none'}"
+                f"its columns are {there or 'none'}",
+                uri=file.uri,
             )
         return chosen
 
@@ -194,7 +195,8 @@ def _wanted_columns(file: AnnotationFile, columns: pa.Schema) -> list[str]:
     if binary and not any(name.lower() in IMAGE_COLUMNS for name in kept):
         raise DatasetError(
             f"{file.uri}: column '{binary[0].name}' contains the images themselves; raycap reads "
-            "tables that name them: write them to files, and their paths to a column 'file_name'"
+            "tables that name them: write them to files, and their paths to a column 'file_name'",
+            uri=file.uri,
         )
     return kept
 

@@ -183,7 +183,8 @@ def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
     except (TarError, ValueError) as error:
         raise DatasetError(
             f"{file.uri}: is damaged before byte {data.tell():,}, or not an uncompressed tar: "
-            f"{error}"
+            f"{error}",
+            uri=file.uri,
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""`raycap calibrate` from end to end: try settings on a slice, choose one, save the model with it.
+"""`raycap calibrate` from end to end: try settings on some images, save the model with the best.
 
-No weight is changed: what this reaches is what fine-tuning for longer captions has to beat.
+No weight is changed: the result is the baseline for fine-tuning towards longer captions.
 """
 
 import logging
@@ -50,27 +50,26 @@ def calibrate(
 ) -> Calibration:
     """Search settings that close the length gap without losing CIDEr-D, and save the model.
 
-    The same call continues a run that was interrupted: settings that were tried are kept. So they
-    are where other settings are asked for, or another choice among them (`search`,
-    `max_cider_loss`, `closed_gap`).
+    The same call continues an interrupted run: settings that were tried are kept. They are also
+    kept if `search`, `max_cider_loss` or `closed_gap` change.
 
     Args:
-        model: a Hub name, `name@revision`, a local folder or `demo`; takes the place of the
-            setting `model.name`.
+        model: a Hub name, `name@revision`, a local folder or `demo`; overrides the setting
+            `model.name`.
         dataset: a caption dataset with the split that the settings name.
         output: a new folder of this machine, for the model with the chosen settings.
-        config: all settings; defaults where it is None.
-        on_progress: called as images are captioned, of all settings together.
+        config: all settings; None for the defaults.
+        on_progress: called as images are captioned; counts them over all settings.
         debug: show Ray's and the workers' own output.
 
     Returns:
-        What was tried and chosen, as written to `calibration.json`.
+        The settings tried and the one chosen, as written to `calibration.json`.
 
     Raises:
         ConfigError: a setting or the output is wrong.
-        DatasetError: the dataset is not what it should be, or too small.
+        DatasetError: the dataset is damaged or too small, or lacks the split.
         ModelError: the model cannot be found, loaded, run or copied.
-        RunConflict: the output holds another calibration, or is being written.
+        RunConflict: the output belongs to another calibration, or another writer holds it.
         RunStopped: the run was interrupted, or ended early.
         StorageError: a store refuses.
     """
@@ -128,7 +127,7 @@ class CalibrationClaim(Claim):
 
 
 class _Invocation:
-    """One invocation: what was tried before, and what it adds."""
+    """One invocation: the settings tried before, and those it tries."""
 
     def __init__(
         self,
@@ -149,7 +148,7 @@ class _Invocation:
 
     @property
     def num_trials(self) -> int:
-        """Settings that are done."""
+        """Number of settings tried."""
         return len(self._log.trials)
 
     def describe_stop(self, store: Store) -> str:
@@ -160,7 +159,7 @@ class _Invocation:
         )
 
     def complete(self, *, debug: bool) -> None:
-        """Try all settings that are still to try."""
+        """Try all settings that are left."""
         if self._log.slice is not None and not self._wave(self._log.slice.lengths).settings:
             return
         chosen = choose_images(self._dataset, self._config.split, self._config.num_images)
@@ -181,7 +180,7 @@ class _Invocation:
             self._search(images, references, lengths, captioners)
 
     def sum_up(self, output: str, started: float) -> Calibration:
-        """Choose, and say what came of it."""
+        """Choose a setting, and return the result."""
         assert self._log.slice is not None
         trials = self._log.trials
         return Calibration(
@@ -208,7 +207,7 @@ class _Invocation:
     def _measure(
         self, images: LoadedSlice, references: ScoredReferences, captioners: Captioners
     ) -> ReferenceLengths:
-        """Measure the references in both kinds of tokens; loads the model."""
+        """Measure the references in tokens of the metric and of the model, which is loaded."""
         if images.unreadable:
             first = images.unreadable[0]
             logger.warning("images_left_out count=%d first=%s", len(images.unreadable), first)
@@ -232,7 +231,7 @@ class _Invocation:
                 trial = score_trial(generation, captions, references)
                 self._num_failed += trial.num_failed
                 self._log.add(trial)
-                _tell(trial, self.num_trials, num_left - 1)
+                _log_trial(trial, self.num_trials, num_left - 1)
 
     def _caption(
         self,
@@ -241,7 +240,7 @@ class _Invocation:
         captioners: Captioners,
         num_left: int,
     ) -> list[str | None]:
-        """Caption all images by a setting, which is the first of `num_left`."""
+        """Caption all images with a setting, the first of `num_left` settings."""
         captions: list[str | None] = []
         num_images = len(images.image_ids)
         for block in captioners.caption(images.blocks, generation):
@@ -261,7 +260,7 @@ class _Invocation:
 
 
 def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> CalibrateConfig:
-    """Name the model, and settle the settings to start from."""
+    """Set the model's name and the settings to start from."""
     if source.folder is None:
         raise ConfigError(
             f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
@@ -296,7 +295,7 @@ def _describe(images: LoadedSlice, lengths: ReferenceLengths) -> SliceRecord:
     )
 
 
-def _tell(trial: Trial, number: int, most_left: int) -> None:
+def _log_trial(trial: Trial, number: int, most_left: int) -> None:
     settings: dict[str, Any] = changes(trial.generation)
     logger.info(
         "setting_done number=%d at_most=%d %s cider_d=%.4f length_gap=%.2f",

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from raycap.experiments.study.planning import CALIBRATED, FINETUNED, PRETRAINED
-from raycap.reporting.numbers import duration
 from raycap.results.evaluation import Comparison
 from raycap.results.labels import DIFFERENT_CAPTIONS
 from raycap.results.status import Status
 from raycap.results.study import Score, Study, SystemRecord
 from raycap.schema import BLEU, CIDER_D
+from raycap.text import duration
 
 _SIGNIFICANT = 0.05
 _FROM_SCRATCH = ("cnn-lstm", "transformer", "hybrid")

@@ -1,4 +1,4 @@
-"""`raycap study` from end to end: claim, make the systems that are left, score, report."""
+"""`raycap study` from end to end: open the run, make the systems left, score them, report."""
 
 import logging
 import time
@@ -19,12 +19,13 @@ from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
     CALIBRATED,
+    EVALUATION,
     FINETUNED,
     PRETRAINED,
+    SYSTEMS,
     plan_systems,
     train_config,
 )
-from raycap.experiments.study.record import EVALUATION, SYSTEMS
 from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.tuning.resources import fit_trials, share_threads
@@ -52,7 +53,7 @@ from raycap.training.resources import fit_resources
 logger = logging.getLogger(__name__)
 
 
-def study(  # long by what it tells of itself
+def study(
     dataset: str | Path,
     output: str | Path,
     *,
@@ -63,25 +64,25 @@ def study(  # long by what it tells of itself
 ) -> Study:
     """Compare captioners of every kind on a caption dataset, into an output.
 
-    The same call continues a study that was interrupted: systems that are over are not made again,
-    and one that was under way goes on from its last checkpoint.
+    The same call continues an interrupted study: systems that have ended are not made again, and a
+    system that was unfinished continues from its last checkpoint.
 
     Args:
-        dataset: what `raycap prepare` wrote, with the splits train, validation and test.
-        output: a folder, which all nodes of the cluster share.
-        config: all settings; defaults where it is None.
-        on_progress: called now and then, and when a system is over.
+        dataset: a dataset of `raycap prepare` with the splits train, validation and test.
+        output: a folder that all nodes of the cluster share.
+        config: all settings; None for the defaults.
+        on_progress: called several times per second, and when a system has ended.
         on_scoring: called as captions are scored.
         debug: show Ray's and the workers' own output.
 
     Returns:
-        What the study came to, as written to `study.json`.
+        The result, as written to `study.json`.
 
     Raises:
         ConfigError: a setting, the dataset's address or the output's is wrong.
-        DatasetError: the dataset is not what it should be.
+        DatasetError: the dataset is damaged, or lacks a split.
         ModelError: the pretrained model cannot be found.
-        RunConflict: the output belongs to another study, or is being written.
+        RunConflict: the output belongs to another run, or another writer holds it.
         RunStopped: the study was interrupted, or no system was finished.
         StorageError: a store refuses.
     """
@@ -97,7 +98,7 @@ def study(  # long by what it tells of itself
 
 
 class _Invocation:
-    """One invocation: the systems that are over, and those that it makes."""
+    """One invocation: the systems that have ended, and those it makes."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class _Invocation:
                 train_config(system, config)  # refuses a wrong setting before hours of work
 
     def make(self, *, debug: bool) -> bool:
-        """Make the systems that are left; say whether it was not interrupted."""
+        """Make the systems that are left; return False if it was interrupted."""
         left = [it for it in self._systems.values() if it.status is Status.WAITING]
         if not left:
             return True
@@ -139,10 +140,10 @@ class _Invocation:
             logger.info("study systems=%d at_a_time=%d", len(left), concurrent)
             spec = self._spec(share_threads(engine, concurrent), debug=debug)
             running = Running(left, spec, concurrent)
-            return running.follow(self._run.lock, self._take, self._tell)
+            return running.follow(self._run.lock, self._take, self._report_stages)
 
     def sum_up(self, on_scoring: OnProgress, *, is_whole: bool, debug: bool) -> Study:
-        """Score what is finished, and write the report."""
+        """Score the finished systems, and write the result and the report."""
         if not is_whole:
             left = sum(it.status is not Status.FINISHED for it in self._systems.values())
             raise RunStopped(
@@ -167,7 +168,7 @@ class _Invocation:
         return found
 
     def _report_paths(self, found: Study) -> list[str]:
-        """What the report is made of: the study, the main systems' captions and training."""
+        """Return the report's inputs: the study, and the main systems' captions and training."""
         paths = ["", EVALUATION] if any(it.is_main and it.scores for it in found.systems) else [""]
         for system in found.systems:
             if system.is_main and system.training:
@@ -188,7 +189,7 @@ class _Invocation:
         )
 
     def _take(self, system: SystemRecord) -> None:
-        """Take a system that is over."""
+        """Write the record of a system that has ended."""
         self._systems[system.name] = system
         SYSTEMS.write(self._store, system)
         found = self._found()
@@ -197,7 +198,7 @@ class _Invocation:
             logger.warning("system=%s failed: %s", system.name, system.reason)
         self._on_progress(StudyProgress(study=found, stages={}, system=system))
 
-    def _tell(self, stages: Mapping[str, tuple[str, float]]) -> None:
+    def _report_stages(self, stages: Mapping[str, tuple[str, float]]) -> None:
         systems = [
             replace(it, status=Status.RUNNING)
             if it.name in stages and it.status is Status.WAITING

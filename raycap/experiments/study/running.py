@@ -25,7 +25,7 @@ _REMEDY = "run the same command to continue with the systems that are left"
 _NAME = "name"
 
 OnSystem = Callable[[SystemRecord], None]
-"""Called with a system that is over: finished or failed."""
+"""Called with a system that has ended: finished or failed."""
 OnStage = Callable[[dict[str, tuple[str, float]]], None]
 """Called several times per second with the stage of each system under way, and its progress from
 0 to 1."""

@@ -1,7 +1,4 @@
-"""`raycap tune` from end to end: claim, run the trials that are left, keep the best.
-
-The best trial's model and settings, where they are looked for.
-"""
+"""`raycap tune` from end to end: open the run, run the trials that are left, keep the best."""
 
 import logging
 import shutil
@@ -64,14 +61,14 @@ from raycap.training.run import MODELS, training_fingerprint
 def keep_best(
     store: Store, config: TuneConfig, best: Trial, metric: str, before: Search | None
 ) -> None:
-    """Write `best.yaml`, and `model/` where another stands there than that of the best trial.
+    """Write `best.yaml`, and `model/` unless it is the best trial's model already.
 
     Args:
         store: the search's output.
         config: its settings.
         best: its best trial.
-        metric: what the trials are compared by.
-        before: what was written at the end of the last invocation.
+        metric: by which the trials are compared.
+        before: the result of the last invocation.
     """
     settings = trial_config(config.base(), best.params).model_dump(mode="json")
     head = f"# The best of the trials of a search: {best.name}, {metric} {best.value}\n"
@@ -89,7 +86,7 @@ logger = logging.getLogger(__name__)
 _BATCH = ("train.batch_size", "engine.num_workers")
 
 
-def tune(  # long by what it tells of itself
+def tune(
     dataset: str | Path,
     output: str | Path,
     *,
@@ -100,25 +97,25 @@ def tune(  # long by what it tells of itself
 ) -> Search:
     """Search settings of training on a caption dataset, into an output.
 
-    The same call continues a search that was interrupted: trials that are over are not run again,
-    and one that was under way goes on from its last checkpoint.
+    The same call continues an interrupted search: trials that have ended are not run again, and a
+    trial that was running continues from its last checkpoint.
 
     Args:
-        dataset: what `raycap prepare` wrote: a folder or `s3://bucket/prefix`.
+        dataset: a dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.
         output: a folder or `s3://bucket/prefix`.
-        config: all settings; defaults where it is None.
-        models: how the models are built and loaded, to train your own.
-        on_progress: called when a trial begins, ends an epoch, or is over.
+        config: all settings; None for the defaults.
+        models: how models are built and loaded; pass your own to train your own models.
+        on_progress: called when a trial begins, ends an epoch, or ends.
         debug: show Ray's and the workers' own output.
 
     Returns:
-        What the search came to, as written to `tune.json`.
+        The result, as written to `tune.json`.
 
     Raises:
         ConfigError: a setting, the dataset's address or the output's is wrong.
-        DatasetError: the dataset is not what it should be.
-        RunConflict: the output belongs to another search, or is being written.
-        RunStopped: the search was interrupted, or no trial came to the end of an epoch.
+        DatasetError: the dataset is damaged, or lacks a split.
+        RunConflict: the output belongs to another run, or another writer holds it.
+        RunStopped: the search was interrupted, or no trial finished an epoch.
         StorageError: a store refuses.
     """
     config = config or TuneConfig()
@@ -150,7 +147,7 @@ def search_fingerprint(dataset: dict[str, Any], config: TuneConfig, space: Space
 
 
 class _Invocation:
-    """One invocation: the trials that are over, and those that it adds."""
+    """One invocation: the trials that have ended, and those it runs."""
 
     def __init__(
         self,
@@ -175,12 +172,12 @@ class _Invocation:
         self._told = {"config": config.model_dump(mode="json"), "versions": versions()}
         self._before = read_search(store)
         self._known, self._trials = self._begun()
-        # Over, with files that are to be deleted.
+        # Trials that have ended, with files that are to be deleted.
         self._unsettled = TRIALS.find_leftovers(store, (CHECKPOINTS, LAST)) & self._known.keys()
         self._with_model = set(self._known)
 
     def search(self, models: Models, *, debug: bool) -> str:
-        """Run the trials that are left."""
+        """Run the trials that are left; return how the search ended."""
         if self._is_complete():
             return "finished"
         epochs = {name: len(trial.history) for name, trial in self._trials.items()}
@@ -216,7 +213,7 @@ class _Invocation:
             return Searching(plan, spec, self._take).follow(self._run.lock)
 
     def sum_up(self, end: str) -> Search:
-        """Keep the best, and write what came of the search."""
+        """Keep the best trial's model, and write the result."""
         for trial in list(self._trials.values()):
             if trial.status is Status.RUNNING:
                 self._trials[trial.name] = self._measure(trial.params, trial.status)
@@ -225,14 +222,14 @@ class _Invocation:
         if end == "interrupted":
             write_search(self._store, replace(search, end=""))
             raise RunStopped(
-                f"stopped with {search.count(Status.RUNNING)} trials under way in "
+                f"stopped with {search.count(Status.RUNNING)} unfinished trials in "
                 f"{self._store.uri}; run the same command to continue"
             )
         if search.best is None:
             write_search(self._store, search)
             reasons = [trial.reason for trial in search.trials if trial.reason]
             raise RunStopped(
-                f"{self._store.uri}: no trial came to the end of an epoch"
+                f"{self._store.uri}: no trial finished an epoch"
                 + (f"; the first failed: {reasons[0]}" if reasons else "")
             )
         best, before = search.trial(search.best), self._before
@@ -249,7 +246,7 @@ class _Invocation:
         return search
 
     def _take(self, params: Params, status: Status, reason: str, notes: tuple[str, ...]) -> None:
-        """Take what a trial has come to; called by the thread of Ray Tune."""
+        """Note the state of a trial; called by the thread of Ray Tune."""
         name = name_of(params)
         if name in self._known:
             return
@@ -266,12 +263,12 @@ class _Invocation:
         self._on_progress(SearchProgress(search=search, trial=trial, notes=notes))
 
     def _sweep(self) -> None:
-        """Delete what trials that are over leave behind, but for the best model."""
+        """Delete the files that ended trials no longer need, except the best model."""
         for name in sorted(self._unsettled):
-            with suppress(RunConflict):  # it is still ending: later
+            with suppress(RunConflict):  # it is still ending: try again later
                 self._settle(self._trials[name])
                 self._unsettled.discard(name)
-        # One under way may be better, and still fail.
+        # A running trial may be better, but may still fail.
         over = [trial for trial in self._trials.values() if trial.status is not Status.RUNNING]
         best = pick_best(over, self._metric)
         if self._config.tune.keep_models == "best":
@@ -280,7 +277,7 @@ class _Invocation:
                 self._with_model.discard(name)
 
     def _settle(self, trial: Trial) -> None:
-        """Take a trial as it ended: it may have come further than when it was to stop."""
+        """Note a trial's final state: it may have trained on after it was asked to stop."""
         folder = TRIALS.folder_of(trial.name)
         store = open_store(self._store.address(folder.rstrip("/")), self._config.storage)
         with store.lock(LOCK):
@@ -310,7 +307,7 @@ class _Invocation:
         return {name: trial for name, trial in begun.items() if name in over}, begun
 
     def _is_planned(self, trial: Trial) -> bool:
-        """Whether a trial that was under way goes on: the space may be another one now."""
+        """Whether an unfinished trial continues: the space may have changed."""
         if self._learns:
             return trial.params.keys() == self._space.keys()
         return trial.params in self._points

@@ -78,7 +78,7 @@ IMAGE_ROWS = st.fixed_dictionaries(
 
 @settings(max_examples=12, deadline=None)
 @given(rows=st.lists(IMAGE_ROWS, min_size=4, max_size=40), subset=st.sampled_from([0.5, 1.0]))
-def test_whatever_a_source_has_is_found_once_in_the_output(
+def test_everything_in_a_source_is_once_in_the_output(
     photos: Path, tmp_path_factory: pytest.TempPathFactory, rows: Rows, subset: float
 ) -> None:
     rows = [{**row, "uri": row["uri"] and f"{photos}/{row['uri']}"} for row in rows]

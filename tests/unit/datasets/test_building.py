@@ -200,7 +200,7 @@ def test_images_are_shrunk_turned_and_never_enlarged(tmp_path: Path) -> None:
         assert abs(before.astype(int) - after.astype(int)).mean() < 3
 
 
-def test_a_panorama_is_shrunk_to_what_jpeg_can_hold(tmp_path: Path) -> None:
+def test_a_panorama_is_shrunk_to_the_limit_of_jpeg(tmp_path: Path) -> None:
     path = tmp_path / "photos" / "long.png"
     path.parent.mkdir()
     Image.new("L", (70_000, 20), 99).save(path)
@@ -284,7 +284,7 @@ def test_only_parts_with_moved_images_are_written_again(tmp_path: Path) -> None:
     assert {path.name for path in changed} == {f"part-{moved // 16:06d}.parquet"}
 
 
-def test_given_splits_stay_and_leakage_is_told(tmp_path: Path) -> None:
+def test_given_splits_are_kept_and_leakage_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_twins(folder, 24, 8)
     rows = folder_rows(folder)
@@ -339,7 +339,7 @@ def test_a_dataset_of_which_every_image_is_unreadable_is_empty(tmp_path: Path) -
     assert list(open_dataset(tmp_path / "out", StorageConfig()).references()) == []
 
 
-def test_a_source_without_any_image_is_told(tmp_path: Path) -> None:
+def test_a_source_without_any_image_is_an_error(tmp_path: Path) -> None:
     rows = [{"image_id": "a", "caption": "without image"}]
     with pytest.raises(DatasetError, match=r"1 no_image"):
         make_dataset(tmp_path / "out", rows, config())

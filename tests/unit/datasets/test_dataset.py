@@ -1,4 +1,4 @@
-"""Reading a caption dataset: pages, references, single images; and what is none."""
+"""Reading a caption dataset: pages, references, single images; and errors."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def ids_of(table: pa.Table) -> list[str]:
     return ids
 
 
-def test_parts_of_a_split_hold_its_rows_in_the_order_of_ids(
+def test_parts_of_a_split_have_its_rows_in_order_of_ids(
     dataset: CaptionDataset, photos: Path, tmp_path: Path
 ) -> None:
     assert dataset.splits == ["train", "validation", "test"]
@@ -137,7 +137,7 @@ def test_referenced_images_are_fetched_from_their_addresses(photos: Path, tmp_pa
         list(dataset.images(["1/001.jpg"]))
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(dataset: CaptionDataset) -> None:
+def test_the_error_for_an_unknown_split_lists_the_existing_ones(dataset: CaptionDataset) -> None:
     for read in (dataset.parts, lambda split: list(dataset.pages([split]))):
         with pytest.raises(
             DatasetError, match="no split 'dev'; there are: train, validation, test"
@@ -145,7 +145,7 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(dataset: CaptionD
             read("dev")
 
 
-def test_what_is_no_dataset_or_damaged_is_told(dataset: CaptionDataset, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_dataset_is_an_error(dataset: CaptionDataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"photos: is not a caption dataset.*dataset\.json"):
         open_dataset(tmp_path / "photos", STORAGE)
     assert not is_dataset(open_store(str(tmp_path / "photos"), STORAGE))
@@ -169,7 +169,7 @@ def test_the_record_is_read_as_it_was_written(dataset: CaptionDataset, tmp_path:
     assert lengths["lengths"] == {str(k): v for k, v in again.splits["train"].lengths.items()}
 
 
-def test_a_damaged_part_is_told(dataset: CaptionDataset, tmp_path: Path) -> None:
+def test_a_damaged_part_is_an_error(dataset: CaptionDataset, tmp_path: Path) -> None:
     key = dataset.parts("train")[0]
     (tmp_path / "dataset" / key).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DatasetError, match=f"{key}: is damaged"):

@@ -59,13 +59,13 @@ def names_of(*sources: str | Path) -> list[str]:
         (["first=a=b.json"], ["first"]),
     ],
 )
-def test_systems_are_named_as_told_or_by_what_tells_their_addresses_apart(
+def test_systems_have_given_names_or_the_distinct_end_of_their_address(
     sources: list[str], names: list[str]
 ) -> None:
     assert names_of(*sources) == names
 
 
-def test_a_file_whose_name_holds_an_equals_sign_is_itself(tmp_path: Path) -> None:
+def test_a_file_name_may_contain_an_equals_sign(tmp_path: Path) -> None:
     path = tmp_path / "beams=3.json"
     path.write_text("[]")
     (found,) = open_captions([str(path)], CONFIG)
@@ -74,7 +74,7 @@ def test_a_file_whose_name_holds_an_equals_sign_is_itself(tmp_path: Path) -> Non
     assert (found.name, found.source) == ("a", "lr=1/a.json")
 
 
-def test_two_systems_told_to_have_one_name_are_refused() -> None:
+def test_two_systems_with_the_same_given_name_are_an_error() -> None:
     with pytest.raises(ConfigError, match="a: "):
         names_of("a=x.json", "a=y.json")
 
@@ -108,13 +108,13 @@ def test_outputs_and_files_are_opened_in_buckets(s3: S3) -> None:
     assert rows_of(other)[0][schema.CAPTION] == "a dog"
 
 
-def test_only_coco_files_say_what_their_numbers_stand_for(tmp_path: Path) -> None:
+def test_only_coco_files_have_file_names_of_their_numbers(tmp_path: Path) -> None:
     for name in ("a.json", "b.jsonl", "c.csv", "d.parquet"):
         (found,) = open_captions([tmp_path / name], CONFIG)
         assert (found.file_names is not None) == (name == "a.json")
 
 
-def test_what_holds_no_captions_is_told_in_one_line(
+def test_a_source_without_captions_is_an_error_in_one_line(
     tmp_path: Path, output: Callable[..., str]
 ) -> None:
     with pytest.raises(ConfigError, match="no captions"):

@@ -34,7 +34,7 @@ def chunks(database: Database, num_systems: int, num_rows: int) -> list[pa.Table
     return list(read_chunks(database, num_systems, num_rows))
 
 
-def test_chunks_hold_all_of_each_image_in_order(
+def test_chunks_have_all_columns_of_each_image_in_order(
     database: Database, two_systems: dict[str, Match]
 ) -> None:
     settle(database, two_systems, MissingPolicy.DROP)

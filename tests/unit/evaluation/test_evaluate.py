@@ -195,7 +195,7 @@ def test_a_system_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert {(item.difference, item.p_value) for item in found.comparisons} == {(0.0, 1.0)}
 
 
-def test_a_better_system_is_told_from_a_worse_one(tmp_path: Path) -> None:
+def test_a_better_system_differs_from_a_worse_one(tmp_path: Path) -> None:
     written = [[text] for text in sentences(100, seed=0)]
     good = write_captions(tmp_path / "good.jsonl", [f"{texts[0]} too" for texts in written])
     bad = write_captions(tmp_path / "bad.jsonl", sentences(100, seed=5))

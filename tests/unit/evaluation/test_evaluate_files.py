@@ -59,7 +59,7 @@ def test_what_is_written_is_what_is_returned(tmp_path: Path) -> None:
     assert [system.scores for system in unwritten.systems] == ["", ""]
 
 
-def test_scores_hold_a_row_for_every_image_with_its_texts_and_lengths(tmp_path: Path) -> None:
+def test_scores_have_a_row_for_every_image_with_texts_and_lengths(tmp_path: Path) -> None:
     captions = write_captions(
         tmp_path / "a.jsonl", ["a cat sits", "a dog"], logprob=[-0.5, None], uri=["s3://b/0", None]
     )
@@ -90,7 +90,7 @@ def test_an_evaluation_replaces_another_and_nothing_else(tmp_path: Path) -> None
     assert kept.read_bytes() == b"precious"
 
 
-def test_an_evaluation_that_cannot_begin_leaves_the_one_that_stands(tmp_path: Path) -> None:
+def test_an_evaluation_that_cannot_begin_keeps_the_existing_one(tmp_path: Path) -> None:
     systems, references = write_corpus(tmp_path, 10)
     found = run(systems, references, output=tmp_path / "out")
     few = write_captions(tmp_path / "few.jsonl", ["a cat"])
@@ -119,7 +119,7 @@ def test_scores_do_not_depend_on_how_many_images_are_scored_at_a_time(
         assert scores.equals(scores_of(tmp_path / "whole", number))
 
 
-def test_progress_is_told_of_each_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_by_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     systems, references = write_corpus(tmp_path, 10)
     monkeypatch.setattr(passes, "_CHUNK_IMAGES", 4)
     told: list[Progress] = []

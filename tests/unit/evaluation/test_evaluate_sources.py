@@ -168,7 +168,7 @@ def test_references_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) ->
     assert found.systems[0].extra == ["00002.jpg"]
 
 
-def test_no_references_are_told(tmp_path: Path) -> None:
+def test_missing_references_are_an_error(tmp_path: Path) -> None:
     captions = write_captions(tmp_path / "a.jsonl", ["a cat"])
     with pytest.raises(ConfigError, match="nowhere"):
         run([captions], "nowhere")

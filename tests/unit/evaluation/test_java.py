@@ -82,7 +82,7 @@ def test_a_java_program_that_dies_says_why_in_one_line() -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_java_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+def test_a_java_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "java").write_text("not a program")
     with (
         pytest.raises(JavaError, match=r"METEOR: .*java cannot be started \(Permission denied\)"),

@@ -26,7 +26,7 @@ two_systems = matching_samples.two_systems
 # Names
 
 
-def test_ids_match_as_they_are_whatever_their_order(database: Database) -> None:
+def test_equal_ids_match_in_any_order(database: Database) -> None:
     assert load(database, "a/1.jpg", "a/2.jpg", "b/1.jpg") == 3
     found = match(database, named("b/1.jpg", "a/1.jpg", "a/2.jpg"))
     assert found == Match(matched_by="image_id", num_missing=0, num_extra=0, num_failed=0)
@@ -183,7 +183,7 @@ def test_missing_captions_may_be_left_out_for_every_system(
     assert scored(database) == ["3", "4"]
 
 
-def test_whole_systems_pass_whatever_is_to_be_done(database: Database) -> None:
+def test_complete_systems_pass_with_any_policy(database: Database) -> None:
     load(database, "1", "2")
     found = {"blip": match(database, named("1", "2", "3"))}
     assert settle(database, found, MissingPolicy.ERROR) == 2

@@ -11,6 +11,7 @@ from raycap.evaluation.metric import Batch, Metric
 from raycap.evaluation.registry import METRICS, SCORE_NAMES, SCORES
 from raycap.metrics.corpus import Corpus
 from raycap.metrics.frequencies import DocumentFrequencies
+from raycap.results.labels import LENGTH
 
 CAPTIONS = [["a", "cat"], [], ["a", "dog", "runs"]]
 REFERENCES = [[["a", "cat", "sits"]], [["the", "man"], ["a", "man"]], [["a", "dog"]]]
@@ -29,7 +30,7 @@ WITHOUT_PROGRAMS = [
 def test_every_score_of_the_schema_has_one_metric() -> None:
     names = [name for metric in METRICS for name in metric.columns]
     assert len(set(names)) == len(names)
-    assert set(names) == {*schema.METRICS, schema.LENGTH}
+    assert set(names) == {*schema.METRICS, LENGTH}
     assert SCORE_NAMES == schema.METRICS
     assert SCORES == schema.SCORES
 
@@ -50,8 +51,8 @@ def test_corpus_images_and_sums_agree(metric: Metric) -> None:
 
 
 def test_the_mean_length_is_that_of_captions_that_exist() -> None:
-    (metric,) = (metric for metric in METRICS if metric.name == schema.LENGTH)
+    (metric,) = (metric for metric in METRICS if metric.name == LENGTH)
     assert metric.open is not None
     with ExitStack() as opened:
         statistics = metric.open(ExternalMetricsConfig(), opened)(BATCH)
-    assert metric.of_corpus(statistics) == {schema.LENGTH: 2.5}
+    assert metric.of_corpus(statistics) == {LENGTH: 2.5}

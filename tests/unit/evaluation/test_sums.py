@@ -17,7 +17,7 @@ from raycap.metrics.bootstrap import Bootstrap
 from raycap.metrics.diversity import count_diversity
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.scores import mean, score_images
-from raycap.schema import LENGTH
+from raycap.results.labels import LENGTH
 from tests.support.evaluation_samples import sentences
 
 NUM_IMAGES = 40

@@ -103,7 +103,7 @@ def test_what_cannot_be_made_is_told_at_every_call() -> None:
 WATCHED = """
 import sys, time
 from threading import Thread
-from raycap.isolation import HangWatch
+from raycap.images.isolation import HangWatch
 watch = HangWatch(1.0)
 
 def work(seconds):

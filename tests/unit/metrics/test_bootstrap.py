@@ -123,7 +123,7 @@ def test_pairing_sees_a_small_difference_on_images_that_differ_much() -> None:
     assert p_value(means(better, seed=1) - means(worse, seed=2)) > 0.2
 
 
-def test_systems_that_do_not_differ_are_told_apart_about_as_rarely_as_the_level_says() -> None:
+def test_equal_systems_differ_about_as_rarely_as_the_level_states() -> None:
     generator = np.random.default_rng(6)
     differences = generator.normal(0.0, 1.0, (400, 80))
     found = np.array([p_value(means(values)) for values in differences])

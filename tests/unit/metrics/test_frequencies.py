@@ -58,7 +58,7 @@ def test_frequencies_of_any_parts_merge_into_those_of_the_whole(
     assert_identical(merge_frequencies([first, merge_frequencies(others)]), whole)
 
 
-def test_what_stands_nowhere_counts_0() -> None:
+def test_an_unknown_n_gram_counts_0() -> None:
     found = DocumentFrequencies.of([[["a", "dog"]], [["a"]]])
     asked = hash_tokens([["cat"], ["dog"], ["a"], ["a"]]).ngrams[0]
     assert found.counts_of(asked).tolist() == [0, 1, 2, 2]

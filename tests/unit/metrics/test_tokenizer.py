@@ -75,7 +75,7 @@ def test_any_text_becomes_lower_case_tokens_without_spaces(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["A", "dog", "runs", "quickly", "Café"]), max_size=12))
-def test_plain_words_are_their_own_tokens_whatever_the_spaces(words: list[str]) -> None:
+def test_plain_words_are_tokens_with_any_spaces(words: list[str]) -> None:
     expected = [word.lower() for word in words]
     assert tokenize(" ".join(words)) == expected
     assert tokenize("\n\t" + "  \xa0".join(words) + " .") == expected

@@ -1,11 +1,13 @@
 """The captioner without weights."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
+from raycap.models.sources import find_model
 from raycap.models.stub import StubCaptioner
 
 
@@ -72,6 +74,13 @@ def test_the_latency_is_that_of_a_batch() -> None:
 
 def test_an_empty_batch_has_no_captions() -> None:
     assert stub().caption(noise(0)) == []
+
+
+def test_a_folder_can_give_the_stub_another_name(tmp_path: Path) -> None:
+    (tmp_path / "raycap.json").write_text('{"kind": "stub"}')
+    source = find_model(str(tmp_path))
+    assert (source.kind, source.name) == ("stub", str(tmp_path))
+    assert source.digest == find_model("stub").digest
 
 
 def test_twenty_thousand_images_take_seconds() -> None:

@@ -129,7 +129,7 @@ def test_the_terminal_tells_the_same_in_rows_and_a_sentence() -> None:
     assert rows["GPU-hours"] == "1.00"
     assert rows["cost"].startswith("3.00")
     assert preflight_sentence(found) == (
-        "36,000 images at 20.0 images/s on 2 captioners: about 30 minutes "
+        "36,000 images at 20.0 images/s on 2 captioners: about 30.0 min "
         "(ends about 1 Dec 2026, 10:30 UTC)"
     )
     assert preflight_notes(found) == []

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from raycap.reporting.charts import drawn_text
-from raycap.reporting.numbers import duration
 from raycap.reporting.search_charts import divide, heat_cells
 from raycap.reporting.search_values import (
     Value,
@@ -189,10 +188,3 @@ def test_texts_of_drawings_have_letters_of_their_font() -> None:
     assert drawn_text("résumé $x$") == "résumé $x$"
     assert drawn_text("a\u4e2d\x00\ud800b") == "a???b"
     assert drawn_text("a" * 15) == "a" * 13 + "\N{HORIZONTAL ELLIPSIS}"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0.0 s"), (119.0, "119.0 s"), (420.0, "7.0 min"), (5400.0, "1.5 h")]
-)
-def test_times_are_told_in_units_that_fit(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

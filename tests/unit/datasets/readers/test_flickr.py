@@ -113,14 +113,14 @@ def test_text_that_is_not_utf_8_is_no_caption(tmp_path: Path) -> None:
     assert captions(read(tmp_path)) == [("1.jpg", None), ("1.jpg", "café")]
 
 
-def test_a_quote_that_is_never_closed_is_told_with_its_line(tmp_path: Path) -> None:
+def test_the_error_for_an_unclosed_quote_states_its_line(tmp_path: Path) -> None:
     write(tmp_path, {"captions.txt": 'image,caption\n1.jpg,a\n2.jpg,"b\n3.jpg,c\n'})
     words = r"captions\.txt: at row 2: .* as CSV: a quote in the row that begins in line 3 is not "
     with pytest.raises(DatasetError, match=words):
         read(tmp_path)
 
 
-def test_a_text_of_another_kind_is_told(tmp_path: Path) -> None:
+def test_a_text_in_another_format_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"captions.txt": "Dear all,\nthese are photos.\n"})
     with pytest.raises(ConfigError, match="of a known format"):
         read(tmp_path)

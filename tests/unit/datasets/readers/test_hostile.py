@@ -110,7 +110,7 @@ def test_brackets_within_texts_are_no_nesting(tmp_path: Path) -> None:
 
 
 @given(st.recursive(st.text('[]{}"\\', max_size=5), st.lists, max_leaves=20), st.integers(1, 7))
-def test_depth_is_counted_whatever_the_blocks(value: Any, size: int) -> None:
+def test_depth_does_not_depend_on_the_block_size(value: Any, size: int) -> None:
     def depth(value: Any) -> int:
         return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 

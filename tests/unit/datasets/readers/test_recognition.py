@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from raycap.config import PrepareConfig
 from raycap.config.loading import validate_config
+from raycap.console.prepare import prepare
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
 from tests.support.annotated import format_of, read, write
@@ -80,7 +82,7 @@ def test_a_folder_without_captions_is_an_error_with_all_formats(
     with pytest.raises(ConfigError, match="of a known format") as caught:
         read(tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path}: ")
+    assert caught.value.uri == str(tmp_path)
     for word in (
         "COCO captions JSON",
         "Karpathy",
@@ -94,6 +96,12 @@ def test_a_folder_without_captions_is_an_error_with_all_formats(
 
 
 FORMATS = tuple(AnnotationFormat)
+
+
+def test_the_command_line_offers_every_format() -> None:
+    choices, none = get_args(get_type_hints(prepare)["format"])
+    assert none is type(None)
+    assert set(get_args(choices)) == set(FORMATS)
 
 
 def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -117,7 +125,7 @@ def test_a_given_format_must_be_there(tmp_path: Path, kind: AnnotationFormat) ->
     write(tmp_path, {"1.jpg": "x"})
     with pytest.raises((ConfigError, DatasetError)) as caught:
         read(tmp_path, kind)
-    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert caught.value.uri == str(tmp_path)
     with pytest.raises(ConfigError, match=rf"1\.jpg: {kind} annotations"):
         read(tmp_path / "1.jpg", kind)
 

@@ -103,7 +103,7 @@ def test_splits_come_from_a_column(tmp_path: Path, kind: str) -> None:
     assert found == ["train", "train", "validation", "validation", "test", "validation", None]
 
 
-def test_an_unknown_split_is_told_with_its_row(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_split_states_its_row(tmp_path: Path) -> None:
     rows = [{"path": "1.jpg", "caption": "x", "split": split} for split in ("train", "holdout")]
     write(tmp_path, {"list.csv": separated(rows)})
     with pytest.raises(DatasetError, match=r"list\.csv: row 2 has the split 'holdout'; allowed "):
@@ -227,7 +227,7 @@ def test_parquet_of_dictionaries_and_large_strings_is_read(tmp_path: Path) -> No
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_without_a_column_is_told_with_those_that_it_has(
+def test_the_error_for_a_missing_column_lists_the_existing_ones(
     tmp_path: Path, kind: str, content: dict[str, Any], words: str
 ) -> None:
     write(tmp_path, {f"list.{kind}": KINDS[kind]([content])})
@@ -235,7 +235,7 @@ def test_a_table_without_a_column_is_told_with_those_that_it_has(
         read(tmp_path / f"list.{kind}")
 
 
-def test_embedded_images_of_a_table_are_told(tmp_path: Path) -> None:
+def test_embedded_images_in_a_table_are_an_error(tmp_path: Path) -> None:
     table = pa.table({"image": [{"bytes": b"x", "path": "1.jpg"}], "caption": ["x"]})
     write(tmp_path, {"list.parquet": parquet(table)})
     with pytest.raises(DatasetError, match=r"list\.parquet: column .image."):
@@ -254,7 +254,7 @@ def test_embedded_images_of_a_table_are_told(tmp_path: Path) -> None:
         ("g.parquet", "PAR1 and nothing else PAR1", "at row 1"),
     ],
 )
-def test_a_damaged_table_is_told_with_the_place(
+def test_the_error_for_a_damaged_table_states_the_position(
     tmp_path: Path, name: str, content: str, place: str
 ) -> None:
     write(tmp_path, {name: content})

@@ -152,23 +152,21 @@ def test_names_that_are_not_utf_8_are_percent_encoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 600, 1500, 2600, 4000])
-def test_a_tar_that_is_cut_off_is_told_and_not_taken_for_a_shorter_one(
-    tmp_path: Path, cut: int
-) -> None:
+def test_a_truncated_tar_is_an_error_and_not_a_shorter_tar(tmp_path: Path, cut: int) -> None:
     path = tar(tmp_path / "a.tar", SAMPLES)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DatasetError, match=r"a\.tar: is damaged before byte [\d,]+"):
         read(path)
 
 
-def test_a_compressed_tar_is_told(tmp_path: Path) -> None:
+def test_a_compressed_tar_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.addfile(tarfile.TarInfo("a.jpg"))
     with pytest.raises(DatasetError, match="not an uncompressed tar"):
         read(tmp_path / "a.tar")
 
 
-def test_tars_hold_their_images_themselves(tmp_path: Path) -> None:
+def test_tars_contain_their_images(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", SAMPLES)
     with pytest.raises(ConfigError, match="tars contain their images"):
         read(tmp_path, images=tmp_path)

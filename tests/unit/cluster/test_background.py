@@ -1,21 +1,27 @@
-"""Work in the background on a local Ray: mail, errors, a lost lock, and one or two interrupts."""
+"""Work in the background: mail, errors, a lost lock, and one or two interrupts; without Ray."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from raycap.cluster.background import Background
 from raycap.cluster.mailbox import Mail, Mailbox, Sender, stop_and_wait
-from raycap.cluster.start import start_here
 from raycap.errors import ModelError, RunConflict, RunStopped
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+
+class Actor:
+    """An actor of this process: each call is made at once, and its result is its reference."""
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._kept, name))
 
 
 class Lock:
@@ -31,8 +37,11 @@ class Lock:
 
 
 @pytest.fixture
-def mailbox() -> Any:
-    return start_here(Mailbox)
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for module in ("background", "mailbox"):
+        here = SimpleNamespace(get=lambda it: it, wait=lambda them, timeout: (them, []))  # noqa: ARG005
+        monkeypatch.setattr(f"raycap.cluster.{module}.ray", here)
+    return Actor(Mailbox())
 
 
 def background(mailbox: Any, work: Callable[[str], Any]) -> Background[Any]:
@@ -60,8 +69,9 @@ def test_mail_arrives_in_order_and_the_result_comes_last(mailbox: Any) -> None:
         return folder
 
     items: list[Any] = []
-    result: str = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
+    result = background(mailbox, work).follow(Lock(), lambda mail: items.extend(mail.items))
     assert items == list(range(5))
+    assert result is not None
     assert "raycap-test-" in result
     assert not os.path.exists(result)
 
@@ -72,7 +82,7 @@ def test_the_first_interrupt_asks_the_workers_to_stop_and_waits_for_them(mailbox
     def on_mail(_: Mail) -> None:
         if not sent:
             sent.append(1)
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
 
     job = background(mailbox, lambda _: interrupted(Sender(mailbox, "worker")))
     assert job.follow(Lock(), on_mail) is True
@@ -82,8 +92,15 @@ def test_the_first_interrupt_asks_the_workers_to_stop_and_waits_for_them(mailbox
 
 def test_the_second_interrupt_does_not_wait(mailbox: Any) -> None:
     is_over = Event()
+    sent: list[int] = []
+
+    def on_mail(_: Mail) -> None:
+        if len(sent) < 2:
+            sent.append(1)
+            raise KeyboardInterrupt
+
     job = background(mailbox, lambda _: is_over.wait(60))
-    assert job.follow(Lock(), lambda _: os.kill(os.getpid(), signal.SIGINT)) is None
+    assert job.follow(Lock(), on_mail) is None
     assert job.gives_up
     is_over.set()
 
@@ -102,14 +119,19 @@ def test_an_error_of_the_work_is_raised_in_the_drivers_thread(mailbox: Any) -> N
 
 
 def test_a_lost_lock_ends_the_work(mailbox: Any) -> None:
-    job = background(mailbox, lambda _: interrupted(Sender(mailbox, "worker")))
+    has_ended = Event()
+
+    def work(_: str) -> None:
+        if interrupted(Sender(mailbox, "worker")):
+            has_ended.set()
+
     with pytest.raises(RunConflict):
-        job.follow(Lock(2), lambda _: None)
-    assert ray.get(mailbox.wants_stop.remote())
+        background(mailbox, work).follow(Lock(2), lambda _: None)
+    assert has_ended.wait(30)
 
 
 def test_the_driver_waits_for_workers_that_began_unless_it_gives_up(mailbox: Any) -> None:
-    ray.get(mailbox.begin.remote("worker"))
+    mailbox.begin.remote("worker")
     stop_and_wait(mailbox, lambda: True)
     mailbox.end.remote("worker")
     stop_and_wait(mailbox, lambda: False)
