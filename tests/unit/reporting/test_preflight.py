@@ -137,7 +137,7 @@ def test_the_terminal_tells_the_same_in_rows_and_a_sentence() -> None:
     (note,) = preflight_notes(cut)
     assert "2 of 200 images" in note
     assert "preflight.max_time_s" in note
-    assert "nothing is left to caption" in preflight_sentence(preflight_of(answered, num_pending=0))
+    assert "nothing to caption" in preflight_sentence(preflight_of(answered, num_pending=0))
 
 
 def test_pictures_are_small_upright_and_never_enlarged(make_jpeg: MakeJpeg) -> None:

@@ -111,7 +111,7 @@ def test_a_search_that_goes_on_says_so(tmp_path: Path) -> None:
 
 
 def test_a_search_without_a_trial_yet_shows_its_settings(tmp_path: Path) -> None:
-    page = page_of(tmp_path, [], end="", best=None)
+    page = page_of(tmp_path, [], end="", num_planned=20, best=None)
     assert "trials 0 of 20 none has begun" in page.text
     assert "No trial has a value yet" in page.text
     assert "search train.batch_size choice: 16, 32, 64" in page.text
