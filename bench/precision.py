@@ -28,7 +28,7 @@ from raycap.demo.scenes import Scene, is_exactly_right, render, scene, short_cap
 from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.sources import DEMO_FOLDER
 from raycap.schema import CIDER_D
-from raycap.training.scores import Answer, score
+from raycap.training.epochs import Answer, score
 
 WAYS: dict[str, dict[str, object]] = {
     "fp32": {"precision": "fp32"},

@@ -13,21 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.results.status import Status
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import KEY, Store
 
-FAILED = "failed"
-"""Status of a trial that ended with an error."""
 _REMEDY = "delete it, and run the same command"
 _FINGERPRINT = "fingerprint"
 
 
-@runtime_checkable  # the test run checks annotations with isinstance
 class TrialRecord(Protocol):
     """The result of one trial, as far as every experiment has it."""
 
@@ -37,7 +35,7 @@ class TrialRecord(Protocol):
 
     @property
     def status(self) -> str:
-        """How the trial ended; FAILED for an error."""
+        """How the trial ended: a `Status`."""
 
     @property
     def reason(self) -> str:
@@ -55,8 +53,8 @@ class Experiment(Generic[T]):
     """Prefix of all trials' folders, such as `trials/`."""
     record: str
     """File name of a trial's record, such as `trial.json`."""
-    form: Any
-    """The dataclass T of the record."""
+    form: type[T]
+    """Dataclass of the record."""
 
     def folder_of(self, name: str) -> str:
         """Return the prefix of a trial's own files."""
@@ -88,7 +86,7 @@ class Experiment(Generic[T]):
         for name in self._recorded(store) if names is None else names:
             with suppress(ObjectNotFound):
                 trial: T = read_as(form, store, self._record_of(name), _REMEDY)
-                if not (retry_failed and trial.status == FAILED):
+                if not (retry_failed and trial.status == Status.FAILED):
                     found[trial.name] = trial
         return found
 

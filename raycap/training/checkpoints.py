@@ -13,70 +13,30 @@ retries and atomic writes serves the whole output, a position within an epoch ca
 damaged checkpoint, on which Ray Train would fail, is detected. States of random generators are not
 stored: order, augmentation and dropout are derived from the seed and the position.
 
-The functions at the top write and read whole folders in a store, for models as well.
+The functions at the end write and read whole folders in a store, for models as well.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.results.training import EpochRecord
 from raycap.runs.records import encode_json, now, read_json
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import LocalStore
 from raycap.training.learner import Learner
-from raycap.training.state import State, read_state
-
-
-def list_keys(store: Store, prefix: str) -> list[str]:
-    """Return all keys under a prefix, sorted."""
-    return [key for page in store.list(prefix) for key in page[KEY].to_pylist()]
-
-
-@contextmanager
-def replacing(store: Store, prefix: str) -> Iterator[Path]:
-    """Yield an empty folder; its content replaces all objects under the prefix after the block.
-
-    Each file is replaced atomically, the folder is not: during the upload, a reader may see new
-    files beside old ones.
-    """
-    with TemporaryDirectory(prefix="raycap-model-") as name:
-        folder = Path(name)
-        yield folder
-        before = set(list_keys(store, prefix))
-        keys = {
-            f"{prefix}{path.relative_to(folder).as_posix()}": path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        for key, path in keys.items():
-            store.upload(key, path)
-        for key in before - keys.keys():
-            store.delete(key)
-
-
-@contextmanager
-def local_copy(store: Store, prefix: str) -> Iterator[Path]:
-    """Yield the files under a prefix as a local folder, which may be the store's own."""
-    if isinstance(store, LocalStore):
-        yield Path(store.address(prefix.rstrip("/")))
-        return
-    with TemporaryDirectory(prefix="raycap-model-") as name:
-        for key in list_keys(store, prefix):
-            path = Path(name) / key.removeprefix(prefix)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(store.read(key))
-        yield Path(name)
-
 
 CHECKPOINTS = "checkpoints/"
 _RECORD = "checkpoint.json"
@@ -85,6 +45,56 @@ _OPTIMIZER = "optimizer.safetensors"
 _AVERAGE = "average.safetensors"
 _NAME = re.compile(r"^checkpoints/(step-\d+)/")
 _KEPT = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """Position of a training run."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    """Steps done in the epoch."""
+    num_steps: int = 0
+    """Steps done in all epochs."""
+    max_captions: int
+    """Maximum captions per micro-batch."""
+    loss_sum: float = 0.0
+    """Sum over the epoch's steps, as are the numbers below."""
+    num_tokens: int = 0
+    num_images: int = 0
+    num_unreadable: int = 0
+    train_s: float = 0.0
+    """Seconds, over all invocations."""
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Advance to the next epoch."""
+        self.history.append(record)
+        self.epoch += 1
+        self.step = self.num_tokens = self.num_images = self.num_unreadable = 0
+        self.loss_sum = self.train_s = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; floats keep every digit."""
+        return asdict(self)
+
+
+_FORM = TypeAdapter(State)
+
+
+def read_state(values: dict[str, Any]) -> State:
+    """Read the output of `State.to_json`.
+
+    Raises:
+        DatasetError: the values are not a state.
+    """
+    try:
+        return _FORM.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise DatasetError(f"{place}: {first['msg']}") from error
 
 
 def write_checkpoint(store: Store, learner: Learner, state: State) -> str:
@@ -208,3 +218,44 @@ def _names(store: Store) -> Iterator[str]:
     for key in list_keys(store, CHECKPOINTS):
         if match := _NAME.match(key):
             yield match[1]
+
+
+def list_keys(store: Store, prefix: str) -> list[str]:
+    """Return all keys under a prefix, sorted."""
+    return [key for page in store.list(prefix) for key in page[KEY].to_pylist()]
+
+
+@contextmanager
+def replacing(store: Store, prefix: str) -> Iterator[Path]:
+    """Yield an empty folder; its content replaces all objects under the prefix after the block.
+
+    Each file is replaced atomically, the folder is not: during the upload, a reader may see new
+    files beside old ones.
+    """
+    with TemporaryDirectory(prefix="raycap-model-") as name:
+        folder = Path(name)
+        yield folder
+        before = set(list_keys(store, prefix))
+        keys = {
+            f"{prefix}{path.relative_to(folder).as_posix()}": path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        for key, path in keys.items():
+            store.upload(key, path)
+        for key in before - keys.keys():
+            store.delete(key)
+
+
+@contextmanager
+def local_copy(store: Store, prefix: str) -> Iterator[Path]:
+    """Yield the files under a prefix as a local folder, which may be the store's own."""
+    if isinstance(store, LocalStore):
+        yield Path(store.address(prefix.rstrip("/")))
+        return
+    with TemporaryDirectory(prefix="raycap-model-") as name:
+        for key in list_keys(store, prefix):
+            path = Path(name) / key.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(store.read(key))
+        yield Path(name)

@@ -1,14 +1,21 @@
 """The end of an epoch: validate, watch for overfitting, write checkpoint, model and history.
 
 Validation measures the loss on a sample of each split, and scores captions of the validation
-sample. A model with attention also draws where it looks, in `attention.jpg`, for the best epoch.
+sample. Both losses are measured in the same way, so that their difference is the generalisation gap
+and nothing else: on samples of equal size, without augmentation, always with the same caption per
+image, without dropout and label smoothing, with the weights at the end of the epoch. The running
+mean over the training steps is reported as well, but does not measure the fit: it lags behind, and
+includes augmentation and dropout.
+
+A model with attention also draws where it looks, in `attention.jpg`, for the best epoch.
 TensorBoard event files are written one per epoch, so that a resumed run writes none twice.
 """
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,48 +24,42 @@ from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig
 from raycap.errors import ConfigError, DatasetError
+from raycap.metrics.bleu import corpus_bleu
+from raycap.metrics.frequencies import DocumentFrequencies
+from raycap.metrics.lengths import count_lengths, mean_length
+from raycap.metrics.scores import mean, score_images
+from raycap.metrics.tokenizer import tokenize
 from raycap.models.base import AttentiveCaptioner, Captioner
 from raycap.models.device import is_out_of_memory
+from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
 from raycap.results.training import (
     ATTENTION,
     HISTORY,
+    TREND_EPOCHS,
     EpochRecord,
     Losses,
+    Metric,
     best_epoch,
     describe_overfitting,
     encode_history,
 )
+from raycap.schema import BLEU, CIDER_D, ROUGE_L
 from raycap.storage.base import Store
 from raycap.training.attention_maps import attention_sheet, encode_sheets
-from raycap.training.checkpoints import replacing, write_checkpoint
+from raycap.training.checkpoints import State, replacing, write_checkpoint
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
-from raycap.training.overfitting import gap_trend, is_exhausted, overfits_since
 from raycap.training.preparing import Run
-from raycap.training.scores import Answer, score
-from raycap.training.state import State
 from raycap.training.workers import Workers
 
+BEST = "model/"
+LAST = "last/"
+EVENTS = "tensorboard/"
 NUM_SHOWN = 4
 """Validation images in `attention.jpg`."""
-
-
-def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
-    """Draw where the model looks in some images, word by word, if it has attention.
-
-    The network must be in evaluation mode.
-    """
-    captioner = run.learner.trainable.captioner(run.config.generation)
-    if not isinstance(captioner, AttentiveCaptioner) or not len(pixels):
-        return
-    with run.learner.averaged(), run.learner.arithmetic():
-        attended = captioner.attend_words(pixels)
-    sheets = [
-        attention_sheet(image, found.texts, found.weights)
-        for image, found in zip(pixels, attended, strict=True)
-    ]
-    run.store.write(ATTENTION, encode_sheets(sheets))
+_RISING_EPOCHS = 2
+"""Epochs without a better validation loss before overfitting is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,130 @@ class Measured:
     """Empty on all workers except the first."""
     shown: UInt8[np.ndarray, "b h w 3"]
     """Some images of the validation sample for `attention.jpg`: the same ones each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The model's caption of an image, and its references."""
+
+    image_id: str
+    caption: str
+    references: list[str]
+
+
+def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
+    """Validate, advance the state to the next epoch, and write the epoch's files."""
+    started = time.monotonic()
+    generation = run.config.generation
+    measured = validate(run.learner, feed, run.workers, state.epoch, state.max_captions, generation)
+    seconds = time.monotonic() - started
+    record = _record(run, state, measured, lr, seconds) if run.workers.is_first else None
+    record = run.workers.share(record)
+    state.end_epoch(record)
+    if run.workers.is_first:
+        write_checkpoint(run.store, run.learner, state)
+        keep_epoch(run, state)
+        if record.is_best:
+            write_attention(run, measured.shown)
+        if record.overfits_since is not None and _is_news(state):
+            losses = [item.losses for item in state.history]
+            run.reporter.warn(describe_overfitting(losses, record.overfits_since))
+    return record
+
+
+def keep_epoch(run: Run, state: State) -> None:
+    """Write the last epoch's files that follow its checkpoint: best model, history, events."""
+    if state.history[-1].is_best:
+        save_model(run, state, BEST)
+    run.store.write(HISTORY, encode_history(state.history))
+    if run.config.train.tensorboard:
+        write_events(run.store, state.history[-1])
+
+
+def is_over(run: Run, state: State) -> bool:
+    """Whether all epochs are done, or `validation.patience` is exhausted."""
+    settings = run.config.validation
+    values = [record.value(settings.metric) for record in state.history]
+    is_done = state.epoch == run.config.train.num_epochs
+    return is_done or is_exhausted(values, settings.metric, settings.patience)
+
+
+def save_model(run: Run, state: State, prefix: str) -> None:
+    """Write the model of the last epoch, with the averaged weights if there are any."""
+    record = state.history[-1]
+    training = {**run.origin, "epoch": record.epoch, "metrics": asdict(record)}
+    with replacing(run.store, prefix) as folder, run.learner.averaged():
+        run.learner.trainable.save(folder, run.config.generation, training)
+
+
+def _record(
+    run: Run, state: State, measured: Measured, lr: float, validation_s: float
+) -> EpochRecord:
+    now = Losses(fitted=measured.fitted_loss, validation=measured.validation_loss)
+    losses = [*(record.losses for record in state.history), now]
+    metric = run.config.validation.metric
+    value = now.validation if metric == "loss" else measured.scores[metric]
+    values = [*(record.value(metric) for record in state.history), value]
+    return EpochRecord(
+        epoch=state.epoch + 1,
+        num_steps=state.num_steps,
+        num_images=state.num_images,
+        num_unreadable=state.num_unreadable,
+        lr=lr,
+        train_loss=state.loss_sum / max(1, state.num_tokens),
+        fitted_loss=now.fitted,
+        validation_loss=now.validation,
+        gap=now.gap,
+        gap_trend=gap_trend(losses),
+        overfits_since=overfits_since(losses),
+        scores=measured.scores,
+        is_best=best_epoch(values, metric) == len(values),
+        images_per_s=round(state.num_images / state.train_s, 2) if state.train_s else 0.0,
+        train_s=round(state.train_s, 2),
+        validation_s=round(validation_s, 2),
+    )
+
+
+def _is_news(state: State) -> bool:
+    """Whether overfitting is new, or starts at another epoch than reported before."""
+    starts = [record.overfits_since for record in state.history]
+    return len(starts) == 1 or starts[-1] != starts[-2]
+
+
+def gap_trend(epochs: Sequence[Losses]) -> float | None:
+    """Return the growth of the gap per epoch: the slope through the last TREND_EPOCHS.
+
+    None before the second epoch.
+    """
+    gaps = [losses.gap for losses in epochs[-TREND_EPOCHS:]]
+    if len(gaps) < 2:
+        return None
+    middle = (len(gaps) - 1) / 2
+    spread = sum((x - middle) ** 2 for x in range(len(gaps)))
+    return sum((x - middle) * gap for x, gap in enumerate(gaps)) / spread
+
+
+def overfits_since(epochs: Sequence[Losses]) -> int | None:
+    """Return the epoch, from 1, since which validation loss rises while training loss falls.
+
+    It is the one after the best validation loss, once that is two epochs ago and the loss on the
+    training sample has fallen further since. None if there is no overfitting.
+    """
+    if not epochs:
+        return None
+    best = min(range(len(epochs)), key=lambda index: epochs[index].validation)
+    if len(epochs) - 1 - best < _RISING_EPOCHS:
+        return None
+    rises = epochs[-1].validation > epochs[best].validation
+    falls = epochs[-1].fitted < epochs[best].fitted
+    return best + 2 if rises and falls else None
+
+
+def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) -> bool:
+    """Whether `patience` epochs have passed without an improvement."""
+    if patience is None or not values:
+        return False
+    return len(values) - best_epoch(values, metric) >= patience
 
 
 def validate(
@@ -165,88 +290,46 @@ def _caption(captioner: Captioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> list
     return [text for half in np.array_split(pixels, 2) for text in _caption(captioner, half)]
 
 
-BEST = "model/"
-LAST = "last/"
-EVENTS = "tensorboard/"
+def score(answers: Sequence[Answer]) -> dict[str, float]:
+    """Score captions by BLEU, ROUGE-L, CIDEr-D and their length in tokens.
+
+    CIDEr-D takes its document frequencies from these references. The length gap is the mean length
+    of the captions minus that of the references: negative means too short.
+
+    Raises:
+        ValueError: there are no captions.
+    """
+    captions = [tokenize(answer.caption) for answer in answers]
+    references = [[tokenize(text) for text in answer.references] for answer in answers]
+    found = score_images(captions, references, DocumentFrequencies.of(references))
+    bleu = corpus_bleu(found.bleu_counts.sum(axis=0))
+    length = mean_length(count_lengths(captions))
+    wanted = mean_length(count_lengths(chain.from_iterable(references)))
+    return {
+        **dict(zip(BLEU, bleu.tolist(), strict=True)),
+        ROUGE_L: mean(found.rouge_l),
+        CIDER_D: mean(found.cider_d),
+        MEAN_TOKENS: length,
+        REFERENCE_MEAN_TOKENS: wanted,
+        LENGTH_GAP: length - wanted,
+    }
 
 
-def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
-    """Validate, advance the state to the next epoch, and write the epoch's files."""
-    started = time.monotonic()
-    generation = run.config.generation
-    measured = validate(run.learner, feed, run.workers, state.epoch, state.max_captions, generation)
-    seconds = time.monotonic() - started
-    record = _record(run, state, measured, lr, seconds) if run.workers.is_first else None
-    record = run.workers.share(record)
-    state.end_epoch(record)
-    if run.workers.is_first:
-        write_checkpoint(run.store, run.learner, state)
-        keep_epoch(run, state)
-        if record.is_best:
-            write_attention(run, measured.shown)
-        if record.overfits_since is not None and _is_news(state):
-            losses = [item.losses for item in state.history]
-            run.reporter.warn(describe_overfitting(losses, record.overfits_since))
-    return record
+def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
+    """Draw where the model looks in some images, word by word, if it has attention.
 
-
-def keep_epoch(run: Run, state: State) -> None:
-    """Write the last epoch's files that follow its checkpoint: best model, history, events."""
-    if state.history[-1].is_best:
-        save_model(run, state, BEST)
-    run.store.write(HISTORY, encode_history(state.history))
-    if run.config.train.tensorboard:
-        write_events(run.store, state.history[-1])
-
-
-def is_over(run: Run, state: State) -> bool:
-    """Whether all epochs are done, or `validation.patience` is exhausted."""
-    settings = run.config.validation
-    values = [record.value(settings.metric) for record in state.history]
-    is_done = state.epoch == run.config.train.num_epochs
-    return is_done or is_exhausted(values, settings.metric, settings.patience)
-
-
-def save_model(run: Run, state: State, prefix: str) -> None:
-    """Write the model of the last epoch, with the averaged weights if there are any."""
-    record = state.history[-1]
-    training = {**run.origin, "epoch": record.epoch, "metrics": asdict(record)}
-    with replacing(run.store, prefix) as folder, run.learner.averaged():
-        run.learner.trainable.save(folder, run.config.generation, training)
-
-
-def _record(
-    run: Run, state: State, measured: Measured, lr: float, validation_s: float
-) -> EpochRecord:
-    now = Losses(fitted=measured.fitted_loss, validation=measured.validation_loss)
-    losses = [*(record.losses for record in state.history), now]
-    metric = run.config.validation.metric
-    value = now.validation if metric == "loss" else measured.scores[metric]
-    values = [*(record.value(metric) for record in state.history), value]
-    return EpochRecord(
-        epoch=state.epoch + 1,
-        num_steps=state.num_steps,
-        num_images=state.num_images,
-        num_unreadable=state.num_unreadable,
-        lr=lr,
-        train_loss=state.loss_sum / max(1, state.num_tokens),
-        fitted_loss=now.fitted,
-        validation_loss=now.validation,
-        gap=now.gap,
-        gap_trend=gap_trend(losses),
-        overfits_since=overfits_since(losses),
-        scores=measured.scores,
-        is_best=best_epoch(values, metric) == len(values),
-        images_per_s=round(state.num_images / state.train_s, 2) if state.train_s else 0.0,
-        train_s=round(state.train_s, 2),
-        validation_s=round(validation_s, 2),
-    )
-
-
-def _is_news(state: State) -> bool:
-    """Whether overfitting is new, or starts at another epoch than reported before."""
-    starts = [record.overfits_since for record in state.history]
-    return len(starts) == 1 or starts[-1] != starts[-2]
+    The network must be in evaluation mode.
+    """
+    captioner = run.learner.trainable.captioner(run.config.generation)
+    if not isinstance(captioner, AttentiveCaptioner) or not len(pixels):
+        return
+    with run.learner.averaged(), run.learner.arithmetic():
+        attended = captioner.attend_words(pixels)
+    sheets = [
+        attention_sheet(image, found.texts, found.weights)
+        for image, found in zip(pixels, attended, strict=True)
+    ]
+    run.store.write(ATTENTION, encode_sheets(sheets))
 
 
 def check_tensorboard() -> None:

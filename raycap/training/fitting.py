@@ -16,10 +16,10 @@ from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
 from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
+from raycap.training.checkpoints import State, read_state
 from raycap.training.loop import Assignment, End, work
 from raycap.training.preparing import Job
 from raycap.training.resources import Resources
-from raycap.training.state import State, read_state
 
 _FAULTS = (
     ArithmeticError,

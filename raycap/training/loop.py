@@ -24,7 +24,7 @@ from raycap.models.kinds import find_trainable_kind
 from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
 from raycap.storage.stores import open_store
-from raycap.training.checkpoints import write_checkpoint
+from raycap.training.checkpoints import State, write_checkpoint
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.gathering import StreamSpec
 from raycap.training.data.pieces import Kind
@@ -32,7 +32,6 @@ from raycap.training.data.stream import start_stream
 from raycap.training.epochs import LAST, end_epoch, is_over, keep_epoch, save_model
 from raycap.training.learner import NonFinite, count_tokens, learning_rate
 from raycap.training.preparing import Job, Run, prepare
-from raycap.training.state import State
 from raycap.training.workers import Workers
 
 _READ_AHEAD = 2

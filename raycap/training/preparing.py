@@ -25,6 +25,7 @@ from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.training.checkpoints import (
     CHECKPOINTS,
+    State,
     find_checkpoints,
     local_copy,
     replacing,
@@ -38,7 +39,6 @@ from raycap.training.data.plan import EpochPlan, GroupRows, sample_rows
 from raycap.training.data.source import rank_limit
 from raycap.training.data.stream import changed, file_of, original
 from raycap.training.learner import Learner
-from raycap.training.state import State
 from raycap.training.workers import Workers
 
 _NUM_IMAGES = 6

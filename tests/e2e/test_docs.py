@@ -23,8 +23,8 @@ def test_the_examples_of_the_docs_run_page_by_page(raycap: CommandLine) -> None:
         run(raycap, command)
     for block in docs_blocks("python"):
         if block.reason is None and block.page != "python.md":
-            command = [sys.executable, "-c", block.text]
-            subprocess.run(command, cwd=raycap.folder, env=raycap.env, check=True)
+            python = [sys.executable, "-c", block.text]
+            subprocess.run(python, cwd=raycap.folder, env=raycap.env, check=True)
     for page in ("report.html", "training.html", "search.html", "study/report.html"):
         assert "</html>" in (raycap.folder / page).read_text()
     assert undescribed_files(raycap.folder / "search", "| `tune` |") == []

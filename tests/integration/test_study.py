@@ -10,9 +10,7 @@ import pytest
 from raycap.config import StudyConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict, RunStopped
-from raycap.experiments.study.record import (
-    SYSTEMS,
-)
+from raycap.experiments.study.planning import SYSTEMS
 from raycap.experiments.study.run import study
 from raycap.results.status import Status
 from raycap.results.study import (

@@ -8,10 +8,10 @@ from raycap.config import StorageConfig, TrainConfig
 from raycap.results.training import TrainingProgress
 from raycap.runs.opening import Claim, claim_output
 from raycap.storage.stores import open_store
+from raycap.training.checkpoints import State
 from raycap.training.data.feed import Feed
 from raycap.training.loop import End, Loop
 from raycap.training.preparing import Job, Models, prepare
-from raycap.training.state import State
 from tests.support.tiny_trainable import build_tiny, load_tiny
 from tests.support.training_stream import make_spec, one_worker, tables_of
 

@@ -33,7 +33,7 @@ from raycap.runs.opening import claim_output
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.overfitting import gap_trend, overfits_since
+from raycap.training.epochs import gap_trend, overfits_since
 from raycap.training.run import TrainingClaim, training_fingerprint
 
 FINISHED_AT = "2026-11-24T07:00:00+00:00"

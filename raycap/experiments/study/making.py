@@ -12,11 +12,11 @@ from raycap.experiments.calibration.run import calibrate
 from raycap.experiments.study.planning import (
     CALIBRATED,
     PRETRAINED,
+    SYSTEMS,
     calibrate_config,
     caption_config,
     train_config,
 )
-from raycap.experiments.study.record import SYSTEMS
 from raycap.progress import Progress
 from raycap.results.calibration import Calibration
 from raycap.results.captioning import Summary

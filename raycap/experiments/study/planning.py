@@ -1,4 +1,4 @@
-"""The systems of a study, and the settings of each."""
+"""The systems of a study: their names, their settings, and their files in the output."""
 
 from typing import Any
 
@@ -13,11 +13,17 @@ from raycap.config import (
 from raycap.config.loading import validate_config
 from raycap.datasets.splits import TEST
 from raycap.errors import ConfigError
+from raycap.experiments.journal import Experiment
 from raycap.results.study import SystemRecord
 
 PRETRAINED = "blip-pretrained"
 CALIBRATED = "blip-calibrated"
 FINETUNED = "blip-finetuned"
+EVALUATION = "evaluation"
+GROWTH = "growth"
+SYSTEMS: Experiment[SystemRecord] = Experiment(
+    folder="systems/", record="system.json", form=SystemRecord
+)
 _SPLIT = TEST
 
 

@@ -19,12 +19,13 @@ from raycap.experiments.study.decision import decide, pick_best, summarise
 from raycap.experiments.study.making import StudySpec
 from raycap.experiments.study.planning import (
     CALIBRATED,
+    EVALUATION,
     FINETUNED,
     PRETRAINED,
+    SYSTEMS,
     plan_systems,
     train_config,
 )
-from raycap.experiments.study.record import EVALUATION, SYSTEMS
 from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.tuning.resources import fit_trials, share_threads

@@ -13,15 +13,13 @@ from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.splits import TEST
 from raycap.evaluation.evaluate import evaluate
 from raycap.evaluation.matching import MissingPolicy
-from raycap.experiments.study.record import EVALUATION, GROWTH, SYSTEMS
+from raycap.experiments.study.planning import EVALUATION, GROWTH, SYSTEMS
 from raycap.progress import OnProgress
 from raycap.results.evaluation import Evaluation, System
-from raycap.results.labels import DIFFERENT_CAPTIONS
+from raycap.results.labels import DIFFERENT_CAPTIONS, LENGTH_GAP
 from raycap.results.study import Score, SystemRecord
 from raycap.storage.stores import open_store
 from raycap.text import count_words
-
-_LENGTH_GAP = "length_gap"
 
 
 def score_systems(
@@ -94,7 +92,7 @@ def _scores(system: System, mean_words: float) -> dict[str, Score]:
         if metric.value is not None
     }
     gap = system.length_gap
-    scores[_LENGTH_GAP] = Score(value=gap.difference, low=gap.low, high=gap.high)
+    scores[LENGTH_GAP] = Score(value=gap.difference, low=gap.low, high=gap.high)
     scores["mean_tokens"] = Score(value=system.lengths.mean)
     scores["mean_words"] = Score(value=mean_words)
     scores["distinct_2"] = Score(value=system.diversity.distinct_2)

@@ -37,6 +37,14 @@ from raycap.results.search import Params
 from raycap.results.status import Status
 from raycap.storage.base import WriteLock
 
+logger = logging.getLogger(__name__)
+
+_REMEDY = "run the same command to continue with the trials that are left"
+_DIED = "its process died, perhaps out of memory; set tune.retry_failed=true to run it again"
+
+OnTrial = Callable[[Params, Status, str, tuple[str, ...]], None]
+"""Called with a trial's settings, its status, the reason of a failure, and its warnings."""
+
 
 class Limits(Stopper):
     """Ends the search when a budget is spent, or on an interrupt."""
@@ -108,16 +116,6 @@ class Limits(Stopper):
         return NoopStopper, ()
 
 
-logger = logging.getLogger(__name__)
-
-_REMEDY = "run the same command to continue with the trials that are left"
-
-_DIED = "its process died, perhaps out of memory; set tune.retry_failed=true to run it again"
-
-OnTrial = Callable[[Params, Status, str, tuple[str, ...]], None]
-"""Called with a trial's settings, its status, the reason of a failure, and its warnings."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
     """The search space and the strategy of a search."""
@@ -187,7 +185,6 @@ class Searching:
             run_config=tune.RunConfig(
                 name="tune",
                 # Nothing worth keeping goes here: trials write to the output.
-                # Nothing needed later is written here: trials write to the output.
                 storage_path=folder,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 stop=self._limits,

@@ -11,8 +11,8 @@ from torch.nn import functional
 from raycap.config import OptimizerConfig
 from raycap.models.trainable import IGNORED
 from raycap.results.training import Losses, best_epoch, describe_overfitting
+from raycap.training.epochs import gap_trend, is_exhausted, overfits_since
 from raycap.training.learner import Average, learning_rate, make_optimizer, token_losses
-from raycap.training.overfitting import gap_trend, is_exhausted, overfits_since
 
 
 def some_logits() -> tuple[torch.Tensor, torch.Tensor]:

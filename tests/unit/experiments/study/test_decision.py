@@ -8,7 +8,7 @@ import pytest
 
 from raycap.errors import DatasetError
 from raycap.experiments.study.decision import decide, pick_best, summarise
-from raycap.experiments.study.record import SYSTEMS
+from raycap.experiments.study.planning import SYSTEMS
 from raycap.results.evaluation import Comparison
 from raycap.results.status import Status
 from raycap.results.study import (
