@@ -39,7 +39,7 @@ PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class DatasetPlan:
     """What is built, and counts of everything else in the source."""
 
     fingerprint: dict[str, Any]
@@ -66,10 +66,10 @@ class Plan:
         return min(self.part_size, self.num_images - number * self.part_size)
 
 
-_FORM = TypeAdapter(Plan)
+_FORM = TypeAdapter(DatasetPlan)
 
 
-def read_plan(store: Store) -> Plan | None:
+def read_plan(store: Store) -> DatasetPlan | None:
     """Read the plan of an unfinished dataset; None if there is none.
 
     Raises:
@@ -88,7 +88,7 @@ def write_plan(
     tables: Iterable[pa.Table],
     config: PrepareConfig,
     fingerprint: dict[str, Any],
-) -> Plan:
+) -> DatasetPlan:
     """Group the annotations, choose the subset and the splits, and write the parts to build.
 
     Memory does not grow with the annotations; see `engine.memory_bytes`.
@@ -128,7 +128,7 @@ class _Planner:
     """Makes the rows of a plan from groups, and counts them."""
 
     def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any]) -> None:
-        self.plan = Plan(fingerprint=fingerprint, part_size=config.engine.part_size)
+        self.plan = DatasetPlan(fingerprint=fingerprint, part_size=config.engine.part_size)
         self._config = config
         self._limit = subset_limit(config.subset)
         self._images: Counter[str] = Counter()
@@ -206,7 +206,7 @@ def _encoded(rows: Iterator[dict[str, Any]], part_size: int) -> Iterator[tuple[i
         yield number, encode_table(pa.Table.from_pylist(part, schema=PLANNED), PLANNED)
 
 
-def _describe_nothing(plan: Plan) -> str:
+def _describe_nothing(plan: DatasetPlan) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in plan.rejected_images.items())
     where = plan.fingerprint["source"]
     if plan.num_images_not_in_subset:

@@ -29,7 +29,13 @@ from raycap.datasets.parts import (
     part_key,
     read_part,
 )
-from raycap.datasets.planning import PLANNED_REJECTIONS, Plan, read_plan, rejected_row, write_plan
+from raycap.datasets.planning import (
+    PLANNED_REJECTIONS,
+    DatasetPlan,
+    read_plan,
+    rejected_row,
+    write_plan,
+)
 from raycap.datasets.readers import Annotations, open_annotations
 from raycap.datasets.readers.image_folders import folder_address
 from raycap.datasets.readers.recognition import AnnotationFormat
@@ -94,7 +100,7 @@ def _planned_rejections(store: Store) -> Iterator[Row]:
         yield from table.to_pylist()
 
 
-def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -> pa.Table:
+def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: DatasetPlan) -> pa.Table:
     """Write `parts.parquet`, and return it.
 
     Raises:
@@ -132,7 +138,7 @@ def write_index(database: duckdb.DuckDBPyConnection, store: Store, plan: Plan) -
 
 def sum_up(
     database: duckdb.DuckDBPyConnection,
-    plan: Plan,
+    plan: DatasetPlan,
     index: pa.Table,
     duplicates: Duplicates,
     config: PrepareConfig,
@@ -313,7 +319,7 @@ def _finished(store: Store) -> DatasetRecord | None:
 
 def _plan(
     store: Store, annotations: Annotations, config: PrepareConfig, fingerprint: dict[str, Any]
-) -> Plan:
+) -> DatasetPlan:
     """Read the plan of an unfinished dataset, or write one."""
     plan = read_plan(store)
     if plan is not None:
@@ -341,7 +347,7 @@ class _Invocation:
     def __init__(
         self,
         run: Run,
-        plan: Plan,
+        plan: DatasetPlan,
         config: PrepareConfig,
         on_progress: OnProgress | None,
         *,

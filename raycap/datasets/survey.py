@@ -23,7 +23,7 @@ from raycap.datasets.parts import (
     part_key,
     read_table,
 )
-from raycap.datasets.planning import Plan
+from raycap.datasets.planning import DatasetPlan
 from raycap.errors import DatasetError
 from raycap.results.dataset import Duplicates, Leakage, Spread
 from raycap.storage.base import Store
@@ -58,7 +58,7 @@ FROM duplicates GROUP BY digest HAVING count(DISTINCT final) > 1
 
 
 def load_answers(
-    database: duckdb.DuckDBPyConnection, store: Store, plan: Plan, num_threads: int
+    database: duckdb.DuckDBPyConnection, store: Store, plan: DatasetPlan, num_threads: int
 ) -> None:
     """Load the results of all planned images.
 

@@ -17,7 +17,7 @@ from raycap.evaluation.matching import Match, MissingPolicy, load_references, ma
 from raycap.evaluation.passes import (
     Matched,
     PassesFound,
-    Plan,
+    ScoringPlan,
     plan_passes,
     run_passes,
     score_files,
@@ -240,7 +240,12 @@ def _match(
 
 
 def _conclude(
-    matched: Matched, plan: Plan, found: PassesFound, config: BootstrapConfig, *, is_written: bool
+    matched: Matched,
+    plan: ScoringPlan,
+    found: PassesFound,
+    config: BootstrapConfig,
+    *,
+    is_written: bool,
 ) -> Evaluation:
     """Compute the scores of each system, their intervals and comparisons."""
     names = [system.name for system in matched.systems]

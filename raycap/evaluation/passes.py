@@ -65,7 +65,7 @@ _MERGED_AT_A_TIME = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ScoringPlan:
     """Which metrics run, and how; known before anything is read."""
 
     scoring: ScoringSpec
@@ -223,7 +223,7 @@ def _spread(values: np.ndarray, places: np.ndarray, num_rows: int) -> np.ndarray
     return found
 
 
-def plan_passes(config: EvaluateConfig, references: References, num_systems: int) -> Plan:
+def plan_passes(config: EvaluateConfig, references: References, num_systems: int) -> ScoringPlan:
     """Determine which metrics can run.
 
     Raises:
@@ -232,7 +232,7 @@ def plan_passes(config: EvaluateConfig, references: References, num_systems: int
     """
     external = config.external
     skipped = _skipped(external)
-    return Plan(
+    return ScoringPlan(
         scoring=ScoringSpec(
             num_systems=num_systems,
             tokenizer=config.tokenizer,
@@ -247,7 +247,7 @@ def plan_passes(config: EvaluateConfig, references: References, num_systems: int
 
 def run_passes(
     matched: Matched,
-    plan: Plan,
+    plan: ScoringPlan,
     config: EvaluateConfig,
     files: ScoreFiles,
     *,

@@ -12,7 +12,7 @@ from PIL import Image
 from raycap import schema
 from raycap.config import PrepareConfig
 from raycap.datasets.building import NUM_UNREACHED, BuildSpec, build_parts
-from raycap.datasets.planning import Plan, write_plan
+from raycap.datasets.planning import DatasetPlan, write_plan
 from raycap.datasets.prepare import sum_up, write_index, write_rejected
 from raycap.datasets.survey import find_duplicates, load_answers, write_moves
 from raycap.results.dataset import WORK, DatasetRecord, write_record
@@ -56,7 +56,7 @@ def folder_rows(folder: Path, captions: int = 2) -> list[dict[str, Any]]:
 
 def build(
     store: Store,
-    plan: Plan,
+    plan: DatasetPlan,
     config: PrepareConfig,
     *,
     numbers: Sequence[int] | None = None,
@@ -69,7 +69,7 @@ def build(
     return sum(step[NUM_UNREACHED][0].as_py() for step in build_parts(work, spec))
 
 
-def finish(store: Store, plan: Plan, config: PrepareConfig) -> DatasetRecord:
+def finish(store: Store, plan: DatasetPlan, config: PrepareConfig) -> DatasetRecord:
     """Unite duplicates and write the last files."""
     with scratch_database(config.engine.memory_bytes) as database:
         load_answers(database, store, plan, 4)
