@@ -1,11 +1,8 @@
 """The examples of the documentation do what it says; integration has those of docs/python.md."""
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.commandline import CommandLine
+from tests.support.cli import InProcess
 from tests.support.documents import (
     docs_blocks,
     docs_commands,
@@ -17,15 +14,15 @@ from tests.support.documents import (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_examples_of_the_docs_run_page_by_page(raycap: CommandLine) -> None:
-    write_examples(raycap.folder)
+@pytest.mark.usefixtures("ray_session")
+def test_the_examples_of_the_docs_run_page_by_page(cli: InProcess) -> None:
+    write_examples(cli.folder)
     for command in docs_commands():
-        run(raycap, command)
+        run(cli, command)
     for block in docs_blocks("python"):
         if block.reason is None and block.page != "python.md":
-            python = [sys.executable, "-c", block.text]
-            subprocess.run(python, cwd=raycap.folder, env=raycap.env, check=True)
+            exec(block.text, {})  # noqa: S102  the project's own documentation
     for page in ("report.html", "training.html", "search.html", "study/report.html"):
-        assert "</html>" in (raycap.folder / page).read_text()
-    assert undescribed_files(raycap.folder / "search", "| `tune` |") == []
-    assert undescribed_files(raycap.folder / "study", "| `study` |") == []
+        assert "</html>" in (cli.folder / page).read_text()
+    assert undescribed_files(cli.folder / "search", "| `tune` |") == []
+    assert undescribed_files(cli.folder / "study", "| `study` |") == []
