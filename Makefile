@@ -27,7 +27,7 @@ demo: $(STAMP)            # the complete workflow on rendered scenes, with the b
 # (`tests/conftest.py` groups them). The hash seed makes both collect parameters that come out of
 # sets in the same order.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
-TWO := --numprocesses 2 --dist loadgroup
+TWO := --numprocesses 2 --dist loadscope
 
 test: $(STAMP)            # everything but the drills; about ten minutes on two cores, no network
 	$(PYTEST) tests -m "not slow" $(TWO)

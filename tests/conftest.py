@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.support.commandline import CommandLine
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+ROOT = Path(__file__).parents[1]
+
 MakeJpeg = Callable[..., bytes]
 
 # As in `raycap.cluster.start`: torch threads that spin while they wait take cores from others.
@@ -37,12 +40,25 @@ S3_PAGE_KEYS = 100
 """Keys that moto's server lists at a time; AWS lists 1,000."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a local Ray in one process, and those of a file together."""
-    for item in items:
-        is_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if is_ray else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the files that share a local Ray in one process, and every other file as a whole."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  absent where xdist is
+
+    class ByRay(LoadScopeScheduling):
+        """Scopes are files; those that use the fixture `ray_session` are one scope."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if uses_shared_ray(file) else file
+
+    return ByRay(config, log)
+
+
+@cache
+def uses_shared_ray(file: str) -> bool:
+    """Return whether a test file uses the fixture `ray_session`."""
+    return "ray_session" in (ROOT / file).read_text()
 
 
 @pytest.fixture(autouse=True)
