@@ -219,7 +219,7 @@ def test_failed_trials_and_those_without_an_epoch_are_last_and_never_best() -> N
     running = valued("t-3", 0.5, status=Status.RUNNING)
     stopped = valued("t-4", 0.25, status=Status.STOPPED)
     trials = [failed, begun, stopped, running]
-    assert by_value(trials, "cider_d") == [running, stopped, failed, begun]
+    assert by_value(trials, "cider_d") == [running, stopped, begun, failed]
     assert pick_best(trials, "cider_d") == running
     assert pick_best([failed, begun], "cider_d") is None
     assert pick_best([], "cider_d") is None

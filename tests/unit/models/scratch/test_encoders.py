@@ -194,7 +194,7 @@ def test_resnet50_sees_what_torchvision_sees(
     network(transform(pixels))
     hook.remove()
     expected = seen[0].flatten(2).transpose(1, 2)
-    torch.testing.assert_close(encoder(pixels), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(pixels), expected, rtol=1e-4, atol=2e-4)
 
 
 def test_resnet50_without_network_is_one_clear_line(
