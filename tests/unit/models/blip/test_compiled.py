@@ -219,6 +219,7 @@ def test_a_batch_that_fails_leaves_no_memory_behind_and_the_next_goes_well(
     check_alike(compiled.caption(pixels[:4]), plain.caption(pixels[:4]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about this machine
 def test_really_compiled_captions_are_those_of_generate(folder: Path, pixels: Pixels) -> None:
