@@ -28,6 +28,8 @@ from tests.support.commandline import (
 )
 from tests.support.faulty_http import FaultyServer, Reply, faulty_server
 
+pytestmark = pytest.mark.slow
+
 PLANTED = "planted"
 """Part of every secret."""
 SECRETS = {

@@ -14,6 +14,8 @@ from raycap.errors import ConfigError, DatasetError
 from tests.conftest import S3
 from tests.support.annotated import format_of, read, write
 
+pytestmark = pytest.mark.slow
+
 ROWS: list[dict[str, Any]] = [
     {"file_name": f"{number}.jpg", "caption": f"text {number}", "split": "train"}
     for number in range(3)

@@ -22,7 +22,7 @@ from raycap.progress import Progress
 from raycap.results.calibration import CALIBRATION, Calibration
 from tests.support.dataset_samples import scene_dataset
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 24
 
@@ -100,7 +100,6 @@ def test_the_saved_model_captions_as_the_chosen_trial_did(
     assert generation_of(tmp_path / "out") == calibrated.chosen.generation.model_dump(mode="json")
 
 
-@pytest.mark.slow
 def test_what_the_user_sets_wins_over_the_saved_model_and_stands_in_the_run(
     calibrated: Calibration, dataset: str, tmp_path: Path
 ) -> None:
@@ -118,7 +117,6 @@ def test_what_the_user_sets_wins_over_the_saved_model_and_stands_in_the_run(
     assert all(len(text.split()) <= 9 for text in captions_of(tmp_path / "short").values())
 
 
-@pytest.mark.slow
 def test_an_interrupted_calibration_goes_on_and_another_choice_needs_no_captioning(
     calibrated: Calibration, dataset: str, tmp_path: Path
 ) -> None:
@@ -149,7 +147,6 @@ def test_an_interrupted_calibration_goes_on_and_another_choice_needs_no_captioni
     assert find_model(again.output).generation == again.chosen.generation
 
 
-@pytest.mark.slow
 def test_a_calibrated_model_is_where_the_next_calibration_starts(
     calibrated: Calibration, dataset: str, tmp_path: Path
 ) -> None:
@@ -159,7 +156,6 @@ def test_a_calibrated_model_is_where_the_next_calibration_starts(
     assert again.start.cider_d == calibrated.chosen.cider_d
 
 
-@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
     dataset = scene_dataset(tmp_path, 20, embedded=False)
     gone = sorted((tmp_path / "images").iterdir())[2:5]
@@ -174,7 +170,6 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
         calibrate("demo", dataset, tmp_path / "other", config=config())
 
 
-@pytest.mark.slow
 def test_lengths_that_the_model_cannot_write_are_one_clear_line(
     dataset: str, tmp_path: Path
 ) -> None:
@@ -183,7 +178,6 @@ def test_lengths_that_the_model_cannot_write_are_one_clear_line(
         calibrate("demo", dataset, tmp_path / "model", config=settings)
 
 
-@pytest.mark.slow
 def test_a_model_that_hangs_ends_it_with_one_clear_line(dataset: str, tmp_path: Path) -> None:
     limits = config(engine={"torch_threads": 1, "hang_timeout_s": 0.001})
     with pytest.raises(RunStopped, match=r"the cluster failed \(ActorDiedError"):

@@ -38,6 +38,8 @@ from tests.conftest import S3, RequestLog
 from tests.support.caption_sets import folder_rows, make_dataset, picture
 from tests.support.dataset_samples import dataset_row, write_dataset
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 36
 STORAGE = StorageConfig(num_retries=0)
 

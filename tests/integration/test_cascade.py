@@ -25,7 +25,7 @@ from raycap.progress import Progress
 from raycap.results.captioning import Summary
 from tests.support.faulty_http import Reply, faulty_server
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 BELOW = -1.5  # the stub's scores lie between -1 and -2, by the image
 NUM_IMAGES = 24

@@ -14,7 +14,7 @@ from raycap.models.clip_source import find_clip
 from tests.conftest import S3, MakeJpeg
 from tests.support.tiny_clip import save_clip
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.conftest import S3, MakeJpeg
 from tests.fuzz.seeds import encode, fits_in_gzip, scene
 from tests.support.outputs import files_under
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 LONG = "/".join(["n" * 199] * 5) + "/1.jpg"  # a path of 1,005 characters
 ON_DISK = [

@@ -18,7 +18,7 @@ from tests.support.caption_sets import folder_rows, make_dataset
 from tests.support.commandline import write_images
 from tests.support.taken_apart import Page
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 
 def config(**sections: Any) -> CaptionConfig:

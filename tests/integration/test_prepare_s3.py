@@ -20,7 +20,7 @@ from raycap.errors import RunConflict, StorageError
 from tests.conftest import S3, RequestLog
 from tests.support.caption_sets import picture
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 STORAGE = StorageConfig(timeout_s=5, num_retries=1)
 NUM_IMAGES = 40

@@ -15,7 +15,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from tests.support.tiny_vlm import save_vlm
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 
 def test_the_pipeline_says_what_the_model_says(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ from tests.support.random_blip import (
 )
 from tests.support.tiny_blip import FP32, sampling
 
+pytestmark = pytest.mark.slow
+
 _one_thread = tiny_blip.one_thread
 folder = tiny_blip.folder
 pixels = tiny_blip.pixels
@@ -219,7 +221,6 @@ def test_a_batch_that_fails_leaves_no_memory_behind_and_the_next_goes_well(
     check_alike(compiled.caption(pixels[:4]), plain.caption(pixels[:4]))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about this machine
 def test_really_compiled_captions_are_those_of_generate(folder: Path, pixels: Pixels) -> None:
