@@ -39,7 +39,7 @@ def test_a_run_is_stopped_interrupted_killed_and_the_same_command_goes_on_each_t
         if sent is signal.SIGTERM:
             check_only_writer(cli, process.pid)
         process.send_signal(sent)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == (-9 if sent is signal.SIGKILL else 1), err
         assert "Traceback" not in err
         if sent is not signal.SIGKILL:

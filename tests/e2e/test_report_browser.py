@@ -418,7 +418,7 @@ def test_curves_show_their_marks(everything: Path, opened: Open) -> None:
 
 def test_tables_wider_than_a_phone_scroll_by_keyboard(everything: Path, opened: Open) -> None:
     view = opened(everything, PHONE)
-    table = view.page.get_by_role("region", name="The best epoch of each run")
+    table = view.page.get_by_role("region", name="Best epoch of each run")
     assert table.evaluate("it => it.scrollWidth > it.clientWidth")
     table.focus()
     view.page.keyboard.press("End")

@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.commandline import CommandLine, wait_until
 from tests.support.tiny_dataset import write_dataset
 
@@ -25,6 +27,7 @@ def history(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.timeout(1200)
 def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
     raycap: CommandLine,
 ) -> None:
@@ -36,7 +39,7 @@ def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
         process = raycap.start("train", "set", "run", *SETTINGS)
         wait_until(lambda before=before: bool(set(checkpoints(output)) - set(before)), process)  # type: ignore[misc]
         os.kill(process.pid, sent)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == (1 if sent is signal.SIGTERM else -9), err
         assert "Traceback" not in err
         assert "resumed epoch=" in err or not before

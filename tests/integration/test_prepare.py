@@ -160,8 +160,7 @@ def test_a_source_whose_images_are_not_found_leaves_an_output_that_can_be_used(
     folder, output = tmp_path / "photos", tmp_path / "out"
     write_source(folder, 4)
     (folder / "metadata.jsonl").rename(tmp_path / "captions.jsonl")
-    words = r"captions\.jsonl: no image can be read \(4 not_found; the first: .*000\.jpg: no such"
-    with pytest.raises(DatasetError, match=words + r".*by --images$") as caught:
+    with pytest.raises(DatasetError, match=r"4 not_found; .*000\.jpg.*--images") as caught:
         prepare(tmp_path / "captions.jsonl", output, config=config())
     assert "\n" not in str(caught.value)
     record = prepare(tmp_path / "captions.jsonl", output, images=folder, config=config())

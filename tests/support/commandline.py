@@ -24,7 +24,7 @@ class CommandLine:
     env: dict[str, str]
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def __call__(self, *arguments: object, timeout_s: float = 180) -> tuple[int, str, str]:
+    def __call__(self, *arguments: object, timeout_s: float = 400) -> tuple[int, str, str]:
         """Run to the end; return exit code, standard output and standard error."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=timeout_s)
@@ -65,7 +65,7 @@ def wait_until(
     happened: Callable[[], bool], process: "subprocess.Popen[Any] | None" = None
 ) -> None:
     """Wait for something that a running command does, or a job somewhere else."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400  # a busy machine starts Ray Train in minutes
     while not happened():
         assert process is None or process.poll() is None, "the command ended before it happened"
         assert time.monotonic() < deadline, "it did not happen in time"
