@@ -82,6 +82,7 @@ def test_actors_give_what_one_process_gives_to_the_last_bit(tmp_path: Path) -> N
     assert_identical(spread, alone, tmp_path, ("spread", "alone"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_outlives_its_workers(tmp_path: Path) -> None:
     systems, references = write_corpus(tmp_path, 150)
     killed = {"references": 0, "scoring": 0}
@@ -92,6 +93,7 @@ def test_an_evaluation_outlives_its_workers(tmp_path: Path) -> None:
     assert_identical(spread, alone, tmp_path, ("spread", "alone"))
 
 
+@pytest.mark.slow
 def test_meteor_is_spread_as_well_and_its_programs_end_with_it(tmp_path: Path) -> None:
     systems, references = write_corpus(tmp_path, 15)
     settings = SPREAD | WITH_METEOR
@@ -155,6 +157,7 @@ def scene_names(folder: Path) -> list[str]:
     return sorted(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "referenced"])
 def test_clip_scores_the_images_of_a_dataset_wherever_they_are(
     tmp_path: Path, clip: dict[str, Any], embedded: bool

@@ -123,6 +123,7 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
     assert "- train.lr = 0.01\n  + train.lr = 0.02" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path: Path) -> None:
     # One takes as many micro-batches one after the other: batch norm sees what two workers see.
     write_dataset(str(tmp_path / "set"), "train:48", "validation:10")
@@ -146,6 +147,7 @@ def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path:
         assert a[1:] == pytest.approx(b[1:], rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_result_is_the_same(
     dataset: Path, tmp_path: Path, whole: Any
 ) -> None:
@@ -190,6 +192,7 @@ def is_ours(process: psutil.Process) -> bool:
     return process.pid in {child.pid for child in mine}
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_at_the_next_step_and_the_same_call_goes_on_also_in_a_bucket(
     s3: S3, whole: Any
 ) -> None:
@@ -213,6 +216,7 @@ def test_an_interrupt_stops_at_the_next_step_and_the_same_call_goes_on_also_in_a
     assert run(dataset, output, CONFIG) == found
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_on_all_workers_at_once(tmp_path: Path) -> None:
     sink = BytesIO()
     Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(sink, "PNG")
