@@ -45,7 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run the files that share a local Ray in one process, and every other file as a whole."""
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  absent where xdist is
 
-    class ByRay(LoadScopeScheduling):
+    class ByRay(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
         """Scopes are files; those that use the fixture `ray_session` are one scope."""
 
         def _split_scope(self, nodeid: str) -> str:
