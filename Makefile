@@ -29,10 +29,10 @@ demo: $(STAMP)            # the complete workflow on rendered scenes, with the b
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
 TWO := --numprocesses 2 --dist loadscope
 
-test: $(STAMP)            # everything but the drills; about ten minutes on two cores, no network
+test: $(STAMP)            # everything but the drills; no network
 	$(PYTEST) tests -m "not slow" $(TWO)
 
-test-all: $(STAMP)        # the drills that `make test` leaves out; about half an hour
+test-all: $(STAMP)        # the drills that `make test` leaves out
 	$(PYTEST) tests -m slow $(TWO)
 
 # In a separate environment, because vLLM needs another torch. (On a GPU machine, raycap[vllm]

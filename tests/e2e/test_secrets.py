@@ -44,7 +44,7 @@ QUICK = ("--set", "storage.num_retries=0", "--set", "storage.timeout_s=5")
 
 @dataclass
 class Watched:
-    """The command line in this process, of which all that it tells and leaves is looked through."""
+    """The command line in this process; all its output and files are searched for secrets."""
 
     cli: InProcess
     began_at: float
