@@ -26,6 +26,7 @@ from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
+from raycap.config.loading import override
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
@@ -166,6 +167,9 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     *,
     config: CaptionConfig | None = None,
     model: str | None = None,
+    split: str | None = None,
+    cascade: str | None = None,
+    below: float | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     on_progress: OnProgress | None = None,
@@ -182,6 +186,9 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         output: a folder or `s3://bucket/prefix`.
         config: all settings; None for the defaults.
         model: shorthand for the setting `model.name`.
+        split: shorthand for the setting `source.split`.
+        cascade: shorthand for the setting `cascade.model`.
+        below: shorthand for the setting `cascade.below`.
         limit: caption only the first images of the source, in key order.
         retry_failed: retry images that failed for a transient reason.
         on_progress: called as images are captioned.
@@ -199,24 +206,26 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         ModelError: the model cannot be found, loaded or run.
     """
     started = time.monotonic()
-    config = _with_model(config or CaptionConfig(), model)
+    named = {"model.name": model, "source.split": split}
+    named |= {"cascade.model": cascade, "cascade.below": below}
+    config = override(config or CaptionConfig(), named)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     found = find_model(config.model.name)
     check_arithmetic(found, config.model)
-    cascade = find_cascade(config, found)
+    second = find_cascade(config, found)
     generation = settled_generation(config.generation, found)
     check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
-    claim = CaptionClaim(caption_fingerprint(listing.identity, found, config, cascade), config)
+    claim = CaptionClaim(caption_fingerprint(listing.identity, found, config, second), config)
     with open_run(store, claim) as run, secret_addresses() as addresses:
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
         plan = _plan(store, listing, config, limit=limit, dry_run=False)
         passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
-        passes.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
-        summary = passes.summary(found, cascade, started)
+        passes.complete(config, found, second, retry_failed=retry_failed, debug=debug)
+        summary = passes.summary(found, second, started)
         if passes.num_answered or not is_complete(store):
             run.finish(write_summary, summary)
     return summary
@@ -404,10 +413,3 @@ def _plan(
             + (f" (other files: {skipped})" if skipped else "; check the address")
         )
     return plan
-
-
-def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
-    if model is None:
-        return config
-    # Not through model_dump, after which every setting would count as set by the user.
-    return config.model_copy(update={"model": config.model.model_copy(update={"name": model})})

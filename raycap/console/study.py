@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.live import Live
@@ -13,7 +13,13 @@ from rich.table import Table
 
 from raycap.config import StudyConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
+from raycap.console.options import (
+    ConfigOption,
+    DatasetArg,
+    DebugOption,
+    OutputArg,
+    set_option,
+)
 from raycap.console.progress import LINE_EVERY_S
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.results.status import Status
@@ -27,7 +33,7 @@ def study(
     dataset: DatasetArg,
     output: OutputArg,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("study.retry_failed=true")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare captioners of every kind on DATASET: one table, one report, a recommendation.
@@ -41,7 +47,7 @@ def study(
     Exit codes: 0 compared; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_config(StudyConfig, config, list(settings or []))
+        resolved = load_config(StudyConfig, config, settings)
         from raycap.experiments.study.run import study as compare
 
         with show_study(stderr()) as on_progress:

@@ -20,7 +20,7 @@ from raycap.console.options import (
     InitOption,
     KindOption,
     OutputArg,
-    SetOption,
+    TrainSetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.results.status import Status
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 def tune(
     dataset: DatasetArg,
     output: OutputArg,
-    model: KindOption = None,
+    kind: KindOption = None,
     init: InitOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: TrainSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Search training settings on DATASET; the best model is written to OUTPUT/model.
@@ -45,15 +45,12 @@ def tune(
     OUTPUT/best.yaml holds the best settings. Run the same command again to continue an interrupted
     search.
 
-    Example: `raycap tune dataset/ search/ --model hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
+    Example: `raycap tune dataset/ search/ --kind hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
 
     Exit codes: 0 searched; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        chosen = list(settings or [])
-        chosen += [f"kind={model}"] if model is not None else []
-        chosen += [f"init={init}"] if init is not None else []
-        resolved = load_config(TuneConfig, config, chosen)
+        resolved = load_config(TuneConfig, config, settings, {"kind": kind, "init": init})
         from raycap.experiments.tuning.run import tune as search
 
         with show_search(stderr()) as on_progress:

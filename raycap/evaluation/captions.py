@@ -13,6 +13,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.captioning.output import open_finished
 from raycap.config import StorageConfig
+from raycap.datasets.readers.files import open_file
 from raycap.errors import ConfigError
 from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
 from raycap.results.captioning import read_run
@@ -64,7 +65,7 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
         config: settings of stores.
 
     Raises:
-        ConfigError: no source, two with the same name, or one of another kind.
+        ConfigError: no source, a missing one, two with the same name, or one of another kind.
         DatasetError: an output of raycap is unfinished or damaged.
         StorageError: a store refuses.
     """
@@ -137,6 +138,8 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
     suffix = os.path.splitext(source)[1].lower()
     if suffix not in _SUFFIXES:
         return _open_output(name, source, config)
+    if not open_file(source, config).exists():
+        raise ConfigError(f"{source}: no such file", uri=source)
     kind = _SUFFIXES[suffix]
     return Captions(
         name=name,

@@ -45,6 +45,7 @@ def find_model(name: str) -> ModelSource:
             starts with `.`, `/` or `~`, or exists as a path, is a path.
 
     Raises:
+        ConfigError: there is no such folder.
         ModelError: it does not exist, or is not a model that raycap can caption with.
     """
     for kind in KINDS:
@@ -61,7 +62,7 @@ def find_model(name: str) -> ModelSource:
                 uri=name,
             )
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+            raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(

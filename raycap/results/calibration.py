@@ -19,6 +19,7 @@ from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
 CALIBRATION = "calibration.json"
+TRIALS = "trials.jsonl"
 _CHANGED = ("min_new_tokens", "max_new_tokens", "length_penalty", "no_repeat_ngram_size")
 
 

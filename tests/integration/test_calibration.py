@@ -15,11 +15,11 @@ from raycap.datasets.dataset import open_dataset
 from raycap.errors import ConfigError, DatasetError, ModelError, RunConflict, RunStopped
 from raycap.experiments.calibration.images import choose_images
 from raycap.experiments.calibration.run import calibrate
-from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, score_trial
+from raycap.experiments.calibration.trials import ScoredReferences, score_trial
 from raycap.models.base import ModelSource
 from raycap.models.sources import find_model
 from raycap.progress import Progress
-from raycap.results.calibration import CALIBRATION, Calibration
+from raycap.results.calibration import CALIBRATION, TRIALS, Calibration
 from tests.support.dataset_samples import scene_dataset
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]

@@ -20,9 +20,8 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
-from raycap.results.calibration import SliceRecord, Trial
+from raycap.results.calibration import TRIALS, SliceRecord, Trial
 
-TRIALS = "trials.jsonl"
 REMEDY = "finished settings are kept: run the same command to continue"
 
 _SLICE, _TRIAL = "slice", "trial"

@@ -12,9 +12,9 @@ import pytest
 
 from raycap import schema
 from raycap.captioning import export_formats as formats
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.parts import CAPTIONS, read_part
-from raycap.config import StorageConfig
+from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
 from raycap.storage.stores import open_store
 from tests.support import outputs

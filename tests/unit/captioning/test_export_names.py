@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raycap.captioning import export_formats as formats
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.export_formats import SidecarNames, safe_path
+from raycap.config import ExportFormat
 from raycap.errors import ConfigError
 from tests.support import outputs
 from tests.support.outputs import AWKWARD, failed, files_under, row

@@ -8,10 +8,9 @@ import psutil
 import pytest
 
 from raycap import schema
-from raycap.config import StorageConfig
+from raycap.config import MissingPolicy, StorageConfig
 from raycap.errors import ConfigError, DatasetError, ModelError
 from raycap.evaluation import passes
-from raycap.evaluation.matching import MissingPolicy
 from raycap.progress import Progress
 from raycap.results.evaluation import read_evaluation
 from raycap.storage.stores import open_store
