@@ -55,7 +55,7 @@ InitOption = Annotated[
 KindOption = Annotated[
     ModelKind | None,
     typer.Option(
-        "--kind", "-k", help="ModelKind of model to train. Default: blip.", show_default=False
+        "--kind", "-k", help="Kind of model to train. Default: blip.", show_default=False
     ),
 ]
 ModelOption = Annotated[

@@ -1,5 +1,6 @@
 """Old spellings of options: accepted for one version, with a line on standard error."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,10 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Rewrite old spellings, then parse."""
         return super().parse_args(ctx, rewritten(str(self.name), args))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line: `SOURCE`, as in all prose, not `{SOURCE}`."""
+        return [re.sub(r"^\{(.*)\}", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
 
 def rewritten(command: str, arguments: list[str]) -> list[str]:

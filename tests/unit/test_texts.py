@@ -54,10 +54,10 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (1, "report photos --output out/page.html"),
     ],
     "train": [
-        (1, "train photos out --model cnn-lstm"),
+        (1, "train photos out --kind cnn-lstm"),
         (1, "tune photos out"),
         (1, "study photos out"),
-        (1, "calibrate demo photos --output out"),
+        (1, "calibrate demo photos out"),
         (2, "prepare nowhere out"),
     ],
 }
