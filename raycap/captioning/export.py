@@ -191,7 +191,7 @@ def _export_sidecars(
 def _find_shared(source: FinishedOutput, names: formats.SidecarNames) -> list[str]:
     """Return the captioned images whose sidecars would share a name."""
     found: list[str] = []
-    taken: set[int] = set()
+    taken: set[str] = set()
     for page in source.pages([IMAGE_ID, STATUS]):
         image_ids = formats.captioned(page)[IMAGE_ID].to_pylist()
         rows = zip(image_ids, names.of(image_ids, taken), strict=True)
@@ -221,7 +221,7 @@ def _few(names: list[str]) -> str:
 
 
 def _sidecars(source: FinishedOutput, names: formats.SidecarNames) -> Iterator[tuple[str, bytes]]:
-    taken: set[int] = set()
+    taken: set[str] = set()
     for page in source.pages([IMAGE_ID, STATUS, CAPTION]):
         table = formats.captioned(page)
         keys = names.of(table[IMAGE_ID].to_pylist(), taken)

@@ -132,7 +132,7 @@ class SidecarNames:
         """Whether any images would share a name."""
         return bool(len(self._shared))
 
-    def of(self, image_ids: list[str], taken: set[int]) -> list[tuple[str | None, bool]]:
+    def of(self, image_ids: list[str], taken: set[str]) -> list[tuple[str | None, bool]]:
         """Return the unique names of the caption files of images.
 
         Args:
@@ -148,19 +148,19 @@ class SidecarNames:
         places = np.searchsorted(self._shared, hashes)
         is_shared = np.append(self._shared, np.uint64(0))[places] == hashes
         is_shared &= places < len(self._shared)
-        rows = zip(paths, stems, hashes.tolist(), is_shared.tolist(), strict=True)
-        return [(self._name(*row, taken), row[-1]) for row in rows]
+        rows = zip(paths, stems, is_shared.tolist(), strict=True)
+        return [
+            (self._name(path, stem, taken, is_shared=shared), shared) for path, stem, shared in rows
+        ]
 
-    def _name(
-        self, path: str, stem: str, stem_hash: int, is_shared: bool, taken: set[int]
-    ) -> str | None:
+    def _name(self, path: str, stem: str, taken: set[str], *, is_shared: bool) -> str | None:
         if not is_shared:
             return stem + SIDECAR_SUFFIX
         if self._same_stem is SameStem.SUFFIX:
             return path + SIDECAR_SUFFIX
-        if stem_hash in taken:
+        if stem in taken:
             return None
-        taken.add(stem_hash)
+        taken.add(stem)
         return stem + SIDECAR_SUFFIX
 
 

@@ -32,7 +32,7 @@ from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
-from raycap.progress import OnProgress, Progress
+from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
@@ -211,6 +211,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     config = override(config or CaptionConfig(), named)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
+    announce("finding the model")
     found = find_model(config.model.name)
     check_arithmetic(found, config.model)
     second = find_cascade(config, found)
@@ -390,6 +391,7 @@ class _Passes:
 def _plan(
     store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
 ) -> CaptionPlan:
+    announce("listing images")
     plan = extend_plan(
         store,
         listing.tables,

@@ -54,9 +54,7 @@ InitOption = Annotated[
 ]
 KindOption = Annotated[
     ModelKind | None,
-    typer.Option(
-        "--kind", "-k", help="Kind of model to train. Default: blip.", show_default=False
-    ),
+    typer.Option("--kind", "-k", help="Kind of model to train. Default: blip.", show_default=False),
 ]
 ModelOption = Annotated[
     str | None,

@@ -20,7 +20,7 @@ from raycap.console.options import (
     OutputArg,
     set_option,
 )
-from raycap.console.progress import LINE_EVERY_S
+from raycap.console.progress import LINE_EVERY_S, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.results.status import Status
 from raycap.text import brief, duration
@@ -124,7 +124,10 @@ logger = logging.getLogger(__name__)
 def show_study(console: Console) -> "Iterator[OnStudyProgress]":
     """Show the study passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
-        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
+        with (
+            Live("starting", console=console, transient=True, refresh_per_second=2) as live,
+            stages_shown(live.update),
+        ):
             yield lambda progress: live.update(study_table(progress.study, progress.stages))
     else:
         yield _StudyLines()

@@ -58,7 +58,7 @@ from raycap.datasets.survey import (
 )
 from raycap.errors import DatasetError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
-from raycap.progress import OnProgress, Progress
+from raycap.progress import OnProgress, Progress, announce
 from raycap.results.dataset import (
     DATASET,
     INDEX,
@@ -330,6 +330,7 @@ def _plan(
             store.remove_leftovers(folder)
     else:
         try:
+            announce("reading annotations")
             plan = write_plan(store, annotations.tables, config, fingerprint)
         except BaseException:
             store.delete_all(WORK)

@@ -17,6 +17,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ModelError
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
+    CONFIG_FILE,
     KIND_FILE,
     PICKLE_PATTERNS,
     WEIGHT_FILE,
@@ -26,10 +27,14 @@ from raycap.models.folders import (
 )
 from raycap.models.hub import download
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
+from raycap.runs.records import RUN
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
+
+MODEL = "model"
+"""Folder of the model in the output of a training run or search."""
 
 GENERATION = "generation"
 """Key of the generation settings in `raycap.json`."""
@@ -63,6 +68,7 @@ def find_model(name: str) -> ModelSource:
             )
         if not path.is_dir():
             raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+        _refuse_run(path, name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -73,6 +79,17 @@ def find_model(name: str) -> ModelSource:
     folder = download(repository, revision or None)
     # The cache names a snapshot after its commit, which pins the content of a branch or tag.
     return _from_folder(folder, repository, folder.name)
+
+
+def _refuse_run(path: Path, name: str) -> None:
+    """Raise ModelError for the output of a training run or search, which holds its model inside.
+
+    Its `config.json` is that of the run, and says nothing about a model.
+    """
+    if (path / RUN).is_file() and not (path / WEIGHT_FILE).exists():
+        has_model = (path / MODEL / CONFIG_FILE).is_file()
+        inside = f"did you mean {name.rstrip('/')}/{MODEL}?" if has_model else "it has no model yet"
+        raise ModelError(f"{name}: is the output of a run, not a model: {inside}", uri=name)
 
 
 def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:

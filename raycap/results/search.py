@@ -105,6 +105,18 @@ class Search:
         """Count the trials with a status."""
         return sum(trial.status is status for trial in self.trials)
 
+    @property
+    def share(self) -> float:
+        """Finished share of the planned trials, 0 to 1; a running trial counts by its epochs."""
+        done = sum(self._share_of(trial) for trial in self.trials)
+        return min(1.0, done / self.num_planned) if self.num_planned else 1.0
+
+    def _share_of(self, trial: Trial) -> float:
+        if trial.status is not Status.RUNNING:
+            return 1.0
+        planned = self.config.get("train", {}).get("num_epochs", 1)
+        return min(1.0, len(trial.history) / max(1, trial.params.get("train.num_epochs", planned)))
+
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """The settings that were searched: those of the space, then others that trials have."""

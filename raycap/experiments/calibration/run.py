@@ -22,7 +22,7 @@ from raycap.models.base import ModelSource
 from raycap.models.load import copy_model
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
-from raycap.progress import OnProgress, Progress
+from raycap.progress import OnProgress, Progress, announce
 from raycap.results.calibration import (
     TRIALS,
     Calibration,
@@ -177,8 +177,10 @@ class _Invocation:
                 image=self._config.image,
                 target=self._source.target,
             )
+            announce("loading the images")
             images = load_images(chosen, spec, captioners.batch_size)
             references = ScoredReferences.of(images.references)
+            announce("loading the model")
             lengths = self._measure(images, references, captioners)
             self._log.start(_describe(images, lengths))
             self._search(images, references, lengths, captioners)

@@ -36,6 +36,7 @@ from raycap.experiments.tuning.space import (
 )
 from raycap.experiments.tuning.trial import TrialSpec
 from raycap.experiments.tuning.trials import Searching, SearchPlan
+from raycap.progress import announce
 from raycap.results.search import (
     OnSearchProgress,
     Params,
@@ -196,6 +197,7 @@ class _Invocation:
             concurrent = fit_trials(total, base.engine, resources, self._config.tune)
             concurrent = min(concurrent, self._num_planned())
             engine = share_threads(base.engine, concurrent)
+            announce("starting the first trials")
             logger.info("search trials=%d at_a_time=%d", self._num_planned(), concurrent)
             spec = TrialSpec(
                 dataset=self._dataset,

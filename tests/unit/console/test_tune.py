@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from raycap.console.tune import (
+    Pace,
     describe_params,
     print_search,
     search_rows,
@@ -157,3 +158,17 @@ def test_without_a_terminal_each_step_of_a_trial_is_a_line(
     assert "\n" not in found[1]
     (line,) = lines(search_of(TRIALS[3:]), "t-4")
     assert "best=none" in line
+
+
+def test_the_pace_of_a_search_gives_its_eta() -> None:
+    seconds = iter([0.0, 60.0, 120.0])
+    pace = Pace(clock=lambda: next(seconds))
+    running = trial("t-1", 0.25, status=Status.RUNNING)
+    config = {"train": {"num_epochs": 4}}
+    planned = {"num_planned": 4, "config": config}
+    first = pace.describe(search_of([running], **planned))  # a quarter of one of four trials
+    assert first == "0 of 4 trials ended, 1 running, ETA unknown"
+    ended = trial("t-1", 0.25, 0.5)
+    assert pace.eta_s(search_of([ended], **planned)) == pytest.approx(60 * 0.75 / 0.1875)
+    half = pace.describe(search_of([ended, trial("t-2", 0.5), running], **planned))
+    assert half.startswith("2 of 4 trials ended, 1 running, ETA ")
