@@ -18,7 +18,7 @@ from raycap.console.options import (
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
-    from raycap.results.calibration import Calibration, Trial
+    from raycap.results.calibration import Calibration, ScoredSetting
 
 
 def calibrate(
@@ -111,7 +111,7 @@ def _condition(found: "Calibration") -> str:
     return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
 
 
-def _cells(trial: "Trial") -> list[str]:
+def _cells(trial: "ScoredSetting") -> list[str]:
     generation = trial.generation
     return [
         str(generation.min_new_tokens),
@@ -126,7 +126,7 @@ def _cells(trial: "Trial") -> list[str]:
     ]
 
 
-def _marks(trial: "Trial", found: "Calibration", best: "list[Trial]") -> str:
+def _marks(trial: "ScoredSetting", found: "Calibration", best: "list[ScoredSetting]") -> str:
     marks = ["*"] if trial in best else []
     marks += ["start"] if trial == found.start else []
     marks += ["[bold green]chosen[/bold green]"] if trial == found.chosen else []

@@ -61,8 +61,8 @@ class _StageHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a stage."""
-        (stage,) = record.args or ("",)
-        self._show(f"{stage} ...")
+        if isinstance(record.args, tuple):
+            self._show(f"{record.args[0]} ...")
 
 
 class _Lines:

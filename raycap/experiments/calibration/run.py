@@ -27,8 +27,8 @@ from raycap.results.calibration import (
     TRIALS,
     Calibration,
     ReferenceLengths,
+    ScoredSetting,
     SliceRecord,
-    Trial,
     changes,
     write_calibration,
 )
@@ -301,7 +301,7 @@ def _describe(images: LoadedSlice, lengths: ReferenceLengths) -> SliceRecord:
     )
 
 
-def _log_trial(trial: Trial, number: int, most_left: int) -> None:
+def _log_trial(trial: ScoredSetting, number: int, most_left: int) -> None:
     settings: dict[str, Any] = changes(trial.generation)
     logger.info(
         "setting_done number=%d at_most=%d %s cider_d=%.4f length_gap=%.2f",
