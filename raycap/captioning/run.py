@@ -4,6 +4,7 @@ A run has one pass per model: the pending images are captioned by the model, and
 """
 
 import logging
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
-from raycap.captioning.source import Listing, open_source
+from raycap.captioning.source import Listing, is_address_of, open_source
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
@@ -33,9 +34,17 @@ from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress, announce
-from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
+from raycap.results.captioning import (
+    MOVED_FROM,
+    SUMMARY,
+    Forecast,
+    Summary,
+    is_complete,
+    read_run,
+    write_summary,
+)
 from raycap.runs.opening import Claim, Run, open_run
-from raycap.runs.records import now, versions
+from raycap.runs.records import RUN, encode_json, now, read_json, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -170,6 +179,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     split: str | None = None,
     cascade: str | None = None,
     below: float | None = None,
+    source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     on_progress: OnProgress | None = None,
@@ -189,6 +199,9 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         split: shorthand for the setting `source.split`.
         cascade: shorthand for the setting `cascade.model`.
         below: shorthand for the setting `cascade.below`.
+        source_moved_from: the former address of the source, whose images keep their names: the
+            output of a run that captioned it there is continued. Images whose size, time or ETag
+            has changed are captioned again.
         limit: caption only the first images of the source, in key order.
         retry_failed: retry images that failed for a transient reason.
         on_progress: called as images are captioned.
@@ -218,12 +231,15 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     generation = settled_generation(config.generation, found)
     check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
-    claim = CaptionClaim(caption_fingerprint(listing.identity, found, config, second), config)
+    fingerprint = caption_fingerprint(listing.identity, found, config, second)
+    former = None if source_moved_from is None else str(source_moved_from)
+    claim = CaptionClaim(fingerprint, config, former)
     with open_run(store, claim) as run, secret_addresses() as addresses:
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
-        plan = _plan(store, listing, config, limit=limit, dry_run=False)
+        is_moved = MOVED_FROM in read_run(store)
+        plan = _plan(store, listing, config, limit=limit, is_moved=is_moved)
         passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
         passes.complete(config, found, second, retry_failed=retry_failed, debug=debug)
         summary = passes.summary(found, second, started)
@@ -253,6 +269,32 @@ def caption_fingerprint(
 
 class CaptionClaim(Claim):
     """A captioning run's claim; the output may hold other files, such as a preflight's."""
+
+    def __init__(
+        self, fingerprint: dict[str, Any], config: CaptionConfig, former_source: str | None = None
+    ) -> None:
+        super().__init__(fingerprint, config)
+        self._former_source = former_source
+
+    def replace(self, store: Store) -> bool:
+        """Replace the fingerprint of the same run over a source that has moved here."""
+        record = read_json(store, RUN)
+        theirs = record.get("fingerprint", {})
+        moved = {**theirs, "source": self.fingerprint["source"]}
+        if self._former_source is None or moved != self.fingerprint:
+            return False
+        if not is_address_of(self._former_source, theirs["source"]):
+            return False
+        # From now on, planning compares addresses too: see `extend_plan`.
+        record |= {"fingerprint": self.fingerprint, MOVED_FROM: theirs["source"]}
+        store.write(RUN, encode_json(record))
+        return True
+
+    def remedy(self, theirs: dict[str, Any]) -> str:
+        """Return what to do if the two runs differ in the address of the source only."""
+        if {**theirs, "source": self.fingerprint["source"]} != self.fingerprint:
+            return ""
+        return f"\nif the source has moved: --source-moved-from {shlex.quote(theirs['source'])}"
 
     def record(self) -> dict[str, Any]:
         """Return the content of `run.json`, with all settings of the first invocation."""
@@ -389,7 +431,13 @@ class _Passes:
 
 
 def _plan(
-    store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
+    store: Store,
+    listing: Listing,
+    config: CaptionConfig,
+    *,
+    limit: int | None,
+    dry_run: bool = False,
+    is_moved: bool = False,
 ) -> CaptionPlan:
     announce("listing images")
     plan = extend_plan(
@@ -399,6 +447,7 @@ def _plan(
         num_threads=config.storage.list_threads,
         limit=limit,
         dry_run=dry_run,
+        is_moved=is_moved,
     )
     logger.info(
         "planned images=%d new=%d changed=%d parts=%d skipped=%d",

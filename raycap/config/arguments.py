@@ -36,6 +36,6 @@ def _move(function: str, given: dict[str, Any], old: str, new: str) -> None:
     warnings.warn(
         f"raycap.{function}(): {old!r} is now {new!r}; the old name works in this version only",
         DeprecationWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
     given[new] = given.pop(old)

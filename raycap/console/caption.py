@@ -71,6 +71,14 @@ def caption(
             "--below", help="Captions with a logprob below this are weak, for example -1.2."
         ),
     ] = None,
+    source_moved_from: Annotated[
+        str | None,
+        typer.Option(
+            "--source-moved-from",
+            help="Continue a run whose source has moved to SOURCE from this address.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: CaptionSetOption = None,
     debug: DebugOption = False,
@@ -102,6 +110,7 @@ def caption(
         if preflight is not None:
             failed_share = _preflight(source, output, preflight, choice, debug=debug)
         else:
+            choice["source_moved_from"] = source_moved_from
             failed_share = _caption(source, output, choice, debug=debug)
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(

@@ -21,6 +21,8 @@ from raycap.storage.base import Store
 
 SUMMARY = "summary.json"
 PROGRESS = "progress.json"
+MOVED_FROM = "moved_from"
+"""Key of `run.json`: the former address of a source that has moved."""
 _MAX_PROBLEMS = 100
 
 

@@ -267,3 +267,31 @@ def test_ray_data_takes_stages_that_ask_for_gpus() -> None:
     stages = _stages(pa.table([[0], [False]], schema=schema.WORK), spec, wanted)
 
     assert "CaptionActor" in repr(stages)
+
+
+def test_a_run_goes_on_where_its_source_has_moved_to(tmp_path: Path) -> None:
+    write_images(tmp_path / "before", 6)
+    output = tmp_path / "out"
+    raycap.caption(tmp_path / "before", output, config=config(), limit=4)
+    answered = rows_of(output)
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunConflict, match="--source-moved-from"):
+        raycap.caption(tmp_path / "after", output, config=config())
+    with pytest.raises(RunConflict):
+        raycap.caption(
+            tmp_path / "after", output, config=config(), source_moved_from=tmp_path / "other"
+        )
+    for moved_from in (tmp_path / "before", tmp_path / "before", None):
+        summary = raycap.caption(
+            tmp_path / "after", output, config=config(), source_moved_from=moved_from
+        )
+        assert (summary.num_images, summary.num_ok) == (6, 6)
+    rows = rows_of(output)
+    assert rows[:4] == answered
+    assert {row[schema.URI] for row in rows[4:]} == {
+        str(tmp_path / "after" / f"{number:05d}.jpg") for number in (4, 5)
+    }
+    manifest = pq.read_table(output / "manifest" / "part-000000.parquet")
+    assert all(uri.startswith(str(tmp_path / "after")) for uri in manifest["uri"].to_pylist())
+    assert verify(output).is_complete
