@@ -19,10 +19,11 @@ from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
+from raycap.captioning.moving import find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
-from raycap.captioning.source import Listing, is_address_of, open_source
+from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
@@ -35,16 +36,14 @@ from raycap.models.sources import check_arithmetic, find_model, settled_generati
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import (
-    MOVED_FROM,
     SUMMARY,
     Forecast,
     Summary,
     is_complete,
-    read_run,
     write_summary,
 )
 from raycap.runs.opening import Claim, Run, open_run
-from raycap.runs.records import RUN, encode_json, now, read_json, versions
+from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -233,13 +232,14 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     config = config.model_copy(update={"generation": generation})
     fingerprint = caption_fingerprint(listing.identity, found, config, second)
     former = None if source_moved_from is None else str(source_moved_from)
-    claim = CaptionClaim(fingerprint, config, former)
+    moved = find_move(store, fingerprint, former)
+    claim = CaptionClaim(moved.fingerprint, config)
     with open_run(store, claim) as run, secret_addresses() as addresses:
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
-        is_moved = MOVED_FROM in read_run(store)
-        plan = _plan(store, listing, config, limit=limit, is_moved=is_moved)
+        moved.record(store)
+        plan = _plan(store, listing, config, limit=limit, is_moved=moved.is_moved)
         passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
         passes.complete(config, found, second, retry_failed=retry_failed, debug=debug)
         summary = passes.summary(found, second, started)
@@ -269,26 +269,6 @@ def caption_fingerprint(
 
 class CaptionClaim(Claim):
     """A captioning run's claim; the output may hold other files, such as a preflight's."""
-
-    def __init__(
-        self, fingerprint: dict[str, Any], config: CaptionConfig, former_source: str | None = None
-    ) -> None:
-        super().__init__(fingerprint, config)
-        self._former_source = former_source
-
-    def replace(self, store: Store) -> bool:
-        """Replace the fingerprint of the same run over a source that has moved here."""
-        record = read_json(store, RUN)
-        theirs = record.get("fingerprint", {})
-        moved = {**theirs, "source": self.fingerprint["source"]}
-        if self._former_source is None or moved != self.fingerprint:
-            return False
-        if not is_address_of(self._former_source, theirs["source"]):
-            return False
-        # From now on, planning compares addresses too: see `extend_plan`.
-        record |= {"fingerprint": self.fingerprint, MOVED_FROM: theirs["source"]}
-        store.write(RUN, encode_json(record))
-        return True
 
     def remedy(self, theirs: dict[str, Any]) -> str:
         """Return what to do if the two runs differ in the address of the source only."""

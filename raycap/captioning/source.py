@@ -217,15 +217,6 @@ def open_source(source: str, config: StorageConfig, split: str | None = None) ->
     return listing
 
 
-def is_address_of(given: str, source: str) -> bool:
-    """Return whether a given address, of something that may be gone, is that of a run's source."""
-    address = Address.parse(given)
-    if not address.is_local:
-        return given.rstrip("/") == source.rstrip("/")
-    path = address.local_path
-    return source in (path, os.path.realpath(path))
-
-
 def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
     address = Address.parse(source)
     is_local = address.is_local

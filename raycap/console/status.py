@@ -91,7 +91,7 @@ def work_rows(found: "WorkStatus") -> list[tuple[str, str]]:
 
 def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
     """Return the progress of a captioning run as names and values."""
-    rows = [("state", _STATES[found.state])]
+    rows = [("state", _STATES.get(found.state, found.state))]
     beat = found.beat
     if beat is None or found.age_s is None:
         return rows

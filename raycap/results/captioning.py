@@ -21,8 +21,8 @@ from raycap.storage.base import Store
 
 SUMMARY = "summary.json"
 PROGRESS = "progress.json"
-MOVED_FROM = "moved_from"
-"""Key of `run.json`: the former address of a source that has moved."""
+MOVED_TO = "moved_to"
+"""Key of `run.json`: the address that the source has moved to since the run began."""
 _MAX_PROBLEMS = 100
 
 
@@ -191,7 +191,7 @@ def source_dataset(run: dict[str, Any]) -> str | None:
         run: content of `run.json`.
     """
     fingerprint = run.get("fingerprint", {})
-    return fingerprint["source"] if "split" in fingerprint else None
+    return run.get(MOVED_TO, fingerprint["source"]) if "split" in fingerprint else None
 
 
 def is_complete(store: Store) -> bool:
