@@ -55,9 +55,8 @@ def find_move(store: Store, fingerprint: dict[str, Any], former: str | None) -> 
         record = read_json(store, RUN)
     except ObjectNotFound:
         return same
-    theirs = record.get("fingerprint")
-    is_ours = isinstance(theirs, dict) and {**theirs, "source": here} == fingerprint
-    if not is_ours or "source" not in theirs:
+    theirs: dict[str, Any] = record.get("fingerprint") or {}
+    if "source" not in theirs or {**theirs, "source": here} != fingerprint:
         return same  # another run: the claim refuses it
     latest = record.get(MOVED_TO, theirs["source"])
     if latest == here:

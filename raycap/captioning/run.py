@@ -218,8 +218,12 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         ModelError: the model cannot be found, loaded or run.
     """
     started = time.monotonic()
-    named = {"model.name": model, "source.split": split}
-    named |= {"cascade.model": cascade, "cascade.below": below}
+    named = {
+        "model.name": model,
+        "source.split": split,
+        "cascade.model": cascade,
+        "cascade.below": below,
+    }
     config = override(config or CaptionConfig(), named)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)

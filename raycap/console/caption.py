@@ -103,7 +103,7 @@ def caption(
         resolved = load_config(CaptionConfig, config, settings, named)
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
-        choice = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
+        choice: dict[str, Any] = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
         if dry_run:
             _print_forecast(source, output, choice)
             return

@@ -41,8 +41,10 @@ def find_clip(name: str) -> ModelSource:
     """
     path = Path(os.path.expanduser(name))
     if name.startswith((".", "/", "~")) or (name and path.exists()):
-        if not path.is_dir():
+        if not path.exists():
             raise ConfigError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
+        if not path.is_dir():
+            raise ModelError(f"{name}: is a file: give the folder of a saved CLIP", uri=name)
         return _from_folder(path.resolve(), name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)

@@ -66,8 +66,10 @@ def find_model(name: str) -> ModelSource:
                 f"give a folder with {WEIGHT_FILE}",
                 uri=name,
             )
-        if not path.is_dir():
+        if not path.exists():
             raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+        if not path.is_dir():
+            raise ModelError(f"{name}: is a file: give the folder of a saved model", uri=name)
         _refuse_run(path, name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):

@@ -107,7 +107,8 @@ class Search(ExperimentRecord):
         if trial.status is not Status.RUNNING:
             return 1.0
         planned = self.config.get("train", {}).get("num_epochs", 1)
-        return min(1.0, len(trial.history) / max(1, trial.params.get("train.num_epochs", planned)))
+        num_epochs = int(trial.params.get("train.num_epochs", planned))
+        return min(1.0, len(trial.history) / max(1, num_epochs))
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

@@ -197,7 +197,7 @@ def test_mistakes_are_one_clear_line(calibrated: Calibration, dataset: str, tmp_
             calibrate(model, where, output, config=config(**sections))
 
     mistaken(ConfigError, "stub: has no weights and no lengths to calibrate", model="stub")
-    mistaken(ModelError, "no such folder", model="./nowhere")
+    mistaken(ConfigError, "no such folder", model="./nowhere")
     mistaken(DatasetError, "is not a caption dataset", where=str(tmp_path))
     mistaken(DatasetError, "no split 'dev'; there are: ", split="dev")
     mistaken(ConfigError, "written to a folder of this machine", output="s3://bucket/model")

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pycocotools.coco import COCO
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
 from raycap import schema
 from raycap.captioning import export_formats as formats

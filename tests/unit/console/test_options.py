@@ -12,12 +12,10 @@ import typer.main
 
 import raycap
 from docs.reference import ROOTS, pages
-from raycap.config import AnnotationFormatName, CaptionConfig, ModelKind, StorageConfig
+from raycap.config import AnnotationFormatName, CaptionConfig, StorageConfig
 from raycap.config.loading import load_config
 from raycap.console import COMMANDS, app
 from raycap.datasets.readers.recognition import AnnotationFormat
-from raycap.models.base import TrainableKind
-from raycap.models.kinds import KINDS
 from raycap.storage.stores import open_store
 from tests.support.cli import InProcess
 from tests.support.outputs import row, write_output
@@ -71,10 +69,8 @@ def test_the_references_show_no_value_of_python() -> None:
         assert "inspect." not in text
 
 
-def test_names_of_the_command_line_are_those_of_the_registries() -> None:
+def test_formats_of_the_command_line_are_those_of_the_registry() -> None:
     assert get_args(AnnotationFormatName) == tuple(AnnotationFormat)
-    trainable = {kind.name for kind in KINDS if isinstance(kind, TrainableKind)}
-    assert set(get_args(ModelKind)) == trainable
 
 
 def test_the_version_is_told(cli: InProcess) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
+from raycap.experiments.calibration.trials import ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import tokenize
-from raycap.results.calibration import ReferenceLengths, ScoredSetting, SliceRecord
+from raycap.results.calibration import TRIALS, ReferenceLengths, ScoredSetting, SliceRecord
 
 FINGERPRINT = {"split": "validation", "model": {"digest": "d1"}}
 IMAGES = SliceRecord(
