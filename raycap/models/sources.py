@@ -60,17 +60,7 @@ def find_model(name: str) -> ModelSource:
         return _from_folder(DEMO_FOLDER, name, None)
     path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
     if name.startswith((".", "/", "~")) or (name and path.exists()):
-        if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
-            raise ModelError(
-                f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
-                f"give a folder with {WEIGHT_FILE}",
-                uri=name,
-            )
-        if not path.exists():
-            raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
-        if not path.is_dir():
-            raise ModelError(f"{name}: is a file: give the folder of a saved model", uri=name)
-        _refuse_run(path, name)
+        _check_path(path, name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -83,11 +73,25 @@ def find_model(name: str) -> ModelSource:
     return _from_folder(folder, repository, folder.name)
 
 
-def _refuse_run(path: Path, name: str) -> None:
-    """Raise ModelError for the output of a training run or search, which holds its model inside.
+def _check_path(path: Path, name: str) -> None:
+    """Refuse a path that is no folder, or the output of a run, which holds its model inside.
 
-    Its `config.json` is that of the run, and says nothing about a model.
+    The `config.json` of such an output is that of the run, and says nothing about a model.
+
+    Raises:
+        ConfigError: there is nothing at the path.
+        ModelError: it is not the folder of a model.
     """
+    if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
+        raise ModelError(
+            f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
+            f"give a folder with {WEIGHT_FILE}",
+            uri=name,
+        )
+    if not path.exists():
+        raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+    if not path.is_dir():
+        raise ModelError(f"{name}: is a file: give the folder of a saved model", uri=name)
     if (path / RUN).is_file() and not (path / WEIGHT_FILE).exists():
         has_model = (path / MODEL / CONFIG_FILE).is_file()
         inside = f"did you mean {name.rstrip('/')}/{MODEL}?" if has_model else "it has no model yet"
