@@ -163,9 +163,8 @@ def _export_sidecars(
     shared = _find_shared(source, names) if names.has_shared else []
     if shared and same_stem is SameStem.ERROR:
         raise ConfigError(
-            f"{source.store.uri}: {len(shared)} images differ only in the suffix of their name "
-            f"({_few(shared)}), and their sidecars would share a name; choose --same-stem suffix "
-            "or first"
+            f"{source.store.uri}: sidecars of images whose names differ only in the suffix would "
+            f"share a name ({_few(shared)}); choose --same-stem suffix or first"
         )
     threads = source.config.list_threads
     if not (existing.force or existing.is_kept) and next(store.list(), None) is not None:
@@ -206,7 +205,7 @@ def _stems(image_ids: list[str]) -> set[str]:
 def _describe_shared(shared: list[str], same_stem: SameStem) -> tuple[str, ...]:
     if not shared:
         return ()
-    what = f"{len(shared)} images differ only in the suffix of their name ({_few(shared)}): "
+    what = f"images whose names differ only in the suffix: {len(shared)} ({_few(shared)}); "
     if same_stem is SameStem.FIRST:
         return (f"{what}only the first of each has a sidecar",)
     name = os.path.basename(shared[0])

@@ -65,7 +65,7 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
         config: settings of stores.
 
     Raises:
-        ConfigError: no source, a missing one, two with the same name, or one of another kind.
+        ConfigError: no source, two with the same name, or one of another kind.
         DatasetError: an output of raycap is unfinished or damaged.
         StorageError: a store refuses.
     """
@@ -74,6 +74,19 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
     given = [_split_name(source) for source in sources]
     names = _unique_names([name for name, _ in given], [source for _, source in given])
     return [_open(name, source, config) for name, (_, source) in zip(names, given, strict=True)]
+
+
+def check_files(captions: Sequence[Captions], config: StorageConfig) -> None:
+    """Make sure that the files of captions exist, before any work; outputs of raycap were opened.
+
+    Raises:
+        ConfigError: one does not exist.
+        StorageError: a store refuses.
+    """
+    for found in captions:
+        is_file = found.format != CaptionsFormat.RAYCAP
+        if is_file and not open_file(found.source, config).exists():
+            raise ConfigError(f"{found.source}: no such file", uri=found.source)
 
 
 def _split_name(source: str | Path) -> tuple[str | None, str]:
@@ -138,8 +151,6 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
     suffix = os.path.splitext(source)[1].lower()
     if suffix not in _SUFFIXES:
         return _open_output(name, source, config)
-    if not open_file(source, config).exists():
-        raise ConfigError(f"{source}: no such file", uri=source)
     kind = _SUFFIXES[suffix]
     return Captions(
         name=name,

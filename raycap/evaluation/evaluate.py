@@ -12,7 +12,7 @@ import duckdb
 from raycap.config import BootstrapConfig, EvaluateConfig, MissingPolicy, choose, renamed
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
-from raycap.evaluation.captions import Captions, open_captions
+from raycap.evaluation.captions import Captions, check_files, open_captions
 from raycap.evaluation.matching import Match, load_references, match_system, settle
 from raycap.evaluation.passes import (
     Matched,
@@ -192,6 +192,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
     systems = open_captions(captions, config.storage)
+    check_files(systems, config.storage)
     splits = [split] if isinstance(split, str) else list(split or ())
     written = read_references(references, config.storage, splits=splits)
     plan = plan_passes(config, written, len(systems))
