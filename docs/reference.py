@@ -8,6 +8,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -144,6 +145,8 @@ def _type(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if origin in (Union, types.UnionType):
         return ", ".join(_type(item) for item in get_args(kind) if item is not type(None))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{value}`" for value in kind)
     names = {str: "text", int: "integer", float: "number", Path: "path", bool: ""}
     return names[kind]
 

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raycap.captioning.export import export
     from raycap.captioning.run import caption, forecast
-    from raycap.captioning.status import read_status as status
-    from raycap.captioning.verify import verify
     from raycap.config import (
         CalibrateConfig,
         CaptionConfig,
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from raycap.experiments.calibration.run import calibrate
     from raycap.experiments.study.run import study
     from raycap.experiments.tuning.run import tune
+    from raycap.inspection import status, verify
     from raycap.preflights.run import preflight
     from raycap.reporting.report import report
     from raycap.results.captioning import Summary
@@ -62,13 +61,13 @@ _SOURCES = {
     "preflight": "raycap.preflights.run",
     "prepare": "raycap.datasets.prepare",
     "report": "raycap.reporting.report",
-    "status": "raycap.captioning.status:read_status",
+    "status": "raycap.inspection",
     "study": "raycap.experiments.study.run",
     "train": "raycap.training.run",
     "tune": "raycap.experiments.tuning.run",
-    "verify": "raycap.captioning.verify",
+    "verify": "raycap.inspection",
 }
-"""Public names, and the module of each (`module:name` where the name differs)."""
+"""Public names, and the module of each."""
 
 __all__ = [
     "CalibrateConfig",
@@ -102,8 +101,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _SOURCES:
         raise AttributeError(f"module 'raycap' has no attribute {name!r}")
-    module, _, attribute = _SOURCES[name].partition(":")
-    return getattr(import_module(module), attribute or name)
+    return getattr(import_module(_SOURCES[name]), name)
 
 
 def __dir__() -> list[str]:

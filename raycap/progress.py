@@ -1,5 +1,6 @@
-"""Progress of long work over images."""
+"""Progress of long work over images, and the stages before it begins."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,3 +27,11 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 """Called as images are answered."""
+
+STAGES = "raycap.stages"
+"""Name of the logger of stages: a terminal shows the last one until there is progress."""
+
+
+def announce(stage: str) -> None:
+    """Log the stage that begins, such as "starting Ray": its seconds have nothing else to show."""
+    logging.getLogger(STAGES).info('stage="%s"', stage)

@@ -7,9 +7,10 @@ by the speed of the stores.
 
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress, islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
-from raycap.config import StorageConfig, choose
+from raycap.config import ExportFormat, SameStem, StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
@@ -34,50 +35,46 @@ _FETCH_THREADS = 4  # images per tar at the same time; twice as many are in memo
 _SHOWN = 5
 
 
-class ExportFormat(StrEnum):
-    """Formats of an export."""
-
-    JSONL = "jsonl"
-    """One file with a JSON object per line and all columns, including failed images."""
-    CSV = "csv"
-    """One file (RFC 4180) with all columns, including failed images."""
-    PARQUET = "parquet"
-    """One file with all columns, including failed images."""
-    SIDECAR = "sidecar"
-    """A folder with the structure of the images: `a/b.jpg` has its caption in `a/b.txt`."""
-    WEBDATASET = "webdataset"
-    """A folder of tars, one per part, with images, captions and rows."""
-    COCO = "coco"
-    """One file: a COCO captions JSON."""
-
-
-def export(
+def export(  # noqa: PLR0913  the public call: all but two by keyword
     output: str | Path,
     destination: str | Path,
     *,
     to: ExportFormat | str,
     force: bool = False,
+    keep_existing: bool = False,
+    same_stem: SameStem | str = SameStem.SUFFIX,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
 
     Args:
         output: The output of `raycap caption`, a folder or `s3://bucket/prefix`.
-        destination: A file for `jsonl`, `csv`, `parquet` and `coco`; a folder for `sidecar`
-            (such as the folder of the images) and `webdataset`. Local or in a bucket.
+        destination: A file for `jsonl`, `csv`, `parquet`, `coco` and `coco-results`; a folder for
+            `sidecar` (such as the folder of the images) and `webdataset`. Local or in a bucket.
         to: The format.
         force: Overwrite an existing destination.
+        keep_existing: Keep sidecars that exist with other content, such as edited ones, and write
+            the others.
+        same_stem: Names of the sidecars of images such as `x.jpg` and `x.png`: `suffix` (default),
+            `first` or `error`.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
-        ConfigError: an address is wrong, or the destination exists.
+        ConfigError: an address is wrong, the destination exists, options exclude each other, or
+            images share a stem and `same_stem` is `error`.
         DatasetError: `output` is not an output of raycap, is unfinished, or is damaged.
         StorageError: a store refuses a request.
     """
     to = choose(ExportFormat, to, "to")
+    existing = _Existing(force=force, is_kept=keep_existing)
+    if keep_existing and (force or to != ExportFormat.SIDECAR):
+        raise ConfigError(
+            "--keep-existing is for --to sidecar, and excludes --force: leave one of them out"
+        )
     source = open_finished(str(output), storage or StorageConfig())
     if to == ExportFormat.SIDECAR:
-        return _export_sidecars(source, _open_folder(str(destination), source), force=force)
+        folder = _open_folder(str(destination), source)
+        return _export_sidecars(source, folder, existing, choose(SameStem, same_stem, "same_stem"))
     if to == ExportFormat.WEBDATASET:
         return _export_tars(source, _open_folder(str(destination), source), force=force)
     return _export_file(source, str(destination), to, force=force)
@@ -88,20 +85,37 @@ _WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
     ExportFormat.CSV: formats.write_csv,
     ExportFormat.PARQUET: formats.write_parquet,
     ExportFormat.COCO: formats.write_coco,
+    ExportFormat.COCO_RESULTS: formats.write_coco_results,
 }
+_SUFFIXES = {ExportFormat.COCO: "json", ExportFormat.COCO_RESULTS: "json"}
+_NOT_NUMBERED = (
+    "image ids: numbered from 1 in the order of the output, as the names of the images do not all "
+    "end with a number of their own; they match no other COCO file"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Existing:
+    """What happens to a file that exists with other content; refused if neither is set."""
+
+    force: bool
+    is_kept: bool
 
 
 def _export_file(
     source: FinishedOutput, destination: str, to: ExportFormat, *, force: bool
 ) -> ExportCounts:
-    example = f"captions.{'json' if to == 'coco' else to}"
+    example = f"captions.{_SUFFIXES.get(to, to)}"
     store, key = open_file(destination, source.config, example=example)
     if not force:
         _refuse(store, filter(partial(_exists, store), [key]))
     with _staged(store, key) as file:
         num_exported = _WRITERS[to](source.pages, file)
+    is_named = to not in _SUFFIXES or formats.has_numbers(source.pages)
     return ExportCounts(
-        num_exported=num_exported, num_failed_skipped=source.num_images - num_exported
+        num_exported=num_exported,
+        num_failed_skipped=source.num_images - num_exported,
+        notes=() if is_named else (_NOT_NUMBERED,),
     )
 
 
@@ -139,33 +153,96 @@ def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
         raise StorageError(f"{folder}: {error.strerror or error}", uri=str(folder)) from error
 
 
-def _export_sidecars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
+def _export_sidecars(
+    source: FinishedOutput, store: Store, existing: _Existing, same_stem: SameStem
+) -> ExportCounts:
     # Names take failed images into account: a tool would read `a.txt` as the caption of both
     # `a.jpg` and `a.png`, and no name may change when a failed image is captioned later.
-    names = formats.SidecarNames(page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
+    pages = (page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
+    names = formats.SidecarNames(pages, same_stem)
+    shared = _find_shared(source, names) if names.has_shared else []
+    if shared and same_stem is SameStem.ERROR:
+        raise ConfigError(
+            f"{source.store.uri}: sidecars of images whose names differ only in the suffix would "
+            f"share a name ({_few(shared)}); choose --same-stem suffix or first"
+        )
     threads = source.config.list_threads
-    if not force and next(store.list(), None) is not None:
+    if not (existing.force or existing.is_kept) and next(store.list(), None) is not None:
 
         def foreign(sidecar: tuple[str, bytes]) -> str | None:
             return sidecar[0] if _is_foreign(store, *sidecar) else None
 
         found = ordered_map(foreign, _sidecars(source, names), threads)
         _refuse(store, (key for key in found if key is not None))
-    write = partial(_write_sidecar, store, force=force)
-    num_exported = sum(1 for _ in ordered_map(write, _sidecars(source, names), threads))
+    write = partial(_write_sidecar, store, existing=existing)
+    written = Counter(ordered_map(write, _sidecars(source, names), threads))
+    num_nameless = len(shared) - len(_stems(shared)) if same_stem is SameStem.FIRST else 0
     return ExportCounts(
-        num_exported=num_exported,
-        num_failed_skipped=source.num_images - num_exported,
-        num_files=num_exported,
+        num_exported=written[True],
+        num_failed_skipped=source.num_images - written.total() - num_nameless,
+        num_files=written[True],
+        num_same_stem=len(shared),
+        num_kept=written[False],
+        notes=_describe_shared(shared, same_stem),
     )
 
 
+def _find_shared(source: FinishedOutput, names: formats.SidecarNames) -> list[str]:
+    """Return the captioned images whose sidecars would share a name."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for page in source.pages([IMAGE_ID, STATUS]):
+        image_ids = formats.captioned(page)[IMAGE_ID].to_pylist()
+        rows = zip(image_ids, names.of(image_ids, taken), strict=True)
+        found += [image_id for image_id, (_, is_shared) in rows if is_shared]
+    return found
+
+
+def _stems(image_ids: list[str]) -> set[str]:
+    return {os.path.splitext(formats.safe_path(image_id))[0] for image_id in image_ids}
+
+
+def _describe_shared(shared: list[str], same_stem: SameStem) -> tuple[str, ...]:
+    if not shared:
+        return ()
+    what = f"images whose names differ only in the suffix: {len(shared)} ({_few(shared)}); "
+    if same_stem is SameStem.FIRST:
+        return (f"{what}only the first of each has a sidecar",)
+    name = os.path.basename(shared[0])
+    return (
+        f"{what}their sidecars keep it, as in {name}.txt, where tools may look for "
+        f"{os.path.splitext(name)[0]}.txt; --same-stem first writes that for the first of each",
+    )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
 def _sidecars(source: FinishedOutput, names: formats.SidecarNames) -> Iterator[tuple[str, bytes]]:
+    taken: set[str] = set()
     for page in source.pages([IMAGE_ID, STATUS, CAPTION]):
         table = formats.captioned(page)
-        keys = names.of(table[IMAGE_ID].to_pylist())
-        for key, caption in zip(keys, table[CAPTION].to_pylist(), strict=True):
-            yield key, f"{caption}\n".encode()
+        keys = names.of(table[IMAGE_ID].to_pylist(), taken)
+        for (key, _), caption in zip(keys, table[CAPTION].to_pylist(), strict=True):
+            if key is not None:
+                yield key, f"{caption}\n".encode()
+
+
+def _write_sidecar(store: Store, sidecar: tuple[str, bytes], *, existing: _Existing) -> bool:
+    """Write a sidecar; return False if another was there and is kept."""
+    key, data = sidecar
+    if existing.force:
+        store.write(key, data)
+    elif not store.create(key, data) and _is_foreign(store, key, data):
+        if existing.is_kept:
+            return False
+        raise ConfigError(
+            f"{store.address(key)}: was written by another process during the export; move it away "
+            "and run the same command again",
+            uri=store.address(key),
+        )
+    return True
 
 
 def _is_foreign(store: Store, key: str, data: bytes) -> bool:
@@ -178,18 +255,6 @@ def _is_foreign(store: Store, key: str, data: bytes) -> bool:
         return isinstance(store, LocalStore) and os.path.lexists(store.address(key))
 
 
-def _write_sidecar(store: Store, sidecar: tuple[str, bytes], *, force: bool) -> None:
-    key, data = sidecar
-    if force:
-        store.write(key, data)
-    elif not store.create(key, data) and _is_foreign(store, key, data):
-        raise ConfigError(
-            f"{store.address(key)}: was written by another process during the export; move it away "
-            "and run the same command again",
-            uri=store.address(key),
-        )
-
-
 def _refuse(store: Store, standing: Iterator[str]) -> None:
     """Raise ConfigError if any of these files exist, before anything is written."""
     first = list(islice(standing, _SHOWN))
@@ -199,7 +264,7 @@ def _refuse(store: Store, standing: Iterator[str]) -> None:
         what = "1 file exists" if num_standing == 1 else f"{num_standing} files exist"
         raise ConfigError(
             f"{store.uri}: {what} already ({', '.join(first)}{more}); move them away, give another "
-            "destination, or overwrite with --force",
+            "destination, keep them with --keep-existing (sidecars), or overwrite with --force",
             uri=store.uri,
         )
 

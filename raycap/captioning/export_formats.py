@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
+from raycap.config import SameStem
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.schema import (
     ALTERNATIVES,
@@ -106,34 +107,61 @@ def _short_suffix(name: str) -> str:
 class SidecarNames:
     """Gives each image the name of its caption file: `a/b.jpg` has `a/b.txt`.
 
-    Images that would share a name all keep their suffix: `a.jpg` and `a.png` have `a.jpg.txt` and
-    `a.png.txt`. Finding them takes one pass over all ids and 16 bytes per image.
+    Images that would share a name are treated as `same_stem` says: by default they keep their
+    suffix, `a.jpg.txt` and `a.png.txt`. Finding them takes one pass over all ids and up to 16 bytes
+    per image.
     """
 
-    def __init__(self, pages: Iterable[list[str]]) -> None:
+    def __init__(self, pages: Iterable[list[str]], same_stem: SameStem = SameStem.SUFFIX) -> None:
+        self._same_stem = same_stem
         gathered = bytearray()
         for image_ids in pages:
             paths = [safe_path(image_id) for image_id in image_ids]
             stems = [posixpath.splitext(path)[0] for path in paths]
+            # `a.jpg.png` would share `a.jpg.txt` with an `a.jpg` that keeps its suffix.
             suffixed = [path for path, stem in zip(paths, stems, strict=True) if path != stem]
-            gathered += _hashes([*stems, *suffixed]).tobytes()
+            kept = suffixed if same_stem is SameStem.SUFFIX else []
+            gathered += _hashes([*stems, *kept]).tobytes()
         hashes = np.frombuffer(gathered, np.uint64)
         hashes.sort()
         # A collision of hashes only makes two images keep their suffix unnecessarily.
         self._shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
-    def of(self, image_ids: list[str]) -> list[str]:
-        """Return the unique names of the caption files of images."""
+    @property
+    def has_shared(self) -> bool:
+        """Whether any images would share a name."""
+        return bool(len(self._shared))
+
+    def of(self, image_ids: list[str], taken: set[str]) -> list[tuple[str | None, bool]]:
+        """Return the unique names of the caption files of images.
+
+        Args:
+            image_ids: the images, in the order of the output.
+            taken: what this pass over the images has given away; empty before the first call.
+
+        Returns:
+            The name of each image's file (None: it gets none), and whether it would share one.
+        """
         paths = [safe_path(image_id) for image_id in image_ids]
         stems = [posixpath.splitext(path)[0] for path in paths]
         hashes = _hashes(stems)
         places = np.searchsorted(self._shared, hashes)
         is_shared = np.append(self._shared, np.uint64(0))[places] == hashes
         is_shared &= places < len(self._shared)
+        rows = zip(paths, stems, is_shared.tolist(), strict=True)
         return [
-            (path if shared else stem) + SIDECAR_SUFFIX
-            for path, stem, shared in zip(paths, stems, is_shared.tolist(), strict=True)
+            (self._name(path, stem, taken, is_shared=shared), shared) for path, stem, shared in rows
         ]
+
+    def _name(self, path: str, stem: str, taken: set[str], *, is_shared: bool) -> str | None:
+        if not is_shared:
+            return stem + SIDECAR_SUFFIX
+        if self._same_stem is SameStem.SUFFIX:
+            return path + SIDECAR_SUFFIX
+        if stem in taken:
+            return None
+        taken.add(stem)
+        return stem + SIDECAR_SUFFIX
 
 
 def _hashes(names: list[str]) -> UInt64[np.ndarray, " n"]:
@@ -223,32 +251,53 @@ def write_coco(pages: Pages, file: BinaryIO) -> int:
     has one and all differ; otherwise images are numbered from 1. Only the best caption is written:
     tools that evaluate COCO results expect one per image.
     """
-    is_numbered = _are_numbered(pages([IMAGE_ID, STATUS]))
-
-    def numbered(columns: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        rows = (row for table in pages([*columns, STATUS]) for row in rows_of(captioned(table)))
-        for index, row in enumerate(rows, start=1):
-            number = _number(row[IMAGE_ID]) if is_numbered else None
-            yield index, index if number is None else number, row
-
+    is_named = has_numbers(pages)
     file.write(b'{"info": {"description": "Captions written by raycap"}, "licenses": [],\n')
     images = (
         {"id": number, "file_name": row[IMAGE_ID], "width": row[WIDTH_PX], "height": row[HEIGHT_PX]}
-        for _, number, row in numbered([IMAGE_ID, WIDTH_PX, HEIGHT_PX])
+        for _, number, row in _numbered(pages, [WIDTH_PX, HEIGHT_PX], is_named=is_named)
     )
     _write_items(file, "images", images)
     file.write(b",\n")
     annotations = (
         {"id": index, "image_id": number, "caption": row[CAPTION]}
-        for index, number, row in numbered([IMAGE_ID, CAPTION])
+        for index, number, row in _numbered(pages, [CAPTION], is_named=is_named)
     )
     num_images = _write_items(file, "annotations", annotations)
     file.write(b"}\n")
     return num_images
 
 
+def write_coco_results(pages: Pages, file: BinaryIO) -> int:
+    """Write the captions as a list of COCO results; return their number.
+
+    That is what `loadRes` of pycocotools reads. Ids of images are those of `write_coco`.
+    """
+    rows = _numbered(pages, [CAPTION], is_named=has_numbers(pages))
+    results = ({"image_id": number, "caption": row[CAPTION]} for _, number, row in rows)
+    num_images = _write_list(file, results)
+    file.write(b"\n")
+    return num_images
+
+
+def _numbered(
+    pages: Pages, columns: list[str], *, is_named: bool
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the captioned rows with their place, counted from 1, and the id of their image."""
+    wanted = [IMAGE_ID, *columns, STATUS]
+    rows = (row for table in pages(wanted) for row in rows_of(captioned(table)))
+    for index, row in enumerate(rows, start=1):
+        number = _number(row[IMAGE_ID]) if is_named else None
+        yield index, index if number is None else number, row
+
+
 def _write_items(file: BinaryIO, name: str, items: Iterator[dict[str, Any]]) -> int:
-    file.write(f'"{name}": ['.encode())
+    file.write(f'"{name}": '.encode())
+    return _write_list(file, items)
+
+
+def _write_list(file: BinaryIO, items: Iterator[dict[str, Any]]) -> int:
+    file.write(b"[")
     num_items = 0
     for item in items:
         file.write(b",\n" if num_items else b"\n")
@@ -258,10 +307,10 @@ def _write_items(file: BinaryIO, name: str, items: Iterator[dict[str, Any]]) -> 
     return num_items
 
 
-def _are_numbered(tables: Iterator[pa.Table]) -> bool:
-    """Whether the numbers in the names are unique; takes 8 bytes per image."""
+def has_numbers(pages: Pages) -> bool:
+    """Whether every name ends with a number, and all differ; takes 8 bytes per image."""
     gathered = bytearray()
-    for table in tables:
+    for table in pages([IMAGE_ID, STATUS]):
         numbers = [_number(image_id) for image_id in captioned(table)[IMAGE_ID].to_pylist()]
         if None in numbers:
             return False

@@ -5,11 +5,12 @@ images in key order, so a sorted run ends where the first id of a part does not 
 of the part before. The listing is read in chunks; for the key range of a chunk every sorted run is
 read as far as the chunk, and the two are joined. New images become new parts. A changed image (with
 another ETag) gets its new ETag in its part, whose revision is incremented, so that only this row is
-captioned again. An interrupted planning is completed by the next one.
+captioned again. If the source has moved, an unchanged image gets its new address in the same way,
+but the revision stays. An interrupted planning is completed by the next one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -81,7 +82,7 @@ def _check_whole(store: Store, plan: CaptionPlan) -> None:
             )
 
 
-def extend_plan(
+def extend_plan(  # noqa: PLR0913  independent choices, by keyword
     store: Store,
     listing: Iterable[pa.Table],
     *,
@@ -89,6 +90,7 @@ def extend_plan(
     num_threads: int,
     limit: int | None = None,
     dry_run: bool = False,
+    is_moved: bool = False,
 ) -> CaptionPlan:
     """Merge a listing into the manifest and return the complete plan.
 
@@ -99,6 +101,7 @@ def extend_plan(
         num_threads: Small files to read or write at the same time.
         limit: Use only the first images of the listing.
         dry_run: Write nothing, but count new parts.
+        is_moved: The source has moved: also compare addresses, which takes reading them.
 
     Raises:
         DatasetError: a part is damaged, or was deleted after its images had been captioned.
@@ -107,7 +110,8 @@ def extend_plan(
     _check_whole(store, plan)
     numbers = list(sorted_runs(plan))
     threads_per_run = max(1, num_threads // max(1, len(numbers)))
-    runs = [SortedRun(store, run, threads_per_run) for run in numbers]
+    columns = [IMAGE_ID, ETAG, *([URI] if is_moved else [])]
+    runs = [SortedRun(store, run, threads_per_run, columns) for run in numbers]
     changes = _Changes(store, plan, num_threads, dry_run=dry_run)
     fresh = _new_rows(_chunks(limited(listing, limit)), runs, changes)
     first = max(plan.parts, default=-1) + 1
@@ -134,7 +138,7 @@ def _encoded(
         yield number, encode_manifest(table, footer)
 
 
-_Change = tuple[int, str, int | None, str]  # row, uri, size, etag
+_Change = tuple[int, str, int | None, str, bool]  # row, uri, size, etag, only moved
 
 
 class _Changes:
@@ -153,7 +157,7 @@ class _Changes:
     def note(self, part: int, change: _Change) -> None:
         """Record a changed row."""
         self._rows[part].append(change)
-        self._plan.num_changed += 1
+        self._plan.num_changed += not change[-1]
 
     def apply(self, through: str | None = None) -> None:
         """Rewrite the changed parts that end at or before an id, or all of them."""
@@ -166,10 +170,11 @@ class _Changes:
     def _rewrite(self, changed: tuple[int, list[_Change]]) -> tuple[int, ManifestFooter]:
         number, rows = changed
         columns = read_part(self._store, MANIFEST, number).to_pydict()
-        for row, uri, size, etag in rows:
+        for row, uri, size, etag, _ in rows:
             columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
         table = pa.table(columns, schema=MANIFEST_SCHEMA)
-        footer = manifest_footer(table, self._plan.parts[number].revision + 1)
+        is_changed = not all(only_moved for *_, only_moved in rows)
+        footer = manifest_footer(table, self._plan.parts[number].revision + is_changed)
         self._store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
         return number, footer
 
@@ -177,8 +182,14 @@ class _Changes:
 class SortedRun:
     """Reads consecutive sorted parts, up to a given id at a time."""
 
-    def __init__(self, store: Store, numbers: list[int], num_threads: int) -> None:
-        self._parts = ordered_map(lambda n: _positioned(store, n), numbers, num_threads)
+    def __init__(
+        self,
+        store: Store,
+        numbers: list[int],
+        num_threads: int,
+        columns: Sequence[str] = (IMAGE_ID, ETAG),
+    ) -> None:
+        self._parts = ordered_map(lambda n: _positioned(store, n, columns), numbers, num_threads)
         self._rest: pa.Table | None = None
 
     def take_through(self, last: str) -> list[pa.Table]:
@@ -197,8 +208,8 @@ class SortedRun:
             self._rest = None
 
 
-def _positioned(store: Store, number: int) -> pa.Table:
-    table = read_part(store, MANIFEST, number, [IMAGE_ID, ETAG])
+def _positioned(store: Store, number: int, columns: Sequence[str]) -> pa.Table:
+    table = read_part(store, MANIFEST, number, list(columns))
     return table.append_column(PART, pa.array([number] * len(table), pa.int64())).append_column(
         ROW, pa.array(range(len(table)), pa.int32())
     )
@@ -237,11 +248,15 @@ def _note_changes(
     chunk: pa.Table, old: pa.Table, index: pa.ChunkedArray, changes: _Changes
 ) -> None:
     # A null on either side compares as null: without an ETag an image counts as unchanged.
-    differs = pc.not_equal(chunk[ETAG], old[ETAG].take(index))
-    found = chunk.append_column("old", index).filter(differs)
+    changed = pc.fill_null(pc.not_equal(chunk[ETAG], old[ETAG].take(index)), False)
+    differs = changed
+    if URI in old.column_names:
+        moved = pc.fill_null(pc.not_equal(chunk[URI], old[URI].take(index)), False)
+        differs = pc.or_(changed, moved)
+    found = chunk.append_column("old", index).append_column("changed", changed).filter(differs)
     positions = old.select([PART, ROW]).take(found["old"])
     for position, row in zip(positions.to_pylist(), found.to_pylist(), strict=True):
-        change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG])
+        change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG], not row["changed"])
         changes.note(position[PART], change)
 
 

@@ -4,6 +4,7 @@ A run has one pass per model: the pending images are captioned by the model, and
 """
 
 import logging
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
 from raycap.captioning.ledger import Ledger, Totals, read_ledger
 from raycap.captioning.loading import RunSpec
+from raycap.captioning.moving import find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
@@ -26,13 +28,20 @@ from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
+from raycap.config.loading import override
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
-from raycap.progress import OnProgress, Progress
-from raycap.results.captioning import SUMMARY, Forecast, Summary, is_complete, write_summary
+from raycap.progress import OnProgress, Progress, announce
+from raycap.results.captioning import (
+    SUMMARY,
+    Forecast,
+    Summary,
+    is_complete,
+    write_summary,
+)
 from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
@@ -166,6 +175,10 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     *,
     config: CaptionConfig | None = None,
     model: str | None = None,
+    split: str | None = None,
+    cascade: str | None = None,
+    below: float | None = None,
+    source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
     on_progress: OnProgress | None = None,
@@ -182,6 +195,12 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         output: a folder or `s3://bucket/prefix`.
         config: all settings; None for the defaults.
         model: shorthand for the setting `model.name`.
+        split: shorthand for the setting `source.split`.
+        cascade: shorthand for the setting `cascade.model`.
+        below: shorthand for the setting `cascade.below`.
+        source_moved_from: the former address of the source, whose images keep their names: the
+            output of a run that captioned it there is continued. Images whose size, time or ETag
+            has changed are captioned again.
         limit: caption only the first images of the source, in key order.
         retry_failed: retry images that failed for a transient reason.
         on_progress: called as images are captioned.
@@ -199,24 +218,35 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         ModelError: the model cannot be found, loaded or run.
     """
     started = time.monotonic()
-    config = _with_model(config or CaptionConfig(), model)
+    named = {
+        "model.name": model,
+        "source.split": split,
+        "cascade.model": cascade,
+        "cascade.below": below,
+    }
+    config = override(config or CaptionConfig(), named)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
+    announce("finding the model")
     found = find_model(config.model.name)
     check_arithmetic(found, config.model)
-    cascade = find_cascade(config, found)
+    second = find_cascade(config, found)
     generation = settled_generation(config.generation, found)
     check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
-    claim = CaptionClaim(caption_fingerprint(listing.identity, found, config, cascade), config)
+    fingerprint = caption_fingerprint(listing.identity, found, config, second)
+    former = None if source_moved_from is None else str(source_moved_from)
+    moved = find_move(store, fingerprint, former)
+    claim = CaptionClaim(moved.fingerprint, config)
     with open_run(store, claim) as run, secret_addresses() as addresses:
         store.remove_leftovers(MANIFEST)
         store.remove_leftovers(CAPTIONS)
         listing.tables = addresses.taken_out(listing.tables)
-        plan = _plan(store, listing, config, limit=limit, dry_run=False)
+        moved.record(store)
+        plan = _plan(store, listing, config, limit=limit, is_moved=moved.is_moved)
         passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
-        passes.complete(config, found, cascade, retry_failed=retry_failed, debug=debug)
-        summary = passes.summary(found, cascade, started)
+        passes.complete(config, found, second, retry_failed=retry_failed, debug=debug)
+        summary = passes.summary(found, second, started)
         if passes.num_answered or not is_complete(store):
             run.finish(write_summary, summary)
     return summary
@@ -243,6 +273,12 @@ def caption_fingerprint(
 
 class CaptionClaim(Claim):
     """A captioning run's claim; the output may hold other files, such as a preflight's."""
+
+    def remedy(self, theirs: dict[str, Any]) -> str:
+        """Return what to do if the two runs differ in the address of the source only."""
+        if {**theirs, "source": self.fingerprint["source"]} != self.fingerprint:
+            return ""
+        return f"\nif the source has moved: --source-moved-from {shlex.quote(theirs['source'])}"
 
     def record(self) -> dict[str, Any]:
         """Return the content of `run.json`, with all settings of the first invocation."""
@@ -379,8 +415,15 @@ class _Passes:
 
 
 def _plan(
-    store: Store, listing: Listing, config: CaptionConfig, *, limit: int | None, dry_run: bool
+    store: Store,
+    listing: Listing,
+    config: CaptionConfig,
+    *,
+    limit: int | None,
+    dry_run: bool = False,
+    is_moved: bool = False,
 ) -> CaptionPlan:
+    announce("listing images")
     plan = extend_plan(
         store,
         listing.tables,
@@ -388,6 +431,7 @@ def _plan(
         num_threads=config.storage.list_threads,
         limit=limit,
         dry_run=dry_run,
+        is_moved=is_moved,
     )
     logger.info(
         "planned images=%d new=%d changed=%d parts=%d skipped=%d",
@@ -404,10 +448,3 @@ def _plan(
             + (f" (other files: {skipped})" if skipped else "; check the address")
         )
     return plan
-
-
-def _with_model(config: CaptionConfig, model: str | None) -> CaptionConfig:
-    if model is None:
-        return config
-    # Not through model_dump, after which every setting would count as set by the user.
-    return config.model_copy(update={"model": config.model.model_copy(update={"name": model})})

@@ -20,6 +20,7 @@ from raycap.captioning.vllm import answered_by_vllm
 from raycap.cluster.failures import explain
 from raycap.cluster.streaming import blocks_of, stream_context
 from raycap.config import ActorRange
+from raycap.progress import announce
 
 _REMEDY = "committed parts are kept: run the same command to continue"
 
@@ -65,6 +66,7 @@ def answered_rows(
     )
     with DataContext.current(context):
         answered = _stages(work, spec, resources, stages)
+        announce("starting workers, loading the model")
         try:
             # Without prefetching, which would hold the rows of a block back until the next.
             yield from answered.iter_batches(

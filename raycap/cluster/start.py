@@ -17,6 +17,7 @@ from ray._private import services  # no public function returns the named cluste
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycap.errors import ConfigError
+from raycap.progress import announce
 
 _MIN_LOCAL_CPUS = 4
 _ANSWER_WAIT_S = 10.0
@@ -44,6 +45,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     # torch before our code runs. Workers of a local Ray inherit it from here; on a busy machine,
     # threads that spin for long made training twenty times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    announce("starting Ray, or connecting to it")
     with _private_token(), nullcontext() if debug else _quiet_start():
         is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
     try:

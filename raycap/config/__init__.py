@@ -5,6 +5,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 "decide automatically".
 """
 
+from raycap.config.arguments import renamed
 from raycap.config.base import Section, choose, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
 from raycap.config.caption import (
@@ -14,6 +15,12 @@ from raycap.config.caption import (
     EngineConfig,
     PreflightConfig,
     SourceConfig,
+)
+from raycap.config.choices import (
+    AnnotationFormatName,
+    ExportFormat,
+    MissingPolicy,
+    SameStem,
 )
 from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
 from raycap.config.evaluation import (
@@ -36,6 +43,7 @@ from raycap.config.train import (
     AugmentConfig,
     BlipTuningConfig,
     LoopConfig,
+    ModelKind,
     OptimizerConfig,
     TrainConfig,
     TrainEngineConfig,
@@ -46,6 +54,7 @@ from raycap.config.tune import SearchConfig, TuneConfig
 __all__ = [
     "DEFAULT_MODEL",
     "ActorRange",
+    "AnnotationFormatName",
     "ArchitectureConfig",
     "AugmentConfig",
     "BlipTuningConfig",
@@ -57,17 +66,21 @@ __all__ = [
     "EmbedConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "ExportFormat",
     "ExternalMetricsConfig",
     "GenerationConfig",
     "ImageConfig",
     "LengthSearchConfig",
     "LoopConfig",
+    "MissingPolicy",
     "ModelConfig",
+    "ModelKind",
     "OptimizerConfig",
     "PreflightConfig",
     "PrepareConfig",
     "PrepareEngineConfig",
     "ReportConfig",
+    "SameStem",
     "SamplingConfig",
     "SearchConfig",
     "Section",
@@ -81,4 +94,5 @@ __all__ = [
     "ValidationConfig",
     "choose",
     "is_section",
+    "renamed",
 ]

@@ -1,5 +1,6 @@
 """Reading settings from a YAML file and `--set key.path=value`, and explaining wrong ones."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -12,20 +13,52 @@ from raycap.errors import ConfigError
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
-def load_config(kind: type[ConfigT], file: Path | None, settings: list[str]) -> ConfigT:
+def load_config(
+    kind: type[ConfigT],
+    file: Path | None,
+    settings: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ConfigT:
     """Read a YAML file, override it by `key.path=value` settings, and check the result.
+
+    Args:
+        kind: type of the settings.
+        file: the YAML file; None for none.
+        settings: `key.path=value` each.
+        options: values of settings by name, which override both; None values are left out.
 
     Raises:
         ConfigError: the file cannot be read, a setting has no `=`, or a value is not allowed;
             the message names the setting and the values allowed.
     """
     values = _read_yaml(file) if file else {}
-    for setting in settings:
+    for setting in settings or ():
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"--set {setting}: write it as --set section.field=value")
         _assign(values, path.strip(), _parse_value(path.strip(), text.strip()))
+    _assign_all(values, options or {})
     return validate_config(kind, values)
+
+
+def override(config: ConfigT, options: Mapping[str, Any]) -> ConfigT:
+    """Return settings with some values replaced, by name; None values are left out.
+
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+    if all(value is None for value in options.values()):
+        return config
+    # Only what was set: any other setting would count as set by the user afterwards.
+    values = config.model_dump(exclude_unset=True)
+    _assign_all(values, options)
+    return validate_config(type(config), values)
+
+
+def _assign_all(values: dict[str, Any], options: Mapping[str, Any]) -> None:
+    for path, value in options.items():
+        if value is not None:
+            _assign(values, path, value)
 
 
 def validate_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:

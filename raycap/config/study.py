@@ -9,7 +9,7 @@ from raycap.config.calibrate import CalibrateConfig
 from raycap.config.caption import EngineConfig
 from raycap.config.evaluation import EvaluateConfig, ReportConfig
 from raycap.config.shared import DEFAULT_MODEL, StorageConfig
-from raycap.config.train import Kind, TrainConfig
+from raycap.config.train import ModelKind, TrainConfig
 
 Role = Literal[
     "cnn-lstm", "transformer", "hybrid", "blip-pretrained", "blip-calibrated", "blip-finetuned"
@@ -60,7 +60,7 @@ class StudyConfig(Section):
     """The systems to compare."""
     training: TrainConfig = TrainConfig()
     """Training settings of all trained systems."""
-    kinds: dict[Kind, dict[str, Any]] = Field(default_factory=dict)
+    kinds: dict[ModelKind, dict[str, Any]] = Field(default_factory=dict)
     """Training settings per kind of model, which override those: `{blip: {train: {lr: 1e-5}}}`."""
     calibration: CalibrateConfig = CalibrateConfig()
     """How the length of the pretrained BLIP is calibrated."""

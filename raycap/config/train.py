@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from raycap.config.base import Section
 from raycap.config.shared import GenerationConfig, ImageConfig, StorageConfig
 
-Kind = Literal["blip", "cnn-lstm", "transformer", "hybrid"]
+ModelKind = Literal["blip", "cnn-lstm", "transformer", "hybrid"]
 
 
 class ArchitectureConfig(Section):
@@ -148,7 +148,7 @@ class TrainEngineConfig(Section):
 class TrainConfig(Section):
     """All settings of `raycap train`."""
 
-    kind: Kind = "blip"
+    kind: ModelKind = "blip"
     """The model."""
     init: str | None = None
     """Model to start from: a Hub name, a folder, or `demo`. None: pretrained BLIP-base for

@@ -1,6 +1,9 @@
 """The command line: parse arguments, load settings, call one function, print, exit."""
 
+import os
 import signal
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -11,12 +14,14 @@ from raycap.console.doctor import doctor
 from raycap.console.evaluate import evaluate
 from raycap.console.export import export
 from raycap.console.prepare import prepare
+from raycap.console.renamed import Command
 from raycap.console.report import report
 from raycap.console.status import status
 from raycap.console.study import study
 from raycap.console.train import train
 from raycap.console.tune import tune
 from raycap.console.verify import verify
+from raycap.errors import EXIT_STOPPED
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,13 +48,50 @@ COMMANDS = (
     demo,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=Command)(command)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"raycap {version('raycap')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _raycap(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version, and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Carry the options of `raycap` itself."""
 
 
 def main() -> None:
     """Run the command line. SIGTERM stops a run as cleanly as Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
-    app()
+    code: object = EXIT_STOPPED
+    try:
+        app()
+    except SystemExit as ended:
+        code = ended.code
+        raise
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_STOPPED) from None
+    finally:
+        _leave_at_interrupt(code if isinstance(code, int) else 0)
+
+
+def _leave_at_interrupt(code: int) -> None:
+    """From now on, end at once at an interrupt.
+
+    The command has ended. What is left, Ray's exit handlers above all, takes seconds and would
+    answer an impatient second Ctrl-C with a traceback.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: os._exit(code))
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

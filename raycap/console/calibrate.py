@@ -2,38 +2,36 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from raycap.config import CalibrateConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DatasetArg, DebugOption, SetOption
+from raycap.console.options import (
+    ConfigOption,
+    DatasetArg,
+    DebugOption,
+    SplitOption,
+    argument,
+    set_option,
+)
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
-    from raycap.results.calibration import Calibration, Trial
+    from raycap.results.calibration import Calibration, ScoredSetting
 
 
 def calibrate(
     model: Annotated[
-        str,
-        typer.Argument(
-            help="A Hub name, `name@revision`, a local folder or `demo`.", show_default=False
-        ),
+        str, argument("MODEL", "A Hub name, `name@revision`, a local folder or `demo`.")
     ],
     dataset: DatasetArg,
     output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            help="New folder for the model with the chosen settings.",
-            show_default=False,
-        ),
+        str, argument("OUTPUT", "New folder for the model with the chosen settings.")
     ],
+    split: SplitOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("search.length_penalties=[1.0,2.0]")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Find decoding settings with which MODEL writes captions as long as people do.
@@ -42,12 +40,12 @@ def calibrate(
     split, shows the score of each, and saves the model with the settings that close the length gap
     without losing CIDEr-D. No training. Run the same command again to continue.
 
-    Example: `raycap calibrate demo dataset/ --output calibrated/`
+    Example: `raycap calibrate demo dataset/ calibrated/`
 
     Exit codes: 0 calibrated; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_config(CalibrateConfig, config, list(settings or []))
+        resolved = load_config(CalibrateConfig, config, settings, {"split": split})
         from raycap.console.progress import show_progress
         from raycap.experiments.calibration.run import calibrate as calibrate_model
 
@@ -113,7 +111,7 @@ def _condition(found: "Calibration") -> str:
     return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
 
 
-def _cells(trial: "Trial") -> list[str]:
+def _cells(trial: "ScoredSetting") -> list[str]:
     generation = trial.generation
     return [
         str(generation.min_new_tokens),
@@ -128,7 +126,7 @@ def _cells(trial: "Trial") -> list[str]:
     ]
 
 
-def _marks(trial: "Trial", found: "Calibration", best: "list[Trial]") -> str:
+def _marks(trial: "ScoredSetting", found: "Calibration", best: "list[ScoredSetting]") -> str:
     marks = ["*"] if trial in best else []
     marks += ["start"] if trial == found.start else []
     marks += ["[bold green]chosen[/bold green]"] if trial == found.chosen else []

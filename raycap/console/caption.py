@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raycap.config import CaptionConfig
+from raycap.config.loading import load_config
 from raycap.console.options import (
+    CaptionSetOption,
     ConfigOption,
     DebugOption,
     ModelOption,
     OutputArg,
-    SetOption,
     SourceArg,
-    load_caption_config,
+    SplitOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
@@ -35,6 +37,7 @@ def caption(
     source: SourceArg,
     output: OutputArg,
     model: ModelOption = None,
+    split: SplitOption = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Caption only the first N images, in key order."),
@@ -68,8 +71,16 @@ def caption(
             "--below", help="Captions with a logprob below this are weak, for example -1.2."
         ),
     ] = None,
+    source_moved_from: Annotated[
+        str | None,
+        typer.Option(
+            "--source-moved-from",
+            help="Continue a run whose source has moved to SOURCE from this address.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: CaptionSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Caption every image of SOURCE exactly once, and write the captions to OUTPUT.
@@ -83,18 +94,23 @@ def caption(
     images exceeds `engine.max_failed_share`.
     """
     with told_errors(debug=debug):
-        resolved = load_caption_config(
-            config, settings, model, [("cascade.model", cascade), ("cascade.below", below)]
-        )
+        named = {
+            "model.name": model,
+            "source.split": split,
+            "cascade.model": cascade,
+            "cascade.below": below,
+        }
+        resolved = load_config(CaptionConfig, config, settings, named)
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
-        choice = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
+        choice: dict[str, Any] = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
         if dry_run:
             _print_forecast(source, output, choice)
             return
         if preflight is not None:
             failed_share = _preflight(source, output, preflight, choice, debug=debug)
         else:
+            choice["source_moved_from"] = source_moved_from
             failed_share = _caption(source, output, choice, debug=debug)
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(

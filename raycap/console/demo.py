@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for all files of the demonstration.")
+        Path, typer.Argument(metavar="OUTPUT", help="Folder for all files of the demonstration.")
     ] = Path("raycap-demo"),
     debug: DebugOption = False,
 ) -> None:
@@ -33,7 +33,7 @@ def demo(
     Needs no network and no GPU: a small pretrained BLIP ships with raycap. Takes a few minutes on
     two cores. The figures are in `demo.json` in the folder.
 
-    Example: `raycap demo --output raycap-demo`
+    Example: `raycap demo raycap-demo`
     """
     with told_errors(debug=debug):
         from raycap.demo.run import Stages, run_demo

@@ -1,16 +1,26 @@
 """`raycap doctor`."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from raycap.config import CaptionConfig
-from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, ModelOption, SetOption
+from raycap.console.options import (
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    ModelOption,
+    StorageSetOption,
+    load_storage,
+    print_json,
+)
 from raycap.console.terminal import told_errors
 from raycap.errors import EXIT_STOPPED
+
+if TYPE_CHECKING:
+    from raycap.diagnostics import Check
 
 _COLOURS = {"ok": "green", "poor": "yellow", "failed": "red"}
 
@@ -25,27 +35,36 @@ def doctor(
         typer.Option("--output", help="Output to check: writes a small file there and deletes it."),
     ] = None,
     model: ModelOption = None,
+    json: JsonOption = False,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Check this machine, its Ray cluster, and the source, output and model that are given.
 
     Example: `raycap doctor --source s3://my-bucket/photos --output s3://my-bucket/captions`
 
-    Exit codes: 0 no check failed; 1 a check failed.
+    Exit codes: 0 no check failed; 1 a check failed; 2 usage or config.
     """
     with told_errors(debug=debug):
-        storage = load_config(CaptionConfig, config, list(settings or [])).storage
+        storage = load_storage(config, settings)
         from raycap.diagnostics import Verdict, examine
 
-        console, has_failed = Console(), False
+        checks = []
         for check in examine(source=source, output=output, model=model, storage=storage):
-            colour = _COLOURS[check.verdict]
-            head = f"[{colour}]{check.verdict:<6}[/{colour}]  {check.name:<13}  "
-            console.print(head + escape(check.found), soft_wrap=True)
-            if check.remedy:
-                console.print(f"{'':<23}-> {escape(check.remedy)}", soft_wrap=True)
-            has_failed |= check.verdict is Verdict.FAILED
+            checks.append(check)
+            if not json:
+                _print_check(check)
+        has_failed = any(check.verdict is Verdict.FAILED for check in checks)
+        if json:
+            print_json({"is_ok": not has_failed, "checks": [asdict(check) for check in checks]})
         if has_failed:
             raise typer.Exit(EXIT_STOPPED)
+
+
+def _print_check(check: "Check") -> None:
+    colour = _COLOURS[check.verdict]
+    head = f"[{colour}]{check.verdict:<6}[/{colour}]  {check.name:<13}  "
+    Console().print(head + escape(check.found), soft_wrap=True)
+    if check.remedy:
+        Console().print(f"{'':<23}-> {escape(check.remedy)}", soft_wrap=True)

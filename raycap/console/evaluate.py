@@ -1,16 +1,16 @@
 """`raycap evaluate`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycap.config import EvaluateConfig
+from raycap.config import EvaluateConfig, MissingPolicy
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, SetOption
+from raycap.console.options import ConfigOption, DebugOption, argument, set_option
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 def evaluate(
     captions: Annotated[
         list[str],
-        typer.Argument(
-            help="Captions to score: outputs of `raycap caption`, COCO results JSON, JSONL, CSV "
+        argument(
+            "CAPTIONS",
+            "Captions to score: outputs of `raycap caption`, COCO results JSON, JSONL, CSV "
             "or Parquet files. `NAME=PATH` names a system.",
-            show_default=False,
         ),
     ],
     references: Annotated[
         str,
-        typer.Argument(
-            help="Captions written by people: a dataset of `raycap prepare`, or a source it reads.",
-            show_default=False,
+        argument(
+            "REFERENCES",
+            "Captions written by people: a dataset of `raycap prepare`, or a source it reads.",
         ),
     ],
     output: Annotated[
@@ -42,18 +42,18 @@ def evaluate(
         ),
     ] = None,
     missing: Annotated[
-        Literal["error", "worst", "drop"],
+        MissingPolicy,
         typer.Option(
             "--missing",
             help="Images without a caption: stop with an error, score 0, or exclude for all.",
         ),
-    ] = "error",
+    ] = MissingPolicy.ERROR,
     split: Annotated[
         list[str] | None,
         typer.Option("--split", help="Use only this split of the references; can be repeated."),
     ] = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("bootstrap.num_resamples=200")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Score captions against references: BLEU, ROUGE-L, CIDEr-D, and the length gap.
@@ -66,18 +66,17 @@ def evaluate(
     2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_config(EvaluateConfig, config, list(settings or []))
+        resolved = load_config(EvaluateConfig, config, settings)
         from raycap.console.progress import show_progress
         from raycap.evaluation.evaluate import evaluate as evaluate_captions
-        from raycap.evaluation.matching import MissingPolicy
 
         with show_progress(stderr()) as on_progress:
             found = evaluate_captions(
                 captions,
                 references,
                 output=output,
-                missing=MissingPolicy(missing),
-                splits=split or (),
+                missing=missing,
+                split=split,
                 config=resolved,
                 on_progress=on_progress,
                 debug=debug,

@@ -1,11 +1,19 @@
 """`raycap export`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from raycap.console.options import ConfigOption, DebugOption, SetOption, load_caption_config
+from raycap.config import ExportFormat, SameStem
+from raycap.console.options import (
+    CaptionsArg,
+    ConfigOption,
+    DebugOption,
+    StorageSetOption,
+    argument,
+    load_storage,
+)
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
 
@@ -14,43 +22,61 @@ if TYPE_CHECKING:
 
 
 def export(
-    output: Annotated[
-        str, typer.Argument(help="The output of `raycap caption`.", show_default=False)
-    ],
+    output: CaptionsArg,
     destination: Annotated[
         str,
-        typer.Argument(
-            help="File (jsonl, csv, parquet, coco) or folder (sidecar, webdataset) to write, "
-            "local or `s3://bucket/key`.",
-            show_default=False,
+        argument(
+            "DESTINATION",
+            "File (jsonl, csv, parquet, coco, coco-results) or folder (sidecar, webdataset) to "
+            "write, local or `s3://bucket/key`.",
         ),
     ],
-    to: Annotated[
-        Literal["jsonl", "csv", "parquet", "sidecar", "webdataset", "coco"],
-        typer.Option("--to", help="Format to write.", show_default=False),
-    ],
+    to: Annotated[ExportFormat, typer.Option("--to", help="Format to write.", show_default=False)],
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite an existing destination.")
     ] = False,
+    keep_existing: Annotated[
+        bool,
+        typer.Option(
+            "--keep-existing",
+            help="Keep sidecars that exist with other content, such as edited ones, and write the "
+            "others.",
+        ),
+    ] = False,
+    same_stem: Annotated[
+        SameStem,
+        typer.Option(
+            "--same-stem",
+            help="Sidecars of `x.jpg` and `x.png`: `x.jpg.txt` and `x.png.txt` (suffix), `x.txt` "
+            "for the first of them (first), or none at all (error).",
+        ),
+    ] = SameStem.SUFFIX,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Convert the captions of a finished run to a format that other tools read.
 
     Example: `raycap export captions/ captions.jsonl --to jsonl`
 
-    Exit codes: 0 all exported; 1 stopped, or some images could no longer be read.
+    Exit codes: 0 all exported; 1 stopped, or some images could no longer be read; 2 usage or
+    config.
     """
     with told_errors(debug=debug):
-        resolved = load_caption_config(config, settings, None)
-        from raycap.captioning.export import ExportFormat
         from raycap.captioning.export import export as export_output
 
         counts = export_output(
-            output, destination, to=ExportFormat(to), force=force, storage=resolved.storage
+            output,
+            destination,
+            to=to,
+            force=force,
+            keep_existing=keep_existing,
+            same_stem=same_stem,
+            storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])
+        for note in counts.notes:
+            stderr().print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
         for problem in counts.unreadable:
             stderr().print(f"[red]unreadable:[/red] {escape(problem)}", soft_wrap=True)
         if counts.num_unreadable:
@@ -62,6 +88,8 @@ def export_rows(counts: "ExportCounts") -> list[tuple[str, str]]:
     rows = [("exported", f"{counts.num_exported:,}"), ("files", f"{counts.num_files:,}")]
     if counts.num_failed_skipped:
         rows.append(("without a caption", f"{counts.num_failed_skipped:,}"))
+    if counts.num_kept:
+        rows.append(("kept as they were", f"{counts.num_kept:,}"))
     if counts.num_unreadable:
         rows.append(("unreadable now", f"{counts.num_unreadable:,}"))
     return rows

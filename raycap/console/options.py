@@ -1,30 +1,47 @@
 """Arguments and options that several commands share."""
 
-from collections.abc import Sequence
+import json
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
-from raycap.config import CaptionConfig
+from raycap.config import CaptionConfig, ModelKind, StorageConfig
 from raycap.config.loading import load_config
+
+
+def argument(name: str, help: str) -> Any:
+    """Return a required positional argument, called `name` in help and messages."""
+    return typer.Argument(metavar=name, help=help, show_default=False)
+
+
+def set_option(example: str) -> Any:
+    """Return the option `--set`; the example is one of the command's own settings."""
+    return typer.Option(
+        "--set",
+        "-s",
+        help=f"Override a setting, for example `{example}`; can be repeated.",
+        show_default=False,
+    )
+
 
 SourceArg = Annotated[
     str,
-    typer.Argument(
-        help="Images: a folder, a glob, `s3://bucket/prefix`, one image, a list of addresses "
+    argument(
+        "SOURCE",
+        "Images: a folder, a glob, `s3://bucket/prefix`, one image, a list of addresses "
         "(.txt, .csv, .jsonl, .parquet with a column `uri`), or a dataset of `raycap prepare`.",
-        show_default=False,
     ),
 ]
-OutputArg = Annotated[
-    str, typer.Argument(help="Folder or `s3://bucket/prefix` to write to.", show_default=False)
+OutputArg = Annotated[str, argument("OUTPUT", "Folder or `s3://bucket/prefix` to write to.")]
+AnyOutputArg = Annotated[
+    str, argument("OUTPUT", "The output of any command: a folder or `s3://bucket/prefix`.")
 ]
+CaptionsArg = Annotated[str, argument("OUTPUT", "The output of `raycap caption`.")]
 DatasetArg = Annotated[
     str,
-    typer.Argument(
-        help="Dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.", show_default=False
-    ),
+    argument("DATASET", "Dataset of `raycap prepare`: a folder or `s3://bucket/prefix`."),
 ]
 InitOption = Annotated[
     str | None,
@@ -36,10 +53,8 @@ InitOption = Annotated[
     ),
 ]
 KindOption = Annotated[
-    Literal["blip", "cnn-lstm", "transformer", "hybrid"] | None,
-    typer.Option(
-        "--model", "-m", help="Kind of model to train. Default: blip.", show_default=False
-    ),
+    ModelKind | None,
+    typer.Option("--kind", "-k", help="Kind of model to train. Default: blip.", show_default=False),
 ]
 ModelOption = Annotated[
     str | None,
@@ -51,31 +66,32 @@ ModelOption = Annotated[
         show_default=False,
     ),
 ]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Use only this split of a dataset of `raycap prepare`.", show_default=False
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML file of settings.", show_default=False),
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        "-s",
-        help="Override a setting, for example `generation.num_beams=5`; can be repeated.",
-        show_default=False,
-    ),
+CaptionSetOption = Annotated[list[str] | None, set_option("generation.num_beams=5")]
+TrainSetOption = Annotated[list[str] | None, set_option("train.num_epochs=5")]
+StorageSetOption = Annotated[list[str] | None, set_option("storage.num_retries=3")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of a table; the fields are documented.")
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks and the output of Ray's workers.")
 ]
 
 
-def load_caption_config(
-    file: Path | None,
-    settings: list[str] | None,
-    model: str | None,
-    options: Sequence[tuple[str, object]] = (),
-) -> CaptionConfig:
-    """Load the settings of `raycap caption`; options given by name win over `--set`."""
-    named = [("model.name", model), *options]
-    chosen = [*(settings or []), *(f"{name}={value}" for name, value in named if value is not None)]
-    return load_config(CaptionConfig, file, chosen)
+def load_storage(file: Path | None, settings: list[str] | None) -> StorageConfig:
+    """Load how stores are accessed, from the settings of `raycap caption`."""
+    return load_config(CaptionConfig, file, settings).storage
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print a result as JSON: all that goes to standard output."""
+    sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")

@@ -1,12 +1,12 @@
 """`raycap prepare`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycap.config import PrepareConfig
+from raycap.config import AnnotationFormatName, PrepareConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, OutputArg, SetOption
+from raycap.console.options import ConfigOption, DebugOption, OutputArg, argument, set_option
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 FormatOption = Annotated[
-    Literal["coco", "karpathy", "flickr", "metadata", "sidecar", "table", "webdataset"] | None,
+    AnnotationFormatName | None,
     typer.Option("--format", help="Format of SOURCE. Default: detected."),
 ]
 
@@ -22,11 +22,11 @@ FormatOption = Annotated[
 def prepare(
     source: Annotated[
         str,
-        typer.Argument(
-            help="Annotations: COCO or Karpathy JSON, Flickr `captions.txt`, a folder with "
+        argument(
+            "SOURCE",
+            "Annotations: COCO or Karpathy JSON, Flickr `captions.txt`, a folder with "
             "`metadata.jsonl` or `.txt` sidecars, a Parquet, JSONL or CSV table, or WebDataset "
             "tars; local or `s3://`.",
-            show_default=False,
         ),
     ],
     output: OutputArg,
@@ -47,7 +47,7 @@ def prepare(
         ),
     ] = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("split.seed=1")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Convert annotated images to a Parquet caption dataset.
@@ -60,8 +60,7 @@ def prepare(
     Exit codes: 0 complete; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        chosen = [*(settings or []), *([f"subset={subset}"] if subset is not None else [])]
-        resolved = load_config(PrepareConfig, config, chosen)
+        resolved = load_config(PrepareConfig, config, settings, {"subset": subset})
         from raycap.console.progress import show_progress
         from raycap.datasets.prepare import prepare as prepare_dataset
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from raycap.progress import Progress
+from raycap.progress import STAGES, Progress
 from raycap.text import duration
 
 if TYPE_CHECKING:
@@ -27,15 +27,42 @@ def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
     """Show the progress passed to the yielded function."""
     if console.is_terminal:
         with _bar(console) as bar:
-            task = bar.add_task("starting Ray", total=None)
-            yield lambda progress: bar.update(
-                task,
-                total=progress.num_total,
-                completed=progress.num_done,
-                description=_describe(progress),
-            )
+            task = bar.add_task("starting", total=None)
+            with stages_shown(lambda stage: bar.update(task, description=stage)):
+                yield lambda progress: bar.update(
+                    task,
+                    total=progress.num_total,
+                    completed=progress.num_done,
+                    description=_describe(progress),
+                )
     else:
         yield _Lines()
+
+
+@contextmanager
+def stages_shown(show: Callable[[str], object]) -> Iterator[None]:
+    """Show the stages of the start by a function instead of in the log."""
+    logger, handler = logging.getLogger(STAGES), _StageHandler(show)
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+class _StageHandler(logging.Handler):
+    def __init__(self, show: Callable[[str], object]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a stage."""
+        if isinstance(record.args, tuple):
+            self._show(f"{record.args[0]} ...")
 
 
 class _Lines:
@@ -55,7 +82,9 @@ def show_training(console: Console) -> "Iterator[OnTrainingProgress]":
     """Show the training passed to the yielded function: a bar, and one line per epoch."""
     if console.is_terminal:
         with _bar(console) as bar:
-            yield _TrainingBar(bar)
+            shown = _TrainingBar(bar)
+            with stages_shown(shown.show_stage):
+                yield shown
     else:
         yield _TrainingLines()
 
@@ -65,7 +94,11 @@ class _TrainingBar:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._task = bar.add_task("starting Ray", total=1.0)
+        self._task = bar.add_task("starting", total=1.0)
+
+    def show_stage(self, stage: str) -> None:
+        """Show a stage of the start."""
+        self._bar.update(self._task, description=stage)
 
     def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is not None:
@@ -99,7 +132,7 @@ def _training_line(progress: "TrainingProgress") -> str:
     return (
         f"epoch={progress.epoch}/{progress.num_epochs} step={progress.step}/{progress.num_steps} "
         f"loss={_loss(progress)} images_per_s={progress.images_per_s:.1f} "
-        f"eta={_short(progress.eta_s)}"
+        f"eta={short_duration(progress.eta_s)}"
     )
 
 
@@ -139,10 +172,10 @@ def _line(progress: Progress) -> str:
     stage = f'stage="{progress.stage}" ' if progress.stage else ""
     return (
         f"{stage}done={progress.num_done} total={progress.num_total} failed={progress.num_failed} "
-        f"images_per_s={progress.images_per_s:.1f} eta={_short(progress.eta_s)}"
+        f"images_per_s={progress.images_per_s:.1f} eta={short_duration(progress.eta_s)}"
     )
 
 
-def _short(seconds: float | None) -> str:
+def short_duration(seconds: float | None) -> str:
     """Return a duration without a space, for log lines."""
     return duration(seconds).replace(" ", "")

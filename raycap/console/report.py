@@ -7,7 +7,7 @@ import typer
 
 from raycap.config import ReportConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, SetOption
+from raycap.console.options import ConfigOption, DebugOption, argument, set_option
 from raycap.console.terminal import print_rows, told_errors
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 def report(
     paths: Annotated[
         list[str],
-        typer.Argument(
-            help="Outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `study` or "
+        argument(
+            "PATHS",
+            "Outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `study` or "
             "`calibrate`.",
-            show_default=False,
         ),
     ],
     output: Annotated[
         str, typer.Option("--output", "-o", help="HTML file to write, local or `s3://`.")
     ] = "report.html",
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("num_examples=24")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Write one HTML page with figures, plots, and a gallery of images and captions.
@@ -39,7 +39,7 @@ def report(
     Exit codes: 0 written; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_config(ReportConfig, config, list(settings or []))
+        resolved = load_config(ReportConfig, config, settings)
         from raycap.reporting.report import report as write_report
 
         print_rows(

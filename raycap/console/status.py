@@ -1,42 +1,64 @@
 """`raycap status`."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from raycap.console.options import ConfigOption, DebugOption, SetOption, load_caption_config
+from raycap.console.options import (
+    AnyOutputArg,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    StorageSetOption,
+    load_storage,
+    print_json,
+)
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.text import duration
 
 if TYPE_CHECKING:
     from raycap.results.captioning import OutputStatus
+    from raycap.results.outputs import WorkStatus
 
 
 def status(
-    output: Annotated[
-        str, typer.Argument(help="The output of `raycap caption`.", show_default=False)
-    ],
+    output: AnyOutputArg,
+    json: JsonOption = False,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Show the progress of the run that writes to OUTPUT.
+    """Show what OUTPUT is, its state, and how far the run that writes it is.
 
     Reads only the files in OUTPUT, so it works from any machine that can read them.
 
     Example: `raycap status s3://my-bucket/captions`
 
-    Exit codes: 0 complete or running; 1 stopped, or without a heartbeat.
+    Exit codes: 0 complete or running; 1 stopped, or without a heartbeat; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_caption_config(config, settings, None)
-        from raycap.captioning.status import read_status
+        from raycap.inspection import status as read_status
+        from raycap.results.outputs import WorkStatus
 
-        found = read_status(output, storage=resolved.storage)
-        print_rows(status_rows(found))
+        found = read_status(output, storage=load_storage(config, settings))
+        if json:
+            print_json(status_fields(found))
+        elif isinstance(found, WorkStatus):
+            print_rows(work_rows(found))
+        else:
+            print_rows(status_rows(found))
         if found.state in ("stopped", "silent"):
             raise typer.Exit(EXIT_STOPPED)
+
+
+def status_fields(found: "OutputStatus | WorkStatus") -> dict[str, object]:
+    """Return the state of an output as JSON; the fields are those of its type."""
+    from raycap.results.outputs import OutputKind, WorkStatus
+
+    kind = {} if isinstance(found, WorkStatus) else {"kind": OutputKind.CAPTIONS}
+    return {**kind, **asdict(found)}
 
 
 _STATES = {
@@ -46,11 +68,30 @@ _STATES = {
     "stopped": "stopped: run the same command to continue",
     "starting": "starting: listing images",
 }
+_WORK_STATES = {
+    **_STATES,
+    "complete": "complete",
+    "unknown": "not complete: running on another machine, or stopped there",
+}
+
+
+def work_rows(found: "WorkStatus") -> list[tuple[str, str]]:
+    """Return the state of an output that is not of `raycap caption` as names and values."""
+    rows = [("kind", str(found.kind)), ("state", _WORK_STATES[found.state])]
+    if found.num_total is None:
+        rows.append((found.unit, f"{found.num_done:,} done"))
+    else:
+        rows.append((found.unit, f"{found.num_done:,} of {found.num_total:,} done"))
+    if found.num_failed:
+        rows.append(("failed", f"{found.num_failed:,}"))
+    if found.best:
+        rows.append(("best", found.best))
+    return rows
 
 
 def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
-    """Return the progress of a run as names and values."""
-    rows = [("state", _STATES[found.state])]
+    """Return the progress of a captioning run as names and values."""
+    rows = [("state", _STATES.get(found.state, found.state))]
     beat = found.beat
     if beat is None or found.age_s is None:
         return rows

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.live import Live
@@ -13,8 +13,14 @@ from rich.table import Table
 
 from raycap.config import StudyConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DatasetArg, DebugOption, OutputArg, SetOption
-from raycap.console.progress import LINE_EVERY_S
+from raycap.console.options import (
+    ConfigOption,
+    DatasetArg,
+    DebugOption,
+    OutputArg,
+    set_option,
+)
+from raycap.console.progress import LINE_EVERY_S, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.results.status import Status
 from raycap.text import brief, duration
@@ -27,7 +33,7 @@ def study(
     dataset: DatasetArg,
     output: OutputArg,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: Annotated[list[str] | None, set_option("study.retry_failed=true")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare captioners of every kind on DATASET: one table, one report, a recommendation.
@@ -41,7 +47,7 @@ def study(
     Exit codes: 0 compared; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_config(StudyConfig, config, list(settings or []))
+        resolved = load_config(StudyConfig, config, settings)
         from raycap.experiments.study.run import study as compare
 
         with show_study(stderr()) as on_progress:
@@ -118,7 +124,10 @@ logger = logging.getLogger(__name__)
 def show_study(console: Console) -> "Iterator[OnStudyProgress]":
     """Show the study passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
-        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
+        with (
+            Live("starting", console=console, transient=True, refresh_per_second=2) as live,
+            stages_shown(live.update),
+        ):
             yield lambda progress: live.update(study_table(progress.study, progress.stages))
     else:
         yield _StudyLines()

@@ -15,7 +15,7 @@ from raycap.console.options import (
     InitOption,
     KindOption,
     OutputArg,
-    SetOption,
+    TrainSetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 def train(
     dataset: DatasetArg,
     output: OutputArg,
-    model: KindOption = None,
+    kind: KindOption = None,
     init: InitOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: TrainSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Train a captioner on DATASET; the best model is written to OUTPUT/model.
@@ -37,15 +37,12 @@ def train(
     Each epoch is evaluated on the validation split, and training stops when the score there no
     longer improves. Run the same command again to continue an interrupted run.
 
-    Example: `raycap train dataset/ run/ --model blip --config configs/finetune-blip-base.yaml`
+    Example: `raycap train dataset/ run/ --kind blip --config configs/finetune-blip-base.yaml`
 
     Exit codes: 0 trained; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        chosen = list(settings or [])
-        chosen += [f"kind={model}"] if model is not None else []
-        chosen += [f"init={init}"] if init is not None else []
-        resolved = load_config(TrainConfig, config, chosen)
+        resolved = load_config(TrainConfig, config, settings, {"kind": kind, "init": init})
         from raycap.console.progress import show_training
         from raycap.training.run import train as train_model
 

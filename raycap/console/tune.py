@@ -2,11 +2,12 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -20,11 +21,12 @@ from raycap.console.options import (
     InitOption,
     KindOption,
     OutputArg,
-    SetOption,
+    TrainSetOption,
 )
+from raycap.console.progress import short_duration, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.results.status import Status
-from raycap.text import brief
+from raycap.text import brief, duration
 
 if TYPE_CHECKING:
     from raycap.results.search import OnSearchProgress, Search, SearchProgress, Trial
@@ -33,10 +35,10 @@ if TYPE_CHECKING:
 def tune(
     dataset: DatasetArg,
     output: OutputArg,
-    model: KindOption = None,
+    kind: KindOption = None,
     init: InitOption = None,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: TrainSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Search training settings on DATASET; the best model is written to OUTPUT/model.
@@ -45,15 +47,12 @@ def tune(
     OUTPUT/best.yaml holds the best settings. Run the same command again to continue an interrupted
     search.
 
-    Example: `raycap tune dataset/ search/ --model hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
+    Example: `raycap tune dataset/ search/ --kind hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
 
     Exit codes: 0 searched; 1 stopped; 2 usage or config.
     """
     with told_errors(debug=debug):
-        chosen = list(settings or [])
-        chosen += [f"kind={model}"] if model is not None else []
-        chosen += [f"init={init}"] if init is not None else []
-        resolved = load_config(TuneConfig, config, chosen)
+        resolved = load_config(TuneConfig, config, settings, {"kind": kind, "init": init})
         from raycap.experiments.tuning.run import tune as search
 
         with show_search(stderr()) as on_progress:
@@ -161,23 +160,54 @@ _LOGGED_REASON_CHARS = 300
 def show_search(console: Console) -> "Iterator[OnSearchProgress]":
     """Show the search passed to the yielded function: a live table, or log lines."""
     if console.is_terminal:
-        with Live("starting Ray", console=console, transient=True, refresh_per_second=2) as live:
-            yield lambda progress: live.update(search_table(progress.search))
+        pace = Pace()
+        with (
+            Live("starting", console=console, transient=True, refresh_per_second=2) as live,
+            stages_shown(live.update),
+        ):
+            yield lambda progress: live.update(
+                Group(pace.describe(progress.search), search_table(progress.search))
+            )
     else:
-        yield _log_trial
+        pace = Pace()
+        yield lambda progress: _log_trial(progress, pace)
 
 
-def _log_trial(progress: "SearchProgress") -> None:
+class Pace:
+    """How many trials have ended, and how long the others will take at the pace so far."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: tuple[float, float] | None = None
+
+    def describe(self, search: "Search") -> str:
+        """Describe the search: `3 of 12 trials ended, 2 running, ETA 4 min`."""
+        running = search.count(Status.RUNNING)
+        ended = len(search.trials) - running
+        text = f"{ended} of {search.num_planned} trials ended, {running} running"
+        return f"{text}, ETA {duration(self.eta_s(search))}"
+
+    def eta_s(self, search: "Search") -> float | None:
+        """Return the seconds left, as if no budget or scheduler ended a trial early."""
+        now, share = self._clock(), search.share
+        if self._first is None:
+            self._first = now, share
+        started, before = self._first
+        return (now - started) * (1 - share) / (share - before) if share > before else None
+
+
+def _log_trial(progress: "SearchProgress", pace: Pace) -> None:
     """Log the state of a trial, and the best trial so far."""
     search, trial = progress.search, progress.trial
     if trial is None:
         return
+    ended = len(search.trials) - search.count(Status.RUNNING)
     value = "none" if trial.value is None else f"{trial.value:.4g}"
     best = search.trial(search.best) if search.best else None
     told = f"{best.name}:{best.value:.4g}" if best else "none"
     reason = f' reason="{brief(trial.reason, _LOGGED_REASON_CHARS)}"' if trial.reason else ""
     logger.info(
-        "trial=%s %s status=%s epochs=%d %s=%s best=%s%s",
+        "trial=%s %s status=%s epochs=%d %s=%s best=%s ended=%d/%d eta=%s%s",
         trial.name,
         describe_params(trial),
         trial.status,
@@ -185,5 +215,8 @@ def _log_trial(progress: "SearchProgress") -> None:
         search.metric,
         value,
         told,
+        ended,
+        search.num_planned,
+        short_duration(pace.eta_s(search)),
         reason,
     )

@@ -1,44 +1,89 @@
 """`raycap verify`."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
-from raycap.console.options import ConfigOption, DebugOption, SetOption, load_caption_config
+from raycap.console.options import (
+    AnyOutputArg,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    StorageSetOption,
+    load_storage,
+    print_json,
+)
+from raycap.console.status import work_rows
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
 
 if TYPE_CHECKING:
     from raycap.results.captioning import Verification
+    from raycap.results.outputs import Completeness
 
 
 def verify(
-    output: Annotated[
-        str, typer.Argument(help="The output of `raycap caption`.", show_default=False)
-    ],
+    output: AnyOutputArg,
+    json: JsonOption = False,
     config: ConfigOption = None,
-    settings: SetOption = None,
+    settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Check that every image has exactly one row in OUTPUT, and that every part is readable.
+    """Check that OUTPUT is complete: of `raycap caption`, that every image has exactly one row.
+
+    The output of another command is complete if its work has ended and every file that its records
+    name exists.
 
     Example: `raycap verify captions/`
 
-    Exit codes: 0 complete and sound; 1 problems found, or images pending.
+    Exit codes: 0 complete and sound; 1 problems found, or not complete; 2 usage or config.
     """
     with told_errors(debug=debug):
-        resolved = load_caption_config(config, settings, None)
-        from raycap.captioning.verify import verify as verify_output
+        from raycap.inspection import verify as verify_output
+        from raycap.results.outputs import Completeness
 
-        found = verify_output(output, storage=resolved.storage)
-        print_rows(verification_rows(found))
-        for problem in found.problems:
-            stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
-        if found.num_problems > len(found.problems):
-            stderr().print(f"... and {found.num_problems - len(found.problems):,} more")
+        found = verify_output(output, storage=load_storage(config, settings))
+        if json:
+            print_json(verification_fields(found))
+        elif isinstance(found, Completeness):
+            print_rows(completeness_rows(found))
+            _print_problems(found.problems, len(found.problems))
+        else:
+            print_rows(verification_rows(found))
+            _print_problems(found.problems, found.num_problems)
         if not found.is_complete:
             raise typer.Exit(EXIT_STOPPED)
+
+
+def _print_problems(problems: list[str], num_problems: int) -> None:
+    for problem in problems:
+        stderr().print(f"[red]problem:[/red] {escape(problem)}", soft_wrap=True)
+    if num_problems > len(problems):
+        stderr().print(f"... and {num_problems - len(problems):,} more")
+
+
+def verification_fields(found: "Verification | Completeness") -> dict[str, object]:
+    """Return the result of a verification as JSON: the fields of its type, and the verdicts."""
+    from raycap.results.outputs import Completeness, OutputKind
+
+    fields: dict[str, object] = asdict(found)
+    if isinstance(found, Completeness):
+        fields = {**asdict(found.status), "problems": found.problems}
+    verdicts = {"is_complete": found.is_complete, "is_sound": found.is_sound}
+    return {"kind": OutputKind.CAPTIONS, **fields, **verdicts}
+
+
+def completeness_rows(found: "Completeness") -> list[tuple[str, str]]:
+    """Return whether an output that is not of `raycap caption` is complete."""
+    if not found.is_sound:
+        verdict = f"{len(found.problems):,} problems"
+    elif not found.is_complete:
+        verdict = "sound but not complete: run the same command again"
+    else:
+        verdict = "complete"
+    return [*work_rows(found.status), ("verdict", verdict)]
 
 
 def verification_rows(found: "Verification") -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.cluster.start import ray_cluster
 from raycap.config import PrepareConfig, choose
+from raycap.config.loading import override
 from raycap.datasets.building import NUM_REJECTED, NUM_UNREACHED, BuildSpec, built_steps
 from raycap.datasets.parts import (
     ANSWERED_PARTS,
@@ -57,7 +58,7 @@ from raycap.datasets.survey import (
 )
 from raycap.errors import DatasetError, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
-from raycap.progress import OnProgress, Progress
+from raycap.progress import OnProgress, Progress, announce
 from raycap.results.dataset import (
     DATASET,
     INDEX,
@@ -232,6 +233,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     *,
     format: AnnotationFormat | str | None = None,
     images: str | Path | None = None,
+    subset: float | None = None,
     config: PrepareConfig | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -248,6 +250,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
         output: a new folder or `s3://bucket/prefix`.
         format: format of the source; None: recognised.
         images: folder of the images, if not beside the annotations.
+        subset: shorthand for the setting `subset`.
         config: all settings; None: the defaults.
         on_progress: called as images are done; never if there is nothing to do.
         debug: show the output of Ray and of the workers.
@@ -262,7 +265,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
         RunStopped: the run was interrupted, or images failed for a transient reason.
         StorageError: a store refuses.
     """
-    config = config or PrepareConfig()
+    config = override(config or PrepareConfig(), {"subset": subset})
     root = None if images is None else str(images)
     known = None if format is None else choose(AnnotationFormat, format, "format")
     annotations = open_annotations(str(source), config.storage, format=known, images=root)
@@ -327,6 +330,7 @@ def _plan(
             store.remove_leftovers(folder)
     else:
         try:
+            announce("reading annotations")
             plan = write_plan(store, annotations.tables, config, fingerprint)
         except BaseException:
             store.delete_all(WORK)

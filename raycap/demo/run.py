@@ -216,7 +216,7 @@ class _Story:
                 [f"{name}={self._folder / name}" for name in ("before", "after")],
                 self._folder / "dataset",
                 output=self._folder / "evaluation",
-                splits=["test"],
+                split="test",
                 # Starting Java takes longer than all other metrics together.
                 config=EvaluateConfig(external=ExternalMetricsConfig(meteor=False)),
                 on_progress=on_progress,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.captioning.output import open_finished
 from raycap.config import StorageConfig
+from raycap.datasets.readers.files import open_file
 from raycap.errors import ConfigError
 from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
 from raycap.results.captioning import read_run
@@ -73,6 +74,19 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
     given = [_split_name(source) for source in sources]
     names = _unique_names([name for name, _ in given], [source for _, source in given])
     return [_open(name, source, config) for name, (_, source) in zip(names, given, strict=True)]
+
+
+def check_files(captions: Sequence[Captions], config: StorageConfig) -> None:
+    """Make sure that the files of captions exist, before any work; outputs of raycap were opened.
+
+    Raises:
+        ConfigError: one does not exist.
+        StorageError: a store refuses.
+    """
+    for found in captions:
+        is_file = found.format != CaptionsFormat.RAYCAP
+        if is_file and not open_file(found.source, config).exists():
+            raise ConfigError(f"{found.source}: no such file", uri=found.source)
 
 
 def _split_name(source: str | Path) -> tuple[str | None, str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import duckdb
 
-from raycap.config import BootstrapConfig, EvaluateConfig, choose
+from raycap.config import BootstrapConfig, EvaluateConfig, MissingPolicy, choose, renamed
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
-from raycap.evaluation.captions import Captions, open_captions
-from raycap.evaluation.matching import Match, MissingPolicy, load_references, match_system, settle
+from raycap.evaluation.captions import Captions, check_files, open_captions
+from raycap.evaluation.matching import Match, load_references, match_system, settle
 from raycap.evaluation.passes import (
     Matched,
     PassesFound,
@@ -157,13 +157,14 @@ logger = logging.getLogger(__name__)
 _MEMORY_BYTES = 1_000_000_000
 
 
+@renamed(splits="split")
 def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     captions: Sequence[str | Path],
     references: str | Path,
     *,
     output: str | Path | None = None,
     missing: MissingPolicy | str = MissingPolicy.ERROR,
-    splits: Sequence[str] = (),
+    split: str | Sequence[str] | None = None,
     config: EvaluateConfig | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -176,7 +177,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
         output: a folder or `s3://bucket/prefix` for `evaluation.json` and the scores of images; an
             existing evaluation is overwritten. None: nothing is written.
         missing: treatment of images without a caption.
-        splits: only these splits of the references; empty: all.
+        split: only this split of the references, or these; None: all.
         config: all settings; None: the defaults.
         on_progress: called as images are scored.
         debug: show the output of Ray and of the workers.
@@ -191,6 +192,8 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
     systems = open_captions(captions, config.storage)
+    check_files(systems, config.storage)
+    splits = [split] if isinstance(split, str) else list(split or ())
     written = read_references(references, config.storage, splits=splits)
     plan = plan_passes(config, written, len(systems))
     store = None if output is None else open_store(str(output), config.storage)

@@ -8,12 +8,12 @@ compute. Each pass reads the joined rows again, so that memory does not grow wit
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import duckdb
 import pyarrow as pa
 
 from raycap import schema
+from raycap.config import MissingPolicy
 from raycap.errors import DatasetError, ErrorCode
 from raycap.evaluation.caption_file import FILE_NAMES, ROWS
 from raycap.evaluation.captions import Captions
@@ -53,17 +53,6 @@ _RULES = {
 }
 """Names of an image in a row, and in the references, that are compared; the first that match any
 image are used."""
-
-
-class MissingPolicy(StrEnum):
-    """Treatment of images of the references for which a system has no caption."""
-
-    ERROR = "error"
-    """Stop, and list them."""
-    WORST = "worst"
-    """Score them 0, as empty captions."""
-    DROP = "drop"
-    """Compare only on images for which every system has a caption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from jaxtyping import Int64, UInt64
 
 from raycap import schema
 from raycap.cluster.start import ray_cluster
-from raycap.config import EvaluateConfig, ExternalMetricsConfig, StorageConfig
+from raycap.config import EvaluateConfig, ExternalMetricsConfig, MissingPolicy, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.references import References
 from raycap.datasets.splits import TRAIN
@@ -35,7 +35,6 @@ from raycap.evaluation.clip import ClipColumns, ClipSpec, clip_columns, clip_spe
 from raycap.evaluation.matching import (
     IS_SCORED,
     Match,
-    MissingPolicy,
     column,
     keep_tokens,
     read_chunks,

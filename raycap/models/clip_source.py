@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from raycap.errors import ModelError
+from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
@@ -36,12 +36,15 @@ def find_clip(name: str) -> ModelSource:
             `name@revision`.
 
     Raises:
+        ConfigError: there is no such folder.
         ModelError: it does not exist, or is not a complete CLIP in safetensors.
     """
     path = Path(os.path.expanduser(name))
     if name.startswith((".", "/", "~")) or (name and path.exists()):
+        if not path.exists():
+            raise ConfigError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
         if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
+            raise ModelError(f"{name}: is a file: give the folder of a saved CLIP", uri=name)
         return _from_folder(path.resolve(), name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)

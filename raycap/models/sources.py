@@ -17,6 +17,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ModelError
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
+    CONFIG_FILE,
     KIND_FILE,
     PICKLE_PATTERNS,
     WEIGHT_FILE,
@@ -26,10 +27,14 @@ from raycap.models.folders import (
 )
 from raycap.models.hub import download
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
+from raycap.runs.records import RUN
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
+
+MODEL = "model"
+"""Folder of the model in the output of a training run or search."""
 
 GENERATION = "generation"
 """Key of the generation settings in `raycap.json`."""
@@ -45,6 +50,7 @@ def find_model(name: str) -> ModelSource:
             starts with `.`, `/` or `~`, or exists as a path, is a path.
 
     Raises:
+        ConfigError: there is no such folder.
         ModelError: it does not exist, or is not a model that raycap can caption with.
     """
     for kind in KINDS:
@@ -54,14 +60,7 @@ def find_model(name: str) -> ModelSource:
         return _from_folder(DEMO_FOLDER, name, None)
     path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
     if name.startswith((".", "/", "~")) or (name and path.exists()):
-        if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
-            raise ModelError(
-                f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
-                f"give a folder with {WEIGHT_FILE}",
-                uri=name,
-            )
-        if not path.is_dir():
-            raise ModelError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+        _check_path(path, name)
         return _from_folder(path.resolve(), name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -72,6 +71,31 @@ def find_model(name: str) -> ModelSource:
     folder = download(repository, revision or None)
     # The cache names a snapshot after its commit, which pins the content of a branch or tag.
     return _from_folder(folder, repository, folder.name)
+
+
+def _check_path(path: Path, name: str) -> None:
+    """Refuse a path that is no folder, or the output of a run, which holds its model inside.
+
+    The `config.json` of such an output is that of the run, and says nothing about a model.
+
+    Raises:
+        ConfigError: there is nothing at the path.
+        ModelError: it is not the folder of a model.
+    """
+    if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
+        raise ModelError(
+            f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
+            f"give a folder with {WEIGHT_FILE}",
+            uri=name,
+        )
+    if not path.exists():
+        raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
+    if not path.is_dir():
+        raise ModelError(f"{name}: is a file: give the folder of a saved model", uri=name)
+    if (path / RUN).is_file() and not (path / WEIGHT_FILE).exists():
+        has_model = (path / MODEL / CONFIG_FILE).is_file()
+        inside = f"did you mean {name.rstrip('/')}/{MODEL}?" if has_model else "it has no model yet"
+        raise ModelError(f"{name}: is the output of a run, not a model: {inside}", uri=name)
 
 
 def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:

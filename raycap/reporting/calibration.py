@@ -12,7 +12,13 @@ from raycap.reporting.blocks import Fact, Section, Table, Tile, flat_facts, last
 from raycap.reporting.charts import DASHES, HEIGHT, Plot, new_axes, short
 from raycap.reporting.numbers import decimal, integer, moment, percent, signed
 from raycap.reporting.svg import INKS, inline_svg
-from raycap.results.calibration import Calibration, Trial, changes, frontier, read_calibration
+from raycap.results.calibration import (
+    Calibration,
+    ScoredSetting,
+    changes,
+    frontier,
+    read_calibration,
+)
 from raycap.storage.base import Store
 
 _TALL = HEIGHT + 60
@@ -68,7 +74,7 @@ def calibration_section(store: Store, anchor: str, _: ReportConfig) -> Calibrati
     )
 
 
-def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:
+def _tiles(start: ScoredSetting, chosen: ScoredSetting) -> tuple[Tile, ...]:
     people = chosen.mean_length - chosen.length_gap
     return (
         Tile(
@@ -95,7 +101,7 @@ def _tiles(start: Trial, chosen: Trial) -> tuple[Tile, ...]:
     )
 
 
-def _table(trials: list[Trial], found: Calibration) -> Table:
+def _table(trials: list[ScoredSetting], found: Calibration) -> Table:
     names = [name.replace("_", " ") for name in changes(found.start.generation)]
     rows = [
         (
@@ -114,7 +120,7 @@ def _table(trials: list[Trial], found: Calibration) -> Table:
     return Table(columns=("setting", *names, *figures), rows=tuple(rows))
 
 
-def _name(trial: Trial, found: Calibration) -> str:
+def _name(trial: ScoredSetting, found: Calibration) -> str:
     marks = [("initial", found.start), ("chosen", found.chosen)]
     roles = [role for role, marked in marks if trial == marked]
     number = found.trials.index(trial) + 1 if trial in found.trials else 0
@@ -168,7 +174,7 @@ def _draw_people(axes: Axes, calibration: Calibration) -> None:
     axes.axhline(bar, color=INKS["text"], linewidth=1.2, linestyle=DASHES)
 
 
-def _draw(axes: Axes, trials: Sequence[Trial], ink: str, shape: str, size: int) -> None:
+def _draw(axes: Axes, trials: Sequence[ScoredSetting], ink: str, shape: str, size: int) -> None:
     """Draw a mark per setting; large ones are rings, which hide no others."""
     is_ring = size > _LARGEST_FILLED
     axes.plot(
@@ -183,5 +189,5 @@ def _draw(axes: Axes, trials: Sequence[Trial], ink: str, shape: str, size: int) 
     )
 
 
-def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+def _places(trials: Sequence[ScoredSetting]) -> tuple[list[float], list[float]]:
     return [trial.length_gap for trial in trials], [trial.cider_d for trial in trials]

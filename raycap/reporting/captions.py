@@ -37,6 +37,8 @@ from raycap.reporting.gallery import (
     Order,
     Tab,
     fill_up,
+    random_first,
+    tabs_of,
 )
 from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
 from raycap.reporting.pictures import Picture, Wanted, fetch_thumbnails, reference_pictures
@@ -284,7 +286,7 @@ def _pick(firsts: Mapping[str, First], num_images: int) -> Picks:
         rows = first.rows()
         parts.update(zip(rows[IMAGE_ID].to_pylist(), rows[PART].to_pylist(), strict=True))
     return Picks(
-        ids=[*random, *sorted(shown - frozenset(random))],
+        ids=random_first(random, tabs.values()),
         tabs={**tabs, RANDOM: frozenset(random)},
         parts=parts,
     )
@@ -297,7 +299,7 @@ def _gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gal
         caption_example(
             rows[image_id],
             picture,
-            frozenset(tab for tab, ids in chosen.tabs.items() if image_id in ids),
+            tabs_of(image_id, chosen.tabs),
         )
         for image_id, picture in zip(chosen.ids, pictures, strict=True)
     ]

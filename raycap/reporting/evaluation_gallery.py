@@ -28,6 +28,8 @@ from raycap.reporting.gallery import (
     Order,
     Tab,
     fill_up,
+    random_first,
+    tabs_of,
 )
 from raycap.reporting.numbers import decimal
 from raycap.reporting.pictures import Picture, reference_pictures
@@ -75,9 +77,8 @@ class Chosen:
 
     def ids(self) -> list[str]:
         """Return all of them, random ones first."""
-        chosen = [ids for tabs in (self.common, *self.own) for ids in tabs.values()]
-        others = frozenset().union(*chosen) - frozenset(self.random)
-        return [*self.random, *sorted(others)]
+        shown = (ids for tabs in (self.common, *self.own) for ids in tabs.values())
+        return random_first(self.random, shown)
 
 
 def choose(store: Store, systems: Sequence[System], num_images: int, seed: int) -> Chosen:
@@ -235,7 +236,7 @@ def _example(image_id: str, rows: Sequence[Rows], picture: Picture, chosen: Chos
     found = [rows_of.get(image_id) for rows_of in rows]
     spread = _spread(found)
     answers = [
-        _answer(row, spread, frozenset(tab for tab, ids in tabs.items() if image_id in ids))
+        _answer(row, spread, tabs_of(image_id, tabs))
         for row, tabs in zip(found, chosen.own, strict=True)
     ]
     references: list[str] = next((row[REFERENCE_CAPTIONS] for row in found if row), [])
@@ -244,7 +245,7 @@ def _example(image_id: str, rows: Sequence[Rows], picture: Picture, chosen: Chos
         picture=picture,
         answers=tuple(answers),
         others=tuple(references),
-        tabs=frozenset(tab for tab, ids in chosen.common.items() if image_id in ids),
+        tabs=tabs_of(image_id, chosen.common),
     )
 
 

@@ -4,7 +4,7 @@ Its images are the first in some order, chosen from a stream of any length.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,6 +163,16 @@ class Draws:
     def append_to(self, table: pa.Table) -> pa.Table:
         """Append DRAW to a table."""
         return table.append_column(DRAW, pa.array(self._generator.random(len(table))))
+
+
+def tabs_of(image_id: str, tabs: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return the keys of the tabs that show an image."""
+    return frozenset(tab for tab, ids in tabs.items() if image_id in ids)
+
+
+def random_first(random: Sequence[str], shown: Iterable[frozenset[str]]) -> list[str]:
+    """Return the ids of all images of a gallery: random ones as drawn, then the others sorted."""
+    return [*random, *sorted(frozenset().union(*shown) - frozenset(random))]
 
 
 def fill_up(chosen: AbstractSet[str], drawn: Sequence[str], num_images: int) -> list[str]:

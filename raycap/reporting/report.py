@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.config import ReportConfig
+from raycap.config import ReportConfig, renamed
 from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
 from raycap.reporting.blocks import Section
@@ -23,6 +23,7 @@ from raycap.results.evaluation import EVALUATION
 from raycap.results.search import SEARCH
 from raycap.results.study import STUDY
 from raycap.runs.records import RUN
+from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 from raycap.storage.stores import open_file, open_store
 
@@ -59,9 +60,10 @@ class ReportSummary:
     """Images whose picture could not be shown; the page gives the reasons."""
 
 
+@renamed(destination="output")
 def report(
     paths: Sequence[str | Path],
-    destination: str | Path,
+    output: str | Path = "report.html",
     *,
     config: ReportConfig | None = None,
 ) -> ReportSummary:
@@ -73,7 +75,7 @@ def report(
         paths: outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `calibrate` or
             `study`, local or in buckets. Each becomes a section; several training runs are
             compared in a further one.
-        destination: the file to write or overwrite, local or in a bucket.
+        output: the file to write or overwrite, local or in a bucket.
         config: number and size of images; None for the defaults.
 
     Raises:
@@ -85,7 +87,7 @@ def report(
     if not paths:
         raise ConfigError("nothing to report on; give the output of a raycap command")
     prepare_process(config.image)
-    store, key = open_file(str(destination), config.storage, example="report.html")
+    store, key = open_file(str(output), config.storage, example="report.html")
     sections = [
         _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
     ]
@@ -107,6 +109,7 @@ def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
     for key, build in _BUILDERS.items():
         if store.exists(key):
             return build(store, anchor, config)
+    check_exists(store.uri)
     raise DatasetError(
         f"{store.uri}: is not an output of raycap (it has no {EVALUATION}, {RUN} or {DATASET}); "
         "give the folder or bucket prefix that a raycap command wrote to"

@@ -19,11 +19,12 @@ from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
 CALIBRATION = "calibration.json"
+TRIALS = "trials.jsonl"
 _CHANGED = ("min_new_tokens", "max_new_tokens", "length_penalty", "no_repeat_ngram_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ScoredSetting:
     """One setting and the scores of its captions. Lengths are in tokens of the metrics."""
 
     generation: GenerationConfig
@@ -77,10 +78,10 @@ class Calibration:
     images: SliceRecord
     tokenizer: str
     """Lengths in tokens, CIDEr-D and BLEU depend on it."""
-    start: Trial
+    start: ScoredSetting
     """The initial settings: the first trial."""
-    chosen: Trial
-    trials: list[Trial]
+    chosen: ScoredSetting
+    trials: list[ScoredSetting]
     """All trials, in the order in which they were tried."""
     max_cider_loss: float
     closed_gap: float
@@ -110,9 +111,9 @@ def changes(generation: GenerationConfig) -> dict[str, int | float]:
     return {name: getattr(generation, name) for name in _CHANGED}
 
 
-def frontier(trials: Sequence[Trial]) -> list[Trial]:
+def frontier(trials: Sequence[ScoredSetting]) -> list[ScoredSetting]:
     """Return the settings that no other beats in both CIDEr-D and length gap, by their gap."""
-    best: list[Trial] = []
+    best: list[ScoredSetting] = []
     for trial in sorted(trials, key=lambda trial: (abs(trial.length_gap), -trial.cider_d)):
         if not best or trial.cider_d > best[-1].cider_d:
             best.append(trial)

@@ -16,10 +16,13 @@ from pydantic import TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.runs.records import RUN, encode_json, read_as, read_json
+from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
 SUMMARY = "summary.json"
 PROGRESS = "progress.json"
+MOVED_TO = "moved_to"
+"""Key of `run.json`: the address that the source has moved to since the run began."""
 _MAX_PROBLEMS = 100
 
 
@@ -152,6 +155,12 @@ class ExportCounts:
     """Messages about the first few of those."""
     num_files: int = 1
     """Files of the export."""
+    num_same_stem: int = 0
+    """Captioned images whose name differs from another's only in the suffix (sidecar)."""
+    num_kept: int = 0
+    """Files with other content that were kept as they were (`keep_existing`)."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the files should know, one sentence each."""
 
 
 _SUMMARY_FORM = TypeAdapter(Summary)
@@ -162,11 +171,13 @@ def read_run(store: Store) -> dict[str, Any]:
     """Read `run.json`.
 
     Raises:
+        ConfigError: there is nothing at the path.
         DatasetError: there is none, or it is damaged.
     """
     try:
         return read_json(store, RUN)
     except ObjectNotFound:
+        check_exists(store.uri)
         raise DatasetError(
             f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
             "bucket prefix that `raycap caption` wrote to"
@@ -180,7 +191,7 @@ def source_dataset(run: dict[str, Any]) -> str | None:
         run: content of `run.json`.
     """
     fingerprint = run.get("fingerprint", {})
-    return fingerprint["source"] if "split" in fingerprint else None
+    return run.get(MOVED_TO, fingerprint["source"]) if "split" in fingerprint else None
 
 
 def is_complete(store: Store) -> bool:

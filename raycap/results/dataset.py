@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.runs.records import encode_json, read_json
+from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
 DATASET = "dataset.json"
@@ -151,6 +152,7 @@ def read_record(store: Store) -> DatasetRecord:
     """Read `dataset.json`.
 
     Raises:
+        ConfigError: there is nothing at the path.
         DatasetError: there is none, the dataset is unfinished, or the file is damaged.
         StorageError: the store refuses.
     """
@@ -161,6 +163,7 @@ def read_record(store: Store) -> DatasetRecord:
             raise DatasetError(
                 f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
             ) from None
+        check_exists(store.uri)
         raise DatasetError(
             f"{store.uri}: is not a caption dataset (it has no {DATASET}); give the folder or "
             "bucket prefix that `raycap prepare` wrote to"

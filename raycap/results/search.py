@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raycap.errors import ObjectNotFound
-from raycap.results.status import Status
+from raycap.results.status import ExperimentRecord, Status
 from raycap.results.training import EpochRecord, Metric, badness
 from raycap.runs.records import read_as
 from raycap.storage.base import Store
@@ -70,11 +70,12 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """Result of a search, finished or not. In `tune.json`."""
+class Search(ExperimentRecord):
+    """Result of a search, finished or not. In `tune.json`.
 
-    output: str
-    dataset: str
+    `end` is `finished`, or `budget` if a limit ended it.
+    """
+
     kind: str
     metric: Metric
     """What trials are compared by."""
@@ -84,26 +85,30 @@ class Search:
     """How each setting is drawn, and from what: `{"train.lr": {"loguniform": [1e-5, 1e-3]}}`."""
     num_planned: int
     """Number of trials if nothing ends the search earlier."""
-    best: str | None
-    """Name of the best trial; None before the first epoch of any trial has ended."""
     trials: list[Trial]
     """In the order in which they began."""
-    end: str = ""
-    """`finished`, or `budget` if a limit ended it; empty before the end."""
-    wall_s: float = 0.0
-    """Seconds of the last invocation."""
-    started_at: str = ""
-    finished_at: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[Trial]:
+        """The trials."""
+        return self.trials
 
     def trial(self, name: str) -> Trial:
         """Return a trial by its name."""
         return next(trial for trial in self.trials if trial.name == name)
 
-    def count(self, status: Status) -> int:
-        """Count the trials with a status."""
-        return sum(trial.status is status for trial in self.trials)
+    @property
+    def share(self) -> float:
+        """Finished share of the planned trials, 0 to 1; a running trial counts by its epochs."""
+        done = sum(self._share_of(trial) for trial in self.trials)
+        return min(1.0, done / self.num_planned) if self.num_planned else 1.0
+
+    def _share_of(self, trial: Trial) -> float:
+        if trial.status is not Status.RUNNING:
+            return 1.0
+        planned = self.config.get("train", {}).get("num_epochs", 1)
+        num_epochs = int(trial.params.get("train.num_epochs", planned))
+        return min(1.0, len(trial.history) / max(1, num_epochs))
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

@@ -17,11 +17,10 @@ summary.md                  tables and conclusions in Markdown, to paste into a 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.results.status import Status
+from raycap.results.status import ExperimentRecord, Status
 from raycap.runs.records import encode_json, read_as
 from raycap.schema import CIDER_D
 from raycap.storage.base import Store
@@ -124,12 +123,13 @@ class SystemRecord:
         return None if found is None else found.value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """Result of a study, finished or not. In `study.json`."""
+@dataclass(frozen=True, kw_only=True)
+class Study(ExperimentRecord):
+    """Result of a study, finished or not. In `study.json`.
 
-    output: str
-    dataset: str
+    `best` is the main system with the best CIDEr-D; `end` is `finished`.
+    """
+
     split: str
     """On which the systems were tested."""
     num_images: int
@@ -137,26 +137,17 @@ class Study:
     reference_mean_tokens: float
     reference_mean_words: float
     systems: list[SystemRecord]
-    best: str | None
-    """Name of the main system with the best CIDEr-D."""
     decision: list[str]
     """The conclusions, in sentences."""
-    end: str = ""
-    """`finished`; empty before the end."""
-    wall_s: float = 0.0
-    """Seconds of the last invocation."""
-    started_at: str = ""
-    finished_at: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> list[SystemRecord]:
+        """The systems."""
+        return self.systems
 
     def system(self, name: str) -> SystemRecord:
         """Return a system by its name."""
         return next(system for system in self.systems if system.name == name)
-
-    def count(self, status: Status) -> int:
-        """Count the systems with a status."""
-        return sum(system.status is status for system in self.systems)
 
     @property
     def main(self) -> tuple[SystemRecord, ...]:

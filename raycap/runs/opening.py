@@ -60,6 +60,11 @@ class Claim:
         del store
         return False
 
+    def remedy(self, theirs: dict[str, Any]) -> str:
+        """Return what to do about another fingerprint, if more than the message already says."""
+        del theirs
+        return ""
+
     def renew(self, store: Store) -> None:
         """Write down what may differ between invocations: all settings, to `config.json`."""
         store.write(CONFIG, encode_json(self.config.model_dump(mode="json")))
@@ -190,7 +195,8 @@ def _conflict(store: Store, claim: Claim, theirs: dict[str, Any]) -> RunConflict
     noun = claim.noun
     return RunConflict(
         f"{store.uri}: belongs to another {noun}; give another output, or the settings of that "
-        f"{noun} (- that {noun}, + this one):\n{_difference(theirs, claim.fingerprint)}",
+        f"{noun} (- that {noun}, + this one):\n{_difference(theirs, claim.fingerprint)}"
+        f"{claim.remedy(theirs)}",
         uri=store.uri,
     )
 

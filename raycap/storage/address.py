@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
+from raycap.errors import ConfigError
+
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = re.compile(r"^[^/@]*:[^/@]*@")  # `github://` and `az://` have names before an @, too
 _SECRET_NAME = re.compile(
@@ -114,3 +116,14 @@ def _without_secrets(query: str) -> str:
             for name, secret in zip(names, is_secret, strict=True)
         ]
     return "&".join(field for field, secret in zip(fields, is_secret, strict=True) if not secret)
+
+
+def check_exists(text: str) -> None:
+    """Raise ConfigError if an address is a local path at which there is nothing.
+
+    Every argument that names something to read is checked by this, so that a mistyped path has one
+    message and one exit code everywhere.
+    """
+    address = Address.parse(text)
+    if address.is_local and not os.path.lexists(address.local_path):
+        raise ConfigError(f"{text}: no such file or folder", uri=text)

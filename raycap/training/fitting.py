@@ -14,6 +14,7 @@ from raycap.cluster.failures import find_error
 from raycap.cluster.mailbox import Mail, Mailbox, Message
 from raycap.cluster.start import start_here
 from raycap.errors import RunStopped
+from raycap.progress import announce
 from raycap.results.training import OnTrainingProgress
 from raycap.storage.base import WriteLock
 from raycap.training.checkpoints import State, read_state
@@ -86,6 +87,7 @@ class Fitting:
             RunConflict: another writer has taken over the output.
             RunStopped: the run was interrupted, or workers died too often.
         """
+        announce("starting workers, loading the model")
         background = Background("train", self._fit, self._mailbox, _REMEDY)
         result = background.follow(lock, partial(_relay, on_progress))
         if result is None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from raycap.cluster.start import ray_cluster
-from raycap.config import TrainConfig
+from raycap.config import ModelKind, TrainConfig
+from raycap.config.loading import override
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
 from raycap.models.trainable import build_trainable, load_trainable
@@ -36,11 +37,13 @@ MODELS = Models(build=build_trainable, load=load_trainable)
 """The models of raycap."""
 
 
-def train(
+def train(  # noqa: PLR0913  the public call: all but two by keyword
     dataset: str | Path,
     output: str | Path,
     *,
     config: TrainConfig | None = None,
+    kind: ModelKind | None = None,
+    init: str | None = None,
     models: Models = MODELS,
     on_progress: OnTrainingProgress | None = None,
     debug: bool = False,
@@ -54,6 +57,8 @@ def train(
         dataset: a dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.
         output: a folder or `s3://bucket/prefix`.
         config: all settings; None for the defaults.
+        kind: shorthand for the setting `kind`.
+        init: shorthand for the setting `init`.
         models: how the model is built and loaded; pass your own to train your own model.
         on_progress: called about twice per second, and at the end of each epoch.
         debug: show Ray's and the workers' own output.
@@ -70,7 +75,7 @@ def train(
         ModelError: the model cannot be found, loaded or trained.
     """
     started = time.monotonic()
-    config = config or TrainConfig()
+    config = override(config or TrainConfig(), {"kind": kind, "init": init})
     if config.train.tensorboard:
         check_tensorboard()
     source = open_dataset(dataset, config.storage)

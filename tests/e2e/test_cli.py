@@ -72,7 +72,7 @@ def test_a_dry_run_writes_nothing_and_too_many_failed_images_exit_with_3(cli: In
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_closes_the_length_gap_from_end_to_end(raycap: CommandLine) -> None:
-    code, out, err = raycap("demo", "--output", "shown", timeout_s=850)
+    code, out, err = raycap("demo", "shown", timeout_s=850)
     assert code == 0, err
     assert "every image has exactly one row" in out
     folder = raycap.folder / "shown"

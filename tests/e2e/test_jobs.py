@@ -209,7 +209,7 @@ def test_a_model_is_trained_and_captions_are_compared_in_jobs(
 ) -> None:
     write_dataset(str(tmp_path / "set"), "train:16", "validation:4")
     shape = ("--set", "architecture.encoder=small-cnn", "--set", "train.num_epochs=1")
-    arguments = (tmp_path / "set", tmp_path / "run", "--model", "cnn-lstm", *shape)
+    arguments = (tmp_path / "set", tmp_path / "run", "--kind", "cnn-lstm", *shape)
     assert "best epoch" in cluster.submit("finetune.py", *arguments)
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     systems, references = write_corpus(tmp_path, 10)

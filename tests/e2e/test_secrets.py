@@ -248,13 +248,13 @@ def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_i
     (folder / "lists").mkdir()
     (folder / "lists" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     watched("prepare", "lists/rows.jsonl", "set", *QUICK)
-    watched("caption", "set", "captions", "--model", "stub", "--set", "source.split=test")
+    watched("caption", "set", "captions", "--model", "stub", "--split", "test")
     quick = ("--set", "external.meteor=false", "--set", "bootstrap.num_resamples=10")
     watched("evaluate", "captions", "set", "--split", "test", "--output", "evaluation", *quick)
     small = ("encoder=small-cnn", "pretrained=false", "image_px=32", "width=8", "num_layers=1")
     shape = [part for value in small for part in ("--set", f"architecture.{value}")]
     epochs = ("--set", "train.num_epochs=1", "--set", "train.batch_size=4")
-    watched("train", "set", "run", "--model", "cnn-lstm", *shape, *epochs)
+    watched("train", "set", "run", "--kind", "cnn-lstm", *shape, *epochs)
     watched("report", "set", "captions", "evaluation", "run", "--output", "pages/page.html")
     places = ("set", "captions", "evaluation", "run", "pages")
     assert_nothing_shows(watched, *(folder / name for name in places))
@@ -278,7 +278,7 @@ def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_i
         ("report", f"https://me:{PLANTED}@host/out", "--output", "page.html"),
         ("report", "photos", "--output", f"https://me:{PLANTED}@host/page.html"),
         ("export", f"s3://AKIA:{PLANTED}@bucket/out", "captions.csv", "--to", "csv"),
-        ("train", f"https://me:{PLANTED}@host/set", "out", "--model", "blip", "--init", "demo"),
+        ("train", f"https://me:{PLANTED}@host/set", "out", "--kind", "blip", "--init", "demo"),
         ("caption", "ragged.csv", "out", "--model", "stub"),
     ],
 )

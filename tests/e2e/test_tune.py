@@ -15,7 +15,7 @@ from tests.support.tiny_dataset import write_dataset
 pytestmark = pytest.mark.slow
 
 SETTINGS = (
-    *("--model", "hybrid", "--set", "tune.space.train.lr=[1e-3, 1e-2]"),
+    *("--kind", "hybrid", "--set", "tune.space.train.lr=[1e-3, 1e-2]"),
     *("--set", "architecture.encoder=small-cnn", "--set", "architecture.image_px=64"),
     *("--set", "architecture.width=32", "--set", "architecture.num_layers=1"),
     *("--set", "train.num_epochs=2", "--set", "train.batch_size=8"),

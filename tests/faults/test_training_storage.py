@@ -14,7 +14,7 @@ from tests.support.tiny_dataset import write_dataset
 pytestmark = pytest.mark.slow
 
 SETTINGS = (
-    *("--model", "blip", "--init", "demo"),
+    *("--kind", "blip", "--init", "demo"),
     *("--set", "train.lr=1e-3", "--set", "train.batch_size=4", "--set", "train.num_epochs=2"),
     *("--set", "train.checkpoint_every_s=0.1", "--set", "generation.num_beams=1"),
     *("--set", "engine.torch_threads=1", "--set", "storage.num_retries=1"),

@@ -15,11 +15,11 @@ from raycap.datasets.dataset import open_dataset
 from raycap.errors import ConfigError, DatasetError, ModelError, RunConflict, RunStopped
 from raycap.experiments.calibration.images import choose_images
 from raycap.experiments.calibration.run import calibrate
-from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, score_trial
+from raycap.experiments.calibration.trials import ScoredReferences, score_trial
 from raycap.models.base import ModelSource
 from raycap.models.sources import find_model
 from raycap.progress import Progress
-from raycap.results.calibration import CALIBRATION, Calibration
+from raycap.results.calibration import CALIBRATION, TRIALS, Calibration
 from tests.support.dataset_samples import scene_dataset
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
@@ -197,7 +197,7 @@ def test_mistakes_are_one_clear_line(calibrated: Calibration, dataset: str, tmp_
             calibrate(model, where, output, config=config(**sections))
 
     mistaken(ConfigError, "stub: has no weights and no lengths to calibrate", model="stub")
-    mistaken(ModelError, "no such folder", model="./nowhere")
+    mistaken(ConfigError, "no such folder", model="./nowhere")
     mistaken(DatasetError, "is not a caption dataset", where=str(tmp_path))
     mistaken(DatasetError, "no split 'dev'; there are: ", split="dev")
     mistaken(ConfigError, "written to a folder of this machine", output="s3://bucket/model")

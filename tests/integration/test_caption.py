@@ -168,6 +168,9 @@ def test_lost_and_damaged_parts_are_found_and_answered_again_and_no_other(
     assert rows_of(output) == whole
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     assert verify(output).is_complete
+    shutil.copytree(tmp_path / "after", tmp_path / "before")
+    with pytest.raises(RunConflict, match="has moved to"):
+        raycap.caption(tmp_path / "before", output, config=config())
 
 
 def test_rows_moved_between_parts_are_found(finished: Finished, tmp_path: Path) -> None:
@@ -199,6 +202,9 @@ def test_a_limit_takes_the_first_images_and_a_later_run_new_and_changed_ones_and
     unchanged = before.keys() - {"00005.jpg"}
     assert {i: before[i] for i in unchanged} == {i: after[i] for i in unchanged}
     assert verify(output).is_complete
+    shutil.copytree(tmp_path / "after", tmp_path / "before")
+    with pytest.raises(RunConflict, match="has moved to"):
+        raycap.caption(tmp_path / "before", output, config=config())
 
 
 def test_other_settings_and_another_source_are_refused_with_the_difference(
@@ -249,6 +255,9 @@ def test_the_real_photos_are_captioned_whole(real_photos: Path, tmp_path: Path) 
     assert (summary.num_images, summary.num_ok) == (152, 152)
     assert len({row["caption"] for row in rows_of(output)}) > 100
     assert verify(output).is_complete
+    shutil.copytree(tmp_path / "after", tmp_path / "before")
+    with pytest.raises(RunConflict, match="has moved to"):
+        raycap.caption(tmp_path / "before", output, config=config())
     assert pa.unify_schemas([pq.read_schema(p) for p in (output / "captions").iterdir()])
 
 
@@ -268,3 +277,34 @@ def test_ray_data_takes_stages_that_ask_for_gpus() -> None:
     stages = _stages(pa.table([[0], [False]], schema=schema.WORK), spec, wanted)
 
     assert "CaptionActor" in repr(stages)
+
+
+def test_a_run_goes_on_where_its_source_has_moved_to(tmp_path: Path) -> None:
+    write_images(tmp_path / "before", 6)
+    output = tmp_path / "out"
+    raycap.caption(tmp_path / "before", output, config=config(), limit=4)
+    answered = rows_of(output)
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(RunConflict, match="--source-moved-from"):
+        raycap.caption(tmp_path / "after", output, config=config())
+    with pytest.raises(RunConflict):
+        raycap.caption(
+            tmp_path / "after", output, config=config(), source_moved_from=tmp_path / "other"
+        )
+    for moved_from in (tmp_path / "before", tmp_path / "before", None):
+        summary = raycap.caption(
+            tmp_path / "after", output, config=config(), source_moved_from=moved_from
+        )
+        assert (summary.num_images, summary.num_ok) == (6, 6)
+    rows = rows_of(output)
+    assert rows[:4] == answered
+    assert {row[schema.URI] for row in rows[4:]} == {
+        str(tmp_path / "after" / f"{number:05d}.jpg") for number in (4, 5)
+    }
+    manifest = pq.read_table(output / "manifest" / "part-000000.parquet")
+    assert all(uri.startswith(str(tmp_path / "after")) for uri in manifest["uri"].to_pylist())
+    assert verify(output).is_complete
+    shutil.copytree(tmp_path / "after", tmp_path / "before")
+    with pytest.raises(RunConflict, match="has moved to"):
+        raycap.caption(tmp_path / "before", output, config=config())

@@ -12,12 +12,12 @@ import pytest
 
 import raycap
 from raycap import schema
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.parts import CAPTIONS, encode_captions, part_key
 from raycap.captioning.run import forecast
 from raycap.captioning.source import held_files, open_source
 from raycap.captioning.verify import verify
-from raycap.config import CaptionConfig, PrepareConfig, ReportConfig, StorageConfig
+from raycap.config import CaptionConfig, ExportFormat, PrepareConfig, ReportConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import (
@@ -133,7 +133,7 @@ def test_one_split_is_captioned_evaluated_and_exported_and_another_is_refused(
     raycap.caption(embedded, output, config=of_test(engine={"part_size": 4}))
     rows = rows_of(output)
     assert [row["image_id"] for row in rows] == ids_of(embedded, "test")
-    evaluation = evaluate([output], embedded, splits=["test"], output=tmp_path / "scores")
+    evaluation = evaluate([output], embedded, split="test", output=tmp_path / "scores")
     (system,) = evaluation.systems
     assert system.matched_by == "image_id"
     assert (system.num_missing, evaluation.num_images) == (0, len(rows))

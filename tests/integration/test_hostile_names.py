@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import raycap
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.source import open_source
 from raycap.captioning.verify import verify
-from raycap.config import CaptionConfig, StorageConfig
+from raycap.config import CaptionConfig, ExportFormat, StorageConfig
 from raycap.config.loading import validate_config
 from tests.conftest import S3, MakeJpeg
 from tests.fuzz.seeds import encode, fits_in_gzip, scene

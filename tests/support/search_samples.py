@@ -104,7 +104,7 @@ def search_content(trials: list[dict[str, Any]] | None = None, **changes: Any) -
 def write_search(folder: Path, trials: list[dict[str, Any]] | None = None, **changes: Any) -> str:
     """Write a search's record beside a `run.json`, as `raycap tune` leaves them."""
     store = open_store(str(folder), StorageConfig())
-    store.write("run.json", encode_json({"fingerprint": {"kind": "hybrid"}}))
+    store.write("run.json", encode_json({"fingerprint": {"command": "tune", "kind": "hybrid"}}))
     store.write(SEARCH, encode_json(search_content(trials, **changes)))
     return store.uri
 

@@ -154,7 +154,9 @@ def write_study_sample(
 ) -> str:
     """Write a study's record beside a `run.json`, as `raycap study` leaves them."""
     store = open_store(str(folder), StorageConfig())
-    store.write("run.json", encode_json({"fingerprint": {"pretrained": "demo"}}))
+    store.write(
+        "run.json", encode_json({"fingerprint": {"command": "study", "pretrained": "demo"}})
+    )
     store.write(STUDY, encode_json(study_content(systems, **changes)))
     return store.uri
 

@@ -14,8 +14,8 @@ from raycap.experiments.calibration.search import choose
 from raycap.results.calibration import (
     Calibration,
     ReferenceLengths,
+    ScoredSetting,
     SliceRecord,
-    Trial,
     write_calibration,
 )
 from raycap.results.training import (
@@ -149,7 +149,7 @@ def write_non_finite(store: Store, suspects: list[str]) -> None:
     store.write(NON_FINITE, encode_json(found))
 
 
-def trials_of(num_lengths: int = 8) -> list[Trial]:
+def trials_of(num_lengths: int = 8) -> list[ScoredSetting]:
     """Tell of settings that ask for ever longer captions, twice: blocking repetition or not."""
     trials = []
     for ngram in (0, 3):
@@ -159,7 +159,7 @@ def trials_of(num_lengths: int = 8) -> list[Trial]:
                 min_new_tokens=2 * number, max_new_tokens=30, no_repeat_ngram_size=ngram
             )
             trials.append(
-                Trial(
+                ScoredSetting(
                     generation=generation,
                     cider_d=0.8 + 0.5 * math.exp(-((gap + 2) ** 2) / 18) + 0.01 * ngram,
                     bleu_4=0.2 + 0.01 * number,

@@ -1,10 +1,12 @@
 """What the documentation says of commands, settings, files and examples is true."""
 
+import dataclasses
 import inspect
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,9 +19,12 @@ from raycap import schema
 from raycap.config import Section, StudyConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
 from raycap.console import COMMANDS, app
+from raycap.diagnostics import Check
 from raycap.errors import ErrorCode
 from raycap.experiments.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
 from raycap.experiments.tuning.space import read_space
+from raycap.results.captioning import Beat, OutputStatus, Verification
+from raycap.results.outputs import WorkStatus
 from tests.support.documents import (
     DOCS,
     FORMATS,
@@ -232,3 +237,11 @@ def test_the_pictures_are_small() -> None:
     sizes = [path.stat().st_size for path in Path(DOCS / "pictures").iterdir()]
     assert sizes
     assert sum(sizes) < 300_000
+
+
+@pytest.mark.parametrize("kind", [OutputStatus, Beat, WorkStatus, Verification, Check])
+def test_the_fields_of_json_are_documented(kind: type[Any]) -> None:
+    text = section(text_of("docs/python.md"), "## Results as JSON")
+    assert {f"`{field.name}`" for field in dataclasses.fields(kind)} <= set(
+        re.findall(r"`\w+`", text)
+    )

@@ -32,7 +32,7 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (2, "caption photos out --set engine.zz=1"),
         (2, "caption photos out --set engine"),
         (2, "caption photos out --set engine.part_size=many"),
-        (1, "caption photos out --model ./none"),
+        (2, "caption photos out --model ./none"),
         (2, "caption photos https://host/out"),
         (2, "caption photos nosuchthing://b/out"),
         (2, "caption photos"),
@@ -45,7 +45,7 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
     "evaluate": [
         (1, "evaluate few.jsonl refs.jsonl --output out"),
         (2, "evaluate few.jsonl nowhere --output out"),
-        (1, "evaluate gone.jsonl refs.jsonl --output out"),
+        (2, "evaluate gone.jsonl refs.jsonl --output out"),
         (1, "evaluate photos refs.jsonl --output out"),
         (1, "evaluate bad.jsonl refs.jsonl --output out"),
         (2, "evaluate few.jsonl refs.jsonl --missing never --output out"),
@@ -54,10 +54,10 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (1, "report photos --output out/page.html"),
     ],
     "train": [
-        (1, "train photos out --model cnn-lstm"),
+        (1, "train photos out --kind cnn-lstm"),
         (1, "tune photos out"),
         (1, "study photos out"),
-        (1, "calibrate demo photos --output out"),
+        (1, "calibrate demo photos out"),
         (2, "prepare nowhere out"),
     ],
 }

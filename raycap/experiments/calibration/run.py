@@ -10,23 +10,25 @@ from typing import Any
 
 from raycap.cluster.start import ray_cluster
 from raycap.config import CalibrateConfig, GenerationConfig
+from raycap.config.loading import override
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.errors import ConfigError
 from raycap.experiments.calibration.captioning import Captioners
 from raycap.experiments.calibration.images import LoadedSlice, LoadSpec, choose_images, load_images
 from raycap.experiments.calibration.search import Wave, choose, next_wave
-from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
+from raycap.experiments.calibration.trials import ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.load import copy_model
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import refuse_vllm
-from raycap.progress import OnProgress, Progress
+from raycap.progress import OnProgress, Progress, announce
 from raycap.results.calibration import (
+    TRIALS,
     Calibration,
     ReferenceLengths,
+    ScoredSetting,
     SliceRecord,
-    Trial,
     changes,
     write_calibration,
 )
@@ -39,12 +41,13 @@ from raycap.storage.stores import open_store
 logger = logging.getLogger(__name__)
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913  the public call: all but three by keyword
     model: str,
     dataset: str | Path,
     output: str | Path,
     *,
     config: CalibrateConfig | None = None,
+    split: str | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Calibration:
@@ -59,6 +62,7 @@ def calibrate(
         dataset: a caption dataset with the split that the settings name.
         output: a new folder of this machine, for the model with the chosen settings.
         config: all settings; None for the defaults.
+        split: shorthand for the setting `split`.
         on_progress: called as images are captioned; counts them over all settings.
         debug: show Ray's and the workers' own output.
 
@@ -74,7 +78,7 @@ def calibrate(
         StorageError: a store refuses.
     """
     started = time.monotonic()
-    config = config or CalibrateConfig()
+    config = override(config or CalibrateConfig(), {"split": split})
     source = find_model(model)
     config = _resolved(config, source, model)
     opened = open_dataset(dataset, config.storage)
@@ -173,8 +177,10 @@ class _Invocation:
                 image=self._config.image,
                 target=self._source.target,
             )
+            announce("loading the images")
             images = load_images(chosen, spec, captioners.batch_size)
             references = ScoredReferences.of(images.references)
+            announce("loading the model")
             lengths = self._measure(images, references, captioners)
             self._log.start(_describe(images, lengths))
             self._search(images, references, lengths, captioners)
@@ -295,7 +301,7 @@ def _describe(images: LoadedSlice, lengths: ReferenceLengths) -> SliceRecord:
     )
 
 
-def _log_trial(trial: Trial, number: int, most_left: int) -> None:
+def _log_trial(trial: ScoredSetting, number: int, most_left: int) -> None:
     settings: dict[str, Any] = changes(trial.generation)
     logger.info(
         "setting_done number=%d at_most=%d %s cider_d=%.4f length_gap=%.2f",

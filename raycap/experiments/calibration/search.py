@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from raycap.config import CalibrateConfig, GenerationConfig
-from raycap.results.calibration import ReferenceLengths, Trial
+from raycap.results.calibration import ReferenceLengths, ScoredSetting
 
 _MOST_TOKENS = 500  # maximum that the settings allow
 
@@ -23,7 +23,9 @@ class Wave:
     """Maximum number in later waves, not counting those with a smaller `max_new_tokens`."""
 
 
-def next_wave(config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[Trial]) -> Wave:
+def next_wave(
+    config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[ScoredSetting]
+) -> Wave:
     """Return the settings to try next: first the start, then no setting twice.
 
     Settings that can hardly differ are left out: blocked n-grams longer than any that a caption
@@ -47,7 +49,7 @@ def next_wave(config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequen
     return wave
 
 
-def choose(trials: Sequence[Trial], config: CalibrateConfig) -> Trial:
+def choose(trials: Sequence[ScoredSetting], config: CalibrateConfig) -> ScoredSetting:
     """Choose the smallest length gap among the trials that keep the CIDEr-D of the first.
 
     All gaps within `closed_gap` count as equal. Equal gaps are decided by CIDEr-D, equal scores by
@@ -64,7 +66,7 @@ class _Search:
     """The trials so far, and the lines of settings."""
 
     def __init__(
-        self, config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[Trial]
+        self, config: CalibrateConfig, lengths: ReferenceLengths, trials: Sequence[ScoredSetting]
     ) -> None:
         self._start = config.generation
         self._sizes = config.search.ngram_sizes
@@ -99,7 +101,7 @@ class _Search:
             waits: whether the line of the first size has not ended yet: its results decide
                 whether this line could differ at all.
         """
-        before: Trial | None = None
+        before: ScoredSetting | None = None
         for number, min_new in enumerate(self._min_lengths):
             trial = self._known.get(self._setting(min_new, penalty, size))
             if trial is None and size != self._sizes[0]:
@@ -117,15 +119,15 @@ class _Search:
             before = trial
         return False
 
-    def _first(self, min_new: int, penalty: float) -> Trial | None:
+    def _first(self, min_new: int, penalty: float) -> ScoredSetting | None:
         return self._known.get(self._setting(min_new, penalty, self._sizes[0]))
 
-    def _stand_in(self, min_new: int, penalty: float, size: int) -> Trial | None:
+    def _stand_in(self, min_new: int, penalty: float, size: int) -> ScoredSetting | None:
         """Return the trial with the first size of n-grams, if this size would change nothing."""
         trial = self._first(min_new, penalty)
         return trial if trial is not None and trial.longest_repeat < size else None
 
-    def _shorten(self, wave: Wave, trial: Trial) -> None:
+    def _shorten(self, wave: Wave, trial: ScoredSetting) -> None:
         """Add the same setting with a smaller `max_new_tokens`, if its captions are too long."""
         if trial.length_gap <= self._closed_gap:
             return
@@ -135,7 +137,7 @@ class _Search:
                 if setting not in self._known:
                     wave.settings.append(setting)
 
-    def _ends(self, trial: Trial, before: Trial | None) -> bool:
+    def _ends(self, trial: ScoredSetting, before: ScoredSetting | None) -> bool:
         loses = before is not None and trial.cider_d < before.cider_d
         return trial.length_gap >= 0 or (loses and trial.cider_d < self._bar)
 
@@ -149,7 +151,7 @@ class _Search:
         )
 
 
-def _bar(trials: Sequence[Trial], config: CalibrateConfig) -> float:
+def _bar(trials: Sequence[ScoredSetting], config: CalibrateConfig) -> float:
     return trials[0].cider_d * (1.0 - config.max_cider_loss)
 
 

@@ -20,15 +20,14 @@ from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.ngrams import Sentences
 from raycap.metrics.scores import mean, score_images
 from raycap.metrics.tokenizer import tokenize
-from raycap.results.calibration import SliceRecord, Trial
+from raycap.results.calibration import TRIALS, ScoredSetting, SliceRecord
 
-TRIALS = "trials.jsonl"
 REMEDY = "finished settings are kept: run the same command to continue"
 
 _SLICE, _TRIAL = "slice", "trial"
 
 
-_FORMS = {_SLICE: SliceRecord, _TRIAL: Trial}
+_FORMS = {_SLICE: SliceRecord, _TRIAL: ScoredSetting}
 
 
 class TrialLog:
@@ -54,7 +53,7 @@ class TrialLog:
         return next(iter(self._journal.entries(_SLICE)), None)
 
     @property
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[ScoredSetting]:
         """All trials, in order."""
         return self._journal.entries(_TRIAL)
 
@@ -78,7 +77,7 @@ class TrialLog:
                 uri=str(self._path.parent),
             )
 
-    def add(self, trial: Trial) -> None:
+    def add(self, trial: ScoredSetting) -> None:
         """Append a trial."""
         self._journal.add(_TRIAL, trial)
 
@@ -105,7 +104,7 @@ class ScoredReferences:
 
 def score_trial(
     generation: GenerationConfig, captions: Sequence[str | None], references: ScoredReferences
-) -> Trial:
+) -> ScoredSetting:
     """Score the captions of a setting.
 
     Args:
@@ -116,7 +115,7 @@ def score_trial(
     tokens = [tokenize(caption or "") for caption in captions]
     scores = score_images(tokens, references.tokens, references.frequencies)
     length = mean_length(count_lengths(tokens))
-    return Trial(
+    return ScoredSetting(
         generation=generation,
         cider_d=mean(scores.cider_d),
         bleu_4=float(corpus_bleu(scores.bleu_counts.sum(axis=0))[3]),

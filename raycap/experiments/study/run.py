@@ -30,7 +30,7 @@ from raycap.experiments.study.running import Running
 from raycap.experiments.study.scoring import reference_words, score_systems
 from raycap.experiments.tuning.resources import fit_trials, share_threads
 from raycap.models.sources import find_model
-from raycap.progress import OnProgress
+from raycap.progress import OnProgress, announce
 from raycap.reporting.report import report
 from raycap.results.evaluation import Evaluation
 from raycap.results.status import Status
@@ -137,6 +137,7 @@ class _Invocation:
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             limits = SearchConfig(max_concurrent=self._config.study.max_concurrent)
             concurrent = fit_trials(total, engine, resources, limits)
+            announce("starting the first systems")
             logger.info("study systems=%d at_a_time=%d", len(left), concurrent)
             spec = self._spec(share_threads(engine, concurrent), debug=debug)
             running = Running(left, spec, concurrent)

@@ -8,11 +8,10 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.captioning.parts import CAPTIONS, list_parts, read_part
-from raycap.config import StudyConfig
+from raycap.config import MissingPolicy, StudyConfig
 from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.splits import TEST
 from raycap.evaluation.evaluate import evaluate
-from raycap.evaluation.matching import MissingPolicy
 from raycap.experiments.study.planning import EVALUATION, GROWTH, SYSTEMS
 from raycap.progress import OnProgress
 from raycap.results.evaluation import Evaluation, System
@@ -49,7 +48,7 @@ def score_systems(
             dataset.store.uri,
             output=output / place,
             missing=MissingPolicy.WORST,
-            splits=[TEST],
+            split=TEST,
             config=config.evaluation.model_copy(update={"storage": config.storage}),
             on_progress=on_progress,
             debug=debug,

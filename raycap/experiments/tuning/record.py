@@ -1,4 +1,4 @@
-"""Files of a search: its fingerprint, its trials, and the table of trials."""
+"""Files of a search: its record, the records of its trials, and the table of trials."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ TRIALS: Experiment[Trial] = Experiment(folder="trials/", record="trial.json", fo
 
 
 def name_of(params: Params) -> str:
-    """Return the name of the trial with these settings: the same settings are the same trial."""
+    """Return the name of the trial with these settings, a hash of them."""
     text = json.dumps(params, sort_keys=True)
     return f"t-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -83,7 +83,7 @@ _COLUMNS = {
     "wall_s": pa.float64(),
     "output": pa.string(),
 }
-"""Columns of `trials.parquet` besides the settings. Losses and scores: of the best epoch."""
+"""Columns of `trials.parquet` besides the settings. Losses and scores are of the best epoch."""
 
 
 def _table(search: Search) -> pa.Table:

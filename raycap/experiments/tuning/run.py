@@ -13,7 +13,8 @@ import yaml
 
 from raycap.cluster.mailbox import Mailbox
 from raycap.cluster.start import ray_cluster, start_here
-from raycap.config import TuneConfig
+from raycap.config import ModelKind, TuneConfig
+from raycap.config.loading import override
 from raycap.datasets.dataset import identify, open_dataset
 from raycap.errors import RunConflict, RunStopped
 from raycap.experiments.tuning.record import (
@@ -35,6 +36,7 @@ from raycap.experiments.tuning.space import (
 )
 from raycap.experiments.tuning.trial import TrialSpec
 from raycap.experiments.tuning.trials import Searching, SearchPlan
+from raycap.progress import announce
 from raycap.results.search import (
     OnSearchProgress,
     Params,
@@ -86,11 +88,13 @@ logger = logging.getLogger(__name__)
 _BATCH = ("train.batch_size", "engine.num_workers")
 
 
-def tune(
+def tune(  # noqa: PLR0913  the public call: all but two by keyword
     dataset: str | Path,
     output: str | Path,
     *,
     config: TuneConfig | None = None,
+    kind: ModelKind | None = None,
+    init: str | None = None,
     models: Models = MODELS,
     on_progress: OnSearchProgress | None = None,
     debug: bool = False,
@@ -104,6 +108,8 @@ def tune(
         dataset: a dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.
         output: a folder or `s3://bucket/prefix`.
         config: all settings; None for the defaults.
+        kind: shorthand for the setting `kind`.
+        init: shorthand for the setting `init`.
         models: how models are built and loaded; pass your own to train your own models.
         on_progress: called when a trial begins, ends an epoch, or ends.
         debug: show Ray's and the workers' own output.
@@ -118,7 +124,7 @@ def tune(
         RunStopped: the search was interrupted, or no trial finished an epoch.
         StorageError: a store refuses.
     """
-    config = config or TuneConfig()
+    config = override(config or TuneConfig(), {"kind": kind, "init": init})
     space = read_space(config)
     source = open_dataset(dataset, config.storage)
     store = open_store(str(output), config.storage)
@@ -191,6 +197,7 @@ class _Invocation:
             concurrent = fit_trials(total, base.engine, resources, self._config.tune)
             concurrent = min(concurrent, self._num_planned())
             engine = share_threads(base.engine, concurrent)
+            announce("starting the first trials")
             logger.info("search trials=%d at_a_time=%d", self._num_planned(), concurrent)
             spec = TrialSpec(
                 dataset=self._dataset,

@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
 from raycap import schema
 from raycap.captioning import export_formats as formats
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.parts import CAPTIONS, read_part
-from raycap.config import StorageConfig
+from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
 from raycap.storage.stores import open_store
 from tests.support import outputs
@@ -129,6 +130,28 @@ def test_coco_numbers_images_itself_where_their_names_do_not_tell_them_apart(
     coco = json.loads((tmp_path / "c.json").read_bytes())
     assert [image["id"] for image in coco["images"]] == [1, 2]
     assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 2]
+
+
+def test_coco_results_are_read_by_pycocotools_beside_the_dataset(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    names = ["val/000000000030.jpg", "val/000000000042.jpg"]
+    uri = output([row(name, f"a {name}") for name in names], [failed("val/000000000043.jpg")])
+    export(uri, tmp_path / "coco.json", to=ExportFormat.COCO)
+    counts = export(uri, tmp_path / "results.json", to=ExportFormat.COCO_RESULTS)
+    assert (counts.num_exported, counts.num_failed_skipped, counts.notes) == (2, 1, ())
+    found = COCO(str(tmp_path / "coco.json")).loadRes(str(tmp_path / "results.json"))
+    assert {image_id: found.imgToAnns[image_id][0]["caption"] for image_id in (30, 42)} == {
+        30: f"a {names[0]}",
+        42: f"a {names[1]}",
+    }
+
+
+@pytest.mark.parametrize("to", [ExportFormat.COCO, ExportFormat.COCO_RESULTS])
+def test_coco_ids_that_are_not_those_of_the_names_are_told(
+    to: ExportFormat, output: Callable[..., str], tmp_path: Path
+) -> None:
+    assert len(export(output([row("x.jpg")]), tmp_path / "c.json", to=to).notes) == 1
 
 
 def test_coco_of_failed_images_only_is_empty_and_valid(

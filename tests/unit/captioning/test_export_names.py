@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raycap.captioning import export_formats as formats
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.export_formats import SidecarNames, safe_path
+from raycap.config import ExportFormat
 from raycap.errors import ConfigError
 from tests.support import outputs
 from tests.support.outputs import AWKWARD, failed, files_under, row
@@ -47,6 +49,67 @@ def test_images_that_would_share_a_sidecar_all_use_their_full_names(
         "d/e.txt": "d/e.jpg\n",
         "f.x.txt": "f.x.jpg\n",
     }
+
+
+@pytest.mark.parametrize(
+    ("same_stem", "files"),
+    [
+        ("suffix", {"a.jpg.txt": "a.jpg", "a.png.txt": "a.png", "b.txt": "b.jpg"}),
+        ("first", {"a.txt": "a.jpg", "b.txt": "b.jpg"}),
+    ],
+)
+def test_images_of_the_same_stem_are_told_and_named_as_asked(
+    same_stem: str, files: dict[str, str], output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output([row(name, name) for name in ("a.jpg", "a.png", "b.jpg")])
+    counts = export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, same_stem=same_stem)
+    assert files_under(tmp_path / "x") == {name: f"{text}\n" for name, text in files.items()}
+    assert (counts.num_exported, counts.num_same_stem) == (len(files), 2)
+    assert counts.num_failed_skipped == 0
+    assert len(counts.notes) == 1
+
+
+def test_the_first_of_a_stem_is_the_first_with_a_caption(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output([failed("a.jpg"), row("a.png", "png")], [row("a.webp", "webp")])
+    export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, same_stem="first")
+    assert files_under(tmp_path / "x") == {"a.txt": "png\n"}
+
+
+def test_images_of_the_same_stem_are_refused_if_asked(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output([row("a.jpg"), row("a.png")])
+    with pytest.raises(ConfigError, match=r"a\.jpg, a\.png"):
+        export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, same_stem="error")
+    assert files_under(tmp_path / "x") == {}
+    other = output([row("a.jpg"), row("a.jpg.png")])
+    assert export(other, tmp_path / "x", to="sidecar", same_stem="error").notes == ()
+
+
+def test_edited_sidecars_are_kept_and_the_others_written(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output([row(name, name) for name in ("a.jpg", "b.jpg", "c.jpg")])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.txt").write_text("edited\n")
+    (tmp_path / "x" / "b.txt").write_text("b.jpg\n")  # as it would be written
+    counts = export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, keep_existing=True)
+    assert files_under(tmp_path / "x") == {
+        "a.txt": "edited\n",
+        "b.txt": "b.jpg\n",
+        "c.txt": "c.jpg\n",
+    }
+    assert (counts.num_exported, counts.num_kept, counts.num_failed_skipped) == (2, 1, 0)
+
+
+@pytest.mark.parametrize("choice", [{"to": "sidecar", "force": True}, {"to": "csv"}])
+def test_what_is_kept_is_not_overwritten(
+    choice: dict[str, Any], output: Callable[..., str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError):
+        export(output([row("a.jpg")]), tmp_path / "x", keep_existing=True, **choice)
 
 
 def test_a_full_name_never_meets_the_stem_of_another_image(
@@ -180,7 +243,7 @@ name_parts = st.sampled_from(["a", "b", ".jpg", ".png", "/", ".", "%", "\n"])
 @given(st.lists(st.lists(name_parts, max_size=5).map("".join), unique=True, max_size=12))
 def test_sidecar_names_are_always_distinct(names: list[str]) -> None:
     found = SidecarNames([names[:5], names[5:]])
-    keys = found.of(names)
+    keys = [key for key, _ in found.of(names, set())]
     assert len(set(keys)) == len(names)
     for name, key in zip(names, keys, strict=True):
         path = safe_path(name)
@@ -199,7 +262,8 @@ def test_a_shared_hash_makes_names_long_and_never_the_same(
 
     monkeypatch.setattr(formats, "blake2b", OneDigest)
     names = SidecarNames([["a.jpg", "b.jpg"]])
-    assert names.of(["a.jpg", "b.jpg"]) == ["a.jpg.txt", "b.jpg.txt"]
+    keys = [key for key, _ in names.of(["a.jpg", "b.jpg"], set())]
+    assert keys == ["a.jpg.txt", "b.jpg.txt"]
 
 
 def test_a_lone_surrogate_is_escaped_as_well() -> None:

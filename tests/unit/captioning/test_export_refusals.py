@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -16,7 +16,7 @@ from raycap.captioning.parts import (
     part_key,
     read_part,
 )
-from raycap.config import StorageConfig
+from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError, DatasetError, StorageError
 from raycap.storage.stores import open_store
 from tests.support import outputs

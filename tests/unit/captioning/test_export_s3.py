@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -21,7 +21,7 @@ from raycap.captioning.parts import (
     manifest_footer,
     part_key,
 )
-from raycap.config import StorageConfig
+from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError, StorageError
 from raycap.storage.stores import open_store
 

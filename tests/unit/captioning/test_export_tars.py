@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import ExportFormat, export
+from raycap.captioning.export import export
 from raycap.captioning.export_formats import image_suffix
+from raycap.config import ExportFormat
 from raycap.errors import ConfigError
 from tests.support import outputs
 from tests.support.outputs import Part, failed, files_under, row

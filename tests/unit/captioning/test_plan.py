@@ -205,3 +205,28 @@ def test_an_empty_listing_plans_nothing(tmp_path: Path) -> None:
 
 def test_an_empty_name_is_a_name(tmp_path: Path) -> None:
     assert extend(LocalStore(tmp_path), {"": "1", "a": "1"}).num_images == 2
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_source_that_has_moved_gives_unchanged_images_their_new_address_only(
+    is_moved: bool, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path)
+    images: Images = {"a": "1", "b": "1", "c": None, "d": "1", "e": "1"}
+    extend(store, images, part_size=2)
+    there = [
+        table.set_column(
+            1, "uri", pa.array([f"v/{name}" for name in table["image_id"].to_pylist()])
+        )
+        for table in listing({**images, "d": "2", "f": "1"})
+    ]
+    plan = extend_plan(store, there, part_size=2, num_threads=1, is_moved=is_moved)
+    rows = [row for number in range(4) for row in read_part(store, MANIFEST, number).to_pylist()]
+    moved = {"d", "f"} if not is_moved else set("abcdef")
+    assert {row["image_id"]: row["uri"] for row in rows} == {
+        name: f"{'v' if name in moved else 'u'}/{name}" for name in "abcdef"
+    }
+    assert (plan.num_new, plan.num_changed) == (1, 1)
+    assert [plan.parts[number].revision for number in range(4)] == [0, 1, 0, 0]
+    again = extend_plan(store, there, part_size=2, num_threads=1, is_moved=is_moved)
+    assert (again.num_new, again.num_changed) == (0, 0)

@@ -14,7 +14,7 @@ from raycap.captioning import status as heartbeat
 from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
 from raycap.console.status import status_rows
-from raycap.errors import DatasetError
+from raycap.errors import ConfigError, DatasetError
 from raycap.progress import Progress
 from raycap.results.captioning import PROGRESS
 from raycap.storage.base import Store
@@ -93,8 +93,10 @@ def test_an_output_that_cannot_be_written_costs_the_beats_alone(
 
 
 def test_what_is_no_output_and_what_is_damaged_is_told(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not an output of raycap"):
+    with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
         read_status(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match="is not an output of raycap"):
+        read_status(tmp_path)
     store.write(PROGRESS, b'{"num_done": "many"}')
     with pytest.raises(DatasetError, match=r"progress\.json: is damaged .*delete the file"):
         read_status(store.uri)

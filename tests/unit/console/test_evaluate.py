@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raycap import schema
+from raycap.config import MissingPolicy
 from raycap.console.evaluate import print_evaluation
-from raycap.evaluation.matching import MissingPolicy
 from raycap.results.evaluation import Evaluation, Metric
 from tests.support.evaluation_samples import run, write_corpus
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from raycap.console.tune import (
+    Pace,
     describe_params,
     print_search,
     search_rows,
@@ -129,7 +130,7 @@ def test_a_terminal_shows_the_table_as_it_grows() -> None:
     with show_search(console) as on_progress:
         on_progress(progress(search_of(TRIALS[:1]), None))
         on_progress(progress(search_of(TRIALS, best="t-2"), "t-3"))
-    assert "starting Ray" in sink.getvalue()
+    assert "starting" in sink.getvalue()
     assert "t-2" in sink.getvalue()
 
 
@@ -148,12 +149,26 @@ def test_without_a_terminal_each_step_of_a_trial_is_a_line(
     found = lines(search_of(TRIALS, best="t-2"), None, "t-1", "t-4")
     assert found[0] == (
         "trial=t-1 train.batch_size=16 train.lr=0.01 status=finished epochs=2 cider_d=0.5 "
-        "best=t-2:0.75"
+        "best=t-2:0.75 ended=4/4 eta=?"
     )
     assert found[1].startswith(
         "trial=t-4 train.batch_size=16 train.lr=0.001 status=failed epochs=0 cider_d=none "
-        'best=t-2:0.75 reason="ModelError: [red]memory[/red] '
+        'best=t-2:0.75 ended=4/4 eta=? reason="ModelError: [red]memory[/red] '
     )
     assert "\n" not in found[1]
     (line,) = lines(search_of(TRIALS[3:]), "t-4")
     assert "best=none" in line
+
+
+def test_the_pace_of_a_search_gives_its_eta() -> None:
+    seconds = iter([0.0, 60.0, 120.0])
+    pace = Pace(clock=lambda: next(seconds))
+    running = trial("t-1", 0.25, status=Status.RUNNING)
+    config = {"train": {"num_epochs": 4}}
+    planned = {"num_planned": 4, "config": config}
+    first = pace.describe(search_of([running], **planned))  # a quarter of one of four trials
+    assert first == "0 of 4 trials ended, 1 running, ETA ?"
+    ended = trial("t-1", 0.25, 0.5)
+    assert pace.eta_s(search_of([ended], **planned)) == pytest.approx(60 * 0.75 / 0.1875)
+    half = pace.describe(search_of([ended, trial("t-2", 0.5), running], **planned))
+    assert half.startswith("2 of 4 trials ended, 1 running, ETA ")

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycap import schema
+from raycap.config import MissingPolicy
 from raycap.evaluation.matching import (
     IS_SCORED,
     PLACE,
     TOKENS,
     Match,
-    MissingPolicy,
     column,
     join_tokens,
     keep_tokens,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raycap import schema
-from raycap.evaluation.matching import MissingPolicy
+from raycap.config import MissingPolicy
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.scores import mean
 from raycap.metrics.tokenizer import TOKENIZER, tokenize

@@ -8,10 +8,9 @@ import psutil
 import pytest
 
 from raycap import schema
-from raycap.config import StorageConfig
-from raycap.errors import ConfigError, DatasetError, ModelError
+from raycap.config import MissingPolicy, StorageConfig
+from raycap.errors import ConfigError, DatasetError
 from raycap.evaluation import passes
-from raycap.evaluation.matching import MissingPolicy
 from raycap.progress import Progress
 from raycap.results.evaluation import read_evaluation
 from raycap.storage.stores import open_store
@@ -96,7 +95,7 @@ def test_an_evaluation_that_cannot_begin_keeps_the_existing_one(tmp_path: Path) 
     few = write_captions(tmp_path / "few.jsonl", ["a cat"])
     with pytest.raises(DatasetError, match="few lacks captions of images: 9 without a row"):
         run([few], references, output=tmp_path / "out")
-    with pytest.raises(ModelError, match="nowhere"):
+    with pytest.raises(ConfigError, match="nowhere"):
         run(
             systems,
             references,

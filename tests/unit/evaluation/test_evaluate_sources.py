@@ -54,12 +54,12 @@ def of_all(tmp_path: Path) -> str:
 
 
 def test_only_the_splits_asked_for_are_scored(dataset: str, of_all: str) -> None:
-    found = run([of_all], dataset, splits=["val", "test"])
+    found = run([of_all], dataset, split=["val", "test"])
     assert (found.splits, found.num_images) == (["test", "validation"], 3)
     assert found.systems[0].extra == ["2.jpg"]
     assert found.num_references == 4
     with pytest.raises(DatasetError, match="'other'"):
-        run([of_all], dataset, splits=["other"])
+        run([of_all], dataset, split=["other"])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_only_the_splits_asked_for_are_scored(dataset: str, of_all: str) -> None
 def test_copies_of_training_captions_are_counted_where_training_is_not_what_is_evaluated(
     splits: list[str], share: float | None, dataset: str, of_all: str
 ) -> None:
-    (system,) = run([of_all], dataset, splits=splits).systems
+    (system,) = run([of_all], dataset, split=splits).systems
     assert system.diversity.copied_from_training == (share and pytest.approx(share))
 
 
@@ -77,7 +77,7 @@ def test_a_dataset_without_a_training_split_tells_no_copies(tmp_path: Path) -> N
     rows = [dataset_row("0.jpg", "test", ["a cat"]), dataset_row("1.jpg", "validation", ["a"])]
     dataset = write_dataset(tmp_path / "dataset", rows, [], embedded=False)
     (tmp_path / "a.jsonl").write_text('{"image_id": "0.jpg", "caption": "a cat"}')
-    (system,) = run([tmp_path / "a.jsonl"], dataset, splits=["test"]).systems
+    (system,) = run([tmp_path / "a.jsonl"], dataset, split="test").systems
     assert system.diversity.copied_from_training is None
 
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap import schema
+from raycap.config import MissingPolicy
 from raycap.errors import DatasetError
 from raycap.evaluation import matching
 from raycap.evaluation.caption_file import FILE
-from raycap.evaluation.matching import Match, MissingPolicy, settle
+from raycap.evaluation.matching import Match, settle
 from tests.support import matching_samples
 from tests.support.matching_samples import FAILED, load, match, matched, named, system
 

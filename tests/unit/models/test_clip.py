@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPil, CLIPModel
 
 from raycap.config import ImageConfig
-from raycap.errors import ModelError
+from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import decode
 from raycap.models.clip import ClipScorer
 from raycap.models.clip_source import clip_folder, find_clip
@@ -207,7 +207,7 @@ def test_a_clip_of_the_hub_is_pinned_to_its_commit(
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"^\./nowhere: no such folder"):
+    with pytest.raises(ConfigError, match=r"^\./nowhere: no such folder"):
         find_clip("./nowhere")
 
 

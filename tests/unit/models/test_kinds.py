@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from raycap.config import ArchitectureConfig, ModelConfig
-from raycap.config.train import Kind
+from raycap.config.train import ModelKind
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import BatchRange, TrainableKind
@@ -44,7 +44,7 @@ def test_names_are_unique_and_trainable_kinds_are_those_of_the_settings() -> Non
     names = [kind.name for kind in KINDS]
     assert len({*names}) == len(names)
     trainable = {kind.name for kind in KINDS if isinstance(kind, TrainableKind)}
-    assert trainable == {*get_args(Kind)}
+    assert trainable == {*get_args(ModelKind)}
 
 
 @pytest.mark.parametrize("model_type", ["blip", *SCRATCH_KINDS, "llava"])

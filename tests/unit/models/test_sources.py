@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raycap.config import GenerationConfig, ModelConfig
-from raycap.errors import ModelError
+from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import read_preprocessing, write_json
@@ -161,7 +161,7 @@ def test_a_faulty_folder_is_one_clear_line(edit: Edit, file: str, word: str, fol
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "~nobody/model"])
 def test_a_path_is_never_looked_up_on_the_hub(name: str) -> None:
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ConfigError) as caught:
         find_model(name)
     assert caught.value.uri == name
 

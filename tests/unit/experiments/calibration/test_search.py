@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from raycap.config import CalibrateConfig, GenerationConfig
 from raycap.config.loading import validate_config
 from raycap.experiments.calibration.search import choose, next_wave
-from raycap.results.calibration import ReferenceLengths, Trial, frontier
+from raycap.results.calibration import ReferenceLengths, ScoredSetting, frontier
 
-Say = Callable[[GenerationConfig], Trial]
+Say = Callable[[GenerationConfig], ScoredSetting]
 REFERENCES = ReferenceLengths(metric_tokens=16.0, model_tokens=20.0)
 
 
@@ -24,8 +24,8 @@ def trial(
     length_gap: float,
     generation: GenerationConfig | None = None,
     longest_repeat: int = 9,
-) -> Trial:
-    return Trial(
+) -> ScoredSetting:
+    return ScoredSetting(
         generation=generation or GenerationConfig(),
         cider_d=cider_d,
         bleu_4=0.0,
@@ -36,9 +36,9 @@ def trial(
     )
 
 
-def searched(settings: CalibrateConfig, say: Say) -> list[Trial]:
+def searched(settings: CalibrateConfig, say: Say) -> list[ScoredSetting]:
     """Run the whole search with a model whose captions score as `say` returns."""
-    trials: list[Trial] = []
+    trials: list[ScoredSetting] = []
     told: list[int] = []
     while (wave := next_wave(settings, REFERENCES, trials)).settings:
         told.append(len(trials) + len(wave.settings) + wave.most_later)
@@ -50,13 +50,13 @@ def searched(settings: CalibrateConfig, say: Say) -> list[Trial]:
     return trials
 
 
-def short_unless_told(generation: GenerationConfig) -> Trial:
+def short_unless_told(generation: GenerationConfig) -> ScoredSetting:
     """Eight metric tokens, or as many as `min_new_tokens` (of which a metric token has 1.25)."""
     length = max(8.0, generation.min_new_tokens / 1.25)
     return trial(1.0 + length / 16, length - 16, generation)
 
 
-def settings_of(trials: Sequence[Trial]) -> list[tuple[int, int, float, int]]:
+def settings_of(trials: Sequence[ScoredSetting]) -> list[tuple[int, int, float, int]]:
     return [
         (g.min_new_tokens, g.max_new_tokens, g.length_penalty, g.no_repeat_ngram_size)
         for g in (each.generation for each in trials)
@@ -84,7 +84,7 @@ def test_greedy_search_has_no_length_penalty_to_try() -> None:
 
 
 def test_a_line_ends_when_captions_are_long_enough() -> None:
-    def say(generation: GenerationConfig) -> Trial:
+    def say(generation: GenerationConfig) -> ScoredSetting:
         return trial(1.0, -8.0 if generation.min_new_tokens < 15 else 0.5, generation)
 
     trials = searched(config(search={"length_penalties": [1.0], "ngram_sizes": [0]}), say)
@@ -92,7 +92,7 @@ def test_a_line_ends_when_captions_are_long_enough() -> None:
 
 
 def test_a_line_ends_when_cider_is_too_low_and_still_falls() -> None:
-    def say(generation: GenerationConfig) -> Trial:
+    def say(generation: GenerationConfig) -> ScoredSetting:
         # 11 of the metric's tokens are 13.75 of the model's: the lengths lie from there to 20.
         worth = {0: 1.0, 15: 0.9, 17: 0.8, 18: 1.5, 20: 2.0}
         return trial(worth[generation.min_new_tokens], -5.0, generation)
@@ -108,7 +108,7 @@ def test_a_line_ends_when_cider_is_too_low_and_still_falls() -> None:
 
 
 def test_blocking_is_not_tried_when_nothing_repeats() -> None:
-    def say(generation: GenerationConfig) -> Trial:
+    def say(generation: GenerationConfig) -> ScoredSetting:
         repeat = 3 if generation.min_new_tokens == 18 else 2
         length = max(8.0, generation.min_new_tokens / 1.25)
         return trial(1.0, length - 16, generation, longest_repeat=repeat)
@@ -119,7 +119,7 @@ def test_blocking_is_not_tried_when_nothing_repeats() -> None:
 
 
 def test_a_smaller_maximum_is_tried_when_captions_are_too_long() -> None:
-    def say(generation: GenerationConfig) -> Trial:
+    def say(generation: GenerationConfig) -> ScoredSetting:
         return trial(1.0, generation.max_new_tokens / 1.25 - 16 - 1.5, generation)
 
     one_line = {"length_penalties": [1.0], "ngram_sizes": [0]}
@@ -155,7 +155,7 @@ TRIALS = st.lists(
 
 @given(TRIALS, st.sampled_from([0.0, 0.1, 0.5]))
 def test_the_choice_never_loses_more_cider_than_allowed_nor_widens_the_gap(
-    trials: list[Trial], loss: float
+    trials: list[ScoredSetting], loss: float
 ) -> None:
     chosen = choose(trials, config(max_cider_loss=loss, closed_gap=0.5))
     assert chosen.cider_d >= (1 - loss) * trials[0].cider_d
@@ -163,8 +163,8 @@ def test_the_choice_never_loses_more_cider_than_allowed_nor_widens_the_gap(
 
 
 @given(TRIALS)
-def test_no_setting_beats_one_of_the_frontier_in_both_scores(trials: list[Trial]) -> None:
-    def beats(a: Trial, b: Trial) -> bool:
+def test_no_setting_beats_one_of_the_frontier_in_both_scores(trials: list[ScoredSetting]) -> None:
+    def beats(a: ScoredSetting, b: ScoredSetting) -> bool:
         no_worse = a.cider_d >= b.cider_d and abs(a.length_gap) <= abs(b.length_gap)
         return no_worse and (a.cider_d, abs(a.length_gap)) != (b.cider_d, abs(b.length_gap))
 

@@ -6,9 +6,9 @@ import pytest
 
 from raycap.config import GenerationConfig
 from raycap.errors import DatasetError, RunConflict
-from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, TrialLog, score_trial
+from raycap.experiments.calibration.trials import ScoredReferences, TrialLog, score_trial
 from raycap.metrics.tokenizer import tokenize
-from raycap.results.calibration import ReferenceLengths, SliceRecord, Trial
+from raycap.results.calibration import TRIALS, ReferenceLengths, ScoredSetting, SliceRecord
 
 FINGERPRINT = {"split": "validation", "model": {"digest": "d1"}}
 IMAGES = SliceRecord(
@@ -25,8 +25,8 @@ REFERENCES = [
 ]
 
 
-def trial(min_new: int, cider_d: float = 1 / 3) -> Trial:
-    return Trial(
+def trial(min_new: int, cider_d: float = 1 / 3) -> ScoredSetting:
+    return ScoredSetting(
         generation=GenerationConfig(min_new_tokens=min_new, prompt="ein Bäcker"),
         cider_d=cider_d,
         bleu_4=0.1,

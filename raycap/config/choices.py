@@ -1,0 +1,51 @@
+"""Closed sets of values that arguments take, for the command line and Python alike."""
+
+from enum import StrEnum
+from typing import Literal
+
+AnnotationFormatName = Literal[
+    "metadata", "flickr", "coco", "karpathy", "webdataset", "table", "sidecar"
+]
+"""Names of the readers in `datasets.readers.recognition`, in its order; a test compares them.
+Written down here because the readers load libraries that no `--help` should wait for."""
+
+
+class ExportFormat(StrEnum):
+    """Formats of an export."""
+
+    JSONL = "jsonl"
+    """One file with a JSON object per line and all columns, including failed images."""
+    CSV = "csv"
+    """One file (RFC 4180) with all columns, including failed images."""
+    PARQUET = "parquet"
+    """One file with all columns, including failed images."""
+    SIDECAR = "sidecar"
+    """A folder with the structure of the images: `a/b.jpg` has its caption in `a/b.txt`."""
+    WEBDATASET = "webdataset"
+    """A folder of tars, one per part, with images, captions and rows."""
+    COCO = "coco"
+    """One file: a COCO captions JSON, a dataset of images and annotations."""
+    COCO_RESULTS = "coco-results"
+    """One file: a list of COCO results, as `loadRes` of pycocotools reads it."""
+
+
+class SameStem(StrEnum):
+    """Names of the sidecars of images whose names differ only in the suffix."""
+
+    SUFFIX = "suffix"
+    """Each keeps its suffix: `x.jpg.txt` and `x.png.txt`."""
+    FIRST = "first"
+    """The first by image id is `x.txt`; the others get no sidecar."""
+    ERROR = "error"
+    """Stop, and name them, before anything is written."""
+
+
+class MissingPolicy(StrEnum):
+    """Treatment of images of the references for which a system has no caption."""
+
+    ERROR = "error"
+    """Stop, and list them."""
+    WORST = "worst"
+    """Score them 0, as empty captions."""
+    DROP = "drop"
+    """Compare only on images for which every system has a caption."""
