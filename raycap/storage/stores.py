@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError
+from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
 from raycap.storage.base import Store, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
@@ -27,12 +27,8 @@ def open_store(uri: str | Address, config: StorageConfig) -> Store:
     address = Address.parse(uri) if isinstance(uri, str) else uri
     if address.is_local:
         return LocalStore(Path(address.local_path))
-    if address.holds_password:
-        raise ConfigError(
-            f"{address.shown}: an address takes no password (it was left out here); give the "
-            "credentials in the way of that store, by its environment or files",
-            uri=address.shown,
-        )
+    if address.fault:
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     if address.is_web:
         raise ConfigError(
             f"{address.shown}: a web address cannot be listed or written; give a list file of "
@@ -79,6 +75,14 @@ def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
     return get
 
 
+def _readable(uri: str) -> Address:
+    """Parse an address. Raises ObjectNotFound if nothing can be read at it."""
+    address = Address.parse(uri)
+    if address.fault:
+        raise ObjectNotFound(f"{address.shown}: {address.fault}")
+    return address
+
+
 class ImageReader:
     """A reader of image bytes at any address; safe to use from many threads.
 
@@ -100,7 +104,7 @@ class ImageReader:
             TransientError: it could not be read, even after the configured retries.
             StorageError: no image of that store can be read: no access, or no such bucket.
         """
-        address = Address.parse(uri)
+        address = _readable(uri)
         scheme = address.scheme
         if address.is_local:
             return read_file(address.path, max_bytes)
@@ -120,7 +124,7 @@ class ImageReader:
         """
         if num_bytes <= 0:
             return b""
-        address, end = Address.parse(uri), offset_bytes + num_bytes
+        address, end = _readable(uri), offset_bytes + num_bytes
         scheme = address.scheme
         if address.is_local:
             return read_file_range(address.path, offset_bytes, num_bytes)
