@@ -171,6 +171,7 @@ def _settings(summary: Summary, run: dict[str, Any]) -> tuple[Fact, ...]:
         ("finished", moment(summary.finished_at)),
         ("duration of the last run", f"{decimal(summary.wall_s, 1)} s"),
         *([("skipped files, no images", skipped)] if skipped else []),
+        *([("listed again", ", ".join(summary.repeated))] if summary.repeated else []),
         *run_settings(run.get("config", {}), summary.model, summary.versions),
     )
 

@@ -175,6 +175,17 @@ def redact(uri: str) -> str:
     return Address.parse(uri).shown
 
 
+def redact_id(image_id: str) -> str:
+    """Return an id that someone gave without secrets, if it is an address.
+
+    As `redact`, but the fragment stays: it may be what tells two ids apart.
+    """
+    address, mark, fragment = image_id.partition("#")
+    if not Address.parse(address).is_web:
+        return redact(image_id)
+    return redact(address) + mark + _shown_query(fragment, 0)
+
+
 def redact_text(text: str) -> str:
     """Remove what may be secret from every address in a message.
 

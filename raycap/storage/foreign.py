@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,16 @@ def open_filesystem(scheme: str) -> Any:
     Raises:
         ConfigError: fsspec has none of that name, or its package is not installed.
     """
+    kind = _find_class(scheme)
     try:
-        kind = fsspec.get_filesystem_class(scheme)
+        return kind()
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
+
+
+def _find_class(scheme: str) -> Any:
+    try:
+        return fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         remedy = f'pip install "raycap[{extra}]"' if extra else f"install it ({error})"
@@ -36,10 +46,24 @@ def open_filesystem(scheme: str) -> Any:
             f"{scheme}:// is not a known kind of address; use a local path, s3://, https:// or a "
             "scheme of fsspec"
         ) from error
+
+
+@lru_cache(maxsize=256)
+def scheme_fault(scheme: str) -> str | None:
+    """Return why no file at all can be read at addresses of a scheme on this machine, or None."""
     try:
-        return kind()
-    except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
+        kind = _find_class(scheme)
+    except ConfigError as error:
+        return str(error)
+    needed = [
+        name
+        for name, parameter in signature(kind).parameters.items()
+        if parameter.default is Parameter.empty
+        and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    ]
+    if needed:
+        return f"{scheme}:// cannot be read: it needs more than an address ({', '.join(needed)})"
+    return None
 
 
 class ForeignStore:
