@@ -169,7 +169,24 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
 
 _REPEATED = "duplicate"
 _PICTURE_SUFFIXES = frozenset(
-    ".svg .svgz .eps .pdf .psd .ai .heic .heif .dng .raw .cr2 .cr3 .nef .arw .orf .rw2".split()
+    [
+        ".svg",
+        ".svgz",
+        ".eps",
+        ".pdf",
+        ".psd",
+        ".ai",
+        ".heic",
+        ".heif",
+        ".dng",
+        ".raw",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+    ]
 )
 """Suffixes of pictures; those that raycap reads are never skipped."""
 _MANY = 0.2
