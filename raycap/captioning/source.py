@@ -41,7 +41,7 @@ from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address, redact
 from raycap.storage.base import KEY, Store
-from raycap.storage.local import display, etag_of, status_of
+from raycap.storage.local import display_path, etag_of, status_of
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
@@ -293,7 +293,7 @@ def _open_glob(pattern: str) -> Listing:
     def tables() -> Iterator[pa.Table]:
         files = ((name, status_of(name)) for name in glob.iglob(pattern, recursive=True))
         rows = (
-            (display(os.path.relpath(name, base)), display(name), status.st_size, etag_of(status))
+            (_key(name, base), display_path(name), status.st_size, etag_of(status))
             for name, status in files
             if status is not None and stat.S_ISREG(status.st_mode)
         )
@@ -302,6 +302,11 @@ def _open_glob(pattern: str) -> Listing:
             yield pa.table(columns, schema=MANIFEST)
 
     return Listing(source=pattern, tables=sort_unique(tables()))
+
+
+def _key(path: str, base: str) -> str:
+    shown, above = display_path(path), display_path(base)
+    return shown.removeprefix(above).removeprefix("/")
 
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:

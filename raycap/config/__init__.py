@@ -15,7 +15,14 @@ from raycap.config.caption import (
     PreflightConfig,
     SourceConfig,
 )
-from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
+from raycap.config.dataset import (
+    EmbedConfig,
+    Lines,
+    PrepareConfig,
+    PrepareEngineConfig,
+    SidecarConfig,
+    SplitConfig,
+)
 from raycap.config.evaluation import (
     BootstrapConfig,
     EvaluateConfig,
@@ -61,6 +68,7 @@ __all__ = [
     "GenerationConfig",
     "ImageConfig",
     "LengthSearchConfig",
+    "Lines",
     "LoopConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -71,6 +79,7 @@ __all__ = [
     "SamplingConfig",
     "SearchConfig",
     "Section",
+    "SidecarConfig",
     "SourceConfig",
     "SplitConfig",
     "StorageConfig",

@@ -43,7 +43,7 @@ from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.metrics.tokenizer import tokenize
 from raycap.schema import PART
-from raycap.storage.address import redact
+from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
@@ -235,7 +235,7 @@ def _kept(question: Question, row: Row, known: Row) -> Answer:
 def _rejected(question: Question, error: ImageError) -> Answer:
     answered = _blank(question) | {
         schema.ERROR_CODE: str(error.code),
-        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+        schema.ERROR_MESSAGE: redact_text(error.message)[:_MESSAGE_CHARS],
         schema.URI: redact(question.planned[schema.URI]),
         schema.CAPTIONS_LIST: question.planned[schema.CAPTIONS_LIST],
     }

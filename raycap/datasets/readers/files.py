@@ -164,6 +164,17 @@ class AnnotationFile:
         return data
 
 
+def decoded(text: bytes) -> str:
+    """Decode a text as `open_text` does. Raises UnicodeError if it is of no known encoding."""
+    for mark, encoding in _ENCODINGS.items():
+        if text.startswith(mark):
+            return text.decode(encoding)
+    found = text.decode("utf-8-sig")
+    if found.count("\0") * 4 >= max(4, len(found)):
+        raise UnicodeError("UTF-16 without a mark")
+    return found
+
+
 def _peek(data: BufferedReader) -> bytes:
     try:
         return data.peek(_NUM_PEEKED)[:_NUM_PEEKED]
