@@ -10,7 +10,7 @@ from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
 from raycap.storage.base import Store, retrying
-from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
+from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign, scheme_fault
 from raycap.storage.local import LocalStore, read_file, read_file_range
 from raycap.storage.s3 import S3Store, get_object, get_range, make_client
 from raycap.storage.web import WebReader
@@ -78,8 +78,10 @@ def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
 def _readable(uri: str) -> Address:
     """Parse an address. Raises ObjectNotFound if nothing can be read at it."""
     address = Address.parse(uri)
-    if address.fault:
-        raise ObjectNotFound(f"{address.shown}: {address.fault}")
+    is_foreign = not (address.is_local or address.is_web or address.is_s3)
+    fault = address.fault or (scheme_fault(address.scheme) if is_foreign else None)
+    if fault:
+        raise ObjectNotFound(f"{address.shown}: {fault}")
     return address
 
 
