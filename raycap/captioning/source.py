@@ -235,6 +235,8 @@ def open_source(source: str, config: StorageConfig, split: str | None = None) ->
 
 def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
     address = Address.parse(source)
+    if address.fault:  # before it is cut into pieces, which might show it
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     is_local = address.is_local
     path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
@@ -312,7 +314,8 @@ def _key(path: str, base: str) -> str:
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
     if Address.parse(base).is_local:
-        raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard", uri=pattern)
+        shown = redact(pattern)
+        raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
     try:
         matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))

@@ -29,7 +29,7 @@ from raycap.datasets.parts import (
 )
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
-from raycap.results.dataset import PLAN, WORK
+from raycap.results.dataset import PLAN, WORK, RejectReason
 from raycap.runs.records import encode_json, read_json
 from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
@@ -37,6 +37,7 @@ from raycap.storage.parallel import ordered_map
 from raycap.text import script_of
 
 _MANY_MIXED = 0.1
+_SAME_ID = "files have the id of another, and are rejected as duplicate_id"
 
 PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
 
@@ -116,7 +117,7 @@ def write_plan(
         DatasetError: the source has no image with a caption.
     """
     notes = Notes() if notes is None else notes
-    planner = _Planner(config, fingerprint)
+    planner = _Planner(config, fingerprint, notes)
     planner.plan.source_state = source_state
     groups = read_groups(tables, config.engine.memory_bytes, needs_image=True, notes=notes)
     with tempfile.TemporaryDirectory(prefix="raycap-plan-") as folder:
@@ -142,7 +143,8 @@ def write_plan(
 class _Planner:
     """Makes the rows of a plan from groups, and counts them."""
 
-    def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any], notes: Notes) -> None:
+        self._notes = notes
         self.plan = DatasetPlan(fingerprint=fingerprint, part_size=config.engine.part_size)
         self._config = config
         self._limit = subset_limit(config.subset)
@@ -165,6 +167,8 @@ class _Planner:
                 continue
             for rejection in group.rejections:
                 self._count(rejection)
+                if rejection.reason == RejectReason.DUPLICATE_ID and rejection.caption is None:
+                    self._notes.add(_SAME_ID, example=rejection.image_id)
                 rejected.write(rejected_row(rejection), len(rejection.caption or ""))
             if group.image is not None:
                 yield self._row(group.image, rank)

@@ -343,6 +343,11 @@ def _plan(
     if plan is not None:
         for folder in (*(f"{split}/" for split in plan.splits), ANSWERED_PARTS, PARTIAL_PARTS):
             store.remove_leftovers(folder)
+        if plan.source_state and annotations.state() != plan.source_state:
+            logger.warning(
+                "source_changed source=%s: the dataset will be that of its first invocation",
+                annotations.source,
+            )
     else:
         try:
             plan = write_plan(

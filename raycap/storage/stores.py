@@ -50,13 +50,16 @@ def open_file(destination: str, config: StorageConfig, *, example: str) -> tuple
         ConfigError: the address names a folder, or no file.
     """
     address = Address.parse(destination)
+    if address.fault:
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     path = address.local_path if address.is_local else destination
     folder, _, name = path.rpartition("/")
     is_folder = destination.endswith("/") or (address.is_local and os.path.isdir(path))
     if is_folder or not (address.is_local or folder.partition("://")[2]):
         raise ConfigError(
-            f"{destination}: names no file; give one, such as {destination.rstrip('/')}/{example}",
-            uri=destination,
+            f"{address.shown}: names no file; give one, such as "
+            f"{address.shown.rstrip('/')}/{example}",
+            uri=address.shown,
         )
     return open_store(folder or "/", config), name
 
