@@ -13,7 +13,8 @@ SourceArg = Annotated[
     str,
     typer.Argument(
         help="Images: a folder, a glob, `s3://bucket/prefix`, one image, a list of addresses "
-        "(.txt, or .csv, .tsv, .json, .jsonl, .parquet with a column `uri`), or a dataset of `raycap prepare`.",
+        "(.txt, or .csv, .tsv, .json, .jsonl, .parquet with a column `uri`), or a dataset of "
+        "`raycap prepare`.",
         show_default=False,
     ),
 ]
