@@ -57,7 +57,7 @@ def scheme_fault(scheme: str) -> str | None:
         return str(error)
     needed = [
         name
-        for name, parameter in signature(kind).parameters.items()
+        for name, parameter in list(signature(kind.__init__).parameters.items())[1:]
         if parameter.default is Parameter.empty
         and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     ]
