@@ -1,7 +1,9 @@
 """Opening a store or a file by its address, and reading images from any address."""
 
 import os
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -88,6 +90,23 @@ def _readable(uri: str) -> Address:
     return address
 
 
+def _in_either_form(where: tuple[str, str], read: Callable[[tuple[str, str]], bytes]) -> bytes:
+    """Read an object of (bucket, key), if need be by the other form of the key's accents.
+
+    Accented letters are one character or two, depending on the system that wrote them; they look
+    the same.
+    """
+    try:
+        return read(where)
+    except ObjectNotFound:
+        bucket, key = where
+        forms = {unicodedata.normalize(form, key) for form in ("NFC", "NFD")} - {key}
+        for form in sorted(forms):
+            with suppress(ObjectNotFound):
+                return read((bucket, form))
+        raise
+
+
 class ImageReader:
     """A reader of image bytes at any address; safe to use from many threads.
 
@@ -114,8 +133,11 @@ class ImageReader:
         if address.is_local:
             return read_file(address.path, max_bytes)
         if address.is_s3:
-            where = address.bucket_and_key
-            return get_object(self._s3(scheme), self._retrying, where, max_bytes=max_bytes)
+            client = self._s3(scheme)
+            return _in_either_form(
+                address.bucket_and_key,
+                lambda where: get_object(client, self._retrying, where, max_bytes=max_bytes),
+            )
         if address.is_web:
             return self._web(scheme).read(uri, max_bytes)
         files: Any = self._foreign(scheme)
@@ -135,7 +157,11 @@ class ImageReader:
             return read_file_range(address.path, offset_bytes, num_bytes)
         if address.is_s3:
             span = f"{offset_bytes}-{end - 1}"
-            return get_range(self._s3(scheme), self._retrying, address.bucket_and_key, span)
+            client = self._s3(scheme)
+            return _in_either_form(
+                address.bucket_and_key,
+                lambda where: get_range(client, self._retrying, where, span),
+            )
         if address.is_web:
             return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
         files: Any = self._foreign(scheme)
