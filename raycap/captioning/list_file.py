@@ -35,7 +35,7 @@ from raycap.datasets.readers.table_rows import (
 from raycap.errors import DatasetError
 from raycap.schema import IMAGE_ID, MANIFEST, URI
 from raycap.storage.address import Address, redact, redact_id, unusable
-from raycap.storage.foreign import scheme_fault
+from raycap.storage.foreign import missing_package, scheme_fault
 from raycap.storage.local import display
 
 _TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
@@ -140,8 +140,9 @@ def _image(file: AnnotationFile, row: Row) -> tuple[str, str]:
     name = _id(row.get(IMAGE_ID)) or redact(uri)
     uri = uri if is_absolute(uri) else f"{file.folder}/{uri}"
     address = Address.parse(uri)
-    is_readable = address.is_local or address.is_web or address.is_s3
-    fault = address.fault or (None if is_readable else scheme_fault(address.scheme))
+    fault = address.fault
+    if not (address.is_local or address.is_web or address.is_s3):
+        fault = fault or scheme_fault(address.scheme) or missing_package(address.scheme)
     if fault:
         raise ValueError(fault)
     return name, uri

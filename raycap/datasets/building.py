@@ -39,7 +39,14 @@ from raycap.datasets.parts import (
     read_part,
     read_table,
 )
-from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.errors import (
+    TRANSIENT_CODES,
+    ConfigError,
+    ErrorCode,
+    ImageError,
+    ObjectNotFound,
+    TransientError,
+)
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.metrics.tokenizer import tokenize
 from raycap.schema import PART
@@ -200,6 +207,8 @@ def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
         raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
     except TransientError as error:
         raise ImageError(error.code, error.message) from error
+    except ConfigError as error:  # a package is missing for this kind of address
+        raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: {error}") from error
 
 
 def _row(question: Question, data: bytes, image: StoredImage, config: PrepareConfig) -> Row:

@@ -259,16 +259,15 @@ def _name_by_tar(database: duckdb.DuckDBPyConnection) -> int:
 
     The reader of tars gives that name as `source_id`.
     """
-    if database.execute(_SAME_NAME).fetchone() is None:
+    if not database.execute(_SAME_NAME).fetchall():
         database.execute(f"UPDATE annotations SET source_id = NULL WHERE {_IN_TARS}")
         return 0
     database.execute(
         f"UPDATE annotations SET image_id = source_id, source_id = image_id WHERE {_IN_TARS}"
     )
-    found = database.execute(
-        f"SELECT count(DISTINCT image_id) FROM annotations WHERE {_IN_TARS}"
-    ).fetchone()
-    return int(found[0]) if found else 0
+    query = f"SELECT count(DISTINCT image_id) FROM annotations WHERE {_IN_TARS}"
+    ((num_images,),) = database.execute(query).fetchall()
+    return int(num_images)
 
 
 def _sorted_rows(database: duckdb.DuckDBPyConnection) -> Iterator[AnnotationRow]:

@@ -34,13 +34,19 @@ def open_filesystem(scheme: str) -> Any:
         raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
 
 
+class _PackageMissing(ConfigError):
+    """A package for a kind of address is not installed."""
+
+
 def _find_class(scheme: str) -> Any:
     try:
         return fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         remedy = f'pip install "raycap[{extra}]"' if extra else f"install it ({error})"
-        raise ConfigError(f"{scheme}:// needs a package that is not installed: {remedy}") from error
+        raise _PackageMissing(
+            f"{scheme}:// needs a package that is not installed: {remedy}"
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"{scheme}:// is not a known kind of address; use a local path, s3://, https:// or a "
@@ -50,9 +56,11 @@ def _find_class(scheme: str) -> Any:
 
 @lru_cache(maxsize=256)
 def scheme_fault(scheme: str) -> str | None:
-    """Return why no file at all can be read at addresses of a scheme on this machine, or None."""
+    """Return why nobody can read a file at an address of a scheme; None if some machine can."""
     try:
         kind = _find_class(scheme)
+    except _PackageMissing:
+        return None
     except ConfigError as error:
         return str(error)
     needed = [
@@ -63,6 +71,18 @@ def scheme_fault(scheme: str) -> str | None:
     ]
     if needed:
         return f"{scheme}:// cannot be read: it needs more than an address ({', '.join(needed)})"
+    return None
+
+
+@lru_cache(maxsize=256)
+def missing_package(scheme: str) -> str | None:
+    """Return which package this machine lacks for addresses of a scheme; None if it lacks none."""
+    try:
+        _find_class(scheme)
+    except _PackageMissing as error:
+        return str(error)
+    except ConfigError:
+        return None
     return None
 
 

@@ -77,7 +77,7 @@ def find_images(
     if windows and find_folder(candidates, windows, config) is None:
         names = [with_slashes(name) or name for name in names]
         return find_folder(candidates, names, config) or candidates[-1], with_slashes
-    folder = find_folder(candidates, names, config) or candidates[-1]
+    folder = find_folder(candidates[:-1], names, config) or candidates[-1]
     return folder, _unchanged if windows else with_slashes
 
 

@@ -255,7 +255,7 @@ def test_an_error_in_a_file_names_the_file_and_the_row_in_one_line(
 
 def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image_id,caption\n1,caf\xe9\n")
-    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: 'utf-8' codec"):
+    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: it is not UTF-8"):
         read(tmp_path / "a.csv")
 
 
