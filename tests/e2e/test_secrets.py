@@ -246,9 +246,10 @@ def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_i
         if number:
             web.pages[f"/{query}"] = Reply(body=make_jpeg(seed=number))
         said = ["a picture of noise", "colours beside each other"]
-        rows.append({"file_name": f"{web.url}/{query}", "captions": said, "split": "train"})
+        signed = f"{web.url}/{query}"
+        rows.append({"file_name": signed, "captions": said, "split": "train"})
         rows[-1]["split"] = ("train", "train", "val", "test")[number % 4]
-        again = {"file_name": rows[-1]["file_name"] + "2", "captions": ["signed again"]}
+        again = {"file_name": f"{signed}2", "captions": ["signed again"]}
         rows.append(rows[-1] | again | {"image_id": f"{web.url}/{number}.jpg"})
     (folder / "lists").mkdir()
     (folder / "lists" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

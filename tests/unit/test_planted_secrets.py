@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,10 @@ def karpathy(addresses: list[str]) -> bytes:
     return json.dumps({"images": images}).encode()
 
 
+def of_table(make: Callable[[list[dict[str, str]]], bytes], addresses: list[str]) -> bytes:
+    return make(table(addresses))
+
+
 TABLES: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
     "l.jsonl": lambda rows: "\n".join(map(json.dumps, rows)).encode(),
     "l.json": lambda rows: json.dumps(rows).encode(),
@@ -103,7 +108,7 @@ TABLES: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
     "l.parquet": parquet,
 }
 ANNOTATIONS: dict[str, Callable[[list[str]], bytes]] = {
-    **{name: lambda found, make=make: make(table(found)) for name, make in TABLES.items()},
+    **{name: partial(of_table, make) for name, make in TABLES.items()},
     "captions.json": coco,
     "dataset.json": karpathy,
     "captions.txt": lambda found: "".join(f"{a}#0\ta text\n" for a in found).encode(),
@@ -115,8 +120,8 @@ def test_of_a_list_no_row_id_or_message_has_a_secret(
     tmp_path: Path, web: FaultyServer, name: str
 ) -> None:
     addresses = [*planted(web.url), "a.jpg"]
-    make = TABLES.get(name, lambda _: "\n".join(addresses).encode())
-    write(tmp_path, {name: make(table(addresses))})
+    lines = "\n".join(addresses).encode()
+    write(tmp_path, {name: TABLES[name](table(addresses)) if name in TABLES else lines})
     reader, spec = ImageReader(CONFIG), SimpleNamespace(config=CaptionConfig())
     with secret_addresses() as private:
         shown = pa.concat_tables(private.taken_out(read_list(str(tmp_path / name), CONFIG)))

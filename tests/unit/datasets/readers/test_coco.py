@@ -267,9 +267,8 @@ def test_what_python_writes_and_json_lacks_is_nothing(tmp_path: Path, value: str
 
 
 def test_captions_that_are_numbers_or_lists_are_captions(tmp_path: Path) -> None:
-    notes = [
-        {"image_id": 9, "caption": value} for value in (7, 0.5, ["one", ["two", 3]], [], {}, True)
-    ]
+    values: list[Any] = [7, 0.5, ["one", ["two", 3]], [], {}, True]
+    notes = [{"image_id": 9, "caption": value} for value in values]
     write(tmp_path, {"c.json": coco(images=ITEMS["images"][:1], annotations=notes)})
     rows = read(tmp_path / "c.json")
     said = ["7", "0.5", "one", "two", "3", None, None, None]
