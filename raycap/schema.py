@@ -165,6 +165,7 @@ OFFSET_BYTES = "offset_bytes"
 DIGEST = "digest"
 REASON = "reason"
 MESSAGE = "message"
+FAULT = "fault"
 
 ANNOTATIONS = pa.schema(
     [
@@ -175,6 +176,7 @@ ANNOTATIONS = pa.schema(
         pa.field(SIZE_BYTES, pa.int64()),
         pa.field(SPLIT, pa.string()),
         pa.field(CAPTION, pa.string()),
+        pa.field(FAULT, pa.string()),
     ]
 )
 """One caption of one image in an annotation file: ungrouped, in any order.
@@ -182,7 +184,8 @@ ANNOTATIONS = pa.schema(
 `image_id` is the image's key relative to its folder; `source_id` the id in the annotation file, if
 different (COCO's number); `uri` the image's absolute address, null if the source has no image for
 the caption; `offset_bytes` and `size_bytes` its position in that object, for the member of a tar;
-`split` as in the source, or null; `caption` unchanged, null for an image without captions."""
+`split` as in the source, or null; `caption` unchanged, null for an image without captions; `fault`
+is the reason why a caption cannot be read, which is null then."""
 
 REFERENCES = pa.schema(
     [

@@ -20,9 +20,8 @@ from raycap.cluster.start import start_here
 from raycap.schema import IMAGE_ID, URI
 from raycap.storage.address import redact
 
-_MAY_HOLD = (
-    r"^[A-Za-z][A-Za-z0-9+.\-]*://.*[@?#]"  # matches all that `redact` changes, and little else
-)
+# Matches all that `redact` changes, and little else.
+_MAY_HOLD = r"(?s)^(?:[A-Za-z][A-Za-z0-9+.\-]*:/.*[@?#]|unusable:)"
 
 
 class SecretAddresses:

@@ -25,7 +25,7 @@ from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound
 from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, ModelSource
-from raycap.storage.address import redact
+from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
@@ -282,7 +282,7 @@ def failure(error: ImageError) -> dict[str, Any]:
     return {
         schema.STATUS: schema.STATUS_FAILED,
         schema.ERROR_CODE: str(error.code),
-        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+        schema.ERROR_MESSAGE: redact_text(error.message)[:_MESSAGE_CHARS],
     }
 
 

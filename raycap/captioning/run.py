@@ -321,6 +321,7 @@ def forecast(
         num_images_done=plan.num_images - ledger.num_pending,
         num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
         skipped=dict(listing.skipped),
+        repeated=list(listing.repeated),
     )
 
 
@@ -402,6 +403,7 @@ class _Passes:
             num_failed=num_failed,
             failed=dict(totals.failed),
             skipped={name: count for name, count in self._listing.skipped.items() if count},
+            repeated=list(self._listing.repeated),
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,

@@ -8,6 +8,7 @@ that each of its row groups is read about once.
 """
 
 import glob
+import logging
 import os
 import re
 import stat
@@ -27,14 +28,23 @@ from raycap.captioning.sorting import sort_unique
 from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.splits import known_split
-from raycap.errors import ConfigError, ErrorCode, ImageError, StorageError, TransientError
+from raycap.errors import (
+    ConfigError,
+    DatasetError,
+    ErrorCode,
+    ImageError,
+    StorageError,
+    TransientError,
+)
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
-from raycap.storage.address import Address
+from raycap.storage.address import Address, redact
 from raycap.storage.base import KEY, Store
-from raycap.storage.local import display, etag_of, status_of
+from raycap.storage.local import display_path, etag_of, status_of
 from raycap.storage.stores import open_store
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_ROWS = 1_024
 
@@ -168,6 +178,10 @@ def _exists(store: Store, key: str) -> bool:
         return False
 
 
+REPEATED = "duplicate"
+"""What `Listing.skipped` counts entries of a list under whose image is in it already."""
+
+_NUM_NAMED = 5
 _PAGE_ROWS = 10_000
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -182,6 +196,8 @@ class Listing:
     """MANIFEST rows, sorted by image id, without duplicates."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Skipped files by suffix (or `hidden`, or `duplicate` in a list)."""
+    repeated: list[str] = field(default_factory=list)
+    """Ids of the first few images that a list has more than once."""
     is_dataset: bool = False
     """Whether it is a caption dataset, which may contain the images."""
     split: str | None = None
@@ -219,6 +235,8 @@ def open_source(source: str, config: StorageConfig, split: str | None = None) ->
 
 def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing:
     address = Address.parse(source)
+    if address.fault:  # before it is cut into pieces, which might show it
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     is_local = address.is_local
     path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
@@ -277,7 +295,7 @@ def _open_glob(pattern: str) -> Listing:
     def tables() -> Iterator[pa.Table]:
         files = ((name, status_of(name)) for name in glob.iglob(pattern, recursive=True))
         rows = (
-            (display(os.path.relpath(name, base)), display(name), status.st_size, etag_of(status))
+            (_key(name, base), display_path(name), status.st_size, etag_of(status))
             for name, status in files
             if status is not None and stat.S_ISREG(status.st_mode)
         )
@@ -288,10 +306,16 @@ def _open_glob(pattern: str) -> Listing:
     return Listing(source=pattern, tables=sort_unique(tables()))
 
 
+def _key(path: str, base: str) -> str:
+    shown, above = display_path(path), display_path(base)
+    return shown.removeprefix(above).removeprefix("/")
+
+
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
     base = _glob_base(pattern)
     if Address.parse(base).is_local:
-        raise ConfigError(f"{pattern}: the name of a bucket cannot contain a wildcard", uri=pattern)
+        shown = redact(pattern)
+        raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
     try:
         matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
@@ -312,15 +336,26 @@ def _open_list(source: str, config: StorageConfig) -> Listing:
         open_store(source.rpartition("/")[0], config)  # refuse it here, before a run records it
     listing = Listing(source=source, tables=())
 
-    def counted() -> Iterator[pa.Table]:
-        for table in read_list(source, config):
-            listing.skipped["duplicate"] += len(table)
-            yield table
+    def note(image_id: str, kept: str, dropped: str) -> None:
+        shown, other = redact(kept), redact(dropped)
+        if shown != other:
+            raise DatasetError(
+                f"{source}: gives the {schema.IMAGE_ID} {image_id} to two images, {shown} and "
+                f"{other}; give each its own, or leave the column out",
+                uri=source,
+            )
+        listing.skipped[REPEATED] += 1
+        if len(listing.repeated) < _NUM_NAMED:
+            listing.repeated.append(image_id)
 
     def tables() -> Iterator[pa.Table]:
-        for table in sort_unique(counted()):
-            listing.skipped["duplicate"] -= len(table)
-            yield table
+        yield from sort_unique(read_list(source, config), on_repeated=note)
+        if listing.repeated:
+            logger.warning(
+                "listed_again addresses=%d such_as=%s",
+                listing.skipped[REPEATED],
+                ", ".join(listing.repeated),
+            )
 
     listing.tables = tables()
     return listing

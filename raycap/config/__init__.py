@@ -22,7 +22,14 @@ from raycap.config.choices import (
     MissingPolicy,
     SameStem,
 )
-from raycap.config.dataset import EmbedConfig, PrepareConfig, PrepareEngineConfig, SplitConfig
+from raycap.config.dataset import (
+    EmbedConfig,
+    Lines,
+    PrepareConfig,
+    PrepareEngineConfig,
+    SidecarConfig,
+    SplitConfig,
+)
 from raycap.config.evaluation import (
     BootstrapConfig,
     EvaluateConfig,
@@ -71,6 +78,7 @@ __all__ = [
     "GenerationConfig",
     "ImageConfig",
     "LengthSearchConfig",
+    "Lines",
     "LoopConfig",
     "MissingPolicy",
     "ModelConfig",
@@ -84,6 +92,7 @@ __all__ = [
     "SamplingConfig",
     "SearchConfig",
     "Section",
+    "SidecarConfig",
     "SourceConfig",
     "SplitConfig",
     "StorageConfig",

@@ -1,5 +1,7 @@
 """Settings of `raycap prepare`."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from raycap.config.base import Section
@@ -24,6 +26,17 @@ class SplitConfig(Section):
         if self.validation + self.test > 1.0:
             raise ValueError("validation and test together must not exceed 1")
         return self
+
+
+Lines = Literal["all", "first"]
+
+
+class SidecarConfig(Section):
+    """Caption files beside images, or in tars."""
+
+    lines: Lines = "all"
+    """Which lines of a `.txt` file are captions: `all`, or the `first`, where the others are
+    translations or notes."""
 
 
 class EmbedConfig(Section):
@@ -58,6 +71,8 @@ class PrepareConfig(Section):
     """Share of the images to use: always the same images, and part of every larger share."""
     split: SplitConfig = SplitConfig()
     """Shares of training, validation and test."""
+    sidecar: SidecarConfig = SidecarConfig()
+    """Caption files beside images, or in tars."""
     embed: EmbedConfig = EmbedConfig()
     """How images are stored in the dataset."""
     image: ImageConfig = ImageConfig()

@@ -159,6 +159,7 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
     """Return the summary of a run as names and values."""
     rows = [
         ("images", f"{summary.num_images:,}"),
+        *_unread_pictures(summary.num_images, summary.skipped),
         ("captioned", f"{summary.num_ok:,}"),
         ("failed", f"{summary.num_failed:,}"),
         *((f"  {code}", f"{count:,}") for code, count in sorted(summary.failed.items())),
@@ -175,22 +176,74 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         ]
     else:
         rows.append(("this run", "nothing to do: every image already has a row"))
-    if summary.skipped:
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
+    files = {name: count for name, count in summary.skipped.items() if name != _REPEATED}
+    if files:
+        skipped = ", ".join(f"{count} {suffix}" for suffix, count in files.items())
         rows.append(("not images", skipped))
-    return [*rows, ("output", summary.output)]
+    return [*rows, *_repeated(summary.skipped, summary.repeated), ("output", summary.output)]
+
+
+_REPEATED = "duplicate"
+_PICTURE_SUFFIXES = frozenset(
+    [
+        ".svg",
+        ".svgz",
+        ".eps",
+        ".pdf",
+        ".psd",
+        ".ai",
+        ".heic",
+        ".heif",
+        ".dng",
+        ".raw",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".orf",
+        ".rw2",
+    ]
+)
+"""Suffixes of pictures; those that raycap reads are never skipped."""
+_MANY = 0.2
+
+
+def _unread_pictures(num_images: int, skipped: dict[str, int]) -> list[tuple[str, str]]:
+    """Return a row about pictures in formats that raycap does not read, if they are many."""
+    found = {suffix: n for suffix, n in skipped.items() if suffix in _PICTURE_SUFFIXES and n}
+    if sum(found.values()) < _MANY * (num_images + sum(found.values())):
+        return []
+    counts = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(found.items()))
+    share = sum(found.values()) / (num_images + sum(found.values()))
+    told = f"{counts}: {share:.0%} of all pictures; convert them, for example to PNG"
+    return [("NOT READ", told)] if found else []
+
+
+def _repeated(skipped: dict[str, int], names: list[str]) -> list[tuple[str, str]]:
+    """Return a row about images that a list has more than once, with the names of some."""
+    count = skipped.get(_REPEATED, 0)
+    if not count:
+        return []
+    more = ", ..." if count > len(names) else ""
+    return [("listed again", f"{count:,}: {', '.join(names)}{more}" if names else f"{count:,}")]
 
 
 def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
     """Return what a run would do as names and values."""
     return [
         ("images", f"{forecast.num_images:,}"),
+        *_unread_pictures(forecast.num_images, forecast.skipped),
         ("bytes", f"{forecast.num_bytes:,}"),
         ("parts", f"{forecast.num_parts:,}"),
         ("parts done", f"{forecast.num_parts_done:,}"),
         ("images done", f"{forecast.num_images_done:,}"),
         ("images to caption", f"{forecast.num_pending:,}"),
-        *((f"not images {suffix}", f"{n:,}") for suffix, n in forecast.skipped.items() if n),
+        *(
+            (f"not images {suffix}", f"{n:,}")
+            for suffix, n in forecast.skipped.items()
+            if n and suffix != _REPEATED
+        ),
+        *_repeated(forecast.skipped, forecast.repeated),
     ]
 
 

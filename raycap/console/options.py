@@ -31,7 +31,8 @@ SourceArg = Annotated[
     argument(
         "SOURCE",
         "Images: a folder, a glob, `s3://bucket/prefix`, one image, a list of addresses "
-        "(.txt, .csv, .jsonl, .parquet with a column `uri`), or a dataset of `raycap prepare`.",
+        "(.txt, or .csv, .tsv, .json, .jsonl, .parquet with a column `uri`), or a dataset of "
+        "`raycap prepare`.",
     ),
 ]
 OutputArg = Annotated[str, argument("OUTPUT", "Folder or `s3://bucket/prefix` to write to.")]

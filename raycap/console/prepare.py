@@ -80,6 +80,7 @@ def prepare(
 def dataset_rows(record: "DatasetRecord") -> list[tuple[str, str]]:
     """Return the contents of a dataset, and what was rejected, as names and values."""
     rows = [("images", f"{record.num_images:,}"), ("captions", f"{record.num_captions:,}")]
+    rows += [("note", note) for note in record.notes]
     for name, split in record.splits.items():
         told = f"{split.num_images:,} images, {split.num_captions:,} captions"
         rows.append((f"  {name}", f"{told}, {split.mean_tokens:.1f} tokens each"))

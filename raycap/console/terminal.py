@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from raycap.errors import EXIT_STOPPED, RaycapError
+from raycap.storage.address import redact_text
 
 
 @contextmanager
@@ -27,7 +28,9 @@ def told_errors(*, debug: bool) -> Iterator[None]:
     except RaycapError as error:
         if debug:
             raise
-        stderr().print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        stderr().print(
+            f"[bold red]error:[/bold red] {escape(redact_text(str(error)))}", soft_wrap=True
+        )
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         stderr().print("stopped; run the same command to continue")

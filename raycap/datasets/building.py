@@ -39,11 +39,18 @@ from raycap.datasets.parts import (
     read_part,
     read_table,
 )
-from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.errors import (
+    TRANSIENT_CODES,
+    ConfigError,
+    ErrorCode,
+    ImageError,
+    ObjectNotFound,
+    TransientError,
+)
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.metrics.tokenizer import tokenize
 from raycap.schema import PART
-from raycap.storage.address import redact
+from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
@@ -200,6 +207,8 @@ def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
         raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
     except TransientError as error:
         raise ImageError(error.code, error.message) from error
+    except ConfigError as error:  # a package is missing for this kind of address
+        raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: {error}") from error
 
 
 def _row(question: Question, data: bytes, image: StoredImage, config: PrepareConfig) -> Row:
@@ -235,7 +244,7 @@ def _kept(question: Question, row: Row, known: Row) -> Answer:
 def _rejected(question: Question, error: ImageError) -> Answer:
     answered = _blank(question) | {
         schema.ERROR_CODE: str(error.code),
-        schema.ERROR_MESSAGE: error.message[:_MESSAGE_CHARS],
+        schema.ERROR_MESSAGE: redact_text(error.message)[:_MESSAGE_CHARS],
         schema.URI: redact(question.planned[schema.URI]),
         schema.CAPTIONS_LIST: question.planned[schema.CAPTIONS_LIST],
     }

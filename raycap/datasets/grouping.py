@@ -10,9 +10,31 @@ import pyarrow as pa
 
 from raycap.results.dataset import RejectReason
 from raycap.scratch import scratch_database
+from raycap.storage.address import redact
 
 _PAGE_ROWS = 8_192
 _POSITION = "position"
+
+
+class Notes:
+    """What whoever prepares a dataset should know about the source, with counts and examples."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._examples: dict[str, str] = {}
+
+    def add(self, what: str, count: int = 1, *, example: str = "") -> None:
+        """Count something; the first example is kept."""
+        self._counts[what] = self._counts.get(what, 0) + count
+        self._examples.setdefault(what, example)
+
+    def texts(self) -> list[str]:
+        """Return one line each."""
+        return [
+            f"{count:,} {what}"
+            + (f", such as {self._examples[what]}" if self._examples[what] else "")
+            for what, count in self._counts.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +85,8 @@ class AnnotationRow(NamedTuple):
     size_bytes: int | None
     split: str | None
     caption: str | None
+    fault: str | None = None
+    """Why the caption cannot be read."""
 
 
 @dataclass(slots=True)
@@ -72,13 +96,13 @@ class _File:
     first: AnnotationRow
     captions: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
-    num_textless: int = 0
-    """Rows whose caption is missing or not text."""
+    faults: list[str | None] = field(default_factory=list)
+    """For each row whose caption is missing or not text, why, if that is known."""
     splits: set[str] = field(default_factory=set)
 
     def add(self, row: AnnotationRow) -> None:
         if row.caption is None:
-            self.num_textless += 1
+            self.faults.append(row.fault)
         else:
             (self.captions if row.caption.strip() else self.empty).append(row.caption)
         if row.split is not None:
@@ -87,7 +111,7 @@ class _File:
     @property
     def num_lost(self) -> int:
         """Captions that are not text: rows without one, if there are other rows."""
-        return self.num_textless if self.captions or self.empty else 0
+        return len(self.faults) if self.captions or self.empty else 0
 
     @property
     def num_captions(self) -> int:
@@ -105,7 +129,7 @@ class _File:
             )
 
     def reject_empty(self) -> Iterator[Rejection]:
-        lost = [("", "it is missing, or not text")] * self.num_lost
+        lost = [("", why or "it is missing, or not text") for why in self.faults[: self.num_lost]]
         for caption, message in [*((caption, None) for caption in self.empty), *lost]:
             yield Rejection(
                 image_id=self.first.image_id,
@@ -128,20 +152,29 @@ class _File:
 
 
 def read_groups(
-    tables: Iterable[pa.Table], memory_bytes: int, *, needs_image: bool
+    tables: Iterable[pa.Table],
+    memory_bytes: int,
+    *,
+    needs_image: bool,
+    notes: Notes | None = None,
 ) -> Iterator[Group]:
     """Group ANNOTATIONS by image id, in UTF-8 byte order of the ids.
 
     Sorting uses the disk beyond `memory_bytes`. The captions of an image keep the order of the
-    tables.
+    tables. If two tars have an image of the same name, as tars that each count from 0 do, the
+    images of all tars are named by their tar too.
 
     Args:
         tables: ANNOTATIONS, in any order.
         memory_bytes: memory limit of the sorting.
         needs_image: reject captions whose image is not in the source.
+        notes: told about names that were changed.
     """
     with scratch_database(memory_bytes) as database:
         _load(database, tables)
+        num_renamed = _name_by_tar(database)
+        if notes is not None and num_renamed:
+            notes.add(_NAMED_BY_TAR, num_renamed)
         for image_id, rows in groupby(_sorted_rows(database), key=lambda row: row.image_id):
             yield group_rows(image_id, rows, needs_image=needs_image)
 
@@ -154,7 +187,9 @@ def group_rows(image_id: str, rows: Iterable[AnnotationRow], *, needs_image: boo
     """
     files: dict[tuple[str | None, int | None], _File] = {}
     for row in rows:
-        files.setdefault((row.uri, row.offset_bytes), _File(row)).add(row)
+        # An address that is signed twice is one file.
+        address = None if row.uri is None else redact(row.uri)
+        files.setdefault((address, row.offset_bytes), _File(row)).add(row)
     kept: _File | None = None
     rejections: list[Rejection] = []
     for file in files.values():
@@ -181,19 +216,25 @@ def _fault(
     if not file.captions:
         return (
             RejectReason.NO_CAPTION,
-            "all its captions are empty" if file.empty else "it has no caption",
+            "all its captions are empty" if file.empty else _why_none(file),
         )
     if len(file.splits) > 1:
         return RejectReason.SPLIT_CONFLICT, f"it is in {' and '.join(sorted(file.splits))}"
     if kept is not None:
-        return RejectReason.DUPLICATE_ID, f"{kept.first.uri} has the same id"
+        return RejectReason.DUPLICATE_ID, f"{redact(kept.first.uri or '')} has the same id"
     return None
+
+
+def _why_none(file: _File) -> str:
+    why = next(filter(None, file.faults), None)
+    return f"its caption cannot be read: {why}" if why else "it has no caption"
 
 
 def _load(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> None:
     database.execute(
         "CREATE TABLE annotations (image_id VARCHAR, source_id VARCHAR, uri VARCHAR, "
-        "offset_bytes BIGINT, size_bytes BIGINT, split VARCHAR, caption VARCHAR, position BIGINT)"
+        "offset_bytes BIGINT, size_bytes BIGINT, split VARCHAR, caption VARCHAR, fault VARCHAR, "
+        "position BIGINT)"
     )
     num_rows = 0
     for table in tables:
@@ -205,9 +246,33 @@ def _load(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> No
         num_rows += len(table)
 
 
+_NAMED_BY_TAR = "images are named by their tar and name, as tars have images of the same name"
+_IN_TARS = "offset_bytes IS NOT NULL"
+_SAME_NAME = f"""
+    SELECT 1 FROM annotations WHERE {_IN_TARS}
+    GROUP BY image_id HAVING count(DISTINCT uri) > 1 LIMIT 1
+"""
+
+
+def _name_by_tar(database: duckdb.DuckDBPyConnection) -> int:
+    """Name the images of tars by tar and name if names repeat; return how many were renamed.
+
+    The reader of tars gives that name as `source_id`.
+    """
+    if not database.execute(_SAME_NAME).fetchall():
+        database.execute(f"UPDATE annotations SET source_id = NULL WHERE {_IN_TARS}")
+        return 0
+    database.execute(
+        f"UPDATE annotations SET image_id = source_id, source_id = image_id WHERE {_IN_TARS}"
+    )
+    query = f"SELECT count(DISTINCT image_id) FROM annotations WHERE {_IN_TARS}"
+    ((num_images,),) = database.execute(query).fetchall()
+    return int(num_images)
+
+
 def _sorted_rows(database: duckdb.DuckDBPyConnection) -> Iterator[AnnotationRow]:
     query = (
-        "SELECT image_id, source_id, uri, offset_bytes, size_bytes, split, caption "
+        "SELECT image_id, source_id, uri, offset_bytes, size_bytes, split, caption, fault "
         "FROM annotations ORDER BY image_id, position"
     )
     for batch in database.sql(query).to_arrow_reader(_PAGE_ROWS):

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raycap import schema
 from raycap.config import PrepareConfig
-from raycap.datasets.grouping import AnnotatedImage, Group, Rejection, read_groups
+from raycap.datasets.grouping import AnnotatedImage, Group, Notes, Rejection, read_groups
 from raycap.datasets.parts import (
     IS_GIVEN,
     PLANNED,
@@ -29,11 +29,15 @@ from raycap.datasets.parts import (
 )
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.errors import ConfigError, DatasetError, ObjectNotFound
-from raycap.results.dataset import PLAN, WORK
+from raycap.results.dataset import PLAN, WORK, RejectReason
 from raycap.runs.records import encode_json, read_json
-from raycap.storage.address import redact
+from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.text import script_of
+
+_MANY_MIXED = 0.1
+_SAME_ID = "files have the id of another, and are rejected as duplicate_id"
 
 PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
 
@@ -55,6 +59,10 @@ class DatasetPlan:
     rejected_captions: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     """Every split with a planned image."""
+    source_state: str = ""
+    """The state of the source when it was planned; empty in plans of older versions."""
+    notes: list[str] = field(default_factory=list)
+    """What is notable about the source, one line each."""
 
     @property
     def num_parts(self) -> int:
@@ -88,6 +96,9 @@ def write_plan(
     tables: Iterable[pa.Table],
     config: PrepareConfig,
     fingerprint: dict[str, Any],
+    *,
+    source_state: str = "",
+    notes: Notes | None = None,
 ) -> DatasetPlan:
     """Group the annotations, choose the subset and the splits, and write the parts to build.
 
@@ -98,13 +109,17 @@ def write_plan(
         tables: ANNOTATIONS, in any order.
         config: all settings.
         fingerprint: must be equal for a run to continue.
+        source_state: the state of the source now.
+        notes: what is notable about the source, filled by reading it.
 
     Raises:
         ConfigError: images in tars are to be referenced, but have no address.
         DatasetError: the source has no image with a caption.
     """
-    planner = _Planner(config, fingerprint)
-    groups = read_groups(tables, config.engine.memory_bytes, needs_image=True)
+    notes = Notes() if notes is None else notes
+    planner = _Planner(config, fingerprint, notes)
+    planner.plan.source_state = source_state
+    groups = read_groups(tables, config.engine.memory_bytes, needs_image=True, notes=notes)
     with tempfile.TemporaryDirectory(prefix="raycap-plan-") as folder:
         path = Path(folder) / "rejected.parquet"
         rejected = RowGroupWriter(path, schema.REJECTED)
@@ -120,6 +135,7 @@ def write_plan(
         if not plan.num_images:
             raise DatasetError(_describe_nothing(plan))
         store.upload(PLANNED_REJECTIONS, path)
+    plan.notes = [*notes.texts(), *planner.notes()]
     store.write(PLAN, encode_json(asdict(plan)))
     return plan
 
@@ -127,13 +143,16 @@ def write_plan(
 class _Planner:
     """Makes the rows of a plan from groups, and counts them."""
 
-    def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any]) -> None:
+    def __init__(self, config: PrepareConfig, fingerprint: dict[str, Any], notes: Notes) -> None:
+        self._notes = notes
         self.plan = DatasetPlan(fingerprint=fingerprint, part_size=config.engine.part_size)
         self._config = config
         self._limit = subset_limit(config.subset)
         self._images: Counter[str] = Counter()
         self._captions: Counter[str] = Counter()
         self._splits: set[str] = set()
+        self._scripts: set[str] = set()
+        self._num_mixed = 0
 
     def rows(self, groups: Iterable[Group], rejected: RowGroupWriter) -> Iterator[dict[str, Any]]:
         """Yield PLANNED rows, and write rejected ones to `rejected`."""
@@ -148,12 +167,24 @@ class _Planner:
                 continue
             for rejection in group.rejections:
                 self._count(rejection)
+                if rejection.reason == RejectReason.DUPLICATE_ID and rejection.caption is None:
+                    self._notes.add(_SAME_ID, example=rejection.image_id)
                 rejected.write(rejected_row(rejection), len(rejection.caption or ""))
             if group.image is not None:
                 yield self._row(group.image, rank)
         plan.rejected_images = dict(self._images)
         plan.rejected_captions = dict(self._captions)
         plan.splits = sorted(self._splits)
+
+    def notes(self) -> list[str]:
+        """Return what is notable about the captions."""
+        if self._num_mixed < max(1, _MANY_MIXED * self.plan.num_images):
+            return []
+        return [
+            f"{self._num_mixed:,} images have captions in several scripts "
+            f"({', '.join(sorted(self._scripts))}); if these are translations, choose one by a "
+            "table of captions, or with sidecar.lines=first"
+        ]
 
     def _count(self, rejection: Rejection) -> None:
         counter = self._images if rejection.caption is None else self._captions
@@ -162,11 +193,16 @@ class _Planner:
     def _row(self, image: AnnotatedImage, rank: int) -> dict[str, Any]:
         if image.offset_bytes is not None and not self._config.embed.enabled:
             raise ConfigError(
-                f"{image.uri}: images in tars cannot be referenced; set embed.enabled=true",
+                f"{redact(image.uri or '')}: images in tars cannot be referenced; set "
+                "embed.enabled=true",
                 uri=image.uri,
             )
         split = image.split or hashed_split(image.image_id, self._config.split)
         self._splits.add(split)
+        scripts = {name for caption in image.captions if (name := script_of(caption))}
+        if len(scripts) > 1:
+            self._num_mixed += 1
+            self._scripts |= scripts
         self.plan.num_images += 1
         self.plan.num_captions += len(image.captions)
         return {
@@ -189,7 +225,7 @@ def rejected_row(rejection: Rejection) -> dict[str, Any]:
         schema.URI: redact(rejection.uri) if rejection.uri is not None else None,
         schema.CAPTION: rejection.caption,
         schema.REASON: str(rejection.reason),
-        schema.MESSAGE: rejection.message,
+        schema.MESSAGE: None if rejection.message is None else redact_text(rejection.message),
     }
 
 

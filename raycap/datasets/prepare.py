@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.cluster.start import ray_cluster
-from raycap.config import PrepareConfig, choose
+from raycap.config import PrepareConfig, SidecarConfig, choose
 from raycap.config.loading import override
 from raycap.datasets.building import NUM_REJECTED, NUM_UNREACHED, BuildSpec, built_steps
 from raycap.datasets.parts import (
@@ -56,7 +56,7 @@ from raycap.datasets.survey import (
     spread,
     write_moves,
 )
-from raycap.errors import DatasetError, RunStopped
+from raycap.errors import DatasetError, RunConflict, RunStopped
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.dataset import (
@@ -175,6 +175,8 @@ def sum_up(
         fingerprint=plan.fingerprint,
         versions=versions(),
         created_at=now(),
+        notes=plan.notes,
+        source_state=plan.source_state,
     )
     _check_sums(record)
     return record
@@ -261,14 +263,17 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     Raises:
         ConfigError: a setting, the source or the output is wrong.
         DatasetError: the annotations are damaged, or no image can be read.
-        RunConflict: the output is another dataset, or another run writes it.
+        RunConflict: the output is another dataset, or another run writes it, or the annotations of
+            a complete one have changed.
         RunStopped: the run was interrupted, or images failed for a transient reason.
         StorageError: a store refuses.
     """
     config = override(config or PrepareConfig(), {"subset": subset})
     root = None if images is None else str(images)
     known = None if format is None else choose(AnnotationFormat, format, "format")
-    annotations = open_annotations(str(source), config.storage, format=known, images=root)
+    annotations = open_annotations(
+        str(source), config.storage, format=known, images=root, lines=config.sidecar.lines
+    )
     store = open_store(str(output), config.storage)
     claim = DatasetClaim(dataset_fingerprint(annotations, root, config), config)
     with open_run(store, claim) as run:
@@ -278,6 +283,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
             building = _Invocation(run, plan, config, on_progress, debug=debug)
             record = building.complete()
         else:
+            _check_unchanged(store, record, annotations)
             logger.info("nothing_to_do output=%s images=%d", store.uri, record.num_images)
         store.delete_all(WORK)
     return record
@@ -288,12 +294,24 @@ def dataset_fingerprint(
 ) -> dict[str, Any]:
     """Return what decides a dataset's content: two calls alike in this may share an output."""
     names = {"subset", "split", "embed", "image"}
+    if config.sidecar != SidecarConfig():  # datasets of older versions do not have it
+        names.add("sidecar")
     return {
         "source": annotations.source,
         "format": str(annotations.format),
         "images": None if images is None else folder_address(images, config.storage),
         **config.model_dump(mode="json", include=names),
     }
+
+
+def _check_unchanged(store: Store, record: DatasetRecord, annotations: Annotations) -> None:
+    """Raise RunConflict if the source of a complete dataset is not what it was."""
+    if record.source_state and annotations.state() != record.source_state:
+        raise RunConflict(
+            f"{store.uri}: is complete, but {record.source} has changed since it was read "
+            f"({record.created_at}); prepare it into a new output",
+            uri=store.uri,
+        )
 
 
 class DatasetClaim(Claim):
@@ -328,10 +346,22 @@ def _plan(
     if plan is not None:
         for folder in (*(f"{split}/" for split in plan.splits), ANSWERED_PARTS, PARTIAL_PARTS):
             store.remove_leftovers(folder)
+        if plan.source_state and annotations.state() != plan.source_state:
+            logger.warning(
+                "source_changed source=%s: the dataset will be that of its first invocation",
+                annotations.source,
+            )
     else:
         try:
             announce("reading annotations")
-            plan = write_plan(store, annotations.tables, config, fingerprint)
+            plan = write_plan(
+                store,
+                annotations.tables,
+                config,
+                fingerprint,
+                source_state=annotations.state(),
+                notes=annotations.notes,
+            )
         except BaseException:
             store.delete_all(WORK)
             raise

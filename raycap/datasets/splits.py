@@ -93,6 +93,20 @@ def split_in_name(path: str) -> str | None:
     return found[0] if found else None
 
 
+_ABOVE_SPLITS = ("images", "image", "imgs", "img", "data")
+
+
+def split_of_folder(name: str) -> str | None:
+    """Return the split that the folder of a relative name is of, as in `train/cats/1.jpg`.
+
+    That is the first folder, or the second in `images/`.
+    """
+    folders = name.removeprefix("./").split("/")[:-1]
+    if folders and folders[0].lower() in _ABOVE_SPLITS:
+        folders = folders[1:]
+    return known_word(folders[0]) if folders else None
+
+
 def split_order(name: str) -> tuple[int, str]:
     """Return the sort key of a split: train, validation, test, then all others by name."""
     usual = (TRAIN, VALIDATION, TEST)

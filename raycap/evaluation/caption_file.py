@@ -1,9 +1,10 @@
 """Files of captions: COCO JSON, JSON Lines, CSV and Parquet, as one table of rows."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
 from raycap.datasets.readers.table_rows import Row, read_rows
 from raycap.errors import DatasetError
-from raycap.storage.address import Address, redact
+from raycap.storage.address import Address, redact, redact_id
 
 FILE = "file"
 FILE_NAME = "file_name"
@@ -132,7 +133,9 @@ def _names(source: str, number: int, row: Row) -> tuple[str, str, str | None]:
             uri=source,
         )
     image_id, file_name, uri = [None if name == "" else _text(name) for name in given]
-    named = image_id or file_name or (redact(uri) if uri else None)
+    named = redact(uri) if uri else None
+    if name := image_id or file_name:
+        named = redact_id(name)
     if named is None:
         raise DatasetError(
             f"{source}: row {number} names no image ({', '.join(_NAMES)})", uri=source
@@ -144,7 +147,11 @@ def _names(source: str, number: int, row: Row) -> tuple[str, str, str | None]:
 
 def _path_of(uri: str) -> str:
     """Return the path of an address: a web address may have a query after it."""
-    return unquote(urlsplit(uri).path) if Address.parse(uri).is_web else uri
+    address = Address.parse(uri)
+    if not address.is_web:
+        return uri
+    _, slash, path = re.split("[?#]", address.path, maxsplit=1)[0].partition("/")
+    return unquote(slash + path)
 
 
 def _text(value: Any) -> str | None:

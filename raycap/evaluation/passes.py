@@ -54,6 +54,7 @@ from raycap.metrics.diversity import DiversityCounts, merge_diversity, merge_has
 from raycap.metrics.frequencies import DocumentFrequencies, merge_frequencies
 from raycap.progress import OnProgress, Progress
 from raycap.results.evaluation import SCORES
+from raycap.storage.address import redact
 from raycap.storage.base import KEY, Store
 
 _SCORE_KEY = re.compile(rf"{re.escape(SCORES)}part-\d{{3,}}\.parquet")
@@ -190,10 +191,11 @@ def scores_table(chunk: pa.Table, system: int, scored: ScoredChunk, clip: ClipCo
     num_tokens = _spread(lengths.astype(np.float64), places, len(chunk))
     columns: dict[str, Any] = {
         schema.IMAGE_ID: chunk[schema.IMAGE_ID],
-        **{
-            name: chunk[column(name, system)]
-            for name in (schema.URI, schema.STATUS, schema.ERROR_CODE)
-        },
+        schema.URI: pa.array(
+            [uri and redact(uri) for uri in chunk[column(schema.URI, system)].to_pylist()],
+            pa.string(),
+        ),
+        **{name: chunk[column(name, system)] for name in (schema.STATUS, schema.ERROR_CODE)},
         schema.CAPTION: captions,
         schema.LOGPROB: chunk[column(schema.LOGPROB, system)],
         schema.REFERENCE_CAPTIONS: chunk[schema.REFERENCE_CAPTIONS],

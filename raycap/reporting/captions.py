@@ -165,7 +165,10 @@ def _commits(output: FinishedOutput) -> list[Commit]:
 
 
 def _settings(summary: Summary, run: dict[str, Any]) -> tuple[Fact, ...]:
-    skipped = ", ".join(f"{integer(n)} {suffix}" for suffix, n in summary.skipped.items())
+    num_repeated = summary.skipped.get("duplicate", 0)
+    skipped = ", ".join(
+        f"{integer(n)} {suffix}" for suffix, n in summary.skipped.items() if suffix != "duplicate"
+    )
     return (
         ("source", summary.source),
         ("output", summary.output),
@@ -173,8 +176,13 @@ def _settings(summary: Summary, run: dict[str, Any]) -> tuple[Fact, ...]:
         ("finished", moment(summary.finished_at)),
         ("duration of the last run", f"{decimal(summary.wall_s, 1)} s"),
         *([("skipped files, no images", skipped)] if skipped else []),
+        *([("listed again", _repeated(summary, num_repeated))] if num_repeated else []),
         *run_settings(run.get("config", {}), summary.model, summary.versions),
     )
+
+
+def _repeated(summary: Summary, count: int) -> str:
+    return ": ".join([integer(count), *([", ".join(summary.repeated)] if summary.repeated else [])])
 
 
 class Messages:

@@ -180,6 +180,7 @@ def _settings(record: DatasetRecord, store: Store) -> tuple[Fact, ...]:
             f"{integer(duplicates.num_images)} in {integer(duplicates.num_groups)} groups, "
             f"{integer(duplicates.num_moved)} moved to the split of the first",
         ),
+        *(("note", note) for note in record.notes),
         ("images not in the subset", integer(record.num_images_not_in_subset)),
         ("captions not in the subset", integer(record.num_captions_not_in_subset)),
         ("finished", moment(record.created_at)),

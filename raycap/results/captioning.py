@@ -38,7 +38,10 @@ class Forecast:
     num_images_done: int
     num_pending: int
     skipped: dict[str, int] = field(default_factory=dict)
-    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
+    """Files of the source that are not images, by suffix; `duplicate` counts entries of a list
+    whose image is in it already."""
+    repeated: list[str] = field(default_factory=list)
+    """Ids of the first few images that a list has more than once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,10 @@ class Summary:
     failed: dict[str, int] = field(default_factory=dict)
     """Failed images by error code."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Files of the source that are not images, by suffix; `duplicate` counts repeated entries."""
+    """Files of the source that are not images, by suffix; `duplicate` counts entries of a list
+    whose image is in it already."""
+    repeated: list[str] = field(default_factory=list)
+    """Ids of the first few images that a list has more than once."""
     mean_words: float
     """Words per caption."""
     num_bytes: int

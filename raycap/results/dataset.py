@@ -129,6 +129,10 @@ class DatasetRecord:
     """All that decides the content; only a run with the same fingerprint may continue it."""
     versions: dict[str, str] = field(default_factory=dict)
     created_at: str = ""
+    notes: list[str] = field(default_factory=list)
+    """What is notable about the source, one line each."""
+    source_state: str = ""
+    """A digest of the annotations when they were read; empty in records of older versions."""
 
 
 _FORM = TypeAdapter(DatasetRecord)

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import lru_cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +27,63 @@ def open_filesystem(scheme: str) -> Any:
     Raises:
         ConfigError: fsspec has none of that name, or its package is not installed.
     """
+    kind = _find_class(scheme)
     try:
-        kind = fsspec.get_filesystem_class(scheme)
+        return kind()
+    except (TypeError, ValueError, OSError) as error:
+        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
+
+
+class _PackageMissing(ConfigError):
+    """A package for a kind of address is not installed."""
+
+
+def _find_class(scheme: str) -> Any:
+    try:
+        return fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         remedy = f'pip install "raycap[{extra}]"' if extra else f"install it ({error})"
-        raise ConfigError(f"{scheme}:// needs a package that is not installed: {remedy}") from error
+        raise _PackageMissing(
+            f"{scheme}:// needs a package that is not installed: {remedy}"
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"{scheme}:// is not a known kind of address; use a local path, s3://, https:// or a "
             "scheme of fsspec"
         ) from error
+
+
+@lru_cache(maxsize=256)
+def scheme_fault(scheme: str) -> str | None:
+    """Return why nobody can read a file at an address of a scheme; None if some machine can."""
     try:
-        return kind()
-    except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
+        kind = _find_class(scheme)
+    except _PackageMissing:
+        return None
+    except ConfigError as error:
+        return str(error)
+    needed = [
+        name
+        for name, parameter in list(signature(kind.__init__).parameters.items())[1:]
+        if parameter.default is Parameter.empty
+        and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    ]
+    if needed:
+        return f"{scheme}:// cannot be read: it needs more than an address ({', '.join(needed)})"
+    return None
+
+
+@lru_cache(maxsize=256)
+def missing_package(scheme: str) -> str | None:
+    """Return which package this machine lacks for addresses of a scheme; None if it lacks none."""
+    try:
+        _find_class(scheme)
+    except _PackageMissing as error:
+        return str(error)
+    except ConfigError:
+        return None
+    return None
 
 
 class ForeignStore:

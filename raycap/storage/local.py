@@ -8,8 +8,10 @@ import secrets
 import shutil
 import socket
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote, unquote_to_bytes
@@ -193,7 +195,8 @@ def read_file_range(path: Path | str, offset_bytes: int, num_bytes: int) -> byte
 
 
 def _real_path(path: Path | str) -> Path | str:
-    if not os.path.exists(path) and "%" in str(path):
+    text = str(path)
+    if not os.path.exists(path) and ("%" in text or not text.isascii()):
         return _undisplay(Path(path))
     return path
 
@@ -243,15 +246,16 @@ def _walk(
         # A folder sorts as its name with "/", so that whole keys come out in byte order. Names
         # alone are kept: a folder may hold millions.
         names = [entry.name + ("/" if _is_folder(entry) else "") for entry in entries]
-    names.sort(key=display)  # code points sort as their UTF-8 bytes do
+    shown = partial(_display_name, folder)
+    names.sort(key=shown)  # code points sort as their UTF-8 bytes do
     for name in names:
         path = os.path.join(folder, name)
         if name.endswith("/"):
-            yield from _walk(path[:-1], prefix + display(name), (*ancestors, real))
+            yield from _walk(path[:-1], prefix + shown(name), (*ancestors, real))
             continue
         status = status_of(path)
         if status is not None and stat.S_ISREG(status.st_mode):
-            yield prefix + display(name), status
+            yield prefix + shown(name), status
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -281,6 +285,32 @@ def display(path: str) -> str:
     return "/".join(name if _is_utf8(name) else quote(os.fsencode(name)) for name in names)
 
 
+def display_path(path: str) -> str:
+    """As `display`, for the absolute path of a file: no other file's path looks the same."""
+    if _is_utf8(path):
+        return path
+    shown, found = "", ""
+    for name in path.split("/"):
+        shown += "/" * bool(found) + _display_name(found or "/", name)
+        found += "/" * bool(found) + name or "/"
+    return shown
+
+
+def _display_name(folder: str, name: str) -> str:
+    """Percent-encode a name that is not UTF-8, so that no other name in its folder is the same."""
+    if _is_utf8(name):
+        return name
+    data = os.fsencode(name.removesuffix("/"))
+    end = "/" if name.endswith("/") else ""
+    for shown in (quote(data), quote(data).lower(), "".join(f"%{byte:02X}" for byte in data)):
+        if not os.path.lexists(os.path.join(folder, shown)):
+            return shown + end
+    raise StorageError(
+        f"{display(os.path.join(folder, name))}: there is another file whose name is this one's, "
+        "percent-encoded; rename one of them"
+    )
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -290,11 +320,16 @@ def _is_utf8(text: str) -> bool:
 
 
 def _undisplay(path: Path) -> Path:
-    """Find the file whose names `display` wrote, each decoded only if it does not stand as is."""
+    """Find a file by its names, each as it is, in the other form of its accents, or decoded.
+
+    Accented letters are one character or two, depending on the system that wrote them; they look
+    the same. `display` encodes names that are not UTF-8.
+    """
     found = Path(path.anchor)
     for name in path.relative_to(path.anchor).parts:
-        as_is = found / name
-        found = as_is if os.path.lexists(as_is) else found / os.fsdecode(unquote_to_bytes(name))
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        as_it_is = next((form for form in forms if os.path.lexists(found / form)), None)
+        found /= os.fsdecode(unquote_to_bytes(name)) if as_it_is is None else as_it_is
     return found
 
 

@@ -1,16 +1,18 @@
 """Opening a store or a file by its address, and reading images from any address."""
 
 import os
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError
+from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
 from raycap.storage.base import Store, retrying
-from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
+from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign, scheme_fault
 from raycap.storage.local import LocalStore, read_file, read_file_range
 from raycap.storage.s3 import S3Store, get_object, get_range, make_client
 from raycap.storage.web import WebReader
@@ -27,12 +29,8 @@ def open_store(uri: str | Address, config: StorageConfig) -> Store:
     address = Address.parse(uri) if isinstance(uri, str) else uri
     if address.is_local:
         return LocalStore(Path(address.local_path))
-    if address.holds_password:
-        raise ConfigError(
-            f"{address.shown}: an address takes no password (it was left out here); give the "
-            "credentials in the way of that store, by its environment or files",
-            uri=address.shown,
-        )
+    if address.fault:
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     if address.is_web:
         raise ConfigError(
             f"{address.shown}: a web address cannot be listed or written; give a list file of "
@@ -54,13 +52,16 @@ def open_file(destination: str, config: StorageConfig, *, example: str) -> tuple
         ConfigError: the address names a folder, or no file.
     """
     address = Address.parse(destination)
+    if address.fault:
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     path = address.local_path if address.is_local else destination
     folder, _, name = path.rpartition("/")
     is_folder = destination.endswith("/") or (address.is_local and os.path.isdir(path))
     if is_folder or not (address.is_local or folder.partition("://")[2]):
         raise ConfigError(
-            f"{destination}: names no file; give one, such as {destination.rstrip('/')}/{example}",
-            uri=destination,
+            f"{address.shown}: names no file; give one, such as "
+            f"{address.shown.rstrip('/')}/{example}",
+            uri=address.shown,
         )
     return open_store(folder or "/", config), name
 
@@ -77,6 +78,33 @@ def _made_once(make: Callable[[str], T]) -> Callable[[str], T]:
             return made[scheme]
 
     return get
+
+
+def _readable(uri: str) -> Address:
+    """Parse an address. Raises ObjectNotFound if nothing can be read at it."""
+    address = Address.parse(uri)
+    is_foreign = not (address.is_local or address.is_web or address.is_s3)
+    fault = address.fault or (scheme_fault(address.scheme) if is_foreign else None)
+    if fault:
+        raise ObjectNotFound(f"{address.shown}: {fault}")
+    return address
+
+
+def _in_either_form(where: tuple[str, str], read: Callable[[tuple[str, str]], bytes]) -> bytes:
+    """Read an object of (bucket, key), if need be by the other form of the key's accents.
+
+    Accented letters are one character or two, depending on the system that wrote them; they look
+    the same.
+    """
+    try:
+        return read(where)
+    except ObjectNotFound:
+        bucket, key = where
+        forms = {unicodedata.normalize(form, key) for form in ("NFC", "NFD")} - {key}
+        for form in sorted(forms):
+            with suppress(ObjectNotFound):
+                return read((bucket, form))
+        raise
 
 
 class ImageReader:
@@ -100,13 +128,16 @@ class ImageReader:
             TransientError: it could not be read, even after the configured retries.
             StorageError: no image of that store can be read: no access, or no such bucket.
         """
-        address = Address.parse(uri)
+        address = _readable(uri)
         scheme = address.scheme
         if address.is_local:
             return read_file(address.path, max_bytes)
         if address.is_s3:
-            where = address.bucket_and_key
-            return get_object(self._s3(scheme), self._retrying, where, max_bytes=max_bytes)
+            client = self._s3(scheme)
+            return _in_either_form(
+                address.bucket_and_key,
+                lambda where: get_object(client, self._retrying, where, max_bytes=max_bytes),
+            )
         if address.is_web:
             return self._web(scheme).read(uri, max_bytes)
         files: Any = self._foreign(scheme)
@@ -120,13 +151,17 @@ class ImageReader:
         """
         if num_bytes <= 0:
             return b""
-        address, end = Address.parse(uri), offset_bytes + num_bytes
+        address, end = _readable(uri), offset_bytes + num_bytes
         scheme = address.scheme
         if address.is_local:
             return read_file_range(address.path, offset_bytes, num_bytes)
         if address.is_s3:
             span = f"{offset_bytes}-{end - 1}"
-            return get_range(self._s3(scheme), self._retrying, address.bucket_and_key, span)
+            client = self._s3(scheme)
+            return _in_either_form(
+                address.bucket_and_key,
+                lambda where: get_range(client, self._retrying, where, span),
+            )
         if address.is_web:
             return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
         files: Any = self._foreign(scheme)

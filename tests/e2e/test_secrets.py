@@ -186,6 +186,9 @@ def write_list(web: FaultyServer, s3: S3, folder: Path, make_jpeg: MakeJpeg) -> 
         f"https://{host}/no-tls.jpg?sig={PLANTED}",
         f"http://127.0.0.1:1/refused.jpg?Signature={PLANTED}&Expires=1&AWSAccessKeyId={PLANTED}",
         f"http://[::1/unreadable.jpg?token={PLANTED}",
+        f"s3://AKIA:{PLANTED}@{s3.bucket}/signed.jpg",
+        f"ftp://me:{PLANTED}@{host}/mine.jpg",
+        f"{web.url}/gone.jpg?author={PLANTED}&session={PLANTED}#token={PLANTED}",
     ]
     listed = folder / "lists" / "images.txt"
     listed.parent.mkdir()
@@ -220,12 +223,12 @@ def test_a_list_may_be_signed_anew_while_its_run_goes_on(
     folder = watched.cli.folder
     listed = folder / "list.txt"
     settings = ("--model", "stub", "--set", "engine.max_failed_share=1", *QUICK)
-    web.pages[f"/1.jpg?sig={PLANTED}2"] = Reply(body=make_jpeg(seed=1))
-    web.pages[f"/1.jpg?sig={PLANTED}1"] = Reply(status=503)
-    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}1\n")
+    web.pages[f"/1.jpg?sig={PLANTED}2&se=2"] = Reply(body=make_jpeg(seed=1))
+    web.pages[f"/1.jpg?sig={PLANTED}1&se=1"] = Reply(status=503)
+    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}1&se=1\n")
     watched("caption", listed, "out", *settings)
     assert [row["error_code"] for row in rows_of(folder / "out")] == ["throttled"]
-    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}2\n")
+    listed.write_text(f"{web.url}/1.jpg?sig={PLANTED}2&se=2\n")
     watched("caption", listed, "out", *settings, "--retry-failed")
     (row,) = rows_of(folder / "out")
     assert (row["status"], row["image_id"]) == ("ok", f"{web.url}/1.jpg")
@@ -243,8 +246,11 @@ def test_signed_addresses_of_annotations_are_not_in_a_dataset_or_what_comes_of_i
         if number:
             web.pages[f"/{query}"] = Reply(body=make_jpeg(seed=number))
         said = ["a picture of noise", "colours beside each other"]
-        rows.append({"file_name": f"{web.url}/{query}", "captions": said, "split": "train"})
+        signed = f"{web.url}/{query}"
+        rows.append({"file_name": signed, "captions": said, "split": "train"})
         rows[-1]["split"] = ("train", "train", "val", "test")[number % 4]
+        again = {"file_name": f"{signed}2", "captions": ["signed again"]}
+        rows.append(rows[-1] | again | {"image_id": f"{web.url}/{number}.jpg"})
     (folder / "lists").mkdir()
     (folder / "lists" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     watched("prepare", "lists/rows.jsonl", "set", *QUICK)

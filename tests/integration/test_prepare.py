@@ -135,6 +135,22 @@ def test_the_same_call_has_nothing_to_do_and_another_is_refused(prepared: Prepar
     assert "- subset = 1.0\n  + subset = 0.5" in str(caught.value)
 
 
+def test_a_complete_dataset_whose_source_has_changed_is_told(tmp_path: Path) -> None:
+    source, output = tmp_path / "source", tmp_path / "out"
+    write_source(source, 3)
+    record = prepare(source, output, config=config())
+    assert prepare(source, output, config=config()) == record
+    write_source(source, 4)
+    with pytest.raises(RunConflict) as caught:
+        prepare(source, output, config=config())
+    assert str(output) in str(caught.value)
+    assert len(rows_of(output)) == 3
+    plain = json.loads((output / "dataset.json").read_text())
+    plain.pop("source_state")  # as version 0.1 wrote it
+    (output / "dataset.json").write_text(json.dumps(plain))
+    assert prepare(source, output, config=config()).num_images == 3
+
+
 def test_subsets_are_nested_and_keep_their_splits(tmp_path: Path) -> None:
     write_source(tmp_path / "photos", 80, num_kinds=30)
     rows = [row for row in folder_rows(tmp_path / "photos") if row["image_id"].endswith("jpg")]

@@ -122,6 +122,36 @@ def test_a_list_gives_its_images_sorted_and_once(
     assert listing.source == f"{root}/list{suffix}"
     assert ids(listing) == sorted([absolute, "a.jpg", "a/b/2.webp", "b.jpg"])
     assert listing.skipped["duplicate"] == 1
+    assert listing.repeated == ["a.jpg"]
+
+
+def test_no_image_of_a_list_is_lost_for_a_parameter_of_its_address(tmp_path: Path) -> None:
+    uris = [f"https://h/a.jpg?{name}={n}" for name in ("key", "author", "session") for n in "123"]
+    (tmp_path / "l.txt").write_text("\n".join([*uris, *uris[:2], "https://me:pw@h/a.jpg?key=1"]))
+    listing = open_source(str(tmp_path / "l.txt"), CONFIG)
+    assert len(pa.concat_tables(listing.tables)) == 9
+    assert listing.skipped["duplicate"] == 3
+    assert len(listing.repeated) == 3
+
+
+def test_one_id_for_two_images_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("image_id,uri\nx,a.jpg\ny,b.jpg\nx,./sub/c.jpg\n")
+    with pytest.raises(DatasetError) as caught:
+        list(open_source(str(path), CONFIG).tables)
+    assert all(name in str(caught.value) for name in (" x ", "a.jpg", "c.jpg"))
+    path.write_text("image_id,uri\nx,https://h/a?sig=1&se=1\nx,https://h/a?sig=2&se=2\n")
+    assert len(pa.concat_tables(open_source(str(path), CONFIG).tables)) == 1
+
+
+def test_a_listed_name_is_found_in_either_form_of_its_accents(
+    root: str, request: pytest.FixtureRequest
+) -> None:
+    request.node.put("caf\u00e9.jpg", "caf\u00e9.jpg".encode())
+    request.node.put("l.csv", b"uri\ncafe\xcc\x81.jpg\n")
+    (uri,) = pa.concat_tables(open_source(f"{root}/l.csv", CONFIG).tables)["uri"].to_pylist()
+    assert READER.read(uri, 1000) == "caf\u00e9.jpg".encode()
+    assert READER.read_range(uri, 0, 3) == b"caf"
 
 
 def test_ids_of_a_list_are_kept_as_they_stand(root: str, request: pytest.FixtureRequest) -> None:

@@ -1,8 +1,8 @@
-"""Counting words, and durations as text."""
+"""Counting words, scripts, and durations as text."""
 
 import pytest
 
-from raycap.text import count_words, duration
+from raycap.text import count_words, duration, script_of
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,20 @@ def test_a_word_is_a_run_of_letters_and_digits(caption: str, number: int) -> Non
 )
 def test_a_duration_has_the_unit_that_fits(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("a cat", "Latin"),
+        ("eine Größe", "Latin"),
+        ("\u043a\u043e\u0442 on", "Cyrillic"),
+        ("\u732b", "Han"),
+        ("\u3042\u732bT", "Han"),
+        ("12 %", None),
+        ("\U0001f408", None),
+        ("", None),
+    ],
+)
+def test_a_text_has_the_script_of_most_letters(text: str, script: str | None) -> None:
+    assert script_of(text) == script

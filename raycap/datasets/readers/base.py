@@ -1,13 +1,14 @@
 """What a format of annotations provides to the registry: one Reader per format."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
 import pyarrow as pa
 
-from raycap.config import StorageConfig
+from raycap.config import Lines, StorageConfig
+from raycap.datasets.grouping import Notes
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.storage.base import KEY, Store
 
@@ -51,6 +52,10 @@ class Source:
     images: str | None
     """Address of the folder of images; None: each format searches where its images usually are."""
     config: StorageConfig
+    lines: Lines = "all"
+    """Which lines of a caption file are captions."""
+    notes: Notes = field(default_factory=Notes)
+    """Filled while it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +79,7 @@ class Reader:
     damaged."""
     is_folder: bool = False
     """The whole folder is read, so no file needs to be found where the format is given."""
+    reads: Callable[[str], bool] = lambda _: True
+    """Whether a file of a folder is read, by its key, where the whole folder is."""
     holds_images: bool = False
     """Images are in the files themselves, so no folder of images can be given."""

@@ -1,10 +1,14 @@
 """Annotation files: opened in any store, read block by block, never held in memory whole."""
 
+import codecs
 import csv
+import gzip
+import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader, TextIOWrapper
+from io import BufferedReader, RawIOBase, TextIOWrapper
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -27,7 +31,23 @@ _REMOTE_BLOCK_BYTES = 4_194_304
 _LINE_CHARS = 67_108_864
 # RecursionError: a line of JSON nested a thousand deep. OSError: a page that Arrow cannot
 # decompress; stores raise StorageError.
-_MALFORMED = (csv.Error, ijson.JSONError, pa.ArrowException, ValueError, RecursionError, OSError)
+_MALFORMED = (
+    *(csv.Error, ijson.JSONError, pa.ArrowException, ValueError, RecursionError, OSError),
+    *(EOFError, zlib.error),  # of gzip
+)
+_GZIP_SUFFIX = ".gz"
+_GZIP = b"\x1f\x8b"
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_NUM_PEEKED = 64
+NOT_UTF8 = (
+    "it is not UTF-8; save the file as UTF-8, for example with `iconv -f WINDOWS-1252 -t UTF-8`"
+)
+"""Why text cannot be read, and what to do."""
 
 
 class _BlockFile(RangedFile):
@@ -37,6 +57,39 @@ class _BlockFile(RangedFile):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Transcoded(RawIOBase):
+    """Text of another encoding as UTF-8; it cannot seek."""
+
+    def __init__(self, data: BufferedReader, encoding: str) -> None:
+        super().__init__()
+        self._data = data
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._left = b""
+        self._num_read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._num_read
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = self._data.read(_LOCAL_BLOCK_BYTES)
+            self._left = self._decoder.decode(block, final=not block).encode()
+            if not block:
+                break
+        data = self._left[: len(buffer)]
+        self._left = self._left[len(buffer) :]
+        buffer[: len(data)] = data
+        self._num_read += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._data.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +111,8 @@ class AnnotationFile:
 
     @property
     def suffix(self) -> str:
-        """Its suffix in lower case, such as `.json`."""
-        return os.path.splitext(self.name)[1].lower()
+        """Its suffix in lower case, such as `.json`; of `a.json.gz` too."""
+        return os.path.splitext(self.name.lower().removesuffix(_GZIP_SUFFIX))[1]
 
     @property
     def folder(self) -> str:
@@ -86,6 +139,48 @@ class AnnotationFile:
         size = self.store.size(self.key)
         return BufferedReader(_BlockFile(self.store, self.key, size), block_bytes)
 
+    def open_text(self) -> BufferedReader:
+        """Open a text as UTF-8, with or without its mark: decompressed, and of any marked encoding.
+
+        Raises:
+            DatasetError: it is UTF-16 without a mark.
+            StorageError: as `open`.
+        """
+        data = self.open()
+        if data.peek(len(_GZIP)).startswith(_GZIP):
+            unzipped: Any = gzip.GzipFile(fileobj=data)
+            data = BufferedReader(unzipped, _LOCAL_BLOCK_BYTES)
+        head = _peek(data)
+        for mark, encoding in _ENCODINGS.items():
+            if head.startswith(mark):
+                return BufferedReader(_Transcoded(data, encoding), _LOCAL_BLOCK_BYTES)
+        if head.count(0) * 4 >= max(4, len(head)):
+            data.close()
+            raise DatasetError(
+                f"{self.uri}: is no UTF-8; if it is UTF-16, save it with a byte order mark, or as "
+                "UTF-8",
+                uri=self.uri,
+            )
+        return data
+
+
+def decoded(text: bytes) -> str:
+    """Decode a text as `open_text` does. Raises UnicodeError if it is of no known encoding."""
+    for mark, encoding in _ENCODINGS.items():
+        if text.startswith(mark):
+            return text.decode(encoding)
+    found = text.decode("utf-8-sig")
+    if found.count("\0") * 4 >= max(4, len(found)):
+        raise UnicodeError("UTF-16 without a mark")
+    return found
+
+
+def _peek(data: BufferedReader) -> bytes:
+    try:
+        return data.peek(_NUM_PEEKED)[:_NUM_PEEKED]
+    except (OSError, EOFError, zlib.error):
+        return b""  # damaged gzip, which the parser reports
+
 
 def open_file(address: str, config: StorageConfig) -> AnnotationFile:
     """Name a file by its address; nothing is read yet.
@@ -107,7 +202,7 @@ def read_lines(
     """Yield a text file's lines with their ends.
 
     Args:
-        file: the file, in UTF-8 with or without a byte order mark.
+        file: the file, as `open_text` opens it.
         newline: as of `open`.
         is_strict: raise at bytes that are not UTF-8. By default they become lone surrogates, so
             that one broken caption among millions does not end everything.
@@ -117,7 +212,7 @@ def read_lines(
         UnicodeDecodeError: bytes are not UTF-8 and `is_strict`.
     """
     errors = "strict" if is_strict else "surrogateescape"
-    with TextIOWrapper(file.open(), "utf-8-sig", errors=errors, newline=newline) as text:
+    with TextIOWrapper(file.open_text(), "utf-8-sig", errors=errors, newline=newline) as text:
         number = 0
         while line := text.readline(_LINE_CHARS):
             number += 1
@@ -153,12 +248,22 @@ def guarded(
             return
         except _MALFORMED as error:
             place = f"before byte {tell() + 1:,}" if tell else f"at row {number}"
-            reason = " ".join(str(error).split())
             raise DatasetError(
-                f"{file.uri}: {place}: cannot be read as {kind}: {reason}", uri=file.uri
+                f"{file.uri}: {place}: cannot be read as {kind}: {reason_of(error)}", uri=file.uri
             ) from error
         yield item
         number += 1
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a text cannot be parsed, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return NOT_UTF8
+    if isinstance(error, json.JSONDecodeError):  # it counts lines within the parsed line
+        return f"{error.msg} at character {error.pos + 1}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())
 
 
 def paged(items: Iterable[T], num_items: int) -> Iterator[list[T]]:

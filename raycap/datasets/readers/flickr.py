@@ -15,7 +15,7 @@ from raycap.datasets.grouping import AnnotationRow
 from raycap.datasets.readers.base import Folder, Reader, Source
 from raycap.datasets.readers.files import AnnotationFile, guarded, read_lines
 from raycap.datasets.readers.image_folders import NUM_TRIED, find_folder, image_uri, usual_folders
-from raycap.datasets.readers.rows import tables_of, text_of, unnamed
+from raycap.datasets.readers.rows import Caption, captions_of, name_id, tables_of, text_of, unnamed
 from raycap.datasets.readers.table_rows import read_csv
 from raycap.datasets.splits import TEST, TRAIN, VALIDATION
 from raycap.errors import DatasetError
@@ -42,6 +42,7 @@ _CSV_IMAGE = ("image", "image_name")
 _CSV_CAPTION = ("caption", "comment")
 
 _Caption = tuple[str, str | None]
+_NONE = Caption(None)
 
 
 class _Kind(StrEnum):
@@ -102,20 +103,21 @@ def _rows(file: AnnotationFile, kind: _Kind, folder: str) -> Iterator[Annotation
         uncaptioned.pop(name, None)
         yield _row(name or unnamed(file, number), name, folder, splits.get(name), caption)
     for name in uncaptioned:
-        yield _row(name, name, folder, splits[name], None)
+        yield _row(name, name, folder, splits[name], _NONE)
 
 
 def _row(
-    image_id: str, name: str, folder: str, split: str | None, caption: str | None
+    image_id: str, name: str, folder: str, split: str | None, caption: Caption
 ) -> AnnotationRow:
     return AnnotationRow(
-        image_id=image_id,
+        image_id=name_id(image_id),
         source_id=None,
         uri=image_uri(folder, name) if name else None,
         offset_bytes=None,
         size_bytes=None,
         split=split,
-        caption=caption,
+        caption=caption.text,
+        fault=caption.fault,
     )
 
 
@@ -131,7 +133,7 @@ def _read_splits(file: AnnotationFile) -> dict[str, str]:
     return splits
 
 
-def _captions(file: AnnotationFile, kind: _Kind) -> Iterator[_Caption]:
+def _captions(file: AnnotationFile, kind: _Kind) -> Iterator[tuple[str, Caption]]:
     """Yield the name of an image, empty if there is none, and a caption."""
     if kind == _Kind.CSV:
         found = guarded(file, "CSV", _read_csv(file))
@@ -140,7 +142,7 @@ def _captions(file: AnnotationFile, kind: _Kind) -> Iterator[_Caption]:
         lines = islice(read_lines(file), kind == _Kind.BARS, None)
         found = (_matched(pattern, line) for line in lines if line.strip())
     for name, caption in found:
-        yield text_of(name) or "", text_of(caption)
+        yield text_of(name) or "", captions_of(caption)[0]
 
 
 def _matched(pattern: re.Pattern[str], line: str) -> _Caption:

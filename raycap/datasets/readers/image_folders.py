@@ -1,6 +1,6 @@
 """Where the images of an annotation file are, by probing its first few names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound
@@ -9,6 +9,11 @@ from raycap.storage.stores import ImageReader, open_store
 
 NUM_TRIED = 4
 """Names probed in a folder before the next folder."""
+NUM_PEEKED = 256
+"""Names looked at to see how names are written."""
+
+Convert = Callable[[str | None], str | None]
+"""Turns the name of an image into its path relative to a folder."""
 
 _USUAL = (
     "images",
@@ -58,6 +63,31 @@ def find_folder(
         ):
             return folder
     return None
+
+
+def find_images(
+    candidates: Sequence[str], names: Sequence[str], config: StorageConfig
+) -> tuple[str, Convert]:
+    """Find the folder of some images, the last candidate if in doubt, and how names are written.
+
+    A backslash separates folders in names that Windows wrote, unless there is a file of that very
+    name.
+    """
+    windows = [name for name in names if "\\" in name and not is_absolute(name)]
+    if windows and find_folder(candidates, windows, config) is None:
+        names = [with_slashes(name) or name for name in names]
+        return find_folder(candidates, names, config) or candidates[-1], with_slashes
+    folder = find_folder(candidates[:-1], names, config) or candidates[-1]
+    return folder, _unchanged if windows else with_slashes
+
+
+def with_slashes(name: str | None) -> str | None:
+    """Replace the backslashes of a relative path."""
+    return name if name is None or is_absolute(name) else name.replace("\\", "/")
+
+
+def _unchanged(name: str | None) -> str | None:
+    return name
 
 
 def image_uri(folder: str, name: str) -> str:

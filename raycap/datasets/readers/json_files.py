@@ -4,6 +4,7 @@ ijson keeps the path of every open list, so a file of 200,000 brackets would tak
 longer than Python's limit of 4,300 digits would end the process.
 """
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from io import BufferedReader
@@ -26,21 +27,29 @@ MAX_DEPTH = 100
 _MAX_DIGITS = 4_000
 _TO_NINES = bytes.maketrans(b"012345678", b"9" * 9)
 _LONG_NUMBER = b"9" * (_MAX_DIGITS + 1)
+_NO_JSON = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|(NaN|-?Infinity)', re.DOTALL)
+_REST_OF_TEXT = re.compile(rb'(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_BEGUN = re.compile(rb"(?:(?<!Na)N|Na|-|-?I|-?In|-?Inf|-?Infi|-?Infin|-?Infini|-?Infinit)\Z")
 _BOM = b"\xef\xbb\xbf"
 _KEPT = b'"[]{}'
 _DROPPED = bytes(set(range(256)) - set(_KEPT))
 
 
 class JsonText:
-    """A file after its byte order mark, as a JSON parser reads it."""
+    """A file after its byte order mark, as a JSON parser reads it.
+
+    `NaN` and `Infinity`, which Python writes and JSON does not have, become `null`.
+    """
 
     def __init__(self, data: BufferedReader) -> None:
         self._data = data
-        self._data.seek(len(_BOM) if data.peek(len(_BOM)).startswith(_BOM) else 0)
+        if data.peek(len(_BOM)).startswith(_BOM):
+            data.read(len(_BOM))
         self._depth = 0
         self._is_in_text = False
         self._escape = b""
         self._end = b""
+        self._held = b""
 
     def tell(self) -> int:
         """Return where the next read begins."""
@@ -54,14 +63,25 @@ class JsonText:
                 times as deep passes), or has a number that is too long.
             StorageError: the store refuses.
         """
-        block = self._data.read(size)
+        while True:
+            block = self._data.read(size)
+            is_in_text, is_escaped = self._is_in_text, bool(self._escape)
+            self._check(block)
+            is_end = not block and size != 0
+            block = self._held + block
+            begun = None if is_end else _BEGUN.search(block[-len(b"-Infinit") :])
+            self._held = begun[0] if begun else b""
+            block = block.removesuffix(self._held)
+            if block or is_end or size == 0:
+                return _without_nan(block, is_in_text=is_in_text, is_escaped=is_escaped)
+
+    def _check(self, block: bytes) -> None:
         if self._deepest(self._brackets(block)) > MAX_DEPTH:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         digits = self._end + block.translate(_TO_NINES)
         if _LONG_NUMBER in digits:
             raise ValueError(f"it has a number of more than {_MAX_DIGITS:,} digits")
         self._end = digits[-_MAX_DIGITS:]
-        return block
 
     def _brackets(self, block: bytes) -> bytes:
         """Return the brackets of a block that are outside strings."""
@@ -84,6 +104,16 @@ class JsonText:
                 return max(inner, num_open, self._depth)
             brackets = left
         return MAX_DEPTH + 1
+
+
+def _without_nan(block: bytes, *, is_in_text: bool, is_escaped: bool) -> bytes:
+    if b"NaN" not in block and b"Infinity" not in block:
+        return block
+    start = int(is_escaped)
+    if is_in_text and (text := _REST_OF_TEXT.match(block, start)):
+        start = text.end()
+    rest = _NO_JSON.sub(lambda found: b"null" if found[1] else found[0], block[start:])
+    return block[:start] + rest
 
 
 class JsonKind(StrEnum):
@@ -114,7 +144,7 @@ def json_kind(file: AnnotationFile) -> JsonKind | None:
         DatasetError: it is not JSON.
     """
     has_images = False
-    with file.open() as data:
+    with file.open_text() as data:
         text = JsonText(data)
         events = islice(ijson.parse(text), _NUM_EVENTS)
         for prefix, event, value in guarded(file, "JSON", events, text.tell):
@@ -134,7 +164,7 @@ def read_items(file: AnnotationFile, prefix: str) -> Iterator[Any]:
     Raises:
         DatasetError: the file cannot be parsed any further.
     """
-    with file.open() as data:
+    with file.open_text() as data:
         text = JsonText(data)
         items = ijson.items(text, prefix, use_float=True)
         yield from guarded(file, "JSON", items, text.tell)

@@ -15,7 +15,15 @@ from raycap.config import StorageConfig
 from raycap.datasets.grouping import AnnotationRow
 from raycap.datasets.readers.base import Reader, Source
 from raycap.datasets.readers.files import AnnotationFile
-from raycap.datasets.readers.image_folders import NUM_TRIED, find_folder, image_uri, usual_folders
+from raycap.datasets.readers.image_folders import (
+    NUM_PEEKED,
+    Convert,
+    find_folder,
+    find_images,
+    image_uri,
+    usual_folders,
+    with_slashes,
+)
 from raycap.datasets.readers.json_files import (
     IMAGES,
     JsonKind,
@@ -24,7 +32,15 @@ from raycap.datasets.readers.json_files import (
     json_kind,
     read_items,
 )
-from raycap.datasets.readers.rows import captions_of, id_of, split_of, tables_of, text_of, unnamed
+from raycap.datasets.readers.rows import (
+    captions_of,
+    id_of,
+    name_id,
+    split_of,
+    tables_of,
+    text_of,
+    unnamed,
+)
 from raycap.errors import DatasetError
 
 
@@ -47,13 +63,14 @@ def _read(source: Source) -> Iterator[pa.Table]:
 def _rows(
     file: AnnotationFile, images: str | None, config: StorageConfig
 ) -> Iterator[AnnotationRow]:
-    folder, is_nested = _find_folder(file, images, config)
+    folder, convert, is_nested = _find_folder(file, images, config)
+    seen: set[int] = set()  # a hash each of 100,000 images
     for number, item in enumerate(read_items(file, f"{IMAGES}.item"), start=1):
         fields = item if isinstance(item, dict) else {}
-        name = _name(fields, is_nested=is_nested)
+        name = convert(_name(fields, is_nested=is_nested))
         source_id = id_of(fields.get("cocoid")) or id_of(fields.get("imgid"))
         row = AnnotationRow(
-            image_id=name or source_id or unnamed(file, number),
+            image_id=name_id(name) if name else source_id or unnamed(file, number),
             source_id=source_id,
             uri=image_uri(folder, name) if name else None,
             offset_bytes=None,
@@ -61,24 +78,30 @@ def _rows(
             split=split_of(fields.get("split"), file, number),
             caption=None,
         )
-        for caption in captions_of(_sentences(fields)):
-            yield row._replace(caption=caption)
+        captions = captions_of(_sentences(fields))
+        entry = hash((row, *captions))
+        if entry in seen and name:
+            continue  # given twice, it would have its captions twice
+        seen.add(entry)
+        for caption in captions:
+            yield row._replace(caption=caption.text, fault=caption.fault)
 
 
 def _find_folder(
     file: AnnotationFile, images: str | None, config: StorageConfig
-) -> tuple[str, bool]:
+) -> tuple[str, Convert, bool]:
     """Find the folder that names are relative to, and whether they include `filepath`."""
-    first = list(islice(read_items(file, f"{IMAGES}.item"), NUM_TRIED))
+    first = list(islice(read_items(file, f"{IMAGES}.item"), NUM_PEEKED))
     items = [item for item in first if isinstance(item, dict)]
     candidates = [images] if images is not None else usual_folders(file.folder)
     nested = [name for item in items if (name := _name(item, is_nested=True))]
     flat = [name for item in items if (name := _name(item, is_nested=False))]
-    if folder := find_folder(candidates, nested, config):
-        return folder, True
-    if folder := find_folder(candidates, flat, config):
-        return folder, False
-    return candidates[-1], True
+    for names, is_nested in ((nested, True), (flat, False)):
+        folder, convert = find_images(candidates, names, config)
+        paths = [path for name in names if (path := convert(name))]
+        if find_folder([folder], paths, config):
+            return folder, convert, is_nested
+    return candidates[-1], with_slashes, True
 
 
 def _name(fields: dict[str, Any], *, is_nested: bool) -> str | None:

@@ -71,6 +71,8 @@ def open_place(source: str, config: StorageConfig) -> Place:
         ConfigError: nothing exists at the address, or it is not an address of a store.
     """
     address = Address.parse(source)
+    if address.fault:  # before it is cut into pieces, which might show it
+        raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
     if address.is_local:
         path = address.local_path
         if not os.path.exists(path):

@@ -3,19 +3,22 @@
 Also joins of images with captions that a source gives in unrelated orders; large ones use the disk.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
 from raycap import schema
 from raycap.datasets.grouping import AnnotationRow
-from raycap.datasets.readers.files import AnnotationFile, list_files, paged
+from raycap.datasets.readers.files import NOT_UTF8, AnnotationFile, list_files, paged
+from raycap.datasets.readers.image_folders import is_absolute
 from raycap.datasets.splits import known_word, split_in_name
 from raycap.errors import DatasetError
 from raycap.scratch import scratch_database
+from raycap.storage.address import redact
 from raycap.storage.base import Store
 
 PAGE_ROWS = 8_192
@@ -42,11 +45,39 @@ def text_of(value: Any) -> str | None:
     return value
 
 
-def captions_of(value: Any) -> list[str | None]:
-    """Return the captions in a text or a list of texts; None for each that is not text."""
-    if isinstance(value, list):
-        return [text_of(item) for item in value] or [None]
-    return [text_of(value)]
+class Caption(NamedTuple):
+    """A caption, or why it cannot be read; neither where there is none."""
+
+    text: str | None
+    fault: str | None = None
+
+
+_MOST_NESTED = 3
+_MESSAGE_CHARS = 60
+
+
+def captions_of(value: Any, most_nested: int = _MOST_NESTED) -> list[Caption]:
+    """Return the captions in a value of JSON: a text, a number, or a list of these."""
+    if isinstance(value, list) and most_nested:
+        found = [caption for item in value for caption in captions_of(item, most_nested - 1)]
+        return found or [Caption(None)]
+    return [_caption_of(value)]
+
+
+def _caption_of(value: Any) -> Caption:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return Caption(None)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return Caption(None, f"it is no text but a value of type {type(value).__name__}")
+    text = text_of(value)
+    return Caption(text, NOT_UTF8 if text is None else None)
+
+
+def name_id(name: str) -> str:
+    """Return the id of an image that its name in the source gives: an address without secrets."""
+    return redact(name) if is_absolute(name) else name.removeprefix("./")
 
 
 def id_of(value: Any) -> str | None:
@@ -82,40 +113,48 @@ def split_of(value: Any, file: AnnotationFile, number: int) -> str | None:
 
 
 def files_with_splits(store: Store, suffix: str) -> Iterator[tuple[AnnotationFile, str | None]]:
-    """Yield the files of a folder that have a suffix, each with the split in its name.
-
-    The split is None unless all of them are named after splits.
+    """Yield the files of a folder that have a suffix, each with the split in its name, if any.
 
     Raises:
         DatasetError: there are no such files.
     """
-    are_split, is_empty = True, True
+    is_empty = True
     for file in list_files(store, (suffix,)):
-        are_split, is_empty = are_split and split_in_name(file.key) is not None, False
+        is_empty = False
+        yield file, split_in_name(file.key)
     if is_empty:
         raise DatasetError(f"{store.uri}: contains no {suffix} files", uri=store.uri)
-    for file in list_files(store, (suffix,)):
-        yield file, split_in_name(file.key) if are_split else None
 
 
 KEY = "key"
 POSITION = "position"
-_FIELDS = [field for field in schema.ANNOTATIONS if field.name != schema.CAPTION]
+_FIELDS = [f for f in schema.ANNOTATIONS if f.name not in (schema.CAPTION, schema.FAULT)]
 _MEMORY_BYTES = 256_000_000
 
 KEYED_IMAGES = pa.schema([pa.field(KEY, pa.string(), nullable=False), *_FIELDS])
 """An image, and the key that its captions refer to."""
 KEYED_CAPTIONS = pa.schema(
-    [pa.field(KEY, pa.string(), nullable=False), pa.field(schema.CAPTION, pa.string())]
+    [
+        pa.field(KEY, pa.string(), nullable=False),
+        pa.field(schema.CAPTION, pa.string()),
+        pa.field(schema.FAULT, pa.string()),
+    ]
 )
 """A caption, and the key of the images it belongs to."""
 
 _COLUMNS = ", ".join(f"image.{field.name}" for field in _FIELDS if field.name != schema.IMAGE_ID)
 _JOIN = f"""
     SELECT coalesce(image.{schema.IMAGE_ID}, caption.{KEY}) AS {schema.IMAGE_ID}, {_COLUMNS},
-           caption.{schema.CAPTION}
+           caption.{schema.CAPTION}, caption.{schema.FAULT}
     FROM images AS image FULL JOIN captions AS caption ON image.{KEY} = caption.{KEY}
     ORDER BY image.{POSITION} NULLS LAST, caption.{POSITION}
+"""
+
+
+_DROP_REPEATED = f"""
+    DELETE FROM images WHERE {POSITION} NOT IN (
+        SELECT min({POSITION}) FROM images GROUP BY {KEY}, {schema.IMAGE_ID}, {schema.URI}
+    )
 """
 
 
@@ -153,6 +192,10 @@ class ScratchJoin:
         self.database = database
         self.images = ScratchTable(database, "images", KEYED_IMAGES)
         self.captions = ScratchTable(database, "captions", KEYED_CAPTIONS)
+
+    def drop_repeated_images(self) -> None:
+        """Drop images that were added before with the same key: each would get all captions."""
+        self.database.execute(_DROP_REPEATED)
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield ANNOTATIONS: images in the order added, each with its captions in that order.

@@ -14,17 +14,18 @@ from typing import Any
 import pyarrow as pa
 
 from raycap import schema
-from raycap.config import StorageConfig
+from raycap.config import Lines
 from raycap.datasets.readers.base import Folder, Reader, Source
-from raycap.datasets.readers.files import AnnotationFile, paged
+from raycap.datasets.readers.files import NOT_UTF8, AnnotationFile, decoded, paged
 from raycap.datasets.readers.rows import (
     KEY,
     KEYED_CAPTIONS,
     KEYED_IMAGES,
     PAGE_ROWS,
+    Caption,
     scratch_join,
 )
-from raycap.datasets.splits import known_word
+from raycap.datasets.splits import split_of_folder
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.storage.base import KEY as LISTED_KEY
 from raycap.storage.base import Store
@@ -57,17 +58,17 @@ def _has_sidecars(keys: Iterable[str]) -> bool:
     return any(key[: -len(SIDECAR_SUFFIX)] in names for key in listed if _is_sidecar(key))
 
 
-def captions_in(text: bytes) -> list[str | None]:
+def captions_in(text: bytes, wanted: Lines = "all") -> list[Caption]:
     """Return the lines of a caption file that are not empty, or one empty caption.
 
-    A file that is not UTF-8 has no caption: None.
+    A file that cannot be read, as it is neither UTF-8 nor of a marked encoding, has a fault.
     """
     try:
-        lines = text.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        return [None]
-    captions: list[str | None] = [line.strip() for line in lines if line.strip()]
-    return captions or [""]
+        lines = decoded(text).split("\n")
+    except UnicodeError:
+        return [Caption(None, NOT_UTF8)]
+    captions = [Caption(line.strip()) for line in lines if line.strip()]
+    return captions[: 1 if wanted == "first" else None] or [Caption("")]
 
 
 def _find(folder: Folder) -> list[AnnotationFile] | None:
@@ -77,19 +78,13 @@ def _find(folder: Folder) -> list[AnnotationFile] | None:
 def _read(source: Source) -> Iterator[pa.Table]:
     """Read a folder of caption files and one of images, which may be the same.
 
-    Where all images are in folders named after splits (`train/`, `val/`), these are the splits.
+    Images in folders named after splits (`train/`, `val/`) have these splits.
     """
-    store, config = source.store, source.config
-    images = store if source.images is None else open_store(source.images, config)
+    images = source.store if source.images is None else open_store(source.images, source.config)
     with scratch_join() as join:
-        are_split = True
         for keys in _keys(images, _is_image):
-            splits = [_split_of(key) for key in keys]
-            are_split = are_split and None not in splits
-            join.images.add(_image_page(images, keys, splits))
-        if not are_split:
-            join.database.execute(f"UPDATE images SET {schema.SPLIT} = NULL")
-        for page in paged(_read_captions(store, config), PAGE_ROWS):
+            join.images.add(_image_page(images, keys))
+        for page in paged(_read_captions(source), PAGE_ROWS):
             join.captions.add(pa.Table.from_pylist(page, schema=KEYED_CAPTIONS))
         join.database.execute(_USE_FULL_NAMES)
         yield from join.tables()
@@ -108,36 +103,33 @@ def _keys(store: Store, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]
             yield keys
 
 
-def _split_of(key: str) -> str | None:
-    folder, slash, _ = key.partition("/")
-    return known_word(folder) if slash else None
-
-
-def _image_page(images: Store, keys: list[str], splits: list[str | None]) -> pa.Table:
+def _image_page(images: Store, keys: list[str]) -> pa.Table:
     rows = [
         {
             KEY: posixpath.splitext(key)[0] + SIDECAR_SUFFIX,
             schema.IMAGE_ID: key,
             schema.URI: images.address(key),
-            schema.SPLIT: split,
+            schema.SPLIT: split_of_folder(key),
         }
-        for key, split in zip(keys, splits, strict=True)
+        for key in keys
     ]
     return pa.Table.from_pylist(rows, schema=KEYED_IMAGES)
 
 
-def _read_captions(store: Store, config: StorageConfig) -> Iterator[dict[str, Any]]:
-    keys = chain.from_iterable(_keys(store, _is_sidecar))
-    read = partial(_read_sidecar, store)
-    for key, captions in ordered_map(read, keys, config.list_threads):
+def _read_captions(source: Source) -> Iterator[dict[str, Any]]:
+    keys = chain.from_iterable(_keys(source.store, _is_sidecar))
+    read = partial(_read_sidecar, source.store, source.lines)
+    for key, captions in ordered_map(read, keys, source.config.list_threads):
         name = key[: -len(SIDECAR_SUFFIX)] + SIDECAR_SUFFIX  # in lower case
         for caption in captions:
-            yield {KEY: name, schema.CAPTION: caption}
+            yield {KEY: name, schema.CAPTION: caption.text, schema.FAULT: caption.fault}
 
 
-def _read_sidecar(store: Store, key: str) -> tuple[str, list[str | None]]:
+def _read_sidecar(store: Store, lines: Lines, key: str) -> tuple[str, list[Caption]]:
     data = store.read_range(key, 0, _MAX_SIDECAR_BYTES + 1)
-    return key, captions_in(data) if len(data) <= _MAX_SIDECAR_BYTES else [None]
+    if len(data) > _MAX_SIDECAR_BYTES:
+        return key, [Caption(None, f"its file has more than {_MAX_SIDECAR_BYTES:,} bytes")]
+    return key, captions_in(data, lines)
 
 
 READER = Reader(
@@ -147,5 +139,6 @@ READER = Reader(
     sniff=lambda _: False,
     find=_find,
     read=_read,
+    reads=lambda key: _is_image(key) or _is_sidecar(key),
     is_folder=True,
 )

@@ -13,26 +13,27 @@ from typing import Any
 import pyarrow as pa
 
 from raycap import schema
-from raycap.config import StorageConfig
-from raycap.datasets.grouping import AnnotationRow
+from raycap.datasets.grouping import AnnotationRow, Notes
 from raycap.datasets.readers.base import Folder, Reader, Source
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.datasets.readers.flickr import is_flickr
-from raycap.datasets.readers.image_folders import find_folder, image_uri, is_absolute
+from raycap.datasets.readers.image_folders import find_images, image_uri, is_absolute
 from raycap.datasets.readers.json_files import JsonKind, is_json
 from raycap.datasets.readers.rows import (
+    Caption,
     captions_of,
     files_with_splits,
     id_of,
+    name_id,
     split_of,
     tables_of,
     text_of,
     unnamed,
 )
 from raycap.datasets.readers.table_rows import REST, TABLE_SUFFIXES, Row, read_rows
-from raycap.datasets.splits import SPLIT_WORDS, split_in_name
+from raycap.datasets.splits import SPLIT_WORDS, split_in_name, split_of_folder
 from raycap.errors import DatasetError
-from raycap.storage.address import redact
+from raycap.storage.address import redact, redact_id
 from raycap.storage.base import Store
 
 IMAGE_COLUMNS = (
@@ -91,9 +92,7 @@ class _Columns:
     others: dict[str, str]
 
 
-def _annotations(
-    file: AnnotationFile, layout: _Layout, config: StorageConfig
-) -> Iterator[AnnotationRow]:
+def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Iterator[AnnotationRow]:
     """Read a table's rows, one per caption.
 
     Raises:
@@ -108,13 +107,15 @@ def _annotations(
         return
     columns = _choose_columns(file, list(dict.fromkeys(chain.from_iterable(first))))
     names = [name for row in first if (name := text_of(row.get(columns.image)))]
-    folder = find_folder(layout.folders[:-1], names, config) or layout.folders[-1]
+    folder, convert = find_images(layout.folders, names, source.config)
     for number, row in enumerate(chain(first, rows), start=1):
-        image = _image(file, layout, columns, row, number)
-        name = text_of(row.get(columns.image))
+        name = convert(text_of(row.get(columns.image)))
+        given = row if name is None else row | {columns.image: name}
+        image = _image(file, layout, columns, given, number)
         image = image._replace(uri=image_uri(folder, name) if name else None)
+        image = _in_split_of_folder(image, name, folder, source.notes)
         for caption in _captions(columns, row):
-            yield image._replace(caption=caption)
+            yield image._replace(caption=caption.text, fault=caption.fault)
 
 
 def _choose_columns(file: AnnotationFile, names: Sequence[str]) -> _Columns:
@@ -146,11 +147,13 @@ def _image(
     name = id_of(row.get(columns.image))
     given = {wanted: row.get(actual) for wanted, actual in columns.others.items()}
     image_id = id_of(given.get(schema.IMAGE_ID)) if columns.image != schema.IMAGE_ID else None
+    image_id = None if image_id is None else redact_id(image_id)
     if image_id is None and name is not None:
-        image_id = redact(name) if is_absolute(name) else layout.prefix + name.removeprefix("./")
+        image_id = name_id(name) if is_absolute(name) else layout.prefix + name_id(name)
+    source_id = id_of(given.get(schema.SOURCE_ID))
     return AnnotationRow(
         image_id=image_id or unnamed(file, number),
-        source_id=id_of(given.get(schema.SOURCE_ID)),
+        source_id=redact_id(source_id) if source_id else None,
         uri=None,
         offset_bytes=None,
         size_bytes=None,
@@ -159,9 +162,25 @@ def _image(
     )
 
 
-def _captions(columns: _Columns, row: Row) -> list[str | None]:
+_OTHER_FOLDER = "images are in a folder of another split than their row names; the row counts"
+
+
+def _in_split_of_folder(
+    image: AnnotationRow, name: str | None, folder: str, notes: Notes
+) -> AnnotationRow:
+    """Give an image the split of its folder, if its row names none."""
+    split = split_of_folder(name.removeprefix(f"{folder}/")) if name else None
+    if split is None or split == image.split:
+        return image
+    if image.split is not None:
+        notes.add(_OTHER_FOLDER, example=image.image_id)
+        return image
+    return image._replace(split=split)
+
+
+def _captions(columns: _Columns, row: Row) -> list[Caption]:
     if row.get(columns.others.get(schema.STATUS, "")) == schema.STATUS_FAILED:
-        return [None]
+        return [Caption(None)]
     return captions_of(row.get(columns.caption))
 
 
@@ -182,7 +201,7 @@ def _as_list(text: str | None) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -231,7 +250,7 @@ def _read_metadata(source: Source) -> Iterator[pa.Table]:
             folders = [f"{source.images}/{word}", source.images] if word else [source.images]
         prefix = f"{word}/" if word else ""
         layout = _Layout(folders=folders, prefix=prefix, split=split_in_name(word))
-        yield from tables_of(_annotations(file, layout, source.config))
+        yield from tables_of(_annotations(file, layout, source))
 
 
 def _find_parts(folder: Folder) -> list[AnnotationFile] | None:
@@ -247,14 +266,14 @@ def _is_table(file: AnnotationFile) -> bool:
 def _read_tables(source: Source) -> Iterator[pa.Table]:
     """Read one table, or all Parquet files of a folder.
 
-    Relative paths are relative to the folder. Where all files are named after splits, as in
-    `train-00000-of-00002.parquet`, rows that name no split have that of their file.
+    Relative paths are relative to the folder. Rows that name no split have that of their file, as
+    in `train-00000-of-00002.parquet`.
     """
     files: Iterable[tuple[AnnotationFile, str | None]] = [(file, None) for file in source.files]
     for file, split in files if source.files else files_with_splits(source.store, _PART_SUFFIX):
         folder = file.folder if source.files else source.store.uri
         layout = _Layout(folders=[source.images or folder], split=split)
-        yield from tables_of(_annotations(file, layout, source.config))
+        yield from tables_of(_annotations(file, layout, source))
 
 
 METADATA = Reader(
@@ -273,5 +292,6 @@ TABLE = Reader(
     sniff=_is_table,
     find=_find_parts,
     read=_read_tables,
+    reads=lambda key: key.lower().endswith(_PART_SUFFIX),
     is_folder=True,
 )

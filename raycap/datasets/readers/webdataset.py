@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from raycap import schema
+from raycap.config import Lines
 from raycap.datasets.readers.base import Folder, Reader, Source
 from raycap.datasets.readers.files import AnnotationFile, paged
 from raycap.datasets.readers.rows import (
@@ -23,6 +24,7 @@ from raycap.datasets.readers.rows import (
     KEYED_IMAGES,
     PAGE_ROWS,
     POSITION,
+    Caption,
     ScratchJoin,
     ScratchTable,
     captions_of,
@@ -30,7 +32,7 @@ from raycap.datasets.readers.rows import (
     scratch_join,
 )
 from raycap.datasets.readers.sidecars import captions_in
-from raycap.datasets.splits import split_in_name
+from raycap.datasets.splits import split_in_name, split_of_folder
 from raycap.errors import DatasetError
 from raycap.images.decoding import IMAGE_SUFFIXES
 from raycap.storage.local import display
@@ -67,7 +69,7 @@ class _Member(NamedTuple):
     offset_bytes: int | None
     size_bytes: int | None
     target: str | None
-    captions: list[str | None]
+    captions: list[Caption]
 
 
 def _find(folder: Folder) -> list[AnnotationFile] | None:
@@ -77,20 +79,22 @@ def _find(folder: Folder) -> list[AnnotationFile] | None:
 def _read(source: Source) -> Iterator[pa.Table]:
     """Read one tar, or all tars of a folder in order, a few of them at a time.
 
-    An image's id is its member's name; the split is that of the tar's name (`train-000.tar`), if
-    all tars are named after splits.
+    An image's id is its member's name; its `source_id` is that of the tar too. The split is that of
+    the tar's name (`train-000.tar`), or of the member's folder.
     """
     if source.files:
         (file,) = source.files
-        return _read_tar(file, split_in_name(file.name))
+        return _read_tar(file, split_in_name(file.name), source.lines)
     files = files_with_splits(source.store, _SUFFIX)
-    return ordered_chain((_read_tar(file, split) for file, split in files), _TAR_THREADS)
+    return ordered_chain(
+        (_read_tar(file, split, source.lines) for file, split in files), _TAR_THREADS
+    )
 
 
-def _read_tar(file: AnnotationFile, split: str | None) -> Iterator[pa.Table]:
+def _read_tar(file: AnnotationFile, split: str | None, lines: Lines) -> Iterator[pa.Table]:
     with scratch_join() as join, file.open() as data:
-        scan = _Scan(join, file.uri, split)
-        for page in paged(_members(file, data), PAGE_ROWS):
+        scan = _Scan(join, file, split, lines)
+        for page in paged(_members(file, data, lines), PAGE_ROWS):
             scan.add(page)
         for page in paged(scan.linked(data), PAGE_ROWS):
             scan.add(page)
@@ -101,9 +105,14 @@ def _read_tar(file: AnnotationFile, split: str | None) -> Iterator[pa.Table]:
 class _Scan:
     """The contents of a tar, collected before samples can be formed."""
 
-    def __init__(self, join: ScratchJoin, uri: str, split: str | None) -> None:
+    def __init__(
+        self, join: ScratchJoin, file: AnnotationFile, split: str | None, lines: Lines
+    ) -> None:
         self._join = join
-        self._place = {schema.URI: uri, schema.SPLIT: split}
+        self._uri = file.uri
+        self._split = split
+        self._shard = posixpath.splitext(file.key)[0]
+        self._lines = lines
         self._members = ScratchTable(join.database, "members", _MEMBERS)
         self._images = ScratchTable(join.database, "found_images", _IMAGES)
         self._captions = ScratchTable(join.database, "found_captions", _CAPTIONS)
@@ -120,9 +129,14 @@ class _Scan:
     def _image_rows(self, member: _Member) -> Iterator[dict[str, Any]]:
         key, dotted, suffix = _sample_of(member.name, IMAGE_SUFFIXES)
         if suffix and member.target is None:
-            place = self._place if member.offset_bytes is not None else {}
-            row = {KEY: key, _DOTTED: dotted, schema.IMAGE_ID: member.name}
-            yield row | member._asdict() | place
+            row = {KEY: key, _DOTTED: dotted, schema.IMAGE_ID: member.name} | member._asdict()
+            if member.offset_bytes is not None:
+                row |= {
+                    schema.URI: self._uri,
+                    schema.SOURCE_ID: f"{self._shard}/{member.name}",
+                    schema.SPLIT: self._split or split_of_folder(member.name),
+                }
+            yield row
 
     def linked(self, data: BufferedReader) -> Iterator[_Member]:
         """Yield links as members at their targets' positions, None if a target is missing."""
@@ -130,7 +144,7 @@ class _Scan:
         cursor = self._join.database.cursor().execute(_LINKED)
         while rows := cursor.fetchmany(PAGE_ROWS):
             for name, offset_bytes, size_bytes in rows:
-                captions = _read_captions(data, name, offset_bytes, size_bytes)
+                captions = _read_captions(data, (name, offset_bytes, size_bytes), self._lines)
                 yield _Member(name, offset_bytes, size_bytes, None, captions)
 
     def finish(self) -> None:
@@ -165,7 +179,7 @@ _CHOOSE_CAPTIONS = f"""
 """
 
 
-def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
+def _members(file: AnnotationFile, data: BufferedReader, lines: Lines) -> Iterator[_Member]:
     """Read a tar's headers, and its captions on the way."""
     try:
         tar = TarFile(fileobj=data, mode="r", encoding="utf-8", errors="surrogateescape")
@@ -173,8 +187,8 @@ def _members(file: AnnotationFile, data: BufferedReader) -> Iterator[_Member]:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
             name = _path(header.name)
             if header.isreg():
-                place = (header.offset_data, header.size)
-                yield _Member(name, *place, None, _read_captions(data, name, *place))
+                place = (name, header.offset_data, header.size)
+                yield _Member(*place, None, _read_captions(data, place, lines))
             elif header.islnk() or header.issym():
                 yield _Member(name, None, None, _target(header), [])
         data.seek(tar.offset)
@@ -217,23 +231,27 @@ def _caption_rows(member: _Member) -> Iterator[dict[str, Any]]:
     key, dotted, suffix = _sample_of(member.name, _CAPTION_SUFFIXES)
     for caption in member.captions:
         rank = _CAPTION_SUFFIXES.index(suffix)
-        yield {KEY: key, _DOTTED: dotted, _RANK: rank, schema.CAPTION: caption}
+        if all(other.text is None for other in member.captions):
+            rank += len(_CAPTION_SUFFIXES)  # it counts only if there are no others
+        said = {schema.CAPTION: caption.text, schema.FAULT: caption.fault}
+        yield {KEY: key, _DOTTED: dotted, _RANK: rank} | said
 
 
 def _read_captions(
-    data: BufferedReader, name: str, offset_bytes: int | None, size_bytes: int | None
-) -> list[str | None]:
-    """Read the captions of a member, None for each that is not text; empty if none is text."""
+    data: BufferedReader, place: tuple[str, int | None, int | None], lines: Lines
+) -> list[Caption]:
+    """Read the captions of a member; empty if there are none."""
+    name, offset_bytes, size_bytes = place
     suffix = _sample_of(name, _CAPTION_SUFFIXES)[2]
     if not suffix or offset_bytes is None or size_bytes is None or size_bytes > _MAX_TEXT_BYTES:
         return []
     data.seek(offset_bytes)
     text = data.read(size_bytes)
-    found = _json_captions(text) if suffix == ".json" else captions_in(text)
-    return found if any(caption is not None for caption in found) else []
+    found = _json_captions(text) if suffix == ".json" else captions_in(text, lines)
+    return found if any(caption != Caption(None) for caption in found) else []
 
 
-def _json_captions(text: bytes) -> list[str | None]:
+def _json_captions(text: bytes) -> list[Caption]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -249,6 +267,7 @@ READER = Reader(
     sniff=lambda file: file.suffix == _SUFFIX,
     find=_find,
     read=_read,
+    reads=lambda key: key.lower().endswith(_SUFFIX),
     is_folder=True,
     holds_images=True,
 )

@@ -65,5 +65,13 @@ def test_long_rows_are_sorted_in_smaller_runs(
     assert len(list(tmp_path.rglob("*.arrow"))) == 5
 
 
+@pytest.mark.parametrize("run_rows", [1, 2, 100])
+def test_every_row_that_is_not_kept_is_told_with_the_one_that_is(run_rows: int) -> None:
+    told: list[tuple[str, str, str]] = []
+    tables = [manifest([("b", 0)]), manifest([("a", 1), ("b", 2)]), manifest([("b", 3), ("c", 4)])]
+    list(sort_unique(tables, run_rows, lambda *row: told.append(row)))
+    assert sorted(told) == [("b", "s3://b/0", "s3://b/2"), ("b", "s3://b/0", "s3://b/3")]
+
+
 def test_nothing_gives_nothing() -> None:
     assert list(sort_unique([])) == []

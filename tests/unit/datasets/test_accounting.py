@@ -124,7 +124,7 @@ def test_every_reason_is_written_down_from_annotations_to_the_table(
     notes: list[Any] = [
         {"image_id": n, "caption": f"a thing {n}"} for n in (0, 1, 2, 3, 4, 5, 100, 102)
     ]
-    notes += [{"image_id": 0, "caption": value} for value in (" ", 5, None)]
+    notes += [{"image_id": 0, "caption": value} for value in (" ", True, None)]
     notes += [{"image_id": 404, "caption": "of nothing"}, {"caption": "of none"}, "what?"]
     coco = json.dumps({"images": images, "annotations": notes})
     write(tmp_path, {"captions.json": coco})

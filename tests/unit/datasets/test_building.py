@@ -366,3 +366,13 @@ def test_a_store_that_refuses_stops_the_run(
         rows = [{"image_id": "a", "uri": str(tmp_path / "door.jpg"), "caption": "x"}]
         with pytest.raises(StorageError, match=r"door\.jpg: "):
             make_dataset(tmp_path / "out", rows, config())
+
+
+def test_captions_in_several_scripts_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "1.jpg")
+    rows = folder_rows(tmp_path / "photos")
+    plain = make_dataset(tmp_path / "plain", rows, config())
+    assert plain.notes == []
+    rows[0] |= {schema.CAPTION: "\u043a\u043e\u0442 \u0438 \u043f\u0451\u0441"}
+    (note,) = make_dataset(tmp_path / "mixed", rows, config()).notes
+    assert "Cyrillic, Latin" in note

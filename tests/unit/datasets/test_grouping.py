@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap import schema
-from raycap.datasets.grouping import AnnotationRow, Group, group_rows, read_groups
+from raycap.datasets.grouping import AnnotationRow, Group, Notes, group_rows, read_groups
 
 MEMORY_BYTES = 100_000_000
 
@@ -173,3 +173,61 @@ def test_every_image_and_caption_is_kept_once_or_rejected_once(
         assert group.num_images == lost.count(None) + (group.image is not None)
         assert group.num_images == len({(item.uri, item.offset_bytes) for item in mine})
         assert all(caption.strip() for caption in kept)
+
+
+def in_tar(tar: str, name: str, caption: str | None = "a cat") -> AnnotationRow:
+    row = AnnotationRow(name, f"{tar}/{name}", f"/{tar}.tar", 512, 9, None, caption)
+    return row if caption else row._replace(fault="it is not UTF-8")
+
+
+def test_images_of_tars_that_count_from_0_are_named_by_their_tar_too() -> None:
+    notes = Notes()
+    rows = [
+        in_tar("0", "0.jpg"),
+        in_tar("0", "0.jpg", "b"),
+        in_tar("0", "1.jpg"),
+        in_tar("1", "0.jpg"),
+    ]
+    found = list(read_groups([table(rows)], MEMORY_BYTES, needs_image=True, notes=notes))
+    assert [group.image_id for group in found] == ["0/0.jpg", "0/1.jpg", "1/0.jpg"]
+    assert [len(group.image.captions) for group in found if group.image] == [2, 1, 1]
+    assert found[0].image is not None
+    assert found[0].image.source_id == "0.jpg"
+    assert len(notes.texts()) == 1
+
+
+def test_images_of_tars_keep_their_names_where_these_differ() -> None:
+    notes = Notes()
+    rows = [in_tar("0", "0.jpg"), in_tar("1", "1.jpg"), row("2.jpg")]
+    found = list(read_groups([table(rows)], MEMORY_BYTES, needs_image=True, notes=notes))
+    images = [group.image for group in found if group.image]
+    assert [image.image_id for image in images] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [image.source_id for image in images] == [None, None, "7"]
+    assert notes.texts() == []
+
+
+def test_an_address_that_is_signed_twice_is_one_file() -> None:
+    signed = "https://h/a.jpg?X-Amz-Signature="
+    (group,) = groups_of([row("a", "1", f"{signed}planted1"), row("a", "2", f"{signed}planted2")])
+    assert group.image is not None
+    assert (group.image.captions, group.rejections) == (["1", "2"], [])
+
+
+def test_a_rejection_shows_no_secret() -> None:
+    (group,) = groups_of(
+        [row("a", "1", "https://me:planted@h/a?sig=planted&se=1"), row("a", "2", "https://h/b")]
+    )
+    assert [item.reason for item in group.rejections] == ["duplicate_id"] * 2
+    assert not any("planted" in (item.message or "") for item in group.rejections)
+    assert all("https://h/a" in (item.message or "") for item in group.rejections)
+
+
+def test_an_image_without_a_caption_that_can_be_read_says_why() -> None:
+    (group,) = groups_of([in_tar("0", "0.jpg", None)])
+    assert [(r.reason, "UTF-8" in (r.message or "")) for r in group.rejections] == [
+        ("no_caption", True)
+    ]
+    (group,) = groups_of([in_tar("0", "0.jpg", None), in_tar("0", "0.jpg")])
+    assert [(r.reason, "UTF-8" in (r.message or "")) for r in group.rejections] == [
+        ("empty_caption", True)
+    ]

@@ -133,7 +133,8 @@ def test_an_image_is_named_by_its_id_its_file_or_its_address(tmp_path: Path) -> 
     rows: list[dict[str, Any]] = [
         {"image_id": 7, "file_name": "f/7.jpg", "uri": "s3://b/7.png"},
         {"file_name": "8.jpg"},
-        {"uri": "https://user:secret@host/p/9%20a.jpg?token=t&size=2"},
+        {"uri": "https://user:secret@host/p/9%20a.jpg?sig=t&se=1&size=2"},
+        {"uri": "https://[::1/p/11.jpg"},
         {"image_id": "", "file_name": None, "uri": "/data/10.jpg"},
         {"image_id": 0},
     ]
@@ -142,6 +143,7 @@ def test_an_image_is_named_by_its_id_its_file_or_its_address(tmp_path: Path) -> 
         ("7", "f/7.jpg", "s3://b/7.png"),
         ("8.jpg", "8.jpg", None),
         ("https://host/p/9%20a.jpg?size=2", "/p/9 a.jpg", rows[2]["uri"]),
+        ("https://[::1/p/11.jpg", "/p/11.jpg", rows[3]["uri"]),
         ("/data/10.jpg", "/data/10.jpg", "/data/10.jpg"),
         ("0", "0", None),
     ]
@@ -253,7 +255,7 @@ def test_an_error_in_a_file_names_the_file_and_the_row_in_one_line(
 
 def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image_id,caption\n1,caf\xe9\n")
-    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: 'utf-8' codec"):
+    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: it is not UTF-8"):
         read(tmp_path / "a.csv")
 
 

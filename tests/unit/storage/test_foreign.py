@@ -148,6 +148,6 @@ def test_an_address_that_cannot_be_opened_is_a_wrong_setting() -> None:
     with pytest.raises(ConfigError, match="zip:// cannot be opened"):
         open_store("zip://folder", CONFIG)
     with pytest.raises(ConfigError, match="https://h/x: a web address cannot be listed"):
-        open_store("https://me:secret@h/x?token=1", CONFIG)
+        open_store("https://me:secret@h/x?access_token=1", CONFIG)
     with pytest.raises(ConfigError, match="names no bucket"):
         open_store("s3://", CONFIG)

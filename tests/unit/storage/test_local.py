@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 
 from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound, RunConflict, StorageError
-from raycap.storage.local import LocalStore, etag_of
+from raycap.storage.local import LocalStore, display_path, etag_of
 from raycap.storage.stores import ImageReader, open_store
 
 READER = ImageReader(StorageConfig())
@@ -180,6 +182,37 @@ def test_names_that_are_not_utf8_are_listed_and_read(store: LocalStore) -> None:
     assert keys == ["caf%E9%201/%FF.jpg", "caf%E9%201/100%25.jpg", "caf%E9%201/a b.jpg"]
     found = [READER.read(store.address(key), 100) for key in keys]
     assert found == [b"\xff.jpg", b"100%25.jpg", b"a b.jpg"]
+
+
+def test_names_that_are_not_utf8_are_told_apart_from_names_that_look_so(store: LocalStore) -> None:
+    root = os.fsencode(store.uri)
+    for name in (b"a\xff.jpg", b"a%FF.jpg", b"d\xfe", b"d%FE"):
+        path = os.path.join(root, name)
+        if not name.endswith(b".jpg"):
+            os.makedirs(path, exist_ok=True)
+            path = os.path.join(path, b"x.jpg")
+        os.makedirs(root, exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(name)
+    keys = [key for table in store.list() for key in table["key"].to_pylist()]
+    assert len(set(keys)) == 4
+    assert keys == sorted(keys, key=str.encode)
+    reader = ImageReader(StorageConfig())
+    found = {reader.read(store.address(key), 100) for key in keys}
+    assert found == {b"a\xff.jpg", b"a%FF.jpg", b"d\xfe", b"d%FE"}
+    assert len({display_path(os.fsdecode(os.path.join(root, name))) for name in found}) == 4
+
+
+@pytest.mark.parametrize(("there", "typed"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_name_is_found_in_either_form_of_its_accents(
+    store: LocalStore, there: Literal["NFC", "NFD"], typed: Literal["NFC", "NFD"]
+) -> None:
+    name = "\u00e9t\u00e9/caf\u00e9.jpg"
+    store.write(unicodedata.normalize(there, name), b"x")
+    address = store.address(unicodedata.normalize(typed, name))
+    assert ImageReader(StorageConfig()).read(address, 10) == b"x"
+    store.write(unicodedata.normalize(typed, name), b"its own")
+    assert ImageReader(StorageConfig()).read(address, 10) == b"its own"
 
 
 def test_links_are_followed_but_no_loop_of_links(store: LocalStore, tmp_path: Path) -> None:

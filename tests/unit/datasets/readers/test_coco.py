@@ -63,7 +63,7 @@ def test_captions_of_unknown_images_are_kept_to_be_rejected(tmp_path: Path) -> N
 
 
 def test_what_is_no_text_becomes_a_row_without_a_caption(tmp_path: Path) -> None:
-    wrong = [{"image_id": 9, "caption": value} for value in (7, {"a": 1}, None, ["x"])]
+    wrong = [{"image_id": 9, "caption": value} for value in (True, {"a": 1}, None, [[[["x"]]]])]
     write(tmp_path, {"c.json": coco(annotations=wrong)})
     assert [row["caption"] for row in read(tmp_path / "c.json")[:4]] == [None] * 4
 
@@ -212,7 +212,7 @@ def test_karpathys_splits_are_read(tmp_path: Path) -> None:
         ("val2014/COCO_val2014_1.jpg", "1", "train", "one\n"),
         ("val2014/COCO_val2014_1.jpg", "1", "train", "two"),
         ("train2014/2.jpg", "2", "train", None),
-        ("train2014/2.jpg", "2", "train", None),
+        ("train2014/2.jpg", "2", "train", "4"),
         ("train2014/2.jpg", "2", "train", None),
         ("3.jpg", "3", "validation", None),
         ("(row 4 of dataset_coco.json)", None, "test", None),
@@ -252,3 +252,63 @@ def test_a_file_in_another_format_than_karpathys_is_an_error(tmp_path: Path) -> 
     write(tmp_path, {"c.json": coco()})
     with pytest.raises(DatasetError, match=r"c\.json: .*Karpathy"):
         read(tmp_path / "c.json", AnnotationFormat.KARPATHY)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_writes_and_json_lacks_is_nothing(tmp_path: Path, value: str) -> None:
+    text = 'a "NaN" \\ and -Infinity'
+    images = [{"id": n, "file_name": f"{n}.jpg", "score": "@"} for n in range(3_000)]
+    notes = [{"image_id": n, "caption": text, "area": "@"} for n in range(3_000)]
+    notes.append({"image_id": 0, "caption": "@"})
+    write(tmp_path, {"c.json": coco(images=images, annotations=notes).replace('"@"', value)})
+    rows = read(tmp_path / "c.json")
+    assert len(rows) == 3_001
+    assert [row["caption"] for row in rows[:3]] == [text, None, text]
+
+
+def test_captions_that_are_numbers_or_lists_are_captions(tmp_path: Path) -> None:
+    values: list[Any] = [7, 0.5, ["one", ["two", 3]], [], {}, True]
+    notes = [{"image_id": 9, "caption": value} for value in values]
+    write(tmp_path, {"c.json": coco(images=ITEMS["images"][:1], annotations=notes)})
+    rows = read(tmp_path / "c.json")
+    said = ["7", "0.5", "one", "two", "3", None, None, None]
+    assert [row["caption"] for row in rows] == said
+    assert [row["fault"] is not None for row in rows] == [False] * 6 + [True] * 2
+
+
+def test_an_image_that_is_given_twice_has_its_captions_once(tmp_path: Path) -> None:
+    images = [*ITEMS["images"], *ITEMS["images"], {"id": 5, "file_name": "other.jpg"}]
+    write(tmp_path, {"c.json": coco(images=images)})
+    assert captions(read(tmp_path / "c.json"))[:4] == [
+        ("000000000009.jpg", 'nine "quoted" ünïcode 🐈'),
+        ("ü/5 5.jpg", "five, first\n"),
+        ("ü/5 5.jpg", ""),
+        ("000000000007.jpg", None),
+    ]
+    entry = {"filename": "1.jpg", "split": "val", "sentences": [{"raw": "one"}, {"raw": "one"}]}
+    write(tmp_path, {"k.json": json.dumps({"images": [entry, entry, entry | {"split": "test"}]})})
+    assert brief(read(tmp_path / "k.json"), "caption", "split") == [
+        *[("one", "validation")] * 2,
+        *[("one", "test")] * 2,
+    ]
+
+
+def test_folders_of_splits_count_where_the_file_is_named_after_none(tmp_path: Path) -> None:
+    names = ["train2014\\1.jpg", "val2014/2.jpg", "3.jpg"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    write(tmp_path, {"c.json": coco(images=images, annotations=[])})
+    assert brief(read(tmp_path / "c.json"), "image_id", "split") == [
+        ("train2014/1.jpg", "train"),
+        ("val2014/2.jpg", "validation"),
+        ("3.jpg", None),
+    ]
+
+
+def test_names_that_are_addresses_are_ids_without_secrets(tmp_path: Path) -> None:
+    url = "https://me:planted@h/1.jpg?sig=planted&se=1"
+    write(tmp_path, {"c.json": coco(images=[{"id": 9, "file_name": url}], annotations=[])})
+    entry = {"filename": url, "split": "val", "sentences": []}
+    write(tmp_path, {"k.json": json.dumps({"images": [entry]})})
+    write(tmp_path, {"captions.txt": f"{url}#0\ta text\n"})
+    for name in ("c.json", "k.json", "captions.txt"):
+        assert brief(read(tmp_path / name), "image_id", "uri") == [("https://h/1.jpg", url)]

@@ -102,6 +102,23 @@ def test_json_nested_without_end_is_an_error(tmp_path: Path, name: str, opening:
         read(tmp_path / name)
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([float("nan"), float("inf"), -float("inf"), -1, None]),
+            st.text('NaInfity-"\\', max_size=12),
+        ),
+        max_size=9,
+    ),
+    st.integers(1, 9),
+)
+def test_nan_is_null_whatever_the_block_size(values: list[Any], size: int) -> None:
+    text = JsonText(io.BufferedReader(io.BytesIO(json.dumps(values).encode())))
+    found = b"".join(iter(lambda: text.read(size), b""))
+    finite = [None if isinstance(v, float) else v for v in values]
+    assert json.loads(found, parse_constant=lambda _: "no JSON") == finite
+
+
 def test_brackets_within_texts_are_no_nesting(tmp_path: Path) -> None:
     text = '[[{"' + "[" * 5000 + '\\"]}' + "\\" * 7
     items = [{"file_name": f"{number}.jpg", "caption": text} for number in range(300)]

@@ -1,6 +1,7 @@
 """The format that a source is recognised as, and errors where there is none."""
 
 import json
+import os
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -9,9 +10,10 @@ import pytest
 from raycap.config import PrepareConfig
 from raycap.config.loading import validate_config
 from raycap.console.prepare import prepare
+from raycap.datasets.readers import open_annotations
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError, DatasetError
-from tests.support.annotated import format_of, read, write
+from tests.support.annotated import CONFIG, format_of, read, write
 from tests.support.caption_sets import folder_rows, make_dataset, picture
 
 ROW = '{"file_name": "1.jpg", "caption": "x"}\n'
@@ -136,3 +138,30 @@ def test_a_caption_dataset_is_not_a_source_of_another(tmp_path: Path) -> None:
     make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"), config)
     with pytest.raises(ConfigError, match="dataset: is already"):
         read(tmp_path / "dataset")
+
+
+def state_of(source: Path) -> str:
+    return open_annotations(str(source), CONFIG).state()
+
+
+def test_the_state_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
+    row = '{"file_name": "1.jpg", "caption": "x"}\n'
+    write(tmp_path, {"metadata.jsonl": row, "1.jpg": "x"})
+    before = state_of(tmp_path)
+    os.utime(tmp_path / "metadata.jsonl", (1, 1))
+    write(tmp_path, {"2.jpg": "x"})
+    assert state_of(tmp_path) == before
+    write(tmp_path, {"metadata.jsonl": row * 2})
+    assert state_of(tmp_path) != before
+
+
+@pytest.mark.parametrize("name", ["2.jpg", "2.txt", "1.txt"])
+def test_the_state_of_a_folder_is_that_of_the_files_that_are_read(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path, {"1.jpg": "x", "1.txt": "x"})
+    before = state_of(tmp_path)
+    write(tmp_path, {"out/dataset.json": "{}", "notes.md": "x"})
+    assert state_of(tmp_path) == before
+    write(tmp_path, {name: "changed"})
+    assert state_of(tmp_path) != before

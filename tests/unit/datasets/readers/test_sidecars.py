@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from raycap.datasets.readers import open_annotations
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import ConfigError
-from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
+from tests.support.annotated import BOM, CONFIG, brief, captions, format_of, places, read, write
 
 
 def test_every_line_of_the_file_beside_an_image_is_a_caption(tmp_path: Path) -> None:
@@ -41,29 +43,54 @@ def test_files_that_are_no_captions_are_kept_to_be_rejected(tmp_path: Path) -> N
             "2.txt": "",
             "3.jpg": "x",
             "3.txt": "x" * 2_000_000,
+            "4.jpg": "x",
+            "4.txt": "no mark".encode("utf-16-le"),
             "alone.txt": "of no image",
             ".hidden.txt": "x",
             "._1.jpg": "x",
         },
     )
+    assert {row["image_id"] for row in read(tmp_path) if row["fault"]} == {
+        "1.jpg",
+        "3.jpg",
+        "4.jpg",
+    }
     assert brief(read(tmp_path), "image_id", "uri", "caption") == [
         ("1.jpg", f"{tmp_path}/1.jpg", None),
         ("2.jpg", f"{tmp_path}/2.jpg", ""),
         ("3.jpg", f"{tmp_path}/3.jpg", None),
+        ("4.jpg", f"{tmp_path}/4.jpg", None),
         ("alone.txt", None, "of no image"),
     ]
 
 
-def test_folders_named_like_splits_are_splits_if_all_are(tmp_path: Path) -> None:
-    write(
-        tmp_path, {f"{word}/1.{kind}": "x" for word in ("train", "dev") for kind in ("jpg", "txt")}
-    )
+def test_folders_named_like_splits_are_splits(tmp_path: Path) -> None:
+    folders = ("train", "images/dev")
+    write(tmp_path, {f"{above}/1.{kind}": "x" for above in folders for kind in ("jpg", "txt")})
     assert brief(read(tmp_path), "image_id", "split") == [
-        ("dev/1.jpg", "validation"),
+        ("images/dev/1.jpg", "validation"),
         ("train/1.jpg", "train"),
     ]
-    write(tmp_path, {"more/1.jpg": "x"})
-    assert {row["split"] for row in read(tmp_path)} == {None}
+    write(tmp_path, {"more/train/1.jpg": "x", "train.jpg": "x"})
+    assert dict(brief(read(tmp_path), "image_id", "split")) == {
+        "images/dev/1.jpg": "validation",
+        "more/train/1.jpg": None,
+        "train.jpg": None,
+        "train/1.jpg": "train",
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_byte_order_mark_tells_the_encoding(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, {"1.jpg": "x", "1.txt": "größe\n猫".encode(encoding)})
+    assert captions(read(tmp_path)) == [("1.jpg", "größe"), ("1.jpg", "猫")]
+
+
+def test_the_first_line_alone_may_be_the_caption(tmp_path: Path) -> None:
+    write(tmp_path, {"1.jpg": "x", "1.txt": "\n one \nuno\n猫", "2.jpg": "x", "2.txt": ""})
+    found = open_annotations(str(tmp_path), CONFIG, lines="first")
+    rows = pa.concat_tables(found.tables).to_pylist()
+    assert captions(rows) == [("1.jpg", "one"), ("2.jpg", "")]
 
 
 def test_images_that_share_a_name_have_the_captions_of_their_whole_names(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables of captions: beside images, alone, in parts; JSON Lines, JSON, CSV, TSV and Parquet."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycap.datasets.readers import open_annotations
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.errors import DatasetError
-from tests.support.annotated import BOM, brief, captions, format_of, places, read, write
+from tests.support.annotated import BOM, CONFIG, brief, captions, format_of, places, read, write
 
 Rows = list[dict[str, Any]]
 ROWS: Rows = [
@@ -128,9 +130,99 @@ def test_parts_of_a_table_are_read_as_one_with_the_splits_of_their_names(tmp_pat
         ("validation1.jpg", "validation"),
     ]
     assert places(rows, tmp_path)["train0.jpg"] == "train0.jpg"
-    # Where one file is named after none, the names of the others mean nothing.
+    # One file that is named after none takes nothing from the others.
     write(tmp_path, {"data/extra.parquet": parquet([{"file_name": "e.jpg", "caption": "x"}])})
-    assert {row["split"] for row in read(tmp_path)} == {None}
+    assert brief(read(tmp_path), "image_id", "split") == [
+        ("e.jpg", None),
+        *brief(rows, "image_id", "split"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "list.json", "list.parquet"])
+def test_a_table_above_folders_of_splits_keeps_their_splits(tmp_path: Path, name: str) -> None:
+    folders = [
+        "train/cats",
+        "val",
+        "validation",
+        "./dev",
+        "images/test",
+        "data/valid",
+        "other",
+        "a/train",
+    ]
+    rows = [{"file_name": f"{folder}/0.jpg", "caption": "x"} for folder in folders]
+    rows.append({"file_name": f"{tmp_path}/test/1.jpg", "caption": "x"})
+    write(tmp_path, {name: KINDS[name.rpartition(".")[2]](rows), "train/cats/0.jpg": "x"})
+    found = [row["split"] for row in read(tmp_path / name)]
+    assert found == [
+        "train",
+        "validation",
+        "validation",
+        "validation",
+        "test",
+        "validation",
+        None,
+        None,
+        "test",
+    ]
+
+
+def test_a_row_that_names_another_split_than_its_folder_counts_and_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "train/0.jpg", "caption": "x", "split": "test"},
+        {"file_name": "train/1.jpg", "caption": "x", "split": "train"},
+        {"file_name": "train/2.jpg", "caption": "x", "split": ""},
+    ]
+    write(tmp_path, {"metadata.csv": separated(rows)})
+    found = open_annotations(str(tmp_path), CONFIG)
+    splits = pa.concat_tables(found.tables)["split"].to_pylist()
+    assert splits == ["test", "train", "train"]
+    (note,) = found.notes.texts()
+    assert "train/0.jpg" in note
+
+
+def test_names_that_windows_wrote_are_paths_unless_there_is_such_a_file(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "train\\0.jpg", "caption": "x"},
+        {"file_name": "b\\1.jpg", "caption": "y"},
+    ]
+    write(tmp_path, {"list.jsonl": json_lines(rows)})
+    assert brief(read(tmp_path / "list.jsonl"), "image_id", "uri", "split") == [
+        ("train/0.jpg", f"{tmp_path}/train/0.jpg", "train"),
+        ("b/1.jpg", f"{tmp_path}/b/1.jpg", None),
+    ]
+    write(tmp_path, {"train\\0.jpg": "x"})
+    assert [row["image_id"] for row in read(tmp_path / "list.jsonl")] == [
+        "train\\0.jpg",
+        "b\\1.jpg",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
+def test_a_table_is_read_in_any_marked_encoding_and_compressed(
+    tmp_path: Path, kind: str, encoding: str
+) -> None:
+    content = KINDS[kind](ROWS)
+    assert isinstance(content, str)
+    write(
+        tmp_path,
+        {f"l.{kind}": content.encode(encoding), f"l.{kind}.gz": gzip.compress(content.encode())},
+    )
+    assert captions(read(tmp_path / f"l.{kind}")) == CAPTIONS
+    assert captions(read(tmp_path / f"l.{kind}.gz")) == CAPTIONS
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.jsonl"])
+def test_lists_nested_without_end_are_texts_or_one_clear_line(tmp_path: Path, name: str) -> None:
+    deep = "[" * 100_000
+    write(tmp_path, {"l.csv": f"file_name,captions\n1.jpg,{deep}\n"})
+    write(tmp_path, {"l.jsonl": f'{{"file_name": "1.jpg", "captions": {deep}'})
+    if name == "l.csv":
+        assert captions(read(tmp_path / name)) == [("1.jpg", deep)]
+    else:
+        with pytest.raises(DatasetError, match="at row 1"):
+            read(tmp_path / name)
 
 
 def test_whole_addresses_stay_and_secrets_do_not_become_ids(tmp_path: Path) -> None:
@@ -177,7 +269,8 @@ def test_what_is_no_row_or_no_text_is_kept_to_be_rejected(tmp_path: Path) -> Non
     write(tmp_path, {"list.json": json.dumps(rows)})
     assert brief(read(tmp_path / "list.json"), "image_id", "uri", "caption") == [
         ("1.jpg", f"{tmp_path}/1.jpg", "one"),
-        *[("1.jpg", f"{tmp_path}/1.jpg", None)] * 2,
+        ("1.jpg", f"{tmp_path}/1.jpg", "2"),
+        ("1.jpg", f"{tmp_path}/1.jpg", None),
         ("(row 2 of list.json)", None, None),
         ("(row 3 of list.json)", None, None),
         ("(row 4 of list.json)", None, "orphan"),
@@ -248,7 +341,7 @@ def test_embedded_images_in_a_table_are_an_error(tmp_path: Path) -> None:
         ("a.jsonl", '{"file_name": "1.jpg", "caption": "x"}\n{"file_name"', "at row 2"),
         ("b.jsonl", "[" * 100_000, "at row 1"),
         ("c.json", '[{"file_name": "1.jpg", "caption": "x"}, ', "before byte 42"),
-        ("d.csv", "file_name,caption\n1.jpg," + "x" * 200_000, "at row 1"),
+        ("d.csv", "file_name,caption\n1.jpg," + "x" * 5_000_000, "at row 1"),
         ("e.csv", 'file_name,caption\n1.jpg,x\n2.jpg,"y', "at row 2"),
         ("f.tsv", 'file_name\tcaption\n1.jpg\t"y\n2.jpg\tz', "at row 1"),
         ("g.parquet", "PAR1 and nothing else PAR1", "at row 1"),

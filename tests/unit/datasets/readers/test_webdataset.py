@@ -42,7 +42,7 @@ def test_members_of_one_name_are_one_sample(tmp_path: Path) -> None:
         ("0/a.jpg", "one"),
         ("0/a.jpg", "two"),
         ("0/b.png", "three"),
-        ("0/b.png", None),
+        ("0/b.png", "4"),
         ("0/b.png", "five"),
         ("c.jpg", None),
     ]
@@ -76,16 +76,28 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
     [
         (["train-000000.tar", "val-000000.tar"], ["train", "validation"]),
         (["train/0.tar", "test/0.tar"], ["test", "train"]),
-        (["train-0.tar", "other-0.tar"], [None, None]),
+        (["train-0.tar", "other-0.tar"], [None, "train"]),
     ],
 )
-def test_splits_come_from_the_names_of_the_tars_if_all_have_one(
+def test_splits_come_from_the_names_of_the_tars(
     tmp_path: Path, names: list[str], splits: list[str | None]
 ) -> None:
     for name in names:
         key = name.replace("/", "-")
         tar(tmp_path / name, [(f"{key}.jpg", b"x"), (f"{key}.txt", b"text")])
     assert [row["split"] for row in read(tmp_path)] == splits
+
+
+def test_splits_come_from_folders_within_a_tar(tmp_path: Path) -> None:
+    members = [(f"{folder}/1.jpg", b"x") for folder in ("train", "valid", "more")]
+    tar(tmp_path / "a.tar", members)
+    assert [row["split"] for row in read(tmp_path)] == ["train", "validation", None]
+
+
+def test_every_image_is_named_by_its_tar_too(tmp_path: Path) -> None:
+    for name in ("a/0.tar", "1.tar"):
+        tar(tmp_path / name, [("0.jpg", b"x")])
+    assert [row["source_id"] for row in read(tmp_path)] == ["1/0.jpg", "a/0/0.jpg"]
 
 
 def test_dotted_names_are_other_fields_of_a_sample_or_images_of_their_own(tmp_path: Path) -> None:
@@ -103,7 +115,7 @@ def test_dotted_names_are_other_fields_of_a_sample_or_images_of_their_own(tmp_pa
 def test_unusable_captions_are_looked_for_in_the_next_field(tmp_path: Path) -> None:
     members: Members = [
         ("a.jpg", b"x"),
-        ("a.json", b'{"caption": 5}'),
+        ("a.json", b'{"caption": true}'),
         ("a.txt", b"from the text"),
         ("b.jpg", b"x"),
         ("b.json", b"{damaged"),
