@@ -18,7 +18,9 @@ _COLOURS = {"ok": "green", "poor": "yellow", "failed": "red"}
 def doctor(
     source: Annotated[
         str | None,
-        typer.Option("--source", help="Images to check: lists the first ones and reads one."),
+        typer.Option(
+            "--source", help="Images to check: lists the first ones and reads one, on every node."
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -36,11 +38,18 @@ def doctor(
     Exit codes: 0 no check failed; 1 a check failed.
     """
     with told_errors(debug=debug):
-        storage = load_config(CaptionConfig, config, list(settings or [])).storage
+        resolved = load_config(CaptionConfig, config, list(settings or []))
         from raycap.diagnostics import Verdict, examine
 
         console, has_failed = Console(), False
-        for check in examine(source=source, output=output, model=model, storage=storage):
+        checks = examine(
+            source=source,
+            output=output,
+            model=model,
+            storage=resolved.storage,
+            engine=resolved.engine,
+        )
+        for check in checks:
             colour = _COLOURS[check.verdict]
             head = f"[{colour}]{check.verdict:<6}[/{colour}]  {check.name:<13}  "
             console.print(head + escape(check.found), soft_wrap=True)
