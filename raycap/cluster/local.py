@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import secrets
+import select
 import signal
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import worker  # no public function returns its processes
@@ -24,8 +26,11 @@ from ray._raylet import AuthenticationTokenLoader, Config
 
 from raycap.errors import ConfigError, RunStopped
 
+_NEEDED = ("gcs_server", "raylet")
+_MARK = "RAYCAP_LOCAL_RAY"
 _MIN_CPUS = 4
 _MIN_FILES = 1024
+_PROBE_BYTES = 1 << 20
 _AUTH_MODE = "RAY_AUTH_MODE"
 _TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  the name of the variable
 
@@ -50,7 +55,8 @@ def local_ray(*, options: Mapping[str, Any], with_dashboard: bool) -> Iterator[N
     _check_open_files()
     # With fewer logical CPUs than stages, one stage would have none, and the run would hang.
     num_cpus = max(_MIN_CPUS, os.cpu_count() or 1)
-    environment = {"PYTHONSAFEPATH": "1"}  # of its processes, and their children
+    # Of its processes and their children, which import nothing from the working folder.
+    environment = {"PYTHONSAFEPATH": "1", _MARK: _own_token()}
     if with_dashboard:
         # Ray warns at a multiple of this; each trial has about six processes, most of them idle.
         environment["RAY_worker_maximum_startup_concurrency"] = str(4 * num_cpus)
@@ -70,16 +76,32 @@ def local_ray(*, options: Mapping[str, Any], with_dashboard: bool) -> Iterator[N
         yield
 
 
-def ended_process() -> str | None:
-    """Return which of the processes that a local Ray cannot do without has ended; None if none."""
-    started: dict[str, Any] = worker._global_node.all_processes
-    for kind in ("gcs_server", "raylet"):
-        for found in started.get(kind, ()):
-            code = found.process.poll()
+class LocalProcesses:
+    """The processes that a local Ray cannot do without, and all that they started."""
+
+    def __init__(self) -> None:
+        started: dict[str, Any] = worker._global_node.all_processes
+        self._needed = {kind: found.process for kind in _NEEDED for found in started.get(kind, ())}
+        # Handles that become readable when a process ends; other systems look every second.
+        opens = getattr(os, "pidfd_open", None)
+        self._handles = [opens(process.pid) for process in self._needed.values()] if opens else []
+
+    def wait(self, timeout_s: float) -> str | None:
+        """Wait for the end of one; return which it was, or None."""
+        select.select(self._handles, [], [], timeout_s)
+        for kind, process in self._needed.items():
+            code = process.poll()
             if code is not None:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                return f"Ray's process {kind} has ended ({how})"
-    return None
+                return f"Ray's process {kind} has ended ({how}), and the run with it"
+        return None
+
+    def end_all(self) -> None:
+        """Kill all that is left of this process's local Rays; workers outlive a killed raylet."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(_MARK) == _own_token():
+                    process.kill()
 
 
 def _check_open_files() -> None:
@@ -100,14 +122,10 @@ def _short_folder() -> Iterator[str | None]:
     and spilled objects are where the user wants them.
     """
     wanted = get_default_ray_temp_dir()
+    _check_writable(wanted)
     if len(os.fsencode(wanted)) <= _MAX_FOLDER_BYTES:
         yield None
         return
-    with suppress(FileExistsError):
-        try:
-            os.makedirs(wanted)
-        except OSError as error:
-            raise _explained(error, wanted) from error
     holder = _private_folder(wanted)
     link = holder / "ray"
     link.symlink_to(wanted, target_is_directory=True)
@@ -117,6 +135,17 @@ def _short_folder() -> Iterator[str | None]:
         with suppress(OSError):
             link.unlink()
             holder.rmdir()
+
+
+def _check_writable(folder: str) -> None:
+    """Raise RunStopped if the folder takes no files: Ray itself would wait for half a minute."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        raise _explained(error, folder) from error
 
 
 def _private_folder(wanted: str) -> Path:
@@ -131,7 +160,7 @@ def _private_folder(wanted: str) -> Path:
 
 @cache
 def _own_token() -> str:
-    """Return the token of every local Ray of this process; Ray's C++ code keeps one per process."""
+    """Return the token of this process's local Rays; Ray's C++ code keeps one per process."""
     return secrets.token_hex(32)
 
 
@@ -194,8 +223,8 @@ def _explained(error: Exception, folder: str) -> RunStopped:
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         remedy = "raise the limit of open files (`ulimit -n 65536`)"
     elif isinstance(error, OSError):
-        reason = f"{error.strerror or reason}: {error.filename or folder}"
-        remedy = f"Ray keeps its files in {folder}: make room there, or set RAY_TMPDIR to another"
+        reason = error.strerror or reason
+        remedy = f"its files go to {folder}: make room there, or set RAY_TMPDIR to another folder"
     else:
         remedy = f"its logs are in {folder}/session_latest/logs; --debug shows more"
     return RunStopped(f"Ray does not start on this machine ({reason}); {remedy}")

@@ -20,15 +20,13 @@ from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raycap
-from raycap.cluster.local import ended_process, local_ray
+from raycap.cluster.local import LocalProcesses, local_ray
 from raycap.cluster.watch import Watch
 from raycap.errors import ConfigError
 
 _ANSWER_WAIT_S = 10.0
-_LOOK_EVERY_S = 5.0
 _GONE_AFTER_S = 30.0
 _NODE_GROUP = "ray.io/node-group"
-_CONTINUE = "what is finished is kept: run the same command to continue"
 _GET_IN = (
     "put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
 )
@@ -75,7 +73,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
             else:
                 _connect(address, options)
         opened.callback(ray.shutdown)
-        opened.enter_context(Watch(_local_end if address is None else _Answers(address)))
+        opened.enter_context(_watch(address))
         yield address is None or not can_grow(_nodes())
 
 
@@ -153,9 +151,11 @@ def _handler_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _local_end() -> str | None:
-    ended = ended_process()
-    return ended and f"{ended}, and the run with it; {_CONTINUE}"
+def _watch(address: str | None) -> Watch:
+    if address is None:
+        processes = LocalProcesses()
+        return Watch(processes.wait, processes.end_all)
+    return Watch(_Answers(address).wait, lambda: None)
 
 
 class _Answers:
@@ -163,18 +163,16 @@ class _Answers:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._answered_at = self._asked_at = time.monotonic()
+        self._answered_at = time.monotonic()
 
-    def __call__(self) -> str | None:
-        now = time.monotonic()
-        if now - self._asked_at < _LOOK_EVERY_S:
-            return None
-        self._asked_at = now
+    def wait(self, timeout_s: float) -> str | None:
+        """Wait; return why the cluster counts as gone, or None."""
+        time.sleep(timeout_s)
         try:
             _check_answers(self._address)
         except ConnectionError as error:
             silent_s = time.monotonic() - self._answered_at
-            return f"{error}; {_CONTINUE}" if silent_s > _GONE_AFTER_S else None
+            return str(error) if silent_s > _GONE_AFTER_S else None
         self._answered_at = time.monotonic()
         return None
 

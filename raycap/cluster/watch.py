@@ -1,11 +1,11 @@
 """A watch over the processes that Ray cannot do without.
 
-Where they are gone, Ray's C++ code ends this process after a minute, without a word.
+Where they are gone, Ray's C++ code ends this process without a word, at once or after a minute.
 """
 
+import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,19 +13,29 @@ from types import TracebackType
 
 from raycap.errors import EXIT_STOPPED, RunStopped
 
+logger = logging.getLogger(__name__)
+
 _LOOK_EVERY_S = 1.0
 _INTERRUPT_EVERY_S = 5.0
-_GRACE_S = 20.0
+_GRACE_S = 10.0
+_CONTINUE = "what is finished is kept: run the same command to continue"
 
-IsGone = Callable[[], str | None]
-"""Returns what is gone, as a message; None while all is well."""
+WaitForEnd = Callable[[float], str | None]
+"""Waits for at most so many seconds; returns what is gone, as a message, or None."""
 
 
 class Watch:
-    """Interrupts this process when Ray is gone; ends it if that does not help."""
+    """Says when Ray is gone, and interrupts this process; ends it if that does not help."""
 
-    def __init__(self, is_gone: IsGone) -> None:
-        self._is_gone = is_gone
+    def __init__(self, wait: WaitForEnd, end_all: Callable[[], None]) -> None:
+        """Prepare; the watch begins with the block.
+
+        Args:
+            wait: waits for the end of Ray.
+            end_all: ends what is left of Ray.
+        """
+        self._wait = wait
+        self._end_all = end_all
         self._has_ended = threading.Event()
         self._is_main = threading.current_thread() is threading.main_thread()
         self.reason: str | None = None
@@ -39,14 +49,18 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._has_ended.set()
-        # Whatever failed, failed because of it.
-        if self.reason is not None and error is not None:
+        if self.reason is None:
+            return
+        self._end_all()
+        if error is not None:  # whatever failed, failed because of it
             raise RunStopped(self.reason) from None
 
     def _run(self) -> None:
-        while not self._has_ended.wait(_LOOK_EVERY_S):
-            self.reason = self._is_gone()
-            if self.reason is not None:
+        while not self._has_ended.is_set():
+            reason = self._wait(_LOOK_EVERY_S)
+            if reason is not None and not self._has_ended.is_set():
+                self.reason = f"{reason}; {_CONTINUE}"
+                logger.error("ray_ended %s", self.reason)  # at once: Ray may end this process next
                 self._interrupt()
                 return
 
@@ -58,6 +72,5 @@ class Watch:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             if self._has_ended.wait(_INTERRUPT_EVERY_S):
                 return
-        sys.stderr.write(f"error: {self.reason}\n")
-        sys.stderr.flush()
+        self._end_all()
         os._exit(EXIT_STOPPED)
