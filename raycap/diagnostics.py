@@ -198,7 +198,7 @@ def check_nodes(source: str | None, output: str | None, config: StorageConfig) -
 
     Nodes can have other credentials, routes, mounts and versions than the driver.
     """
-    look: Any = ray.remote(_look_from_node).options(num_cpus=0, max_retries=0)
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(_look_from_node)
     uri = None if source is None else _first_image(source, config)
     asked = {}
     for node in _alive():

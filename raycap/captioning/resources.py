@@ -48,13 +48,17 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
 
 def _shortage(actor: dict[str, float], num_actors: int, total: dict[str, float]) -> str | None:
     """Return what the cluster lacks for so many actors of these resources; None if nothing."""
-    for name, each in actor.items():
-        amount = each * num_actors + (name == "CPU")  # one for a load task
-        if amount > total.get(name, 0.0):
-            return (
-                f"engine.num_actors={num_actors} needs {amount:g} {name}s (a CPU for loading "
-                f"included), the cluster has {total.get(name, 0.0):g}"
-            )
+    if actor["GPU"] * num_actors > total.get("GPU", 0.0):
+        return (
+            f"engine.num_actors={num_actors} with engine.gpus_per_actor={actor['GPU']:g} needs "
+            f"{actor['GPU'] * num_actors:g} GPUs, the cluster has {total.get('GPU', 0.0):g}"
+        )
+    num_cpus = actor["CPU"] * num_actors + 1  # one for a load task
+    if num_cpus > total.get("CPU", 0.0):
+        return (
+            f"engine.num_actors={num_actors} needs {num_cpus:g} CPUs (one for loading included), "
+            f"the cluster has {total.get('CPU', 0.0):g}"
+        )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if any(all(node.get(name, 0.0) >= each for name, each in actor.items()) for node in nodes):
         return None

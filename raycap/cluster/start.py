@@ -27,9 +27,6 @@ from raycap.errors import ConfigError
 _ANSWER_WAIT_S = 10.0
 _GONE_AFTER_S = 30.0
 _NODE_GROUP = "ray.io/node-group"
-_GET_IN = (
-    "put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
-)
 
 
 @contextmanager
@@ -87,16 +84,23 @@ def _connect(address: str, options: dict[str, Any]) -> None:
         _check_answers(address)
         ray.init(**options)
     except AuthenticationError as error:
-        raise ConfigError(
-            f"the Ray cluster at {address} asks for a token that this command does not have; "
-            f"{_GET_IN}"
-        ) from error
+        raise ConfigError(_refusal(address)) from error
     except Exception as error:
         ray.shutdown()
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"{reason}; start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
+
+
+def _refusal(address: str) -> str:
+    """Return what to do about a token that is missing or wrong."""
+    is_on = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    found = "another token than this command has" if is_on else "a token"
+    return (
+        f"the Ray cluster at {address} asks for {found}: put the cluster's token into "
+        "~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+    )
 
 
 def can_grow(nodes: Sequence[dict[str, Any]]) -> bool:
