@@ -170,6 +170,7 @@ def _token() -> Iterator[None]:
 
     Whoever has the token can run code as this user.
     """
+    _close_to_others(Path.home() / ".ray" / "auth_token")
     before = {name: os.environ.get(name) for name in (_AUTH_MODE, _TOKEN)}
     loader = AuthenticationTokenLoader.instance()
     if (before[_AUTH_MODE] or "token").lower() == "token" and not loader.has_token(
@@ -183,6 +184,13 @@ def _token() -> Iterator[None]:
         _restore(before)
         Config.initialize("")  # what Ray's C++ code has read of the environment
         loader.reset_cache()
+
+
+def _close_to_others(token: Path) -> None:
+    """Let only its owner read the user's own token; Ray creates it with the umask's mode."""
+    with suppress(OSError):  # none, or not ours
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 @contextmanager
