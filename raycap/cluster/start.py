@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import ray
 from ray._private import services  # no public function returns the named cluster
+from ray._raylet import GcsClient
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -80,27 +81,35 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     Raises:
         ConfigError: the cluster does not answer, or refuses.
     """
+    refusal = (
+        f"the Ray cluster at {address} refuses the token of this command, or asks for one: put the "
+        "cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+    )
+    remedy = "start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
     try:
         _check_answers(address)
+    except ConnectionError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
+    # Without RAY_ADDRESS, Ray decides in `init` whether to send a token.
+    if os.environ.get("RAY_ADDRESS") and not _admits(address):  # Ray would try for 20 s
+        raise ConfigError(refusal)
+    try:
         ray.init(**options)
-    except AuthenticationError as error:
-        raise ConfigError(_refusal(address)) from error
     except Exception as error:
         ray.shutdown()
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"{reason}; start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
-        ) from error
+        if isinstance(error, AuthenticationError) or not _admits(address):
+            raise ConfigError(refusal) from error
+        raise ConfigError(f"{' '.join(str(error).split())[:300]}; {remedy}") from error
 
 
-def _refusal(address: str) -> str:
-    """Return what to do about a token that is missing or wrong."""
-    is_on = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-    found = "another token than this command has" if is_on else "a token"
-    return (
-        f"the Ray cluster at {address} asks for {found}: put the cluster's token into "
-        "~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
-    )
+def _admits(address: str) -> bool:
+    """Return whether a cluster admits this process with the token that it has, or with none."""
+    try:
+        GcsClient(address=address)
+    except Exception as error:  # noqa: BLE001  what else is wrong, `ray.init` says
+        is_refused = isinstance(error, AuthenticationError) or "nauthenticated" in str(error)
+        return not is_refused
+    return True
 
 
 def can_grow(nodes: Sequence[dict[str, Any]]) -> bool:
