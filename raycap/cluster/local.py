@@ -34,9 +34,10 @@ _PROBE_BYTES = 1 << 20
 _AUTH_MODE = "RAY_AUTH_MODE"
 _TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  the name of the variable
 
-# A socket's address may have 107 bytes. Ray appends the name of a session and of a socket:
-# session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store.
-_MAX_FOLDER_BYTES = 107 - len("/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store.1")
+# A socket's address may have 107 bytes. Ray appends the name of a session and of a socket, of which
+# this is the longest, with the dashboard.
+_LONGEST = "/session_2026-01-31_23-59-59_123456_4194304/sockets/dash_TaskEventsHead"
+_MAX_FOLDER_BYTES = 107 - len(_LONGEST)
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  links in private folders
 
 
