@@ -20,7 +20,6 @@ from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import raycap
 from raycap.cluster.local import LocalProcesses, local_ray
 from raycap.cluster.watch import Watch
 from raycap.errors import ConfigError
@@ -147,7 +146,7 @@ def _job_config() -> JobConfig:
 
 def _own_folder() -> list[str]:
     """Return the folder that raycap is in, if workers would not find raycap without it."""
-    own = Path(raycap.__file__).resolve().parents[1]
+    own = Path(__file__).resolve().parents[2]
     passing = {Path.cwd().resolve(), Path(sys.argv[0]).resolve().parent}  # of this process only
     lasting = {Path(folder).resolve() for folder in sys.path if folder} - passing
     return [] if own in lasting else [str(own)]
