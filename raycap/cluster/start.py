@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import ray
 from ray._private import services  # no public function returns the named cluster
-from ray._raylet import GcsClient
+from ray._raylet import AuthenticationTokenLoader, GcsClient
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -103,6 +103,9 @@ def _connect(address: str, options: dict[str, Any]) -> None:
 
 def _admits(address: str) -> bool:
     """Return whether a cluster admits this process with the token that it has, or with none."""
+    has_token = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and not has_token:
+        return False  # Ray's client would end this process
     try:
         GcsClient(address=address)
     except Exception as error:  # noqa: BLE001  what else is wrong, `ray.init` says

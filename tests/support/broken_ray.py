@@ -62,12 +62,22 @@ def mute_server() -> Iterator[None]:
             yield
 
 
+@contextmanager
+def no_token() -> Iterator[None]:
+    """Name a cluster for which there is no token."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+        with variables(RAY_ADDRESS=address, RAY_AUTH_MODE="token"):
+            yield
+
+
 def conditions() -> Iterator[tuple[str, object]]:
     """Yield names, and what brings each about."""
     Path("file").write_text("no folder")
     yield "no folder", variables(RAY_TMPDIR=str(Path("file").resolve()))
     yield "read-only", variables(RAY_TMPDIR="/proc")
     yield "nobody answers", mute_server()
+    yield "no token", no_token()
     yield "no address", variables(RAY_ADDRESS="nonsense")
     yield "few files", few_files()
 

@@ -19,8 +19,8 @@ from raycap import console
 
 
 def app():
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(30)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
