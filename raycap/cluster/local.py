@@ -22,7 +22,10 @@ import psutil
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import worker  # no public function returns its processes
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import (  # type: ignore[attr-defined]  # compiled, without annotations
+    AuthenticationTokenLoader,
+    Config,
+)
 
 from raycap.errors import ConfigError, RunStopped
 
@@ -73,7 +76,7 @@ def local_ray(*, options: Mapping[str, Any], with_dashboard: bool) -> Iterator[N
                 )
         except Exception as error:
             ray.shutdown()
-            raise _explained(error, folder or get_default_ray_temp_dir()) from error
+            raise _explained(error, folder or _wanted_folder()) from error
         yield
 
 
@@ -81,7 +84,8 @@ class LocalProcesses:
     """The processes that a local Ray cannot do without, and all that they started."""
 
     def __init__(self) -> None:
-        started: dict[str, Any] = worker._global_node.all_processes
+        node: Any = worker._global_node
+        started: dict[str, Any] = node.all_processes
         self._needed = {kind: found.process for kind in _NEEDED for found in started.get(kind, ())}
         # Handles that become readable when a process ends; other systems look every second.
         opens = getattr(os, "pidfd_open", None)
@@ -122,7 +126,7 @@ def _short_folder() -> Iterator[str | None]:
     Batch systems set long paths (TMPDIR). A link with a short path leads there, so that Ray's logs
     and spilled objects are where the user wants them.
     """
-    wanted = get_default_ray_temp_dir()
+    wanted = _wanted_folder()
     _check_writable(wanted)
     if len(os.fsencode(wanted)) <= _MAX_FOLDER_BYTES:
         yield None
@@ -136,6 +140,11 @@ def _short_folder() -> Iterator[str | None]:
         with suppress(OSError):
             link.unlink()
             holder.rmdir()
+
+
+def _wanted_folder() -> str:
+    found: str = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _check_writable(folder: str) -> None:

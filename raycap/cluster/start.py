@@ -15,7 +15,10 @@ from typing import Any, BinaryIO
 
 import ray
 from ray._private import services  # no public function returns the named cluster
-from ray._raylet import AuthenticationTokenLoader, GcsClient
+from ray._raylet import (  # type: ignore[attr-defined]  # compiled, without annotations
+    AuthenticationTokenLoader,
+    GcsClient,
+)
 from ray.exceptions import AuthenticationError
 from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -270,4 +273,4 @@ def _held() -> BinaryIO:
     """Return a file in memory where there can be one, since the disk may be full."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("raycap-stderr"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)  # type: ignore[return-value]
+    return tempfile.TemporaryFile(buffering=0)

@@ -30,7 +30,7 @@ def test_everything_that_a_run_needs_is_looked_at(cli: InProcess, s3: S3) -> Non
     assert {"software", "cores", "memory", "disk", "accelerators"} <= found.keys()
     asked = ("Ray", "captioners", "source", "output", "nodes", "model")
     assert [found[name] for name in asked] == ["ok"] * 6
-    assert re.search(r"1 node\(s\), [0-9]+ CPUs", out)
+    assert re.search(r"1 node\(s\), of fixed size: [0-9]+ CPUs", out)
     assert re.search(r"at least 3 images; 000000.jpg: [\d,]+ bytes in \d+ ms, 32 x 24 pixels", out)
     left = s3.client.list_objects_v2(Bucket=s3.bucket)["Contents"]
     assert all(item["Key"].startswith("photos/") for item in left)
