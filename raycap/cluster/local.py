@@ -87,13 +87,15 @@ class LocalProcesses:
         node: Any = worker._global_node
         started: dict[str, Any] = node.all_processes
         self._needed = {kind: found.process for kind in _NEEDED for found in started.get(kind, ())}
-        # Handles that become readable when a process ends; other systems look every second.
-        opens = getattr(os, "pidfd_open", None)
-        self._handles = [opens(process.pid) for process in self._needed.values()] if opens else []
+        # Of handles that become readable when a process ends; other systems look every second.
+        self._ends = select.poll()
+        if hasattr(os, "pidfd_open"):
+            for process in self._needed.values():
+                self._ends.register(os.pidfd_open(process.pid), select.POLLIN)
 
     def wait(self, timeout_s: float) -> str | None:
         """Wait for the end of one; return which it was, or None."""
-        select.select(self._handles, [], [], timeout_s)
+        self._ends.poll(1000 * timeout_s)
         for kind, process in self._needed.items():
             code = process.poll()
             if code is not None:
