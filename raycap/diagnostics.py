@@ -10,22 +10,27 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import psutil
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raycap.captioning.resources import fit_resources
 from raycap.captioning.source import open_source
 from raycap.cluster.start import ray_cluster
-from raycap.config import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
+from raycap.config import EngineConfig, GenerationConfig, ImageConfig, ModelConfig, StorageConfig
 from raycap.errors import ImageError, ObjectNotFound, RaycapError
 from raycap.images.decoding import decode
 from raycap.models.device import describe_accelerators
+from raycap.models.kinds import find_kind
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.runs.records import versions
@@ -68,6 +73,7 @@ Checks = Iterator[Check]
 
 
 _GB = 1e9
+_NODE_WAIT_S = 60.0
 _LEAST_MEMORY_GB = 4.0
 _LEAST_DISK_GB = 10.0
 _SHARED_SHARE = 0.3  # of memory: what Ray takes for its object store
@@ -154,22 +160,96 @@ def _disk() -> Check:
     return Check(name="disk", verdict=Verdict.OK, found=found)
 
 
-def check_cluster() -> Check:
-    """Connect to the named cluster, or start a local Ray, and count its resources.
-
-    Raises:
-        ConfigError: the cluster does not answer.
-    """
-    with ray_cluster() as is_local:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        num_nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    kind = "a local Ray, started for this check" if is_local else "the running cluster"
+def check_cluster(is_fixed: bool) -> Check:
+    """Count the resources of the cluster that this process is connected to."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    size = "of fixed size" if is_fixed else "which may grow"
     found = (
-        f"{kind}: {num_nodes} node(s), {resources.get('CPU', 0):g} CPUs, "
+        f"{len(_alive())} node(s), {size}: {resources.get('CPU', 0):g} CPUs, "
         f"{resources.get('GPU', 0):g} GPUs, object store "
         f"{resources.get('object_store_memory', 0) / 1e9:.1f} GB"
     )
     return Check(name="Ray", verdict=Verdict.OK, found=found)
+
+
+def check_captioners(engine: EngineConfig, model: str | None, *, is_fixed: bool) -> Check:
+    """Fit the captioners of these settings into the cluster.
+
+    Raises:
+        ConfigError: they do not fit a cluster that cannot grow.
+    """
+    uses_gpus = True
+    with suppress(RaycapError):  # the check of the model reports it
+        uses_gpus = model is None or find_kind(find_model(model).kind).uses_gpus
+    fitted = fit_resources(engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
+    found = (
+        f"{fitted.actors.min}..{fitted.actors.max}, each with {fitted.cpus_per_actor:g} CPUs and "
+        f"{fitted.gpus_per_actor:g} GPUs"
+    )
+    return Check(name="captioners", verdict=Verdict.OK, found=found)
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def check_nodes(source: str | None, output: str | None, config: StorageConfig) -> Check:
+    """Read an image of the source and list the output on every node that runs.
+
+    Nodes can have other credentials, routes, mounts and versions than the driver.
+    """
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(_look_from_node)
+    uri = None if source is None else _first_image(source, config)
+    asked = {}
+    for node in _alive():
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        place_name = str(node["NodeManagerHostname"])
+        answer = look.options(scheduling_strategy=place).remote(uri, output, config)
+        asked[answer] = place_name
+    ready, late = ray.wait([*asked], num_returns=len(asked), timeout=_NODE_WAIT_S)
+    wrong = [f"{asked[answer]}: no answer in {_NODE_WAIT_S:g} s" for answer in late]
+    for answer in ready:
+        said = _answer_of(answer)
+        if said is not None:
+            wrong.append(f"{asked[answer]}: {said}")
+    if wrong:
+        return Check(
+            name="nodes",
+            verdict=Verdict.FAILED,
+            found="; ".join(sorted(wrong)),
+            remedy="install the same raycap everywhere, and give every node the same credentials "
+            "(variables of the environment, a role of the machine) and mounts",
+        )
+    what = "the source and the output" if source and output else "the source"
+    found = f"{len(asked)} of {len(asked)} node(s) can read {what if source else 'the output'}"
+    return Check(name="nodes", verdict=Verdict.OK, found=found)
+
+
+def _look_from_node(uri: str | None, output: str | None, config: StorageConfig) -> str | None:
+    """Read what a load task of a run reads; return what is wrong, in one line."""
+    try:
+        if uri is not None:
+            ImageReader(config).read(uri, ImageConfig().max_bytes)
+        if output is not None:
+            next(iter(open_store(output, config).list()), None)
+    except (RaycapError, ImageError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _answer_of(answer: Any) -> str | None:
+    try:
+        said: str | None = ray.get(answer)
+    except RayError as error:  # such as a node without raycap
+        return " ".join(str(error).split())[-200:]
+    return said
+
+
+def _first_image(source: str, config: StorageConfig) -> str | None:
+    """Return the address of the first image, with what it may contain of secrets."""
+    first = next(iter(open_source(source, config).tables), None)
+    found: str | None = first[URI][0].as_py() if first is not None and len(first) else None
+    return found
 
 
 def check_source(source: str, config: StorageConfig) -> Check:
@@ -250,19 +330,22 @@ def doctor(
     output: str | None = None,
     model: str | None = None,
     storage: StorageConfig | None = None,
+    engine: EngineConfig | None = None,
 ) -> list[Check]:
     """Check this machine, its Ray cluster, and the source, output and model that are given.
 
     Args:
-        source: images to caption; the first ones are listed, one is read and decoded.
+        source: images to caption; the first ones are listed, one is read and decoded, by this
+            process and by every node of the cluster.
         output: a folder or `s3://bucket/prefix`; a small file is written there and deleted.
         model: a model to load, as the setting `model.name`.
         storage: how to reach stores; defaults if None.
+        engine: the captioners that a run would ask of the cluster; defaults if None.
 
     Returns:
         The result of each check. A failed check is a result, not an exception.
     """
-    return list(examine(source=source, output=output, model=model, storage=storage))
+    return list(examine(source=source, output=output, model=model, storage=storage, engine=engine))
 
 
 def examine(
@@ -271,14 +354,41 @@ def examine(
     output: str | None = None,
     model: str | None = None,
     storage: StorageConfig | None = None,
+    engine: EngineConfig | None = None,
 ) -> Checks:
     """Run the checks of `doctor`, and yield each result as soon as it is known."""
     config = storage or StorageConfig()
     yield from check_machine()
-    yield checked("Ray", check_cluster)
+    given = []
     if source is not None:
-        yield checked("source", partial(check_source, source, config))
+        given.append(checked("source", partial(check_source, source, config)))
+        yield given[-1]
     if output is not None:
-        yield checked("output", partial(check_output, output, config))
+        given.append(checked("output", partial(check_output, output, config)))
+        yield given[-1]
+    # What the driver cannot reach is known already; the nodes would only repeat it.
+    is_reached = bool(given) and all(check.verdict is not Verdict.FAILED for check in given)
+    yield from _examine_cluster(
+        (source, output) if is_reached else None, config, engine or EngineConfig(), model
+    )
     if model is not None:
         yield checked("model", partial(check_model, model))
+
+
+def _examine_cluster(
+    stores: tuple[str | None, str | None] | None,
+    config: StorageConfig,
+    engine: EngineConfig,
+    model: str | None,
+) -> Checks:
+    with ExitStack() as opened:
+        try:
+            is_fixed = opened.enter_context(ray_cluster())
+        except RaycapError as error:
+            found = " ".join(str(error).split())
+            yield Check(name="Ray", verdict=Verdict.FAILED, found=found)
+            return
+        yield checked("Ray", partial(check_cluster, is_fixed))
+        yield checked("captioners", partial(check_captioners, engine, model, is_fixed=is_fixed))
+        if stores is not None:
+            yield checked("nodes", partial(check_nodes, *stores, config))

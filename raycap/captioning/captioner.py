@@ -150,6 +150,7 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
+        telemetry.begin_run(spec.output)
         use_threads(spec.torch_threads)
         self._watch = HangWatch(hang_limit_s(spec.config.engine, spec.config.model))
         self._isolated: IsolatedCaptioner | None = None

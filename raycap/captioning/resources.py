@@ -35,19 +35,35 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
     most = int(num_gpus / gpus) if gpus else 1
     actors = engine.num_actors or ActorRange(min=1, max=max(1, most))
     cpus = float(engine.torch_threads or 1)
-    needed = {"GPU": gpus * actors.min, "CPU": cpus * actors.min + 1}  # one for a load task
-    for name, amount in needed.items():
-        if amount > total.get(name, 0.0):
-            shortage = (
-                f"engine.num_actors={actors.min} needs {amount:g} {name}s (a CPU for "
-                f"loading included), the cluster has {total.get(name, 0.0):g}"
+    shortage = _shortage({"GPU": gpus, "CPU": cpus}, actors.min, total)
+    if shortage is not None:
+        if is_fixed:
+            raise ConfigError(
+                f"{shortage}; lower engine.num_actors, .gpus_per_actor or .torch_threads",
+                setting="engine.num_actors",
             )
-            if is_fixed:
-                raise ConfigError(
-                    f"{shortage}; lower engine.num_actors, .gpus_per_actor or .torch_threads"
-                )
-            logger.warning("cluster_small %s: waiting for it to grow", shortage)
+        logger.warning("cluster_small %s: waiting for it to grow", shortage)
     return Resources(actors=actors, gpus_per_actor=gpus, cpus_per_actor=cpus)
+
+
+def _shortage(actor: dict[str, float], num_actors: int, total: dict[str, float]) -> str | None:
+    """Return what the cluster lacks for so many actors of these resources; None if nothing."""
+    if actor["GPU"] * num_actors > total.get("GPU", 0.0):
+        return (
+            f"engine.num_actors={num_actors} with engine.gpus_per_actor={actor['GPU']:g} needs "
+            f"{actor['GPU'] * num_actors:g} GPUs, the cluster has {total.get('GPU', 0.0):g}"
+        )
+    num_cpus = actor["CPU"] * num_actors + 1  # one for a load task
+    if num_cpus > total.get("CPU", 0.0):
+        return (
+            f"engine.num_actors={num_actors} needs {num_cpus:g} CPUs (one for loading included), "
+            f"the cluster has {total.get('CPU', 0.0):g}"
+        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if any(all(node.get(name, 0.0) >= each for name, each in actor.items()) for node in nodes):
+        return None
+    wanted = " and ".join(f"{each:g} {name}s" for name, each in actor.items() if each)
+    return f"each captioner needs {wanted} of one node, and no node has so many"
 
 
 def count_workers(resources: Resources, num_parts: int) -> Workers:

@@ -117,7 +117,8 @@ class CaptionPass:
 
     def _stream(self, spec: RunSpec, resources: Resources, on_progress: OnProgress) -> None:
         logger.info(
-            "stream_started images=%d parts=%d actors=%d..%d batch=%d..%d model=%s",
+            "stream_started run=%s images=%d parts=%d actors=%d..%d batch=%d..%d model=%s",
+            telemetry.begin_run(self._store.uri),
             self._ledger.num_pending,
             len(self._ledger.work()),
             resources.actors.min,

@@ -1,14 +1,17 @@
 """Metrics of a run, exported by Ray for Prometheus.
 
 Ray collects them on every node and exports each with the prefix `ray_`. They are updated per batch
-and block, never per image. Their only tag is the error code of failed images, from a closed list;
-Ray adds the node and the process, and nothing about the run or its output.
+and block, never per image. All are tagged with their run, so that jobs that share a cluster or a
+Prometheus are told apart, and failed images with their error code, from a closed list; Ray adds the
+node and the process.
 
 The driver counts answered images as they reach the committer: an image that is answered again after
 its worker died counts once. An image that the second model of a cascade captions counts once more;
 one that it fails on does not, because its caption is kept.
 """
 
+import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +23,8 @@ from ray.util import metrics
 
 from raycap import schema
 
+RUN = "run"
+"""The tag of every metric: the run, by `run_label`."""
 CODE = "code"
 """The tag of failed images: an ErrorCode."""
 
@@ -33,7 +38,7 @@ class Measure:
     kind: type[metrics.Counter] | type[metrics.Gauge] | type[metrics.Histogram]
     name: str
     meaning: str
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = (RUN,)
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -55,7 +60,7 @@ FAILED = Measure(
     kind=metrics.Counter,
     name="raycap_images_failed",
     meaning="Images that failed, by error code.",
-    tags=(CODE,),
+    tags=(RUN, CODE),
 )
 BYTES_READ = Measure(
     kind=metrics.Counter,
@@ -113,6 +118,32 @@ MEASURES = (
 """Every metric of raycap."""
 
 
+@dataclass(slots=True)
+class _Current:
+    """The run of this process. A worker has one; a driver has one after another."""
+
+    run: str = ""
+
+
+_CURRENT = _Current()
+
+
+def run_label(output: str) -> str:
+    """Return what tells a run apart in charts: `captions-1a2b3c4d` for `s3://bucket/captions`.
+
+    Not the whole address, since the metrics ports ask for no token.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", output.rstrip("/").rpartition("/")[2])[:40]
+    digest = hashlib.sha256(output.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"{name}-{digest}"
+
+
+def begin_run(output: str) -> str:
+    """Tag the metrics of this process with the run of an output from now on; return the tag."""
+    _CURRENT.run = run_label(output)
+    return _CURRENT.run
+
+
 def note_answered(rows: pa.Table, num_remaining: int) -> None:
     """Count new ANSWERED rows, and set the number of remaining images."""
     failed = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_FAILED))
@@ -121,33 +152,33 @@ def note_answered(rows: pa.Table, num_remaining: int) -> None:
     _add(CAPTIONED, len(rows) - len(failed))
     _add(BYTES_READ, pc.sum(rows[schema.NUM_BYTES]).as_py() or 0)
     _add(WORDS, pc.sum(rows[schema.NUM_WORDS]).as_py() or 0)
-    _metric(REMAINING).set(num_remaining)
+    _metric(REMAINING).set(num_remaining, {RUN: _CURRENT.run})
 
 
 def note_commit(lag_s: float) -> None:
     """Count a committed part, and its seconds since its first rows arrived."""
     _add(COMMITTED, 1)
-    _metric(COMMIT_LAG).observe(lag_s)
+    _metric(COMMIT_LAG).observe(lag_s, {RUN: _CURRENT.run})
 
 
 def note_uncommitted(num_parts: int) -> None:
     """Set the number of parts that are started and not written."""
-    _metric(UNCOMMITTED).set(num_parts)
+    _metric(UNCOMMITTED).set(num_parts, {RUN: _CURRENT.run})
 
 
 def note_batch(seconds: float) -> None:
     """Record the time of a batch in the model."""
-    _metric(BATCH_LATENCY).observe(seconds)
+    _metric(BATCH_LATENCY).observe(seconds, {RUN: _CURRENT.run})
 
 
 def note_in_flight(num_images: int) -> None:
     """Set the number of images that this captioner holds."""
-    _metric(IN_FLIGHT).set(num_images)
+    _metric(IN_FLIGHT).set(num_images, {RUN: _CURRENT.run})
 
 
 def _add(measure: Measure, amount: int, tags: dict[str, str] | None = None) -> None:
     if amount:  # Ray refuses 0
-        _metric(measure).inc(amount, tags)
+        _metric(measure).inc(amount, {RUN: _CURRENT.run, **(tags or {})})
 
 
 @cache

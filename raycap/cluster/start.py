@@ -7,20 +7,30 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ray
 from ray._private import services  # no public function returns the named cluster
+from ray._raylet import (  # type: ignore[attr-defined]  # compiled, without annotations
+    AuthenticationTokenLoader,
+    GcsClient,
+)
+from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raycap.cluster.local import LocalProcesses, local_ray
+from raycap.cluster.watch import Watch
 from raycap.errors import ConfigError
 from raycap.progress import announce
 
-_MIN_LOCAL_CPUS = 4
 _ANSWER_WAIT_S = 10.0
+_GONE_AFTER_S = 30.0
+_NODE_GROUP = "ray.io/node-group"
 
 
 @contextmanager
@@ -29,15 +39,19 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
 
     An existing connection is used, and kept. Otherwise a running cluster is used (`RAY_ADDRESS`,
     that of a submitted job, or `ray start` on this machine). Otherwise a local Ray is started, and
-    stopped at the end. Every cluster but the local one may grow while work waits.
+    stopped at the end.
 
     Args:
         debug: show Ray's own log.
         with_dashboard: start a local Ray with its dashboard, and without its warning about many
             processes: Ray Train asks the dashboard which resources dead trials had reserved.
+
+    Raises:
+        ConfigError: the named cluster does not answer or refuses, or the address is Ray Client's.
+        RunStopped: Ray does not start on this machine, or has ended.
     """
     if ray.is_initialized():
-        yield False
+        yield not can_grow(_nodes())
         return
     # By default, Ray reports usage to its makers when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -46,72 +60,141 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     # threads that spin for long made training twenty times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     announce("starting Ray, or connecting to it")
-    with _private_token(), nullcontext() if debug else _quiet_start():
-        is_fixed = _connect(debug=debug, with_dashboard=with_dashboard)
-    try:
-        yield is_fixed
-    finally:
-        ray.shutdown()
+    _refuse_client()
+    address = _named_address()
+    options = {
+        "logging_level": logging.INFO if debug else logging.ERROR,
+        "log_to_driver": debug,
+        "job_config": _job_config(),
+    }
+    with ExitStack() as opened:
+        with _handler_kept(), nullcontext() if debug else _quiet_start():
+            if address is None:
+                local = local_ray(options=options, with_dashboard=with_dashboard)
+                opened.enter_context(local)
+            else:
+                _connect(address, options)
+        opened.callback(ray.shutdown)
+        opened.enter_context(_watch(address))
+        yield address is None or not can_grow(_nodes())
 
 
-def _connect(*, debug: bool, with_dashboard: bool) -> bool:
-    """Connect to the cluster that RAY_ADDRESS or `ray start` named, or start a local Ray.
-
-    Returns:
-        Whether a local Ray was started.
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """Connect to a running cluster.
 
     Raises:
-        ConfigError: the named cluster does not answer, or the address is Ray Client's.
+        ConfigError: the cluster does not answer, or refuses.
     """
-    _refuse_client()
-    is_local = True
-    on_terminate = signal.getsignal(signal.SIGTERM)
-    level = logging.INFO if debug else logging.ERROR
-    # With fewer logical CPUs than stages, one stage would have none, and the run would hang.
-    num_cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    if with_dashboard:
-        # Ray warns at a multiple of this; each trial has about six processes, most of them idle.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * num_cpus))
+    refusal = (
+        f"the Ray cluster at {address} refuses the token of this command, or asks for one: put the "
+        "cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+    )
+    remedy = "start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
     try:
-        # Not address="auto": that connects to any Ray of this machine, even another program's.
-        ray.init(
-            num_cpus=num_cpus,
-            include_dashboard=with_dashboard,
-            logging_level=level,
-            log_to_driver=debug,
-        )
-    except (ValueError, ConnectionError):  # a cluster is named, whose size cannot be set
-        is_local = False
-        try:
-            _check_answers(_named_address())
-            ray.init(logging_level=level, log_to_driver=debug)
-        except ConnectionError as error:
-            raise ConfigError(
-                f"{error}; start the cluster, or set RAY_ADDRESS=local to run on this machine alone"
-            ) from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray has installed its own handler, which exits immediately.
-        signal.signal(signal.SIGTERM, on_terminate)
-    return is_local
+        _check_answers(address)
+    except ConnectionError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
+    # Without RAY_ADDRESS, Ray decides in `init` whether to send a token.
+    if os.environ.get("RAY_ADDRESS") and not _admits(address):  # Ray would try for 20 s
+        raise ConfigError(refusal)
+    try:
+        ray.init(**options)
+    except Exception as error:
+        ray.shutdown()
+        if isinstance(error, AuthenticationError) or not _admits(address):
+            raise ConfigError(refusal) from error
+        raise ConfigError(f"{' '.join(str(error).split())[:300]}; {remedy}") from error
+
+
+def _admits(address: str) -> bool:
+    """Return whether a cluster admits this process with the token that it has, or with none."""
+    has_token = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and not has_token:
+        return False  # Ray's client would end this process
+    try:
+        GcsClient(address=address)
+    except Exception as error:  # noqa: BLE001  what else is wrong, `ray.init` says
+        is_refused = isinstance(error, AuthenticationError) or "nauthenticated" in str(error)
+        return not is_refused
+    return True
+
+
+def can_grow(nodes: Sequence[dict[str, Any]]) -> bool:
+    """Return whether the cluster may grow while work waits, from what `ray.nodes` returns.
+
+    Autoscalers (`ray up`, KubeRay) start every node with the name of its group; `ray start` alone
+    gives none.
+    """
+    return any((node.get("Labels") or {}).get(_NODE_GROUP) for node in nodes if node["Alive"])
+
+
+def _nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Folders(list[str]):
+    """The folders that workers import from, to which Ray's additions are lost."""
+
+    def extend(self, folders: Any) -> None:
+        """Drop the folders."""
+        del folders
+
+
+def _job_config() -> JobConfig:
+    """Return a job whose workers import only what is installed.
+
+    Ray would add the folder where the command happens to stand, and that of its script, before all
+    others: a `numpy.py` in a folder of downloaded images would run in every worker.
+    """
+    job = JobConfig()
+    job._py_driver_sys_path = _Folders(_own_folder())
+    return job
+
+
+def _own_folder() -> list[str]:
+    """Return the folder that raycap is in, if workers would not find raycap without it."""
+    own = Path(__file__).resolve().parents[2]
+    passing = {Path.cwd().resolve(), Path(sys.argv[0]).resolve().parent}  # of this process only
+    lasting = {Path(folder).resolve() for folder in sys.path if folder} - passing
+    return [] if own in lasting else [str(own)]
 
 
 @contextmanager
-def _private_token() -> Iterator[None]:
-    """Protect the token of a local Ray from other users of this machine.
-
-    Its owner can run code as this user. Ray creates it at the first start, in `~/.ray`, with the
-    umask's mode. Setting a umask here would affect all workers, and the files that they write.
-    """
-    folder = Path.home() / ".ray"
-    token = folder / "auth_token"
-    with suppress(OSError):  # the home folder is not writable: Ray will report it
-        folder.mkdir(mode=0o700, exist_ok=True)
+def _handler_kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray installs its own, which exits immediately."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        with suppress(OSError):  # none, or not ours
-            if token.stat().st_mode & 0o077:
-                token.chmod(0o600)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _watch(address: str | None) -> Watch:
+    if address is None:
+        processes = LocalProcesses()
+        return Watch(processes.wait, processes.end_all)
+    return Watch(_Answers(address).wait, lambda: None)
+
+
+class _Answers:
+    """Says that a cluster is gone when its head has not answered for a while; heads can restart."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._answered_at = time.monotonic()
+
+    def wait(self, timeout_s: float) -> str | None:
+        """Wait; return why the cluster counts as gone, or None."""
+        time.sleep(timeout_s)
+        try:
+            _check_answers(self._address)
+        except ConnectionError as error:
+            silent_s = time.monotonic() - self._answered_at
+            return str(error) if silent_s > _GONE_AFTER_S else None
+        self._answered_at = time.monotonic()
+        return None
 
 
 def _refuse_client() -> None:
@@ -124,14 +207,14 @@ def _refuse_client() -> None:
         )
 
 
-def _named_address() -> str:
-    """Return the address of the named cluster.
+def _named_address() -> str | None:
+    """Return the address of the cluster that RAY_ADDRESS or `ray start` named; None if none.
 
     Raises:
         ConfigError: the name is not an address.
     """
     try:
-        return services.canonicalize_bootstrap_address(None) or ""  # type: ignore[arg-type]
+        return services.canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')} names no Ray cluster: it takes "
@@ -171,10 +254,13 @@ def _quiet_start() -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     sys.stderr.flush()
     original = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _held() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except BaseException:
+            held.truncate(0)  # the error says it in one line
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(original, 2)
@@ -183,3 +269,10 @@ def _quiet_start() -> Iterator[None]:
             for line in held:
                 if b"RAY_BACKEND_LOG_LEVEL" not in line:
                     os.write(2, line)
+
+
+def _held() -> BinaryIO:
+    """Return a file in memory where there can be one, since the disk may be full."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("raycap-stderr"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)

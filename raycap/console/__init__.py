@@ -1,8 +1,11 @@
 """The command line: parse arguments, load settings, call one function, print, exit."""
 
+import io
 import os
 import signal
+import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,8 +73,12 @@ def _raycap(
 
 
 def main() -> None:
-    """Run the command line. SIGTERM stops a run as cleanly as Ctrl-C."""
+    """Run the command line. SIGTERM and SIGHUP stop a run as cleanly as Ctrl-C."""
+    _leave_script_folder()
+    _print_any_name()
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` sets it
+        signal.signal(signal.SIGHUP, _hang_up)
     code: object = EXIT_STOPPED
     try:
         app()
@@ -94,5 +101,31 @@ def _leave_at_interrupt(code: int) -> None:
         signal.signal(name, lambda *_: os._exit(code))
 
 
+def _leave_script_folder() -> None:
+    """Import nothing from the folder of the script: `jobs/evaluate.py` is not `evaluate`."""
+    folder, own = Path(sys.argv[0]).resolve().parent, Path(__file__).resolve().parents[2]
+    if sys.path and sys.path[0] and Path(sys.path[0]).resolve() == folder != own:
+        del sys.path[0]
+
+
+def _print_any_name() -> None:
+    """Print names that the terminal's encoding lacks, or that are not valid text, with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _hang_up(_signal: int, _frame: object) -> None:
+    """Interrupt; what is written to a terminal that is gone would fail, and goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
     raise KeyboardInterrupt

@@ -7,13 +7,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from raycap.config import CaptionConfig
+from raycap.config.loading import load_config
 from raycap.console.options import (
+    CaptionSetOption,
     ConfigOption,
     DebugOption,
     JsonOption,
     ModelOption,
-    StorageSetOption,
-    load_storage,
     print_json,
 )
 from raycap.console.terminal import told_errors
@@ -28,7 +29,9 @@ _COLOURS = {"ok": "green", "poor": "yellow", "failed": "red"}
 def doctor(
     source: Annotated[
         str | None,
-        typer.Option("--source", help="Images to check: lists the first ones and reads one."),
+        typer.Option(
+            "--source", help="Images to check: lists the first ones and reads one, on every node."
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -37,7 +40,7 @@ def doctor(
     model: ModelOption = None,
     json: JsonOption = False,
     config: ConfigOption = None,
-    settings: StorageSetOption = None,
+    settings: CaptionSetOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Check this machine, its Ray cluster, and the source, output and model that are given.
@@ -47,11 +50,17 @@ def doctor(
     Exit codes: 0 no check failed; 1 a check failed; 2 usage or config.
     """
     with told_errors(debug=debug):
-        storage = load_storage(config, settings)
+        resolved = load_config(CaptionConfig, config, settings)
         from raycap.diagnostics import Verdict, examine
 
         checks = []
-        for check in examine(source=source, output=output, model=model, storage=storage):
+        for check in examine(
+            source=source,
+            output=output,
+            model=model,
+            storage=resolved.storage,
+            engine=resolved.engine,
+        ):
             checks.append(check)
             if not json:
                 _print_check(check)

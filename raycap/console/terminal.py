@@ -1,5 +1,6 @@
 """Terminal output: rows of names and values, one-line errors, and the log."""
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,20 @@ from rich.table import Table
 
 from raycap.errors import EXIT_STOPPED, RaycapError
 from raycap.storage.address import redact_text
+
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EIO,
+}
+"""What fails where a disk is full, a folder is read-only, or a limit is reached: no bug."""
 
 
 @contextmanager
@@ -32,9 +47,25 @@ def told_errors(*, debug: bool) -> Iterator[None]:
             f"[bold red]error:[/bold red] {escape(redact_text(str(error)))}", soft_wrap=True
         )
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if debug or not _is_of_the_machine(error):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        stderr().print(
+            f"[bold red]error:[/bold red] {escape(f'{error.strerror}{where}')}; what is finished "
+            "is kept: mend it and run the same command again (--debug shows where)",
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_STOPPED) from None
     except KeyboardInterrupt:
         stderr().print("stopped; run the same command to continue")
         raise typer.Exit(EXIT_STOPPED) from None
+
+
+def _is_of_the_machine(error: OSError) -> bool:
+    # No folder for temporary files: the only error of its number without a file.
+    is_homeless = error.errno == errno.ENOENT and error.filename is None
+    return error.errno in _OF_THE_MACHINE or is_homeless
 
 
 def _quiet_libraries() -> None:

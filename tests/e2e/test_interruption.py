@@ -28,11 +28,11 @@ COMMAND = (
 def test_a_run_is_stopped_interrupted_killed_and_the_same_command_goes_on_each_time(
     raycap: CommandLine, cli: InProcess
 ) -> None:
-    """One command, four times: SIGTERM, Ctrl-C, kill -9, to the end."""
+    """One command, five times: SIGTERM, Ctrl-C, SIGHUP, kill -9, to the end."""
     photos, output = raycap.folder / "photos", raycap.folder / "out"
     write_images(photos, NUM_IMAGES)
     written: dict[Path, int] = {}
-    for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+    for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL):
         before = committed_parts(output)
         process = raycap.start(*COMMAND)
         wait_until(lambda before=before: committed_parts(output) > before, process)  # type: ignore[misc]

@@ -98,4 +98,5 @@ def test_ray_tells_of_a_run_what_its_output_holds(run: tuple[Path, list[Metric]]
     for family in families:
         for sample in family.samples:
             if "raycap" in sample.name:
+                assert sample.labels[telemetry.RUN] == telemetry.run_label(str(output))
                 assert not any(str(output) in value for value in sample.labels.values())

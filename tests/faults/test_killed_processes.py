@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import S3
@@ -20,6 +21,7 @@ from tests.faults.drills import (
 from tests.support.commandline import (
     CommandLine,
     committed_parts,
+    ray_processes_of,
     rows_of,
     wait_until,
     write_images,
@@ -61,6 +63,26 @@ def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: Comman
     check_verified(raycap.folder / "out")
     assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
     assert not list(output.rglob("*raycap-tmp"))
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_process_of_ray_is_killed_and_the_run_ends_with_a_line(
+    raycap: CommandLine, name: str
+) -> None:
+    write_images(raycap.folder / "photos", NUM_IMAGES)
+    output = raycap.folder / "out"
+    process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW)
+    wait_until(lambda: committed_parts(output) >= 1, process)
+    (found,) = [one for one in psutil.Process(process.pid).children() if one.name() == name]
+    found.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"Ray's process {name} has ended (SIGKILL)" in err
+    home = Path(raycap.env["HOME"])
+    wait_until(lambda: not ray_processes_of(home))  # agents notice it a little later
+    code, _, err = raycap("caption", "photos", "out", *SETTINGS)
+    assert code == 0, err
+    check_verified(output)
 
 
 @pytest.mark.parametrize("name", ["CaptionActor", "load_parts"])

@@ -44,7 +44,7 @@ def test_rates_are_of_counters_and_quantiles_of_histograms(dashboard: dict[str, 
         for name in re.findall(r"rate\((\w+)", expression):
             assert name.endswith(("_total", "_bucket")), expression
         for name in re.findall(r"ray_raycap_\w+_total", expression):
-            assert f"rate({name}[" in expression, expression
+            assert re.search(rf"rate\({name}(\{{[^}}]*\}})?\[", expression), expression
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap(dashboard: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap(dashboard: dict[str, Any]) -
 
 
 def test_the_dashboard_takes_whatever_prometheus_there_is(dashboard: dict[str, Any]) -> None:
-    (variable,) = dashboard["templating"]["list"]
+    variable = dashboard["templating"]["list"][0]
     assert variable["type"] == "datasource"
     sources = {
         source["datasource"]["uid"]
@@ -73,6 +73,23 @@ def test_the_dashboard_takes_whatever_prometheus_there_is(dashboard: dict[str, A
         for source in (panel, *panel["targets"])
     }
     assert sources == {f"${{{variable['name']}}}"}
+
+
+def test_the_dashboard_shows_the_chosen_runs(dashboard: dict[str, Any]) -> None:
+    variable = dashboard["templating"]["list"][1]
+    assert variable["name"] == telemetry.RUN
+    assert variable["query"] == f"label_values(ray_{telemetry.REMAINING.name}, {telemetry.RUN})"
+    for expression in expressions(dashboard):
+        for found in re.findall(r"ray_raycap_\w+(\{[^}]*\})?", expression):
+            assert found == '{run=~"$run"}', expression
+
+
+def test_a_run_has_a_label_that_two_outputs_do_not_share_and_that_tells_no_address() -> None:
+    outputs = ("s3://a/captions", "s3://b/captions", "/data/captions", "s3://a/x/bad name\udcff{}/")
+    labels = [telemetry.run_label(output) for output in outputs]
+    assert len(set(labels)) == len(outputs)
+    assert all(re.fullmatch(r"[\w.-]{1,40}-[0-9a-f]{8}", label, re.ASCII) for label in labels)
+    assert labels[0].startswith("captions-")
 
 
 def test_prometheus_reads_the_list_that_ray_keeps_of_its_nodes() -> None:
@@ -83,10 +100,10 @@ def test_prometheus_reads_the_list_that_ray_keeps_of_its_nodes() -> None:
     assert discovery["files"] == [f"{folder}/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
 
 
-def test_the_number_of_series_does_not_grow_with_runs_or_images() -> None:
-    assert {measure.name: measure.tags for measure in telemetry.MEASURES if measure.tags} == {
-        "raycap_images_failed": ("code",)
-    }
+def test_the_number_of_series_grows_with_runs_but_not_with_images() -> None:
+    tags = {measure.name: measure.tags for measure in telemetry.MEASURES}
+    assert tags.pop("raycap_images_failed") == ("run", "code")
+    assert set(tags.values()) == {("run",)}
     names = [measure.name for measure in telemetry.MEASURES]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"raycap_[a-z_]+", name) for name in names)

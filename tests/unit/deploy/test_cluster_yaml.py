@@ -38,6 +38,25 @@ def test_nothing_of_it_is_open_to_the_world(cluster: dict[str, Any]) -> None:
     assert cluster["provider"]["cache_stopped_nodes"] is False
 
 
+def test_no_machine_gets_a_security_group_that_is_open_to_the_world(
+    cluster: dict[str, Any],
+) -> None:
+    # Where one is missing, Ray creates a group that admits 0.0.0.0/0 at port 22.
+    for kind in cluster["available_node_types"].values():
+        assert kind["node_config"]["SecurityGroupIds"] == ["sg-change-me"]
+    assert "security_group" not in cluster["provider"], "would add to Ray's own rules"
+
+
+def test_the_image_is_prepared_in_the_folder_that_the_cluster_uses() -> None:
+    prepared = (CLUSTER.parent / "deploy/prepare-ami.sh").read_text()
+    for command in (
+        "test -x ~/venv/bin/python || python3.11 -m venv ~/venv",
+        "~/venv/bin/pip install --constraint constraints.txt .",
+    ):
+        assert command in prepared
+    subprocess.run(["sh", "-n", "-c", prepared], check=True)
+
+
 def test_only_who_has_the_token_gets_in(cluster: dict[str, Any]) -> None:
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         (start,) = (command for command in cluster[name] if "ray start" in command)

@@ -51,7 +51,9 @@ def containers(cluster: Manifest) -> Iterator[Manifest]:
         yield from template["spec"]["containers"]
 
 
-@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml", "service-accounts.yaml"])
+@pytest.mark.parametrize(
+    "name", ["raycluster.yaml", "rayjob.yaml", "service-accounts.yaml", "network-policy.yaml"]
+)
 def test_they_have_the_fields_that_kuberay_knows(name: str) -> None:
     for document in documents(name):
         VALIDATOR.validate(document)
@@ -91,6 +93,7 @@ WORKER = ("spec", "workerGroupSpecs", 0)
         put("2.60", "spec", "rayVersion"),
         put(0, "spec", "headGroupSpec", "rayStartParams", "num-cpus"),  # must be a string
         drop(*HEAD, "securityContext"),
+        drop(*HEAD[:-1], "metadata", "labels"),
         put(0, *HEAD, "securityContext", "runAsUser"),
         put("latest", *HEAD, "containers", 0, "image"),
         put(True, *HEAD, "containers", 0, "securityContext", "allowPrivilegeEscalation"),
@@ -127,6 +130,55 @@ def test_the_job_calls_what_the_image_holds_with_settings_that_there_are(job: Ma
     settings = [word for word in options if "=" in word]
     assert "engine.gpus_per_actor=1" in settings, "from no GPU at all, an actor must ask for one"
     assert "engine.num_actors=1..8" in settings
+
+
+def test_no_failure_of_the_job_builds_another_cluster(job: Manifest) -> None:
+    # KubeRay retries any exit code, and most failures fail again: a wrong setting, failed images.
+    assert job["spec"]["backoffLimit"] == 0
+
+
+def test_the_submitter_is_as_restricted_as_the_cluster(job: Manifest, cluster: Manifest) -> None:
+    template = job["spec"]["submitterPodTemplate"]
+    head = groups(cluster)["head"]
+    assert template["spec"]["securityContext"] == head["spec"]["securityContext"]
+    (submitter,), (container,) = template["spec"]["containers"], head["spec"]["containers"]
+    assert submitter["securityContext"] == container["securityContext"]
+    assert submitter["image"] == container["image"]
+    assert template["spec"]["automountServiceAccountToken"] is False
+
+
+def test_nothing_moves_the_head_or_the_submitter_to_save_a_node(
+    job: Manifest, cluster: Manifest
+) -> None:
+    templates = {**groups(cluster), "submitter": job["spec"]["submitterPodTemplate"]}
+    kept = {
+        name
+        for name, template in templates.items()
+        if template["metadata"]["annotations"].get("karpenter.sh/do-not-disrupt") == "true"
+        and template["metadata"]["annotations"].get(
+            "cluster-autoscaler.kubernetes.io/safe-to-evict"
+        )
+        == "false"
+    }
+    assert kept == {"head", "submitter"}
+
+
+def test_only_the_cluster_the_operator_and_prometheus_connect(
+    job: Manifest, cluster: Manifest
+) -> None:
+    (policy,) = documents("network-policy.yaml")
+    ours = policy["spec"]["podSelector"]["matchLabels"].items()
+    templates = [*groups(cluster).values(), job["spec"]["submitterPodTemplate"]]
+    assert all(ours <= template["metadata"]["labels"].items() for template in templates)
+    inside, *outside = policy["spec"]["ingress"]
+    assert inside["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    opened = {}
+    for rule in outside:
+        (peer,) = rule["from"]
+        name = peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+        assert peer["namespaceSelector"]["matchLabels"], "a pod of any namespace can take a label"
+        opened[name] = [port["port"] for port in rule["ports"]]
+    assert opened == {"kuberay-operator": [8265], "prometheus": [8080]}
 
 
 def test_the_settings_of_the_job_are_valid(job: Manifest, tmp_path: Path) -> None:
@@ -223,3 +275,17 @@ def test_workers_cannot_do_what_the_head_can(cluster: Manifest) -> None:
         is_head = name == "head"
         assert (spec["serviceAccountName"] == "raycap-head") == is_head
         assert spec.get("automountServiceAccountToken", True) == is_head
+
+
+def test_the_container_is_run_with_gpus_a_kept_cache_and_any_user() -> None:
+    command = " ".join(re.findall(r"^#   (?:  )?(.*?)\\?$", DOCKERFILE, re.M))
+    run = command[command.index("docker run") :]
+    assert "--gpus all" in run
+    assert '--user "$(id -u):$(id -g)"' in run
+    cache = re.search(r"-v raycap-cache:(\S+)", run)
+    assert cache
+    # A new volume takes the mode of the folder in the image.
+    assert re.search(rf"chmod 1777 .*{cache[1]}\b", DOCKERFILE)
+    home = re.search(r"\bHOME=(\S+)", DOCKERFILE)
+    assert home
+    assert cache[1] == f"{home[1]}/.cache"
