@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import IMAGE_SUFFIXES
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,

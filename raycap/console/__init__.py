@@ -5,7 +5,7 @@ import signal
 import typer
 
 from raycap.console.calibrate import calibrate
-from raycap.console.caption import caption
+from raycap.console.caption import CaptionCommand, caption
 from raycap.console.demo import demo
 from raycap.console.doctor import doctor
 from raycap.console.evaluate import evaluate
@@ -43,7 +43,7 @@ COMMANDS = (
     demo,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=CaptionCommand if command is caption else None)(command)
 
 
 def main() -> None:

@@ -18,14 +18,6 @@ from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.images.bombs import HeaderReader, check_cost
 
-_SUFFIXES = """
-    apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli gif heic heif icns ico im j2c j2k
-    jfif jp2 jpc jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd qoi ras rgb rgba
-    sgi tga tif tiff webp xbm xpm
-"""
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
-"""Suffixes of files that count as images in a folder or prefix, as do files without a suffix."""
-
 UNREAD_FORMATS = frozenset(
     {
         "EPS",  # runs Ghostscript, a complete programming language, on the file

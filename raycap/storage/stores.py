@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
 from raycap.storage.address import Address
-from raycap.storage.base import Store, retrying
+from raycap.storage.base import Store, check_whole, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
+from raycap.storage.limits import Connections, within
 from raycap.storage.local import LocalStore, read_file, read_file_range
-from raycap.storage.s3 import S3Store, get_object, get_range, make_client
+from raycap.storage.s3 import S3Images, S3Store
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
@@ -86,32 +87,47 @@ class ImageReader:
     """
 
     def __init__(self, config: StorageConfig) -> None:
-        self._config = config
-        self._retrying = retrying(config)
-        self._s3 = _made_once(lambda _: make_client(config))
+        self._limit_s = config.image_timeout_s
+        self._retrying = retrying(config, self._limit_s)
+        self._s3 = _made_once(lambda _: S3Images(config, self._retrying))
         self._web = _made_once(lambda _: WebReader(config))
         self._foreign = _made_once(open_filesystem)
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read at most `max_bytes + 1` bytes of an image file: one more shows that it is too large.
+
+        Args:
+            uri: Its address.
+            max_bytes: Limit of its size.
+            size_bytes: Its size as listed, to notice a file that is cut short; None if unknown.
 
         Raises:
             ObjectNotFound: there is no such file.
-            TransientError: it could not be read, even after the configured retries.
-            StorageError: no image of that store can be read: no access, or no such bucket.
+            ObjectForbidden: this file may not be read.
+            TransientError: it could not be read, even after the configured retries, or in time.
+            StorageError: no image of that store can be read: no credentials, or no such bucket.
         """
         address = Address.parse(uri)
         scheme = address.scheme
         if address.is_local:
-            return read_file(address.path, max_bytes)
-        if address.is_s3:
-            where = address.bucket_and_key
-            return get_object(self._s3(scheme), self._retrying, where, max_bytes=max_bytes)
+            data = read_file(address.path, max_bytes)
+            check_whole(len(data), size_bytes, max_bytes, address.path)
+            return data
         if address.is_web:
             return self._web(scheme).read(uri, max_bytes)
+        if address.is_s3:
+            s3 = self._s3(scheme)
+            return self._within_limit(
+                address, lambda held: s3.read(address, max_bytes, size_bytes, held)
+            )
         files: Any = self._foreign(scheme)
-        data: bytes = self._retrying(read_foreign, files, uri, 0, max_bytes + 1)
-        return data
+
+        def attempt() -> bytes:
+            data = read_foreign(files, uri, 0, max_bytes + 1)
+            check_whole(len(data), size_bytes, max_bytes, uri)
+            return data
+
+        return self._within_limit(address, lambda _: self._retrying(attempt))
 
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read a part of a file, such as a member of a tar; raises as `read` does.
@@ -124,11 +140,15 @@ class ImageReader:
         scheme = address.scheme
         if address.is_local:
             return read_file_range(address.path, offset_bytes, num_bytes)
-        if address.is_s3:
-            span = f"{offset_bytes}-{end - 1}"
-            return get_range(self._s3(scheme), self._retrying, address.bucket_and_key, span)
         if address.is_web:
             return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
+        if address.is_s3:
+            s3, span = self._s3(scheme), f"{offset_bytes}-{end - 1}"
+            return self._within_limit(address, lambda held: s3.read_range(address, span, held))
         files: Any = self._foreign(scheme)
-        data: bytes = self._retrying(read_foreign, files, uri, offset_bytes, end)
-        return data
+        return self._within_limit(
+            address, lambda _: self._retrying(read_foreign, files, uri, offset_bytes, end)
+        )
+
+    def _within_limit(self, address: Address, work: Callable[[Connections], bytes]) -> bytes:
+        return within(self._limit_s, work, address.shown)

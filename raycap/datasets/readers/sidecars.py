@@ -8,7 +8,6 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +24,7 @@ from raycap.datasets.readers.rows import (
     scratch_join,
 )
 from raycap.datasets.splits import known_word
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import why_no_image
 from raycap.storage.base import KEY as LISTED_KEY
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -37,10 +36,7 @@ _MAX_SIDECAR_BYTES = 1_048_576
 
 def _is_image(key: str) -> bool:
     """Return whether a file counts as an image, by its name."""
-    path = PurePosixPath(key)
-    return not path.name.startswith(".") and (
-        not path.suffix or path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    return why_no_image(key) is None
 
 
 def _is_sidecar(key: str) -> bool:
