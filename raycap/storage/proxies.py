@@ -7,7 +7,7 @@ too. A network such as `10.0.0.0/8` is understood in `no_proxy`.
 import ipaddress
 from typing import Any
 from urllib.parse import unquote
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
 import urllib3
 from urllib3.util import Url, parse_url
