@@ -130,6 +130,7 @@ def test_a_bucket_that_does_not_exist_is_a_row_of_a_list_only(
 ) -> None:
     class NoBucket:
         def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
+            del max_bytes, size_bytes
             raise BucketNotFound(f"{uri}: there is no such bucket")
 
     row = {"image_id": "a", "uri": "s3://none/a.jpg", "size_bytes": None}

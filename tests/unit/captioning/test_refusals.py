@@ -33,7 +33,7 @@ def passed(
         [[]],
         [[BAD, FINE, BAD]],
         [[BAD] * 9, [BAD, "decode_failed"]],
-        [[BAD, BAD], [BAD], [FINE], [BAD] * 50],
+        [[BAD, BAD], [BAD], [FINE], [BAD] * 9, [LOST, *[BAD] * 9]],
         [[LOST] * 50],
         [[LOST, LOST, BAD]],
         [[BAD, LOST]],
@@ -46,7 +46,15 @@ def test_all_rows_pass_if_one_image_can_be_read_or_access_is_not_the_reason(
     assert passed(tables) == sum(map(len, tables))
 
 
-@pytest.mark.parametrize("tables", [[[BAD]], [[BAD] * 4, [BAD] * 4], [[BAD, BAD, LOST]]])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        [[BAD]],
+        [[BAD] * 4, [BAD] * 4],
+        [[BAD, BAD, LOST]],
+        [[FINE], [FINE, BAD, BAD], [BAD] * 4, [BAD] * 4],
+    ],
+)
 def test_a_run_in_which_no_image_can_be_read_stops_with_the_reason(
     tables: list[list[str | None]],
 ) -> None:
