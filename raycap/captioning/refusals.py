@@ -1,8 +1,8 @@
 """A source that refuses access to every image stops the run, instead of becoming failed rows.
 
 One image that may not be read is a row (`forbidden`); none that may be, or a thousand of these in a
-row, are a mistake in the credentials. Rows are held back until the first image was read, so that a run that stops has
-committed none of them, and continues when the mistake is corrected.
+row, are a mistake in the credentials. Rows are held back until the first image was read, so that a
+run that stops has committed none of them, and continues when the mistake is corrected.
 """
 
 from collections.abc import Iterator

@@ -55,18 +55,22 @@ class LocalStore:
         return self._pages(Walk(), prefix)
 
     def survey(
-        self, left_out: Counter[str], enters: Callable[[str], bool] | None = None
+        self,
+        left_out: Counter[str],
+        enters: Callable[[str], bool] | None = None,
+        prefix: str = "",
     ) -> Iterator[pa.Table]:
         """List all files as `list` does, and count what cannot be listed instead of raising.
 
         Args:
             left_out: Counts dangling links, unreadable folders and the like.
             enters: Whether to walk into a folder, by its key; None: into all.
+            prefix: List the files under it only.
 
         Raises:
             StorageError: the folder itself cannot be read.
         """
-        return self._pages(Walk(left_out, enters), "")
+        return self._pages(Walk(left_out, enters), prefix)
 
     def _pages(self, walk: "Walk", prefix: str) -> Iterator[pa.Table]:
         folder = self._root / prefix

@@ -1,10 +1,13 @@
 """Opening a store or a file by its address, and reading images from any address."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
@@ -41,6 +44,16 @@ def open_store(uri: str | Address, config: StorageConfig) -> Store:
             uri=address.shown,
         )
     return S3Store(address, config) if address.is_s3 else ForeignStore(address, config)
+
+
+def listed(store: Store, prefix: str = "") -> Iterator[pa.Table]:
+    """List a source as `Store.list` does, but leave out folders that may not be read.
+
+    A folder of one's own, such as an output, is listed completely or not at all.
+    """
+    if isinstance(store, LocalStore):
+        return store.survey(Counter(), prefix=prefix)
+    return store.list(prefix)
 
 
 def open_file(destination: str, config: StorageConfig, *, example: str) -> tuple[Store, str]:

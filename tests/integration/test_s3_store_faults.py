@@ -3,7 +3,7 @@
 import gzip
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -164,11 +164,12 @@ FORBIDDEN = {
 def test_an_object_that_is_refused_concerns_this_image_alone(
     server: FaultyServer, store: S3Store, fault: Fault
 ) -> None:
-    reader = ImageReader(CONFIG)
-    for attempt in (
-        lambda: reader.read(store.address("a.jpg"), 10**6),
-        lambda: reader.read_range(store.address("a.jpg"), 0, 10),
-    ):
+    reader, uri = ImageReader(CONFIG), store.address("a.jpg")
+    attempts: list[Callable[[], bytes]] = [
+        lambda: reader.read(uri, 10**6),
+        lambda: reader.read_range(uri, 0, 10),
+    ]
+    for attempt in attempts:
         server.requests.clear()
         server.faults.append(fault)
         with pytest.raises(ObjectForbidden) as caught:

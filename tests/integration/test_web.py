@@ -135,6 +135,7 @@ def test_an_address_says_itself_when_its_signature_is_over(
     server.faults.append(refused(403, "AccessDenied"))
     with pytest.raises((TransientError, ObjectForbidden)) as caught:
         reader.read(f"{server.url}/a.jpg?{query}", MAX_BYTES)
+    assert isinstance(caught.value, TransientError | ObjectForbidden)
     assert caught.value.code is (ErrorCode.EXPIRED if is_over else ErrorCode.FORBIDDEN)
 
 

@@ -28,7 +28,7 @@ from raycap.images.names import why_no_image
 from raycap.storage.base import KEY as LISTED_KEY
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
-from raycap.storage.stores import open_store
+from raycap.storage.stores import listed, open_store
 
 SIDECAR_SUFFIX = ".txt"
 _MAX_SIDECAR_BYTES = 1_048_576
@@ -98,7 +98,7 @@ _USE_FULL_NAMES = f"""
 
 
 def _keys(store: Store, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
-    for table in store.list():
+    for table in listed(store):
         keys = [key for key in table[LISTED_KEY].to_pylist() if is_wanted(key)]
         if keys:
             yield keys

@@ -2,14 +2,15 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from raycap import schema
 from raycap.captioning.ledger import read_ledger, retried_codes
-from raycap.captioning.parts import CAPTIONS, encode_captions, part_key
-from raycap.captioning.plan import CaptionPlan, ManifestFooter
+from raycap.captioning.parts import CAPTIONS, ManifestFooter, encode_captions, part_key
+from raycap.captioning.plan import CaptionPlan
 from raycap.errors import TRANSIENT_CODES, ConfigError, ErrorCode
 from raycap.storage.local import LocalStore
 
@@ -47,8 +48,8 @@ def test_parts_with_rows_of_these_codes_are_partial(
     store, plan = LocalStore(tmp_path), CaptionPlan()
     for number, code in enumerate(["forbidden", "timeout", None]):
         status = schema.STATUS_FAILED if code else schema.STATUS_OK
-        row = {"image_id": "a", "uri": "a", "status": status, "error_code": code, "attempts": 1}
-        row |= {"alternatives": []}
+        row: dict[str, Any] = {"image_id": "a", "uri": "a", "status": status, "error_code": code}
+        row |= {"attempts": 1, "alternatives": []}
         table = pa.Table.from_pylist([row], schema=schema.CAPTIONS)
         store.write(part_key(CAPTIONS, number), encode_captions(table, 1, 0)[0])
         plan.parts[number] = ManifestFooter(first="a", last="a", num_rows=1, num_bytes=1)
