@@ -32,7 +32,7 @@ from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.foreign import ForeignStore
-from raycap.storage.local import LocalStore, display, etag_of
+from raycap.storage.local import LocalStore, display_path, etag_of
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import open_store
 
@@ -390,7 +390,7 @@ def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> 
 
 
 def _manifest(store: Store, table: pa.Table) -> pa.Table:
-    uris = pa.array([display(store.address(key)) for key in _keys(table)])
+    uris = pa.array([display_path(store.address(key)) for key in _keys(table)])
     return pa.table([table[KEY], uris, table[SIZE_BYTES], table[ETAG]], schema=MANIFEST)
 
 

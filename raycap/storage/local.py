@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -244,7 +245,8 @@ def _kind(mode: int) -> str:
 
 
 def _real_path(path: Path | str) -> Path | str:
-    if not os.path.exists(path) and "%" in str(path):
+    text = str(path)
+    if not os.path.exists(path) and ("%" in text or not text.isascii()):
         return _undisplay(Path(path))
     return path
 
@@ -305,13 +307,12 @@ def _temporary_beside(path: Path) -> Path:
 MAX_PATHS = 16
 """A folder that many links lead to is listed below so many of them, the first in key order."""
 
-DANGLING, UNREADABLE, UNREADABLE_FILE, SPECIAL, REPEATED, SAME_NAME = (
+DANGLING, UNREADABLE, UNREADABLE_FILE, SPECIAL, REPEATED = (
     "dangling link",
     "unreadable folder",
     "unreadable file",
     "pipe or device",
     "repeated folder",
-    "same name",
 )
 """What a walk leaves out, as it is counted."""
 
@@ -420,42 +421,18 @@ class Walk:
             prefix=prefix,
             identity=(status.st_dev, status.st_ino),
             is_linked=is_linked,
-            names=iter(self._sorted(names)),
+            names=iter(_sorted(path, names)),
         )
 
-    def _sorted(self, names: list[tuple[str, bool]]) -> list[tuple[str, str]]:
-        """Return names as they are shown and as they are, in the order of keys.
 
-        A folder sorts as its name with "/", so that whole keys come out in byte order.
-        """
-        shown = {name: display(name) for name, _ in names}
-        if any(not _is_utf8(name) for name in shown):
-            self._distinguish(shown)
-        found = [
-            (shown[name] + ("/" if is_folder else ""), name)
-            for name, is_folder in names
-            if name in shown
-        ]
-        found.sort()  # code points sort as their UTF-8 bytes do
-        return found
+def _sorted(folder: str, names: list[tuple[str, bool]]) -> list[tuple[str, str]]:
+    """Return names as they are shown and as they are, in the order of keys.
 
-    def _distinguish(self, shown: dict[str, str]) -> None:
-        """Show a name that is not UTF-8 in another way if another name is shown the same."""
-        taken = {name for name in shown if _is_utf8(name)}
-        for name in sorted(shown.keys() - taken):
-            other = shown[name] if shown[name] not in taken else _encoded(name)
-            if other in taken:
-                del shown[name]
-                self._left_out[SAME_NAME] += 1
-            else:
-                shown[name] = other
-                taken.add(other)
-
-
-def _encoded(name: str) -> str:
-    """Percent-encode every byte of a name up to its suffix; `_undisplay` reads that, too."""
-    stem, suffix = os.path.splitext(name)
-    return "".join(f"%{byte:02X}" for byte in os.fsencode(stem)) + display(suffix)
+    A folder sorts as its name with "/", so that whole keys come out in byte order.
+    """
+    shown = [(_display_name(folder, name) + "/" * is_folder, name) for name, is_folder in names]
+    shown.sort()  # code points sort as their UTF-8 bytes do
+    return shown
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -484,6 +461,32 @@ def display(path: str) -> str:
     return "/".join(name if _is_utf8(name) else quote(os.fsencode(name)) for name in names)
 
 
+def display_path(path: str) -> str:
+    """As `display`, for the absolute path of a file: no other file's path looks the same."""
+    if _is_utf8(path):
+        return path
+    shown, found = "", ""
+    for name in path.split("/"):
+        shown += "/" * bool(found) + _display_name(found or "/", name)
+        found += "/" * bool(found) + name or "/"
+    return shown
+
+
+def _display_name(folder: str, name: str) -> str:
+    """Percent-encode a name that is not UTF-8, so that no other name in its folder is the same."""
+    if _is_utf8(name):
+        return name
+    data = os.fsencode(name.removesuffix("/"))
+    end = "/" if name.endswith("/") else ""
+    for shown in (quote(data), quote(data).lower(), "".join(f"%{byte:02X}" for byte in data)):
+        if not os.path.lexists(os.path.join(folder, shown)):
+            return shown + end
+    raise StorageError(
+        f"{display(os.path.join(folder, name))}: there is another file whose name is this one's, "
+        "percent-encoded; rename one of them"
+    )
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
@@ -493,11 +496,16 @@ def _is_utf8(text: str) -> bool:
 
 
 def _undisplay(path: Path) -> Path:
-    """Find the file whose names `display` wrote, each decoded only if it does not stand as is."""
+    """Find a file by its names, each as it is, in the other form of its accents, or decoded.
+
+    Accented letters are one character or two, depending on the system that wrote them; they look
+    the same. `display` encodes names that are not UTF-8.
+    """
     found = Path(path.anchor)
     for name in path.relative_to(path.anchor).parts:
-        as_is = found / name
-        found = as_is if os.path.lexists(as_is) else found / os.fsdecode(unquote_to_bytes(name))
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        as_it_is = next((form for form in forms if os.path.lexists(found / form)), None)
+        found /= os.fsdecode(unquote_to_bytes(name)) if as_it_is is None else as_it_is
     return found
 
 

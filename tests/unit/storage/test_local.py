@@ -233,11 +233,8 @@ def test_names_that_are_shown_the_same_have_keys_of_their_own(store: LocalStore)
         Path(os.fsdecode(root + b"/" + name)).write_bytes(name)
     keys = keys_of(store)
     assert keys == sorted(set(keys))
-    found = {key: READER.read(store.address(key), 100) for key in keys}
-    assert found == {
-        "a%FF.jpg": b"a%FF.jpg", "%61%FF.jpg": b"a\xff.jpg",
-        "d%FF/x.jpg": b"d%FF", "%64%FF/x.jpg": b"d\xff",
-    }  # fmt: skip
+    found = sorted(READER.read(store.address(key), 100) for key in keys)
+    assert found == [b"a%FF.jpg", b"a\xff.jpg", b"d%FF", b"d\xff"]
 
 
 SURVEYED = """
