@@ -49,10 +49,6 @@ _NUM_STREAMS = 64  # per file: icons have a dozen
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
-class TooManyPieces(OSError):
-    """A header that never ends."""
-
-
 class HeaderReader(BytesIO):
     """A file in memory that limits the number of reads, until `stop_counting`."""
 
@@ -61,10 +57,10 @@ class HeaderReader(BytesIO):
         self._num_left = NUM_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read; raise TooManyPieces after too many reads."""
+        """Read; raise OSError after too many reads."""
         self._num_left -= 1
         if self._num_left < 0:
-            raise TooManyPieces(f"more than {NUM_READS:,} pieces before the pixels end")
+            raise OSError(f"more than {NUM_READS:,} pieces before the pixels end")
         return super().read(size)
 
     def stop_counting(self) -> None:

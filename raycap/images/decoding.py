@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Num, UInt8
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
-from raycap.images.bombs import HeaderReader, TooManyPieces, check_cost
-from raycap.images.other_files import describe_other, register_heif
+from raycap.images.bombs import HeaderReader, check_cost
+from raycap.images.other_files import describe_other, is_text, register_heif
 
 UNREAD_FORMATS = frozenset(
     {
@@ -225,7 +225,7 @@ def _pillow_errors(
         kind = opened_as or _signature(data)  # some formats, such as TGA, have no signature
         if kind is None:
             raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, describe_other(data)) from error
-        reason = _brief(error) if opened_as else _brief_of_header(error)
+        reason = _brief(error) if opened_as else _brief_of_header(error, data)
         raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {reason}") from error
 
 
@@ -239,13 +239,15 @@ def _brief(error: Exception) -> str:
 _QUOTATION = re.compile(r"""\bb?(["']).*\1|(["']).*\2""")
 
 
-def _brief_of_header(error: Exception) -> str:
-    """Return the reason why a file is not opened, without what Pillow says.
+def _brief_of_header(error: Exception, data: bytes) -> str:
+    """Return the reason why a file is not opened.
 
-    A file that is no image at all can begin like one, and Pillow quotes it; for others its text
-    contains the address of the buffer, but equal images must give equal rows.
+    Text that is no image at all can begin like one, such as "P3" or "BM", and Pillow quotes it.
     """
-    return str(error) if isinstance(error, TooManyPieces) else "the header cannot be read"
+    # Pillow's text would contain the address of the buffer, but equal images must give equal rows.
+    if isinstance(error, UnidentifiedImageError) or is_text(data[:4]):
+        return "the header cannot be read"
+    return _brief(error)
 
 
 def _formats() -> tuple[str, ...]:
@@ -282,7 +284,7 @@ def _flatten(image: Image.Image) -> Image.Image:
         if image.format == "PPM" and image.mode == "I":
             # Pillow's 16-bit PGM: dark images must not be read as 8-bit ones.
             return Image.fromarray(_scale_to_uint8(values.astype(np.uint16)))
-        return Image.fromarray(_scale_to_uint8(values, _num_bits(values)))
+        return Image.fromarray(_scale_to_uint8(values, _bits_used(values)))
     # Pillow drops the palette object of ICNS images, and then has_transparency_data fails.
     if (image.mode != "P" or image.palette) and image.has_transparency_data:
         # Through LA, because Pillow cannot convert premultiplied grey to RGBA directly.
@@ -298,8 +300,10 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _num_bits(values: Num[np.ndarray, "h w"]) -> int:
+def _bits_used(values: Num[np.ndarray, "h w"]) -> int:
     """Return the bits that 16-bit values use: cameras and scanners store 8, 10 or 12 in 16."""
+    if values.dtype.itemsize != 2:
+        return 16
     used = int(values.max(initial=0)).bit_length()
     return next((num_bits for num_bits in (8, 10, 12) if used <= num_bits), 16)
 

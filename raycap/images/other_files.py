@@ -47,5 +47,10 @@ def describe_other(data: bytes) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return _NO_HEIF
     kinds = (kind for pattern, kind in _KINDS if pattern.match(head))
-    kind = next(kinds, None) or ("text" if not head.translate(None, _TEXT_BYTES) else None)
+    kind = next(kinds, None) or ("text" if is_text(head) else None)
     return "not a supported image format" + (f": {kind}" if kind else "")
+
+
+def is_text(data: bytes) -> bool:
+    """Whether bytes are ASCII text."""
+    return not data.translate(None, _TEXT_BYTES)

@@ -258,7 +258,7 @@ except ObjectForbidden as error:
 
 def test_what_may_not_be_read_does_not_end_a_survey(store: LocalStore, tmp_path: Path) -> None:
     fill(store, "a.jpg", "b.jpg", "lost+found/x", "z.jpg")
-    for folder in tmp_path.parents[:2]:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     Path(store.uri).chmod(0o755)
     closed = [Path(store.address(name)) for name in ("b.jpg", "lost+found")]
