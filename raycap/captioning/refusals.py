@@ -50,7 +50,7 @@ class Refusals:
         self._held.append(answered)
         self._num_held += len(answered)
         unread = pc.is_in(answered[schema.ERROR_CODE], value_set=_UNREAD)
-        if not pc.all(unread).as_py():  # of no rows: true
+        if not pc.all(unread, min_count=0).as_py():
             yield from self._release()
         elif self._num_held >= self._max_refused:
             self._check()

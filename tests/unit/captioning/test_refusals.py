@@ -50,6 +50,7 @@ def test_all_rows_pass_if_one_image_can_be_read_or_access_is_not_the_reason(
     "tables",
     [
         [[BAD]],
+        [[], [BAD]],
         [[BAD] * 4, [BAD] * 4],
         [[BAD, BAD, LOST]],
         [[FINE], [FINE, BAD, BAD], [BAD] * 4, [BAD] * 4],
