@@ -24,10 +24,11 @@ demo: $(STAMP)            # the complete workflow on rendered scenes, with the b
 	$(BIN)/raycap demo
 
 # Two processes: one runs every test that shares the local Ray, the other the rest, file by file
-# (`tests/conftest.py` groups them). The hash seed makes both collect parameters that come out of
+# (`tests/conftest.py` groups them). Files keep their order: the long end-to-end tests come first, so
+# that both processes end together. The hash seed makes both collect parameters that come out of
 # sets in the same order.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
-TWO := --numprocesses 2 --dist loadscope
+TWO := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 test: $(STAMP)            # everything but the drills; no network
 	$(PYTEST) tests -m "not slow" $(TWO)

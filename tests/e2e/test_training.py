@@ -27,6 +27,7 @@ def history(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
     raycap: CommandLine,

@@ -252,6 +252,7 @@ def test_more_workers_than_the_cluster_has_room_for_do_not_wait_for_ever(
         fit_resources(engine, is_fixed=True)
 
 
+@pytest.mark.slow
 def test_a_real_blip_is_fine_tuned_and_what_is_saved_captions(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "set"), "train:24", "validation:6")
     wrong = tiny_config(init="demo")
