@@ -4,6 +4,8 @@
     ├── ConfigError        2    a wrong setting, option or address
     ├── StorageError       1    a store refused or could not be reached
     │   ├── ObjectNotFound      there is no object at that address
+    │   ├── ObjectForbidden     the object exists, but it may not be read
+    │   ├── BucketNotFound      there is no bucket of that name
     │   └── TransientError      throttled, timed out or disconnected: a retry may succeed
     ├── DatasetError       1    an input or output file is missing or damaged
     ├── ModelError         1    a model cannot be found, loaded or run
@@ -52,10 +54,6 @@ class StorageError(RaycapError):
     """A store refused a request or could not be reached."""
 
 
-class ObjectNotFound(StorageError):
-    """There is no object at that address."""
-
-
 class DatasetError(RaycapError):
     """An input or output file is missing or damaged."""
 
@@ -81,8 +79,10 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "too_large"
     EMPTY = "empty"
     NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
     MODEL_REJECTED = "model_rejected"
     # Transient: the image could not be fetched; `--retry-failed` retries it.
+    EXPIRED = "expired"
     TIMEOUT = "timeout"
     THROTTLED = "throttled"
     NETWORK = "network"
@@ -95,7 +95,13 @@ class ErrorCode(StrEnum):
 
 
 TRANSIENT_CODES = frozenset(
-    {ErrorCode.TIMEOUT, ErrorCode.THROTTLED, ErrorCode.NETWORK, ErrorCode.SERVER_ERROR}
+    {
+        ErrorCode.EXPIRED,
+        ErrorCode.TIMEOUT,
+        ErrorCode.THROTTLED,
+        ErrorCode.NETWORK,
+        ErrorCode.SERVER_ERROR,
+    }
 )
 
 
@@ -110,6 +116,30 @@ class ImageError(Exception):
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
+    @classmethod
+    def of(cls, error: "ObjectNotFound | ObjectForbidden | TransientError") -> "ImageError":
+        """Return the reason why an image cannot be read."""
+        return cls(error.code, str(error))
+
+
+class ObjectNotFound(StorageError):
+    """There is no object at that address."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class ObjectForbidden(StorageError):
+    """The object may not be read: its permissions, its key of encryption, or it is archived.
+
+    Others of the same store may be readable, unlike after any other StorageError.
+    """
+
+    code = ErrorCode.FORBIDDEN
+
+
+class BucketNotFound(StorageError):
+    """There is no bucket of that name."""
+
 
 class TransientError(StorageError):
     """A request that was throttled, timed out or disconnected.
@@ -117,10 +147,23 @@ class TransientError(StorageError):
     `code` is the error code of the image's row, if the request was for an image.
     """
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, retry_after_s: float | None = 0.0) -> None:
+        """Describe it.
+
+        Args:
+            code: The reason.
+            message: What failed.
+            retry_after_s: Seconds that the server asks to wait before the next request; None if
+                another request in this run is pointless.
+        """
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return self.message
+
+
+UNREADABLE = (ObjectNotFound, ObjectForbidden, TransientError)
+"""What reading an image may raise that concerns this image alone: `ImageError.of` makes its row."""

@@ -22,7 +22,7 @@ from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
 from raycap.config import ExportFormat, SameStem, StorageConfig, choose
-from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
+from raycap.errors import UNREADABLE, ConfigError, ImageError, ObjectNotFound, StorageError
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.base import Store
@@ -323,7 +323,7 @@ def _fetch(
         return row, f"{row[IMAGE_ID]}: {file.message}"
     try:
         image = reader.read(uri, max_bytes) if file is None else file
-    except (ObjectNotFound, TransientError) as error:
+    except UNREADABLE as error:
         return row, str(error)
     if len(image) > max_bytes:
         return row, f"{row[URI]}: has grown beyond {max_bytes:,} bytes"

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
 from raycap.config import SameStem
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import IMAGE_SUFFIXES
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,

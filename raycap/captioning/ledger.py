@@ -6,13 +6,14 @@ captioned again only if images changed or its transient failures are to be retri
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, list_parts, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
-from raycap.errors import DatasetError
+from raycap.errors import TRANSIENT_CODES, ConfigError, DatasetError, ErrorCode
 from raycap.schema import WORK
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -59,7 +60,7 @@ class Ledger:
     partial: list[int] = field(default_factory=list)
     """Committed parts with rows to caption again."""
     num_pending: int = 0
-    """Images to caption; for partial parts estimated by their transient failures."""
+    """Images to caption; for partial parts estimated by their failures to retry."""
 
     def work(self) -> pa.Table:
         """Return the remaining work as WORK rows in part order."""
@@ -68,11 +69,39 @@ class Ledger:
         return pa.table([numbers, [n in partial for n in numbers]], schema=WORK)
 
 
+RetryFailed = bool | str | Collection[str]
+"""Failures to retry: True for those of transient codes, codes, or `a,b` as on the command line."""
+
+_GROUPS = {
+    "transient": TRANSIENT_CODES,
+    "all": frozenset(ErrorCode),
+}
+
+
+def retried_codes(retry_failed: RetryFailed) -> frozenset[str]:
+    """Return the error codes of rows to caption again.
+
+    Raises:
+        ConfigError: there is no such code.
+    """
+    if isinstance(retry_failed, bool):
+        return TRANSIENT_CODES if retry_failed else frozenset()
+    names = retry_failed.split(",") if isinstance(retry_failed, str) else retry_failed
+    found: set[str] = set()
+    for name in (name.strip() for name in names):
+        if name not in _GROUPS.keys() | _GROUPS["all"]:
+            raise ConfigError(
+                f"retry_failed={name!r} is not one of: {', '.join([*_GROUPS, *ErrorCode])}"
+            )
+        found |= _GROUPS.get(name, {name})
+    return frozenset(found)
+
+
 def read_ledger(
     store: Store,
     plan: CaptionPlan,
     *,
-    retry_failed: bool,
+    retry_failed: RetryFailed,
     num_threads: int,
     is_second: bool = False,
 ) -> Ledger:
@@ -83,12 +112,13 @@ def read_ledger(
     Args:
         store: Of the output.
         plan: Its manifest.
-        retry_failed: Retry images that failed for a transient reason.
+        retry_failed: Failures to retry.
         num_threads: Footers to read at the same time.
         is_second: After the pass of the first model, caption the images that await the second
             model of a cascade.
     """
     ledger = Ledger()
+    codes = retried_codes(retry_failed)
     committed = sorted(set(list_parts(store, CAPTIONS)) & plan.parts.keys())
     footers = ordered_map(lambda n: _read_footer(store, n), committed, num_threads)
     for number, footer in zip(committed, footers, strict=True):
@@ -96,12 +126,13 @@ def read_ledger(
             ledger.missing.append(number)
             continue
         is_stale = footer.revision != plan.parts[number].revision
+        num_retried = sum(count for code, count in footer.failed.items() if code in codes)
         if is_second and footer.num_awaiting:
             ledger.partial.append(number)
             ledger.num_pending += footer.num_awaiting
-        elif not is_second and (is_stale or (retry_failed and footer.num_transient)):
+        elif not is_second and (is_stale or num_retried):
             ledger.partial.append(number)
-            ledger.num_pending += footer.num_transient or 1
+            ledger.num_pending += max(num_retried, footer.num_transient) or 1
         else:
             ledger.totals.add(footer)
     ledger.missing += sorted(plan.parts.keys() - set(committed))

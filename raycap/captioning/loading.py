@@ -5,6 +5,7 @@ for the network leave the cores to threads that decode. Decoding is watched for 
 repeats a dead one decodes in a child process, so that the image that killed it becomes a row.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,11 +22,19 @@ from raycap.captioning.cascade import awaits
 from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
 from raycap.captioning.source import File, with_held_files
 from raycap.config import CaptionConfig, ImageConfig, StorageConfig
-from raycap.errors import TRANSIENT_CODES, ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.errors import (
+    TRANSIENT_CODES,
+    UNREADABLE,
+    BucketNotFound,
+    ErrorCode,
+    ImageError,
+    ObjectNotFound,
+    StorageError,
+)
 from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, ModelSource
-from raycap.storage.address import redact, redact_text
+from raycap.storage.address import Address, redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
@@ -86,7 +95,7 @@ _MESSAGE_CHARS = 500
 class ReadsImages(Protocol):
     """The method that `load_image` needs of a reader."""
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read an image file, as `ImageReader.read` does."""
 
 
@@ -118,6 +127,10 @@ class RunSpec:
     """Show the output of Ray and of the workers."""
     below: float | None = None
     """For the second model of a cascade: it captions images whose `logprob` is lower."""
+    root: str | None = None
+    """The folder or prefix that was listed; None for a list or one image."""
+    retried: frozenset[str] = TRANSIENT_CODES
+    """Error codes of rows to caption again in a partial part."""
 
     @property
     def block_rows(self) -> int:
@@ -154,8 +167,8 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
     """Return the rows of a part to caption: all of them, or for a partial part those to repeat.
 
-    Those are rows that changed or failed transiently, or for the second model of a cascade the rows
-    with weak captions.
+    Those are rows that changed or failed in a way that is retried, or for the second model of a
+    cascade the rows with weak captions.
     """
     store = _store(spec.output, spec.config.storage)
     manifest = read_part(store, MANIFEST, part)
@@ -165,7 +178,7 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
     if partial:
         old = read_part(store, CAPTIONS, part)
         if spec.below is None:
-            attempts, chosen = _stale_rows(manifest, old)
+            attempts, chosen = _stale_rows(manifest, old, spec.retried)
         else:
             attempts = old[schema.ATTEMPTS].to_pylist()
             weak = awaits(old, spec.model.name, spec.below)
@@ -186,21 +199,25 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
     ]
 
 
-def _stale_rows(manifest: pa.Table, old: pa.Table) -> tuple[list[int], list[int]]:
+def _stale_rows(
+    manifest: pa.Table, old: pa.Table, retried: frozenset[str]
+) -> tuple[list[int], list[int]]:
     """Return the attempt number of each row, and the indices of the rows to repeat.
 
     If there are none (an image changed and changed back), all rows are repeated: the part must be
     rewritten with the revision of its manifest, or it would stay pending forever.
     """
     changed = pc.fill_null(pc.not_equal(manifest[schema.ETAG], old[schema.ETAG]), False)
-    transient = pc.is_in(old[schema.ERROR_CODE], value_set=pa.array(sorted(TRANSIENT_CODES)))
+    # Transient failures too, even if others are to be retried: their part is rewritten anyway.
+    codes = pa.array(sorted(retried | TRANSIENT_CODES), pa.string())
+    failed = pc.is_in(old[schema.ERROR_CODE], value_set=codes)
     attempts = [
         1 if is_changed else count + 1
         for is_changed, count in zip(
             changed.to_pylist(), old[schema.ATTEMPTS].to_pylist(), strict=True
         )
     ]
-    stale = pc.indices_nonzero(pc.or_(changed, transient)).to_pylist()
+    stale = pc.indices_nonzero(pc.or_(changed, failed)).to_pylist()
     return attempts, stale or list(range(len(manifest)))
 
 
@@ -270,11 +287,40 @@ def _fetch(uri: str, size_bytes: int | None, reader: ReadsImages, spec: RunSpec)
     if size_bytes is not None and size_bytes > limit:
         raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
     try:
-        return reader.read(uri, limit)
-    except ObjectNotFound as error:
+        return reader.read(uri, limit, size_bytes)
+    except UNREADABLE as error:
+        if isinstance(error, ObjectNotFound) and spec.root is not None:
+            _check_source(spec.root)
+        raise ImageError.of(error) from error
+    except BucketNotFound as error:
+        if spec.root is not None:
+            raise
+        # A list may name any bucket.
         raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
-    except TransientError as error:
-        raise ImageError(error.code, error.message) from error
+
+
+def _check_source(root: str) -> None:
+    """Raise StorageError if the source itself is gone, as when a file system is not mounted.
+
+    Its images would otherwise all be recorded as missing. A folder that others are mounted on is
+    empty when they are not.
+    """
+    address = Address.parse(root)
+    if not address.is_local:
+        return
+    try:
+        with os.scandir(address.local_path) as entries:
+            is_gone = next(entries, None) is None
+    except PermissionError:
+        return
+    except OSError:
+        is_gone = True
+    if is_gone:
+        raise StorageError(
+            f"{root}: the source is no longer there, or is empty now; check that it is mounted on "
+            "every node, and run the same command to continue",
+            uri=root,
+        )
 
 
 def failure(error: ImageError) -> dict[str, Any]:

@@ -6,10 +6,12 @@ A run has one pass per model: the pending images are captioned by the model, and
 import logging
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
@@ -17,11 +19,12 @@ from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
-from raycap.captioning.ledger import Ledger, Totals, read_ledger
+from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.moving import find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan
+from raycap.captioning.refusals import Refusals
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
@@ -60,8 +63,11 @@ class CaptionPass:
         ledger: Ledger,
         config: CaptionConfig,
         model: ModelSource,
+        *,
+        retry_failed: RetryFailed = False,
     ) -> None:
         self._store = run.store
+        self._retried = retried_codes(retry_failed)
         self._lock = run.lock
         self._plan = plan
         self._num_images = plan.num_images  # once: it is a sum over all parts
@@ -112,6 +118,8 @@ class CaptionPass:
                 torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
                 debug=debug,
                 below=cascade.below if cascade and is_second else None,
+                root=listing.root,
+                retried=self._retried,
             )
             self._stream(spec, resources, on_progress)
 
@@ -134,7 +142,7 @@ class CaptionPass:
             Committer(self._store, self._lock, self._plan, add, self._cascade) as committer,
         ):
             try:
-                for table in answered_rows(self._ledger.work(), spec, resources):
+                for table in self._readable(answered_rows(self._ledger.work(), spec, resources)):
                     self._count(committer.add(table))
                     progress = self._progress(time.monotonic() - started)
                     heartbeat.note(progress)
@@ -143,6 +151,15 @@ class CaptionPass:
             finally:
                 committer.drain()
                 self.stream_s = time.monotonic() - started
+
+    def _readable(self, answered: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Pass the stream on, unless no image can be read; raises as `Refusals` does."""
+        is_second = self._cascade is not None and self._cascade.is_second
+        has_captions = is_second or self._num_failed < self.totals.num_images
+        refusals = Refusals(self._config.engine.max_refused, has_captions=has_captions)
+        for table in answered:
+            yield from refusals.passed(table)
+        yield from refusals.rest()
 
     def describe_stop(self) -> str:
         """Return how far a stopped pass came, and how to continue it."""
@@ -181,7 +198,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     below: float | None = None,
     source_moved_from: str | Path | None = None,
     limit: int | None = None,
-    retry_failed: bool = False,
+    retry_failed: RetryFailed = False,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Summary:
@@ -203,7 +220,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
             output of a run that captioned it there is continued. Images whose size, time or ETag
             has changed are captioned again.
         limit: caption only the first images of the source, in key order.
-        retry_failed: retry images that failed for a transient reason.
+        retry_failed: retry images that failed: True for those that failed for a transient reason;
+            or error codes, such as `["forbidden"]`, and `all`.
         on_progress: called as images are captioned.
         debug: show Ray's and the workers' own output.
 
@@ -235,6 +253,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     generation = settled_generation(config.generation, found)
     check_backend(found, config.model, generation)
     config = config.model_copy(update={"generation": generation})
+    retried_codes(retry_failed)  # a wrong one is refused before anything is written
     fingerprint = caption_fingerprint(listing.identity, found, config, second)
     former = None if source_moved_from is None else str(source_moved_from)
     moved = find_move(store, fingerprint, former)
@@ -300,7 +319,7 @@ def forecast(
     *,
     config: CaptionConfig | None = None,
     limit: int | None = None,
-    retry_failed: bool = False,
+    retry_failed: RetryFailed = False,
     listing: Listing | None = None,
 ) -> Forecast:
     """Return what `caption` would do, by listing the source and the output; write nothing.
@@ -351,7 +370,7 @@ class _Passes:
         model: ModelSource,
         cascade: Cascade | None,
         *,
-        retry_failed: bool,
+        retry_failed: RetryFailed,
         debug: bool,
     ) -> None:
         """Caption everything pending: by the first model, then by the second if there is one."""
@@ -366,7 +385,7 @@ class _Passes:
         model: ModelSource,
         cascade: Cascade | None,
         *,
-        retry_failed: bool,
+        retry_failed: RetryFailed,
         debug: bool,
     ) -> None:
         ledger = read_ledger(
@@ -376,7 +395,7 @@ class _Passes:
             num_threads=config.storage.list_threads,
             is_second=cascade is not None and cascade.is_second,
         )
-        one = CaptionPass(self._run, self._plan, ledger, config, model)
+        one = CaptionPass(self._run, self._plan, ledger, config, model, retry_failed=retry_failed)
         self._passes.append(one)
         if ledger.num_pending:
             self._store.delete(SUMMARY)

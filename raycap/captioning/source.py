@@ -7,16 +7,14 @@ ids, addresses and digests, but no image. Images stored in the dataset are read 
 that each of its row groups is read about once.
 """
 
-import glob
 import logging
 import os
 import re
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -36,12 +34,14 @@ from raycap.errors import (
     StorageError,
     TransientError,
 )
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import why_no_image
 from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address, redact
 from raycap.storage.base import KEY, Store
-from raycap.storage.local import display_path, etag_of, status_of
+from raycap.storage.foreign import ForeignStore
+from raycap.storage.local import LocalStore, display_path, etag_of
+from raycap.storage.s3 import S3Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,10 @@ class Listing:
     tables: Iterable[pa.Table]
     """MANIFEST rows, sorted by image id, without duplicates."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Skipped files by suffix (or `hidden`, or `duplicate` in a list)."""
+    """Files left out, by suffix or another reason: `hidden`, `dangling link`, `duplicate` in a list
+    and others (`images/names.py`, `storage/local.py`)."""
+    root: str | None = None
+    """The folder or prefix that was listed; None for a list or one image."""
     repeated: list[str] = field(default_factory=list)
     """Ids of the first few images that a list has more than once."""
     is_dataset: bool = False
@@ -247,17 +250,52 @@ def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing
         return _open_list(str(path.resolve()) if is_local else source, config)
     if is_local and os.path.isfile(path):
         return _open_one(open_store(str(path.parent), config), path.name)
-    if not is_local and _WILDCARD.search(source):
-        return _open_remote_glob(source, config)
+    if not is_local:
+        return _recognise_remote(address, config, split)
     return _open_store_source(open_store(address, config), config, split)
+
+
+def _recognise_remote(address: Address, config: StorageConfig, split: str | None) -> Listing:
+    """Recognise a prefix, glob or object; a name that exists is taken as it is."""
+    if address.is_s3 and "//" in f"{address.path}/" and (found := _open_as_is(address, config)):
+        return found
+    is_glob = bool(_WILDCARD.search(address.text))
+    # A wildcard in the name of a bucket is refused below.
+    if is_glob and not Address.parse(_glob_base(address.text)).is_local:
+        is_glob = not _exists_as_is(address, config)
+    if is_glob:
+        return _open_remote_glob(address.text, config)
+    return _open_store_source(open_store(address, config), config, split)
+
+
+def _open_as_is(address: Address, config: StorageConfig) -> Listing | None:
+    """Open a prefix or object with empty names in its key, such as `s3://bucket//lead`."""
+    store = S3Store(address, config, is_literal=True)
+    if store.holds_any():
+        listing = Listing(source=store.uri, tables=(), root=store.uri)
+        listing.tables = _images(store, store.list(), listing.skipped)
+        return listing
+    bucket, key = address.bucket_and_key
+    whole = open_store(f"s3://{bucket}", config)
+    return _open_one(whole, key) if key.strip("/") and whole.exists(key) else None
+
+
+def _exists_as_is(address: Address, config: StorageConfig) -> bool:
+    """Whether there is a prefix or an object of exactly that name."""
+    store = open_store(address, config)
+    if isinstance(store, S3Store | ForeignStore) and store.holds_any():
+        return True
+    parent, _, name = store.uri.rpartition("/")
+    return not parent.endswith("/") and open_store(parent, config).exists(name)
 
 
 def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
     if found := find_dataset(store, config, split):
         tables = found.tables()
         return Listing(source=store.uri, tables=tables, is_dataset=True, split=found.split)
-    listing = Listing(source=store.uri, tables=())
-    images = _images(store, store.list(), listing.skipped)
+    listing = Listing(source=store.uri, tables=(), root=store.uri)
+    pages = store.survey(listing.skipped) if isinstance(store, LocalStore) else store.list()
+    images = _images(store, pages, listing.skipped)
     listing.tables = _or_one_object(images, store, config, listing.skipped)
     return listing
 
@@ -291,24 +329,13 @@ def _open_one(store: Store, name: str) -> Listing:
 def _open_glob(pattern: str) -> Listing:
     pattern = os.path.abspath(pattern)
     base = _glob_base(pattern) or "/"
-
-    def tables() -> Iterator[pa.Table]:
-        files = ((name, status_of(name)) for name in glob.iglob(pattern, recursive=True))
-        rows = (
-            (_key(name, base), display_path(name), status.st_size, etag_of(status))
-            for name, status in files
-            if status is not None and stat.S_ISREG(status.st_mode)
-        )
-        while page := list(islice(rows, _PAGE_ROWS)):
-            columns = [list(column) for column in zip(*page, strict=True)]
-            yield pa.table(columns, schema=MANIFEST)
-
-    return Listing(source=pattern, tables=sort_unique(tables()))
-
-
-def _key(path: str, base: str) -> str:
-    shown, above = display_path(path), display_path(base)
-    return shown.removeprefix(above).removeprefix("/")
+    listing = Listing(source=pattern, tables=(), root=base)
+    inner = pattern.removeprefix(base).lstrip("/")
+    pages: Iterator[pa.Table] = iter(())
+    if os.path.isdir(base):
+        pages = LocalStore(Path(base)).survey(listing.skipped, _enters(inner))
+    listing.tables = _matching(LocalStore(Path(base)), pages, _matcher(pattern, inner))
+    return listing
 
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
@@ -317,18 +344,39 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
         shown = redact(pattern)
         raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
+    matcher = _matcher(pattern, pattern.removeprefix(base).lstrip("/"))
+    return Listing(source=pattern, tables=_matching(store, store.list(), matcher), root=base)
+
+
+def _matcher(pattern: str, inner: str) -> re.Pattern[str]:
     try:
-        matcher = re.compile(_glob_regex(pattern.removeprefix(base).lstrip("/")))
+        return re.compile(_glob_regex(inner))
     except re.error as error:
         raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
 
-    def tables() -> Iterator[pa.Table]:
-        for table in store.list():
-            found = table.filter(pa.array([bool(matcher.fullmatch(k)) for k in _keys(table)]))
-            if len(found):
-                yield _manifest(store, found)
 
-    return Listing(source=pattern, tables=tables())
+def _matching(
+    store: Store, tables: Iterator[pa.Table], matcher: re.Pattern[str]
+) -> Iterator[pa.Table]:
+    for table in tables:
+        found = table.filter(pa.array([bool(matcher.fullmatch(k)) for k in _keys(table)]))
+        if len(found):
+            yield _manifest(store, found)
+
+
+def _enters(inner: str) -> Callable[[str], bool]:
+    """Return which folders, by their keys, may hold files that match a glob."""
+    *folders, _ = parts = inner.split("/")
+    deep = parts.index("**") if "**" in parts else len(parts)
+    names = [re.compile(_name_regex(name)) for name in folders[:deep]]
+
+    def enters(key: str) -> bool:
+        depth = key.count("/")
+        if depth >= deep:
+            return True
+        return depth < len(names) and bool(names[depth].fullmatch(key.rpartition("/")[2]))
+
+    return enters
 
 
 def _open_list(source: str, config: StorageConfig) -> Listing:
@@ -362,23 +410,17 @@ def _open_list(source: str, config: StorageConfig) -> Listing:
 
 
 def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> Iterator[pa.Table]:
-    """Keep files that are images by their name, and count the others by suffix."""
+    """Keep files that are images by their name, and count the others by the reason."""
     for table in tables:
-        keep = []
-        for key in _keys(table):
-            name = PurePosixPath(key).name
-            suffix = PurePosixPath(name).suffix.lower()
-            is_image = not name.startswith(".") and (not suffix or suffix in IMAGE_SUFFIXES)
-            keep.append(is_image)
-            if not is_image:
-                skipped["hidden" if name.startswith(".") else suffix] += 1
-        found = table if all(keep) else table.filter(pa.array(keep))
+        reasons = [why_no_image(key) for key in _keys(table)]
+        skipped.update(reason for reason in reasons if reason is not None)
+        found = table.filter(pa.array([reason is None for reason in reasons]))
         if len(found):
             yield _manifest(store, found)
 
 
 def _manifest(store: Store, table: pa.Table) -> pa.Table:
-    uris = pa.array([store.address(key) for key in _keys(table)])
+    uris = pa.array([display_path(store.address(key)) for key in _keys(table)])
     return pa.table([table[KEY], uris, table[SIZE_BYTES], table[ETAG]], schema=MANIFEST)
 
 

@@ -62,6 +62,9 @@ class EngineConfig(Section):
     """CPU threads of an actor's model. None: the machine's cores divided by `num_actors`."""
     max_failed_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of failed images above which a complete run has exit code 3."""
+    max_refused: int = Field(default=1000, ge=1)
+    """Stop the run if access is denied (`forbidden`) to so many images in a row, or to most of the
+    first and none of these can be read. Otherwise such images are failed rows."""
     hang_timeout_s: float = Field(default=180.0, gt=0.0)
     """A process that spends so many seconds on one batch, or on decoding one image, is ended and
     replaced; with `model.compile`, a batch may take five times as long. Images that crash or hang

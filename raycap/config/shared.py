@@ -133,6 +133,8 @@ class StorageConfig(Section):
 
     timeout_s: float = Field(default=30.0, gt=0.0)
     """Longest wait for a connection, or for the next bytes of one."""
+    image_timeout_s: float = Field(default=300.0, gt=0.0)
+    """Longest time for reading one image from a bucket or web address, retries included."""
     num_retries: int = Field(default=5, ge=0, le=50)
     """Retries of a throttled, failed or interrupted request, after random waits that grow."""
     anonymous: bool = False

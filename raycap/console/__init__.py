@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from raycap.console.calibrate import calibrate
-from raycap.console.caption import caption
+from raycap.console.caption import CaptionCommand, caption
 from raycap.console.demo import demo
 from raycap.console.doctor import doctor
 from raycap.console.evaluate import evaluate
@@ -51,7 +51,7 @@ COMMANDS = (
     demo,
 )
 for command in COMMANDS:
-    app.command(cls=Command)(command)
+    app.command(cls=CaptionCommand if command is caption else Command)(command)
 
 
 def _print_version(is_asked: bool) -> None:

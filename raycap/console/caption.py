@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from raycap.config import CaptionConfig
 from raycap.config.loading import load_config
@@ -33,6 +34,22 @@ if TYPE_CHECKING:
     from raycap.results.preflight import Estimate, Preflight, Stage
 
 
+RETRY_FAILED = "--retry-failed"
+
+
+class CaptionCommand(TyperCommand):
+    """The command, with an option that may stand without its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse: `--retry-failed` alone means transient codes."""
+        end = args.index("--") if "--" in args else len(args)
+        full = [
+            f"{RETRY_FAILED}=transient" if one == RETRY_FAILED and place < end else one
+            for place, one in enumerate(args)
+        ]
+        return super().parse_args(ctx, full)
+
+
 def caption(
     source: SourceArg,
     output: OutputArg,
@@ -43,9 +60,15 @@ def caption(
         typer.Option(min=1, help="Caption only the first N images, in key order."),
     ] = None,
     retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Retry images that failed for a transient reason."),
-    ] = False,
+        str | None,
+        typer.Option(
+            RETRY_FAILED,
+            metavar="[=CODES]",
+            help="Retry images that failed for a transient reason; or those with certain codes, "
+            "for example `--retry-failed=not_found,forbidden`, or `all`.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, and exit.")
     ] = False,
@@ -91,7 +114,7 @@ def caption(
     Example: `raycap caption photos/ captions/ --model demo --set generation.num_beams=5`
 
     Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, but the share of failed
-    images exceeds `engine.max_failed_share`.
+    images exceeds `engine.max_failed_share` (retry them with `--retry-failed`).
     """
     with told_errors(debug=debug):
         named = {
@@ -103,7 +126,8 @@ def caption(
         resolved = load_config(CaptionConfig, config, settings, named)
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
-        choice: dict[str, Any] = {"config": resolved, "limit": limit, "retry_failed": retry_failed}
+        retried = retry_failed if retry_failed is not None else False
+        choice = {"config": resolved, "limit": limit, "retry_failed": retried}
         if dry_run:
             _print_forecast(source, output, choice)
             return
@@ -115,7 +139,9 @@ def caption(
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(
                 f"[red]{failed_share:.1%} of the images failed, more than "
-                f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows[/red]"
+                f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows; "
+                "--retry-failed retries those that failed for a transient reason, "
+                "--retry-failed=CODE,CODE those of other codes[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
 

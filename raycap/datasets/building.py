@@ -41,11 +41,12 @@ from raycap.datasets.parts import (
 )
 from raycap.errors import (
     TRANSIENT_CODES,
+    UNREADABLE,
     ConfigError,
     ErrorCode,
     ImageError,
     ObjectNotFound,
-    TransientError,
+    StorageError,
 )
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.metrics.tokenizer import tokenize
@@ -152,14 +153,33 @@ class Answer:
 
 
 class Outage:
-    """Counts consecutive images that failed for a transient reason; shared by threads."""
+    """Counts images that cannot be read, for a transient reason or for lack of access.
+
+    Shared by threads.
+    """
 
     def __init__(self) -> None:
         self._in_a_row = 0
+        self._num_refused = 0
+        self._num_read = 0
 
     def note(self, *, is_unreached: bool) -> None:
         """Count another failure, or reset the count."""
         self._in_a_row = self._in_a_row + 1 if is_unreached else 0
+        self._num_read += not is_unreached
+
+    def note_refused(self, error: ImageError) -> None:
+        """Count an image to which access was denied.
+
+        Raises:
+            StorageError: it is denied to all of them.
+        """
+        self._num_refused += 1
+        if not self._num_read and self._num_refused >= GIVE_UP_AFTER:
+            raise StorageError(
+                f"none of {self._num_refused} images can be read: {error.message}; check the "
+                "permissions and credentials, and run the same command to continue"
+            )
 
     @property
     def is_lasting(self) -> bool:
@@ -178,7 +198,7 @@ def answer(
     before, existing = question.before, question.existing
     if before and before[STORED_IN] and existing:
         return _kept(question, {**existing, schema.SPLIT: question.split}, before)
-    if before and before[schema.ERROR_CODE] not in (None, *TRANSIENT_CODES):
+    if before and before[schema.ERROR_CODE] not in (None, *TRANSIENT_CODES, ErrorCode.FORBIDDEN):
         return Answer(answered=before, row=None, tokens=[])
     try:
         if outage.is_lasting:
@@ -189,6 +209,8 @@ def answer(
     except ImageError as error:
         if error.code in TRANSIENT_CODES:
             outage.note(is_unreached=True)
+        elif error.code is ErrorCode.FORBIDDEN:
+            outage.note_refused(error)
         return _rejected(question, error)
     return _kept(question, _row(question, data, image, config), {schema.NUM_BYTES: len(data)})
 
@@ -203,10 +225,8 @@ def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
         if offset_bytes is None:
             return reader.read(uri, limit)
         return reader.read_range(uri, offset_bytes, limit if size_bytes is None else size_bytes)
-    except ObjectNotFound as error:
-        raise ImageError(ErrorCode.NOT_FOUND, str(error)) from error
-    except TransientError as error:
-        raise ImageError(error.code, error.message) from error
+    except UNREADABLE as error:
+        raise ImageError.of(error) from error
     except ConfigError as error:  # a package is missing for this kind of address
         raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: {error}") from error
 

@@ -21,7 +21,7 @@ from raycap import schema
 from raycap.config import EvaluateConfig, ExternalMetricsConfig, ImageConfig, StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.references import References
-from raycap.errors import ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.errors import UNREADABLE, ErrorCode, ImageError
 from raycap.evaluation.matching import IS_SCORED, column
 from raycap.evaluation.metric import Metric
 from raycap.evaluation.workers import RESTARTS, spread
@@ -91,10 +91,8 @@ class UriImages:
             return ImageError(ErrorCode.NOT_FOUND, "the references have no address of this image")
         try:
             return _reader(self.storage).read(uri, self.max_bytes)
-        except ObjectNotFound as error:
-            return ImageError(ErrorCode.NOT_FOUND, str(error))
-        except TransientError as error:
-            return ImageError(error.code, error.message)
+        except UNREADABLE as error:
+            return ImageError.of(error)
 
 
 def clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[pa.Table]:

@@ -4,10 +4,12 @@ Every failure is an `ImageError`. Only `prepare_process` changes global state.
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.images.bombs import HeaderReader, check_cost
-
-_SUFFIXES = """
-    apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli gif heic heif icns ico im j2c j2k
-    jfif jp2 jpc jpe jpeg jpf jpg jpx mpo msp pbm pcd pcx pfm pgm png pnm ppm psd qoi ras rgb rgba
-    sgi tga tif tiff webp xbm xpm
-"""
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
-"""Suffixes of files that count as images in a folder or prefix, as do files without a suffix."""
+from raycap.images.other_files import describe_other, is_text, register_heif
 
 UNREAD_FORMATS = frozenset(
     {
@@ -100,6 +95,7 @@ def prepare_process(config: ImageConfig) -> None:
     or description of more than 1 MB fail.
     """
     Image.init()
+    register_heif()
     # Only Pillow's check sees the size of images inside icons in time. It raises above twice this
     # limit and warns above it; in between, `decode` checks.
     Image.MAX_IMAGE_PIXELS = config.max_pixels
@@ -113,7 +109,8 @@ def prepare_process(config: ImageConfig) -> None:
 def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     """Decode the first frame of an image file, upright, in RGB, at the target's size.
 
-    Transparent images are placed on white. 16-bit images are divided by 256. 32-bit and float
+    Transparent images are placed on white. 16-bit images are divided by 256, or by less if all
+    values fit into 8, 10 or 12 bits. 32-bit and float
     images are read in the range 0..1 (floats), 0..255 or 0..65535, the narrowest that contains all
     values; if none does, they are scaled from their minimum to their maximum. Colour profiles are
     ignored.
@@ -124,8 +121,18 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
 
     Raises:
         ImageError: `empty`, `too_large`, `unsupported_format` (no known image signature) or
-            `decode_failed` (a known signature, but truncated or corrupt).
+            `decode_failed` (a known signature, but truncated or corrupt; a JPEG that lacks only its
+            last two bytes is whole).
     """
+    try:
+        return _decode(data, target, config)
+    except ImageError as error:
+        if not _lacks_only_its_end(data, error):
+            raise
+    return _decode(_pixel_data(data) + _JPEG_END, target, config)
+
+
+def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     resample = Image.Resampling[target.resample.upper()]
     # The longer side for both dimensions: only EXIF, which is read later, tells the orientation.
     side = DRAFT_MARGIN * max(target.width_px, target.height_px)
@@ -150,6 +157,37 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     if orientation in _SIDEWAYS:
         width_px, height_px = height_px, width_px
     return DecodedImage(pixels=np.asarray(rgb), width_px=width_px, height_px=height_px)
+
+
+_JPEG_END = b"\xff\xd9"
+_STUFFING = (b"\x55" * 64, b"\xaa" * 64)
+
+
+def _lacks_only_its_end(data: bytes, error: ImageError) -> bool:
+    """Whether a file is a JPEG with all of its pixels, but without the marker that ends it.
+
+    Its decoder fills missing pixels without a word. If none is missing, then bytes after the last
+    one change nothing; otherwise they are taken for pixels.
+    """
+    is_cut = isinstance(error.__cause__, OSError) and "truncated" in str(error.__cause__)
+    if not is_cut or not data.startswith(b"\xff\xd8"):
+        return False
+    try:
+        data = _pixel_data(data)
+        as_is = _all_pixels(data + _JPEG_END)
+        return all(np.array_equal(as_is, _all_pixels(data + m + _JPEG_END)) for m in _STUFFING)
+    except Exception:  # noqa: BLE001  as in _pillow_errors
+        return False
+
+
+def _pixel_data(data: bytes) -> bytes:
+    """Drop half a marker from the end."""
+    return data.removesuffix(_JPEG_END[:1])
+
+
+def _all_pixels(data: bytes) -> UInt8[np.ndarray, "..."]:
+    with Image.open(BytesIO(data), formats=["JPEG", "MPO"]) as image:
+        return np.asarray(image)
 
 
 def _check_length(data: bytes, config: ImageConfig) -> None:
@@ -186,22 +224,35 @@ def _pillow_errors(
     except Exception as error:
         kind = opened_as or _signature(data)  # some formats, such as TGA, have no signature
         if kind is None:
-            reason = f"not a supported image format, starts with {data[:16]!r}"
-            raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, reason) from error
-        raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {_brief(error)}") from error
+            raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, describe_other(data)) from error
+        reason = _brief(error) if opened_as else _brief_of_header(error, data)
+        raise ImageError(ErrorCode.DECODE_FAILED, f"{kind}: {reason}") from error
 
 
 def _brief(error: Exception) -> str:
-    # Its text contains the address of the buffer, but equal images must give equal rows.
-    if isinstance(error, UnidentifiedImageError):
-        return "the header cannot be read"
-    text = " ".join(str(error).split())
+    # Quotations of the file are left out.
+    text = _QUOTATION.sub("...", " ".join(str(error).split()))
     text = text if len(text) <= 160 else f"{text[:157]}..."
     return text or type(error).__name__
 
 
+_QUOTATION = re.compile(r"""\bb?(["']).*\1|(["']).*\2""")
+
+
+def _brief_of_header(error: Exception, data: bytes) -> str:
+    """Return the reason why a file is not opened.
+
+    Text that is no image at all can begin like one, such as "P3" or "BM", and Pillow quotes it.
+    """
+    # Pillow's text would contain the address of the buffer, but equal images must give equal rows.
+    if isinstance(error, UnidentifiedImageError) or is_text(data[:4]):
+        return "the header cannot be read"
+    return _brief(error)
+
+
 def _formats() -> tuple[str, ...]:
     Image.init()
+    register_heif()
     return tuple(name for name in Image.ID if name not in UNREAD_FORMATS)
 
 
@@ -232,8 +283,8 @@ def _flatten(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if image.format == "PPM" and image.mode == "I":
             # Pillow's 16-bit PGM: dark images must not be read as 8-bit ones.
-            values = values.astype(np.uint16)
-        return Image.fromarray(_scale_to_uint8(values))
+            return Image.fromarray(_scale_to_uint8(values.astype(np.uint16)))
+        return Image.fromarray(_scale_to_uint8(values, _bits_used(values)))
     # Pillow drops the palette object of ICNS images, and then has_transparency_data fails.
     if (image.mode != "P" or image.palette) and image.has_transparency_data:
         # Through LA, because Pillow cannot convert premultiplied grey to RGBA directly.
@@ -249,10 +300,18 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scale_to_uint8(values: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+def _bits_used(values: Num[np.ndarray, "h w"]) -> int:
+    """Return the bits that 16-bit values use: cameras and scanners store 8, 10 or 12 in 16."""
+    if values.dtype.itemsize != 2:
+        return 16
+    used = int(values.max(initial=0)).bit_length()
+    return next((num_bits for num_bits in (8, 10, 12) if used <= num_bits), 16)
+
+
+def _scale_to_uint8(values: Num[np.ndarray, "h w"], num_bits: int = 16) -> UInt8[np.ndarray, "h w"]:
     """Scale 16-bit, 32-bit or float grey to 0..255, as described in `decode`."""
     if values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
+        return (values >> max(0, num_bits - 8)).astype(np.uint8)
     flat = values.reshape(-1)
     places = [slice(at, at + _SCALED_VALUES) for at in range(0, flat.size, _SCALED_VALUES)]
     ends = [end for place in places for end in _range(flat[place])]

@@ -133,11 +133,11 @@ class _Stopwatch:
         self.decode_s = 0.0
         self.data = b""
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read the file."""
         started = time.perf_counter()
         try:
-            return self._reader.read(uri, max_bytes)
+            return self._reader.read(uri, max_bytes, size_bytes)
         finally:
             self.fetch_s = time.perf_counter() - started
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.captioning.forecast import RunAhead, count, estimate
+from raycap.captioning.ledger import RetryFailed
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.plan import limited
 from raycap.captioning.resources import (
@@ -99,7 +100,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     *,
     config: CaptionConfig | None = None,
     limit: int | None = None,
-    retry_failed: bool = False,
+    retry_failed: RetryFailed = False,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Preflight:
@@ -114,7 +115,7 @@ def preflight(  # noqa: PLR0913  as `caption`
         num_images: Images to sample; all if there are fewer.
         config: All settings; None for the defaults.
         limit: Use only the first images of the source, in key order.
-        retry_failed: Count images that failed for a transient reason as remaining.
+        retry_failed: Count failed images that would be retried as remaining.
         on_progress: Called as images are answered.
         debug: Show the output of Ray and of the workers.
 

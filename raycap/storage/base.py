@@ -1,15 +1,25 @@
 """The interface of a store, and the retry policy of all stores."""
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
+from tenacity.stop import stop_base
 
 from raycap.config import StorageConfig
-from raycap.errors import TransientError
+from raycap.errors import ErrorCode, TransientError
 from raycap.schema import ETAG, SIZE_BYTES
 
 KEY = "key"
@@ -89,14 +99,61 @@ class Store(Protocol):
         """Delete temporary files that a killed writer left; only the holder of the lock may."""
 
 
-def retrying(config: StorageConfig) -> Retrying:
+MAX_RETRY_AFTER_S = 120.0
+"""If a server asks to wait longer (`Retry-After`), the request is not repeated in this run."""
+
+_backoff = wait_random_exponential(multiplier=0.2, max=20)
+
+
+def retrying(config: StorageConfig, limit_s: float | None = None) -> Retrying:
     """Build the retry policy: TransientError is retried after random waits that grow.
 
-    Full jitter, as in Brooker 2015, "Exponential Backoff And Jitter" (AWS Architecture Blog).
+    If the server says how long to wait, it is that long at least. Full jitter, as in Brooker 2015,
+    "Exponential Backoff And Jitter" (AWS Architecture Blog).
+
+    Args:
+        config: How often.
+        limit_s: No retry begins after so many seconds; None: no limit.
     """
+    stop: stop_base = stop_after_attempt(config.num_retries + 1)
     return Retrying(
-        stop=stop_after_attempt(config.num_retries + 1),
-        wait=wait_random_exponential(multiplier=0.2, max=20),
-        retry=retry_if_exception_type(TransientError),
+        stop=stop if limit_s is None else stop | stop_before_delay(limit_s),
+        wait=_wait_s,
+        retry=retry_if_exception(_is_retried),
         reraise=True,
     )
+
+
+def _is_retried(error: BaseException) -> bool:
+    wait_s = error.retry_after_s if isinstance(error, TransientError) else None
+    return wait_s is not None and wait_s <= MAX_RETRY_AFTER_S
+
+
+def _wait_s(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked_s = error.retry_after_s if isinstance(error, TransientError) else None
+    return max(_backoff(state), asked_s or 0.0)
+
+
+def retry_after_s(header: str | None) -> float:
+    """Return the seconds that a `Retry-After` header asks for, as a number or a date; else 0."""
+    if not header:
+        return 0.0
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def check_whole(num_bytes: int, size_bytes: int | None, max_bytes: int, shown: str) -> None:
+    """Raise TransientError if fewer bytes have arrived than the listing promised.
+
+    A proxy or a store may cut a body short and announce the shorter length. An image that has been
+    replaced by a smaller one since it was listed is read again as well, when it is listed again.
+    """
+    if size_bytes is not None and num_bytes < min(size_bytes, max_bytes + 1):
+        raise TransientError(
+            ErrorCode.NETWORK, f"{shown}: {num_bytes:,} of {size_bytes:,} bytes arrived"
+        )

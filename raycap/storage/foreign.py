@@ -12,13 +12,21 @@ import fsspec
 import pyarrow as pa
 
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError, ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.errors import (
+    ConfigError,
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.address import Address
 from raycap.storage.base import LISTING, WriteLock, retrying
 from raycap.storage.lock import heartbeat_lock
 
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _PAGE_ROWS = 1000
+_MESSAGE_CHARS = 200
 
 
 def open_filesystem(scheme: str) -> Any:
@@ -116,6 +124,10 @@ class ForeignStore:
         for page in _pages(rows):
             keys, sizes, etags = zip(*page, strict=True)
             yield pa.table([pa.array(keys), pa.array(sizes), pa.array(etags)], schema=LISTING)
+
+    def holds_any(self) -> bool:
+        """Whether there is a folder or prefix at its own address."""
+        return bool(self._call("", lambda _: self._files.isdir(self.uri)))
 
     def read(self, key: str) -> bytes:
         """Read a whole object."""
@@ -227,8 +239,26 @@ class ForeignStore:
 
 
 def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
-    """Read an object of an fsspec file system from byte `start` to byte `end`, or to its end."""
-    data: bytes = _mapped(lambda address: files.cat_file(address, start, end), uri)
+    """Read an image on an fsspec file system from byte `start` to byte `end`, or to its end.
+
+    Raises:
+        ObjectNotFound: there is no such object.
+        ObjectForbidden: it is refused.
+        TransientError: throttled, timed out or disconnected.
+    """
+    try:
+        data: bytes = _mapped(lambda address: files.cat_file(address, start, end), uri)
+    except StorageError as error:
+        if type(error) is not StorageError:
+            raise
+        raise ObjectForbidden(str(error)) from error
+    # The packages behind fsspec have errors of their own for replies.
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MESSAGE_CHARS]
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if str(status).isdecimal() and 400 <= int(str(status)) < 500 and int(str(status)) != 429:
+            raise ObjectForbidden(f"{uri}: {reason}") from error
+        raise TransientError(ErrorCode.SERVER_ERROR, f"{uri}: {reason}") from error
     return data
 
 
@@ -242,6 +272,8 @@ def _mapped(attempt: Callable[[str], Any], address: str) -> Any:
         code = ErrorCode.TIMEOUT if isinstance(error, TimeoutError) else ErrorCode.NETWORK
         reason = str(error) or type(error).__name__
         raise TransientError(code, f"{address}: {reason}") from error
+    except PermissionError as error:
+        raise ObjectForbidden(f"{address}: {error}") from error
     except OSError as error:
         raise StorageError(f"{address}: {error}") from error
 

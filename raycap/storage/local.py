@@ -9,16 +9,24 @@ import shutil
 import socket
 import stat
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 
-from raycap.errors import ObjectNotFound, RunConflict, StorageError
+from raycap.errors import (
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    RunConflict,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.base import LISTING, WriteLock
 
 _PAGE_ROWS = 1_000
@@ -41,13 +49,37 @@ class LocalStore:
         return str(self._root / key)
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:
-        """Walk the folder in key order; names that are not UTF-8 are percent-encoded."""
+        """Walk the folder in key order; names that are not UTF-8 are percent-encoded.
+
+        Raises if a folder below it cannot be read, unlike `survey`.
+        """
+        return self._pages(Walk(), prefix)
+
+    def survey(
+        self,
+        left_out: Counter[str],
+        enters: Callable[[str], bool] | None = None,
+        prefix: str = "",
+    ) -> Iterator[pa.Table]:
+        """List all files as `list` does, and count what cannot be listed instead of raising.
+
+        Args:
+            left_out: Counts dangling links, unreadable folders and the like.
+            enters: Whether to walk into a folder, by its key; None: into all.
+            prefix: List the files under it only.
+
+        Raises:
+            StorageError: the folder itself cannot be read.
+        """
+        return self._pages(Walk(left_out, enters), prefix)
+
+    def _pages(self, walk: "Walk", prefix: str) -> Iterator[pa.Table]:
         folder = self._root / prefix
         rows: list[tuple[str, int, str]] = []
         with _mapped_errors(folder):
             if status_of(str(folder)) is None:
                 return
-            for name, status in _walk(str(folder), prefix, ()):
+            for name, status in walk(str(folder), prefix):
                 rows.append((name, status.st_size, etag_of(status)))
                 if len(rows) == _PAGE_ROWS:
                     yield _table(rows)
@@ -180,18 +212,36 @@ def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
     """Read a local file, at most `max_bytes + 1` of it.
 
     Raises:
-        ObjectNotFound: there is none, or it is a folder.
+        ObjectNotFound: there is none, or it is no file: a folder, a pipe, a device.
+        ObjectForbidden: its permissions forbid it.
+        TransientError: its file system does not answer.
         StorageError: it cannot be read.
     """
-    with _mapped_errors(path), open(_real_path(path), "rb") as file:
+    with _mapped_errors(path), _opened(path) as file:
         return file.read() if max_bytes is None else file.read(max_bytes + 1)
 
 
 def read_file_range(path: Path | str, offset_bytes: int, num_bytes: int) -> bytes:
     """Read `num_bytes` of a local file from an offset on. Raises as `read_file` does."""
-    with _mapped_errors(path), open(_real_path(path), "rb") as file:
+    with _mapped_errors(path), _opened(path) as file:
         file.seek(offset_bytes)
         return file.read(num_bytes)
+
+
+def _opened(path: Path | str) -> BinaryIO:
+    """Open a regular file to read; opening a pipe would wait for its writer, a device for ever."""
+    real = _real_path(path)
+    mode = os.stat(real).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises
+        raise ObjectNotFound(f"{path}: is a {_kind(mode)}, not a file")
+    # It may have been replaced since.
+    return open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "pipe"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def _real_path(path: Path | str) -> Path | str:
@@ -201,6 +251,21 @@ def _real_path(path: Path | str) -> Path | str:
     return path
 
 
+_OUTAGES = frozenset(
+    {
+        errno.EIO,
+        errno.ESTALE,
+        errno.ENOTCONN,  # a file system in a process of its own that has ended
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EREMOTEIO,
+        errno.ETIMEDOUT,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+
+
 @contextmanager
 def _mapped_errors(path: Path | str) -> Iterator[None]:
     try:
@@ -208,10 +273,14 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{error.filename or path}: no such file") from error
     except OSError as error:
+        told = f"{error.filename or path}: {error.strerror or error}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise ObjectForbidden(told) from error
+        if error.errno in _OUTAGES:
+            raise TransientError(ErrorCode.SERVER_ERROR, told) from error
         # The name is too long, or a link to itself: no file can exist there.
         is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
-        kind = ObjectNotFound if is_no_name else StorageError
-        raise kind(f"{error.filename or path}: {error.strerror or error}") from error
+        raise (ObjectNotFound if is_no_name else StorageError)(told) from error
     except ValueError as error:  # a null byte in the name
         raise ObjectNotFound(f"{str(path)!r}: no such file") from error
 
@@ -235,36 +304,143 @@ def _temporary_beside(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
 
 
-def _walk(
-    folder: str, prefix: str, ancestors: tuple[str, ...]
-) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield (key, status) of every file in key order; follow links, but not loops of links."""
-    real = os.path.realpath(folder)
-    if real in ancestors:
-        return
-    with os.scandir(folder) as entries:
-        # A folder sorts as its name with "/", so that whole keys come out in byte order. Names
-        # alone are kept: a folder may hold millions.
-        names = [entry.name + ("/" if _is_folder(entry) else "") for entry in entries]
-    shown = partial(_display_name, folder)
-    names.sort(key=shown)  # code points sort as their UTF-8 bytes do
-    for name in names:
-        path = os.path.join(folder, name)
-        if name.endswith("/"):
-            yield from _walk(path[:-1], prefix + shown(name), (*ancestors, real))
-            continue
-        status = status_of(path)
-        if status is not None and stat.S_ISREG(status.st_mode):
-            yield prefix + shown(name), status
+MAX_PATHS = 16
+"""A folder that many links lead to is listed below so many of them, the first in key order."""
+
+DANGLING, UNREADABLE, UNREADABLE_FILE, SPECIAL, REPEATED = (
+    "dangling link",
+    "unreadable folder",
+    "unreadable file",
+    "pipe or device",
+    "repeated folder",
+)
+"""What a walk leaves out, as it is counted."""
+
+_Identity = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A folder that is being walked."""
+
+    path: str
+    prefix: str
+    identity: _Identity
+    is_linked: bool
+    names: Iterator[tuple[str, str]]
+    """Names still to come, as they are shown and as they are."""
+
+
+class Walk:
+    """A walk over the files of a folder in key order. Follows links, but not loops of links.
+
+    Folders are kept in a list, since a tree may be deeper than Python's stack. Names alone are kept
+    of the entries: a folder may hold millions.
+    """
+
+    def __init__(
+        self,
+        left_out: Counter[str] | None = None,
+        enters: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            left_out: Counts what is left out; None: an unreadable folder is an error.
+            enters: Whether to walk into a folder, by its key.
+        """
+        self._raises = left_out is None
+        self._left_out: Counter[str] = Counter() if left_out is None else left_out
+        self._enters = enters or (lambda _: True)
+        self._num_paths: Counter[_Identity] = Counter()
+
+    def __call__(self, folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield (key, status) of every file."""
+        above: list[_Open] = [self._opened(folder, prefix, is_linked=False)]
+        while above:
+            name = next(above[-1].names, None)
+            if name is None:
+                above.pop()
+                continue
+            shown, real = name
+            path = os.path.join(above[-1].path, real)
+            if shown.endswith("/"):
+                if below := self._below(path, above[-1].prefix + shown, above):
+                    above.append(below)
+                continue
+            if status := self._status(path):
+                yield above[-1].prefix + shown, status
+
+    def _status(self, path: str) -> os.stat_result | None:
+        """Return the status of a regular file; None if it is left out, or gone."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self._left_out[DANGLING] += os.path.islink(path)
+                return None
+            if self._raises and error.errno != errno.ENAMETOOLONG:
+                raise
+            self._left_out[UNREADABLE_FILE] += 1
+            return None
+        if stat.S_ISREG(status.st_mode):
+            return status
+        self._left_out[SPECIAL] += not stat.S_ISDIR(status.st_mode)
+        return None
+
+    def _below(self, path: str, prefix: str, above: list[_Open]) -> _Open | None:
+        """Open a folder to walk; None if it is left out."""
+        if not self._enters(prefix[:-1]):
+            return None
+        is_linked = above[-1].is_linked or os.path.islink(path)
+        try:
+            found = self._opened(path, prefix, is_linked=is_linked)
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # gone
+        except OSError as error:
+            if self._raises and error.errno != errno.ENAMETOOLONG:
+                raise
+            self._left_out[UNREADABLE] += 1
+            return None
+        if any(found.identity == folder.identity for folder in above):
+            return None
+        # Folders without a link above them have one path only, and need no memory.
+        if is_linked:
+            self._num_paths[found.identity] += 1
+            if self._num_paths[found.identity] > MAX_PATHS:
+                self._left_out[REPEATED] += 1
+                return None
+        return found
+
+    def _opened(self, path: str, prefix: str, *, is_linked: bool) -> _Open:
+        status = os.stat(path)
+        with os.scandir(path) as entries:
+            names = [(entry.name, _is_folder(entry)) for entry in entries]
+        return _Open(
+            path=path,
+            prefix=prefix,
+            identity=(status.st_dev, status.st_ino),
+            is_linked=is_linked,
+            names=iter(_sorted(path, names)),
+        )
+
+
+def _sorted(folder: str, names: list[tuple[str, bool]]) -> list[tuple[str, str]]:
+    """Return names as they are shown and as they are, in the order of keys.
+
+    A folder sorts as its name with "/", so that whole keys come out in byte order.
+    """
+    shown = [(_display_name(folder, name) + "/" * is_folder, name) for name, is_folder in names]
+    shown.sort()  # code points sort as their UTF-8 bytes do
+    return shown
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-        raise
+    except OSError:
+        # A link to itself, or to what may not be seen: `status_of` says which.
+        return False
 
 
 def status_of(path: str) -> os.stat_result | None:

@@ -20,9 +20,19 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError, ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.errors import (
+    BucketNotFound,
+    ConfigError,
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.address import Address
-from raycap.storage.base import LISTING, WriteLock, retrying
+from raycap.storage.base import LISTING, WriteLock, check_whole, retry_after_s, retrying
+from raycap.storage.encodings import decoded
+from raycap.storage.limits import Connections
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
 
@@ -37,10 +47,8 @@ _NOT_FOUND = frozenset({"404", "NoSuchKey", "NotFound"})
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
 _EMPTY_RANGE = frozenset({"InvalidRange", "416"})
 
-_UNREADABLE = {
-    "InvalidObjectState": "is archived; restore it first",
-    "KeyTooLongError": "is longer than the name of an object can be",
-}
+_NAME_TOO_LONG = "KeyTooLongError"
+_ARCHIVED = "InvalidObjectState"
 _THROTTLED = frozenset(
     {"429", "503", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
 )
@@ -52,24 +60,33 @@ _REMEDY = {
     "InvalidAccessKeyId": "the access key is not known there; check the credentials",
     "SignatureDoesNotMatch": "the secret key does not match; check the credentials",
     "ExpiredToken": "the session token has expired; log in again and run the same command",
+    "InvalidToken": "the session token is not valid; check the credentials",
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it and run the same command",
     "NotImplemented": "this store lacks a request that raycap needs; use another output",
 }
 _REMEDY["403"] = _REMEDY["AccessDenied"]
+# Of an object that is refused for one of these, others of the bucket may be readable.
+_ACCESS_DENIED = frozenset({"AccessDenied", "403"})
 _MESSAGE_CHARS = 200
 
 
 class S3Store:
     """A bucket prefix as a `Store`; safe to use from many threads."""
 
-    def __init__(self, address: Address, config: StorageConfig) -> None:
-        """Open a prefix. Raises ConfigError if the address names no bucket."""
+    def __init__(
+        self, address: Address, config: StorageConfig, *, is_literal: bool = False
+    ) -> None:
+        """Open a prefix. Raises ConfigError if the address names no bucket.
+
+        Slashes around the prefix are dropped unless `is_literal`: then `s3://bucket//lead` is the
+        prefix `/lead`.
+        """
         self._bucket, prefix = address.bucket_and_key
         if not self._bucket:
             raise ConfigError(
                 f"{address.text}: names no bucket; write s3://bucket/prefix", uri=address.text
             )
-        self._prefix = prefix.strip("/")
+        self._prefix = prefix.removesuffix("/") if is_literal else prefix.strip("/")
         self._config = config
         self._retrying = retrying(config)
         self._client = make_client(config)
@@ -77,7 +94,7 @@ class S3Store:
     @property
     def uri(self) -> str:
         """`s3://bucket/prefix`."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return f"s3://{self._bucket}/{self._prefix}" if self._prefix else f"s3://{self._bucket}"
 
     def address(self, key: str) -> str:
         """`s3://bucket/prefix/key`."""
@@ -88,6 +105,12 @@ class S3Store:
         root = f"{self._prefix}/" if self._prefix else ""
         for page in self._list_branching(root + prefix):
             yield _table([(key.removeprefix(root), size, etag) for key, size, etag in page])
+
+    def holds_any(self) -> bool:
+        """Whether there is any object under the prefix, by one small request."""
+        root = f"{self._prefix}/" if self._prefix else ""
+        reply = next(self._pages(Prefix=root, MaxKeys=1))
+        return bool(reply.get("Contents"))
 
     def read(self, key: str) -> bytes:
         """Read a whole object."""
@@ -255,7 +278,7 @@ class S3Store:
             token = {"ContinuationToken": reply["NextContinuationToken"]}
 
 
-_Object = tuple[str, int, str]
+_Object = tuple[str, int | None, str | None]
 _Page = list[_Object]
 
 
@@ -267,7 +290,8 @@ def _is_fine_grained(page: dict[str, Any], prefix: str) -> bool:
 
 
 def _object(item: Any) -> _Object:
-    return item["Key"], item["Size"], item["ETag"].strip('"')
+    etag = item.get("ETag")  # some stores leave it out
+    return item["Key"], item.get("Size"), etag.strip('"') if etag else None
 
 
 def _grouped(entries: Iterator[tuple[str, _Object | None]]) -> Iterator[str | _Page]:
@@ -313,21 +337,63 @@ def _error_code(error: botocore_errors.ClientError) -> str:
 
 def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageError:
     code = _error_code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = _status(error)
     if code in _NOT_FOUND:
         return ObjectNotFound(f"{address}: no such object")
-    if code in _UNREADABLE:
-        return ObjectNotFound(f"{address}: {_UNREADABLE[code]}")
-    if code in _THROTTLED or status in (429, 503):
-        return TransientError(ErrorCode.THROTTLED, f"{address}: throttled ({code})")
-    if code in _TIMEOUT or status in (408, 504):
-        return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out ({code})")
+    if code == _NAME_TOO_LONG:
+        return ObjectNotFound(f"{address}: is longer than the name of an object can be")
+    if code == _ARCHIVED:
+        return ObjectForbidden(f"{address}: is archived; restore it first")
+    if found := _explain_transient(error, address):
+        return found
+    if code == "NoSuchBucket":
+        return BucketNotFound(f"{address}: {_REMEDY[code]}")
     if code in _REMEDY:
         return StorageError(f"{address}: {_REMEDY[code]}")
-    if status >= 500:
-        return TransientError(ErrorCode.SERVER_ERROR, f"{address}: server error {status} ({code})")
-    message = " ".join(error.response.get("Error", {}).get("Message", "").split())
-    return StorageError(f"{address}: refused, HTTP {status} ({code}: {message[:_MESSAGE_CHARS]})")
+    return StorageError(f"{address}: refused, HTTP {status} ({code}: {_message(error)})")
+
+
+def _explain_transient(error: botocore_errors.ClientError, address: str) -> TransientError | None:
+    code, status = _error_code(error), _status(error)
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    wait_s = retry_after_s(headers.get("retry-after"))
+    if code in _THROTTLED or code.endswith("ThrottlingException") or status in (429, 503):
+        told = f"{address}: throttled ({code})"
+        return TransientError(ErrorCode.THROTTLED, told, retry_after_s=wait_s)
+    if code in _TIMEOUT or status in (408, 504):
+        told = f"{address}: timed out ({code})"
+        return TransientError(ErrorCode.TIMEOUT, told, retry_after_s=wait_s)
+    if status >= 500 and code not in _REMEDY:
+        told = f"{address}: server error {status} ({code})"
+        return TransientError(ErrorCode.SERVER_ERROR, told, retry_after_s=wait_s)
+    return None
+
+
+def _status(error: botocore_errors.ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _message(error: botocore_errors.ClientError) -> str:
+    return " ".join(error.response.get("Error", {}).get("Message", "").split())[:_MESSAGE_CHARS]
+
+
+def _image_mapped(attempt: Callable[[], T], address: str) -> T:
+    """Run one attempt to read an image: what is refused for this object alone concerns no other.
+
+    Its permissions, the state of its key in KMS, or a key of the customer's own that the request
+    lacks (SSE-C). Credentials that are wrong concern all.
+    """
+    try:
+        return _mapped(attempt, address)
+    except StorageError as error:
+        cause = error.__cause__
+        if type(error) is not StorageError or not isinstance(cause, botocore_errors.ClientError):
+            raise
+        code, status = _error_code(cause), _status(cause)
+        if code in _ACCESS_DENIED or (code not in _REMEDY and 400 <= status < 500):
+            told = f"{address}: may not be read, HTTP {status} ({code}: {_message(cause)})"
+            raise ObjectForbidden(told) from error
+        raise
 
 
 def _explain_failure(error: botocore_errors.BotoCoreError, address: str) -> StorageError:
@@ -386,17 +452,15 @@ def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
         raise StorageError(f"S3 cannot be reached: {error}") from error
 
 
-def get_object(
-    client: "S3Client", policy: Any, address: tuple[str, str], max_bytes: int | None = None
-) -> bytes:
-    """Read an object of (bucket, key), at most `max_bytes + 1` of it, with retries.
+def get_object(client: "S3Client", policy: Any, address: tuple[str, str]) -> bytes:
+    """Read an object of (bucket, key), with retries.
 
     The body is read within the retried attempt, as connections break there too.
     """
     bucket, key = address
 
     def attempt() -> bytes:
-        return _read_body(client.get_object(Bucket=bucket, Key=key), max_bytes)
+        return _read_body(client.get_object(Bucket=bucket, Key=key))
 
     return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
 
@@ -406,23 +470,82 @@ def get_range(client: "S3Client", policy: Any, address: tuple[str, str], span: s
     bucket, key = address
 
     def attempt() -> bytes:
-        try:
-            return _read_body(client.get_object(Bucket=bucket, Key=key, Range=f"bytes={span}"))
-        except botocore_errors.ClientError as error:
-            if _error_code(error) in _EMPTY_RANGE:
-                return b""  # the object ends before the range, or is empty
-            raise
+        return _read_range(client, address, span, Connections())
 
     return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
 
 
-def _read_body(reply: Any, max_bytes: int | None = None) -> bytes:
+class S3Images:
+    """Reads images from S3; safe to use from many threads."""
+
+    def __init__(self, config: StorageConfig, policy: Any) -> None:
+        self._client = make_client(config)
+        self._policy = policy
+
+    def read(
+        self,
+        where: tuple[str, str],
+        max_bytes: int,
+        size_bytes: int | None,
+        connections: Connections,
+    ) -> bytes:
+        """Read an image at (bucket, key), at most `max_bytes + 1` of it; decompress it if need be.
+
+        Raises:
+            ObjectNotFound: there is no such object.
+            ObjectForbidden: it may not be read.
+            TransientError: it could not be read completely, even after the configured retries.
+            StorageError: no image of that bucket can be read.
+        """
+        bucket, key = where
+
+        def attempt() -> bytes:
+            reply = self._client.get_object(Bucket=bucket, Key=key)
+            data = _read_body(reply, max_bytes, connections)
+            check_whole(len(data), size_bytes, max_bytes, f"s3://{bucket}/{key}")
+            if len(data) > max_bytes:
+                return data
+            return decoded(data, reply.get("ContentEncoding"), max_bytes)
+
+        return bytes(self._policy(_image_mapped, attempt, f"s3://{bucket}/{key}"))
+
+    def read_range(self, where: tuple[str, str], span: str, connections: Connections) -> bytes:
+        """Read a byte range, such as `0-99`; raises as `read` does."""
+        bucket, key = where
+
+        def attempt() -> bytes:
+            return _read_range(self._client, where, span, connections)
+
+        return bytes(self._policy(_image_mapped, attempt, f"s3://{bucket}/{key}"))
+
+
+def _read_range(
+    client: "S3Client", address: tuple[str, str], span: str, connections: Connections
+) -> bytes:
+    bucket, key = address
+    try:
+        reply = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={span}")
+    except botocore_errors.ClientError as error:
+        if _error_code(error) in _EMPTY_RANGE:
+            return b""  # the object ends before the range, or is empty
+        raise
+    return _read_body(reply, None, connections)
+
+
+def _read_body(
+    reply: Any, max_bytes: int | None = None, connections: Connections | None = None
+) -> bytes:
     """Read the body of a reply, at most `max_bytes + 1` of it, and close it."""
+    connections = connections or Connections()
     with closing(reply["Body"]) as body:
-        if max_bytes is None:
-            whole: bytes = body.read()
-            return whole
-        data: bytes = body.read(max_bytes + 1)
+        # The only way to end a read from another thread; botocore does not offer it itself.
+        connections.hold(getattr(body._raw_stream, "shutdown", None))
+        try:
+            data: bytes = body.read() if max_bytes is None else body.read(max_bytes + 1)
+        finally:
+            connections.hold(None)
+    if max_bytes is None:
+        return data
     expected = min(reply["ContentLength"], max_bytes + 1)
     if len(data) < expected:  # botocore notices a broken body only if all of it is read
         raise botocore_errors.IncompleteReadError(actual_bytes=len(data), expected_bytes=expected)

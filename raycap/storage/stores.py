@@ -2,19 +2,23 @@
 
 import os
 import unicodedata
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
-from raycap.storage.base import Store, retrying
+from raycap.storage.base import Store, check_whole, retrying
 from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign, scheme_fault
+from raycap.storage.limits import Connections, within
 from raycap.storage.local import LocalStore, read_file, read_file_range
-from raycap.storage.s3 import S3Store, get_object, get_range, make_client
+from raycap.storage.s3 import S3Images, S3Store
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
@@ -38,6 +42,16 @@ def open_store(uri: str | Address, config: StorageConfig) -> Store:
             uri=address.shown,
         )
     return S3Store(address, config) if address.is_s3 else ForeignStore(address, config)
+
+
+def listed(store: Store, prefix: str = "") -> Iterator[pa.Table]:
+    """List a source as `Store.list` does, but leave out folders that may not be read.
+
+    A folder of one's own, such as an output, is listed completely or not at all.
+    """
+    if isinstance(store, LocalStore):
+        return store.survey(Counter(), prefix=prefix)
+    return store.list(prefix)
 
 
 def open_file(destination: str, config: StorageConfig, *, example: str) -> tuple[Store, str]:
@@ -114,35 +128,51 @@ class ImageReader:
     """
 
     def __init__(self, config: StorageConfig) -> None:
-        self._config = config
-        self._retrying = retrying(config)
-        self._s3 = _made_once(lambda _: make_client(config))
+        self._limit_s = config.image_timeout_s
+        self._retrying = retrying(config, self._limit_s)
+        self._s3 = _made_once(lambda _: S3Images(config, self._retrying))
         self._web = _made_once(lambda _: WebReader(config))
         self._foreign = _made_once(open_filesystem)
 
-    def read(self, uri: str, max_bytes: int) -> bytes:
+    def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read at most `max_bytes + 1` bytes of an image file: one more shows that it is too large.
+
+        Args:
+            uri: Its address.
+            max_bytes: Limit of its size.
+            size_bytes: Its size as listed, to notice a file that is cut short; None if unknown.
 
         Raises:
             ObjectNotFound: there is no such file.
-            TransientError: it could not be read, even after the configured retries.
-            StorageError: no image of that store can be read: no access, or no such bucket.
+            ObjectForbidden: this file may not be read.
+            TransientError: it could not be read, even after the configured retries, or in time.
+            StorageError: no image of that store can be read: no credentials, or no such bucket.
         """
         address = _readable(uri)
         scheme = address.scheme
         if address.is_local:
-            return read_file(address.path, max_bytes)
-        if address.is_s3:
-            client = self._s3(scheme)
-            return _in_either_form(
-                address.bucket_and_key,
-                lambda where: get_object(client, self._retrying, where, max_bytes=max_bytes),
-            )
+            data = read_file(address.path, max_bytes)
+            check_whole(len(data), size_bytes, max_bytes, address.path)
+            return data
         if address.is_web:
             return self._web(scheme).read(uri, max_bytes)
+        if address.is_s3:
+            s3 = self._s3(scheme)
+            return self._within_limit(
+                address,
+                lambda held: _in_either_form(
+                    address.bucket_and_key,
+                    lambda where: s3.read(where, max_bytes, size_bytes, held),
+                ),
+            )
         files: Any = self._foreign(scheme)
-        data: bytes = self._retrying(read_foreign, files, uri, 0, max_bytes + 1)
-        return data
+
+        def attempt() -> bytes:
+            data = read_foreign(files, uri, 0, max_bytes + 1)
+            check_whole(len(data), size_bytes, max_bytes, uri)
+            return data
+
+        return self._within_limit(address, lambda _: self._retrying(attempt))
 
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read a part of a file, such as a member of a tar; raises as `read` does.
@@ -155,15 +185,20 @@ class ImageReader:
         scheme = address.scheme
         if address.is_local:
             return read_file_range(address.path, offset_bytes, num_bytes)
-        if address.is_s3:
-            span = f"{offset_bytes}-{end - 1}"
-            client = self._s3(scheme)
-            return _in_either_form(
-                address.bucket_and_key,
-                lambda where: get_range(client, self._retrying, where, span),
-            )
         if address.is_web:
             return self._web(scheme).read_range(uri, offset_bytes, num_bytes)
+        if address.is_s3:
+            s3, span = self._s3(scheme), f"{offset_bytes}-{end - 1}"
+            return self._within_limit(
+                address,
+                lambda held: _in_either_form(
+                    address.bucket_and_key, lambda where: s3.read_range(where, span, held)
+                ),
+            )
         files: Any = self._foreign(scheme)
-        data: bytes = self._retrying(read_foreign, files, uri, offset_bytes, end)
-        return data
+        return self._within_limit(
+            address, lambda _: self._retrying(read_foreign, files, uri, offset_bytes, end)
+        )
+
+    def _within_limit(self, address: Address, work: Callable[[Connections], bytes]) -> bytes:
+        return within(self._limit_s, work, address.shown)

@@ -1,21 +1,41 @@
 """Images at `http://` and `https://` addresses."""
 
 import logging
-from collections.abc import Callable
-from urllib.parse import unquote
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, unquote
 
 import urllib3
 from urllib3 import exceptions as errors
 from urllib3.util import parse_url
 
 from raycap.config import StorageConfig
-from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.errors import (
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.address import redact
-from raycap.storage.base import retrying
+from raycap.storage.base import retry_after_s, retrying
+from raycap.storage.limits import Connections, within
+from raycap.storage.proxies import Pools
 
 _Receive = Callable[[urllib3.BaseHTTPResponse], bytes]
 
 _USER_AGENT = "raycap (+image captioning; python-urllib3)"
+
+_FORBIDDEN = frozenset({401, 402, 403, 407, 451})
+# S3 and Google: "Request has expired", "ExpiredToken"; Azure: "Signature not valid in the specified
+# time frame"; others: "URL signature expired".
+_EXPIRED = re.compile(
+    rb"Request(?: signature)? (?:has )?expired|<Code>ExpiredToken<|URL (?:signature )?expired"
+    rb"|[Ss]ignature (?:has )?expired|not valid in the specified time frame"
+)
+_REFUSAL_BYTES = 4_096
 
 
 class WebReader:
@@ -24,8 +44,9 @@ class WebReader:
     def __init__(self, config: StorageConfig) -> None:
         # Its warnings contain whole addresses with signatures; our errors report what failed.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
-        self._retrying = retrying(config)
-        self._pool = urllib3.PoolManager(
+        self._limit_s = config.image_timeout_s
+        self._retrying = retrying(config, self._limit_s)
+        self._pools = Pools(
             num_pools=64,
             maxsize=16,
             timeout=urllib3.Timeout(connect=config.timeout_s, read=config.timeout_s),
@@ -37,10 +58,12 @@ class WebReader:
         """Read a web address, at most `max_bytes + 1` of it.
 
         Raises:
-            ObjectNotFound: the server refuses permanently (any 4xx but 408 and 429).
-            TransientError: it stayed unreachable after the configured retries.
+            ObjectNotFound: the server refuses permanently (any 4xx but 408, 429 and those below).
+            ObjectForbidden: it refuses access (401, 402, 403, 407, 451).
+            TransientError: it stayed unreachable after the configured retries or beyond the time
+                limit, or its signature has expired.
         """
-        return self._retrying(self._attempt, uri, {}, lambda reply: _read_body(reply, max_bytes))
+        return self._within_limit(uri, {}, lambda reply: _read_body(reply, max_bytes))
 
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of a web address from an offset on; raises as `read` does.
@@ -55,21 +78,29 @@ class WebReader:
                 return _read_body(reply, num_bytes - 1)
             return _read_body(reply, end - 1)[offset_bytes:]
 
-        return self._retrying(self._attempt, uri, span, receive)
+        return self._within_limit(uri, span, receive)
 
-    def _attempt(self, uri: str, extra: dict[str, str], receive: _Receive) -> bytes:
+    def _within_limit(self, uri: str, extra: dict[str, str], receive: _Receive) -> bytes:
+        def work(connections: Connections) -> bytes:
+            return self._retrying(self._attempt, uri, extra, receive, connections)
+
+        return within(self._limit_s, work, redact(uri))
+
+    def _attempt(
+        self, uri: str, extra: dict[str, str], receive: _Receive, connections: Connections
+    ) -> bytes:
         shown = redact(uri)
         try:
             address, headers = _authorized(uri)
-            reply = self._pool.request(
-                "GET", address, headers=headers | extra, preload_content=False
-            )
+            reply = self._pools.get(address, headers | extra)
             try:
+                connections.hold(reply.shutdown)
                 if reply.status == 416:  # the file ends before the range
                     return b""
-                _check(reply.status, shown)
+                _check(reply, uri, shown)
                 return receive(reply)
             finally:
+                connections.hold(None)
                 # A body read to its end has returned its connection already.
                 reply.close()
         except errors.LocationValueError as error:
@@ -96,7 +127,8 @@ def _explain(error: Exception, shown: str) -> StorageError:
     if isinstance(cause, errors.TimeoutError | TimeoutError) and not is_refused:
         return TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out")
     name = type(cause).__name__
-    return TransientError(ErrorCode.NETWORK, f"{shown}: connection failed ({name})")
+    through = " to the proxy" if isinstance(cause, errors.ProxyError) else ""
+    return TransientError(ErrorCode.NETWORK, f"{shown}: connection{through} failed ({name})")
 
 
 def _read_body(reply: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
@@ -110,13 +142,49 @@ def _read_body(reply: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:
     return b"".join(chunks)[: max_bytes + 1]
 
 
-def _check(status: int, shown: str) -> None:
+def _check(reply: urllib3.BaseHTTPResponse, uri: str, shown: str) -> None:
+    status = reply.status
     if status < 300:
         return
+    wait_s = retry_after_s(reply.headers.get("Retry-After"))
     if status in (429, 503):
-        raise TransientError(ErrorCode.THROTTLED, f"{shown}: throttled (HTTP {status})")
+        told = f"{shown}: throttled (HTTP {status})"
+        raise TransientError(ErrorCode.THROTTLED, told, retry_after_s=wait_s)
     if status in (408, 504):
-        raise TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out (HTTP {status})")
+        told = f"{shown}: timed out (HTTP {status})"
+        raise TransientError(ErrorCode.TIMEOUT, told, retry_after_s=wait_s)
     if status >= 500:
-        raise TransientError(ErrorCode.SERVER_ERROR, f"{shown}: HTTP {status}")
+        told = f"{shown}: HTTP {status}"
+        raise TransientError(ErrorCode.SERVER_ERROR, told, retry_after_s=wait_s)
+    if status in (400, 401, 403, 410) and _has_expired(reply, uri):
+        told = f"{shown}: its signature has expired (HTTP {status}); sign the address again"
+        raise TransientError(ErrorCode.EXPIRED, told, retry_after_s=None)
+    if status in _FORBIDDEN:
+        raise ObjectForbidden(f"{shown}: access denied (HTTP {status})")
     raise ObjectNotFound(f"{shown}: HTTP {status}")
+
+
+def _has_expired(reply: urllib3.BaseHTTPResponse, uri: str) -> bool:
+    """Whether an address was refused because it was signed for a time that is over."""
+    fields = {name.lower(): value for name, value in parse_qsl(uri.partition("?")[2])}
+    end_s = _end_of(fields)
+    if end_s is not None and end_s < time.time():
+        return True
+    return bool(_EXPIRED.search(_read_body(reply, _REFUSAL_BYTES)))
+
+
+def _end_of(fields: Mapping[str, str]) -> float | None:
+    """Return the time until which a signed address is valid, as it says itself; None if unknown."""
+    try:
+        for kind in ("amz", "goog"):
+            if f"x-{kind}-expires" in fields:
+                begin = datetime.strptime(fields[f"x-{kind}-date"], "%Y%m%dT%H%M%S%z")
+                return begin.timestamp() + float(fields[f"x-{kind}-expires"])
+        if "sig" in fields and "se" in fields:  # Azure
+            end = datetime.fromisoformat(fields["se"])
+            return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
+        if "signature" in fields and "expires" in fields:  # CloudFront, and older signatures
+            return float(fields["expires"])
+    except (KeyError, ValueError, OverflowError):
+        pass  # not what its name says
+    return None

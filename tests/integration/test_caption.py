@@ -20,7 +20,7 @@ from raycap.captioning.verify import verify
 from raycap.config import ActorRange, CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
-from raycap.errors import ConfigError, ModelError, RunConflict
+from raycap.errors import ConfigError, ModelError, RunConflict, StorageError
 from raycap.images.decoding import decode
 from raycap.models.base import BatchRange
 from raycap.models.load import load_captioner
@@ -28,6 +28,8 @@ from raycap.models.sources import find_model
 from raycap.progress import Progress
 from raycap.results.captioning import Summary
 from raycap.storage.local import LocalStore
+from tests.conftest import MakeJpeg
+from tests.support.faulty_http import Reply, faulty_server
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -308,3 +310,27 @@ def test_a_run_goes_on_where_its_source_has_moved_to(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "after", tmp_path / "before")
     with pytest.raises(RunConflict, match="has moved to"):
         raycap.caption(tmp_path / "before", output, config=config())
+
+
+def test_images_that_may_not_be_read_are_rows_unless_all_of_them_are(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    with faulty_server() as server:
+        names = [f"/{number}.jpg" for number in range(4)]
+        server.pages |= dict.fromkeys(names, Reply(status=403))
+        listed, output = tmp_path / "images.txt", tmp_path / "out"
+        listed.write_text("".join(f"{server.url}{name}\n" for name in names))
+        settings = config(engine={"max_failed_share": 1, "part_size": 2})
+        with pytest.raises(StorageError, match="none of 4 images can be read"):
+            raycap.caption(listed, output, config=settings)
+        assert not list((output / "captions").glob("*.parquet"))
+
+        server.pages |= dict.fromkeys(names[:-1], Reply(body=make_jpeg()))
+        summary = raycap.caption(listed, output, config=settings)
+        assert (summary.num_ok, summary.failed) == (3, {"forbidden": 1})
+
+        server.pages[names[-1]] = Reply(body=make_jpeg())
+        assert raycap.caption(listed, output, config=settings, retry_failed=True).num_captioned == 0
+        summary = raycap.caption(listed, output, config=settings, retry_failed=["forbidden"])
+        assert (summary.num_captioned, summary.num_ok, summary.failed) == (1, 4, {})
+    assert verify(output).is_complete

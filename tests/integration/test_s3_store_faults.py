@@ -1,11 +1,20 @@
 """S3Store when the way to the bucket fails: what is tried again, and what is told."""
 
-from collections.abc import Iterator
+import gzip
+import re
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from raycap.config import StorageConfig
-from raycap.errors import ErrorCode, ObjectNotFound, StorageError, TransientError
+from raycap.errors import (
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader
@@ -13,6 +22,11 @@ from tests.conftest import S3, free_port
 from tests.support.faulty_http import (
     Fault,
     FaultyServer,
+    Handler,
+    Reply,
+    TrueReply,
+    cut_short,
+    dripping,
     faulty_server,
     garbled,
     refused,
@@ -134,6 +148,100 @@ def test_a_refusal_is_told_at_once_in_one_line(
         assert not isinstance(caught.value, TransientError | ObjectNotFound)
         assert "\n" not in str(caught.value)
         assert len(server.requests) == 1
+
+
+FORBIDDEN = {
+    "by its ACL or policy": refused(403, "AccessDenied"),
+    "without a word": refused(403),
+    "its key in KMS is disabled": refused(400, "KMS.DisabledException"),
+    "a customer's key is not given": refused(400, "InvalidRequest"),
+    "archived": refused(403, "InvalidObjectState"),
+    "odd": refused(400, "Odd"),
+}
+
+
+@pytest.mark.parametrize("fault", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_an_object_that_is_refused_concerns_this_image_alone(
+    server: FaultyServer, store: S3Store, fault: Fault
+) -> None:
+    reader, uri = ImageReader(CONFIG), store.address("a.jpg")
+    attempts: list[Callable[[], bytes]] = [
+        lambda: reader.read(uri, 10**6),
+        lambda: reader.read_range(uri, 0, 10),
+    ]
+    for attempt in attempts:
+        server.requests.clear()
+        server.faults.append(fault)
+        with pytest.raises(ObjectForbidden) as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"]
+)
+def test_wrong_credentials_concern_all_images(
+    server: FaultyServer, store: S3Store, code: str
+) -> None:
+    server.faults.append(refused(403, code))
+    with pytest.raises(StorageError) as caught:
+        ImageReader(CONFIG).read(store.address("a.jpg"), 10**6)
+    assert type(caught.value) is StorageError
+
+
+def test_an_image_cut_short_without_a_sign_is_read_again(
+    server: FaultyServer, store: S3Store
+) -> None:
+    reader, uri = ImageReader(CONFIG), store.address("a.jpg")
+    server.faults.append(cut_short)
+    assert reader.read(uri, 10**6, len(DATA)) == DATA
+    server.faults.extend([cut_short] * 2)
+    with pytest.raises(TransientError) as caught:
+        reader.read(uri, 10**6, len(DATA))
+    assert caught.value.code is ErrorCode.NETWORK
+    assert len(reader.read(uri, 100, len(DATA))) == 101
+
+
+def test_an_object_stored_compressed_is_decoded(s3: S3, store: S3Store) -> None:
+    body = gzip.compress(DATA)
+    s3.client.put_object(Bucket=s3.bucket, Key="p/z.jpg", Body=body, ContentEncoding="gzip")
+    assert ImageReader(CONFIG).read(store.address("z.jpg"), 10**6, len(body)) == DATA
+
+
+def test_an_object_that_drips_ends_at_the_limit_for_a_whole_image(
+    server: FaultyServer, store: S3Store
+) -> None:
+    reader = ImageReader(StorageConfig(timeout_s=5, num_retries=3, image_timeout_s=0.5))
+    server.faults.append(dripping)
+    with pytest.raises(TransientError) as caught:
+        reader.read(store.address("a.jpg"), 10**6)
+    assert caught.value.code is ErrorCode.TIMEOUT
+
+
+def test_a_store_that_asks_to_wait_is_asked_again_then(
+    server: FaultyServer, store: S3Store
+) -> None:
+    def busy(handler: Handler, reply: TrueReply) -> None:
+        del reply
+        handler.send(Reply(status=503, headers={"Retry-After": "1"}))
+
+    server.faults.append(busy)
+    started = time.monotonic()
+    assert store.read("a.jpg") == DATA
+    assert time.monotonic() - started >= 1
+
+
+def test_a_listing_without_versions_or_sizes_is_read(server: FaultyServer, store: S3Store) -> None:
+    def bare(handler: Handler, reply: TrueReply) -> None:
+        found = reply()
+        body = re.sub(rb"<(ETag|Size)>.*?</\1>", b"", found.body)
+        headers = {k: v for k, v in found.headers.items() if k.lower() != "content-length"}
+        handler.send(Reply(status=found.status, body=body, headers=headers))
+
+    server.rule = lambda _: bare
+    (table,) = store.list()
+    assert table.to_pylist() == [{"key": "a.jpg", "size_bytes": None, "etag": None}]
 
 
 @pytest.mark.parametrize("num_retries", [0, 3])

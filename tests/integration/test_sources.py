@@ -243,3 +243,63 @@ def test_a_real_folder_of_photos_is_listed(real_photos: Path) -> None:
     names = {path.name for path in real_photos.rglob("*.jp*g") if path.is_file()}
     assert names <= {os.path.basename(name) for name in table["image_id"].to_pylist()}
     assert min(table["size_bytes"].to_pylist()) >= 0
+
+
+@pytest.mark.parametrize("name", ["photos [2020]", "what?", "star*", "[ab]"])
+def test_a_prefix_or_object_that_exists_is_no_glob(s3: S3, name: str) -> None:
+    s3.put(f"{name}/a.jpg", b"a.jpg")
+    s3.put(f"{name}.jpg", f"{name}.jpg".encode())
+    assert ids(open_source(f"{s3.uri}/{name}", CONFIG)) == ["a.jpg"]
+    assert ids(open_source(f"{s3.uri}/{name}/", CONFIG)) == ["a.jpg"]
+    assert ids(open_source(f"{s3.uri}/{name}.jpg", CONFIG)) == [f"{name}.jpg"]
+
+
+def test_empty_names_in_a_key_are_kept_where_they_exist(s3: S3) -> None:
+    s3.put("/lead/a.jpg", b"a.jpg")
+    s3.put("/one.jpg", b"one.jpg")
+    s3.put("plain/b.jpg", b"b.jpg")
+    s3.put("x//y/c.jpg", b"c.jpg")
+    assert ids(open_source(f"{s3.uri}//lead", CONFIG)) == ["a.jpg"]
+    assert ids(open_source(f"{s3.uri}//one.jpg", CONFIG)) == ["/one.jpg"]
+    assert ids(open_source(f"{s3.uri}//plain", CONFIG)) == ["b.jpg"]
+    assert ids(open_source(f"{s3.uri}/x//y", CONFIG)) == ["c.jpg"]
+    assert ids(open_source(f"{s3.uri}/x/", CONFIG)) == ["/y/c.jpg"]
+
+
+def test_what_a_folder_leaves_out_is_counted(tmp_path: Path) -> None:
+    put = put_locally(tmp_path)
+    for key in ("a.jpg", "notes.txt", ".hidden.jpg", "b/.Trash-1000/x.jpg", "@eaDir/x.jpg"):
+        put(key, b"a.jpg")
+    photos = tmp_path / "photos"
+    for number in range(4):
+        (photos / f"gone{number}.jpg").symlink_to("nowhere")
+    os.mkfifo(photos / "pipe.jpg")
+    listing = open_source(str(photos), CONFIG)
+    assert ids(listing) == ["a.jpg"]
+    assert listing.skipped == {
+        ".txt": 1, "hidden": 1, ".Trash-1000/": 1, "@eaDir/": 1, "dangling link": 4,
+        "pipe or device": 1,
+    }  # fmt: skip
+
+
+def test_images_in_folders_of_the_system_are_left_out_on_s3_too(s3: S3) -> None:
+    for key in ("a.jpg", ".ipynb_checkpoints/a.jpg", "x/.thumbnails/b.jpg", "thumbnails/c.jpg"):
+        s3.put(f"in/{key}", key.encode())
+    listing = open_source(f"{s3.uri}/in", CONFIG)
+    assert ids(listing) == ["a.jpg", "thumbnails/c.jpg"]
+    assert listing.skipped == {".ipynb_checkpoints/": 1, ".thumbnails/": 1}
+
+
+def test_a_deep_glob_is_found(tmp_path: Path) -> None:
+    deep = "/".join(["d"] * 1_200)
+    here = os.open(tmp_path, os.O_RDONLY)
+    for name in ["photos", *deep.split("/")]:
+        os.mkdir(name, dir_fd=here)
+        above, here = here, os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(os.open("a.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    photos = tmp_path / "photos"
+    for source in (str(photos), f"{photos}/**/*.jpg"):
+        (table,) = open_source(source, CONFIG).tables
+        assert table["image_id"].to_pylist() == [f"{deep}/a.jpg"]

@@ -1,5 +1,6 @@
 """Web addresses: what a server does wrong, and what becomes of it."""
 
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raycap.config import StorageConfig
-from raycap.errors import ErrorCode, ObjectNotFound, TransientError
+from raycap.errors import (
+    ErrorCode,
+    ObjectForbidden,
+    ObjectNotFound,
+    StorageError,
+    TransientError,
+)
 from raycap.storage.stores import ImageReader
 from tests.conftest import free_port
 from tests.support.faulty_http import (
@@ -16,6 +23,7 @@ from tests.support.faulty_http import (
     Handler,
     Reply,
     TrueReply,
+    dripping,
     faulty_server,
     refused,
     reset,
@@ -68,12 +76,115 @@ def test_a_fault_is_tried_again_as_often_as_configured(
     assert reader.read(f"{server.url}/a.jpg", MAX_BYTES) == IMAGE
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
-def test_a_refusal_is_final(server: FaultyServer, reader: ImageReader, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, ObjectNotFound), (404, ObjectNotFound), (410, ObjectNotFound),
+        (401, ObjectForbidden), (403, ObjectForbidden), (451, ObjectForbidden),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_final(
+    server: FaultyServer, reader: ImageReader, status: int, kind: type[StorageError]
+) -> None:
     server.faults.append(refused(status))
-    with pytest.raises(ObjectNotFound, match=f"HTTP {status}"):
+    with pytest.raises(kind, match=f"HTTP {status}"):
         reader.read(f"{server.url}/a.jpg", MAX_BYTES)
     assert len(server.requests) == 1
+
+
+EXPIRED = {
+    "AWS and S3": (403, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message>"),
+    "Google": (400, "<Error><Code>ExpiredToken</Code><Message>Invalid argument.</Message>"),
+    "Azure": (
+        403,
+        "<Error><Code>AuthenticationFailed</Code><AuthenticationErrorDetail>Signature not valid in "
+        "the specified time frame: Start [..] - Expiry [..] - Current [..]",
+    ),
+    "a CDN": (403, "URL signature expired"),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), EXPIRED.values(), ids=EXPIRED)
+def test_an_expired_signature_is_transient_and_not_retried_at_once(
+    server: FaultyServer, reader: ImageReader, status: int, body: str
+) -> None:
+    server.pages["/signed.jpg?sig=abc123"] = Reply(status=status, body=body.encode())
+    with pytest.raises(TransientError) as caught:
+        reader.read(f"{server.url}/signed.jpg?sig=abc123", MAX_BYTES)
+    assert caught.value.code is ErrorCode.EXPIRED
+    assert "abc123" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "is_over"),
+    [
+        ("X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=a", True),
+        ("X-Goog-Date=20200101T000000Z&X-Goog-Expires=60&X-Goog-Signature=a", True),
+        ("se=2020-01-01T00%3A00%3A00Z&sig=a", True),
+        ("Expires=1577836800&Signature=a&Key-Pair-Id=b", True),
+        ("X-Amz-Date=20990101T000000Z&X-Amz-Expires=60&X-Amz-Signature=a", False),
+        ("Expires=4102444800&Signature=a", False),
+        ("Expires=soon&Signature=a", False),
+        ("expires=1577836800", False),
+    ],
+)
+def test_an_address_says_itself_when_its_signature_is_over(
+    server: FaultyServer, reader: ImageReader, query: str, is_over: bool
+) -> None:
+    server.faults.append(refused(403, "AccessDenied"))
+    with pytest.raises((TransientError, ObjectForbidden)) as caught:
+        reader.read(f"{server.url}/a.jpg?{query}", MAX_BYTES)
+    assert isinstance(caught.value, TransientError | ObjectForbidden)
+    assert caught.value.code is (ErrorCode.EXPIRED if is_over else ErrorCode.FORBIDDEN)
+
+
+def test_an_image_that_drips_ends_at_the_limit_for_a_whole_image(server: FaultyServer) -> None:
+    reader = ImageReader(StorageConfig(timeout_s=5, num_retries=3, image_timeout_s=0.5))
+    server.faults.extend([dripping] * 4)
+    started = time.monotonic()
+    with pytest.raises(TransientError) as caught:
+        reader.read(f"{server.url}/a.jpg", MAX_BYTES)
+    assert caught.value.code is ErrorCode.TIMEOUT
+    assert time.monotonic() - started < 4
+    server.faults.clear()
+    assert reader.read(f"{server.url}/a.jpg", MAX_BYTES) == IMAGE
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_a_server_is_asked_again_when_it_says(
+    server: FaultyServer, reader: ImageReader, status: int
+) -> None:
+    def busy(handler: Handler, reply: TrueReply) -> None:
+        del reply
+        handler.send(Reply(status=status, headers={"Retry-After": "1"}))
+
+    server.faults.append(busy)
+    started = time.monotonic()
+    assert reader.read(f"{server.url}/a.jpg", MAX_BYTES) == IMAGE
+    assert time.monotonic() - started >= 1
+
+
+def test_a_proxy_of_the_environment_is_used_also_after_a_redirect(
+    server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    server.pages["http://images.example/a.jpg"] = Reply(body=IMAGE)
+    server.pages["/here"] = Reply(status=302, headers={"Location": "http://images.example/a.jpg"})
+    server.pages["http://images.example/there"] = Reply(
+        status=302, headers={"Location": f"{server.url}/a.jpg"}
+    )
+    reader = ImageReader(CONFIG)
+    assert reader.read("http://images.example/a.jpg", MAX_BYTES) == IMAGE
+    # `no_proxy` has 127.0.0.1.
+    assert reader.read(f"{server.url}/a.jpg", MAX_BYTES) == IMAGE
+    assert reader.read(f"{server.url}/here", MAX_BYTES) == IMAGE
+    assert reader.read("http://images.example/there", MAX_BYTES) == IMAGE
+    paths = [path for _, path, _ in server.requests]
+    assert paths == [
+        "http://images.example/a.jpg", "/a.jpg", "/here", "http://images.example/a.jpg",
+        "http://images.example/there", "/a.jpg",
+    ]  # fmt: skip
 
 
 def test_nobody_listening_is_a_failed_connection(reader: ImageReader) -> None:

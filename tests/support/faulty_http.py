@@ -125,6 +125,25 @@ def stalled_midway(handler: Handler, reply: TrueReply) -> None:
     stalled(handler, reply)
 
 
+def dripping(handler: Handler, reply: TrueReply) -> None:
+    """Send a byte of the body now and then, so that no wait for the next one is long."""
+    found = reply()
+    handler.send(found, sent=0)
+    for place in range(len(found.body)):
+        if handler.server.stopped.wait(0.05):
+            return
+        handler.wfile.write(found.body[place : place + 1])
+
+
+def cut_short(handler: Handler, reply: TrueReply) -> None:
+    """Send half of the body as if it were all of it."""
+    found = reply()
+    headers = {**found.headers, "Content-Length": str(len(found.body) // 2)}
+    handler.send(
+        Reply(status=found.status, body=found.body[: len(found.body) // 2], headers=headers)
+    )
+
+
 def garbled(handler: Handler, reply: TrueReply) -> None:
     """Answer 200 with what is not XML."""
     del reply

@@ -11,6 +11,7 @@ from raycap.config import Lines, StorageConfig
 from raycap.datasets.grouping import Notes
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.storage.base import KEY, Store
+from raycap.storage.stores import listed
 
 JSON_FOLDER = "annotations/"
 """COCO's folder of JSON files; its keys come first in `Folder.keys`."""
@@ -30,7 +31,7 @@ class Folder:
         listed = (
             key
             for prefix in (JSON_FOLDER, "")
-            for table in self.store.list(prefix)
+            for table in listed(self.store, prefix)
             for key in table[KEY].to_pylist()
         )
         visible = (key for key in listed if not key.rpartition("/")[2].startswith("."))

@@ -21,7 +21,7 @@ from raycap.storage.address import Address
 from raycap.storage.base import KEY, Store
 from raycap.storage.local import LocalStore
 from raycap.storage.ranged import RangedFile
-from raycap.storage.stores import open_store
+from raycap.storage.stores import listed, open_store
 
 T = TypeVar("T")
 
@@ -275,7 +275,7 @@ def paged(items: Iterable[T], num_items: int) -> Iterator[list[T]]:
 
 def list_files(store: Store, suffixes: tuple[str, ...]) -> Iterator[AnnotationFile]:
     """Yield the files with one of some suffixes in a folder and all folders below it."""
-    for table in store.list():
+    for table in listed(store):
         for key in table[KEY].to_pylist():
             file = AnnotationFile(store=store, key=key)
             if file.name.lower().endswith(suffixes) and not file.name.startswith("."):

@@ -8,7 +8,6 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -26,11 +25,11 @@ from raycap.datasets.readers.rows import (
     scratch_join,
 )
 from raycap.datasets.splits import split_of_folder
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import why_no_image
 from raycap.storage.base import KEY as LISTED_KEY
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
-from raycap.storage.stores import open_store
+from raycap.storage.stores import listed, open_store
 
 SIDECAR_SUFFIX = ".txt"
 _MAX_SIDECAR_BYTES = 1_048_576
@@ -38,10 +37,7 @@ _MAX_SIDECAR_BYTES = 1_048_576
 
 def _is_image(key: str) -> bool:
     """Return whether a file counts as an image, by its name."""
-    path = PurePosixPath(key)
-    return not path.name.startswith(".") and (
-        not path.suffix or path.suffix.lower() in IMAGE_SUFFIXES
-    )
+    return why_no_image(key) is None
 
 
 def _is_sidecar(key: str) -> bool:
@@ -97,7 +93,7 @@ _USE_FULL_NAMES = f"""
 
 
 def _keys(store: Store, is_wanted: Callable[[str], bool]) -> Iterator[list[str]]:
-    for table in store.list():
+    for table in listed(store):
         keys = [key for key in table[LISTED_KEY].to_pylist() if is_wanted(key)]
         if keys:
             yield keys

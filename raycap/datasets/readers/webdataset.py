@@ -34,7 +34,7 @@ from raycap.datasets.readers.rows import (
 from raycap.datasets.readers.sidecars import captions_in
 from raycap.datasets.splits import split_in_name, split_of_folder
 from raycap.errors import DatasetError
-from raycap.images.decoding import IMAGE_SUFFIXES
+from raycap.images.names import IMAGE_SUFFIXES
 from raycap.storage.local import display
 from raycap.storage.parallel import ordered_chain
 

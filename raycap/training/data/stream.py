@@ -18,7 +18,7 @@ from ray.data import DataContext, DataIterator, TaskPoolStrategy
 
 from raycap.cluster.streaming import blocks_of, stream_context
 from raycap.config import AugmentConfig, StorageConfig
-from raycap.errors import ErrorCode, ImageError, ObjectNotFound, TransientError
+from raycap.errors import UNREADABLE, ErrorCode, ImageError, ObjectNotFound
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.storage.address import redact
 from raycap.storage.parallel import ordered_map
@@ -147,8 +147,8 @@ def file_of(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes:
         return _reader(spec.storage).read(uri, spec.image.max_bytes)
     except ObjectNotFound as error:
         raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: no such file") from error
-    except TransientError as error:
-        raise ImageError(error.code, error.message) from error
+    except UNREADABLE as error:
+        raise ImageError.of(error) from error
 
 
 def _pixels(

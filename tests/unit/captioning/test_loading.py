@@ -1,18 +1,25 @@
 """The decoder in a child process: same pixels, same errors, and deaths become rows."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from raycap.captioning.loading import Decoder, IsolatedDecoder
-from raycap.config import ImageConfig
-from raycap.errors import ErrorCode, ImageError
+from raycap.captioning.loading import Decoder, IsolatedDecoder, RunSpec, load_image
+from raycap.config import CaptionConfig, ImageConfig, StorageConfig
+from raycap.config.loading import validate_config
+from raycap.errors import BucketNotFound, ErrorCode, ImageError, StorageError
 from raycap.images.decoding import Target
+from raycap.models.base import BatchRange
+from raycap.models.sources import find_model
+from raycap.storage.stores import ImageReader
 from tests.conftest import MakeJpeg
 
 TARGET = Target(width_px=32, height_px=24)
@@ -71,3 +78,65 @@ def test_an_image_that_the_process_dies_of_is_a_failed_image_and_the_next_one_is
     assert error.code is ErrorCode.DECODE_FAILED
     assert error.message == "the decoder failed on this image: its process was ended by SIGKILL"
     assert isolated(make_jpeg(seed=3)).height_px == 48
+
+
+def spec(root: str | None) -> RunSpec:
+    return RunSpec(
+        output="out",
+        config=validate_config(CaptionConfig, {"model": {"name": "stub"}}),
+        model=find_model("stub"),
+        batches=BatchRange(least=1, most=4),
+        torch_threads=1,
+        root=root,
+    )
+
+
+def load(path: Path, root: Path | None, size_bytes: int | None = None) -> dict[str, Any]:
+    row = {"image_id": path.name, "uri": str(path), "size_bytes": size_bytes}
+    decoder = Decoder(TARGET, ImageConfig(), 60.0)
+    reader = ImageReader(StorageConfig())
+    return load_image(row, None, reader, decoder, spec(None if root is None else str(root)))
+
+
+def test_a_missing_image_is_a_row_unless_the_source_itself_is_gone(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    photos = tmp_path / "photos"
+    make_jpeg(photos / "a.jpg")
+    assert load(photos / "a.jpg", photos)["status"] == "ok"
+    assert load(photos / "gone.jpg", photos)["error_code"] == "not_found"
+    (photos / "a.jpg").unlink()  # as where others were mounted: an empty folder
+    with pytest.raises(StorageError, match="no longer there"):
+        load(photos / "a.jpg", photos)
+    photos.rmdir()
+    with pytest.raises(StorageError, match="no longer there"):
+        load(photos / "a.jpg", photos)
+    assert load(photos / "a.jpg", None)["error_code"] == "not_found"  # in a list
+
+
+def test_a_file_that_is_cut_short_is_transient_and_a_pipe_is_no_file(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    data = make_jpeg(tmp_path / "a.jpg")
+    assert load(tmp_path / "a.jpg", tmp_path, len(data))["status"] == "ok"
+    assert load(tmp_path / "a.jpg", tmp_path, len(data) + 1)["error_code"] == "network"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert load(tmp_path / "pipe.jpg", None)["error_code"] == "not_found"
+
+
+@pytest.mark.parametrize(("root", "is_row"), [(None, True), ("s3://other", False)])
+def test_a_bucket_that_does_not_exist_is_a_row_of_a_list_only(
+    root: str | None, is_row: bool
+) -> None:
+    class NoBucket:
+        def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
+            del max_bytes, size_bytes
+            raise BucketNotFound(f"{uri}: there is no such bucket")
+
+    row = {"image_id": "a", "uri": "s3://none/a.jpg", "size_bytes": None}
+    decoder = Decoder(TARGET, ImageConfig(), 60.0)
+    if is_row:
+        assert load_image(row, None, NoBucket(), decoder, spec(root))["error_code"] == "not_found"
+        return
+    with pytest.raises(BucketNotFound):
+        load_image(row, None, NoBucket(), decoder, spec(root))

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image, ImageFile
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.images.decoding import UNREAD_FORMATS, Target, decode, prepare_process
+from raycap.images.other_files import register_heif
 
 CONFIG = ImageConfig()
 TARGET = Target(width_px=40, height_px=32)
@@ -126,7 +128,40 @@ def test_empty_file_is_empty() -> None:
 def test_what_is_no_image_is_unsupported(data: bytes) -> None:
     error = refusal(data)
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert repr(data[:16]) in error.message
+
+
+@pytest.mark.parametrize("prefix", [b"", b"P3 ", b"P6\n", b"BM", b"\n", b"GIF89a", b"II*\0"])
+def test_nothing_of_the_content_of_another_file_is_shown(prefix: bytes) -> None:
+    secret = b"root:$6$aBcDeF:19000:0:99999:7:::\ndaemon:*:19000:\n" * 20
+    message = refusal(prefix + secret).message
+    assert not any(word in message for word in ("root", "$6$", "aBc", "19000", "daemon"))
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return decode(data, TARGET, CONFIG).pixels
+
+
+def test_heif_is_read_with_its_extra_or_the_extra_is_named() -> None:
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    if find_spec("pillow_heif") is None:
+        error = refusal(head)
+        assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+        assert "raycap[heif]" in error.message
+        return
+    register_heif()
+    found = pixels_of(encode(scene(), "HEIF"))
+    assert np.abs(found.astype(int) - pixels_of(encode(scene(), "PNG")).astype(int)).mean() < 8
+    assert refusal(head).code is ErrorCode.DECODE_FAILED
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("end", [b"", b"\xff"])
+def test_a_jpeg_that_lacks_only_its_end_is_whole(options: dict[str, bool], end: bytes) -> None:
+    data = encode(scene(), "JPEG", **options)
+    assert data.endswith(b"\xff\xd9")
+    assert np.array_equal(pixels_of(data[:-2] + end), pixels_of(data))
+    for num_bytes in (4, 6, 10, 50, len(data) // 2):
+        assert refusal(data[:-num_bytes] + end).code is ErrorCode.DECODE_FAILED
 
 
 def test_format_that_this_pillow_was_built_without_is_unsupported(

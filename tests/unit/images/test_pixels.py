@@ -151,6 +151,14 @@ def test_sixteen_bit_gradient_is_scaled_not_clipped(kind: str) -> None:
     assert np.abs(pixels[..., 0] - values / 256).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("most", "divisor"), [(255, 1), (1_023, 4), (4_095, 16), (16_000, 256)])
+def test_fewer_bits_stored_in_sixteen_are_not_black(kind: str, most: int, divisor: int) -> None:
+    values = np.linspace(0, most, 48).astype(np.uint16).reshape(6, 8)
+    pixels = shown(encode(Image.fromarray(values), kind))
+    assert np.abs(pixels[..., 0] - values / divisor).max() <= 1
+
+
 def test_dark_sixteen_bit_pgm_stays_dark() -> None:
     values = np.full((6, 8), 200, dtype=np.uint16)
     assert shown(encode(Image.fromarray(values), "PPM")).max() <= 1

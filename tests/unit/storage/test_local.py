@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.config import StorageConfig
-from raycap.errors import ObjectNotFound, RunConflict, StorageError
-from raycap.storage.local import LocalStore, display_path, etag_of
+from raycap.errors import ObjectNotFound, RunConflict, StorageError, TransientError
+from raycap.storage.local import MAX_PATHS, LocalStore, display_path, etag_of
 from raycap.storage.stores import ImageReader, open_store
 
 READER = ImageReader(StorageConfig())
@@ -230,6 +231,98 @@ def test_links_are_followed_but_no_loop_of_links(store: LocalStore, tmp_path: Pa
     (root / "itself.jpg").symlink_to(root / "itself.jpg")
     os.mkfifo(root / "pipe.jpg")
     assert keys_of(store) == ["a/b/x.jpg", "nested/y.jpg", "z.jpg"]
+
+
+def test_folders_that_link_to_each_other_many_times_are_listed_within_bounds(
+    store: LocalStore,
+) -> None:
+    for level in range(9):
+        fill(store, f"{level}/x.jpg")
+    for level in range(8):
+        for number in range(10):
+            Path(store.address(f"{level}/to{number}")).symlink_to(store.address(f"{level + 1}"))
+    left_out: Counter[str] = Counter()
+    keys = [key for table in store.survey(left_out) for key in table["key"].to_pylist()]
+    assert {f"{level}/x.jpg" for level in range(9)} <= set(keys)
+    assert len(keys) <= 9 * (MAX_PATHS + 1)
+    assert keys == sorted(set(keys))
+    assert left_out["repeated folder"] > 0
+    assert keys_of(store) == keys
+
+
+def test_a_few_paths_to_one_folder_are_all_listed(store: LocalStore) -> None:
+    fill(store, "real/x.jpg")
+    for number in range(3):
+        Path(store.address(f"link{number}")).symlink_to("real")
+    assert keys_of(store) == ["link0/x.jpg", "link1/x.jpg", "link2/x.jpg", "real/x.jpg"]
+
+
+def test_names_that_are_shown_the_same_have_keys_of_their_own(store: LocalStore) -> None:
+    root = os.fsencode(store.uri)
+    for folder in (b"d\xff", b"d%FF"):
+        os.makedirs(root + b"/" + folder)
+        (Path(os.fsdecode(root + b"/" + folder)) / "x.jpg").write_bytes(folder)
+    for name in (b"a\xff.jpg", b"a%FF.jpg"):
+        Path(os.fsdecode(root + b"/" + name)).write_bytes(name)
+    keys = keys_of(store)
+    assert keys == sorted(set(keys))
+    found = sorted(READER.read(store.address(key), 100) for key in keys)
+    assert found == [b"a%FF.jpg", b"a\xff.jpg", b"d%FF", b"d\xff"]
+
+
+SURVEYED = """
+import os, sys
+from collections import Counter
+from pathlib import Path
+from raycap.config import StorageConfig
+from raycap.errors import ObjectForbidden
+from raycap.storage.local import LocalStore
+from raycap.storage.stores import ImageReader
+os.getuid() or os.seteuid(65534)
+store, left_out = LocalStore(Path(sys.argv[1])), Counter()
+print([key for table in store.survey(left_out) for key in table["key"].to_pylist()])
+print(dict(left_out))
+try:
+    ImageReader(StorageConfig()).read(store.address("b.jpg"), 10)
+except ObjectForbidden as error:
+    print(error.code)
+"""
+
+
+def test_what_may_not_be_read_does_not_end_a_survey(store: LocalStore, tmp_path: Path) -> None:
+    fill(store, "a.jpg", "b.jpg", "lost+found/x", "z.jpg")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    Path(store.uri).chmod(0o755)
+    closed = [Path(store.address(name)) for name in ("b.jpg", "lost+found")]
+    for path in closed:
+        path.chmod(0o000)
+    try:
+        command = [sys.executable, "-c", SURVEYED, store.uri]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    finally:
+        for path in closed:
+            path.chmod(0o755)
+    assert told.splitlines() == [
+        "['a.jpg', 'b.jpg', 'z.jpg']", "{'unreadable folder': 1}", "forbidden"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["{0}/pipe", "/dev/zero", "/dev/null"])
+def test_what_is_no_regular_file_is_not_waited_for(store: LocalStore, address: str) -> None:
+    fill(store, "x")
+    os.mkfifo(store.address("pipe"))
+    with pytest.raises(ObjectNotFound, match="not a file"):
+        READER.read(address.format(store.uri), 100)
+    with pytest.raises(ObjectNotFound, match="not a file"):
+        READER.read_range(address.format(store.uri), 0, 100)
+
+
+def test_a_file_shorter_than_listed_is_transient(store: LocalStore) -> None:
+    store.write("a", b"12345")
+    with pytest.raises(TransientError):
+        READER.read(store.address("a"), 100, 6)
+    assert READER.read(store.address("a"), 100, 5) == b"12345"
 
 
 FORBIDDEN = """

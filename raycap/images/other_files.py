@@ -1,0 +1,56 @@
+"""Files that Pillow cannot read by itself: what they are, and HEIF if its package is installed.
+
+Nothing of their content is shown: a list can name any file of the machine.
+"""
+
+import re
+from functools import cache
+from importlib import import_module
+
+from PIL import Image
+
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+_NO_HEIF = "HEIF (HEIC): needs the extra raycap[heif] on every node"
+
+_KINDS = (
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS: fetch the file itself"),
+    (re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg|<svg)", re.S | re.I), "SVG"),
+    (re.compile(rb"\s*(<!DOCTYPE html|<html|<head|<body)", re.I), "an HTML page"),
+    (re.compile(rb"\s*<\?xml|\s*<Error>"), "XML"),
+    (re.compile(rb"%PDF"), "PDF"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "PostScript"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "gzip"),
+    (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI|....ftyp", re.S), "a video"),
+    (re.compile(rb"\0+\Z"), "zeros only"),
+)
+_HEAD_BYTES = 1_024
+_TEXT_BYTES = bytes(range(32, 127)) + b"\t\n\r"
+
+
+@cache
+def register_heif() -> bool:
+    """Let Pillow read HEIF, the format of many phones, if `raycap[heif]` is installed."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return "HEIF" in Image.OPEN
+
+
+def describe_other(data: bytes) -> str:
+    """Describe a file that is no image of a supported format."""
+    head = data[:_HEAD_BYTES]
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return _NO_HEIF
+    kinds = (kind for pattern, kind in _KINDS if pattern.match(head))
+    kind = next(kinds, None) or ("text" if is_text(head) else None)
+    return "not a supported image format" + (f": {kind}" if kind else "")
+
+
+def is_text(data: bytes) -> bool:
+    """Whether bytes are ASCII text."""
+    return not data.translate(None, _TEXT_BYTES)
