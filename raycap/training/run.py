@@ -171,7 +171,8 @@ def _sum_up(job: Job, outcome: Outcome, started: float) -> Training:
     state, config = outcome.state, job.config
     history = state.history
     metric = config.validation.metric
-    best = history[best_epoch([record.value(metric) for record in history], metric) - 1]
+    losses = [record.validation_loss for record in history]
+    best = history[best_epoch([it.value(metric) for it in history], losses, metric) - 1]
     train_s = sum(record.train_s for record in history)
     num_images = sum(record.num_images for record in history)
     return Training(
