@@ -202,7 +202,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     config = _with_model(config or CaptionConfig(), model)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
-    found = find_model(config.model.name)
+    found = find_model(config.model.name, config.model.adapter)
     check_arithmetic(found, config.model)
     cascade = find_cascade(config, found)
     generation = settled_generation(config.generation, found)

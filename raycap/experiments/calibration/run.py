@@ -19,7 +19,12 @@ from raycap.experiments.calibration.trials import TRIALS, ScoredReferences, Tria
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.load import copy_model
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.sources import (
+    check_arithmetic,
+    find_model,
+    refuse_adapter,
+    settled_generation,
+)
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress
 from raycap.results.calibration import (
@@ -75,7 +80,7 @@ def calibrate(
     """
     started = time.monotonic()
     config = config or CalibrateConfig()
-    source = find_model(model)
+    source = find_model(model, config.model.adapter)
     config = _resolved(config, source, model)
     opened = open_dataset(dataset, config.storage)
     store, folder = _open_output(str(output), source, config)
@@ -266,6 +271,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
             f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
             "folder or demo"
         )
+    refuse_adapter(source, "a calibrated model")
     check_arithmetic(source, config.model)
     refuse_vllm(config.model, "calibration")
     named = config.model.model_copy(update={"name": model})
