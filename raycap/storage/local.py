@@ -205,6 +205,9 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ObjectNotFound(f"{error.filename or path}: no such file") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # Not `error.filename`: of a copy between file systems that is the source.
+            raise StorageError(f"{path}: {error.strerror}: make room", uri=str(path)) from error
         # The name is too long, or a link to itself: no file can exist there.
         is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         kind = ObjectNotFound if is_no_name else StorageError

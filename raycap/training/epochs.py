@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,7 +45,13 @@ from raycap.results.training import (
 from raycap.schema import BLEU, CIDER_D, ROUGE_L
 from raycap.storage.base import Store
 from raycap.training.attention_maps import attention_sheet, encode_sheets
-from raycap.training.checkpoints import State, replacing, write_checkpoint
+from raycap.training.checkpoints import (
+    State,
+    replacing,
+    temporary_folder,
+    write_checkpoint,
+    writing_to,
+)
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
@@ -357,11 +361,11 @@ def write_events(store: Store, record: EpochRecord) -> None:
     check_tensorboard()
     from tensorboardX import SummaryWriter  # noqa: PLC0415  an optional extra
 
-    with TemporaryDirectory(prefix="raycap-events-") as folder:
-        with SummaryWriter(folder) as writer:
+    with temporary_folder("events") as folder:
+        with writing_to(folder), SummaryWriter(str(folder)) as writer:
             for name, value in _scalars(record).items():
                 writer.add_scalar(name, value, record.num_steps)
-        (file,) = Path(folder).iterdir()
+        (file,) = folder.iterdir()
         store.upload(f"{EVENTS}events.out.tfevents.{record.epoch:06d}", file)
 
 

@@ -1,5 +1,6 @@
 """The training loop of one worker: learning, files, progress, and resuming."""
 
+import errno
 import json
 from io import BytesIO
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raycap.errors import DatasetError, ModelError, RunStopped
+from raycap.errors import DatasetError, ModelError, RunStopped, StorageError
 from raycap.results.training import HISTORY, PREVIEW
+from raycap.training.checkpoints import writing_to
 from raycap.training.loop import End
 from tests.support.tiny_dataset import picture, write_dataset
 from tests.support.tiny_trainable import build_tiny, load_tiny
@@ -112,6 +115,24 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(
     assert losses(rest) == losses(whole)
     for name in ("model", "last"):
         assert same(weights(tmp_path / "cut" / name), weights(tmp_path / "whole" / name))
+
+
+def test_a_run_continues_with_more_epochs_after_its_end(dataset: Path, tmp_path: Path) -> None:
+    short = train_here(dataset, tmp_path, tiny_config(train={"num_epochs": 1}))
+    longer = train_here(dataset, tmp_path, tiny_config(train={"num_epochs": 3}))
+    assert (short.end, longer.end) == (End.FINISHED, End.FINISHED)
+    assert len(longer.told.steps) == 10
+    assert longer.state.history[:1] == short.state.history
+    assert [record.epoch for record in longer.state.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), SafetensorError("x")])
+def test_a_full_temporary_folder_is_one_line(failure: Exception, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, writing_to(tmp_path):
+        raise failure
+    assert (caught.value.uri, "\n" in str(caught.value)) == (str(tmp_path), False)
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path):
+        (tmp_path / "missing").read_bytes()
 
 
 def test_checkpoints_are_written_within_an_epoch_too(dataset: Path, tmp_path: Path) -> None:
