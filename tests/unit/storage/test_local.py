@@ -1,5 +1,6 @@
 """LocalStore: whole files or none, one winner, and a listing in key order."""
 
+import errno
 import json
 import os
 import signal
