@@ -10,6 +10,7 @@ does when it is called.
 """
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def check_peft() -> None:
         )
 
 
+def with_lora(network: Any, settings: Any) -> Any:
+    """Return peft's model around a network, with new LoRA weights.
+
+    Args:
+        network: A model of transformers.
+        settings: A LoraConfig of peft.
+    """
+    from peft import get_peft_model  # noqa: PLC0415  an optional extra
+
+    with warnings.catch_warnings():
+        # peft still uses a name that transformers has deprecated.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(network, settings)
+
+
 def merge_adapter(network: Any, folder: Path) -> Any:
     """Merge an adapter into a network.
 
@@ -163,7 +179,7 @@ def merge_adapter(network: Any, folder: Path) -> Any:
     config = read_json(folder / ADAPTER_FILE)
     passed = {name: config[name] for name in _PASSED if config.get(name) is not None}
     try:
-        adapted: Any = peft.get_peft_model(network, peft.LoraConfig(**passed))
+        adapted = with_lora(network, peft.LoraConfig(**passed))
         tensors = safetensors.torch.load_file(folder / ADAPTER_WEIGHT_FILE)
         found: Any = peft.set_peft_model_state_dict(adapted, tensors)
     except Exception as error:  # peft raises anything

@@ -157,11 +157,11 @@ def _hint(file: Path) -> str:
         # The last checkpoint of a trainer by its number, and a model before its checkpoints.
         inner.sort(key=lambda path: ("-" in path.name, -_number_at_end(path.name)))
         return f"; did you mean {inner[0]}?"
-    others = [name for pattern in _OTHER_PATTERNS for name in sorted(file.parent.glob(pattern))]
+    others = [path for pattern in _OTHER_PATTERNS for path in sorted(file.parent.glob(pattern))]
     if others:
         return (
-            f", only {others[0].name}, which is not a model of transformers: convert it to the "
-            "folder of a Hugging Face model"
+            f", only {others[0].name}: convert it to the folder of a Hugging Face model (load with "
+            "the program that wrote it, then save_pretrained of transformers)"
         )
     return ": point at the folder of a Hugging Face model"
 
@@ -317,6 +317,8 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         header.pop("__metadata__", None)
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: is missing: restore it", uri=str(file)) from None
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -340,7 +342,9 @@ def check_layers(folder: Path) -> None:
     Raises:
         ModelError: it does, or a file of weights is damaged.
     """
-    num_tensors = sum(len(read_shapes(folder / name)) for name in _shards(folder))
+    # As transformers: an index beside a whole file is ignored.
+    names = [WEIGHT_FILE] if (folder / WEIGHT_FILE).is_file() else _shards(folder)
+    num_tensors = sum(len(read_shapes(folder / name)) for name in names)
     most = num_tensors + _SPARE_LAYERS
     for name, value in _counts(read_json(folder / CONFIG_FILE)):
         if value > most:

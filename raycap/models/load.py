@@ -11,6 +11,7 @@ from raycap.models.base import Captioner, CaptionerKind, ModelSource
 from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
+    check_layers,
     check_safe,
     digest_folder,
     read_json,
@@ -47,6 +48,7 @@ def safe_folder_here(source: ModelSource) -> Path:
     """
     folder = _folder_here(source)
     check_safe(folder)  # the digest does not cover files that are not part of the model
+    check_layers(folder)
     return folder
 
 

@@ -213,7 +213,9 @@ def rank(value: float, loss: float, metric: Metric) -> tuple[float, float]:
         metric: the metric.
     """
     bad = badness(value, metric)
-    return (bad, bad) if metric == "loss" else (round(bad, _RANKED_DIGITS), loss)
+    if metric == "loss":
+        return bad, bad
+    return round(bad, _RANKED_DIGITS), round(loss, _RANKED_DIGITS)
 
 
 def best_epoch(values: Sequence[float], losses: Sequence[float], metric: Metric) -> int:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.models.adapters import adapter_here
-from raycap.models.load import load_captioner, safe_folder_here
+from raycap.models.hub import download
+from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from tests.support.hub import CONVERTED, MAIN, Hub, HubServer, model_files, use_hub
 
@@ -59,7 +60,7 @@ def test_a_node_without_the_files_fetches_the_commit(
     source = find_model("org/blip")
     use_hub(monkeypatch, hub.url, tmp_path / "other node")
     hub.refs["main"] = CONVERTED  # the branch has moved on since
-    with pytest.raises(ModelError, match="cannot be loaded as BLIP"):  # nor can these weights be
+    with pytest.raises(ModelError, match="not a safetensors file"):  # nor can these weights be
         load_captioner(source, ModelConfig(), GenerationConfig())
     (snapshot,) = (tmp_path / "other node").glob("*/snapshots/*")
     assert snapshot.name == MAIN
@@ -113,7 +114,7 @@ def test_a_conversion_is_looked_for_once_and_then_needs_no_network(
     copied = find_model("org/blip")
     assert copied.revision == source.revision
     assert str(copied.folder).startswith(str(tmp_path / "node"))
-    assert safe_folder_here(source) == Path(str(copied.folder))
+    assert download(source.name, source.revision) == Path(str(copied.folder))
 
 
 def test_a_conversion_is_looked_for_again_when_the_main_branch_has_moved(pickled_hub: Hub) -> None:

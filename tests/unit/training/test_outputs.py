@@ -57,7 +57,8 @@ def record(epoch: int, **changes: object) -> EpochRecord:
 
 
 def training(**changes: object) -> Training:
-    history = [record(1), record(2, is_best=False, num_unreadable=3)]
+    worse = {**SCORES, "cider_d": 0.4}
+    history = [record(1), record(2, is_best=False, num_unreadable=3, scores=worse)]
     made = Training(
         output="out",
         dataset="set",
@@ -229,7 +230,7 @@ def test_the_result_names_the_best_epoch_what_was_unreadable_and_the_watch() -> 
     assert rows["best epoch"] == "1 by cider_d"
     assert rows["ended"].startswith("early: cider_d")
     assert rows["unreadable"].startswith("3 images")
-    assert "watch" not in rows
+    assert rows["watch"].startswith("no verdict")
     rising = [record(1), record(2, validation_loss=2.5, fitted_loss=1.5)]
     rising.append(record(3, validation_loss=2.75, fitted_loss=1.0))
     rows = dict(training_rows(training(history=rising, overfits_since=2)))
