@@ -71,7 +71,7 @@ def _choice(
         return text
     verdict = (
         "a difference beyond chance"
-        if found.p_value < _SIGNIFICANT
+        if found.p_value < _SIGNIFICANT and round(found.difference, 3) != 0
         else "a difference that chance may explain"
     )
     ahead = abs(found.difference)

@@ -310,6 +310,39 @@ def test_a_folder_is_refused_in_one_line(edit: Edit, parts: list[str], folder: P
     assert [part for part in parts if part.lower() not in str(caught.value).lower()] == []
 
 
+REFUSED_VLMS: dict[str, tuple[Edit, list[str]]] = {
+    "DataParallel": (renamed("module."), ["'module.'"]),
+    "quantised": (
+        settings("config.json", quantization_config={"quant_method": "awq"}),
+        ["awq"],
+    ),
+    "no processor": (
+        without("processor_config.json", "preprocessor_config.json"),
+        ["preprocessor_config.json"],
+    ),
+    "another vocabulary": (settings("config.json", text_config__vocab_size=999), ["999x32"]),
+    "endless layers": (
+        settings("config.json", vision_config__num_hidden_layers=100_000_000),
+        ["num_hidden_layers", "100,000,000"],
+    ),
+    "cut short": (truncated, ["cut short"]),
+}
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_vlm("llava", tmp_path_factory.mktemp("llava"))
+
+
+@pytest.mark.parametrize(("edit", "parts"), REFUSED_VLMS.values(), ids=REFUSED_VLMS)
+def test_a_vision_language_model_is_refused_in_one_line(
+    edit: Edit, parts: list[str], llava: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(llava, folder)
+    test_a_folder_is_refused_in_one_line(edit, parts, folder)
+
+
 def test_the_base_of_a_fine_tuned_folder_is_named(folder: Path) -> None:
     without("tokenizer.json", "vocab.txt")(folder)
     settings("config.json", _name_or_path="org/base")(folder)
