@@ -247,7 +247,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
     announce("finding the model")
-    found = find_model(config.model.name)
+    found = find_model(config.model.name, config.model.adapter)
     check_arithmetic(found, config.model)
     second = find_cascade(config, found)
     generation = settled_generation(config.generation, found)

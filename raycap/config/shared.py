@@ -26,6 +26,9 @@ class ModelConfig(Section):
 
     name: str = DEFAULT_MODEL
     """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`."""
+    adapter: str | None = None
+    """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. With the extra
+    raycap[lora]. None: none, or the one that `name` means."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """`auto`: bf16 on an accelerator that supports it, otherwise fp16 there, and fp32 on a CPU.
     `int8`: 8-bit linear layers, for BLIP on a CPU; faster, and some captions differ."""

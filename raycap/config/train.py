@@ -98,7 +98,10 @@ class LoopConfig(Section):
     num_accumulated: int = Field(default=1, ge=1, le=4096)
     """Micro-batches per step, to save memory. If memory runs out, more are used."""
     num_epochs: int = Field(default=5, ge=1, le=100_000)
-    """Passes over the training split."""
+    """Passes over the training split. A higher number continues a finished run."""
+    keep_checkpoint: bool = True
+    """Keep the last checkpoint of a finished run (up to four times the size of the model), so that
+    a higher `num_epochs` continues it."""
     subset: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the training split to train on, chosen by a hash of the ids: a smaller share is part
     of a larger one. Validation stays the same."""

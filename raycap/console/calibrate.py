@@ -90,7 +90,7 @@ def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
     rows = [
         ("tried", f"{len(found.trials)} settings on {images.num_images:,} images{left_out}"),
         ("references", f"{images.lengths.metric_tokens:.1f} tokens"),
-        ("length gap", f"{start.length_gap:+.2f} -> {chosen.length_gap:+.2f} tokens"),
+        ("length gap", f"{start.length_gap:+z.2f} -> {chosen.length_gap:+z.2f} tokens"),
         ("CIDEr-D", f"{start.cider_d:.3f} -> {chosen.cider_d:.3f}"),
         ("repetitive", f"{start.repetition:.1%} -> {chosen.repetition:.1%} of the captions"),
     ]
@@ -121,7 +121,7 @@ def _cells(trial: "ScoredSetting") -> list[str]:
         f"{trial.cider_d:.3f}",
         f"{trial.bleu_4:.3f}",
         f"{trial.mean_length:.1f}",
-        f"{trial.length_gap:+.2f}",
+        f"{trial.length_gap:+z.2f}",
         f"{trial.repetition:.0%}",
     ]
 

@@ -114,7 +114,8 @@ def print_evaluation(found: "Evaluation") -> None:
         share = f"{100 * found.confidence:g} %"
         rows.append(("intervals", f"{share}, of {found.num_resamples:,} resamples of the images"))
     rows.append(("tokenizer", found.tokenizer))
-    print_rows([*rows, *_skipped_rows(found.systems), *_left_over_rows(found)])
+    warnings = [("warning", warning) for warning in found.warnings]
+    print_rows([*rows, *_skipped_rows(found.systems), *_left_over_rows(found), *warnings])
 
 
 def _score_tables(systems: "Sequence[System]", width: int) -> list[Table]:
@@ -190,8 +191,8 @@ def _metric(metric: "Metric", *, is_short: bool) -> str:
 
 def _gap(gap: "LengthGap", *, is_short: bool) -> str:
     sign = "" if is_short else "+"
-    bounds = _bounds(gap.low, gap.high, f"{{:{sign}.2f}}", is_short=is_short)
-    return f"{gap.difference:+.2f}{bounds}"
+    bounds = _bounds(gap.low, gap.high, f"{{:{sign}z.2f}}", is_short=is_short)
+    return f"{gap.difference:+z.2f}{bounds}"
 
 
 def _bounds(low: float | None, high: float | None, form: str, *, is_short: bool) -> str:
@@ -231,11 +232,11 @@ def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
     for item in comparisons:
         pair = (item.first, item.second)
         digits = 2 if item.metric == "length" else 4
-        low, high = (f"{bound:+.{digits}f}" for bound in (item.low, item.high))
+        low, high = (f"{bound:+z.{digits}f}" for bound in (item.low, item.high))
         table.add_row(
             "" if pair == before else escape(" - ".join(map(_abridged, pair))),
             metric_label(item.metric),
-            f"{item.difference:+.{digits}f}",
+            f"{item.difference:+z.{digits}f}",
             escape(f"[{low}, {high}]"),
             f"{item.p_value:.3f}",
         )

@@ -141,7 +141,7 @@ def _describe_epoch(record: "EpochRecord", num_epochs: int) -> str:
     return (
         f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
         f"validation loss {record.validation_loss:.3f}  CIDEr-D {record.scores['cider_d']:.3f}  "
-        f"length gap {record.scores['length_gap']:+.1f}{best}"
+        f"length gap {record.scores['length_gap']:+z.1f}{best}"
     )
 
 

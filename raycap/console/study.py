@@ -88,7 +88,7 @@ def _cells(system: "SystemRecord") -> list[str]:
     return [
         system.name,
         *(_value(system, name, digits) for name, digits in _SCORES),
-        f"{training.gap:+.3f}" if training else "-",
+        f"{training.gap:+z.3f}" if training else "-",
         f"epoch {since}" if since else "-",
         duration(system.wall_s) if scores or system.status is Status.FINISHED else "-",
     ]

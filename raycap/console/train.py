@@ -77,27 +77,27 @@ def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
     for record in history:
         losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
         scores = [record.scores[name] for name in _SCORES]
-        numbers = [f"{value:.3f}" for value in (*losses, *scores)]
+        numbers = [f"{value:z.3f}" for value in (*losses, *scores)]
         table.add_row(str(record.epoch), *numbers, "best" if record.epoch == best else "")
     return table
 
 
 def training_rows(found: "Training") -> list[tuple[str, str]]:
     """Return the summary of a training run as names and values."""
-    from raycap.results.training import describe_overfitting
+    from raycap.results.training import chosen_by, judge_fit
 
+    metric = found.metric
     rows = [
         ("images", f"{found.num_images:,}"),
         ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
-        ("ended", _END[found.end].format(metric=found.metric, epochs=found.num_epochs)),
-        ("best epoch", f"{found.best.epoch} by {found.metric}"),
+        ("ended", _END[found.end].format(metric=metric, epochs=found.num_epochs)),
+        ("best epoch", f"{found.best.epoch} by {chosen_by(found.history, found.best, metric)}"),
     ]
     num_unreadable = found.last.num_unreadable
     if num_unreadable:
         rows.append(("unreadable", f"{num_unreadable:,} images per epoch"))
-    if found.overfits_since is not None:
-        losses = [record.losses for record in found.history]
-        rows.append(("watch", describe_overfitting(losses, found.overfits_since)))
+    losses = [record.losses for record in found.history]
+    rows.append(("watch", judge_fit(losses, found.overfits_since)))
     return [*rows, ("rate", f"{found.images_per_s:g} images/s"), ("output", found.output)]
 
 

@@ -90,8 +90,8 @@ def search_table(found: "Search") -> Table:
         best = trial.best
         numbers = [
             str(len(trial.history)),
-            "-" if trial.value is None else f"{trial.value:.3f}",
-            f"{best.gap:.3f}" if best else "-",
+            "-" if trial.value is None else f"{trial.value:z.3f}",
+            f"{best.gap:z.3f}" if best else "-",
         ]
         params = [show(trial.params.get(name)) for name in names]
         table.add_row(trial.name, *params, *numbers, _status(trial, found))
@@ -108,7 +108,7 @@ def search_rows(found: "Search") -> list[tuple[str, str]]:
         rows.append(("ended", "budget reached; raise it to continue"))
     if found.best:
         best = found.trial(found.best)
-        rows.append(("best", f"{describe_params(best)}: {found.metric} {best.value:.3f}"))
+        rows.append(("best", f"{describe_params(best)}: {found.metric} {best.value:z.3f}"))
     return [*rows, ("output", found.output)]
 
 

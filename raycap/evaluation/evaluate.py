@@ -242,6 +242,33 @@ def _match(
     )
 
 
+_UNSPLIT_SHARE = 0.05
+"""Share of captions that the tokenizer cannot split, above which there is a warning."""
+
+
+def _warnings(names: Sequence[str], matched: Matched, found: PassesFound) -> list[str]:
+    """Return why scores may not mean what they seem to."""
+    warnings = []
+    num_references = found.reference_lengths.total()
+    counts = {"references": (found.num_unsplit_references, num_references)}
+    for name, num_unsplit in zip(names, found.num_unsplit, strict=True):
+        counts[name] = (num_unsplit, matched.num_scored)
+    unsplit = [
+        f"{num_unsplit:,} of {num_captions:,} {what}"
+        for what, (num_unsplit, num_captions) in counts.items()
+        if num_unsplit > _UNSPLIT_SHARE * num_captions
+    ]
+    if unsplit:
+        warnings.append(
+            f"{', '.join(unsplit)}: written without spaces between words (Chinese, Japanese, "
+            "Thai, ...), which the tokenizer cannot split: a phrase counts as one token in "
+            "lengths, BLEU, ROUGE-L, CIDEr-D and diversity; separate the words by spaces first"
+        )
+    if matched.num_scored == 1:
+        warnings.append("one image: it has no intervals and no paired tests")
+    return warnings
+
+
 def _conclude(
     matched: Matched,
     plan: ScoringPlan,
@@ -276,11 +303,12 @@ def _conclude(
         tokenizer=plan.tokenizer,
         missing_policy=str(matched.missing),
         confidence=config.confidence,
-        num_resamples=config.num_resamples,
+        num_resamples=config.num_resamples if matched.num_scored > 1 else 0,
         seed=config.seed,
         systems=describe_systems(systems, resampled, lengths, counts_copies=found.counts_copies),
         comparisons=resampled.comparisons,
         wall_s=0.0,
+        warnings=_warnings(names, matched, found),
         versions=versions(),
         created_at=now(),
     )

@@ -124,6 +124,13 @@ def _score_rouge_l(batch: Batch) -> np.ndarray:
     return np.fromiter(scores, np.float64, len(batch.captions))
 
 
+def _score_cider_d(batch: Batch) -> np.ndarray:
+    """Score by CIDEr-D; not at all where it would be 0 whatever the captions say."""
+    if not batch.frequencies.tells_images_apart:
+        return np.full(len(batch.captions), np.nan)
+    return score_cider_d(batch.corpus, batch.frequencies)
+
+
 BLEU = Metric(
     columns=schema.BLEU,
     open=_built_in(lambda batch: count_bleu(batch.corpus)),
@@ -132,7 +139,7 @@ BLEU = Metric(
 ROUGE_L = Metric(columns=(schema.ROUGE_L,), open=_built_in(_score_rouge_l))
 CIDER_D = Metric(
     columns=(schema.CIDER_D,),
-    open=_built_in(lambda batch: score_cider_d(batch.corpus, batch.frequencies)),
+    open=_built_in(_score_cider_d),
 )
 LENGTHS = Metric(
     columns=(LENGTH,),

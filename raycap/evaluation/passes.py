@@ -128,6 +128,9 @@ class PassesFound:
     diversity: list[DiversityCounts]
     mean_logprobs: list[float | None]
     skipped: list[dict[str, str]]
+    num_unsplit: list[int]
+    """Captions that the tokenizer cannot split into words."""
+    num_unsplit_references: int
     counts_copies: bool
     """Whether copies of training captions were counted."""
 
@@ -269,7 +272,7 @@ def run_passes(
         workers = opened.enter_context(
             open_workers(plan.scoring, num_chunks=num_chunks, is_spread=is_spread)
         )
-        frequencies, lengths = _count(matched, workers)
+        frequencies, lengths, num_unsplit = _count(matched, workers)
         training = _hash_training(matched, workers, config.storage)
         scoring = _Scoring(clips, files)
         chunks = matched.chunks(_CHUNK_IMAGES, "scoring")
@@ -283,7 +286,11 @@ def run_passes(
         ],
         diversity=[merge_diversity([c.diversity for c in chunks]) for chunks in scoring.scores],
         mean_logprobs=list(map(_mean, scoring.logprobs)),
-        skipped=[plan.skipped | _failed(chunks) for chunks in scoring.scores],
+        skipped=[
+            plan.skipped | _weightless(frequencies) | _failed(chunks) for chunks in scoring.scores
+        ],
+        num_unsplit=[sum(chunk.num_unsplit for chunk in chunks) for chunks in scoring.scores],
+        num_unsplit_references=num_unsplit,
         counts_copies=training is not None,
     )
 
@@ -331,6 +338,17 @@ def _failed(chunks: Sequence[SystemScores]) -> dict[str, str]:
     return {name: reason for chunk in chunks for name, reason in chunk.skipped.items()}
 
 
+def _weightless(frequencies: DocumentFrequencies) -> dict[str, str]:
+    """Return why CIDEr-D has no value if it would be 0 for every caption."""
+    if frequencies.tells_images_apart:
+        return {}
+    found = "there is one image" if frequencies.num_images == 1 else "all images have the same ones"
+    return {
+        schema.CIDER_D: "it weighs words by how few images have them in their references, and "
+        f"{found}"
+    }
+
+
 def _score_by_clip(
     matched: Matched, spec: ClipSpec | None, *, is_spread: bool
 ) -> list[ClipColumns]:
@@ -344,17 +362,19 @@ def _score_by_clip(
     return clip_columns(spec, chunks, is_spread=is_spread)
 
 
-def _count(matched: Matched, workers: Workers) -> tuple[DocumentFrequencies, Counter[int]]:
-    """Tokenize the references, and count their n-grams and lengths."""
+def _count(matched: Matched, workers: Workers) -> tuple[DocumentFrequencies, Counter[int], int]:
+    """Tokenize the references; count their n-grams, lengths, and those that cannot be split."""
     merged: list[DocumentFrequencies] = []
     lengths: Counter[int] = Counter()
+    num_unsplit = 0
     for chunk, counted in workers.run("count", matched.chunks(_CHUNK_IMAGES, "references")):
         keep_tokens(matched.database, chunk, counted.tokens)
         merged.append(counted.frequencies)
         lengths += counted.lengths
+        num_unsplit += counted.num_unsplit
         if len(merged) == _MERGED_AT_A_TIME:
             merged = [merge_frequencies(merged)]
-    return merge_frequencies(merged), lengths
+    return merge_frequencies(merged), lengths, num_unsplit
 
 
 def _hash_training(

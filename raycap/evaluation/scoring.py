@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,10 @@ from raycap.metrics.diversity import DiversityCounts, count_diversity, hash_capt
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.lengths import count_lengths
 from raycap.metrics.ngrams import Sentences
-from raycap.metrics.tokenizer import TOKENIZER, tokenize
+from raycap.metrics.tokenizer import TOKENIZER, is_unsplit, tokenize
 
 TokenizerName = Literal["raycap", "ptb"]
+_Image = TypeVar("_Image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class Counted:
     """Of the references of scored images."""
     lengths: Counter[int]
     """Those references by their length in tokens."""
+    num_unsplit: int
+    """Those references that the tokenizer cannot split into words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class SystemScores:
     lengths: Int64[np.ndarray, " images"]
     """Of the captions, in tokens; 0 where there is none."""
     diversity: DiversityCounts
+    num_unsplit: int = 0
+    """Captions that the tokenizer cannot split into words."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Scores that failed on this chunk, and why."""
 
@@ -120,6 +125,7 @@ class Scorer:
             tokens=join_tokens(references),
             frequencies=DocumentFrequencies.of(scored),
             lengths=count_lengths(chain.from_iterable(scored)),
+            num_unsplit=sum(map(is_unsplit, chain.from_iterable(_only_scored(written, chunk)))),
         )
 
     def hash_captions(self, captions: Sequence[str]) -> UInt64[np.ndarray, " captions"]:
@@ -161,7 +167,8 @@ class Scorer:
         training: UInt64[np.ndarray, " training"] | None,
     ) -> SystemScores:
         has_caption = np.asarray(pc.is_valid(captions).to_numpy(), np.bool_)
-        tokens = self._tokenize(captions.fill_null("").to_pylist())
+        texts = captions.fill_null("").to_pylist()
+        tokens = self._tokenize(texts)
         batch = Batch(
             captions=tokens,
             has_caption=has_caption,
@@ -176,6 +183,7 @@ class Scorer:
             has_caption=has_caption,
             lengths=batch.lengths,
             diversity=count_diversity(present, training),
+            num_unsplit=sum(map(is_unsplit, texts)),
             skipped=dict(self._failed),
         )
 
@@ -199,7 +207,7 @@ class Scorer:
         return self._ptb.tokenize(captions)
 
 
-def _only_scored(references: list[Sentences], chunk: pa.Table) -> list[Sentences]:
+def _only_scored(references: list[_Image], chunk: pa.Table) -> list[_Image]:
     pairs = zip(references, chunk[IS_SCORED].to_pylist(), strict=True)
     return [tokens for tokens, is_scored in pairs if is_scored]
 

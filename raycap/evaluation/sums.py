@@ -87,6 +87,10 @@ class SystemSums:
 
 Interval = tuple[float, float]
 
+_NO_DIFFERENCE = 5e-5
+"""Scores that are nearer than this are equal: the fourth decimal is the last that tables show.
+BLEU-4 without a matching n-gram, for instance, is a few millionths rather than 0."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resampled:
@@ -114,7 +118,8 @@ def resample(
         references: of each image, the tokens of its references and their number.
         config: number of resamples, and confidence of the intervals.
     """
-    if not config.num_resamples:
+    # All resamples of one image are equal: an interval from them would claim certainty.
+    if not config.num_resamples or len(references) < 2:
         return Resampled(metrics=[{} for _ in systems], length_gaps=[None] * len(systems))
     columns = [system.columns() for system in systems]
     widths = [sum(block.shape[1] for block in blocks) for blocks in columns]
@@ -153,6 +158,10 @@ def _interval(values: Float64[np.ndarray, " resamples"], confidence: float) -> I
     return interval(there, confidence) if len(there) else None
 
 
+def _without_noise(differences: Float64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
+    return np.where(np.abs(differences) < _NO_DIFFERENCE, 0.0, differences)
+
+
 def _compare(
     names: tuple[str, str],
     corpora: tuple[dict[str, float | None], dict[str, float | None]],
@@ -166,7 +175,7 @@ def _compare(
         if first is None or second is None:
             continue
         differences = values[0][metric] - values[1][metric]
-        differences = differences[np.isfinite(differences)]
+        differences = _without_noise(differences[np.isfinite(differences)])
         bounds = _interval(differences, confidence)
         if bounds is None:
             continue
@@ -175,7 +184,7 @@ def _compare(
                 metric=metric,
                 first=names[0],
                 second=names[1],
-                difference=first - second,
+                difference=float(_without_noise(np.array(first - second))),
                 low=bounds[0],
                 high=bounds[1],
                 p_value=p_value(differences),

@@ -62,6 +62,11 @@ class DocumentFrequencies:
         counts = np.bincount(in_images % num_ngrams, minlength=len(found.hashes))
         return cls(hashes=found.hashes, counts=counts.astype(np.int32), num_images=len(references))
 
+    @property
+    def tells_images_apart(self) -> bool:
+        """Whether an n-gram is in some images only; otherwise CIDEr-D weighs everything by 0."""
+        return bool((self.counts < self.num_images).any())
+
     def counts_of(self, hashes: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Return the counts of n-grams; 0 for those in no image."""
         places, found = find(hashes, self.hashes)

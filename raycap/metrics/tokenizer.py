@@ -95,6 +95,18 @@ _BRACKETS = str.maketrans(
 )
 
 
+# Scripts without spaces between words: Chinese and Japanese, where few words have six letters;
+# Thai, Lao, Myanmar and Khmer, where many have. A longer run of letters is a phrase.
+_HAN_AND_KANA = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_SOUTH_EAST_ASIAN = "\u0e01-\u0e4f\u0e81-\u0ecf\u1000-\u109f\u1780-\u17d3"
+_PHRASE = re.compile(f"[{_HAN_AND_KANA}]{{6}}|[{_SOUTH_EAST_ASIAN}]{{16}}")
+
+
+def is_unsplit(caption: str) -> bool:
+    """Whether a caption has a phrase without spaces between its words, which stays one token."""
+    return not caption.isascii() and _PHRASE.search(caption) is not None
+
+
 def tokenize(caption: str) -> list[str]:
     """Split a caption into lower-case tokens, without punctuation."""
     text = caption if caption.isascii() else caption.translate(_PLAIN)

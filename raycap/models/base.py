@@ -81,6 +81,21 @@ class AttentiveCaptioner(Captioner, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSource:
+    """A LoRA adapter that was found and identified, but not loaded."""
+
+    name: str
+    """As given by the user, without the revision."""
+    revision: str | None
+    """Commit of an adapter on the Hub; None for a folder."""
+    folder: str
+    digest: str
+    """SHA-256 over its settings and weights, in hex."""
+    base: str | None
+    """Name of the model that it was trained on, as it names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
     """A model that was found and identified, but not loaded. Small and picklable, without torch."""
 
@@ -99,10 +114,15 @@ class ModelSource:
     """Size of the input images, and how to resample to it."""
     generation: GenerationConfig | None = None
     """The generation settings saved with the model; None if it has none."""
+    adapter: AdapterSource | None = None
+    """The adapter to merge into the weights when they are loaded."""
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the model that belongs to a run's fingerprint."""
+        adapter = self.adapter
+        adapted = {"adapter": {"name": adapter.name, "digest": adapter.digest}} if adapter else {}
         return {
+            **adapted,
             "kind": self.kind,
             "name": self.name,
             "revision": self.revision,
@@ -137,6 +157,8 @@ class CaptionerKind(ABC):
     """Whether `model.compile` is supported."""
     has_int8: ClassVar[bool] = False
     """Whether `model.precision=int8` is supported."""
+    takes_adapters: ClassVar[bool] = False
+    """Whether `model.adapter` is supported."""
     runs_on_vllm: ClassVar[bool] = False
     """Whether `model.backend=vllm` is supported."""
     has_files: ClassVar[bool] = True
@@ -171,7 +193,7 @@ class CaptionerKind(ABC):
 
         Args:
             folder: None for a model without files.
-            model: Precision and backend.
+            model: Precision and backend; `adapter` is a folder on this machine.
             generation: How captions are generated.
 
         Raises:

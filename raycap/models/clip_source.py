@@ -3,11 +3,10 @@
 A name is a local folder, a Hub name, or a Hub `name@revision`.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-from raycap.errors import ConfigError, ModelError
+from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import ModelSource
 from raycap.models.folders import (
@@ -18,6 +17,7 @@ from raycap.models.folders import (
     WEIGHT_INDEX_FILE,
     check_safe,
     digest_folder,
+    local_folder,
     read_json,
 )
 from raycap.models.hub import download
@@ -39,13 +39,9 @@ def find_clip(name: str) -> ModelSource:
         ConfigError: there is no such folder.
         ModelError: it does not exist, or is not a complete CLIP in safetensors.
     """
-    path = Path(os.path.expanduser(name))
-    if name.startswith((".", "/", "~")) or (name and path.exists()):
-        if not path.exists():
-            raise ConfigError(f"{name}: no such folder: give the folder of a saved CLIP", uri=name)
-        if not path.is_dir():
-            raise ModelError(f"{name}: is a file: give the folder of a saved CLIP", uri=name)
-        return _from_folder(path.resolve(), name, None)
+    local = local_folder(name, "CLIP")
+    if local is not None:
+        return _from_folder(local, name, None)
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)
     # The cache names a snapshot after its commit, which pins the content of a branch or tag.

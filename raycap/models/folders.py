@@ -11,6 +11,9 @@ an adapter another model, and `attn_implementation` compiled code on the Hub.
 
 import hashlib
 import json
+import os
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +21,9 @@ from typing import Any
 
 from PIL import Image
 
-from raycap.errors import ModelError
+from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
+from raycap.runs.records import RUN
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -27,6 +31,9 @@ KIND_FILE = "raycap.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"
 TOKENIZER_FILE = "tokenizer.json"
+MODEL = "model"
+"""Folder of the model in the output of a training run or search."""
+
 WEIGHT_FILE = "model.safetensors"
 WEIGHT_INDEX_FILE = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
@@ -53,6 +60,13 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _ADAPTER_FILE = "adapter_config.json"
 _ATTENTION = frozenset({"attn_implementation", "_attn_implementation", "experts_implementation"})
 _OWN_ATTENTION = frozenset({None, "eager", "sdpa"})
+_COUNT = re.compile(r"layers|depth|blocks|experts|stages")
+_SPARE_LAYERS = 1_000
+"""A model of so many layers is built within seconds; some counts are for other purposes."""
+_MAX_SIDE_PX = 16_384
+_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
+_TRAINER_PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "scaler.pt"})
+_OTHER_PATTERNS = ("*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ckpt", "*.pth", "*.pt", "*.bin")
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # pickle protocol 2 and later, and torch.save's zip
 
 
@@ -125,8 +139,7 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{file.parent}: no {file.name}: point at the folder of a Hugging Face model",
-            uri=str(file.parent),
+            f"{file.parent}: no {file.name}{_hint(file)}", uri=str(file.parent)
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -135,6 +148,31 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{file}: must hold a JSON object: restore the file", uri=str(file))
     return value
+
+
+def _hint(file: Path) -> str:
+    """Say where the folder of a model may be, if a folder has no `config.json`."""
+    inner = sorted(
+        path.parent
+        for pattern in ("*", "snapshots/*")
+        for path in file.parent.glob(f"{pattern}/{file.name}")
+    )
+    if inner:
+        # The last checkpoint of a trainer by its number, and a model before its checkpoints.
+        inner.sort(key=lambda path: ("-" in path.name, -_number_at_end(path.name)))
+        return f"; did you mean {inner[0]}?"
+    others = [path for pattern in _OTHER_PATTERNS for path in sorted(file.parent.glob(pattern))]
+    if others:
+        return (
+            f", only {others[0].name}: convert it to the folder of a Hugging Face model (load with "
+            "the program that wrote it, then save_pretrained of transformers)"
+        )
+    return ": point at the folder of a Hugging Face model"
+
+
+def _number_at_end(name: str) -> int:
+    digits = re.search(r"\d{1,18}$", name)
+    return int(digits[0]) if digits else 0
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
@@ -158,8 +196,17 @@ def digest_folder(folder: Path, extra_files: Sequence[str] = ()) -> str:
     weights = [path.name for path in folder.glob("*.safetensors")]
     names = (*_DIGESTED_FILES, *extra_files)
     present = [name for name in names if (folder / name).is_file()]
+    return digest_files(folder, [*weights, *present])
+
+
+def digest_files(folder: Path, names: Sequence[str]) -> str:
+    """Digest files of a folder: SHA-256 in hex over their names and contents.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
     total = hashlib.sha256()
-    for name in sorted({*weights, *present}):
+    for name in sorted(set(names)):
         try:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -179,7 +226,19 @@ def check_weights(folder: Path) -> None:
     """
     if (folder / WEIGHT_FILE).is_file() or (folder / WEIGHT_INDEX_FILE).is_file():
         return
-    pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
+    variants = sorted(path.name for path in folder.glob("model.*.safetensors"))
+    if variants:
+        raise ModelError(
+            f"{folder}: no {WEIGHT_FILE}, only {variants[0]}, a variant of it: rename it, or save "
+            "the model there with save_pretrained",
+            uri=str(folder),
+        )
+    pickles = sorted(
+        path.name
+        for pattern in PICKLE_PATTERNS
+        for path in folder.glob(pattern)
+        if path.name not in _TRAINER_PICKLES
+    )
     if pickles:
         raise ModelError(
             f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded and "
@@ -189,6 +248,145 @@ def check_weights(folder: Path) -> None:
     raise ModelError(
         f"{folder}: no {WEIGHT_FILE}: save the model there with save_pretrained", uri=str(folder)
     )
+
+
+def check_companions(folder: Path, vocabulary_files: Sequence[str]) -> None:
+    """Check that a folder has a tokenizer and an image processor.
+
+    Saving a model with transformers does not save them.
+
+    Args:
+        folder: Of the model.
+        vocabulary_files: One of them makes a tokenizer.
+
+    Raises:
+        ModelError: the files are missing.
+    """
+    missing = []
+    if not any((folder / name).is_file() for name in vocabulary_files):
+        missing.append(f"tokenizer ({' or '.join(vocabulary_files)}, and tokenizer_config.json)")
+    has_inner = (folder / PROCESSOR_FILE).is_file() and isinstance(
+        read_json(folder / PROCESSOR_FILE).get("image_processor"), dict
+    )
+    if not has_inner and not (folder / PREPROCESSOR_FILE).is_file():
+        missing.append(f"image processor ({PREPROCESSOR_FILE})")
+    if not missing:
+        return
+    config = read_json(folder / CONFIG_FILE)
+    base = config.get("_name_or_path")
+    named = f", {base}" if isinstance(base, str) and base and base != str(folder) else ""
+    raise ModelError(
+        f"{folder}: no {' and no '.join(missing)}: copy them from the folder of the model that it "
+        f"was trained from{named}, or write them with processor.save_pretrained({str(folder)!r})",
+        uri=str(folder),
+    )
+
+
+def local_folder(name: str, what: str = "model") -> Path | None:
+    """Return the folder that a name means; None if it is a name on the Hub.
+
+    Args:
+        name: A path if it starts with `.`, `/` or `~`, or exists.
+        what: What it is to hold, for the message.
+
+    Raises:
+        ConfigError: there is nothing at the path.
+        ModelError: it is no folder, or the output of a run, which holds its model inside.
+    """
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
+    if not name.startswith((".", "/", "~")) and not (name and path.exists()):
+        return None
+    _check_folder(path, name, what)
+    return path.resolve()
+
+
+def _check_folder(path: Path, name: str, what: str) -> None:
+    if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
+        raise ModelError(
+            f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
+            f"give a folder with {WEIGHT_FILE}",
+            uri=name,
+        )
+    if not path.exists():
+        raise ConfigError(f"{name}: no such folder: give the folder of a saved {what}", uri=name)
+    if not path.is_dir():
+        raise ModelError(f"{name}: is a file: give the folder of a saved {what}", uri=name)
+    # The `config.json` of such an output is that of the run, and says nothing about a model.
+    if (path / RUN).is_file() and not (path / WEIGHT_FILE).exists():
+        has_model = (path / MODEL / CONFIG_FILE).is_file()
+        inside = f"did you mean {name.rstrip('/')}/{MODEL}?" if has_model else "it has no model yet"
+        raise ModelError(f"{name}: is the output of a run, not a model: {inside}", uri=name)
+
+
+def check_side(*sides_px: int) -> bool:
+    """Whether these are possible sides of an input image, in pixels."""
+    return all(0 < side_px <= _MAX_SIDE_PX for side_px in sides_px)
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the tensors of a safetensors file, without the tensors.
+
+    Raises:
+        ModelError: the file is damaged or cut short.
+    """
+    try:
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            size = file.stat().st_size
+            if length > min(size, _MAX_HEADER_BYTES):
+                raise ValueError("no header of tensors")
+            header = json.loads(content.read(length))
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except FileNotFoundError:
+        raise ModelError(f"{file}: is missing: restore it", uri=str(file)) from None
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{file}: not a safetensors file ({type(error).__name__}: {reason}): restore it",
+            uri=str(file),
+        ) from None
+    if 8 + length + end > size:
+        raise ModelError(
+            f"{file}: cut short: {size:,} of {8 + length + end:,} bytes: copy it again",
+            uri=str(file),
+        )
+    return shapes
+
+
+def check_layers(folder: Path) -> None:
+    """Check that `config.json` does not ask for far more layers than the weights can fill.
+
+    A model is built before its weights are read, layer by layer: one with a hundred million layers
+    would never be finished.
+
+    Raises:
+        ModelError: it does, or a file of weights is damaged.
+    """
+    # As transformers: an index beside a whole file is ignored.
+    names = [WEIGHT_FILE] if (folder / WEIGHT_FILE).is_file() else _shards(folder)
+    num_tensors = sum(len(read_shapes(folder / name)) for name in names)
+    most = num_tensors + _SPARE_LAYERS
+    for name, value in _counts(read_json(folder / CONFIG_FILE)):
+        if value > most:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: {name} is {value:,}, but the weights have only "
+                f"{num_tensors:,} tensors: restore the file",
+                uri=str(folder / CONFIG_FILE),
+            )
+
+
+def _counts(value: object, name: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the numbers that decide how many layers a model has."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _counts(inner, str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _counts(inner, name)
+    elif isinstance(value, int | float) and _COUNT.search(name) and value > _SPARE_LAYERS:
+        yield name, int(min(value, sys.maxsize))
 
 
 def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -202,12 +400,6 @@ def read_image_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
         inner = read_json(folder / PROCESSOR_FILE).get("image_processor")
         if isinstance(inner, dict):
             return folder / PROCESSOR_FILE, inner
-    if not (folder / PREPROCESSOR_FILE).is_file():
-        raise ModelError(
-            f"{folder}: no {PREPROCESSOR_FILE}: save it there with "
-            "BlipImageProcessor.save_pretrained",
-            uri=str(folder),
-        )
     return folder / PREPROCESSOR_FILE, read_json(folder / PREPROCESSOR_FILE)
 
 
@@ -227,7 +419,7 @@ def read_size(file: Path, value: object) -> tuple[int, int]:
     elif isinstance(value, dict):
         sides = [value.get("height"), value.get("width")]
     match sides:
-        case [int(height_px), int(width_px)] if height_px > 0 and width_px > 0:
+        case [int(height_px), int(width_px)] if check_side(height_px, width_px):
             return height_px, width_px
     raise ModelError(
         f"{file}: image size {value} is not a fixed height and width, which BLIP needs: "
@@ -263,7 +455,7 @@ def check_safe(folder: Path) -> None:
                 uri=str(folder / WEIGHT_INDEX_FILE),
             )
     for file in sorted(folder.glob("*.safetensors")):
-        _refuse_pickle(file)
+        refuse_pickle(file)
 
 
 def _found_values(value: object, names: frozenset[str]) -> Iterator[Any]:
@@ -285,7 +477,12 @@ def _shards(folder: Path) -> list[str]:
     return sorted({str(name) for name in found.values()})
 
 
-def _refuse_pickle(file: Path) -> None:
+def refuse_pickle(file: Path) -> None:
+    """Check that a file of weights is not a pickle under another name.
+
+    Raises:
+        ModelError: it is, or it cannot be read.
+    """
     try:
         with file.open("rb") as content:
             start = content.read(9)

@@ -3,10 +3,14 @@
 A pickled checkpoint can run code when it is loaded. Many older repositories, including BLIP's, hold
 only pickles on their main branch; for those the Hub's converter (the account SFconvertbot) has
 opened a pull request with the same weights as safetensors. It is used under the same conditions as
-in transformers: that account, an open pull request, and an unchanged pickle.
+in transformers: that account, an open pull request, and an unchanged pickle. Which one is used is
+recorded in the cache, beside the files: what was downloaded once needs no network, and neither does
+a cache that was copied to another machine.
 """
 
+import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -22,6 +26,8 @@ ALLOWED_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
 _CONVERTER = "SFconvertbot"
 _CONVERSION_TITLE = "Adding `safetensors` variant of this model"
 _PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
+_RECORD = "raycap-conversion.json"
+_WEIGHTS = (WEIGHT_FILE, WEIGHT_INDEX_FILE, "adapter_model.safetensors")
 _OFFLINE_HINT = "--model demo works offline, and so does a local folder"
 
 _HUB_ERRORS = (
@@ -50,10 +56,9 @@ def download(name: str, revision: str | None) -> Path:
     try:
         folder = _snapshot(name, revision)
         if revision is None and not _has_weights(folder):
-            converted = _converted_revision(name)
-            folder = _snapshot(name, converted) if converted else folder
+            folder = _converted(name, folder) or folder
     except _HUB_ERRORS as error:
-        raise ModelError(_explain(redact(name), revision, error)) from None
+        raise ModelError(_explain(redact(name), revision, error), uri=redact(name)) from None
     if not _has_weights(folder):
         raise ModelError(
             f"{name}: the Hub has no {WEIGHT_FILE} of it, and pickled weights, which can run code "
@@ -72,7 +77,53 @@ def _snapshot(name: str, revision: str | None) -> Path:
 
 
 def _has_weights(folder: Path) -> bool:
-    return (folder / WEIGHT_FILE).is_file() or (folder / WEIGHT_INDEX_FILE).is_file()
+    return any((folder / name).is_file() for name in _WEIGHTS)
+
+
+def _converted(name: str, main: Path) -> Path | None:
+    """Download the conversion of a repository's main branch; None if there is none.
+
+    Args:
+        name: Repository.
+        main: Cached snapshot of its main branch.
+    """
+    # <cache>/models--<owner>--<name>/snapshots/<commit>
+    record = main.parents[1] / _RECORD
+    commit = _recorded(record, main.name)
+    if commit is not None:
+        return _snapshot(name, commit)
+    try:
+        revision = _converted_revision(name)
+    except _HUB_ERRORS:
+        # Downloaded by another program, or by a version of raycap that kept no record.
+        cached = _cached_conversion(main.parents[1])
+        if cached is None:
+            raise
+        return cached
+    if revision is None:
+        return None
+    folder = _snapshot(name, revision)
+    with suppress(OSError):  # a cache that is only read
+        record.write_text(json.dumps({"main": main.name, "converted": folder.name}))
+    return folder
+
+
+def _recorded(record: Path, main: str) -> str | None:
+    """Return the commit of the conversion that was used for a commit of the main branch."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_known = isinstance(found, dict) and found.get("main") == main
+    return str(found["converted"]) if is_known and "converted" in found else None
+
+
+def _cached_conversion(repository: Path) -> Path | None:
+    """Return the snapshot of the only pull request with weights in the cache; None if unclear."""
+    commits = {file.read_text().strip() for file in repository.glob("refs/refs/pr/*")}
+    folders = [repository / "snapshots" / commit for commit in commits]
+    found = [folder for folder in folders if _has_weights(folder)]
+    return found[0] if len(found) == 1 else None
 
 
 def _converted_revision(name: str) -> str | None:
@@ -111,6 +162,12 @@ def _explain(name: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name}: no revision {revision!r} on the Hub: check the branch, tag or commit"
     reason = str(error).partition("\n")[0]
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return (
+            f"{name}: not in this machine's cache of the Hub, and HF_HUB_OFFLINE is set: download "
+            f"it once where there is a network, and copy the cache (HF_HOME) here; or "
+            f"{_OFFLINE_HINT}"
+        )
     return (
         f"{name}: cannot be downloaded from the Hub ({type(error).__name__}: {reason}): check the "
         f"network and HF_HUB_OFFLINE, and retry; or {_OFFLINE_HINT}"

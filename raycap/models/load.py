@@ -6,10 +6,12 @@ from typing import Any
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
+from raycap.models.adapters import adapter_here
 from raycap.models.base import Captioner, CaptionerKind, ModelSource
 from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
+    check_layers,
     check_safe,
     digest_folder,
     read_json,
@@ -17,7 +19,7 @@ from raycap.models.folders import (
 )
 from raycap.models.hub import ALLOWED_PATTERNS, download
 from raycap.models.kinds import find_kind
-from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic
+from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic, refuse_adapter
 
 
 def load_captioner(
@@ -32,7 +34,8 @@ def load_captioner(
     kind = find_kind(source.kind)
     check_arithmetic(source, model)
     folder = safe_folder_here(source) if kind.has_files else None
-    return kind.load(folder, model, generation)
+    adapter = None if source.adapter is None else str(adapter_here(source.adapter))
+    return kind.load(folder, model.model_copy(update={"adapter": adapter}), generation)
 
 
 def safe_folder_here(source: ModelSource) -> Path:
@@ -45,6 +48,7 @@ def safe_folder_here(source: ModelSource) -> Path:
     """
     folder = _folder_here(source)
     check_safe(folder)  # the digest does not cover files that are not part of the model
+    check_layers(folder)
     return folder
 
 
@@ -63,8 +67,10 @@ def copy_model(
         record: Further keys of `raycap.json`.
 
     Raises:
-        ModelError: the source does not exist or cannot be read, or the copy cannot be written.
+        ModelError: the source does not exist or cannot be read, has an adapter, or the copy cannot
+            be written.
     """
+    refuse_adapter(source, "a calibrated model")
     kind = find_kind(source.kind)
     original = Path(source.folder or "")
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,34 +7,30 @@ A folder that was trained or calibrated also holds generation settings (`generat
 not read: it is for transformers.
 """
 
-import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ModelError
-from raycap.models.base import ModelSource
+from raycap.models.adapters import check_peft, find_adapter, is_adapter, read_adapter
+from raycap.models.base import AdapterSource, ModelSource
 from raycap.models.folders import (
     CONFIG_FILE,
     KIND_FILE,
-    PICKLE_PATTERNS,
-    WEIGHT_FILE,
     check_safe,
     digest_folder,
+    local_folder,
     read_json,
 )
 from raycap.models.hub import download
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
-from raycap.runs.records import RUN
 from raycap.storage.address import redact
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
-
-MODEL = "model"
-"""Folder of the model in the output of a training run or search."""
 
 GENERATION = "generation"
 """Key of the generation settings in `raycap.json`."""
@@ -42,26 +38,58 @@ GENERATION = "generation"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 
 
-def find_model(name: str) -> ModelSource:
+def find_model(name: str, adapter: str | None = None) -> ModelSource:
     """Find a model by name, download it from the Hub if necessary, check it and identify it.
 
     Args:
         name: `stub`, `demo`, a local folder, a Hub name, or a Hub `name@revision`. A name that
-            starts with `.`, `/` or `~`, or exists as a path, is a path.
+            starts with `.`, `/` or `~`, or exists as a path, is a path. If it is a LoRA adapter,
+            the model is the one that the adapter names.
+        adapter: A LoRA adapter to merge into the model, named likewise.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or adapters need an extra that is not installed.
         ModelError: it does not exist, or is not a model that raycap can caption with.
     """
+    if adapter is None:
+        return _find(name)
+    found = _find(name)
+    if found.adapter is not None:
+        raise ModelError(
+            f"{name}: is an adapter itself: give the model in its place, or leave out "
+            "model.adapter",
+            setting="model.adapter",
+        )
+    return _adapted(found, find_adapter(adapter))
+
+
+def refuse_adapter(source: ModelSource, what: str) -> None:
+    """Refuse an adapter where only whole models are supported.
+
+    Args:
+        source: The model.
+        what: What does not support it, for the message.
+
+    Raises:
+        ModelError: the model has an adapter.
+    """
+    if source.adapter is not None:
+        raise ModelError(
+            f"{source.adapter.name}: {what} cannot have an adapter: merge it into the weights "
+            "(merge_and_unload) and give the folder of the merged model",
+            setting="model.adapter",
+        )
+
+
+def _find(name: str) -> ModelSource:
     for kind in KINDS:
         if name == kind.name and not kind.has_files:
             return kind.built_in(name)
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
-    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown ~user
-    if name.startswith((".", "/", "~")) or (name and path.exists()):
-        _check_path(path, name)
-        return _from_folder(path.resolve(), name, None)
+    folder = local_folder(name)
+    if folder is not None:
+        return _from_folder(folder, name, None)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
             f"{redact(name)!r}: not a model: give a local folder, a Hub name (or name@revision), "
@@ -73,38 +101,15 @@ def find_model(name: str) -> ModelSource:
     return _from_folder(folder, repository, folder.name)
 
 
-def _check_path(path: Path, name: str) -> None:
-    """Refuse a path that is no folder, or the output of a run, which holds its model inside.
-
-    The `config.json` of such an output is that of the run, and says nothing about a model.
-
-    Raises:
-        ConfigError: there is nothing at the path.
-        ModelError: it is not the folder of a model.
-    """
-    if path.is_file() and any(path.match(pattern) for pattern in PICKLE_PATTERNS):
-        raise ModelError(
-            f"{name}: a pickled checkpoint, which can run code when loaded and is refused: "
-            f"give a folder with {WEIGHT_FILE}",
-            uri=name,
-        )
-    if not path.exists():
-        raise ConfigError(f"{name}: no such folder: give the folder of a saved model", uri=name)
-    if not path.is_dir():
-        raise ModelError(f"{name}: is a file: give the folder of a saved model", uri=name)
-    if (path / RUN).is_file() and not (path / WEIGHT_FILE).exists():
-        has_model = (path / MODEL / CONFIG_FILE).is_file()
-        inside = f"did you mean {name.rstrip('/')}/{MODEL}?" if has_model else "it has no model yet"
-        raise ModelError(f"{name}: is the output of a run, not a model: {inside}", uri=name)
-
-
 def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
-    """Check that the kind of the model supports `model.compile` and `model.precision`.
+    """Check that the model supports `model.compile`, `model.precision` and `model.backend`.
 
     Raises:
         ModelError: it does not.
     """
     kind = find_kind(source.kind)
+    if model.backend == "torch" and source.folder is not None:
+        _refuse_quantized(Path(source.folder))
     if model.compile and not kind.compiles:
         able = ", ".join(one.name for one in KINDS if one.compiles)
         raise ModelError(
@@ -119,6 +124,21 @@ def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
             f"{kind.name}: set model.precision=auto",
             setting="model.precision",
         )
+
+
+def _refuse_quantized(folder: Path) -> None:
+    """Refuse weights in a format of a quantisation library, which raycap's captioners lack."""
+    file = folder / CONFIG_FILE
+    found = read_json(file).get("quantization_config") if file.is_file() else None
+    if not found:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    raise ModelError(
+        f"{folder}: its weights are quantised ({method or 'unknown method'}), which raycap does "
+        "not load: give the model that it was made from; model.precision=int8 quantises a BLIP "
+        "for CPUs, and model.backend=vllm runs quantised vision-language models",
+        uri=str(folder),
+    )
 
 
 def settled_generation(asked: GenerationConfig, source: ModelSource) -> GenerationConfig:
@@ -172,7 +192,49 @@ def read_generation(folder: Path) -> GenerationConfig | None:
         ) from None
 
 
+def _adapted(source: ModelSource, adapter: AdapterSource) -> ModelSource:
+    if not find_kind(source.kind).takes_adapters:
+        able = ", ".join(one.name for one in KINDS if one.takes_adapters)
+        raise ModelError(
+            f"{adapter.name}: is an adapter; models of kind {able} support it, and {source.name} "
+            f"is of kind {source.kind}: give the model that it was trained on",
+            setting="model.adapter",
+        )
+    check_peft()
+    return replace(source, adapter=adapter)
+
+
+def _base_of(adapter: AdapterSource) -> ModelSource:
+    """Find the model that an adapter names."""
+    remedy = f"give it by --model BASE --set model.adapter={adapter.name}"
+    if adapter.base is None:
+        raise ModelError(
+            f"{adapter.name}: a LoRA adapter that does not name the model it was trained on: "
+            f"{remedy}",
+            uri=adapter.name,
+        )
+    try:
+        source = _find(adapter.base)
+    except ModelError as error:
+        reason = str(error).partition("; or ")[0]
+        raise ModelError(
+            f"{adapter.name}: a LoRA adapter of {redact(adapter.base)!r}, which cannot be used "
+            f"({reason}): {remedy}",
+            uri=adapter.name,
+        ) from None
+    if source.adapter is not None:
+        raise ModelError(
+            f"{adapter.name}: a LoRA adapter of another adapter, {redact(adapter.base)!r}: merge "
+            f"that one into its model, and {remedy}",
+            uri=adapter.name,
+        )
+    return source
+
+
 def _from_folder(folder: Path, name: str, revision: str | None) -> ModelSource:
+    if is_adapter(folder):
+        adapter = read_adapter(folder, name, revision)
+        return _adapted(_base_of(adapter), adapter)
     kind = kind_of_folder(folder)
     if not kind.has_files:
         return kind.built_in(name)

@@ -17,7 +17,7 @@ from raycap.errors import ConfigError
 from raycap.images.decoding import Target
 from raycap.models.base import Captioner
 from raycap.models.kinds import find_trainable_kind
-from raycap.models.sources import find_model
+from raycap.models.sources import find_model, refuse_adapter
 
 IGNORED = -100
 """Target of positions without loss: padding and the prompt."""
@@ -114,6 +114,7 @@ def build_trainable(config: TrainConfig, captions: Iterable[str]) -> Trainable:
             "or give other weights",
             setting="init",
         )
+    refuse_adapter(source, "training")
     return load_trainable(Path(source.folder), config)
 
 

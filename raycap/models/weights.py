@@ -7,46 +7,77 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
-from raycap.errors import ModelError
+from raycap.errors import ModelError, RaycapError
+from raycap.models.adapters import merge_adapter
+from raycap.models.folders import CONFIG_FILE, check_layers
 
-_LOAD_ERRORS = (
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.")
+"""What DistributedDataParallel, torch.compile, FSDP and peft put before the names of tensors."""
 
 
-def load_complete(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+def load_complete(
+    model_class: Any, folder: Path, dtype: torch.dtype, adapter: str | None = None
+) -> Any:
     """Load a network onto the CPU.
 
     Args:
         model_class: A model class of transformers.
         folder: Hugging Face folder, already checked.
         dtype: Data type to convert the weights to.
+        adapter: Folder of a LoRA adapter to merge into them.
 
     Raises:
-        ValueError: weights are missing; or another error of transformers, see `load_errors`.
+        ModelError: the weights do not fit `config.json`, or the adapter the weights.
+        Exception: another error of transformers, see `load_errors`.
     """
+    check_layers(folder)
     network, report = model_class.from_pretrained(
         folder,
-        dtype=dtype,
+        dtype=dtype if adapter is None else torch.float32,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, by name
     )
-    # transformers initialises missing weights at random, and the captions would be nonsense.
+    _check_report(folder, report)
+    if adapter is None:
+        return network
+    return merge_adapter(network, Path(adapter)).to(dtype)
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    """Check that all weights were found: transformers initialises others at random."""
+    for name, held, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"{folder}: the weights do not fit {CONFIG_FILE}: {name} has the shape "
+            f"{_shape(held)}, and {CONFIG_FILE} asks for {_shape(wanted)}: restore the two files "
+            "that belong together",
+            uri=str(folder),
+        )
     missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]}")
-    return network
+    if not missing:
+        return
+    for prefix in _WRAPPERS:
+        if any(name.startswith(prefix) for name in report["unexpected_keys"]):
+            raise ModelError(
+                f"{folder}: the names of its tensors begin with {prefix!r}, as of a model that was "
+                "saved inside a wrapper: save the model itself (unwrap_model, or model.module, "
+                "then save_pretrained)",
+                uri=str(folder),
+            )
+    strange = sorted(report["unexpected_keys"])
+    instead = f", and have others instead, such as {strange[0]}" if strange else ""
+    raise ModelError(
+        f"{folder}: the weights lack {len(missing)} tensors that {CONFIG_FILE} asks for, such as "
+        f"{missing[0]}{instead}: restore the two files that belong together",
+        uri=str(folder),
+    )
+
+
+def _shape(sides: Any) -> str:
+    return "x".join(map(str, sides)) or "a number"
 
 
 @contextmanager
@@ -68,7 +99,9 @@ def load_errors(folder: Path, what: str) -> Iterator[None]:
         raise ModelError(
             f"{folder}: needs a package that is not installed: {reason}", uri=str(folder)
         ) from error
-    except _LOAD_ERRORS as error:
+    except RaycapError:
+        raise
+    except Exception as error:  # whatever transformers raises for files that are not as it wrote
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{folder}: cannot be loaded as {what} ({type(error).__name__}: {reason}): "

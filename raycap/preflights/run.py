@@ -128,7 +128,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     _check_single(config)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
-    model = find_model(config.model.name)
+    model = find_model(config.model.name, config.model.adapter)
     check_arithmetic(model, config.model)
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)

@@ -26,7 +26,14 @@ from raycap.reporting.numbers import (
     signed,
 )
 from raycap.reporting.plots import Histogram, gap_plot
-from raycap.results.evaluation import Evaluation, Lengths, Metric, System, read_evaluation
+from raycap.results.evaluation import (
+    Comparison,
+    Evaluation,
+    Lengths,
+    Metric,
+    System,
+    read_evaluation,
+)
 from raycap.results.labels import metric_label
 from raycap.storage.base import Store
 
@@ -34,6 +41,7 @@ WHISKER_PX, WHISKER_ROW_PX = 150, 14
 """Width of the drawing of a row's intervals, and its height per system."""
 
 _MARGIN_PX = 7
+_DIGITS = 3  # of scores and differences as shown
 _POLICIES = {
     "error": "not allowed",
     "worst": "scored as empty captions",
@@ -134,6 +142,7 @@ class EvaluationSection(Section):
     confidence: str
     gaps: tuple[Gap, ...]
     groups: tuple[Group, ...]
+    warnings: tuple[str, ...]
     skipped: tuple[Fact, ...]
     tests: tuple[Paired, ...]
     coverage: tuple[Coverage, ...]
@@ -158,6 +167,7 @@ def evaluation_section(store: Store, anchor: str, config: ReportConfig) -> Evalu
         confidence=f"{100 * evaluation.confidence:g} %" if evaluation.num_resamples else "",
         gaps=_gaps(evaluation, anchor),
         groups=score_groups(evaluation),
+        warnings=tuple(evaluation.warnings),
         skipped=tuple(skipped_metrics(evaluation)),
         tests=tuple(paired_tests(evaluation)),
         coverage=tuple(map(_coverage, evaluation.systems)),
@@ -298,7 +308,7 @@ def paired_tests(evaluation: Evaluation) -> list[Paired]:
             difference=signed(test.difference),
             interval=_interval(test.low, test.high, signed),
             p_value=probability(test.p_value, evaluation.num_resamples),
-            is_significant=test.p_value < 1 - evaluation.confidence,
+            is_significant=_is_difference(test, 1 - evaluation.confidence),
         )
         for test in evaluation.comparisons
     ]
@@ -307,16 +317,21 @@ def paired_tests(evaluation: Evaluation) -> list[Paired]:
 def _metric_row(evaluation: Evaluation, name: str) -> Row | None:
     found = [_metric(system, name) for system in evaluation.systems]
     values = [metric.value for metric in found]
-    best = max((value for value in values if value is not None), default=None)
-    if best is None:
+    known = [round(value, _DIGITS) for value in values if value is not None]
+    if not known:
         return None
-    is_compared = len(found) > 1
+    best = max(known)
+    is_compared = min(known) < best or len(known) < len(values)  # as shown: ties have no best
+
+    def is_best(value: float | None) -> bool:
+        return is_compared and value is not None and round(value, _DIGITS) == best
+
     cells = [
         Cell(
             value=decimal(metric.value),
             interval=_interval(metric.low, metric.high, decimal),
-            is_best=is_compared and metric.value == best,
-            is_clear=is_compared and metric.value == best and _is_clear(evaluation, name, system),
+            is_best=is_best(metric.value),
+            is_clear=is_best(metric.value) and _is_clear(evaluation, name, system),
         )
         for system, metric in zip(evaluation.systems, found, strict=True)
     ]
@@ -331,7 +346,7 @@ def _metric(system: System, name: str) -> Metric:
 
 
 def _is_clear(evaluation: Evaluation, name: str, system: System) -> bool:
-    """Return whether a system differs from each other system by the paired test."""
+    """Return whether a system differs visibly from each other system by the paired test."""
     alpha = 1 - evaluation.confidence
     tests = [
         test
@@ -339,18 +354,23 @@ def _is_clear(evaluation: Evaluation, name: str, system: System) -> bool:
         if test.metric == name and system.name in (test.first, test.second)
     ]
     num_others = len(evaluation.systems) - 1
-    return len(tests) == num_others and all(test.p_value < alpha for test in tests)
+    return len(tests) == num_others and all(_is_difference(test, alpha) for test in tests)
+
+
+def _is_difference(test: Comparison, alpha: float) -> bool:
+    """Whether a difference is significant, and not 0 as shown."""
+    return test.p_value < alpha and round(test.difference, _DIGITS) != 0
 
 
 def _length_rows(evaluation: Evaluation) -> tuple[Row, ...]:
     systems, people = evaluation.systems, evaluation.reference_lengths
     gaps = [system.length_gap for system in systems]
-    least = min(abs(gap.difference) for gap in gaps)
+    nearest = [round(abs(gap.difference), 2) for gap in gaps]
     gap_cells = [
         Cell(
             value=signed(gap.difference, 2),
             interval=_interval(gap.low, gap.high, lambda value: signed(value, 2)),
-            is_best=len(gaps) > 1 and abs(gap.difference) == least,
+            is_best=min(nearest) < max(nearest) and round(abs(gap.difference), 2) == min(nearest),
         )
         for gap in gaps
     ]

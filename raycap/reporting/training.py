@@ -6,7 +6,7 @@ Also the section that compares several training runs.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError, ObjectNotFound
@@ -33,8 +33,11 @@ from raycap.results.training import (
     NON_FINITE,
     PREVIEW,
     EpochRecord,
+    Metric,
     Training,
+    chosen_by,
     describe_overfitting,
+    judge_fit,
     read_history,
     read_training,
 )
@@ -75,6 +78,14 @@ class TrainingRun:
     def metric_label(self) -> str:
         """Label of the metric that chooses the best epoch."""
         return metric_label(self.metric)
+
+    @property
+    def chosen_by(self) -> str:
+        """Label of the metric that chose the best epoch among those so far."""
+        if self.best is None or self.metric not in get_args(Metric):
+            return self.metric_label
+        metric = cast(Metric, self.metric)
+        return chosen_by(self.history, self.best, metric, self.metric_label)
 
     @property
     def best(self) -> EpochRecord | None:
@@ -171,6 +182,8 @@ class TrainingSection(Section):
     run: TrainingRun
     warnings: tuple[Fact, ...]
     """Each with a short and a longer text."""
+    verdict: str
+    """Of the overfitting watch; empty before the end of the first epoch."""
     tiles: tuple[Tile, ...]
     charts: tuple[Chart, ...]
     """Empty before the end of the first epoch."""
@@ -197,6 +210,7 @@ def training_section(store: Store, anchor: str, config: ReportConfig) -> Trainin
         summary=tuple(filter(None, [run.end, finished])),
         run=run,
         warnings=tuple(_warnings(run)),
+        verdict=_verdict(run),
         tiles=tuple(_tiles(run)),
         charts=training_charts(run.history, anchor),
         epochs=best_and_last(run),
@@ -227,6 +241,13 @@ def _warnings(run: TrainingRun) -> Iterator[Fact]:
         )
 
 
+def _verdict(run: TrainingRun) -> str:
+    """Return the verdict of the overfitting watch, unless a warning says the same."""
+    if not run.history or run.overfits_since is not None:
+        return ""
+    return f"Overfitting watch: {judge_fit([it.losses for it in run.history], None)}."
+
+
 def _tiles(run: TrainingRun) -> Iterator[Tile]:
     planned = f"of {integer(run.num_epochs_planned)}" if run.num_epochs_planned else ""
     yield Tile(label="epochs", value=integer(len(run.history)), note=planned)
@@ -237,7 +258,7 @@ def _tiles(run: TrainingRun) -> Iterator[Tile]:
 
 
 def _epoch_tiles(run: TrainingRun, best: EpochRecord, last: EpochRecord) -> Iterator[Tile]:
-    yield Tile(label="best epoch", value=integer(best.epoch), note=f"by {run.metric_label}")
+    yield Tile(label="best epoch", value=integer(best.epoch), note=f"by {run.chosen_by}")
     scores = best.scores
     yield Tile(label="CIDEr-D", value=decimal(scores[CIDER_D], 3), note="best epoch")
     yield Tile(label="BLEU-4", value=decimal(scores[BLEU[3]], 3), note="best epoch")

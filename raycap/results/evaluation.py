@@ -147,6 +147,8 @@ class Evaluation:
     systems: list[System]
     comparisons: list[Comparison]
     wall_s: float
+    warnings: list[str] = field(default_factory=list)
+    """Why scores may not mean what they seem to. Empty in evaluations before raycap 0.2."""
     versions: dict[str, str] = field(default_factory=dict)
     created_at: str = ""
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from raycap.errors import ObjectNotFound
 from raycap.results.status import ExperimentRecord, Status
-from raycap.results.training import EpochRecord, Metric, badness
+from raycap.results.training import EpochRecord, Metric, rank
 from raycap.runs.records import read_as
 from raycap.storage.base import Store
 
@@ -161,17 +161,17 @@ def pick_best(trials: Sequence[Trial], metric: Metric) -> Trial | None:
     candidates = [
         trial for trial in trials if trial.value is not None and trial.status is not Status.FAILED
     ]
-    return min(candidates, key=lambda trial: badness(trial.value or 0.0, metric), default=None)
+    return min(candidates, key=lambda trial: _rank(trial, metric), default=None)
 
 
 def by_value(trials: Sequence[Trial], metric: Metric) -> list[Trial]:
     """Sort trials: best first, those without a value after them, failed ones last."""
+    return sorted(trials, key=lambda it: (it.status is Status.FAILED, *_rank(it, metric)))
 
-    def key(trial: Trial) -> tuple[bool, float]:
-        bad = math.inf if trial.value is None else badness(trial.value, metric)
-        return trial.status is Status.FAILED, bad
 
-    return sorted(trials, key=key)
+def _rank(trial: Trial, metric: Metric) -> tuple[float, float]:
+    value = math.nan if trial.value is None else trial.value
+    return rank(value, trial.best.validation_loss if trial.best else math.inf, metric)
 
 
 def read_search(store: Store) -> Search | None:

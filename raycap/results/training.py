@@ -36,6 +36,12 @@ Metric = Literal["loss", "cider_d", "bleu_4", "rouge_l", "length_gap"]
 
 TREND_EPOCHS = 3
 """Number of last epochs over which the trend of the generalisation gap is fitted."""
+_NOISE_SHARE = 0.01
+"""A loss that changes by a smaller share has not changed: it varies so much from epoch to epoch."""
+_RISING_EPOCHS = 2
+"""Epochs in a row with a higher validation loss before overfitting is reported."""
+_RANKED_DIGITS = 4
+"""Scores that are equal to this digit are equal: further digits decide nothing worth deciding."""
 _LOWER_IS_BETTER = frozenset({"loss", "length_gap"})
 
 
@@ -77,7 +83,8 @@ class EpochRecord:
     gap_trend: float | None
     """Growth of the gap per epoch, over the last TREND_EPOCHS epochs."""
     overfits_since: int | None
-    """The epoch from which validation loss rises while training loss falls."""
+    """The epoch from which validation loss rises while training loss falls; see
+    `overfits_since`."""
     scores: dict[str, float]
     """Of captions generated for the validation sample: `bleu_1` to `bleu_4`, `rouge_l`,
     `cider_d`, `mean_tokens`, `reference_mean_tokens`, `length_gap`."""
@@ -197,9 +204,88 @@ def badness(value: float, metric: Metric) -> float:
     return -value
 
 
-def best_epoch(values: Sequence[float], metric: Metric) -> int:
-    """Return the best epoch by a metric, counted from 1; the first of equals. NaN is never best."""
-    return min(range(len(values)), key=lambda index: badness(values[index], metric)) + 1
+def rank(value: float, loss: float, metric: Metric) -> tuple[float, float]:
+    """Return what results are sorted by: the lowest is best.
+
+    Args:
+        value: of the metric.
+        loss: validation loss, which decides between equal values.
+        metric: the metric.
+    """
+    bad = badness(value, metric)
+    if metric == "loss":
+        return bad, bad
+    return round(bad, _RANKED_DIGITS), round(loss, _RANKED_DIGITS)
+
+
+def best_epoch(values: Sequence[float], losses: Sequence[float], metric: Metric) -> int:
+    """Return the best epoch by a metric, counted from 1; the first of equals. NaN is never best.
+
+    Args:
+        values: of the metric, after each epoch.
+        losses: validation losses, which decide between equal values.
+        metric: the metric.
+    """
+    ranks = [rank(*pair, metric) for pair in zip(values, losses, strict=True)]
+    return ranks.index(min(ranks)) + 1
+
+
+def chosen_by(
+    history: Sequence[EpochRecord], best: EpochRecord, metric: Metric, label: str | None = None
+) -> str:
+    """Return the metric that the best epoch was chosen by; in a tie, that was validation loss."""
+    value = round(best.value(metric), _RANKED_DIGITS)
+    tied = [record for record in history if round(record.value(metric), _RANKED_DIGITS) == value]
+    if metric == "loss" or len(tied) < 2:
+        return label or metric
+    return f"validation loss, of {len(tied)} epochs with {label or metric} {value:z.3f}"
+
+
+def overfits_since(epochs: Sequence[Losses]) -> int | None:
+    """Return the epoch, from 1, since which validation loss rises while training loss falls.
+
+    It is the one after the best validation loss, once two epochs in a row are worse by more than
+    _NOISE_SHARE, and the loss on the training sample has fallen by more than that. None if there is
+    no overfitting.
+    """
+    if not epochs:
+        return None
+    best = min(range(len(epochs)), key=lambda index: epochs[index].validation)
+    recent = epochs[best + 1 :][-_RISING_EPOCHS:]
+    rises = all(_differs(losses.validation, epochs[best].validation) for losses in recent)
+    falls = _differs(epochs[best].fitted, epochs[-1].fitted)
+    return best + 2 if len(recent) == _RISING_EPOCHS and rises and falls else None
+
+
+def _differs(higher: float, lower: float) -> bool:
+    return higher > lower * (1 + _NOISE_SHARE)
+
+
+def judge_fit(epochs: Sequence[Losses], since: int | None) -> str:
+    """Return the verdict of the overfitting watch, as a clause.
+
+    Args:
+        epochs: the losses of each epoch, one or more.
+        since: the epoch since which the model overfits, as recorded; None if it does not.
+    """
+    last = epochs[-1]
+    gap = f"generalisation gap {last.gap:+z.3f}"
+    if since is not None and since >= 2:
+        return describe_overfitting(epochs, since)
+    if len(epochs) <= _RISING_EPOCHS:
+        return f"no verdict after {len(epochs)} epoch{'s'[: len(epochs) - 1]}; {gap}"
+    lowest = min(losses.validation for losses in epochs)
+    # The first that is as good as the best: what follows has gained nothing.
+    settled = next(i for i, it in enumerate(epochs) if not _differs(it.validation, lowest))
+    if len(epochs) - 1 - settled < _RISING_EPOCHS:
+        return f"no overfitting: validation loss was still falling; {gap}"
+    if _differs(epochs[settled].fitted, last.fitted):
+        return (
+            f"no gain since epoch {settled + 1}: validation loss went from "
+            f"{epochs[settled].validation:.3f} to {last.validation:.3f} while training loss fell "
+            f"from {epochs[settled].fitted:.3f} to {last.fitted:.3f}; {gap}"
+        )
+    return f"no overfitting: both losses are steady since epoch {settled + 1}; {gap}"
 
 
 def describe_overfitting(epochs: Sequence[Losses], since: int) -> str:

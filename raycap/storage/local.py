@@ -278,6 +278,9 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
             raise ObjectForbidden(told) from error
         if error.errno in _OUTAGES:
             raise TransientError(ErrorCode.SERVER_ERROR, told) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # Not `error.filename`: of a copy between file systems that is the source.
+            raise StorageError(f"{path}: {error.strerror}: make room", uri=str(path)) from error
         # The name is too long, or a link to itself: no file can exist there.
         is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         raise (ObjectNotFound if is_no_name else StorageError)(told) from error

@@ -16,13 +16,14 @@ stored: order, augmentation and dropout are derived from the seed and the positi
 The functions at the end write and read whole folders in a store, for models as well.
 """
 
+import errno
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import safetensors.torch
@@ -31,7 +32,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from raycap.errors import DatasetError, ObjectNotFound
+from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.results.training import EpochRecord
 from raycap.runs.records import encode_json, now, read_json
 from raycap.storage.base import KEY, Store
@@ -45,6 +46,7 @@ _OPTIMIZER = "optimizer.safetensors"
 _AVERAGE = "average.safetensors"
 _NAME = re.compile(r"^checkpoints/(step-\d+)/")
 _KEPT = 2
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +115,12 @@ def write_checkpoint(store: Store, learner: Learner, state: State) -> str:
     store.write(f"{_key(name)}{_RECORD}", encode_json(record))
     _rotate(store, name)
     return name
+
+
+def keep_newest(store: Store) -> None:
+    """Delete all checkpoints but the newest."""
+    for name in find_checkpoints(store)[1:]:
+        _delete(store, name)
 
 
 def find_checkpoints(store: Store) -> list[str]:
@@ -186,10 +194,11 @@ def _put_moments(learner: Learner, held: dict[str, Tensor]) -> None:
 
 def _upload(store: Store, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write tensors to a file; return its size and digest."""
-    with TemporaryDirectory(prefix="raycap-checkpoint-") as folder:
-        path = Path(folder) / "tensors"
+    with temporary_folder("checkpoint") as folder:
+        path = folder / "tensors"
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        safetensors.torch.save_file(plain, path)
+        with writing_to(folder):
+            safetensors.torch.save_file(plain, path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         info = {"num_bytes": path.stat().st_size, "sha256": digest}
@@ -209,9 +218,13 @@ def _rotate(store: Store, newest: str) -> None:
     """Delete all but the newest checkpoints, and incomplete ones that are older."""
     kept = [name for name in find_checkpoints(store) if name <= newest][:_KEPT]
     for name in sorted(set(_names(store)) - set(kept)):
-        # The record first: a checkpoint is complete or does not exist.
-        store.delete(f"{_key(name)}{_RECORD}")
-        store.delete_all(_key(name))
+        _delete(store, name)
+
+
+def _delete(store: Store, name: str) -> None:
+    # The record first: a checkpoint is complete or does not exist.
+    store.delete(f"{_key(name)}{_RECORD}")
+    store.delete_all(_key(name))
 
 
 def _names(store: Store) -> Iterator[str]:
@@ -226,15 +239,48 @@ def list_keys(store: Store, prefix: str) -> list[str]:
 
 
 @contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """Yield a folder of this machine that is deleted after the block.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    with ExitStack() as opened:
+        with writing_to(Path(gettempdir())):
+            folder = opened.enter_context(TemporaryDirectory(prefix=f"raycap-{name}-"))
+        yield Path(folder)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn a failure to write files to a temporary folder into one line.
+
+    Raises:
+        StorageError: the disk is full, or refuses.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise StorageError(
+            f"{folder}: a temporary file cannot be written ({reason}): make room there, or set "
+            "TMPDIR to a folder with more room on every node",
+            uri=str(folder),
+        ) from error
+
+
+@contextmanager
 def replacing(store: Store, prefix: str) -> Iterator[Path]:
     """Yield an empty folder; its content replaces all objects under the prefix after the block.
 
     Each file is replaced atomically, the folder is not: during the upload, a reader may see new
     files beside old ones.
     """
-    with TemporaryDirectory(prefix="raycap-model-") as name:
-        folder = Path(name)
-        yield folder
+    with temporary_folder("model") as folder:
+        with writing_to(folder):
+            yield folder
         before = set(list_keys(store, prefix))
         keys = {
             f"{prefix}{path.relative_to(folder).as_posix()}": path

@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,7 +26,7 @@ from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.frequencies import DocumentFrequencies
 from raycap.metrics.lengths import count_lengths, mean_length
 from raycap.metrics.scores import mean, score_images
-from raycap.metrics.tokenizer import tokenize
+from raycap.metrics.tokenizer import is_unsplit, tokenize
 from raycap.models.base import AttentiveCaptioner, Captioner
 from raycap.models.process import is_out_of_memory
 from raycap.results.labels import LENGTH_GAP, MEAN_TOKENS, REFERENCE_MEAN_TOKENS
@@ -40,13 +38,20 @@ from raycap.results.training import (
     Losses,
     Metric,
     best_epoch,
-    describe_overfitting,
     encode_history,
+    judge_fit,
+    overfits_since,
 )
 from raycap.schema import BLEU, CIDER_D, ROUGE_L
 from raycap.storage.base import Store
 from raycap.training.attention_maps import attention_sheet, encode_sheets
-from raycap.training.checkpoints import State, replacing, write_checkpoint
+from raycap.training.checkpoints import (
+    State,
+    replacing,
+    temporary_folder,
+    write_checkpoint,
+    writing_to,
+)
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from raycap.training.learner import Learner
@@ -58,8 +63,8 @@ LAST = "last/"
 EVENTS = "tensorboard/"
 NUM_SHOWN = 4
 """Validation images in `attention.jpg`."""
-_RISING_EPOCHS = 2
-"""Epochs without a better validation loss before overfitting is reported."""
+_UNSPLIT_SHARE = 0.05
+"""Share of references that the tokenizer cannot split, above which there is a warning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,9 @@ class Measured:
     fitted_loss: float
     validation_loss: float
     scores: dict[str, float]
-    """Empty on all workers except the first."""
+    """Empty on all workers except the first, as is the share."""
+    unsplit_share: float
+    """Share of the references that the tokenizer cannot split into words."""
     shown: UInt8[np.ndarray, "b h w 3"]
     """Some images of the validation sample for `attention.jpg`: the same ones each time."""
 
@@ -97,9 +104,13 @@ def end_epoch(run: Run, feed: Feed, state: State, lr: float) -> EpochRecord:
         keep_epoch(run, state)
         if record.is_best:
             write_attention(run, measured.shown)
-        if record.overfits_since is not None and _is_news(state):
-            losses = [item.losses for item in state.history]
-            run.reporter.warn(describe_overfitting(losses, record.overfits_since))
+        _report_fit(run, state)
+        if state.epoch == 1 and measured.unsplit_share > _UNSPLIT_SHARE:
+            run.reporter.warn(
+                f"{measured.unsplit_share:.0%} of the references have no spaces between words "
+                "(Chinese, Japanese, Thai, ...), and count as one token in lengths, BLEU, ROUGE-L "
+                "and CIDEr-D: choose the best epoch by validation.metric=loss"
+            )
     return record
 
 
@@ -117,7 +128,8 @@ def is_over(run: Run, state: State) -> bool:
     settings = run.config.validation
     values = [record.value(settings.metric) for record in state.history]
     is_done = state.epoch == run.config.train.num_epochs
-    return is_done or is_exhausted(values, settings.metric, settings.patience)
+    losses = [record.validation_loss for record in state.history]
+    return is_done or is_exhausted(values, losses, settings.metric, settings.patience)
 
 
 def save_model(run: Run, state: State, prefix: str) -> None:
@@ -149,17 +161,23 @@ def _record(
         gap_trend=gap_trend(losses),
         overfits_since=overfits_since(losses),
         scores=measured.scores,
-        is_best=best_epoch(values, metric) == len(values),
+        is_best=best_epoch(values, [it.validation for it in losses], metric) == len(values),
         images_per_s=round(state.num_images / state.train_s, 2) if state.train_s else 0.0,
         train_s=round(state.train_s, 2),
         validation_s=round(validation_s, 2),
     )
 
 
-def _is_news(state: State) -> bool:
-    """Whether overfitting is new, or starts at another epoch than reported before."""
-    starts = [record.overfits_since for record in state.history]
-    return len(starts) == 1 or starts[-1] != starts[-2]
+def _report_fit(run: Run, state: State) -> None:
+    """Report overfitting when it begins, begins at another epoch, or is over."""
+    before, now = [None, *(record.overfits_since for record in state.history)][-2:]
+    if now == before:
+        return
+    verdict = judge_fit([record.losses for record in state.history], now)
+    if now is None:
+        run.reporter.note(f"overfitting reported since epoch {before} is over: {verdict}")
+    else:
+        run.reporter.warn(verdict)
 
 
 def gap_trend(epochs: Sequence[Losses]) -> float | None:
@@ -175,27 +193,13 @@ def gap_trend(epochs: Sequence[Losses]) -> float | None:
     return sum((x - middle) * gap for x, gap in enumerate(gaps)) / spread
 
 
-def overfits_since(epochs: Sequence[Losses]) -> int | None:
-    """Return the epoch, from 1, since which validation loss rises while training loss falls.
-
-    It is the one after the best validation loss, once that is two epochs ago and the loss on the
-    training sample has fallen further since. None if there is no overfitting.
-    """
-    if not epochs:
-        return None
-    best = min(range(len(epochs)), key=lambda index: epochs[index].validation)
-    if len(epochs) - 1 - best < _RISING_EPOCHS:
-        return None
-    rises = epochs[-1].validation > epochs[best].validation
-    falls = epochs[-1].fitted < epochs[best].fitted
-    return best + 2 if rises and falls else None
-
-
-def is_exhausted(values: Sequence[float], metric: Metric, patience: int | None) -> bool:
-    """Whether `patience` epochs have passed without an improvement."""
+def is_exhausted(
+    values: Sequence[float], losses: Sequence[float], metric: Metric, patience: int | None
+) -> bool:
+    """Whether `patience` epochs have passed without an improvement; see `best_epoch`."""
     if patience is None or not values:
         return False
-    return len(values) - best_epoch(values, metric) >= patience
+    return len(values) - best_epoch(values, losses, metric) >= patience
 
 
 def validate(
@@ -228,6 +232,7 @@ def validate(
         fitted_loss=fitted_loss,
         validation_loss=validation_loss,
         scores=score(gathered) if workers.is_first else {},
+        unsplit_share=_unsplit_share(gathered),
         shown=shown[0],
     )
 
@@ -315,6 +320,11 @@ def score(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
+def _unsplit_share(answers: Sequence[Answer]) -> float:
+    references = [text for answer in answers for text in answer.references]
+    return sum(map(is_unsplit, references)) / max(1, len(references))
+
+
 def write_attention(run: Run, pixels: UInt8[np.ndarray, "b h w 3"]) -> None:
     """Draw where the model looks in some images, word by word, if it has attention.
 
@@ -351,11 +361,11 @@ def write_events(store: Store, record: EpochRecord) -> None:
     check_tensorboard()
     from tensorboardX import SummaryWriter  # noqa: PLC0415  an optional extra
 
-    with TemporaryDirectory(prefix="raycap-events-") as folder:
-        with SummaryWriter(folder) as writer:
+    with temporary_folder("events") as folder:
+        with writing_to(folder), SummaryWriter(str(folder)) as writer:
             for name, value in _scalars(record).items():
                 writer.add_scalar(name, value, record.num_steps)
-        (file,) = Path(folder).iterdir()
+        (file,) = folder.iterdir()
         store.upload(f"{EVENTS}events.out.tfevents.{record.epoch:06d}", file)
 
 

@@ -10,8 +10,10 @@ from raycap.config import ModelKind, TrainConfig
 from raycap.config.loading import override
 from raycap.datasets.dataset import CaptionDataset, identify, open_dataset
 from raycap.datasets.splits import TRAIN, VALIDATION
+from raycap.errors import RunConflict
 from raycap.models.trainable import build_trainable, load_trainable
 from raycap.results.training import (
+    TRAINING,
     OnTrainingProgress,
     Training,
     best_epoch,
@@ -19,15 +21,16 @@ from raycap.results.training import (
     write_training,
 )
 from raycap.runs.opening import Claim, open_run
-from raycap.runs.records import RUN, encode_json, now, versions
+from raycap.runs.records import RUN, encode_json, now, read_json, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.checkpoints import CHECKPOINTS, find_checkpoints
+from raycap.training.checkpoints import CHECKPOINTS, find_checkpoints, keep_newest
 from raycap.training.data.pieces import Kind
 from raycap.training.data.plan import EpochPlan, sample_rows
 from raycap.training.data.source import read_groups
 from raycap.training.epochs import BEST, LAST, check_tensorboard
 from raycap.training.fitting import Fitting, Outcome
+from raycap.training.loop import End
 from raycap.training.preparing import Job, Models
 from raycap.training.resources import fit_resources
 
@@ -51,7 +54,7 @@ def train(  # noqa: PLR0913  the public call: all but two by keyword
     """Train a captioner on a caption dataset, into an output.
 
     The same call continues an interrupted run at the step of its last checkpoint, and does nothing
-    if the run is complete.
+    if the run is complete. With a higher `train.num_epochs` it continues a complete run.
 
     Args:
         dataset: a dataset of `raycap prepare`: a folder or `s3://bucket/prefix`.
@@ -82,7 +85,7 @@ def train(  # noqa: PLR0913  the public call: all but two by keyword
     store = open_store(str(output), config.storage)
     claim = TrainingClaim(training_fingerprint(identify(source), config), config)
     with open_run(store, claim) as run:
-        found = read_training(store)
+        found = _finished(store, config)
         for prefix in ("", BEST, LAST):
             store.remove_leftovers(prefix)
         if found is None:
@@ -93,7 +96,21 @@ def train(  # noqa: PLR0913  the public call: all but two by keyword
                 outcome = fitting.follow(run.lock, on_progress or (lambda _: None))
             found = _sum_up(job, outcome, started)
             run.finish(write_training, found)
-        store.delete_all(CHECKPOINTS)
+        if config.train.keep_checkpoint:
+            keep_newest(store)
+        else:
+            store.delete_all(CHECKPOINTS)
+    return found
+
+
+def _finished(store: Store, config: TrainConfig) -> Training | None:
+    """Return the result of a run that is complete; None if there is something left to train."""
+    found = read_training(store)
+    is_short = found is not None and found.num_epochs < config.train.num_epochs
+    if found is not None and is_short and found.end == End.FINISHED:
+        logger.info("continued epochs=%d to=%d", found.num_epochs, config.train.num_epochs)
+        store.delete(TRAINING)
+        return None
     return found
 
 
@@ -103,7 +120,14 @@ def training_fingerprint(dataset: dict[str, Any], config: TrainConfig) -> dict[s
     How the work is spread over workers is not part of it, as long as each step keeps its images.
     """
     train = config.train.model_dump(
-        mode="json", exclude={"batch_size", "num_accumulated", "checkpoint_every_s", "tensorboard"}
+        mode="json",
+        exclude={
+            "batch_size",
+            "num_accumulated",
+            "checkpoint_every_s",
+            "keep_checkpoint",
+            "tensorboard",
+        },
     )
     sections = {"architecture", "blip", "augment", "optimizer", "validation", "generation", "image"}
     return {
@@ -117,15 +141,51 @@ def training_fingerprint(dataset: dict[str, Any], config: TrainConfig) -> dict[s
 
 
 class TrainingClaim(Claim):
-    """A training run's claim; a run that took no step, say for a wrong setting, is replaced."""
+    """A training run's claim.
+
+    A run that took no step, say for a wrong setting, is replaced, and one with fewer epochs is
+    continued: the learning rate of what follows is that of the longer run.
+    """
 
     def replace(self, store: Store) -> bool:
-        """Replace a run that has written neither a checkpoint nor `training.json`."""
-        if find_checkpoints(store) or read_training(store) is not None:
+        """Replace a run that has written neither a checkpoint nor `training.json`, or extend one.
+
+        Raises:
+            RunConflict: the run could be extended, but its checkpoints are gone.
+        """
+        num_epochs = self._fewer_epochs(store)
+        is_complete = read_training(store) is not None
+        if find_checkpoints(store):
+            if num_epochs is None:
+                return False
+            before = read_json(store, RUN)
+            extended = {"fingerprint": self.fingerprint, "extended_at": now()}
+            store.write(RUN, encode_json({**before, **extended}))
+            return True
+        if is_complete and num_epochs is not None:
+            raise RunConflict(
+                f"{store.uri}: a finished run of {num_epochs} epochs whose checkpoints were "
+                "deleted, so that it cannot be continued; train in another output, with "
+                f"init={store.address(LAST.rstrip('/'))}",
+                uri=store.uri,
+                setting="train.num_epochs",
+            )
+        if is_complete:
             return False
         store.delete_all(CHECKPOINTS)
         store.write(RUN, encode_json(self.record()))
         return True
+
+    def _fewer_epochs(self, store: Store) -> int | None:
+        """Return the epochs of the run in the output if it differs in nothing but fewer epochs."""
+        theirs = self.find(store) or {}
+        train = theirs.get("train")
+        num_epochs = train.get("num_epochs") if isinstance(train, dict) else None
+        if not isinstance(train, dict) or not isinstance(num_epochs, int):
+            return None
+        ours = self.fingerprint["train"]["num_epochs"]
+        extended = {**theirs, "train": {**train, "num_epochs": ours}}
+        return num_epochs if extended == self.fingerprint and num_epochs < ours else None
 
 
 def _job(
@@ -176,7 +236,8 @@ def _sum_up(job: Job, outcome: Outcome, started: float) -> Training:
     state, config = outcome.state, job.config
     history = state.history
     metric = config.validation.metric
-    best = history[best_epoch([record.value(metric) for record in history], metric) - 1]
+    losses = [record.validation_loss for record in history]
+    best = history[best_epoch([it.value(metric) for it in history], losses, metric) - 1]
     train_s = sum(record.train_s for record in history)
     num_images = sum(record.num_images for record in history)
     return Training(

@@ -84,7 +84,10 @@ def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
         *("run.json", "config.json", "lock.json"),
         *("history.jsonl", "training.json", "augmentation.jpg"),
     }
-    assert {path.name for path in output.iterdir() if path.is_dir()} == {"model", "last"}
+    assert {path.name for path in output.iterdir() if path.is_dir()} == {
+        *("model", "last"),
+        "checkpoints",
+    }
     told = json.loads((output / "training.json").read_text())
     assert told["last"]["validation_loss"] == found.last.validation_loss
     assert len(told["history"]) == 3
@@ -96,6 +99,22 @@ def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
     assert ends == found.history
     assert seen[-1].share == 1.0
     assert all(record.num_images == 44 for record in found.history)
+
+
+def test_a_higher_number_of_epochs_continues_a_finished_run(dataset: Path, tmp_path: Path) -> None:
+    def config(num_epochs: int, **train_settings: Any) -> TrainConfig:
+        settings = {"num_epochs": num_epochs, "batch_size": 8, **train_settings}
+        return tiny_config(train=settings, engine={"shuffle_images": 16})
+
+    first = run(dataset, tmp_path, config(1))
+    longer = run(dataset, tmp_path, config(2, keep_checkpoint=False))
+    assert longer.num_epochs == 2
+    assert longer.history[0] == first.history[0]
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(RunConflict) as caught:
+        run(dataset, tmp_path, config(3))
+    assert caught.value.setting == "train.num_epochs"
+    assert run(dataset, tmp_path, config(2)) == longer
 
 
 def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
@@ -212,7 +231,7 @@ def test_an_interrupt_stops_at_the_next_step_and_the_same_call_goes_on_also_in_a
     assert losses(found) == losses(whole[0])
     assert same(weights(output), weights(whole[2]))
     assert {key.split("/")[0] for key in keys(output)} >= {"model", "last", "training.json"}
-    assert not any(key.startswith("checkpoints/") for key in keys(output))
+    assert len({key.split("/")[1] for key in keys(output) if key.startswith("checkpoints/s")}) == 1
     assert run(dataset, output, CONFIG) == found
 
 

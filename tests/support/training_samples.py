@@ -27,13 +27,14 @@ from raycap.results.training import (
     Training,
     best_epoch,
     encode_history,
+    overfits_since,
     write_training,
 )
 from raycap.runs.opening import claim_output
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from raycap.training.epochs import gap_trend, overfits_since
+from raycap.training.epochs import gap_trend
 from raycap.training.run import TrainingClaim, training_fingerprint
 
 FINISHED_AT = "2026-11-24T07:00:00+00:00"
@@ -65,7 +66,8 @@ def training_history(num_epochs: int = 8, turn: int = 5) -> list[EpochRecord]:
             gap_trend=gap_trend(losses[:epoch]),
             overfits_since=overfits_since(losses[:epoch]),
             scores=scores_of(ciders[epoch - 1], REFERENCE_TOKENS - 9 / epoch),
-            is_best=best_epoch(ciders[:epoch], "cider_d") == epoch,
+            is_best=best_epoch(ciders[:epoch], [it.validation for it in losses[:epoch]], "cider_d")
+            == epoch,
             images_per_s=812.5,
             train_s=0.79,
             validation_s=1.5,

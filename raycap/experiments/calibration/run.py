@@ -20,7 +20,12 @@ from raycap.experiments.calibration.trials import ScoredReferences, TrialLog, sc
 from raycap.metrics.tokenizer import TOKENIZER
 from raycap.models.base import ModelSource
 from raycap.models.load import copy_model
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.sources import (
+    check_arithmetic,
+    find_model,
+    refuse_adapter,
+    settled_generation,
+)
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.calibration import (
@@ -79,7 +84,7 @@ def calibrate(  # noqa: PLR0913  the public call: all but three by keyword
     """
     started = time.monotonic()
     config = override(config or CalibrateConfig(), {"split": split})
-    source = find_model(model)
+    source = find_model(model, config.model.adapter)
     config = _resolved(config, source, model)
     opened = open_dataset(dataset, config.storage)
     store, folder = _open_output(str(output), source, config)
@@ -272,6 +277,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
             f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
             "folder or demo"
         )
+    refuse_adapter(source, "a calibrated model")
     check_arithmetic(source, config.model)
     refuse_vllm(config.model, "calibration")
     named = config.model.model_copy(update={"name": model})

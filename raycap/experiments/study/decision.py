@@ -71,7 +71,7 @@ def _choice(
         return text
     verdict = (
         "a difference beyond chance"
-        if found.p_value < _SIGNIFICANT
+        if found.p_value < _SIGNIFICANT and round(found.difference, 3) != 0
         else "a difference that chance may explain"
     )
     ahead = abs(found.difference)
@@ -104,7 +104,7 @@ def _calibration(systems: Sequence[SystemRecord], reference_words: float) -> lis
     if finetuned is None:
         return [f"{text}."]
     gain = finetuned.scores[CIDER_D].value - calibrated.scores[CIDER_D].value
-    return [f"{text}: fine-tuning is worth {gain:+.3f} more than longer captions."]
+    return [f"{text}: fine-tuning is worth {gain:+z.3f} more than longer captions."]
 
 
 def _blindness(systems: Sequence[SystemRecord]) -> list[str]:
@@ -125,7 +125,7 @@ def _overfitting(systems: Sequence[SystemRecord]) -> list[str]:
             continue
         found = system.training
         text = f"{system.name}: validation loss {found.validation_loss:.3f}, "
-        text += f"{found.gap:+.3f} from the training images' at its best epoch"
+        text += f"{found.gap:+z.3f} from the training images' at its best epoch"
         if found.overfits_since is not None:
             text += f"; it overfits from epoch {found.overfits_since} on"
         lines.append(f"{text}.")
@@ -150,8 +150,8 @@ def _augmentation(systems: Sequence[SystemRecord]) -> list[str]:
         gain = other.scores[CIDER_D].value - plain.scores[CIDER_D].value
         gap = other.training.gap - plain.training.gap
         lines.append(
-            f"Augmentation changes {other.name} by {gain:+.3f} CIDEr-D and its generalisation gap "
-            f"by {gap:+.3f}."
+            f"Augmentation changes {other.name} by {gain:+z.3f} CIDEr-D and its generalisation gap "
+            f"by {gap:+z.3f}."
         )
     return lines
 
@@ -169,7 +169,7 @@ def _growth(systems: Sequence[SystemRecord]) -> list[str]:
         gain = last.scores[CIDER_D].value - before.scores[CIDER_D].value
         lines.append(
             f"Growing the training set of {role} from {before.subset:.0%} to {last.subset:.0%} "
-            f"changes CIDEr-D by {gain:+.3f}."
+            f"changes CIDEr-D by {gain:+z.3f}."
         )
     return lines
 
@@ -228,7 +228,7 @@ def _cells(system: SystemRecord) -> list[str]:
         _value(scores.get("length_gap"), 2, signed=True),
         _value(scores.get(CIDER_D), 3),
         _value(scores.get(BLEU[-1]), 3),
-        f"{training.gap:+.3f}" if training else "-",
+        f"{training.gap:+z.3f}" if training else "-",
         f"{training.num_images:,}" if training else "-",
         duration(system.wall_s) if system.status is Status.FINISHED else "-",
         ", ".join(rates) if system.status is Status.FINISHED else "-",

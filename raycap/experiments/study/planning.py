@@ -51,6 +51,7 @@ def train_config(system: SystemRecord, config: StudyConfig) -> TrainConfig:
     values["kind"] = kind
     values["storage"] = config.storage.model_dump()
     values["train"]["subset"] = system.subset
+    values["train"]["keep_checkpoint"] = False
     values["augment"]["enabled"] = system.is_augmented
     if kind == "blip":
         values["init"] = own.get("init", config.pretrained)

@@ -11,7 +11,7 @@ from raycap.errors import ObjectNotFound
 from raycap.experiments.journal import Experiment
 from raycap.results.search import SEARCH, Params, Search, Trial
 from raycap.results.status import Status
-from raycap.results.training import HISTORY, Metric, badness, read_history
+from raycap.results.training import HISTORY, Metric, best_epoch, read_history
 from raycap.runs.records import encode_json
 from raycap.storage.base import Store
 
@@ -37,7 +37,8 @@ def measure_trial(
     except ObjectNotFound:
         history = []
     values = [record.value(metric) for record in history]
-    best = min(range(len(values)), key=lambda i: badness(values[i], metric), default=None)
+    losses = [record.validation_loss for record in history]
+    best = best_epoch(values, losses, metric) if history else None
     train_s = sum((record.train_s for record in history), 0.0)
     num_images = sum(record.num_images for record in history)
     return Trial(
@@ -45,8 +46,8 @@ def measure_trial(
         params=params,
         status=status,
         reason=reason,
-        best_epoch=None if best is None else best + 1,
-        value=None if best is None else values[best],
+        best_epoch=best,
+        value=None if best is None else values[best - 1],
         history=history,
         images_per_s=round(num_images / train_s, 2) if train_s else 0.0,
         wall_s=round(train_s + sum(record.validation_s for record in history), 2),

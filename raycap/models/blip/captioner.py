@@ -78,7 +78,7 @@ class BlipCaptioner:
         Args:
             folder: Hugging Face folder with safetensors. Nothing is downloaded, and no code of the
                 folder runs.
-            model: Precision and compilation.
+            model: Precision, adapter and compilation.
             generation: How captions are generated.
 
         Raises:
@@ -92,10 +92,11 @@ class BlipCaptioner:
             check_compiler(device)
         if model.precision == "int8":
             check_int8(device)
-            network, tokenizer = load_network(folder, torch.float32)
+            network, tokenizer = load_network(folder, torch.float32, model.adapter)
             quantize(network)
         else:
-            network, tokenizer = load_network(folder, pick_dtype(model.precision, device))
+            dtype = pick_dtype(model.precision, device)
+            network, tokenizer = load_network(folder, dtype, model.adapter)
         network.to(device)
         compiled = CompiledBlip(network) if model.compile else None
         return cls(network, tokenizer, preprocessing, generation, compiled)
@@ -175,21 +176,25 @@ class BlipCaptioner:
         return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
 
 
-def load_network(folder: Path, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_network(
+    folder: Path, dtype: torch.dtype, adapter: str | None = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a BLIP captioning network onto the CPU, and its tokenizer.
 
     Args:
         folder: Hugging Face folder, already checked.
         dtype: Data type to convert the weights to.
+        adapter: Folder of a LoRA adapter to merge into them.
 
     Raises:
         ModelError: files are broken or do not fit together.
     """
     with load_errors(folder, "BLIP"):
+        network = load_complete(BlipForConditionalGeneration, folder, dtype, adapter)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        return load_complete(BlipForConditionalGeneration, folder, dtype), tokenizer
+        return network, tokenizer
 
 
 def transformers_settings(text: Any, generation: GenerationConfig) -> Any:

@@ -15,6 +15,7 @@ from raycap.models.folders import (
     GENERATION_FILE,
     TOKENIZER_FILE,
     Preprocessing,
+    check_companions,
     check_weights,
     read_json,
     read_preprocessing,
@@ -31,6 +32,7 @@ class BlipKind(TrainableKind):
 
     name = "blip"
     compiles = True
+    takes_adapters = True
     has_int8 = True
     default_lr = 1e-5
     default_init = DEFAULT_MODEL
@@ -74,12 +76,7 @@ def check_blip_folder(folder: Path) -> Preprocessing:
     config = read_json(folder / CONFIG_FILE)
     _check_architecture(folder, config)
     check_weights(folder)
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        raise ModelError(
-            f"{folder}: no tokenizer ({' or '.join(_VOCABULARY_FILES)}): "
-            "save it there with tokenizer.save_pretrained",
-            uri=str(folder),
-        )
+    check_companions(folder, _VOCABULARY_FILES)
     preprocessing = read_preprocessing(folder)
     expected = _trained_size(folder, config)
     found = (preprocessing.target.height_px, preprocessing.target.width_px)

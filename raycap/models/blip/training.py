@@ -7,7 +7,6 @@ the last position of a caption, which has no next token, is not computed.
 
 import copy
 import importlib.util
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from raycap.config import GenerationConfig, TrainConfig
 from raycap.errors import ConfigError
 from raycap.images.decoding import Target
+from raycap.models.adapters import with_lora
 from raycap.models.blip.captioner import BlipCaptioner, load_network, transformers_settings
 from raycap.models.blip.kind import BlipKind, check_blip_folder
 from raycap.models.folders import (
@@ -171,14 +171,11 @@ def _with_lora(blip: Any, rank: int) -> Any:
         raise ConfigError(
             "blip.method=lora needs the extra raycap[lora]: pip install 'raycap[lora]'"
         )
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415  an optional extra
+    from peft import LoraConfig  # noqa: PLC0415  an optional extra
 
     # Alpha is twice the rank, as is common: updates are then scaled equally at any rank.
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_TARGETS)
-    with warnings.catch_warnings():
-        # peft still uses a name that transformers has deprecated.
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        return get_peft_model(blip, settings)
+    return with_lora(blip, settings)
 
 
 def _merged(trained: Any, blip: Any) -> Any:

@@ -228,7 +228,8 @@ class VlmCaptioner:
         assert model.precision != "int8"  # checked by sources.check_arithmetic
         target = check_vlm_folder(folder)
         device = pick_device()
-        network, processor = load_vlm(folder, pick_dtype(model.precision, device))
+        dtype = pick_dtype(model.precision, device)
+        network, processor = load_vlm(folder, dtype, model.adapter)
         return cls(network.to(device), processor, target, generation)
 
     @property
@@ -306,20 +307,21 @@ class VlmCaptioner:
         return " ".join(text.split())
 
 
-def load_vlm(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_vlm(folder: Path, dtype: torch.dtype, adapter: str | None = None) -> tuple[Any, Any]:
     """Load a vision-language model onto the CPU, and its processor.
 
     Args:
         folder: Hugging Face folder, already checked.
         dtype: Data type to convert the weights to.
+        adapter: Folder of a LoRA adapter to merge into them.
 
     Raises:
         ModelError: files are broken or do not fit together, the model needs code of its own folder,
             or a package that it needs is not installed.
     """
     with load_errors(folder, _WHAT):
-        processor = _processor(folder)
-        return load_complete(AutoModelForImageTextToText, folder, dtype), processor
+        network = load_complete(AutoModelForImageTextToText, folder, dtype, adapter)
+        return network, _processor(folder)
 
 
 def load_processor(folder: Path) -> Any:

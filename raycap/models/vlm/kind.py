@@ -23,6 +23,8 @@ from raycap.models.base import BatchRange, Captioner, CaptionerKind
 from raycap.models.folders import (
     GENERATION_FILE,
     TOKENIZER_FILE,
+    check_companions,
+    check_side,
     check_weights,
     read_image_settings,
 )
@@ -41,6 +43,7 @@ class VlmKind(CaptionerKind):
     name = "vlm"
     is_threadsafe = False  # some keep the positions of a batch in the model itself
     runs_on_vllm = True
+    takes_adapters = True
     extra_files = (
         GENERATION_FILE,  # for its special tokens
         "chat_template.jinja",
@@ -94,12 +97,7 @@ def check_vlm_folder(folder: Path) -> Target:
         ModelError: a file is missing, or is not as transformers writes it.
     """
     check_weights(folder)
-    if not any((folder / name).is_file() for name in _VOCABULARY_FILES):
-        raise ModelError(
-            f"{folder}: no tokenizer ({TOKENIZER_FILE}): save it there with "
-            "processor.save_pretrained",
-            uri=str(folder),
-        )
+    check_companions(folder, _VOCABULARY_FILES)
     file, settings = read_image_settings(folder)
     height_px, width_px = _fixed_size(file, settings) or _any_size(settings)
     try:
@@ -122,9 +120,9 @@ def _fixed_size(file: Path, settings: dict[str, Any]) -> tuple[int, int] | None:
     match size:
         case None | {"longest_edge": int()}:
             return None
-        case int(side_px) | {"shortest_edge": int(side_px)} if side_px > 0:
+        case int(side_px) | {"shortest_edge": int(side_px)} if check_side(side_px):
             return side_px, side_px
-        case {"height": int(height_px), "width": int(width_px)} if min(height_px, width_px) > 0:
+        case {"height": int(height_px), "width": int(width_px)} if check_side(height_px, width_px):
             return height_px, width_px
     raise ModelError(f"{file}: {size} is not an image size: restore the file", uri=str(file))
 

@@ -19,6 +19,7 @@ from raycap.errors import ConfigError, ModelError
 from raycap.models.base import Caption, ModelSource, image_seed
 from raycap.models.folders import GENERATION_FILE, read_json
 from raycap.models.kinds import KINDS, find_kind
+from raycap.models.sources import refuse_adapter
 
 _DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _OWN_ARGS = {
@@ -48,6 +49,7 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
             "leave it out",
             setting="model.backend",
         )
+    refuse_adapter(source, "backend=vllm")
     _check_search(generation)
     for name in model.vllm_args.keys() & _OWN_ARGS.keys():
         remedy = f"set {_OWN_ARGS[name]}" if _OWN_ARGS[name] else "leave it out"

@@ -1,5 +1,6 @@
 """Evaluations in one process: values against references, and systems side by side."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from raycap.config import MissingPolicy
 from raycap.metrics.bleu import corpus_bleu
 from raycap.metrics.scores import mean
 from raycap.metrics.tokenizer import TOKENIZER, tokenize
+from raycap.results.evaluation import read_evaluation
+from raycap.storage.local import LocalStore
 from tests.support import metric_references
 from tests.support.evaluation_samples import (
     N_GRAM_METRICS,
@@ -106,12 +109,57 @@ def test_lengths_gap_diversity_and_logprob_are_those_of_the_captions(tmp_path: P
     assert system.diversity.copied_from_training is None
 
 
-def test_one_image_has_a_cider_of_0(tmp_path: Path) -> None:
-    captions = write_captions(tmp_path / "a.jsonl", ["a cat on a mat"])
+def test_one_image_has_neither_a_cider_nor_intervals(tmp_path: Path) -> None:
+    captions = [
+        write_captions(tmp_path / f"{name}.jsonl", [text])
+        for name, text in (("a", "a cat on a mat"), ("b", "a dog"))
+    ]
     references = write_references(tmp_path / "refs.jsonl", [["a cat on a mat"]])
-    values = values_of(run([captions], references))
-    assert values[schema.CIDER_D] == 0
-    assert values[schema.BLEU[3]] == pytest.approx(1)
+    found = run(captions, references, output=tmp_path / "out")
+    assert values_of(found)[schema.BLEU[3]] == pytest.approx(1)
+    (cider,) = (it for it in found.systems[0].metrics if it.name == schema.CIDER_D)
+    assert cider.value is None
+    assert "one image" in str(cider.skipped)
+    assert scores_of(tmp_path / "out")[schema.CIDER_D].to_pylist() == [None]
+    assert all(it.low is None for system in found.systems for it in system.metrics)
+    assert (found.num_resamples, found.comparisons, len(found.warnings)) == (0, [], 1)
+    assert read_evaluation(LocalStore(tmp_path / "out")).warnings == found.warnings
+
+
+def test_images_with_equal_references_have_no_cider(tmp_path: Path) -> None:
+    captions = write_captions(tmp_path / "a.jsonl", ["a cat", "a dog", "a cat"])
+    references = write_references(tmp_path / "refs.jsonl", [["a cat"]] * 3)
+    found = run([captions], references)
+    (cider,) = (it for it in found.systems[0].metrics if it.name == schema.CIDER_D)
+    assert cider.value is None
+    assert found.warnings == []
+
+
+def test_scores_that_differ_by_less_than_any_table_shows_do_not_differ(tmp_path: Path) -> None:
+    # No 4-gram matches: BLEU-4 is only what keeps its logarithm finite, by lengths.
+    texts = {"short": "a red cat", "long": "a red cat under that blue tree there"}
+    captions = [
+        write_captions(tmp_path / f"{name}.jsonl", [text] * 12) for name, text in texts.items()
+    ]
+    references = write_references(tmp_path / "refs.jsonl", [[f"a red dog {n}"] for n in range(12)])
+    found = run(captions, references)
+    bleu = [values_of(found, number)[schema.BLEU[3]] for number in range(2)]
+    assert 0 < abs(bleu[0] - bleu[1]) < 5e-5
+    (test,) = (it for it in found.comparisons if it.metric == schema.BLEU[3])
+    assert [test.difference, test.low, test.high, test.p_value] == [0, 0, 0, 1]
+    assert not any(math.copysign(1, value) < 0 for value in (test.difference, test.low, test.high))
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_languages_without_spaces_are_warned_of(tmp_path: Path, is_split: bool) -> None:
+    chinese = ["一只棕色的猫坐在木头椅子上", "两个穿红色衣服的男人在街上走路"]
+    texts = [" ".join(text) if is_split else text for text in chinese]
+    captions = write_captions(tmp_path / "a.jsonl", texts)
+    references = write_references(tmp_path / "refs.jsonl", [[text] for text in texts])
+    found = run([captions], references)
+    assert [len(found.warnings)] == [0 if is_split else 1]
+    if not is_split:
+        assert found.warnings[0].startswith("2 of 2 references, 2 of 2 a: ")
 
 
 def test_empty_captions_count_and_score_0(tmp_path: Path) -> None:
@@ -184,7 +232,8 @@ def test_systems_side_by_side_have_the_scores_of_each_alone(tmp_path: Path) -> N
     assert [item.metric for item in together.comparisons] == metrics * 3
     first, second = values_of(together, 0), values_of(together, 1)
     for item in together.comparisons[:6]:
-        assert item.difference == first[item.metric] - second[item.metric]
+        difference = first[item.metric] - second[item.metric]
+        assert item.difference == (difference if abs(difference) >= 5e-5 else 0)
         assert item.low <= item.difference <= item.high
 
 

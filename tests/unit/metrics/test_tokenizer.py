@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.evaluation.java import PUNCTUATION, PtbTokenizer
-from raycap.metrics.tokenizer import tokenize
+from raycap.metrics.tokenizer import is_unsplit, tokenize
 from tests.support.metric_references import coco_captions
 
 TRYING = {
@@ -89,3 +89,21 @@ def test_a_caption_of_200_000_characters_is_split_in_reasonable_time(unit: str) 
     # Were a run read again from each of its characters, these would take minutes together.
     tokens = tokenize(unit * (200_000 // len(unit)) + " a dog")
     assert tokens[-2:] == ["a", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_phrase"),
+    [
+        ("a cat on a mat", False),
+        ("un château près de l'église", False),
+        ("кошка сидит на стуле", False),
+        ("고양이가 의자에 앉아 있다", False),
+        ("一只 猫 坐 在 椅子 上", False),
+        ("一只棕色的猫坐在椅子上", True),
+        ("木製の椅子に座っている茶色い猫", True),
+        ("แมวสีน้ำตาลนั่งอยู่บนเก้าอี้ไม้", True),
+        ("แมว สีน้ำตาล นั่ง บน เก้าอี้", False),
+    ],
+)
+def test_phrases_without_spaces_are_recognised(caption: str, is_phrase: bool) -> None:
+    assert is_unsplit(caption) is is_phrase

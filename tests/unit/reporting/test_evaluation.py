@@ -80,6 +80,30 @@ def test_better_than_every_other_needs_a_test_against_each(
     assert not any(cell.is_clear for cell in cells)
 
 
+def test_a_difference_that_is_0_as_shown_is_not_marked(evaluation: Evaluation) -> None:
+    systems = [
+        replace(system, metrics=[Metric(name=schema.CIDER_D, value=number * 1e-5)])
+        for number, system in enumerate(evaluation.systems)
+    ]
+    tests = [
+        Comparison(
+            metric=schema.CIDER_D,
+            first=first,
+            second=second,
+            difference=-1e-5,
+            low=-1e-5,
+            high=-1e-5,
+            p_value=0.002,
+        )
+        for first, second in (("one", "all"), ("one", "two"), ("all", "two"))
+    ]
+    tied = replace(evaluation, systems=systems, comparisons=tests)
+    assert not any(cell.is_best or cell.is_clear for cell in row_of(tied, "CIDEr-D").cells)
+    assert [(it.difference, it.is_significant) for it in paired_tests(tied)] == [
+        ("0.000", False)
+    ] * 3
+
+
 def test_intervals_are_drawn_on_one_axis(evaluation: Evaluation) -> None:
     whiskers = row_of(evaluation, "CIDEr-D").whiskers
     places = [

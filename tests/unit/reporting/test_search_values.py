@@ -32,7 +32,10 @@ def test_trials_are_ranked_as_training_ranks_epochs(tmp_path: Path, metric: Metr
     search = search_of(tmp_path, grid_trials(values), metric=metric, best=None)
     for num_best in range(len(values)):
         rest = [trial.value for trial in search.trials if trial not in search.ranked[:num_best]]
-        best = rest[best_epoch([value for value in rest if value is not None], metric) - 1]
+        best = rest[
+            best_epoch([value for value in rest if value is not None], [1.0] * len(rest), metric)
+            - 1
+        ]
         assert search.ranked[num_best].value == best
 
 

@@ -1,5 +1,6 @@
 """LocalStore: whole files or none, one winner, and a listing in key order."""
 
+import errno
 import json
 import os
 import signal
@@ -442,3 +443,20 @@ def test_no_link_that_another_has_put_there_is_written_through(
         pass
     assert other.read_text() == "dear"
     assert store.read("a") == b"x"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_destination_of_an_upload(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: Path, to: Path) -> None:
+        # As between file systems: shutil names both files, the source first.
+        raise OSError(code, os.strerror(code), str(source), None, str(to))
+
+    monkeypatch.setattr("shutil.move", copy)
+    (tmp_path / "made").write_bytes(b"x")
+    store = LocalStore(tmp_path / "out")
+    with pytest.raises(StorageError) as caught:
+        store.upload("a/b", tmp_path / "made")
+    assert caught.value.uri == str(tmp_path / "out" / "a" / "b")
+    assert "made" not in str(caught.value)

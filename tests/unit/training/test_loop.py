@@ -1,5 +1,6 @@
 """The training loop of one worker: learning, files, progress, and resuming."""
 
+import errno
 import json
 from io import BytesIO
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raycap.errors import DatasetError, ModelError, RunStopped
-from raycap.results.training import HISTORY, PREVIEW
+from raycap.errors import DatasetError, ModelError, RunStopped, StorageError
+from raycap.results.training import HISTORY, PREVIEW, rank
+from raycap.training.checkpoints import writing_to
 from raycap.training.loop import End
 from tests.support.tiny_dataset import picture, write_dataset
 from tests.support.tiny_trainable import build_tiny, load_tiny
@@ -66,7 +69,10 @@ def test_the_tiny_model_learns_the_scenes_and_is_saved(dataset: Path, tmp_path: 
     assert told["epoch"] == 12
     assert told["metrics"]["scores"] == last.scores
     assert told["dataset"] == "scenes"
-    best = max(ended.state.history, key=lambda record: record.scores["cider_d"])
+    best = min(
+        ended.state.history,
+        key=lambda it: rank(it.scores["cider_d"], it.validation_loss, "cider_d"),
+    )
     told = json.loads((tmp_path / "model/raycap.json").read_text())["training"]
     assert told["epoch"] == best.epoch
     load_tiny(tmp_path / "model", config)
@@ -112,6 +118,24 @@ def test_a_stopped_run_continues_to_the_weights_of_an_undisturbed_one(
     assert losses(rest) == losses(whole)
     for name in ("model", "last"):
         assert same(weights(tmp_path / "cut" / name), weights(tmp_path / "whole" / name))
+
+
+def test_a_run_continues_with_more_epochs_after_its_end(dataset: Path, tmp_path: Path) -> None:
+    short = train_here(dataset, tmp_path, tiny_config(train={"num_epochs": 1}))
+    longer = train_here(dataset, tmp_path, tiny_config(train={"num_epochs": 3}))
+    assert (short.end, longer.end) == (End.FINISHED, End.FINISHED)
+    assert len(longer.told.steps) == 10
+    assert longer.state.history[:1] == short.state.history
+    assert [record.epoch for record in longer.state.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), SafetensorError("x")])
+def test_a_full_temporary_folder_is_one_line(failure: Exception, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, writing_to(tmp_path):
+        raise failure
+    assert (caught.value.uri, "\n" in str(caught.value)) == (str(tmp_path), False)
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path):
+        (tmp_path / "missing").read_bytes()
 
 
 def test_checkpoints_are_written_within_an_epoch_too(dataset: Path, tmp_path: Path) -> None:
@@ -172,9 +196,9 @@ def test_training_stops_early_once_patience_is_exhausted(dataset: Path, tmp_path
     )
     ended = train_here(dataset, tmp_path, config)
     assert ended.end is End.EXHAUSTED
-    assert len(ended.state.history) == 3
-    assert ended.state.history[0].is_best
-    assert json.loads((tmp_path / "model/raycap.json").read_text())["training"]["epoch"] == 1
+    best = [record.epoch for record in ended.state.history if record.is_best][-1]
+    assert len(ended.state.history) == best + 2
+    assert json.loads((tmp_path / "model/raycap.json").read_text())["training"]["epoch"] == best
 
 
 def test_the_watch_warns_once_and_names_the_epoch(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Losses, optimizer, schedule, averages and the overfitting watch, without an image model."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,9 +11,18 @@ from torch.nn import functional
 
 from raycap.config import OptimizerConfig
 from raycap.models.trainable import IGNORED
-from raycap.results.training import Losses, best_epoch, describe_overfitting
-from raycap.training.epochs import gap_trend, is_exhausted, overfits_since
+from raycap.results.training import (
+    EpochRecord,
+    Losses,
+    best_epoch,
+    chosen_by,
+    describe_overfitting,
+    judge_fit,
+    overfits_since,
+)
+from raycap.training.epochs import gap_trend, is_exhausted
 from raycap.training.learner import Average, learning_rate, make_optimizer, token_losses
+from tests.support.training_samples import training_history
 
 
 def some_logits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,6 +145,34 @@ def test_the_watch_ignores_a_single_bad_epoch() -> None:
     assert overfits_since(losses((3.0, 3.2), (2.5, 2.9), (2.0, 3.0), (1.8, 2.8))) is None
 
 
+def test_the_watch_ignores_changes_within_noise() -> None:
+    flat = losses((4.0, 4.5801), (3.0, 4.5800), (2.9, 4.5803), (2.8, 4.5804), (2.7, 4.60))
+    assert [overfits_since(flat[:count]) for count in range(6)] == [None] * 6
+    assert overfits_since(losses((2.0, 2.5), (1.999, 2.6), (1.998, 2.7))) is None
+
+
+@pytest.mark.parametrize(
+    ("epochs", "verdict"),
+    [
+        (OVERFITTING, "overfitting since epoch 3"),
+        (OVERFITTING[:1], "no verdict after 1 epoch;"),
+        (OVERFITTING[:2], "no verdict after 2 epochs;"),
+        (losses((3.0, 3.2), (2.5, 2.9), (2.0, 2.6)), "no overfitting: validation loss was still"),
+        (losses((3.0, 3.2), (2.0, 2.5), (1.2, 2.5), (0.8, 2.5)), "no gain since epoch 2"),
+        (losses((3.0, 3.2), (3.0, 3.2), (3.0, 3.2)), "no overfitting: both losses are steady"),
+    ],
+)
+def test_every_run_has_a_verdict(epochs: list[Losses], verdict: str) -> None:
+    text = judge_fit(epochs, overfits_since(epochs))
+    assert text.startswith(verdict)
+    if not verdict.startswith("overfitting"):
+        assert text.endswith(f"generalisation gap {epochs[-1].gap:+.3f}")
+
+
+def test_a_gap_of_nothing_has_no_negative_sign() -> None:
+    assert judge_fit(losses((2.0, 2.0 - 1e-9)), None).endswith("+0.000")
+
+
 def test_the_gaps_trend_is_its_slope_over_the_last_epochs() -> None:
     assert gap_trend(OVERFITTING[:1]) is None
     assert gap_trend(OVERFITTING[:2]) == pytest.approx(0.2)
@@ -153,12 +191,32 @@ def test_the_gaps_trend_is_its_slope_over_the_last_epochs() -> None:
 def test_the_best_epoch_follows_the_direction_of_the_metric(
     metric: str, values: list[float], best: int
 ) -> None:
-    assert best_epoch(values, metric) == best  # type: ignore[arg-type]
+    assert best_epoch(values, [1.0] * len(values), metric) == best  # type: ignore[arg-type]
+
+
+def test_a_tie_goes_to_the_loss_and_is_said() -> None:
+    ciders = [1e-6, 0.0, 2e-6, -0.0]
+    falling = [4.0, 3.0, 2.0, 2.5]
+    assert best_epoch(ciders, falling, "cider_d") == 3
+    assert not is_exhausted(ciders[:3], falling[:3], "cider_d", 1)
+
+    def history(values: list[float]) -> list[EpochRecord]:
+        samples = zip(training_history(4), values, falling, strict=True)
+        return [
+            replace(it, scores={**it.scores, "cider_d": value}, validation_loss=loss)
+            for it, value, loss in samples
+        ]
+
+    tied, apart = history(ciders), history([0.1, 0.2, 0.3, 0.2])
+    text = "validation loss, of 4 epochs with cider_d 0.000"
+    assert chosen_by(tied, tied[2], "cider_d") == text
+    assert chosen_by(apart, apart[2], "cider_d") == "cider_d"
+    assert chosen_by(tied, tied[2], "loss") == "loss"
 
 
 def test_patience_counts_the_epochs_without_a_better_value() -> None:
-    values = [0.1, 0.4, 0.3, 0.4]
-    assert not is_exhausted(values, "cider_d", 3)
-    assert is_exhausted(values, "cider_d", 2)
-    assert not is_exhausted(values, "cider_d", None)
-    assert not is_exhausted([], "cider_d", 1)
+    values, even = [0.1, 0.4, 0.3, 0.4], [1.0] * 4
+    assert not is_exhausted(values, even, "cider_d", 3)
+    assert is_exhausted(values, even, "cider_d", 2)
+    assert not is_exhausted(values, even, "cider_d", None)
+    assert not is_exhausted([], [], "cider_d", 1)

@@ -57,7 +57,8 @@ def record(epoch: int, **changes: object) -> EpochRecord:
 
 
 def training(**changes: object) -> Training:
-    history = [record(1), record(2, is_best=False, num_unreadable=3)]
+    worse = {**SCORES, "cider_d": 0.4}
+    history = [record(1), record(2, is_best=False, num_unreadable=3, scores=worse)]
     made = Training(
         output="out",
         dataset="set",
@@ -140,6 +141,29 @@ def test_an_output_is_taken_once_and_by_another_only_before_it_has_begun(tmp_pat
     claim_output(store, TrainingClaim({"lr": 3}, TrainConfig()))
 
 
+def test_a_run_is_extended_by_more_epochs_and_by_nothing_else(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), StorageConfig())
+
+    def claim(num_epochs: int, **other: float) -> TrainingClaim:
+        train = {"num_epochs": num_epochs, "seed": 0, **other}
+        return TrainingClaim({"kind": "blip", "train": train}, TrainConfig())
+
+    claim_output(store, claim(2))
+    store.write("checkpoints/step-00000001/checkpoint.json", b"{}")
+    write_training(store, training())
+    for wrong in (claim(1), claim(3, seed=1), claim(2, seed=1)):
+        with pytest.raises(RunConflict):
+            claim_output(store, wrong)
+    claim_output(store, claim(3))
+    assert claim(3).find(store) == claim(3).fingerprint
+    with pytest.raises(RunConflict):
+        claim_output(store, claim(2))
+    store.delete_all("checkpoints/")
+    with pytest.raises(RunConflict) as caught:
+        claim_output(store, claim(4))
+    assert caught.value.setting == "train.num_epochs"
+
+
 def events(data: bytes) -> list[Event]:
     """Read the records of an event file: length, its checksum, content, its checksum."""
     found = []
@@ -206,7 +230,7 @@ def test_the_result_names_the_best_epoch_what_was_unreadable_and_the_watch() -> 
     assert rows["best epoch"] == "1 by cider_d"
     assert rows["ended"].startswith("early: cider_d")
     assert rows["unreadable"].startswith("3 images")
-    assert "watch" not in rows
+    assert rows["watch"].startswith("no verdict")
     rising = [record(1), record(2, validation_loss=2.5, fitted_loss=1.5)]
     rising.append(record(3, validation_loss=2.75, fitted_loss=1.0))
     rows = dict(training_rows(training(history=rising, overfits_since=2)))
