@@ -11,7 +11,8 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
 from raycap.captioning.plan import read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
-from raycap.results.captioning import read_run, source_dataset
+from raycap.results.captioning import read_caption_run, run_setting, source_dataset
+from raycap.runs.records import fingerprint_digest
 from raycap.schema import IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -70,9 +71,12 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
         StorageError: it cannot be read.
     """
     store = open_store(uri, config)
-    run = read_run(store)
+    run = read_caption_run(store)
     plan = read_plan(store, config.list_threads)
-    ledger = read_ledger(store, plan, retry_failed=False, num_threads=config.list_threads)
+    digest = fingerprint_digest(run_setting(run, "fingerprint") or {})
+    ledger = read_ledger(
+        store, plan, retry_failed=False, num_threads=config.list_threads, run=digest
+    )
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:
         raise DatasetError(
@@ -87,7 +91,7 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
             uri=store.uri,
         )
     largest = max(part.num_rows for part in plan.parts.values())
-    image = run.get("config", {}).get("image", {})
+    max_bytes = run_setting(run, "config", "image", "max_bytes")
     return FinishedOutput(
         store=store,
         config=config,
@@ -95,6 +99,6 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
         num_images=plan.num_images,
         # Bounds the rows in memory for small and large parts alike.
         read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
-        max_image_bytes=image.get("max_bytes", ImageConfig().max_bytes),
+        max_image_bytes=(max_bytes if isinstance(max_bytes, int) else ImageConfig().max_bytes),
         dataset=source_dataset(run),
     )

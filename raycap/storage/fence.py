@@ -14,7 +14,6 @@ still do is to create an object that the successor has not written yet, which th
 replaces, or never writes: the plan of a run says how many parts there are (`captioning/plan.py`).
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path

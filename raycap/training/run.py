@@ -17,8 +17,8 @@ from raycap.results.training import (
     read_training,
     write_training,
 )
-from raycap.runs.opening import Claim, open_run
-from raycap.runs.records import RUN, encode_json, now, versions
+from raycap.runs.opening import Claim, Run, open_run
+from raycap.runs.records import now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from raycap.training.checkpoints import CHECKPOINTS, find_checkpoints
@@ -77,13 +77,14 @@ def train(
     store = open_store(str(output), config.storage)
     claim = TrainingClaim(training_fingerprint(identify(source), config), config)
     with open_run(store, claim) as run:
+        store = run.store
         found = read_training(store)
         for prefix in ("", BEST, LAST):
             store.remove_leftovers(prefix)
         if found is None:
             with ray_cluster(debug=debug) as is_fixed:
                 resources = fit_resources(config.engine, is_fixed=is_fixed)
-                job = _job(source, store, config, models, claim.fingerprint)
+                job = _job(source, run, config, models, claim.fingerprint)
                 fitting = Fitting(job, resources, debug=debug)
                 outcome = fitting.follow(run.lock, on_progress or (lambda _: None))
             found = _sum_up(job, outcome, started)
@@ -114,18 +115,19 @@ def training_fingerprint(dataset: dict[str, Any], config: TrainConfig) -> dict[s
 class TrainingClaim(Claim):
     """A training run's claim; a run that took no step, say for a wrong setting, is replaced."""
 
-    def replace(self, store: Store) -> bool:
-        """Replace a run that has written neither a checkpoint nor `training.json`."""
-        if find_checkpoints(store) or read_training(store) is not None:
-            return False
+    def may_replace(self, store: Store) -> bool:
+        """Whether the other run has written neither a checkpoint nor `training.json`."""
+        return not find_checkpoints(store) and read_training(store) is None
+
+    def replace(self, store: Store) -> None:
+        """Replace the run, and delete what it prepared."""
         store.delete_all(CHECKPOINTS)
-        store.write(RUN, encode_json(self.record()))
-        return True
+        super().replace(store)
 
 
 def _job(
     source: CaptionDataset,
-    store: Store,
+    run: Run,
     config: TrainConfig,
     models: Models,
     fingerprint: dict[str, Any],
@@ -150,7 +152,8 @@ def _job(
     )
     return Job(
         dataset=source.store.uri,
-        output=store.uri,
+        output=run.store.uri,
+        lock_token=run.lock.token,
         config=config,
         plan=plan,
         samples={
