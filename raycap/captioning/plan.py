@@ -59,9 +59,9 @@ class CaptionPlan:
     """Images that were not in the manifest before."""
     num_changed: int = 0
     """Images whose ETag has changed."""
-    num_parts: int = 0
+    num_parts: int = field(default=0, compare=False)
     """One more than the highest number of a part."""
-    run: str = ""
+    run: str = field(default="", compare=False)
     """Digest of the run's fingerprint; empty if it was not recorded."""
 
     @property

@@ -16,10 +16,26 @@ from raycap.config import StorageConfig
 from raycap.console.status import status_rows
 from raycap.errors import DatasetError
 from raycap.progress import Progress
-from raycap.results.captioning import PROGRESS
+from raycap.results.captioning import (
+    PROGRESS,
+    Summary,
+    write_summary,
+)
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
+SUMMARY = Summary(
+    output="out",
+    source="photos",
+    num_images=100,
+    num_ok=98,
+    num_failed=2,
+    mean_words=3.0,
+    num_bytes=1,
+    num_captioned=100,
+    wall_s=1.0,
+    images_per_s=100.0,
+)
 HALF = Progress(num_done=50, num_total=100, num_failed=2, images_per_s=12.345)
 
 
@@ -53,7 +69,7 @@ def test_a_run_is_starting_running_and_stopped(store: Store) -> None:
     status = read_status(store.uri)
     assert status.state == "stopped"
     assert "ETA" not in shown(store)
-    store.write("summary.json", b"{}")
+    write_summary(store, SUMMARY)
     assert read_status(store.uri).state == "complete"
 
 
