@@ -9,13 +9,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from itertools import compress, islice
 from pathlib import Path
 from tarfile import USTAR_FORMAT, TarFile
 from tempfile import gettempdir
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
@@ -23,7 +24,7 @@ from raycap.captioning.source import File, with_held_files
 from raycap.config import StorageConfig, choose
 from raycap.errors import ConfigError, ImageError, ObjectNotFound, StorageError, TransientError
 from raycap.results.captioning import ExportCounts
-from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
+from raycap.schema import CAPTION, ETAG, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
 from raycap.storage.parallel import ordered_map
@@ -51,12 +52,20 @@ class ExportFormat(StrEnum):
     """One file: a COCO captions JSON."""
 
 
+class Gone(StrEnum):
+    """What becomes of images that are no longer in the source."""
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
 def export(
     output: str | Path,
     destination: str | Path,
     *,
     to: ExportFormat | str,
     force: bool = False,
+    gone: Literal["keep", "drop"] = "keep",
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -67,6 +76,7 @@ def export(
             (such as the folder of the images) and `webdataset`. Local or in a bucket.
         to: The format.
         force: Overwrite an existing destination.
+        gone: `drop` leaves out images that were missing from the source when it was last listed.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -75,12 +85,15 @@ def export(
         StorageError: a store refuses a request.
     """
     to = choose(ExportFormat, to, "to")
-    source = open_finished(str(output), storage or StorageConfig())
+    drops_gone = choose(Gone, gone, "gone") is Gone.DROP
+    source = open_finished(str(output), storage or StorageConfig(), drops_gone=drops_gone)
     if to == ExportFormat.SIDECAR:
-        return _export_sidecars(source, _open_folder(str(destination), source), force=force)
-    if to == ExportFormat.WEBDATASET:
-        return _export_tars(source, _open_folder(str(destination), source), force=force)
-    return _export_file(source, str(destination), to, force=force)
+        counts = _export_sidecars(source, _open_folder(str(destination), source), force=force)
+    elif to == ExportFormat.WEBDATASET:
+        counts = _export_tars(source, _open_folder(str(destination), source), force=force)
+    else:
+        counts = _export_file(source, str(destination), to, force=force)
+    return replace(counts, num_gone_skipped=source.num_dropped)
 
 
 _WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
@@ -142,7 +155,7 @@ def _staged(store: Store, key: str) -> Iterator[BinaryIO]:
 def _export_sidecars(source: FinishedOutput, store: Store, *, force: bool) -> ExportCounts:
     # Names take failed images into account: a tool would read `a.txt` as the caption of both
     # `a.jpg` and `a.png`, and no name may change when a failed image is captioned later.
-    names = formats.SidecarNames(page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
+    names = formats.SidecarNames(source.image_ids())
     threads = source.config.list_threads
     if not force and next(store.list(), None) is not None:
 
@@ -257,9 +270,29 @@ def _fetch(
     if isinstance(file, ImageError):
         return row, f"{row[IMAGE_ID]}: {file.message}"
     try:
-        image = reader.read(uri, max_bytes) if file is None else file
+        if file is not None:
+            image = file
+        else:
+            image = reader.read(uri, max_bytes)
+            # Afterwards: what is replaced from now on is not what was read.
+            changed = _difference(row, image, reader.version(uri))
+            if changed is not None:
+                return row, f"{row[URI]}: {changed}"
     except (ObjectNotFound, TransientError) as error:
         return row, str(error)
     if len(image) > max_bytes:
         return row, f"{row[URI]}: has grown beyond {max_bytes:,} bytes"
     return row, image
+
+
+def _difference(row: dict[str, Any], image: bytes, version: str | None) -> str | None:
+    """Say why an image is not the one that was captioned; None if it is, as far as is known."""
+    if row[ETAG] is not None and version is not None:
+        if row[ETAG] != version:
+            return (
+                "has changed since it was captioned; run the same `raycap caption` command again, "
+                "then export again"
+            )
+    elif not formats.is_image(image):
+        return "is no longer an image"
+    return None

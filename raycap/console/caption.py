@@ -159,6 +159,8 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         ]
     else:
         rows.append(("this run", "nothing to do: every image already has a row"))
+    if summary.num_gone:
+        rows.append(("gone from source", f"{summary.num_gone:,} (their rows are kept)"))
     if summary.skipped:
         skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
         rows.append(("not images", skipped))

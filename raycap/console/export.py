@@ -32,6 +32,13 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite an existing destination.")
     ] = False,
+    gone: Annotated[
+        Literal["keep", "drop"],
+        typer.Option(
+            "--gone",
+            help="Keep or drop images that were no longer in the source when it was last listed.",
+        ),
+    ] = "keep",
     config: ConfigOption = None,
     settings: SetOption = None,
     debug: DebugOption = False,
@@ -40,7 +47,7 @@ def export(
 
     Example: `raycap export captions/ captions.jsonl --to jsonl`
 
-    Exit codes: 0 all exported; 1 stopped, or some images could no longer be read.
+    Exit codes: 0 all exported; 1 stopped, or some images could no longer be read or have changed.
     """
     with told_errors(debug=debug):
         resolved = load_caption_config(config, settings, None)
@@ -48,7 +55,12 @@ def export(
         from raycap.captioning.export import export as export_output
 
         counts = export_output(
-            output, destination, to=ExportFormat(to), force=force, storage=resolved.storage
+            output,
+            destination,
+            to=ExportFormat(to),
+            force=force,
+            gone=gone,
+            storage=resolved.storage,
         )
         print_rows([*export_rows(counts), ("written to", destination)])
         for problem in counts.unreadable:
@@ -62,6 +74,8 @@ def export_rows(counts: "ExportCounts") -> list[tuple[str, str]]:
     rows = [("exported", f"{counts.num_exported:,}"), ("files", f"{counts.num_files:,}")]
     if counts.num_failed_skipped:
         rows.append(("without a caption", f"{counts.num_failed_skipped:,}"))
+    if counts.num_gone_skipped:
+        rows.append(("gone from source", f"{counts.num_gone_skipped:,} dropped"))
     if counts.num_unreadable:
         rows.append(("unreadable now", f"{counts.num_unreadable:,}"))
     return rows

@@ -272,6 +272,24 @@ def folder_lock(root: Path, key: str) -> Iterator[FolderLock]:
         yield held
 
 
+def check_locks(root: Path) -> None:
+    """Make sure that the file system of a folder, which is created, has locks.
+
+    Raises:
+        StorageError: it has none, or the folder cannot be written.
+    """
+    name = f"raycap-doctor-{secrets.token_hex(8)}.json"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / name).open("x+", encoding="utf-8") as file:
+            try:
+                _lock(file.fileno(), root, file)
+            finally:
+                (root / name).unlink()
+    except OSError as error:
+        raise StorageError(f"{root / name}: {error.strerror or error}", uri=str(root)) from error
+
+
 def _take(root: Path, key: str, handles: ExitStack) -> FolderLock:
     while True:
         root.mkdir(parents=True, exist_ok=True)

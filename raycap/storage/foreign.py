@@ -221,6 +221,11 @@ def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
     return data
 
 
+def foreign_version(files: Any, uri: str) -> str | None:
+    """Return the version of an object of an fsspec file system; None if it tells none."""
+    return _version(_mapped(files.info, uri))
+
+
 def _mapped(attempt: Callable[[str], Any], address: str) -> Any:
     """Run one attempt and turn the errors of an fsspec file system into ours."""
     try:

@@ -226,6 +226,12 @@ def read_file_range(path: Path | str, offset_bytes: int, num_bytes: int) -> byte
         return file.read(num_bytes)
 
 
+def file_version(path: Path | str) -> str:
+    """Return the version of a local file, as a listing has it. Raises as `read_file` does."""
+    with _mapped_errors(path):
+        return etag_of(os.stat(_real_path(path)))
+
+
 def _real_path(path: Path | str) -> Path | str:
     if not os.path.exists(path) and "%" in str(path):
         return _undisplay(Path(path))

@@ -458,6 +458,14 @@ def get_object(
     return bytes(policy(_mapped, attempt, f"s3://{bucket}/{key}"))
 
 
+def get_version(client: "S3Client", policy: Any, address: tuple[str, str]) -> str:
+    """Return the ETag of an object of (bucket, key) as a listing has it, with retries."""
+    bucket, key = address
+    call = partial(client.head_object, Bucket=bucket, Key=key)
+    head = policy(_mapped, call, f"s3://{bucket}/{key}")
+    return str(head["ETag"]).strip('"')
+
+
 def get_range(client: "S3Client", policy: Any, address: tuple[str, str], span: str) -> bytes:
     """Read a byte range of an object of (bucket, key), such as `0-99` or `-100`, with retries."""
     bucket, key = address

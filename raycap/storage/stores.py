@@ -10,9 +10,9 @@ from raycap.config import StorageConfig
 from raycap.errors import ConfigError
 from raycap.storage.address import Address
 from raycap.storage.base import Store, retrying
-from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign
-from raycap.storage.local import LocalStore, read_file, read_file_range
-from raycap.storage.s3 import S3Store, get_object, get_range, make_client
+from raycap.storage.foreign import ForeignStore, foreign_version, open_filesystem, read_foreign
+from raycap.storage.local import LocalStore, file_version, read_file, read_file_range
+from raycap.storage.s3 import S3Store, get_object, get_range, get_version, make_client
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
@@ -132,3 +132,20 @@ class ImageReader:
         files: Any = self._foreign(scheme)
         data: bytes = self._retrying(read_foreign, files, uri, offset_bytes, end)
         return data
+
+    def version(self, uri: str) -> str | None:
+        """Return the version of a file as a listing has it; None where the store tells none.
+
+        Raises as `read` does.
+        """
+        address = Address.parse(uri)
+        scheme = address.scheme
+        if address.is_local:
+            return file_version(address.path)
+        if address.is_s3:
+            where = address.bucket_and_key
+            return get_version(self._s3(scheme), self._retrying, where)
+        if address.is_web:
+            return None
+        version: str | None = self._retrying(foreign_version, self._foreign(scheme), uri)
+        return version
