@@ -134,6 +134,7 @@ def open_run(store: Store, claim: Claim) -> Iterator[Run]:
         with stopping(lambda: _describe_stop(run)):
             claim_output(run.store, claim)
             yield run
+            lock.ensure()  # nothing is reported as done in an output that is no longer ours
 
 
 @contextmanager

@@ -42,6 +42,9 @@ class HeldLock(WriteLock, Protocol):
     def token(self) -> str:
         """What the lock file names its holder by; see `Store.witnessed`."""
 
+    def ensure(self) -> None:
+        """Raise RunConflict if another writer may have taken over; may have to ask the store."""
+
 
 @runtime_checkable
 class Store(Protocol):

@@ -182,6 +182,10 @@ class _Held:
         """Raise RunConflict if another writer has taken over, as far as is known here."""
         self._lock.check()
 
+    def ensure(self) -> None:
+        """Raise RunConflict if another writer may have taken over; may have to ask the store."""
+        self._lock.ensure()
+
 
 @contextmanager
 def fenced_lock(store: FenceableStore, key: str) -> Iterator[HeldLock]:

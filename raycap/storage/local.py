@@ -207,6 +207,10 @@ class _Held:
         """Raise RunConflict if the folder or its lock was deleted, renamed or replaced."""
         self._held.check()
 
+    def ensure(self) -> None:
+        """Do the same: the operating system answers at once."""
+        self._held.check()
+
 
 def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
     """Read a local file, at most `max_bytes + 1` of it.
