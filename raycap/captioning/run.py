@@ -209,8 +209,9 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         ModelError: the model cannot be found, loaded or run.
     """
     started = time.monotonic()
-    asked = _settle(source, _with_model(config or CaptionConfig(), model))
-    store = open_store(str(output), asked.config.storage)
+    config = _with_model(config or CaptionConfig(), model)
+    store = open_store(str(output), config.storage)  # first: finding a model may download it
+    asked = _settle(source, config)
     with (
         open_run(store, asked.claim) as run,
         secret_addresses() as addresses,
