@@ -70,6 +70,15 @@ class Committer:
         on_commit: Callable[[CaptionsFooter], None],
         cascade: Cascade | None = None,
     ) -> None:
+        """Prepare to write.
+
+        Args:
+            store: the locked output, whose writes fail once another writer has taken over.
+            lock: its lock.
+            plan: its manifest.
+            on_commit: called with the footer of each part that is written.
+            cascade: the run's cascade.
+        """
         self._store = store
         self._lock = lock
         self._plan = plan
@@ -93,6 +102,7 @@ class Committer:
             StorageError: an earlier part could not be written.
             RunConflict: another writer has taken over the output.
         """
+        self._lock.check()
         fresh = []
         parts = table[schema.PART].to_numpy()
         for number in np.unique(parts).tolist():
@@ -157,8 +167,8 @@ class Committer:
             rows = answered.sort_by(schema.ROW).select(schema.CAPTIONS.names)
         revision = self._plan.parts[number].revision
         counts = self._cascade.counts(rows, answered) if self._cascade else None
-        data, footer = encode_captions(rows, num_bytes, revision, now(), counts)
-        self._lock.check()
+        run = self._plan.run
+        data, footer = encode_captions(rows, num_bytes, revision, now(), counts, run=run)
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)
         return footer

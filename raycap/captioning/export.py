@@ -10,7 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress, islice
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
-from raycap.config import ExportFormat, SameStem, StorageConfig, choose
+from raycap.config import ExportFormat, Gone, SameStem, StorageConfig, choose
 from raycap.errors import UNREADABLE, ConfigError, ImageError, ObjectNotFound, StorageError
 from raycap.results.captioning import ExportCounts
-from raycap.schema import CAPTION, IMAGE_ID, ROW, STATUS, URI
+from raycap.schema import CAPTION, ETAG, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
 from raycap.storage.parallel import ordered_map
@@ -43,6 +43,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     force: bool = False,
     keep_existing: bool = False,
     same_stem: SameStem | str = SameStem.SUFFIX,
+    gone: Gone | str = Gone.KEEP,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -57,6 +58,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             the others.
         same_stem: Names of the sidecars of images such as `x.jpg` and `x.png`: `suffix` (default),
             `first` or `error`.
+        gone: `drop` leaves out images that were missing from the source when it was last listed.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -71,13 +73,17 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
         raise ConfigError(
             "--keep-existing is for --to sidecar, and excludes --force: leave one of them out"
         )
-    source = open_finished(str(output), storage or StorageConfig())
+    stems = choose(SameStem, same_stem, "same_stem")
+    drops_gone = choose(Gone, gone, "gone") is Gone.DROP
+    source = open_finished(str(output), storage or StorageConfig(), drops_gone=drops_gone)
     if to == ExportFormat.SIDECAR:
         folder = _open_folder(str(destination), source)
-        return _export_sidecars(source, folder, existing, choose(SameStem, same_stem, "same_stem"))
-    if to == ExportFormat.WEBDATASET:
-        return _export_tars(source, _open_folder(str(destination), source), force=force)
-    return _export_file(source, str(destination), to, force=force)
+        counts = _export_sidecars(source, folder, existing, stems)
+    elif to == ExportFormat.WEBDATASET:
+        counts = _export_tars(source, _open_folder(str(destination), source), force=force)
+    else:
+        counts = _export_file(source, str(destination), to, force=force)
+    return replace(counts, num_gone_skipped=source.num_dropped)
 
 
 _WRITERS: dict[ExportFormat, Callable[[formats.Pages, BinaryIO], int]] = {
@@ -158,8 +164,7 @@ def _export_sidecars(
 ) -> ExportCounts:
     # Names take failed images into account: a tool would read `a.txt` as the caption of both
     # `a.jpg` and `a.png`, and no name may change when a failed image is captioned later.
-    pages = (page[IMAGE_ID].to_pylist() for page in source.pages([IMAGE_ID]))
-    names = formats.SidecarNames(pages, same_stem)
+    names = formats.SidecarNames(source.image_ids(), same_stem)
     shared = _find_shared(source, names) if names.has_shared else []
     if shared and same_stem is SameStem.ERROR:
         raise ConfigError(
@@ -322,9 +327,29 @@ def _fetch(
     if isinstance(file, ImageError):
         return row, f"{row[IMAGE_ID]}: {file.message}"
     try:
-        image = reader.read(uri, max_bytes) if file is None else file
+        if file is not None:
+            image = file
+        else:
+            image = reader.read(uri, max_bytes)
+            # Afterwards: what is replaced from now on is not what was read.
+            changed = _difference(row, image, reader.version(uri))
+            if changed is not None:
+                return row, f"{row[URI]}: {changed}"
     except UNREADABLE as error:
         return row, str(error)
     if len(image) > max_bytes:
         return row, f"{row[URI]}: has grown beyond {max_bytes:,} bytes"
     return row, image
+
+
+def _difference(row: dict[str, Any], image: bytes, version: str | None) -> str | None:
+    """Say why an image is not the one that was captioned; None if it is, as far as is known."""
+    if row[ETAG] is not None and version is not None:
+        if row[ETAG] != version:
+            return (
+                "has changed since it was captioned; run the same `raycap caption` command again, "
+                "then export again"
+            )
+    elif not formats.is_image(image):
+        return "is no longer an image"
+    return None

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
+from PIL import Image, UnidentifiedImageError
 
 from raycap.config import SameStem
 from raycap.images.names import IMAGE_SUFFIXES
@@ -347,3 +348,16 @@ def image_suffix(image_id: str, data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
     return next((s for magic, s in _SIGNATURES.items() if data.startswith(magic)), ".bin")
+
+
+def is_image(data: bytes) -> bool:
+    """Whether a file begins as an image does; nothing is decoded."""
+    if data[4:8] == b"ftyp":  # HEIF and AVIF, which Pillow may lack
+        return True
+    try:
+        Image.open(BytesIO(data)).close()
+    except UnidentifiedImageError:
+        return False
+    except Image.DecompressionBombError:
+        return True
+    return True

@@ -11,9 +11,17 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from raycap.captioning.parts import CAPTIONS, CaptionsFooter, list_parts, read_captions_footer
+from raycap.captioning.parts import (
+    CAPTIONS,
+    CaptionsFooter,
+    ManifestFooter,
+    list_parts,
+    part_key,
+    read_captions_footer,
+)
 from raycap.captioning.plan import CaptionPlan
 from raycap.errors import TRANSIENT_CODES, ConfigError, DatasetError, ErrorCode
+from raycap.runs.records import RUN
 from raycap.schema import WORK
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -104,18 +112,24 @@ def read_ledger(
     retry_failed: RetryFailed,
     num_threads: int,
     is_second: bool = False,
+    run: str = "",
 ) -> Ledger:
     """Compare the committed parts with the plan, by their footers only.
 
-    A damaged captions part counts as missing: it cannot be read, and can be captioned again.
+    A damaged captions part counts as missing: it cannot be read, and can be captioned again. A part
+    of another run, or of other images, is neither adopted nor replaced.
 
     Args:
         store: Of the output.
         plan: Its manifest.
+        run: Digest of the run's fingerprint; "" accepts the parts of any run.
         retry_failed: Failures to retry.
         num_threads: Footers to read at the same time.
         is_second: After the pass of the first model, caption the images that await the second
             model of a cascade.
+
+    Raises:
+        DatasetError: a captions part belongs to another run or manifest.
     """
     ledger = Ledger()
     codes = retried_codes(retry_failed)
@@ -125,6 +139,9 @@ def read_ledger(
         if footer is None:
             ledger.missing.append(number)
             continue
+        problem = foreign_reason(footer, plan.parts[number], run)
+        if problem is not None:
+            raise foreign_part(store, number, problem)
         is_stale = footer.revision != plan.parts[number].revision
         num_retried = sum(count for code, count in footer.failed.items() if code in codes)
         if is_second and footer.num_awaiting:
@@ -138,6 +155,49 @@ def read_ledger(
     ledger.missing += sorted(plan.parts.keys() - set(committed))
     ledger.num_pending += sum(plan.parts[number].num_rows for number in ledger.missing)
     return ledger
+
+
+def foreign_reason(footer: CaptionsFooter, part: ManifestFooter, run: str) -> str | None:
+    """Say why a captions part does not belong to a manifest part; None if it does.
+
+    Parts of older versions name neither their run nor their ids: the number of rows must do.
+    """
+    if run and footer.run and footer.run != run:
+        return "is of another run, with another source, model or settings"
+    if footer.num_rows != part.num_rows:
+        return f"has {footer.num_rows:,} rows for the {part.num_rows:,} images of its manifest part"
+    if footer.ids and part.ids and footer.ids != part.ids:
+        return "has other images than its manifest part"
+    return None
+
+
+def foreign_part(store: Store, number: int, reason: str) -> DatasetError:
+    """Return the error about a captions part that does not belong to the output."""
+    address = store.address(part_key(CAPTIONS, number))
+    return DatasetError(
+        f"{address}: {reason}; move the file away and run the same `raycap caption` command again, "
+        "or give another output",
+        uri=address,
+    )
+
+
+def check_adoptable(store: Store, run: str, num_threads: int) -> None:
+    """Make sure that captions without a `run.json` are those of this run.
+
+    Raises:
+        DatasetError: one is of another run, or does not say of which.
+    """
+    numbers = sorted(list_parts(store, CAPTIONS))
+    footers = ordered_map(lambda n: _read_footer(store, n), numbers, num_threads)
+    for number, footer in zip(numbers, footers, strict=True):
+        if footer is None or footer.run != run:
+            is_other = footer is not None and footer.run
+            raise foreign_part(
+                store,
+                number,
+                f"is of {'another' if is_other else 'an unknown'} run, as the output has no "
+                f"{RUN} (restore that if you have it)",
+            )
 
 
 def _read_footer(store: Store, number: int) -> CaptionsFooter | None:

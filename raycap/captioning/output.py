@@ -1,7 +1,7 @@
 """Reading of the output of a finished run, part by part in order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import pyarrow as pa
@@ -11,7 +11,8 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
 from raycap.captioning.plan import read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
-from raycap.results.captioning import read_run, source_dataset
+from raycap.results.captioning import read_caption_run, run_setting, source_dataset
+from raycap.runs.records import fingerprint_digest
 from raycap.schema import IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -32,17 +33,36 @@ class FinishedOutput:
     parts: list[int]
     """Numbers of the parts, ascending."""
     num_images: int
+    """Without those that are dropped."""
     read_ahead: int
     """Parts to read at the same time."""
     max_image_bytes: int
     """Largest image file that the run accepted."""
     dataset: str | None
     """Address of the run's source if that is a caption dataset, which may contain the images."""
+    dropped: dict[int, list[int]] = field(default_factory=dict)
+    """Rows by part that are left out, because their images are gone from the source."""
+
+    @property
+    def num_dropped(self) -> int:
+        """Images that are left out."""
+        return sum(map(len, self.dropped.values()))
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Yield the captions parts in order, with these columns or all."""
-        read = partial(read_part, self.store, CAPTIONS, columns=columns)
+
+        def read(number: int) -> pa.Table:
+            return self._without_dropped(
+                number, read_part(self.store, CAPTIONS, number, columns=columns)
+            )
+
         return ordered_map(read, self.parts, self.read_ahead)
+
+    def image_ids(self) -> Iterator[list[str]]:
+        """Yield the ids of each part, of dropped images too."""
+        read = partial(read_part, self.store, CAPTIONS, columns=[IMAGE_ID])
+        for page in ordered_map(read, self.parts, self.read_ahead):
+            yield page[IMAGE_ID].to_pylist()
 
     def part(self, number: int) -> pa.Table:
         """Read a captions part, with the row number and SOURCE_URI as further columns.
@@ -59,20 +79,34 @@ class FinishedOutput:
                 uri=self.store.address(part_key(CAPTIONS, number)),
             )
         numbered = table.append_column(ROW, pa.array(range(len(table)), pa.int32()))
-        return numbered.append_column(SOURCE_URI, manifest[URI])
+        return self._without_dropped(number, numbered.append_column(SOURCE_URI, manifest[URI]))
+
+    def _without_dropped(self, number: int, table: pa.Table) -> pa.Table:
+        if number not in self.dropped:
+            return table
+        dropped = set(self.dropped[number])
+        return table.filter(pa.array([row not in dropped for row in range(len(table))]))
 
 
-def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
+def open_finished(uri: str, config: StorageConfig, *, drops_gone: bool = False) -> FinishedOutput:
     """Open the output of a finished run.
+
+    Args:
+        uri: its address.
+        config: how stores are reached.
+        drops_gone: leave out images that were missing from the source when it was last listed.
 
     Raises:
         DatasetError: it is not an output of raycap, is damaged, or is unfinished.
         StorageError: it cannot be read.
     """
     store = open_store(uri, config)
-    run = read_run(store)
+    run = read_caption_run(store)
     plan = read_plan(store, config.list_threads)
-    ledger = read_ledger(store, plan, retry_failed=False, num_threads=config.list_threads)
+    digest = fingerprint_digest(run_setting(run, "fingerprint") or {})
+    ledger = read_ledger(
+        store, plan, retry_failed=False, num_threads=config.list_threads, run=digest
+    )
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:
         raise DatasetError(
@@ -87,14 +121,16 @@ def open_finished(uri: str, config: StorageConfig) -> FinishedOutput:
             uri=store.uri,
         )
     largest = max(part.num_rows for part in plan.parts.values())
-    image = run.get("config", {}).get("image", {})
+    max_bytes = run_setting(run, "config", "image", "max_bytes")
+    dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
     return FinishedOutput(
         store=store,
         config=config,
         parts=sorted(plan.parts),
-        num_images=plan.num_images,
+        num_images=plan.num_images - sum(map(len, dropped.values())),
+        dropped=dropped,
         # Bounds the rows in memory for small and large parts alike.
         read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
-        max_image_bytes=image.get("max_bytes", ImageConfig().max_bytes),
+        max_image_bytes=(max_bytes if isinstance(max_bytes, int) else ImageConfig().max_bytes),
         dataset=source_dataset(run),
     )

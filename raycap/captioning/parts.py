@@ -7,16 +7,18 @@ manifest part, the counts of a captions part. So resuming and totals read footer
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from hashlib import blake2b
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from raycap import schema
-from raycap.errors import TRANSIENT_CODES, DatasetError
+from raycap.errors import TRANSIENT_CODES, DatasetError, ObjectNotFound
 from raycap.storage.base import KEY, Store
 
 MANIFEST = "manifest/"
@@ -38,6 +40,10 @@ class ManifestFooter:
     revision: int = 0
     """Incremented when images of the part have changed; its captions part has the revision that it
     was captioned from."""
+    ids: str = ""
+    """Digest of its image ids; empty in parts of older versions."""
+    gone: list[int] = field(default_factory=list)
+    """Rows whose images were missing from the source when it was last listed, ascending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,10 @@ class CaptionsFooter:
     """Rows captioned by the second model."""
     num_second_failed: int = 0
     """Rows that the second model failed on, which keep the caption of the first."""
+    run: str = ""
+    """Digest of the fingerprint of its run; empty in parts of older versions."""
+    ids: str = ""
+    """Digest of its image ids, as in its manifest part; empty in parts of older versions."""
 
     @property
     def num_transient(self) -> int:
@@ -67,8 +77,20 @@ class CaptionsFooter:
         return sum(count for code, count in self.failed.items() if code in TRANSIENT_CODES)
 
 
+def ids_digest(table: pa.Table) -> str:
+    """Return a digest of the image ids of a part, in order."""
+    digest = blake2b(digest_size=16)
+    for image_id in table[schema.IMAGE_ID].to_pylist():
+        data = image_id.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
 FooterT = TypeVar("FooterT", ManifestFooter, CaptionsFooter)
 
+_FORMS: dict[type, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (ManifestFooter, CaptionsFooter)
+}
 _SCHEMAS = {MANIFEST: schema.MANIFEST, CAPTIONS: schema.CAPTIONS}
 
 
@@ -85,7 +107,7 @@ def list_parts(store: Store, folder: str) -> Iterator[int]:
                 yield int(match[1])
 
 
-def manifest_footer(table: pa.Table, revision: int = 0) -> ManifestFooter:
+def manifest_footer(table: pa.Table, revision: int = 0, gone: Iterable[int] = ()) -> ManifestFooter:
     """Return the footer for the rows of a manifest part, which are sorted by image id."""
     ids = table[schema.IMAGE_ID]
     return ManifestFooter(
@@ -94,6 +116,8 @@ def manifest_footer(table: pa.Table, revision: int = 0) -> ManifestFooter:
         num_rows=len(table),
         num_bytes=pc.sum(table[schema.SIZE_BYTES]).as_py() or 0,
         revision=revision,
+        ids=ids_digest(table),
+        gone=sorted(gone),
     )
 
 
@@ -108,6 +132,8 @@ def encode_captions(
     revision: int,
     committed_at: str = "",
     cascade: Mapping[str, int] | None = None,
+    *,
+    run: str = "",
 ) -> tuple[bytes, CaptionsFooter]:
     """Encode the rows of a captions part; return the bytes and the footer.
 
@@ -117,6 +143,7 @@ def encode_captions(
         revision: Of the manifest part that it was captioned from.
         committed_at: Current time in UTC.
         cascade: Counts of a cascade for the footer; None if there is none.
+        run: Digest of the run's fingerprint.
     """
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
     footer = CaptionsFooter(
@@ -126,14 +153,23 @@ def encode_captions(
         revision=revision,
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
         committed_at=committed_at,
+        run=run,
+        ids=ids_digest(table),
         **(cascade or {}),
     )
     return _encode(table.cast(schema.CAPTIONS), asdict(footer)), footer
 
 
 def read_manifest_footer(store: Store, number: int) -> ManifestFooter:
-    """Read the footer of a manifest part. Raises DatasetError if it is damaged."""
-    return _read_footer(store, part_key(MANIFEST, number), ManifestFooter)
+    """Read the footer of a manifest part. Raises DatasetError if it is damaged or missing."""
+    key = part_key(MANIFEST, number)
+    try:
+        return _read_footer(store, key, ManifestFooter)
+    except ObjectNotFound as error:
+        raise DatasetError(
+            f"{store.address(key)}: is missing; restore the file, or start in a new output",
+            uri=store.address(key),
+        ) from error
 
 
 def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
@@ -144,10 +180,29 @@ def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
 def read_part(store: Store, folder: str, number: int, columns: list[str] | None = None) -> pa.Table:
     """Read the rows of a part. Raises DatasetError with its address if it is damaged."""
     key = part_key(folder, number)
+    return _rows(store, folder, key, store.read(key), columns)
+
+
+def read_manifest_part(store: Store, number: int) -> tuple[pa.Table, ManifestFooter]:
+    """Read a manifest part in one request. Raises as `read_part` does."""
+    key = part_key(MANIFEST, number)
+    data = store.read(key)
+    return _rows(store, MANIFEST, key, data), _footer(store, key, data, ManifestFooter)
+
+
+def read_captions_part(store: Store, number: int) -> tuple[pa.Table, CaptionsFooter]:
+    """Read a captions part in one request. Raises as `read_part` does."""
+    key = part_key(CAPTIONS, number)
+    data = store.read(key)
+    return _rows(store, CAPTIONS, key, data), _footer(store, key, data, CaptionsFooter)
+
+
+def _rows(
+    store: Store, folder: str, key: str, data: bytes, columns: list[str] | None = None
+) -> pa.Table:
     wanted = columns or _SCHEMAS[folder].names
     try:
-        source = pa.BufferReader(store.read(key))
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         table = file.read([name for name in wanted if name != schema.MODEL or name in _names(file)])
         if schema.MODEL in wanted and schema.MODEL not in table.column_names:
             table = table.append_column(schema.MODEL, pa.nulls(len(table), pa.string()))
@@ -177,10 +232,16 @@ def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
     footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] == b"PAR1" and footer_bytes > len(tail) == _TAIL_BYTES:
         tail = store.read_tail(key, footer_bytes)
+    return _footer(store, key, tail, kind)
+
+
+def _footer(store: Store, key: str, tail: bytes, kind: type[FooterT]) -> FooterT:
+    """Read the footer from the end of a part."""
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-        return kind(**json.loads(metadata[_FOOTER_KEY]))
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        footer: FooterT = _FORMS[kind].validate_python(json.loads(metadata[_FOOTER_KEY]))
+        return footer
+    except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
         raise _damaged(store, key) from error
 
 

@@ -7,12 +7,21 @@ read as far as the chunk, and the two are joined. New images become new parts. A
 another ETag) gets its new ETag in its part, whose revision is incremented, so that only this row is
 captioned again. If the source has moved, an unchanged image gets its new address in the same way,
 but the revision stays. An interrupted planning is completed by the next one.
+
+`plan.json` records how many parts and images there are. So a part that is deleted later is missed,
+whichever it is, and a part that a late listing does not show is read all the same. A manifest part
+that `plan.json` does not count, left by an interrupted planning or by a writer that was taken over,
+is not part of the run: it is replaced or deleted.
+
+Images that the source no longer has keep their rows. Their part notes them in its footer.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,10 +38,14 @@ from raycap.captioning.parts import (
     read_part,
 )
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
+from raycap.results.captioning import SUMMARY, PlanRecord, read_plan_record, write_plan_record
+from raycap.runs.records import now
 from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_ROWS = 8_192
 
@@ -47,11 +60,20 @@ class CaptionPlan:
     """Images that were not in the manifest before."""
     num_changed: int = 0
     """Images whose ETag has changed."""
+    num_parts: int = field(default=0, compare=False)
+    """One more than the highest number of a part."""
+    run: str = field(default="", compare=False)
+    """Digest of the run's fingerprint; empty if it was not recorded."""
 
     @property
     def num_images(self) -> int:
         """Total number of images."""
         return sum(part.num_rows for part in self.parts.values())
+
+    @property
+    def num_gone(self) -> int:
+        """Images that were missing from the source when it was last listed."""
+        return sum(len(part.gone) for part in self.parts.values())
 
     @property
     def num_bytes(self) -> int:
@@ -60,17 +82,57 @@ class CaptionPlan:
 
 
 def read_plan(store: Store, num_threads: int) -> CaptionPlan:
-    """Read the footers of the existing manifest."""
-    numbers = sorted(list_parts(store, MANIFEST))
+    """Read the footers of the existing manifest.
+
+    Raises:
+        DatasetError: a part is missing or damaged.
+    """
+    record = read_plan_record(store)
+    if record is None:  # older, or not planned to the end
+        numbers = sorted(list_parts(store, MANIFEST))
+        num_parts = max(numbers, default=-1) + 1
+    else:
+        absent = set(record.absent)
+        numbers = [number for number in range(record.num_parts) if number not in absent]
+        num_parts = record.num_parts
     footers = ordered_map(lambda n: read_manifest_footer(store, n), numbers, num_threads)
-    return CaptionPlan(parts=dict(zip(numbers, footers, strict=True)))
+    return CaptionPlan(
+        parts=dict(zip(numbers, footers, strict=True)),
+        num_parts=num_parts,
+        run="" if record is None else record.run,
+    )
+
+
+def record_plan(store: Store, plan: CaptionPlan) -> None:
+    """Write `plan.json` if it does not say this already, and delete parts that it does not count.
+
+    Args:
+        store: the output.
+        plan: the complete plan, with the digest of its run.
+    """
+    record = PlanRecord(
+        run=plan.run,
+        num_parts=plan.num_parts,
+        num_images=plan.num_images,
+        num_gone=plan.num_gone,
+        absent=sorted(set(range(plan.num_parts)) - plan.parts.keys()),
+    )
+    before = read_plan_record(store)
+    if before is None or replace(before, planned_at="") != record:
+        write_plan_record(store, replace(record, planned_at=now()))
+    for number in sorted(set(list_parts(store, MANIFEST)) - plan.parts.keys()):
+        logger.warning("stray_part_deleted key=%s", part_key(MANIFEST, number))
+        store.delete(part_key(MANIFEST, number))
 
 
 def _check_whole(store: Store, plan: CaptionPlan) -> None:
     """Raise if a captioned part was deleted: its images would be planned and captioned again.
 
-    An interrupted planning leaves gaps as well, but those are not captioned.
+    An interrupted planning leaves gaps as well, but those are not captioned. Where a plan was
+    recorded, `read_plan` has found out already.
     """
+    if plan.run:
+        return
     for number in sorted(set(range(max(plan.parts, default=0))) - plan.parts.keys()):
         with suppress(ObjectNotFound):
             store.size(part_key(CAPTIONS, number))
@@ -112,19 +174,35 @@ def extend_plan(  # noqa: PLR0913  independent choices, by keyword
     threads_per_run = max(1, num_threads // max(1, len(numbers)))
     columns = [IMAGE_ID, ETAG, *([URI] if is_moved else [])]
     runs = [SortedRun(store, run, threads_per_run, columns) for run in numbers]
-    changes = _Changes(store, plan, num_threads, dry_run=dry_run)
-    fresh = _new_rows(_chunks(limited(listing, limit)), runs, changes)
-    first = max(plan.parts, default=-1) + 1
-
-    def write(part: tuple[int, bytes]) -> None:
-        if not dry_run:
-            store.write(part_key(MANIFEST, part[0]), part[1])
-
+    writer = _Writer(store, dry_run=dry_run)
+    changes = _Changes(writer, plan, num_threads)
+    fresh = _new_rows(_chunks(limited(listing, limit)), runs, changes, is_whole=limit is None)
+    first = plan.num_parts
     # This thread encodes: every thread that encodes would keep its peak memory.
-    for _ in ordered_map(write, _encoded(_cut(fresh, part_size), first, plan), num_threads):
+    for _ in ordered_map(writer.write, _encoded(_cut(fresh, part_size), first, plan), num_threads):
         pass
     changes.apply()
     return plan
+
+
+class _Writer:
+    """Writes manifest parts, and before the first deletes the summary, which no longer holds."""
+
+    def __init__(self, store: Store, *, dry_run: bool) -> None:
+        self.store = store
+        self.dry_run = dry_run
+        self._begun = False
+        self._beginning = Lock()
+
+    def write(self, part: tuple[int, bytes]) -> None:
+        """Write a part; nothing in a dry run."""
+        if self.dry_run:
+            return
+        with self._beginning:
+            if not self._begun:
+                self.store.delete(SUMMARY)
+                self._begun = True
+        self.store.write(part_key(MANIFEST, part[0]), part[1])
 
 
 def _encoded(
@@ -134,6 +212,7 @@ def _encoded(
     for number, table in enumerate(tables, start=first):
         footer = manifest_footer(table)
         plan.parts[number] = footer
+        plan.num_parts = number + 1
         plan.num_new += footer.num_rows
         yield number, encode_manifest(table, footer)
 
@@ -147,35 +226,54 @@ class _Changes:
     So only parts in the current key range are in memory, however many images have changed.
     """
 
-    def __init__(self, store: Store, plan: CaptionPlan, num_threads: int, *, dry_run: bool) -> None:
-        self._store = store
+    def __init__(self, writer: _Writer, plan: CaptionPlan, num_threads: int) -> None:
+        self._writer = writer
         self._plan = plan
         self._num_threads = num_threads
-        self._dry_run = dry_run
         self._rows: defaultdict[int, list[_Change]] = defaultdict(list)
+        self._gone: defaultdict[int, set[int]] = defaultdict(set)
+        self._marked = {number for number, part in plan.parts.items() if part.gone}
+        self.knows_gone = True
+        """Whether the listing went far enough to tell which rows of the parts are gone."""
 
     def note(self, part: int, change: _Change) -> None:
         """Record a changed row."""
         self._rows[part].append(change)
         self._plan.num_changed += not change[-1]
 
+    def note_gone(self, rows: pa.Table) -> None:
+        """Record rows that are missing from the source."""
+        for number, row in zip(rows[PART].to_pylist(), rows[ROW].to_pylist(), strict=True):
+            self._gone[number].add(row)
+
     def apply(self, through: str | None = None) -> None:
         """Rewrite the changed parts that end at or before an id, or all of them."""
         parts = self._plan.parts
-        numbers = [n for n in sorted(self._rows) if through is None or parts[n].last <= through]
-        changed = [(number, self._rows.pop(number)) for number in numbers]
-        if not self._dry_run:
+        touched = self._rows.keys() | self._gone.keys() | self._marked
+        numbers = [n for n in sorted(touched) if through is None or parts[n].last <= through]
+        changed = [found for found in map(self._take, numbers) if found is not None]
+        if not self._writer.dry_run:
             parts.update(ordered_map(self._rewrite, changed, self._num_threads))
 
-    def _rewrite(self, changed: tuple[int, list[_Change]]) -> tuple[int, ManifestFooter]:
-        number, rows = changed
-        columns = read_part(self._store, MANIFEST, number).to_pydict()
+    def _take(self, number: int) -> tuple[int, list[_Change], set[int]] | None:
+        """Take what is to be changed in a part; None where it is right as it is."""
+        rows, gone = self._rows.pop(number, []), self._gone.pop(number, set())
+        self._marked.discard(number)
+        before = set(self._plan.parts[number].gone)
+        if not self.knows_gone:
+            gone = before
+        return (number, rows, gone) if rows or gone != before else None
+
+    def _rewrite(self, changed: tuple[int, list[_Change], set[int]]) -> tuple[int, ManifestFooter]:
+        number, rows, gone = changed
+        columns = read_part(self._writer.store, MANIFEST, number).to_pydict()
         for row, uri, size, etag, _ in rows:
             columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
         table = pa.table(columns, schema=MANIFEST_SCHEMA)
         is_changed = not all(only_moved for *_, only_moved in rows)
-        footer = manifest_footer(table, self._plan.parts[number].revision + is_changed)
-        self._store.write(part_key(MANIFEST, number), encode_manifest(table, footer))
+        revision = self._plan.parts[number].revision + is_changed
+        footer = manifest_footer(table, revision, gone)
+        self._writer.write((number, encode_manifest(table, footer)))
         return number, footer
 
 
@@ -207,6 +305,12 @@ class SortedRun:
                 return taken
             self._rest = None
 
+    def rest(self) -> Iterator[pa.Table]:
+        """Yield all further rows."""
+        if self._rest is not None:
+            yield self._rest
+        yield from self._parts
+
 
 def _positioned(store: Store, number: int, columns: Sequence[str]) -> pa.Table:
     table = read_part(store, MANIFEST, number, list(columns))
@@ -228,9 +332,10 @@ def sorted_runs(plan: CaptionPlan) -> Iterator[list[int]]:
 
 
 def _new_rows(
-    chunks: Iterator[pa.Table], runs: list[SortedRun], changes: _Changes
+    chunks: Iterator[pa.Table], runs: list[SortedRun], changes: _Changes, *, is_whole: bool
 ) -> Iterator[pa.Table]:
-    """Yield the rows that are in no sorted run, and record rows whose ETag has changed."""
+    """Yield the rows that are in no sorted run, and record rows that have changed or are gone."""
+    last: str | None = None
     for chunk in chunks:
         last = chunk[IMAGE_ID][-1].as_py()
         known = [table for run in runs for table in run.take_through(last)]
@@ -240,8 +345,15 @@ def _new_rows(
         old = pa.concat_tables(known)
         index = pc.index_in(chunk[IMAGE_ID], value_set=old[IMAGE_ID].combine_chunks())
         _note_changes(chunk, old, index, changes)
+        listed = pc.is_in(old[IMAGE_ID], value_set=chunk[IMAGE_ID].combine_chunks())
+        changes.note_gone(old.filter(pc.invert(listed)))
         changes.apply(through=last)
         yield chunk.filter(pc.is_null(index))
+    # Without any row, or with only the first ones, a listing does not tell what is gone.
+    changes.knows_gone = is_whole and last is not None
+    if changes.knows_gone:
+        for table in (table for run in runs for table in run.rest()):
+            changes.note_gone(table)
 
 
 def _note_changes(

@@ -7,7 +7,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,18 @@ from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.commit import Committer
-from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
+from raycap.captioning.ledger import (
+    Ledger,
+    RetryFailed,
+    Totals,
+    check_adoptable,
+    read_ledger,
+    retried_codes,
+)
 from raycap.captioning.loading import RunSpec
-from raycap.captioning.moving import find_move
-from raycap.captioning.parts import CAPTIONS, MANIFEST
-from raycap.captioning.plan import CaptionPlan, extend_plan
+from raycap.captioning.moving import Move, find_move
+from raycap.captioning.parts import CAPTIONS, MANIFEST, list_parts
+from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.refusals import Refusals
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
@@ -32,21 +39,24 @@ from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
-from raycap.errors import ConfigError
+from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import (
+    PLAN,
+    PROGRESS,
     SUMMARY,
     Forecast,
     Summary,
     is_complete,
+    read_plan_record,
     write_summary,
 )
-from raycap.runs.opening import Claim, Run, open_run
-from raycap.runs.records import now, versions
+from raycap.runs.opening import Claim, Run, check_claim, open_run
+from raycap.runs.records import RUN, fingerprint_digest, now, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
@@ -56,19 +66,21 @@ logger = logging.getLogger(__name__)
 class CaptionPass:
     """One model's pass: the rows of earlier invocations, and those it adds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all that a pass works on
         self,
         run: Run,
         plan: CaptionPlan,
         ledger: Ledger,
         config: CaptionConfig,
         model: ModelSource,
+        heartbeat: Heartbeat,
         *,
         retry_failed: RetryFailed = False,
     ) -> None:
         self._store = run.store
         self._retried = retried_codes(retry_failed)
         self._lock = run.lock
+        self._heartbeat = heartbeat
         self._plan = plan
         self._num_images = plan.num_images  # once: it is a sum over all parts
         self._ledger = ledger
@@ -137,15 +149,13 @@ class CaptionPass:
         )
         started = time.monotonic()
         add = self.totals.add
-        with (
-            Heartbeat(self._store, self._progress(0.0)) as heartbeat,
-            Committer(self._store, self._lock, self._plan, add, self._cascade) as committer,
-        ):
+        self._heartbeat.note(self.progress())
+        with Committer(self._store, self._lock, self._plan, add, self._cascade) as committer:
             try:
                 for table in self._readable(answered_rows(self._ledger.work(), spec, resources)):
                     self._count(committer.add(table))
-                    progress = self._progress(time.monotonic() - started)
-                    heartbeat.note(progress)
+                    progress = self.progress(time.monotonic() - started)
+                    self._heartbeat.note(progress)
                     on_progress(progress)
                 committer.finish()
             finally:
@@ -177,7 +187,8 @@ class CaptionPass:
         self._num_failed += failed
         telemetry.note_answered(kept, self._ledger.num_pending - self.num_answered)
 
-    def _progress(self, elapsed_s: float) -> Progress:
+    def progress(self, elapsed_s: float = 0.0) -> Progress:
+        """Return how far the pass is."""
         total = self._num_images
         return Progress(
             num_done=min(total, total - self._ledger.num_pending + self.num_answered),
@@ -244,32 +255,72 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         "cascade.below": below,
     }
     config = override(config or CaptionConfig(), named)
-    listing = open_source(str(source), config.storage, config.source.split)
-    store = open_store(str(output), config.storage)
-    announce("finding the model")
-    found = find_model(config.model.name, config.model.adapter)
-    check_arithmetic(found, config.model)
-    second = find_cascade(config, found)
-    generation = settled_generation(config.generation, found)
-    check_backend(found, config.model, generation)
-    config = config.model_copy(update={"generation": generation})
     retried_codes(retry_failed)  # a wrong one is refused before anything is written
-    fingerprint = caption_fingerprint(listing.identity, found, config, second)
-    former = None if source_moved_from is None else str(source_moved_from)
-    moved = find_move(store, fingerprint, former)
-    claim = CaptionClaim(moved.fingerprint, config)
-    with open_run(store, claim) as run, secret_addresses() as addresses:
-        store.remove_leftovers(MANIFEST)
-        store.remove_leftovers(CAPTIONS)
-        listing.tables = addresses.taken_out(listing.tables)
-        moved.record(store)
-        plan = _plan(store, listing, config, limit=limit, is_moved=moved.is_moved)
-        passes = _Passes(run, plan, listing, addresses, on_progress or (lambda _: None))
-        passes.complete(config, found, second, retry_failed=retry_failed, debug=debug)
-        summary = passes.summary(found, second, started)
-        if passes.num_answered or not is_complete(store):
+    store = open_store(str(output), config.storage)  # first: finding a model may download it
+    asked = _settle(source, store, config, source_moved_from)
+    with (
+        open_run(store, asked.claim) as run,
+        secret_addresses() as addresses,
+        Heartbeat(run.store, _NOTHING_YET) as heartbeat,
+    ):
+        run.store.remove_leftovers(MANIFEST)
+        run.store.remove_leftovers(CAPTIONS)
+        asked.listing.tables = addresses.taken_out(asked.listing.tables)
+        asked.move.record(run.store)
+        plan = _plan(run.store, asked, limit=limit)
+        invocation = _Invocation(
+            run, plan, asked, addresses, heartbeat, on_progress or (lambda _: None)
+        )
+        invocation.complete(retry_failed=retry_failed, debug=debug)
+        summary = invocation.summary(started)
+        if invocation.num_answered or not is_complete(run.store):
             run.finish(write_summary, summary)
     return summary
+
+
+_NOTHING_YET = Progress(num_done=0, num_total=0, num_failed=0, images_per_s=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What a run is asked to do, with the model found and every default settled."""
+
+    listing: Listing
+    model: ModelSource
+    cascade: Cascade | None
+    config: CaptionConfig
+    move: Move
+    """Where the source of the output's run is now."""
+    claim: "CaptionClaim"
+
+    @property
+    def run(self) -> str:
+        """The digest by which parts name their run."""
+        return fingerprint_digest(self.claim.fingerprint)
+
+
+def _settle(
+    source: str | Path, store: Store, config: CaptionConfig, former: str | Path | None = None
+) -> _Asked:
+    """Open the source and find the model; so everything is refused that cannot work."""
+    listing = open_source(str(source), config.storage, config.source.split)
+    announce("finding the model")
+    model = find_model(config.model.name, config.model.adapter)
+    check_arithmetic(model, config.model)
+    cascade = find_cascade(config, model)
+    generation = settled_generation(config.generation, model)
+    check_backend(model, config.model, generation)
+    config = config.model_copy(update={"generation": generation})
+    fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
+    move = find_move(store, fingerprint, None if former is None else str(former))
+    return _Asked(
+        listing=listing,
+        model=model,
+        cascade=cascade,
+        config=config,
+        move=move,
+        claim=CaptionClaim(move.fingerprint, config),
+    )
 
 
 def caption_fingerprint(
@@ -310,7 +361,33 @@ class CaptionClaim(Claim):
         """Write nothing: `run.json` holds the settings."""
 
     def check_free(self, store: Store) -> None:
-        """Accept any files."""
+        """Accept any files but the captions of another run, whose `run.json` is lost."""
+        check_adoptable(store, fingerprint_digest(self.fingerprint), _CHECK_THREADS)
+
+    def create(self, store: Store) -> None:
+        """Claim the output, and delete the plan of a run whose `run.json` is lost."""
+        record = read_plan_record(store)
+        if record is None or record.run != fingerprint_digest(self.fingerprint):
+            _delete_plan(store)
+        super().create(store)
+
+    def may_replace(self, store: Store) -> bool:
+        """Whether the other run has committed nothing, say for a wrong address or setting."""
+        return next(list_parts(store, CAPTIONS), None) is None
+
+    def replace(self, store: Store) -> None:
+        """Replace the run, and delete its plan."""
+        _delete_plan(store)
+        super().replace(store)
+
+
+_CHECK_THREADS = 16
+
+
+def _delete_plan(store: Store) -> None:
+    for key in (SUMMARY, PROGRESS, PLAN):
+        store.delete(key)
+    store.delete_all(MANIFEST)
 
 
 def forecast(
@@ -327,11 +404,24 @@ def forecast(
     Pass a `listing` if the source is open already.
     """
     config = config or CaptionConfig()
-    listing = listing or open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
-    plan = _plan(store, listing, config, limit=limit, dry_run=True)
+    asked = None
+    if listing is None and store.exists(RUN):
+        # Only then: finding a model may download it.
+        asked = _settle(source, store, config)
+        check_claim(store, asked.claim)
+        if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
+            store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
+    listing = asked.listing if asked else listing
+    listing = listing or open_source(str(source), config.storage, config.source.split)
+    is_moved = asked is not None and asked.move.is_moved
+    plan = _extended(store, listing, config, limit=limit, dry_run=True, is_moved=is_moved)
     ledger = read_ledger(
-        store, plan, retry_failed=retry_failed, num_threads=config.storage.list_threads
+        store,
+        plan,
+        retry_failed=retry_failed,
+        num_threads=config.storage.list_threads,
+        run=plan.run,
     )
     return Forecast(
         num_images=plan.num_images,
@@ -345,36 +435,36 @@ def forecast(
     )
 
 
-class _Passes:
+_NO_PREFIX = ".nothing"
+"""Where an output holds nothing."""
+
+
+class _Invocation:
     """One invocation: its passes over an output, one per model."""
 
     def __init__(
         self,
         run: Run,
         plan: CaptionPlan,
-        listing: Listing,
+        asked: _Asked,
         addresses: SecretAddresses,
+        heartbeat: Heartbeat,
         on_progress: OnProgress,
     ) -> None:
         self._run = run
         self._store = run.store
         self._plan = plan
-        self._listing = listing
+        self._asked = asked
+        self._listing = asked.listing
         self._addresses = addresses
+        self._heartbeat = heartbeat
         self._on_progress = on_progress
         self._passes: list[CaptionPass] = []
 
-    def complete(
-        self,
-        config: CaptionConfig,
-        model: ModelSource,
-        cascade: Cascade | None,
-        *,
-        retry_failed: RetryFailed,
-        debug: bool,
-    ) -> None:
+    def complete(self, *, retry_failed: RetryFailed, debug: bool) -> None:
         """Caption everything pending: by the first model, then by the second if there is one."""
-        self._pass(config, model, cascade, retry_failed=retry_failed, debug=debug)
+        config, cascade = self._asked.config, self._asked.cascade
+        self._pass(config, self._asked.model, cascade, retry_failed=retry_failed, debug=debug)
         if cascade is not None:
             second = replace(cascade, is_second=True)
             self._pass(second.config, second.model, second, retry_failed=False, debug=debug)
@@ -394,9 +484,19 @@ class _Passes:
             retry_failed=retry_failed,
             num_threads=config.storage.list_threads,
             is_second=cascade is not None and cascade.is_second,
+            run=self._plan.run,
         )
-        one = CaptionPass(self._run, self._plan, ledger, config, model, retry_failed=retry_failed)
+        one = CaptionPass(
+            self._run,
+            self._plan,
+            ledger,
+            config,
+            model,
+            self._heartbeat,
+            retry_failed=retry_failed,
+        )
         self._passes.append(one)
+        self._heartbeat.note(one.progress())
         if ledger.num_pending:
             self._store.delete(SUMMARY)
             self._run.describe_stop = one.describe_stop
@@ -409,8 +509,9 @@ class _Passes:
         """Images that this invocation captioned; those that went to both models count once."""
         return next((one.num_answered for one in self._passes if one.num_answered), 0)
 
-    def summary(self, model: ModelSource, cascade: Cascade | None, started: float) -> Summary:
+    def summary(self, started: float) -> Summary:
         """Return the summary of a run without pending images."""
+        model, cascade = self._asked.model, self._asked.cascade
         totals = self._passes[-1].totals
         num_failed = totals.failed.total()
         num_ok = totals.num_images - num_failed
@@ -424,6 +525,7 @@ class _Passes:
             failed=dict(totals.failed),
             skipped={name: count for name, count in self._listing.skipped.items() if count},
             repeated=list(self._listing.repeated),
+            num_gone=self._plan.num_gone,
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
@@ -436,7 +538,21 @@ class _Passes:
         )
 
 
-def _plan(
+def _plan(store: Store, asked: _Asked, *, limit: int | None) -> CaptionPlan:
+    """Plan a run, and record the plan."""
+    plan = _extended(store, asked.listing, asked.config, limit=limit, is_moved=asked.move.is_moved)
+    if plan.run and plan.run != asked.run:
+        raise DatasetError(
+            f"{store.address(PLAN)}: is of another run than {RUN}; restore the file, or start in "
+            "a new output",
+            uri=store.address(PLAN),
+        )
+    plan.run = asked.run
+    record_plan(store, plan)
+    return plan
+
+
+def _extended(
     store: Store,
     listing: Listing,
     config: CaptionConfig,
@@ -445,6 +561,11 @@ def _plan(
     dry_run: bool = False,
     is_moved: bool = False,
 ) -> CaptionPlan:
+    """List the source, and merge it into the manifest.
+
+    Raises:
+        ConfigError: the source has no images.
+    """
     announce("listing images")
     plan = extend_plan(
         store,

@@ -11,18 +11,30 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from raycap.captioning.parts import CAPTIONS, list_parts
 from raycap.config import StorageConfig
-from raycap.errors import ObjectNotFound, StorageError
+from raycap.errors import DatasetError, ObjectNotFound, RunConflict, StorageError
 from raycap.progress import Progress
-from raycap.results.captioning import PROGRESS, Beat, OutputStatus, is_complete, read_run
+from raycap.results.captioning import (
+    PROGRESS,
+    Beat,
+    OutputStatus,
+    PlanRecord,
+    is_complete,
+    read_caption_run,
+    read_plan_record,
+)
 from raycap.runs.records import encode_json, now, read_as
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "delete the file: a run writes it again"
 
 BEAT_S = 5.0
 """Seconds between two heartbeats."""
@@ -38,6 +50,7 @@ class Heartbeat:
         self._progress = first
         self._started_at = now()
         self._ended = Event()
+        self._is_lost = False
         self._thread = Thread(target=self._beat, daemon=True, name="raycap-progress")
 
     def __enter__(self) -> "Heartbeat":
@@ -48,14 +61,15 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._write(is_stopped=True)
+        if not self._is_lost:
+            self._write(is_stopped=True)
 
     def note(self, progress: Progress) -> None:
         """Update the progress to be written next."""
         self._progress = progress
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        while not self._is_lost and not self._ended.wait(BEAT_S):
             self._write(is_stopped=False)
 
     def _write(self, *, is_stopped: bool) -> None:
@@ -73,6 +87,8 @@ class Heartbeat:
         )
         try:
             self._store.write(PROGRESS, encode_json(asdict(beat)))
+        except RunConflict:
+            self._is_lost = True  # the file is its successor's; the committer ends the run
         except StorageError as error:
             # Not fatal: the parts, not this file, record what is committed.
             logger.warning("progress_not_written error=%s", error)
@@ -82,29 +98,66 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
     """Read the progress of a run from its output.
 
     Raises:
-        DatasetError: it is not an output of raycap, or `progress.json` is damaged.
+        DatasetError: it is not an output of `raycap caption`, or a record in it is damaged.
         StorageError: it cannot be read.
     """
     store = open_store(str(output), storage or StorageConfig())
-    read_run(store)
+    run = read_caption_run(store)
     try:
-        remedy = "delete the file: a run writes it again"
-        beat: Beat | None = read_as(TypeAdapter(Beat), store, PROGRESS, remedy)
+        beat: Beat | None = read_as(TypeAdapter(Beat), store, PROGRESS, _REMEDY)
     except ObjectNotFound:
         beat = None
-    age_s = None if beat is None else _seconds_since(beat.beat_at)
-    return OutputStatus(state=_state(store, beat, age_s), beat=beat, age_s=age_s)
+    age_s = _age_of(run) if beat is None else _seconds_since(store, beat)
+    plan = read_plan_record(store)
+    return OutputStatus(
+        state=_state(store, beat, age_s, plan),
+        beat=beat,
+        age_s=None if beat is None else age_s,
+        num_gone=0 if plan is None else plan.num_gone,
+    )
 
 
-def _state(store: Store, beat: Beat | None, age_s: float | None) -> str:
+def _state(store: Store, beat: Beat | None, age_s: float, plan: PlanRecord | None) -> str:
     if is_complete(store):
         return "complete"
-    if beat is None or age_s is None:
-        return "starting"
-    if beat.is_stopped:
+    is_over = beat is not None and beat.is_stopped
+    if (is_over or age_s > SILENT_AFTER_S) and _has_all_rows(store, beat, plan):
+        return "unfinished"
+    if is_over:
         return "stopped"
-    return "silent" if age_s > SILENT_AFTER_S else "running"
+    if age_s > SILENT_AFTER_S:
+        return "silent"
+    return "running" if beat is not None and beat.num_total else "starting"
 
 
-def _seconds_since(at: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+def _has_all_rows(store: Store, beat: Beat | None, plan: PlanRecord | None) -> bool:
+    """Whether every part is committed; they are listed only if it is likely."""
+    if plan is None or beat is None or not 0 < beat.num_total <= beat.num_done:
+        return False
+    parts = set(range(plan.num_parts)) - set(plan.absent)
+    return parts <= set(list_parts(store, CAPTIONS))
+
+
+def _age_of(run: dict[str, Any]) -> float:
+    """Return the seconds since a run was claimed; 0 if it does not say when."""
+    try:
+        return _seconds(run["created_at"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+
+
+def _seconds_since(store: Store, beat: Beat) -> float:
+    try:
+        return _seconds(beat.beat_at)
+    except ValueError as error:
+        raise DatasetError(
+            f"{store.address(PROGRESS)}: is damaged (beat_at: {beat.beat_at[:50]!r}); {_REMEDY}",
+            uri=store.address(PROGRESS),
+        ) from error
+
+
+def _seconds(at: str) -> float:
+    """Return the seconds since a time, which is in UTC where it names no zone."""
+    time = datetime.fromisoformat(at)
+    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return (datetime.now(UTC) - time).total_seconds()

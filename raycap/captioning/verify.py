@@ -1,6 +1,7 @@
 """Verification: manifest = ok + failed + pending, no duplicate ids, every part is complete.
 
-It reads every part once, a few at the same time, and needs neither Ray nor the model.
+What was planned (`plan.json`), the manifest, the captions and all footers must agree. It reads
+every part once, a few at the same time, and needs neither Ray nor the model.
 """
 
 from collections import Counter
@@ -12,18 +13,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.captioning.ledger import foreign_reason
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
+    CaptionsFooter,
+    ManifestFooter,
+    ids_digest,
     list_parts,
     part_key,
-    read_captions_footer,
-    read_part,
+    read_captions_part,
+    read_manifest_part,
 )
 from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_runs
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, ErrorCode
-from raycap.results.captioning import Verification, read_run
+from raycap.results.captioning import (
+    PLAN,
+    Verification,
+    is_complete,
+    read_caption_run,
+    read_plan_record,
+    run_setting,
+)
+from raycap.runs.records import fingerprint_digest
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import open_store
@@ -35,27 +48,27 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     """Check an output against its manifest.
 
     Raises:
-        DatasetError: it is not an output of raycap, or its manifest is damaged.
+        DatasetError: it is not an output of `raycap caption`, no image was planned in it, or its
+            manifest is damaged.
         StorageError: it cannot be read.
     """
     config = storage or StorageConfig()
     store = open_store(str(output), config)
-    is_cascade = "cascade" in read_run(store).get("fingerprint", {})
+    fingerprint = run_setting(read_caption_run(store), "fingerprint") or {}
     plan = read_plan(store, config.list_threads)
-    found = Verification(num_images=plan.num_images)
+    if not plan.parts:
+        raise DatasetError(
+            f"{store.uri}: no image was planned yet: the run ended before it had listed its "
+            "source; run the same `raycap caption` command",
+            uri=store.uri,
+        )
+    found = Verification(
+        num_images=plan.num_images, num_gone=plan.num_gone, has_summary=is_complete(store)
+    )
     committed = set(list_parts(store, CAPTIONS))
-    for number in sorted(committed - plan.parts.keys()):
-        found.report(f"{part_key(CAPTIONS, number)}: belongs to no manifest part")
-    for number in sorted(plan.parts.keys() - committed):
-        found.num_pending += plan.parts[number].num_rows
-
-    def check(number: int) -> _PartCheck:
-        part = _check_part(store, number)
-        if is_cascade and not part.problems:
-            _count_awaiting(part, store, number)
-        return part
-
-    for part in ordered_map(check, sorted(committed & plan.parts.keys()), config.list_threads):
+    _check_plan(found, store, plan, committed)
+    check = _Check(store, plan, fingerprint)
+    for part in ordered_map(check.part, sorted(committed & plan.parts.keys()), config.list_threads):
         found.num_ok += part.num_ok
         found.failed.update(part.failed)
         found.num_pending += part.num_pending
@@ -65,6 +78,25 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     for image_id in _repeated_ids(store, plan, config.list_threads):
         found.report(f"{image_id!r}: occurs more than once in the manifest")
     return found
+
+
+def _check_plan(found: Verification, store: Store, plan: CaptionPlan, committed: set[int]) -> None:
+    """Compare the parts that there are with those that were planned."""
+    record = read_plan_record(store)
+    if record is not None and record.num_images != plan.num_images:
+        found.report(
+            f"{PLAN}: {record.num_images:,} images were planned, but the manifest has "
+            f"{plan.num_images:,}"
+        )
+    for number in sorted(set(list_parts(store, MANIFEST)) - plan.parts.keys()):
+        found.report(
+            f"{part_key(MANIFEST, number)}: is not in {PLAN}; the next run of the same command "
+            "deletes it"
+        )
+    for number in sorted(committed - plan.parts.keys()):
+        found.report(f"{part_key(CAPTIONS, number)}: belongs to no manifest part")
+    for number in sorted(plan.parts.keys() - committed):
+        found.num_pending += plan.parts[number].num_rows
 
 
 @dataclass(kw_only=True)
@@ -77,25 +109,69 @@ class _PartCheck:
     problems: list[str] = field(default_factory=list)
 
 
-def _check_part(store: Store, number: int) -> _PartCheck:
-    check = _PartCheck()
-    name = part_key(CAPTIONS, number)
-    manifest = read_part(store, MANIFEST, number)
-    try:
-        captions = read_part(store, CAPTIONS, number)
-    except DatasetError as error:
-        check.problems.append(str(error))
+class _Check:
+    """The check of one part after the other."""
+
+    def __init__(self, store: Store, plan: CaptionPlan, fingerprint: dict[str, object]) -> None:
+        self._store = store
+        self._plan = plan
+        self._run = fingerprint_digest(fingerprint)
+        self._is_cascade = "cascade" in fingerprint
+
+    def part(self, number: int) -> _PartCheck:
+        """Check a part: its two files, and their footers."""
+        check = _PartCheck()
+        name = part_key(CAPTIONS, number)
+        manifest, planned = read_manifest_part(self._store, number)
+        _check_manifest(check, part_key(MANIFEST, number), manifest, planned)
+        try:
+            captions, footer = read_captions_part(self._store, number)
+        except DatasetError as error:
+            check.problems.append(str(error))
+            return check
+        if captions.schema.names != schema.CAPTIONS.names:
+            check.problems.append(f"{name}: has other columns than a captions part")
+            return check
+        if captions[schema.IMAGE_ID].to_pylist() != manifest[schema.IMAGE_ID].to_pylist():
+            check.problems.append(
+                f"{name}: its {len(captions)} rows are not the {len(manifest)} images of its "
+                "manifest"
+            )
+            return check
+        reason = foreign_reason(footer, planned, self._run)
+        if reason is not None:
+            check.problems.append(f"{name}: {reason}")
+            return check
+        _check_footer(check, name, captions, footer)
+        _count_rows(check, name, manifest, captions)
+        if self._is_cascade and not check.problems:  # the second model is awaited: pending
+            check.num_pending += footer.num_awaiting
+            check.num_ok -= footer.num_awaiting
         return check
-    if captions.schema.names != schema.CAPTIONS.names:
-        check.problems.append(f"{name}: has other columns than a captions part")
-        return check
-    if captions[schema.IMAGE_ID].to_pylist() != manifest[schema.IMAGE_ID].to_pylist():
+
+
+def _check_manifest(check: _PartCheck, name: str, rows: pa.Table, footer: ManifestFooter) -> None:
+    ids = rows[schema.IMAGE_ID]
+    claimed = (footer.num_rows, footer.first, footer.last)
+    if not len(rows) or claimed != (len(rows), ids[0].as_py(), ids[-1].as_py()):
+        check.problems.append(f"{name}: its footer claims {footer.num_rows:,} other rows")
+    elif footer.ids and footer.ids != ids_digest(rows):
+        check.problems.append(f"{name}: its footer claims other image ids")
+
+
+def _check_footer(check: _PartCheck, name: str, rows: pa.Table, footer: CaptionsFooter) -> None:
+    """Compare the counts of a footer, which totals are taken from, with the rows."""
+    failed = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_FAILED))
+    counts = (
+        len(rows),
+        pc.sum(rows[schema.NUM_WORDS]).as_py() or 0,
+        Counter(failed[schema.ERROR_CODE].to_pylist()),
+    )
+    if counts != (footer.num_rows, footer.num_words, Counter(footer.failed)):
         check.problems.append(
-            f"{name}: its {len(captions)} rows are not the {len(manifest)} images of its manifest"
+            f"{name}: its footer claims {footer.num_rows:,} rows, {footer.num_words:,} words and "
+            f"{sum(footer.failed.values()):,} failed images, which its rows do not have"
         )
-        return check
-    _count_rows(check, name, manifest, captions)
-    return check
 
 
 def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.Table) -> None:
@@ -118,13 +194,6 @@ def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.T
     check.num_ok = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_OK)).as_py() or 0
     codes = answered.filter(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED))
     check.failed.update(codes[schema.ERROR_CODE].to_pylist())
-
-
-def _count_awaiting(check: _PartCheck, store: Store, number: int) -> None:
-    """Count images that await the second model of a cascade as pending."""
-    num_awaiting = read_captions_footer(store, number).num_awaiting
-    check.num_pending += num_awaiting
-    check.num_ok -= num_awaiting
 
 
 def _repeated_ids(store: Store, plan: CaptionPlan, num_threads: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from raycap.config.caption import (
 from raycap.config.choices import (
     AnnotationFormatName,
     ExportFormat,
+    Gone,
     MissingPolicy,
     SameStem,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "ExportFormat",
     "ExternalMetricsConfig",
     "GenerationConfig",
+    "Gone",
     "ImageConfig",
     "LengthSearchConfig",
     "Lines",

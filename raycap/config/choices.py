@@ -40,6 +40,13 @@ class SameStem(StrEnum):
     """Stop, and name them, before anything is written."""
 
 
+class Gone(StrEnum):
+    """What becomes of images that are no longer in the source."""
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
 class MissingPolicy(StrEnum):
     """Treatment of images of the references for which a system has no caption."""
 

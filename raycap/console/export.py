@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import ExportFormat, SameStem
+from raycap.config import ExportFormat, Gone, SameStem
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -51,6 +51,13 @@ def export(
             "for the first of them (first), or none at all (error).",
         ),
     ] = SameStem.SUFFIX,
+    gone: Annotated[
+        Gone,
+        typer.Option(
+            "--gone",
+            help="Keep or drop images that were no longer in the source when it was last listed.",
+        ),
+    ] = Gone.KEEP,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -59,8 +66,8 @@ def export(
 
     Example: `raycap export captions/ captions.jsonl --to jsonl`
 
-    Exit codes: 0 all exported; 1 stopped, or some images could no longer be read; 2 usage or
-    config.
+    Exit codes: 0 all exported; 1 stopped, or some images are unreadable now or have changed; 2
+    usage or config.
     """
     with told_errors(debug=debug):
         from raycap.captioning.export import export as export_output
@@ -72,6 +79,7 @@ def export(
             force=force,
             keep_existing=keep_existing,
             same_stem=same_stem,
+            gone=gone,
             storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])
@@ -90,6 +98,8 @@ def export_rows(counts: "ExportCounts") -> list[tuple[str, str]]:
         rows.append(("without a caption", f"{counts.num_failed_skipped:,}"))
     if counts.num_kept:
         rows.append(("kept as they were", f"{counts.num_kept:,}"))
+    if counts.num_gone_skipped:
+        rows.append(("gone from source", f"{counts.num_gone_skipped:,} dropped"))
     if counts.num_unreadable:
         rows.append(("unreadable now", f"{counts.num_unreadable:,}"))
     return rows

@@ -49,7 +49,7 @@ def status(
             print_rows(work_rows(found))
         else:
             print_rows(status_rows(found))
-        if found.state in ("stopped", "silent"):
+        if found.state in ("stopped", "silent", "unfinished"):
             raise typer.Exit(EXIT_STOPPED)
 
 
@@ -65,6 +65,7 @@ _STATES = {
     "complete": "complete: every image has a row",
     "running": "running",
     "silent": "silent: no heartbeat, the run died or lost its output; run the same command",
+    "unfinished": "stopped before the summary, though every image has a row: run the same command",
     "stopped": "stopped: run the same command to continue",
     "starting": "starting: listing images",
 }
@@ -101,6 +102,8 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
         ("done", f"{beat.num_done:,} ({share:.1%})"),
         ("failed", f"{beat.num_failed:,}"),
     ]
+    if found.num_gone:
+        rows.append(("gone from source", f"{found.num_gone:,}"))
     if found.state == "running":
         rows.append(("rate", f"{beat.images_per_s:g} images/s"))
         left = beat.num_total - beat.num_done

@@ -92,6 +92,11 @@ def verification_rows(found: "Verification") -> list[tuple[str, str]]:
         verdict = f"{found.num_problems:,} problems"
     elif found.num_pending:
         verdict = "sound but not complete: run the same `raycap caption` command again"
+    elif not found.has_summary:
+        verdict = (
+            "every image has exactly one row, but the run did not end: run the same `raycap "
+            "caption` command again"
+        )
     else:
         verdict = "complete: every image has exactly one row"
     return [
@@ -100,5 +105,6 @@ def verification_rows(found: "Verification") -> list[tuple[str, str]]:
         ("failed", f"{found.num_failed:,}"),
         *((f"  {code}", f"{count:,}") for code, count in sorted(found.failed.items())),
         ("pending", f"{found.num_pending:,}"),
+        *([("gone from source", f"{found.num_gone:,}")] if found.num_gone else []),
         ("verdict", verdict),
     ]

@@ -277,6 +277,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     store = open_store(str(output), config.storage)
     claim = DatasetClaim(dataset_fingerprint(annotations, root, config), config)
     with open_run(store, claim) as run:
+        store = run.store
         record = _finished(store)
         if record is None:
             plan = _plan(store, annotations, config, claim.fingerprint)

@@ -9,7 +9,7 @@ local file.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from raycap.errors import DatasetError, ObjectNotFound
+from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.results.status import Status
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import KEY, Store
@@ -117,6 +117,8 @@ class LineJournal:
 
     fingerprint: dict[str, Any] | None
     """What decides the result of a trial; None while the file is empty."""
+    guard: Callable[[], None]
+    """Called before each write; raises if another writer has taken over the output."""
 
     def __init__(self, path: Path, forms: Mapping[str, type]) -> None:
         """Open the file, and read its entries if it exists.
@@ -129,6 +131,7 @@ class LineJournal:
             DatasetError: the file is damaged.
         """
         self._path = path
+        self.guard = lambda: None
         self._forms: dict[str, TypeAdapter[Any]] = {
             kind: TypeAdapter(form) for kind, form in forms.items()
         }
@@ -173,10 +176,16 @@ class LineJournal:
             raise self._damaged(str(error)) from error
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.guard()
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: {error.strerror or error}", uri=str(self._path)
+            ) from error
 
     def _damaged(self, reason: str) -> DatasetError:
         return DatasetError(

@@ -49,6 +49,7 @@ from raycap.schema import (
     CAPTION,
     ERROR_CODE,
     ERROR_MESSAGE,
+    ETAG,
     HEIGHT_PX,
     IMAGE_ID,
     LOGPROB,
@@ -302,7 +303,7 @@ def _pick(firsts: Mapping[str, First], num_images: int) -> Picks:
 
 def _gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gallery:
     rows = {row[IMAGE_ID]: row for row in _rows(output, chosen)}
-    pictures = _pictures(output, [(it, rows[it][SOURCE_URI]) for it in chosen.ids], config)
+    pictures = _pictures(output, [rows[image_id] for image_id in chosen.ids], config)
     examples = [
         caption_example(
             rows[image_id],
@@ -321,12 +322,14 @@ def _gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gal
 
 
 def _pictures(
-    output: FinishedOutput, wanted: Sequence[Wanted], config: ReportConfig
+    output: FinishedOutput, rows: Sequence[dict[str, Any]], config: ReportConfig
 ) -> list[Picture]:
     """Shrink the images: those of the source dataset, or those at their addresses."""
     if output.dataset is not None:
+        wanted: list[Wanted] = [(row[IMAGE_ID], row[SOURCE_URI]) for row in rows]
         return reference_pictures(output.dataset, wanted, config)
-    return fetch_thumbnails([uri for _, uri in wanted], config)
+    uris, versions = [row[SOURCE_URI] for row in rows], [row[ETAG] for row in rows]
+    return fetch_thumbnails(uris, config, versions)
 
 
 def _rows(output: FinishedOutput, chosen: Picks) -> Iterator[dict[str, Any]]:

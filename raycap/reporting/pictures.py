@@ -55,14 +55,21 @@ def thumbnail(image: bytes, config: ReportConfig) -> Picture:
     )
 
 
-def fetch_thumbnails(uris: Sequence[str | None], config: ReportConfig) -> list[Picture]:
+def fetch_thumbnails(
+    uris: Sequence[str | None],
+    config: ReportConfig,
+    versions: Sequence[str | None] | None = None,
+) -> list[Picture]:
     """Read images from their addresses, and shrink them.
 
     Args:
         uris: their addresses; None if unknown.
         config: size of thumbnails, limits of decoding, access to stores.
+        versions: what each image was when it was captioned, as a listing has it; None if unknown.
     """
-    return list(ordered_map(_Fetcher(config), uris, _THREADS))
+    fetch = _Fetcher(config)
+    wanted = zip(uris, versions or [None] * len(uris), strict=True)
+    return list(ordered_map(lambda image: fetch(*image), wanted, _THREADS))
 
 
 def dataset_pictures(
@@ -112,18 +119,22 @@ class _Fetcher:
         # Each fails only after all its retries: hundreds of them would take hours.
         self._num_unreachable = 0
 
-    def __call__(self, uri: str | None) -> Picture:
+    def __call__(self, uri: str | None, version: str | None) -> Picture:
         if uri is None:
             return Picture(reason="its address is not known")
         if self._num_unreachable >= _MAX_UNREACHABLE:
             return Picture(reason=f"not tried: {_MAX_UNREACHABLE} others could not be reached")
         try:
             image = self._reader.read(uri, self._config.image.max_bytes)
+            # Afterwards: what is replaced from now on is not what was read.
+            found = None if version is None else self._reader.version(uri)
         except TransientError as error:
             self._num_unreachable += 1
             return Picture(reason=str(error))
         except (StorageError, ConfigError) as error:
             return Picture(reason=str(error))
+        if found is not None and found != version:
+            return Picture(reason="it has changed since it was captioned")
         return thumbnail(image, self._config)
 
 

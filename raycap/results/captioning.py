@@ -2,6 +2,7 @@
 
 run.json                       created once: the fingerprint; a different run is refused
 lock.json                      held while a run writes
+plan.json                      the PlanRecord below: how many parts and images were planned
 progress.json                  the Heartbeat below, rewritten every few seconds
 manifest/part-000000.parquet   the images of a part; and so on for every part
 captions/part-000000.parquet   its captions or errors, row by row
@@ -10,12 +11,12 @@ summary.json                   the Summary below; written last: with it, the run
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import RUN, encode_json, read_as, read_json
+from raycap.runs.records import RUN, encode_json, read_as, read_fingerprint, read_json
 from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
@@ -23,6 +24,7 @@ SUMMARY = "summary.json"
 PROGRESS = "progress.json"
 MOVED_TO = "moved_to"
 """Key of `run.json`: the address that the source has moved to since the run began."""
+PLAN = "plan.json"
 _MAX_PROBLEMS = 100
 
 
@@ -45,6 +47,26 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """What was planned, so that a part or row that is lost later is missed. In `plan.json`.
+
+    Written once the parts exist, and again when images were added. Manifest parts that it does not
+    count do not belong to the run: a planning was interrupted, or its writer was taken over.
+    """
+
+    run: str
+    """Digest of the run's fingerprint."""
+    num_parts: Annotated[int, Field(ge=0)]
+    """One more than the highest number of a part."""
+    num_images: int
+    num_gone: int = 0
+    """Images that were missing from the source when it was last listed; their rows are kept."""
+    absent: list[int] = field(default_factory=list)
+    """Numbers below `num_parts` without a part, which an interrupted planning left out."""
+    planned_at: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """Result of a run. In `summary.json`, which exists only if every image has its row."""
 
@@ -60,6 +82,8 @@ class Summary:
     whose image is in it already."""
     repeated: list[str] = field(default_factory=list)
     """Ids of the first few images that a list has more than once."""
+    num_gone: int = 0
+    """Images that are no longer in the source; their rows are kept."""
     mean_words: float
     """Words per caption."""
     num_bytes: int
@@ -106,11 +130,14 @@ class OutputStatus:
     """State of an output."""
 
     state: str
-    """`complete`, `running`, `silent` (no heartbeat for a while), `stopped`, or `starting`."""
+    """`complete`, `running`, `silent` (no heartbeat for a while), `stopped`, `unfinished` (every
+    image has its row, but the run ended before it wrote the summary), or `starting`."""
     beat: Beat | None
     """The last heartbeat; None before the first."""
     age_s: float | None
     """Seconds since then, by this machine's clock."""
+    num_gone: int = 0
+    """Images that are no longer in the source; their rows are kept."""
 
 
 @dataclass(kw_only=True)
@@ -124,6 +151,10 @@ class Verification:
     num_pending: int = 0
     """Images without a current caption: their part has no captions, the image has changed since,
     or the second model of a cascade has not processed it yet."""
+    num_gone: int = 0
+    """Images that were missing from the source when it was last listed; their rows count above."""
+    has_summary: bool = True
+    """Whether the run came to its end, and wrote `summary.json`."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed images by error code."""
     problems: list[str] = field(default_factory=list)
@@ -137,8 +168,8 @@ class Verification:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is no problem and nothing is pending."""
-        return self.is_sound and not self.num_pending
+        """Whether there is no problem, nothing is pending, and the run came to its end."""
+        return self.is_sound and not self.num_pending and self.has_summary
 
     def report(self, problem: str) -> None:
         """Count a problem, and keep it if there are not too many."""
@@ -167,10 +198,22 @@ class ExportCounts:
     """Files with other content that were kept as they were (`keep_existing`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the files should know, one sentence each."""
+    num_gone_skipped: int = 0
+    """Images omitted because they are no longer in the source (`gone="drop"`)."""
 
 
 _SUMMARY_FORM = TypeAdapter(Summary)
+_PLAN_FORM = TypeAdapter(PlanRecord)
 _REMEDY = "delete it and run the same `raycap caption` command again"
+
+_OTHER_OUTPUTS = {
+    "dataset.json": "prepare",
+    "training.json": "train",
+    "tune.json": "tune",
+    "study.json": "study",
+    "calibration.json": "calibrate",
+    "evaluation.json": "evaluate",
+}
 
 
 def read_run(store: Store) -> dict[str, Any]:
@@ -181,13 +224,53 @@ def read_run(store: Store) -> dict[str, Any]:
         DatasetError: there is none, or it is damaged.
     """
     try:
-        return read_json(store, RUN)
+        run = read_json(store, RUN)
     except ObjectNotFound:
         check_exists(store.uri)
         raise DatasetError(
             f"{store.uri}: is not an output of raycap (it has no {RUN}); give the folder or "
-            "bucket prefix that `raycap caption` wrote to"
+            "bucket prefix that `raycap caption` wrote to",
+            uri=store.uri,
         ) from None
+    read_fingerprint(store, run)
+    return run
+
+
+def read_caption_run(store: Store) -> dict[str, Any]:
+    """Read `run.json` of a captioning run.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or the output is of another command.
+    """
+    for name, command in _OTHER_OUTPUTS.items():
+        if store.exists(name):
+            raise _other_output(store, command)
+    run = read_run(store)
+    begun = _other_command(run.get("fingerprint", {}))
+    if begun is not None:
+        raise _other_output(store, begun)
+    return run
+
+
+def _other_output(store: Store, command: str) -> DatasetError:
+    return DatasetError(
+        f"{store.uri}: is an output of `raycap {command}`, not of `raycap caption`", uri=store.uri
+    )
+
+
+def _other_command(fingerprint: dict[str, Any]) -> str | None:
+    """Return the command of a fingerprint; None if it is that of captioning."""
+    if "command" in fingerprint:  # what began, but has no result yet
+        return str(fingerprint["command"])
+    return "train" if "kind" in fingerprint and "train" in fingerprint else None
+
+
+def run_setting(run: dict[str, Any], *names: str) -> Any:
+    """Return a value within `run.json`; None where it or a section on the way is missing."""
+    found: Any = run
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def source_dataset(run: dict[str, Any]) -> str | None:
@@ -196,13 +279,20 @@ def source_dataset(run: dict[str, Any]) -> str | None:
     Args:
         run: content of `run.json`.
     """
-    fingerprint = run.get("fingerprint", {})
-    return run.get(MOVED_TO, fingerprint["source"]) if "split" in fingerprint else None
+    fingerprint = run_setting(run, "fingerprint") or {}
+    source = fingerprint.get("source") if "split" in fingerprint else None
+    source = run.get(MOVED_TO, source) if source is not None else None
+    return source if isinstance(source, str) else None
 
 
 def is_complete(store: Store) -> bool:
-    """Return whether an output has a summary, so that every image has its row."""
-    return store.exists(SUMMARY)
+    """Return whether an output has the summary of its plan, so that every image has its row."""
+    try:
+        summary = read_summary(store)
+    except (ObjectNotFound, DatasetError):  # a damaged one is written again
+        return False
+    plan = read_plan_record(store)
+    return plan is None or plan.num_images == summary.num_images
 
 
 def write_summary(store: Store, summary: Summary) -> None:
@@ -218,4 +308,24 @@ def read_summary(store: Store) -> Summary:
         DatasetError: it is damaged.
     """
     found: Summary = read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
+    return found
+
+
+def write_plan_record(store: Store, record: PlanRecord) -> None:
+    """Write `plan.json`, which makes the parts that it counts valid."""
+    store.write(PLAN, encode_json(asdict(record)))
+
+
+def read_plan_record(store: Store) -> PlanRecord | None:
+    """Read `plan.json`; None in an output of an older version, and before the first planning.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        found: PlanRecord = read_as(
+            _PLAN_FORM, store, PLAN, "restore the file, or start in a new output"
+        )
+    except ObjectNotFound:
+        return None
     return found

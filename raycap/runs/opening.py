@@ -6,6 +6,7 @@ a run with another one is refused. Every command that can be continued opens its
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,21 @@ from typing import Any, TypeVar
 
 from raycap.config import Section
 from raycap.errors import ConfigError, ObjectNotFound, RunConflict, RunStopped
-from raycap.runs.records import CONFIG, LOCK, RUN, encode_json, now, read_json, versions
-from raycap.storage.base import KEY, Store, WriteLock
+from raycap.runs.records import (
+    CONFIG,
+    LOCK,
+    RUN,
+    encode_json,
+    now,
+    read_fingerprint,
+    read_json,
+    versions,
+)
+from raycap.storage.base import KEY, HeldLock, Store
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _CONTINUE = "run the same command to continue"
 
@@ -37,10 +49,9 @@ class Claim:
     def find(self, store: Store) -> dict[str, Any] | None:
         """Return the fingerprint that the output holds; None where it holds none."""
         try:
-            found: dict[str, Any] = read_json(store, RUN).get("fingerprint", {})
+            return read_fingerprint(store, read_json(store, RUN))
         except ObjectNotFound:
             return None
-        return found
 
     def create(self, store: Store) -> None:
         """Write the fingerprint into an output that holds none.
@@ -51,12 +62,8 @@ class Claim:
         if not store.create(RUN, encode_json(self.record())):
             check_claim(store, self)
 
-    def replace(self, store: Store) -> bool:
-        """Replace another run's fingerprint if that run made nothing worth keeping.
-
-        Returns:
-            Whether it was replaced; by default another run's output is never taken.
-        """
+    def may_replace(self, store: Store) -> bool:
+        """Whether the output's other run made nothing worth keeping; by default, never."""
         del store
         return False
 
@@ -64,6 +71,13 @@ class Claim:
         """Return what to do about another fingerprint, if more than the message already says."""
         del theirs
         return ""
+
+    def replace(self, store: Store) -> None:
+        """Replace the fingerprint of such a run; a command deletes what that run left."""
+        logger.warning(
+            "took over %s: another %s had claimed it, but made nothing there", store.uri, self.noun
+        )
+        store.write(RUN, encode_json(self.record()))
 
     def renew(self, store: Store) -> None:
         """Write down what may differ between invocations: all settings, to `config.json`."""
@@ -96,7 +110,8 @@ class Run:
     """A claimed output that only this process writes to."""
 
     store: Store
-    lock: WriteLock
+    """The output; its writes fail once another writer has taken over. Write through no other."""
+    lock: HeldLock
     describe_stop: Callable[[], str] | None = field(default=None)
     """Returns the message of the RunStopped that an interrupt raises."""
 
@@ -106,7 +121,6 @@ class Run:
         Raises:
             RunConflict: another writer has taken over the output.
         """
-        self.lock.check()
         write(self.store, result)
 
 
@@ -124,10 +138,11 @@ def open_run(store: Store, claim: Claim) -> Iterator[Run]:
         StorageError: the store refuses.
     """
     with store.lock(LOCK) as lock:
-        run = Run(store=store, lock=lock)
+        run = Run(store=lock.store, lock=lock)
         with stopping(lambda: _describe_stop(run)):
-            claim_output(store, claim)
+            claim_output(run.store, claim)
             yield run
+            lock.ensure()  # nothing is reported as done in an output that is no longer ours
 
 
 @contextmanager
@@ -151,8 +166,10 @@ def claim_output(store: Store, claim: Claim) -> None:
         store.remove_leftovers("")
         claim.check_free(store)
         claim.create(store)
-    elif found != claim.fingerprint and not claim.replace(store):
-        raise _conflict(store, claim, found)
+    elif found != claim.fingerprint:
+        if not claim.may_replace(store):
+            raise _conflict(store, claim, found)
+        claim.replace(store)
     claim.renew(store)
 
 
@@ -163,7 +180,7 @@ def check_claim(store: Store, claim: Claim) -> None:
         RunConflict: it belongs to another run; the message shows the difference.
     """
     found = claim.find(store)
-    if found is not None and found != claim.fingerprint:
+    if found is not None and found != claim.fingerprint and not claim.may_replace(store):
         raise _conflict(store, claim, found)
 
 

@@ -1,5 +1,6 @@
 """JSON records beside an output: reading, writing, and what all of them hold."""
 
+import hashlib
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,11 +25,31 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
     data = store.read(key)
     try:
         content = json.loads(data)
-    except ValueError as error:
-        raise DatasetError(f"{store.address(key)}: is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{store.address(key)}: is not JSON ({error})", uri=store.address(key)
+        ) from error
     if not isinstance(content, dict):
         raise DatasetError(f"{store.address(key)}: is not a JSON object")
     return content
+
+
+def read_fingerprint(store: Store, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint in the content of a record. Raises DatasetError if it is none."""
+    found = record.get("fingerprint", {})
+    if not isinstance(found, dict):
+        raise DatasetError(
+            f"{store.address(RUN)}: is damaged (its fingerprint is not a JSON object); restore the "
+            "file, or start in a new output",
+            uri=store.address(RUN),
+        )
+    return found
+
+
+def fingerprint_digest(fingerprint: dict[str, Any]) -> str:
+    """Return a digest of a fingerprint, by which parts name their run."""
+    text = json.dumps(fingerprint, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def read_as(form: Any, store: Store, key: str, remedy: str) -> Any:

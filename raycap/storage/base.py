@@ -38,7 +38,22 @@ class WriteLock(Protocol):
     """A held lock: its holder is the only writer of an output."""
 
     def check(self) -> None:
-        """Raise RunConflict if another writer has taken over."""
+        """Raise RunConflict if another writer has taken over, as far as is known here."""
+
+
+class HeldLock(WriteLock, Protocol):
+    """A lock held by this process, with the store that it opens for writing."""
+
+    @property
+    def store(self) -> "Store":
+        """The locked store: its writes fail once another writer has taken over."""
+
+    @property
+    def token(self) -> str:
+        """What the lock file names its holder by; see `Store.witnessed`."""
+
+    def ensure(self) -> None:
+        """Raise RunConflict if another writer may have taken over; may have to ask the store."""
 
 
 @runtime_checkable
@@ -92,8 +107,19 @@ class Store(Protocol):
     def delete_all(self, prefix: str) -> None:
         """Delete every object under a prefix that ends with `/`."""
 
-    def lock(self, key: str) -> AbstractContextManager[WriteLock]:
-        """Hold the output for writing. Raises RunConflict while another writer holds it."""
+    def lock(self, key: str) -> AbstractContextManager[HeldLock]:
+        """Hold the output for writing. Raises RunConflict while another writer holds it.
+
+        Only the store of the held lock is fenced: use that for all writing.
+        """
+
+    def witnessed(self, key: str, token: str) -> "Store":
+        """Return the store for a worker of the lock's holder: fenced as the holder's own.
+
+        Args:
+            key: of the lock.
+            token: of the held lock.
+        """
 
     def remove_leftovers(self, prefix: str) -> None:
         """Delete temporary files that a killed writer left; only the holder of the lock may."""

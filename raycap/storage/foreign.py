@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import (
@@ -21,8 +22,8 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.storage.address import Address
-from raycap.storage.base import LISTING, WriteLock, retrying
-from raycap.storage.lock import heartbeat_lock
+from raycap.storage.base import LISTING, HeldLock, Store, retrying
+from raycap.storage.fence import FencedStore, Witness, fenced_lock
 
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _PAGE_ROWS = 1000
@@ -99,6 +100,7 @@ class ForeignStore:
 
     def __init__(self, address: Address, config: StorageConfig) -> None:
         self._scheme = address.scheme
+        self._config = config
         self._retrying = retrying(config)
         self._root = address.path.rstrip("/")
         self._files = open_filesystem(address.scheme)
@@ -190,16 +192,32 @@ class ForeignStore:
         created: bool = self._call(key, attempt)
         return created
 
-    def swap(self, key: str, data: bytes, etag: str) -> str | None:
-        """Replace an object if it still has that content.
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Replace an object if it still has that content, or create it if None.
 
-        fsspec has no conditional write: of two writers that take over the same dead lock at the
-        same moment, one loses at its next heartbeat, not at once as on S3.
+        fsspec has no conditional write but `create`: of two writers that take over the same dead
+        lock at the same moment, one loses at its next heartbeat, not at once as on S3.
         """
-        if self.read_versioned(key)[1] != etag:
+        if version is None:
+            return _digest(data) if self.create(key, data) else None
+        if self.version(key) != version:
             return None
         self.write(key, data)
         return _digest(data)
+
+    def upload_if(self, key: str, file: Path, version: str | None) -> bool:
+        """Upload if the object still has that content, or if None, there is none."""
+        if self.version(key) != version:
+            return False
+        self.upload(key, file)
+        return True
+
+    def version(self, key: str) -> str | None:
+        """Return the digest of an object; None if there is none."""
+        try:
+            return _digest(self.read(key))
+        except ObjectNotFound:
+            return None
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Read a small object and a digest of it."""
@@ -224,9 +242,24 @@ class ForeignStore:
 
         self._call(prefix, attempt)
 
-    def lock(self, key: str) -> AbstractContextManager[WriteLock]:
+    def lock(self, key: str) -> AbstractContextManager[HeldLock]:
         """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
-        return heartbeat_lock(self, key)
+        return fenced_lock(self, key)
+
+    def witnessed(self, key: str, token: str) -> Store:
+        """Return the prefix for a worker of the lock's holder."""
+        return FencedStore(self, Witness(self, key, token))
+
+    @property
+    def policy(self) -> Retrying:
+        """How requests are retried."""
+        return self._retrying
+
+    def impatient(self, timeout_s: float) -> "ForeignStore":
+        """Return the same prefix without retries; fsspec has no time limit of its own."""
+        del timeout_s
+        config = self._config.model_copy(update={"num_retries": 0})
+        return ForeignStore(Address.parse(self.uri), config)
 
     def remove_leftovers(self, prefix: str) -> None:
         """Do nothing: an interrupted upload leaves nothing on an object store."""
@@ -260,6 +293,11 @@ def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
             raise ObjectForbidden(f"{uri}: {reason}") from error
         raise TransientError(ErrorCode.SERVER_ERROR, f"{uri}: {reason}") from error
     return data
+
+
+def foreign_version(files: Any, uri: str) -> str | None:
+    """Return the version of an object of an fsspec file system; None if it tells none."""
+    return _version(_mapped(files.info, uri))
 
 
 def _mapped(attempt: Callable[[str], Any], address: str) -> Any:

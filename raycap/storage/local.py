@@ -1,12 +1,8 @@
 """A folder of this machine, or of a file system that all machines mount, as a store."""
 
 import errno
-import fcntl
-import json
 import os
-import secrets
 import shutil
-import socket
 import stat
 import unicodedata
 from collections import Counter
@@ -14,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
@@ -23,14 +19,14 @@ from raycap.errors import (
     ErrorCode,
     ObjectForbidden,
     ObjectNotFound,
-    RunConflict,
     StorageError,
     TransientError,
 )
-from raycap.storage.base import LISTING, WriteLock
+from raycap.storage import folders
+from raycap.storage.base import LISTING, HeldLock
+from raycap.storage.folders import FolderLock, FolderWitness, folder_lock
 
 _PAGE_ROWS = 1_000
-_TEMPORARY = ".raycap-tmp"
 
 
 class LocalStore:
@@ -119,40 +115,21 @@ class LocalStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
-        path = self._root / key
-        with _mapped_errors(path):
-            temporary = _write_temporary(path, data)
-            try:
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with self._writing(key) as (folder, name):
+            folders.write(folder, name, data)
 
     def upload(self, key: str, file: Path) -> None:
         """Rename the file; from another file system it is copied beside its destination first."""
-        path = self._root / key
-        with _mapped_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = _temporary_beside(path)
-            try:
-                shutil.move(file, temporary)
-                with temporary.open("rb") as moved:
-                    os.fsync(moved.fileno())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with self._writing(key) as (folder, name):
+            folders.move_in(folder, name, file)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write a temporary file and hard-link it to the name, which fails if the name exists."""
-        path = self._root / key
-        with _mapped_errors(path):
-            temporary = _write_temporary(path, data)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink(missing_ok=True)
-        return True
+        """Write a temporary file and hard-link it to the name, which fails if the name exists.
+
+        Without hard links the name is created empty, which fails if it exists, and then replaced.
+        """
+        with self._writing(key) as (folder, name):
+            return folders.create(folder, name, data)
 
     def delete(self, key: str) -> None:
         """Delete a file, if there is one."""
@@ -162,50 +139,111 @@ class LocalStore:
 
     def delete_all(self, prefix: str) -> None:
         """Delete a folder with its content, if there is one."""
-        folder = self._root / prefix
-        with _mapped_errors(folder):
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        path = self._root / prefix
+        with _mapped_errors(path):
+            if path.is_dir():
+                shutil.rmtree(path)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[WriteLock]:
+    def lock(self, key: str) -> Iterator[HeldLock]:
         """Hold a lock of the operating system, which ends with the process, even at `kill -9`."""
-        path = self._root / key
-        with _mapped_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Not through a link: somebody else with write access could make it empty another file.
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            file = os.fdopen(os.open(path, flags, 0o666), "a+", encoding="utf-8")
-        with file:
-            with _mapped_errors(path):
-                self._take(file)
-            file.truncate(0)
-            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-            file.flush()
-            yield _HeldLock()
+        with folder_lock(self._root, key) as held:
+            yield _Held(self._root, held)
 
-    def _take(self, file: TextIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunConflict(
-                f"{self.uri}: another run is writing here ({holder}); "
-                "wait for it, stop it, or choose another output"
-            ) from None
+    def witnessed(self, key: str, token: str) -> "PinnedStore":
+        """Return the folder for a worker of the lock's holder, maybe on another machine."""
+        with _mapped_errors(self._root):
+            return PinnedStore(self._root, FolderWitness(self._root, key, token))
 
     def remove_leftovers(self, prefix: str) -> None:
         """Delete temporary files that a killed writer left in the folder."""
-        folder = self._root / prefix
-        with _mapped_errors(folder):
-            for path in folder.glob(f"*{_TEMPORARY}"):
-                path.unlink(missing_ok=True)
+        path = self._root / prefix
+        with _mapped_errors(path):
+            if path.is_dir() and not (prefix and path.is_symlink()):
+                folders.remove_temporary(path)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[tuple[int, str]]:
+        """Open the folder of a key, which is created, and yield it with the file's name."""
+        path = self._root / key
+        with _mapped_errors(path, is_ours=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with folders.opened(path.parent) as folder:
+                yield folder, path.name
 
 
-class _HeldLock:
+class PinnedStore(LocalStore):
+    """A locked folder: what is written goes into that very folder, and only while it is held.
+
+    Files are reached from an open handle of the folder, not by its path: if the folder is deleted
+    or renamed, and another takes its name, nothing is written into that other folder. Links within
+    the folder are not followed.
+    """
+
+    def __init__(self, root: Path, held: FolderLock | FolderWitness) -> None:
+        super().__init__(root)
+        self._held = held
+
+    def delete(self, key: str) -> None:
+        """Delete a file, if there is one."""
+        with self._found(key) as (folder, name):
+            os.unlink(name, dir_fd=folder)
+
+    def delete_all(self, prefix: str) -> None:
+        """Delete a folder with its content, if there is one."""
+        with self._found(prefix.rstrip("/")) as (folder, name):
+            folders.delete_tree(folder, name)
+
+    def remove_leftovers(self, prefix: str) -> None:
+        """Delete temporary files that a killed writer left in the folder."""
+        self._held.check()
+        super().remove_leftovers(prefix)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[tuple[int, str]]:
+        self._held.check()
+        with (
+            _mapped_errors(self._root / key, is_ours=True),
+            self._held.parent_of(key, create=True) as folder,
+        ):
+            yield folder, key.rpartition("/")[2]
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[tuple[int, str]]:
+        """Yield the folder and the name of what is to be deleted; ignore that it does not exist."""
+        self._held.check()
+        with _mapped_errors(self._root / key, is_ours=True):
+            try:
+                with self._held.parent_of(key, create=False) as folder:
+                    yield folder, key.rpartition("/")[2]
+            except FileNotFoundError:
+                return
+
+
+class _Held:
+    """A held folder, as a `HeldLock`."""
+
+    def __init__(self, root: Path, held: FolderLock) -> None:
+        self._held = held
+        self._store = PinnedStore(root, held)
+
+    @property
+    def store(self) -> PinnedStore:
+        """The folder, for its only writer."""
+        return self._store
+
+    @property
+    def token(self) -> str:
+        """What `lock.json` names its holder by."""
+        return self._held.token
+
     def check(self) -> None:
-        """Do nothing: the operating system keeps every other writer out."""
+        """Raise RunConflict if the folder or its lock was deleted, renamed or replaced."""
+        self._held.check()
+
+    def ensure(self) -> None:
+        """Do the same: the operating system answers at once."""
+        self._held.check()
 
 
 def read_file(path: Path | str, max_bytes: int | None = None) -> bytes:
@@ -244,6 +282,12 @@ def _kind(mode: int) -> str:
     return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
+def file_version(path: Path | str) -> str:
+    """Return the version of a local file, as a listing has it. Raises as `read_file` does."""
+    with _mapped_errors(path):
+        return etag_of(os.stat(_real_path(path)))
+
+
 def _real_path(path: Path | str) -> Path | str:
     text = str(path)
     if not os.path.exists(path) and ("%" in text or not text.isascii()):
@@ -267,13 +311,21 @@ _OUTAGES = frozenset(
 
 
 @contextmanager
-def _mapped_errors(path: Path | str) -> Iterator[None]:
+def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]:
+    """Turn errors of the operating system into ours.
+
+    Args:
+        path: what is read or written.
+        is_ours: name it in messages, rather than the temporary file that the error is about.
+    """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ObjectNotFound(f"{error.filename or path}: no such file") from error
+        name = path if is_ours else error.filename or path
+        raise ObjectNotFound(f"{name}: no such file") from error
     except OSError as error:
-        told = f"{error.filename or path}: {error.strerror or error}"
+        name = path if is_ours else error.filename or path
+        told = f"{name}: {error.strerror or error}"
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ObjectForbidden(told) from error
         if error.errno in _OUTAGES:
@@ -286,25 +338,6 @@ def _mapped_errors(path: Path | str) -> Iterator[None]:
         raise (ObjectNotFound if is_no_name else StorageError)(told) from error
     except ValueError as error:  # a null byte in the name
         raise ObjectNotFound(f"{str(path)!r}: no such file") from error
-
-
-def _write_temporary(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _temporary_beside(path: Path) -> Path:
-    # Without the file's own name, which may be as long as a name can be.
-    return path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
 
 
 MAX_PATHS = 16

@@ -18,6 +18,7 @@ from botocore import UNSIGNED
 from botocore import exceptions as botocore_errors
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
+from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import (
@@ -30,10 +31,10 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.storage.address import Address
-from raycap.storage.base import LISTING, WriteLock, check_whole, retry_after_s, retrying
+from raycap.storage.base import LISTING, HeldLock, Store, check_whole, retry_after_s, retrying
 from raycap.storage.encodings import decoded
+from raycap.storage.fence import FencedStore, Witness, fenced_lock
 from raycap.storage.limits import Connections
-from raycap.storage.lock import heartbeat_lock
 from raycap.storage.parallel import ordered_chain
 
 if TYPE_CHECKING:
@@ -159,11 +160,48 @@ class S3Store:
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one exists (`If-None-Match: *`); return whether it was written."""
-        return self._put(key, data, {"IfNoneMatch": "*"}) is not None
+        return self.put_if(key, data, None) is not None
 
-    def swap(self, key: str, data: bytes, etag: str) -> str | None:
-        """Replace an object if it still has that ETag; return the new one, or None."""
-        return self._put(key, data, {"IfMatch": etag})
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        """Replace an object if it still has that ETag, or create it if None.
+
+        Returns:
+            the new ETag; None if the object has another one.
+        """
+        return self._put(key, data, _condition(version))
+
+    def upload_if(self, key: str, file: Path, version: str | None) -> bool:
+        """Upload as `upload` does, under the condition of `put_if`; return whether it was done."""
+        condition = _condition(version)
+
+        def add(params: dict[str, Any], **_: Any) -> None:
+            params.update(condition)
+
+        # A client of its own: several uploads may be under way.
+        uploader = make_client(self._config, num_attempts=self._config.num_retries + 1)
+        for operation in ("PutObject", "CompleteMultipartUpload"):
+            uploader.meta.events.register(f"provide-client-params.s3.{operation}", add)
+
+        def attempt() -> bool:
+            with file.open("rb") as content:
+                try:
+                    uploader.upload_fileobj(content, self._bucket, self._full(key))
+                except botocore_errors.ClientError as error:
+                    if _error_code(error) in _PRECONDITION_FAILED | _NOT_FOUND:
+                        return False
+                    raise
+            return True
+
+        return _mapped(attempt, self.address(key))
+
+    def version(self, key: str) -> str | None:
+        """Return the ETag of an object; None if there is none."""
+        full = self._full(key)
+        try:
+            head = self._call(key, lambda: self._client.head_object(Bucket=self._bucket, Key=full))
+        except ObjectNotFound:
+            return None
+        return head["ETag"]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Read a small object and its ETag."""
@@ -196,9 +234,24 @@ class S3Store:
                         f"s3://{self._bucket}/{error['Key']}: cannot be deleted ({error['Code']})"
                     )
 
-    def lock(self, key: str) -> AbstractContextManager[WriteLock]:
+    def lock(self, key: str) -> AbstractContextManager[HeldLock]:
         """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
-        return heartbeat_lock(self, key)
+        return fenced_lock(self, key)
+
+    def witnessed(self, key: str, token: str) -> Store:
+        """Return the prefix for a worker of the lock's holder."""
+        return FencedStore(self, Witness(self, key, token))
+
+    @property
+    def policy(self) -> Retrying:
+        """How requests are retried."""
+        return self._retrying
+
+    def impatient(self, timeout_s: float) -> "S3Store":
+        """Return the same prefix with that time limit per request, and without retries."""
+        least = min(timeout_s, self._config.timeout_s)
+        config = self._config.model_copy(update={"timeout_s": least, "num_retries": 0})
+        return S3Store(Address.parse(self.uri), config)
 
     def remove_leftovers(self, prefix: str) -> None:
         """Do nothing: an interrupted PUT leaves nothing on S3."""
@@ -276,6 +329,10 @@ class S3Store:
             if not reply.get("IsTruncated"):
                 return
             token = {"ContinuationToken": reply["NextContinuationToken"]}
+
+
+def _condition(version: str | None) -> dict[str, Any]:
+    return {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
 
 
 _Object = tuple[str, int | None, str | None]
@@ -508,6 +565,13 @@ class S3Images:
             return decoded(data, reply.get("ContentEncoding"), max_bytes)
 
         return bytes(self._policy(_image_mapped, attempt, f"s3://{bucket}/{key}"))
+
+    def version(self, where: tuple[str, str]) -> str:
+        """Return the ETag of an object as a listing has it; raises as `read` does."""
+        bucket, key = where
+        call = partial(self._client.head_object, Bucket=bucket, Key=key)
+        head = self._policy(_image_mapped, call, f"s3://{bucket}/{key}")
+        return str(head["ETag"]).strip('"')
 
     def read_range(self, where: tuple[str, str], span: str, connections: Connections) -> bytes:
         """Read a byte range, such as `0-99`; raises as `read` does."""

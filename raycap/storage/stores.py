@@ -15,9 +15,15 @@ from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
 from raycap.storage.base import Store, check_whole, retrying
-from raycap.storage.foreign import ForeignStore, open_filesystem, read_foreign, scheme_fault
+from raycap.storage.foreign import (
+    ForeignStore,
+    foreign_version,
+    open_filesystem,
+    read_foreign,
+    scheme_fault,
+)
 from raycap.storage.limits import Connections, within
-from raycap.storage.local import LocalStore, read_file, read_file_range
+from raycap.storage.local import LocalStore, file_version, read_file, read_file_range
 from raycap.storage.s3 import S3Images, S3Store
 from raycap.storage.web import WebReader
 
@@ -199,6 +205,22 @@ class ImageReader:
         return self._within_limit(
             address, lambda _: self._retrying(read_foreign, files, uri, offset_bytes, end)
         )
+
+    def version(self, uri: str) -> str | None:
+        """Return the version of a file as a listing has it; None where the store tells none.
+
+        Raises as `read` does.
+        """
+        address = Address.parse(uri)
+        scheme = address.scheme
+        if address.is_local:
+            return file_version(address.path)
+        if address.is_s3:
+            return self._s3(scheme).version(address.bucket_and_key)
+        if address.is_web:
+            return None
+        version: str | None = self._retrying(foreign_version, self._foreign(scheme), uri)
+        return version
 
     def _within_limit(self, address: Address, work: Callable[[Connections], bytes]) -> bytes:
         return within(self._limit_s, work, address.shown)

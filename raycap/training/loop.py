@@ -24,7 +24,6 @@ from raycap.models.kinds import find_trainable_kind
 from raycap.models.process import peak_memory_bytes, use_threads
 from raycap.results.training import NON_FINITE, EpochRecord, TrainingProgress
 from raycap.runs.records import encode_json
-from raycap.storage.stores import open_store
 from raycap.training.checkpoints import State, write_checkpoint
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.gathering import StreamSpec
@@ -59,7 +58,7 @@ def work(settings: dict[str, Assignment]) -> dict[str, Any]:
     use_threads(given.torch_threads)
     workers = _workers(config.engine)
     reporter = MailReporter(Sender(given.mailbox, _SENDER))
-    store = open_store(given.job.output, config.storage)
+    store = given.job.open_output()
     run, state, spec = prepare(given.job, store, workers, reporter)
     tables = _tables(spec, state, workers, config.train.num_epochs, debug=given.debug)
     timeout_s = config.engine.stall_timeout_s

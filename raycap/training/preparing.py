@@ -20,9 +20,10 @@ from raycap.models.process import is_out_of_memory
 from raycap.models.trainable import Trainable
 from raycap.results.training import PREVIEW, TrainingProgress
 from raycap.runs.opening import check_claimed
-from raycap.runs.records import encode_json, now
+from raycap.runs.records import LOCK, encode_json, now
 from raycap.schema import CAPTIONS_LIST, IMAGE_ID
 from raycap.storage.base import Store
+from raycap.storage.stores import open_store
 from raycap.training.checkpoints import (
     CHECKPOINTS,
     State,
@@ -72,6 +73,14 @@ class Job:
     origin: dict[str, Any]
     fingerprint: dict[str, Any]
     """The run's fingerprint, which the output must hold."""
+    lock_token: str = ""
+    """Of the driver's lock, which the output must hold for as long as workers write; "" for none,
+    as in tests of workers alone."""
+
+    def open_output(self) -> Store:
+        """Open the output for a worker, whose writes fail once another run has taken over."""
+        store = open_store(self.output, self.config.storage)
+        return store.witnessed(LOCK, self.lock_token) if self.lock_token else store
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from raycap.results.training import (
     read_training,
     write_training,
 )
-from raycap.runs.opening import Claim, open_run
+from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import RUN, encode_json, now, read_json, versions
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
@@ -85,13 +85,14 @@ def train(  # noqa: PLR0913  the public call: all but two by keyword
     store = open_store(str(output), config.storage)
     claim = TrainingClaim(training_fingerprint(identify(source), config), config)
     with open_run(store, claim) as run:
+        store = run.store
         found = _finished(store, config)
         for prefix in ("", BEST, LAST):
             store.remove_leftovers(prefix)
         if found is None:
             with ray_cluster(debug=debug) as is_fixed:
                 resources = fit_resources(config.engine, is_fixed=is_fixed)
-                job = _job(source, store, config, models, claim.fingerprint)
+                job = _job(source, run, config, models, claim.fingerprint)
                 fitting = Fitting(job, resources, debug=debug)
                 outcome = fitting.follow(run.lock, on_progress or (lambda _: None))
             found = _sum_up(job, outcome, started)
@@ -147,21 +148,16 @@ class TrainingClaim(Claim):
     continued: the learning rate of what follows is that of the longer run.
     """
 
-    def replace(self, store: Store) -> bool:
-        """Replace a run that has written neither a checkpoint nor `training.json`, or extend one.
+    def may_replace(self, store: Store) -> bool:
+        """Whether the other run took no step, or can be extended to this one.
 
         Raises:
             RunConflict: the run could be extended, but its checkpoints are gone.
         """
         num_epochs = self._fewer_epochs(store)
-        is_complete = read_training(store) is not None
         if find_checkpoints(store):
-            if num_epochs is None:
-                return False
-            before = read_json(store, RUN)
-            extended = {"fingerprint": self.fingerprint, "extended_at": now()}
-            store.write(RUN, encode_json({**before, **extended}))
-            return True
+            return num_epochs is not None
+        is_complete = read_training(store) is not None
         if is_complete and num_epochs is not None:
             raise RunConflict(
                 f"{store.uri}: a finished run of {num_epochs} epochs whose checkpoints were "
@@ -170,11 +166,17 @@ class TrainingClaim(Claim):
                 uri=store.uri,
                 setting="train.num_epochs",
             )
-        if is_complete:
-            return False
-        store.delete_all(CHECKPOINTS)
-        store.write(RUN, encode_json(self.record()))
-        return True
+        return not is_complete
+
+    def replace(self, store: Store) -> None:
+        """Extend the run, or replace it and delete what it prepared."""
+        if find_checkpoints(store):
+            before = read_json(store, RUN)
+            extended = {"fingerprint": self.fingerprint, "extended_at": now()}
+            store.write(RUN, encode_json({**before, **extended}))
+        else:
+            store.delete_all(CHECKPOINTS)
+            super().replace(store)
 
     def _fewer_epochs(self, store: Store) -> int | None:
         """Return the epochs of the run in the output if it differs in nothing but fewer epochs."""
@@ -190,7 +192,7 @@ class TrainingClaim(Claim):
 
 def _job(
     source: CaptionDataset,
-    store: Store,
+    run: Run,
     config: TrainConfig,
     models: Models,
     fingerprint: dict[str, Any],
@@ -215,7 +217,8 @@ def _job(
     )
     return Job(
         dataset=source.store.uri,
-        output=store.uri,
+        output=run.store.uri,
+        lock_token=run.lock.token,
         config=config,
         plan=plan,
         samples={

@@ -66,12 +66,12 @@ def test_an_object_is_created_once(store: S3Store) -> None:
 def test_only_the_named_version_is_swapped(store: S3Store) -> None:
     store.write("lock", b"one")
     _, version = store.read_versioned("lock")
-    newer = store.swap("lock", b"two", version)
+    newer = store.put_if("lock", b"two", version)
     assert newer is not None
-    assert store.swap("lock", b"three", version) is None
+    assert store.put_if("lock", b"three", version) is None
     assert store.read_versioned("lock") == (b"two", newer)
     store.delete("lock")
-    assert store.swap("lock", b"four", newer) is None
+    assert store.put_if("lock", b"four", newer) is None
 
 
 def test_the_tail_is_at_most_the_whole_object(store: S3Store) -> None:

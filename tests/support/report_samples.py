@@ -30,6 +30,7 @@ from raycap.results.evaluation import (
     write_evaluation,
 )
 from raycap.storage.base import Store
+from raycap.storage.local import etag_of
 from raycap.storage.stores import open_store
 from tests.support.outputs import failed, row, write_output
 
@@ -249,6 +250,7 @@ def scene_captions(folder: Path, num_scenes: int = 60) -> str:
             short_caption(scene),
             **{
                 schema.URI: str(images / name),
+                schema.ETAG: etag_of((images / name).stat()),
                 schema.LOGPROB: -0.1 - (number * 7 % 60) / 50,
             },
         )

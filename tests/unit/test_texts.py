@@ -18,7 +18,8 @@ from raycap.storage.stores import open_store
 from tests.support.cli import InProcess
 from tests.support.commandline import write_images
 from tests.support.evaluation_samples import write_captions, write_corpus, write_references
-from tests.support.outputs import failed, row, write_output
+from tests.support.outputs import failed, row
+from tests.support.report_samples import write_captions as write_finished
 from tests.support.study_samples import write_study_sample
 from tests.support.texts import assert_as_before
 from tests.support.training_samples import write_calibration_sample, write_run
@@ -96,8 +97,8 @@ def test_a_mistake_is_one_line_and_its_exit_code(cli: InProcess, name: str) -> N
 
 def test_what_a_finished_output_shows(cli: InProcess) -> None:
     write_images(cli.folder / "photos", 2)
-    store = open_store(str(cli.folder / "output"), StorageConfig())
-    write_output(store, [row("a.jpg"), failed("b.jpg")], [row("c.jpg", "two dogs")])
+    parts = [row("a.jpg"), failed("b.jpg")], [row("c.jpg", "two dogs")]
+    write_finished(cli.folder / "output", *parts)
     told = []
     for code, command in (
         (0, "caption photos new --model stub --dry-run"),

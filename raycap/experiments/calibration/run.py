@@ -90,11 +90,13 @@ def calibrate(  # noqa: PLR0913  the public call: all but three by keyword
     store, folder = _open_output(str(output), source, config)
     claim = CalibrationClaim(calibration_fingerprint(identify(opened), source, config), config)
     with open_run(store, claim) as run:
-        searching = _Invocation(opened, source, config, TrialLog(folder), on_progress)
+        log = TrialLog(folder, run.lock.check)
+        searching = _Invocation(opened, source, config, log, on_progress)
         run.describe_stop = lambda: searching.describe_stop(store)
         searching.complete(debug=debug)
         calibration = searching.sum_up(store.uri, started)
         generation = calibration.chosen.generation
+        run.lock.check()
         copy_model(source, folder, generation, {"calibration": calibration.summary()})
         run.finish(write_calibration, calibration)
     return calibration

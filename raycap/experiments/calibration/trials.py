@@ -4,7 +4,7 @@ The first line of `trials.jsonl` is the fingerprint, the second describes the im
 line is a trial. A run that was killed continues with the trials that are left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,14 +33,19 @@ _FORMS = {_SLICE: SliceRecord, _TRIAL: ScoredSetting}
 class TrialLog:
     """The trials of a calibration: those in its folder, and those added since."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guard: Callable[[], None] = lambda: None) -> None:
         """Read the folder's trials.
+
+        Args:
+            folder: of the calibration.
+            guard: called before each write; raises if another writer has taken over the folder.
 
         Raises:
             DatasetError: the file is damaged.
         """
         self._path = folder / TRIALS
         self._journal = LineJournal(self._path, _FORMS)
+        self._journal.guard = guard
 
     @property
     def fingerprint(self) -> dict[str, Any] | None:

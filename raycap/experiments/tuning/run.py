@@ -287,12 +287,12 @@ class _Invocation:
         """Note a trial's final state: it may have trained on after it was asked to stop."""
         folder = TRIALS.folder_of(trial.name)
         store = open_store(self._store.address(folder.rstrip("/")), self._config.storage)
-        with store.lock(LOCK):
+        with store.lock(LOCK) as lock:
             found = self._measure(trial.params, trial.status, trial.reason)
             self._trials[trial.name] = found
             TRIALS.write(self._store, found)
-            store.delete_all(CHECKPOINTS)
-            store.delete_all(LAST)
+            lock.store.delete_all(CHECKPOINTS)
+            lock.store.delete_all(LAST)
 
     def _measure(self, params: Params, status: Status, reason: str = "") -> Trial:
         return measure_trial(self._store, name_of(params), params, status, self._metric, reason)

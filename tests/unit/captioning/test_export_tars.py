@@ -14,6 +14,7 @@ from raycap.captioning.export import export
 from raycap.captioning.export_formats import image_suffix
 from raycap.config import ExportFormat
 from raycap.errors import ConfigError
+from raycap.storage.local import etag_of
 from tests.support import outputs
 from tests.support.outputs import Part, failed, files_under, row
 
@@ -30,7 +31,9 @@ def photos(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> Path:
 
 def photo_rows(photos: Path) -> list[Part]:
     paths = sorted(photos.iterdir())
-    first, second, third = (row(p.name, f"photo {p.name}", source_uri=str(p)) for p in paths)
+    first, second, third = (
+        row(p.name, f"photo {p.name}", source_uri=str(p), etag=etag_of(p.stat())) for p in paths
+    )
     gone = row("gone.jpg", source_uri=str(photos / "gone.jpg"))
     return [[first, failed("bad.jpg"), second], [third, gone]]
 
@@ -118,3 +121,23 @@ def test_standing_tars_are_replaced_only_by_force(
         "part-000000.tar",
         "part-000001.tar",
     ]
+
+
+def test_an_image_that_was_replaced_is_not_packed_with_the_old_caption(
+    output: Callable[..., str], photos: Path, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    finished = output(*photo_rows(photos))
+    make_jpeg(photos / "0.v1.JPG", seed=99)
+    (photos / "1.v1.JPG").write_text("no longer an image")
+    counts = export(finished, tmp_path / "x", to=ExportFormat.WEBDATASET)
+    assert (counts.num_exported, counts.num_unreadable) == (1, 3)
+
+
+def test_what_is_no_image_is_not_packed_where_versions_are_not_known(
+    output: Callable[..., str], photos: Path, tmp_path: Path
+) -> None:
+    parts = [[{**item, schema.ETAG: None} for item in part] for part in photo_rows(photos)]
+    finished = output(*parts)
+    (photos / "1.v1.JPG").write_text("no longer an image")
+    counts = export(finished, tmp_path / "x", to=ExportFormat.WEBDATASET)
+    assert (counts.num_exported, counts.num_unreadable) == (2, 2)

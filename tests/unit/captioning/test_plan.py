@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.captioning.parts import MANIFEST, list_parts, part_key, read_part
-from raycap.captioning.plan import CaptionPlan, extend_plan, read_plan
-from raycap.errors import StorageError
+from raycap.captioning.plan import CaptionPlan, extend_plan, read_plan, record_plan
+from raycap.errors import DatasetError, StorageError
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.local import LocalStore
 
@@ -230,3 +230,60 @@ def test_a_source_that_has_moved_gives_unchanged_images_their_new_address_only(
     assert [plan.parts[number].revision for number in range(4)] == [0, 1, 0, 0]
     again = extend_plan(store, there, part_size=2, num_threads=1, is_moved=is_moved)
     assert (again.num_new, again.num_changed) == (0, 0)
+
+
+def test_images_that_are_gone_are_noted_and_return(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    everything: Images = dict.fromkeys("abcdefgh", "1")
+    extend(store, everything, part_size=3)
+    left: Images = dict.fromkeys("bceh", "1")
+
+    def gone() -> list[list[int]]:
+        return [part.gone for part in read_plan(store, 1).parts.values()]
+
+    plan = extend(store, left, part_size=3)
+    assert plan.num_gone == 4
+    assert gone() == [[0], [0, 2], [0]]
+    assert all(part.revision == 0 for part in plan.parts.values())
+    before = planned(store)
+    assert extend(store, {"b": "1", "c": "1"}, part_size=3).num_gone == 6
+    assert gone() == [[0], [0, 1, 2], [0, 1]]
+    # The first images of a listing do not tell what follows them.
+    assert extend(store, everything, part_size=3, limit=2).num_gone == 6
+    assert extend(store, everything, part_size=3, limit=4).num_gone == 5
+    with_new = extend(store, {**everything, "a": "2", "z": "1"}, part_size=3)
+    assert (with_new.num_gone, with_new.num_changed, with_new.num_new) == (0, 1, 1)
+    assert gone() == [[], [], [], []]
+    assert [row[:3] for row in planned(store)[:8]] == [row[:3] for row in before]
+
+
+def test_an_empty_listing_takes_nothing_for_gone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    extend(store, {"a": "1"})
+    assert extend(store, {}).num_gone == 0
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_deleted_part_is_missed_whichever_it_is(tmp_path: Path, number: int) -> None:
+    store = LocalStore(tmp_path)
+    plan = extend(store, dict.fromkeys("abcdefgh", "1"), part_size=3)
+    plan.run = "digest"
+    record_plan(store, plan)
+    store.delete(part_key(MANIFEST, number))
+    with pytest.raises(DatasetError) as caught:
+        read_plan(store, 1)
+    assert caught.value.uri == store.address(part_key(MANIFEST, number))
+
+
+def test_a_part_that_was_not_planned_is_not_read_and_is_deleted(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    images: Images = dict.fromkeys("abcdefgh", "1")
+    plan = extend(store, images, part_size=3)
+    plan.run = "digest"
+    record_plan(store, plan)
+    store.write(part_key(MANIFEST, 3), store.read(part_key(MANIFEST, 0)))
+    assert read_plan(store, 1) == CaptionPlan(parts=plan.parts)
+    again = extend(store, images, part_size=3)
+    again.run = "digest"
+    record_plan(store, again)
+    assert set(list_parts(store, MANIFEST)) == {0, 1, 2}

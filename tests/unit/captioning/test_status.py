@@ -11,15 +11,34 @@ from typing import Any
 import pytest
 
 from raycap.captioning import status as heartbeat
+from raycap.captioning.parts import CAPTIONS, part_key
 from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
 from raycap.console.status import status_rows
 from raycap.errors import ConfigError, DatasetError
 from raycap.progress import Progress
-from raycap.results.captioning import PROGRESS
+from raycap.results.captioning import (
+    PROGRESS,
+    PlanRecord,
+    Summary,
+    write_plan_record,
+    write_summary,
+)
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
+SUMMARY = Summary(
+    output="out",
+    source="photos",
+    num_images=100,
+    num_ok=98,
+    num_failed=2,
+    mean_words=3.0,
+    num_bytes=1,
+    num_captioned=100,
+    wall_s=1.0,
+    images_per_s=100.0,
+)
 HALF = Progress(num_done=50, num_total=100, num_failed=2, images_per_s=12.345)
 
 
@@ -53,7 +72,7 @@ def test_a_run_is_starting_running_and_stopped(store: Store) -> None:
     status = read_status(store.uri)
     assert status.state == "stopped"
     assert "ETA" not in shown(store)
-    store.write("summary.json", b"{}")
+    write_summary(store, SUMMARY)
     assert read_status(store.uri).state == "complete"
 
 
@@ -100,3 +119,47 @@ def test_what_is_no_output_and_what_is_damaged_is_told(store: Store, tmp_path: P
     store.write(PROGRESS, b'{"num_done": "many"}')
     with pytest.raises(DatasetError, match=r"progress\.json: is damaged .*delete the file"):
         read_status(store.uri)
+
+
+def test_a_run_that_died_before_it_had_listed_anything_is_not_starting_for_ever(
+    store: Store,
+) -> None:
+    claimed = datetime.now(UTC) - timedelta(seconds=120)
+    store.write("run.json", json.dumps({"created_at": claimed.isoformat()}).encode())
+    assert read_status(store.uri).state == "silent"
+    with Heartbeat(store, replace(HALF, num_total=0, num_done=0)):
+        assert read_status(store.uri).state == "starting"
+        age(store, 120)
+        assert read_status(store.uri).state == "silent"
+    assert read_status(store.uri).state == "stopped"
+
+
+def test_a_run_that_ended_before_its_summary_has_all_rows(store: Store) -> None:
+    write_plan_record(store, PlanRecord(run="x", num_parts=2, num_images=100, num_gone=3))
+    with Heartbeat(store, replace(HALF, num_done=100)):
+        assert read_status(store.uri).state == "running"
+    assert read_status(store.uri).state == "stopped"
+    for number in (0, 1):
+        store.write(part_key(CAPTIONS, number), b"")
+    assert (read_status(store.uri).state, read_status(store.uri).num_gone) == ("unfinished", 3)
+
+
+@pytest.mark.parametrize("at", ["", "yesterday", "2026-13-40T00:00:00"])
+def test_an_odd_time_is_one_line(store: Store, at: str) -> None:
+    with Heartbeat(store, HALF):
+        pass
+    beat = json.loads(store.read(PROGRESS))
+    store.write(PROGRESS, json.dumps({**beat, "beat_at": at}).encode())
+    with pytest.raises(DatasetError) as caught:
+        read_status(store.uri)
+    assert caught.value.uri == store.address(PROGRESS)
+    store.write(PROGRESS, json.dumps({**beat, "beat_at": "2026-01-01T00:00:00"}).encode())
+    assert read_status(store.uri).state == "stopped"
+
+
+def test_a_run_that_was_taken_over_does_not_overwrite_the_progress(tmp_path: Path) -> None:
+    where = open_store(str(tmp_path / "out"), StorageConfig())
+    with where.lock("lock.json") as lock, Heartbeat(lock.store, HALF):
+        (tmp_path / "out" / "lock.json").unlink()
+        where.write(PROGRESS, b"of the successor")
+    assert where.read(PROGRESS) == b"of the successor"

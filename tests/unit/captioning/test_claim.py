@@ -1,0 +1,129 @@
+"""What an output belongs to: a run with captions, and none that captioned nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycap.captioning.ledger import read_ledger
+from raycap.captioning.parts import (
+    CAPTIONS,
+    MANIFEST,
+    encode_captions,
+    list_parts,
+    part_key,
+    read_captions_part,
+)
+from raycap.captioning.plan import read_plan
+from raycap.captioning.run import CaptionClaim, forecast
+from raycap.config import CaptionConfig, StorageConfig
+from raycap.config.loading import validate_config
+from raycap.errors import DatasetError, RunConflict
+from raycap.results.captioning import PLAN, PlanRecord, write_plan_record
+from raycap.runs.opening import claim_output
+from raycap.runs.records import RUN, fingerprint_digest, read_json
+from raycap.storage.base import Store
+from raycap.storage.stores import open_store
+from tests.support.outputs import row, write_output
+
+OURS: dict[str, Any] = {"source": "ours"}
+THEIRS: dict[str, Any] = {"source": "theirs"}
+
+
+def claim(fingerprint: dict[str, Any] = OURS) -> CaptionClaim:
+    return CaptionClaim(fingerprint, CaptionConfig())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Captions whose `run.json` is lost."""
+    store = open_store(str(tmp_path / "out"), StorageConfig())
+    write_output(store, [row("a"), row("b")], [row("c")])
+    store.delete(RUN)
+    return store
+
+
+def sign(store: Store, run: str) -> None:
+    for number in (0, 1):
+        table, _ = read_captions_part(store, number)
+        store.write(part_key(CAPTIONS, number), encode_captions(table, 1, 0, run=run)[0])
+
+
+@pytest.mark.parametrize("run", ["", fingerprint_digest(THEIRS)])
+def test_captions_of_another_or_an_unknown_run_are_not_adopted(store: Store, run: str) -> None:
+    sign(store, run)
+    with pytest.raises(DatasetError) as caught:
+        claim_output(store, claim())
+    assert caught.value.uri == store.address(part_key(CAPTIONS, 0))
+    assert not store.exists(RUN)
+
+
+def test_captions_of_the_same_run_are_continued(store: Store) -> None:
+    sign(store, fingerprint_digest(OURS))
+    write_plan_record(store, PlanRecord(run=fingerprint_digest(OURS), num_parts=2, num_images=3))
+    claim_output(store, claim())
+    assert read_json(store, RUN)["fingerprint"] == OURS
+    assert read_plan(store, 1).num_images == 3
+
+
+def test_a_run_that_committed_nothing_is_taken_over_with_its_plan(store: Store) -> None:
+    store.delete_all(CAPTIONS)
+    claim_output(store, claim(THEIRS))
+    write_plan_record(store, PlanRecord(run=fingerprint_digest(THEIRS), num_parts=2, num_images=3))
+    claim_output(store, claim())
+    assert read_json(store, RUN)["fingerprint"] == OURS
+    assert not store.exists(PLAN)
+    assert not list(list_parts(store, MANIFEST))
+
+
+def test_a_run_with_captions_keeps_its_output(store: Store) -> None:
+    sign(store, fingerprint_digest(THEIRS))
+    claim_output(store, claim(THEIRS))
+    with pytest.raises(RunConflict):
+        claim_output(store, claim())
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_part_of_another_run_or_manifest_is_named(store: Store, number: int) -> None:
+    ours = fingerprint_digest(OURS)
+    sign(store, ours)
+    table, _ = read_captions_part(store, number)
+    plan = read_plan(store, 1)
+    other, _ = read_captions_part(store, 1 - number)
+    for data in (
+        encode_captions(table, 1, 0, run="theirs")[0],
+        encode_captions(other, 1, 0, run=ours)[0],
+    ):
+        store.write(part_key(CAPTIONS, number), data)
+        with pytest.raises(DatasetError) as caught:
+            read_ledger(store, plan, retry_failed=False, num_threads=1, run=ours)
+        assert caught.value.uri == store.address(part_key(CAPTIONS, number))
+        assert store.read(part_key(CAPTIONS, number)) == data
+
+
+def test_a_dry_run_is_refused_where_the_run_would_be(
+    store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    make_jpeg(tmp_path / "photos" / "a.jpg")
+    config = validate_config(CaptionConfig, {"model": {"name": "stub"}})
+    claim_output(open_store(str(tmp_path / "new"), StorageConfig()), claim(THEIRS))
+    assert forecast(tmp_path / "photos", tmp_path / "new", config=config).num_pending == 1
+    sign(store, fingerprint_digest(THEIRS))
+    claim_output(store, claim(THEIRS))
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(Path(store.uri).rglob("*"))]
+    with pytest.raises(RunConflict) as caught:
+        forecast(tmp_path / "photos", store.uri, config=config)
+    assert caught.value.uri == store.uri
+    assert before == [(p, p.stat().st_mtime_ns) for p in sorted(Path(store.uri).rglob("*"))]
+
+
+def test_a_dry_run_counts_nothing_of_a_run_that_would_be_replaced(
+    store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    make_jpeg(tmp_path / "photos" / "z.jpg")
+    config = validate_config(CaptionConfig, {"model": {"name": "stub"}})
+    store.delete_all(CAPTIONS)
+    claim_output(store, claim(THEIRS))
+    found = forecast(tmp_path / "photos", store.uri, config=config)
+    assert (found.num_images, found.num_pending) == (1, 1)
