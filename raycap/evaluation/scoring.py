@@ -120,12 +120,12 @@ class Scorer:
         written: list[list[str]] = chunk[schema.REFERENCE_CAPTIONS].to_pylist()
         tokens = iter(self._tokenize(list(chain.from_iterable(written))))
         references: list[Sentences] = [[next(tokens) for _ in image] for image in written]
-        scored = _only_scored(references, chunk)
+        scored, texts = _only_scored(references, chunk), _only_scored(written, chunk)
         return Counted(
             tokens=join_tokens(references),
             frequencies=DocumentFrequencies.of(scored),
             lengths=count_lengths(chain.from_iterable(scored)),
-            num_unsplit=sum(map(is_unsplit, chain.from_iterable(_only_scored(written, chunk)))),
+            num_unsplit=sum(is_unsplit(text) for image in texts for text in image),
         )
 
     def hash_captions(self, captions: Sequence[str]) -> UInt64[np.ndarray, " captions"]:
@@ -207,7 +207,7 @@ class Scorer:
         return self._ptb.tokenize(captions)
 
 
-def _only_scored(references: list[_Image], chunk: pa.Table) -> list[_Image]:
+def _only_scored(references: Sequence[_Image], chunk: pa.Table) -> list[_Image]:
     pairs = zip(references, chunk[IS_SCORED].to_pylist(), strict=True)
     return [tokens for tokens, is_scored in pairs if is_scored]
 

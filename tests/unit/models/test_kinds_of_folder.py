@@ -159,6 +159,14 @@ def processor_only(folder: Path) -> None:
     )
 
 
+def both(first: Edit, second: Edit) -> Edit:
+    def edit(folder: Path) -> None:
+        first(folder)
+        second(folder)
+
+    return edit
+
+
 def nothing(folder: Path) -> None:
     del folder
 
@@ -259,10 +267,10 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         ["tokenizer.json", "preprocessor_config.json"],
     ),
     "larger images": (
-        lambda folder: [
-            settings("config.json", vision_config__image_size=64)(folder),
-            settings("preprocessor_config.json", size={"height": 64, "width": 64})(folder),
-        ],
+        both(
+            settings("config.json", vision_config__image_size=64),
+            settings("preprocessor_config.json", size={"height": 64, "width": 64}),
+        ),
         [POSITIONS, "1x5x32", "1x17x32"],
     ),
     "another vocabulary": (
@@ -286,7 +294,7 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "patches of nothing": (settings("config.json", vision_config__patch_size=0), ["blip"]),
     "cut short": (truncated, [WEIGHT_FILE, "cut short"]),
     "a shard is missing": (
-        lambda folder: [sharded(folder), without("model-00002-of-00003.safetensors")(folder)],
+        both(sharded, without("model-00002-of-00003.safetensors")),
         ["model-00002-of-00003.safetensors"],
     ),
     "pickled": (moved("pytorch_model.bin"), ["pytorch_model.bin"]),
@@ -358,9 +366,8 @@ def save_adapter(base: Path, folder: Path, *, named: str | None = None, **change
     load_network: Any = BlipForConditionalGeneration.from_pretrained
     network = load_network(base)
     torch.manual_seed(9)
-    config = peft.LoraConfig(
-        **{"r": 4, "target_modules": ["query", "value", "qkv"], "lora_alpha": 64} | changes
-    )
+    plain: dict[str, Any] = {"r": 4, "lora_alpha": 64}
+    config = peft.LoraConfig(target_modules=["query", "value", "qkv"], **{**plain, **changes})
     adapted = with_lora(network, config)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

@@ -135,15 +135,18 @@ def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("model.safetensors", b"not weights"), ("tokenizer.json", b"{}")],
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"not weights", "not a safetensors file"),
+        ("tokenizer.json", b"{}", "cannot be loaded as BLIP"),
+    ],
 )
 def test_broken_files_are_a_model_error(
-    name: str, content: bytes, folder: Path, tmp_path: Path
+    name: str, content: bytes, message: str, folder: Path, tmp_path: Path
 ) -> None:
     copied = copy_folder(folder, tmp_path)
     (copied / name).write_bytes(content)
-    with pytest.raises(ModelError, match="cannot be loaded as BLIP"):
+    with pytest.raises(ModelError, match=message):
         BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
 
 

@@ -147,7 +147,7 @@ def test_a_faulty_folder_is_one_clear_line(edit: Edit, message: str, folder: Pat
 LOADED_FAULTS: dict[str, tuple[Edit, str]] = {
     "broken weights": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"none"),
-        "cannot be loaded as transformer",
+        "not a safetensors file",
     ),
     "missing weight": (without_a_weight, "cannot be loaded as transformer .*norm.weight"),
     "other width": (edit_architecture(width=48), "cannot be loaded as transformer .*size mismatch"),
