@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from raycap.config import CaptionConfig
 from raycap.config.loading import load_config
@@ -16,6 +15,7 @@ from raycap.console.options import (
     SourceArg,
     SplitOption,
 )
+from raycap.console.renamed import Command
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.reporting.numbers import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RETRY_FAILED = "--retry-failed"
 
 
-class CaptionCommand(TyperCommand):
+class CaptionCommand(Command):
     """The command, with an option that may stand without its value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
