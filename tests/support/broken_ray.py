@@ -5,6 +5,7 @@ command and condition: exit code, standard error, and the type of an exception t
 """
 
 import json
+import logging
 import os
 import resource
 import socket
@@ -82,6 +83,7 @@ def main() -> None:
     for condition, brought_about in conditions():
         with brought_about:  # type: ignore[attr-defined]
             for command in COMMANDS:
+                logging.getLogger().handlers.clear()  # of the last command's standard error
                 found = CliRunner().invoke(app, command.split(), prog_name="raycap")
                 error = found.exception
                 told = {
