@@ -55,6 +55,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByRay(config, log)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their number: compressed ones hold a time, and both processes must agree."""
+    del config
+    return f"{argname}-of-{len(val)}" if isinstance(val, bytes) else None
+
+
 @cache
 def uses_shared_ray(file: str) -> bool:
     """Return whether a test file uses the fixture `ray_session`."""
