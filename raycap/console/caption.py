@@ -205,11 +205,9 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
     files = {name: count for name, count in summary.skipped.items() if name != _REPEATED}
     if files:
         skipped = ", ".join(f"{count} {suffix}" for suffix, count in files.items())
+        rows.append(("not images", skipped))
     if summary.num_gone:
         rows.append(("gone from source", f"{summary.num_gone:,} (their rows are kept)"))
-    if summary.skipped:
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in summary.skipped.items())
-        rows.append(("not images", skipped))
     return [*rows, *_repeated(summary.skipped, summary.repeated), ("output", summary.output)]
 
 

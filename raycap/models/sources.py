@@ -215,7 +215,7 @@ def _base_of(adapter: AdapterSource) -> ModelSource:
         )
     try:
         source = _find(adapter.base)
-    except ModelError as error:
+    except (ConfigError, ModelError) as error:
         reason = str(error).partition("; or ")[0]
         raise ModelError(
             f"{adapter.name}: a LoRA adapter of {redact(adapter.base)!r}, which cannot be used "

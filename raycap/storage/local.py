@@ -321,11 +321,9 @@ def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        name = path if is_ours else error.filename or path
-        raise ObjectNotFound(f"{name}: no such file") from error
+        raise ObjectNotFound(f"{_named(error, path, is_ours)}: no such file") from error
     except OSError as error:
-        name = path if is_ours else error.filename or path
-        told = f"{name}: {error.strerror or error}"
+        told = f"{_named(error, path, is_ours)}: {error.strerror or error}"
         if error.errno in (errno.EACCES, errno.EPERM):
             raise ObjectForbidden(told) from error
         if error.errno in _OUTAGES:
@@ -338,6 +336,12 @@ def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]
         raise (ObjectNotFound if is_no_name else StorageError)(told) from error
     except ValueError as error:  # a null byte in the name
         raise ObjectNotFound(f"{str(path)!r}: no such file") from error
+
+
+def _named(error: OSError, path: Path | str, is_ours: bool) -> Path | str:
+    """Return the file to name in a message; an open file has a number for a name."""
+    is_path = isinstance(error.filename, str) and error.filename
+    return error.filename if is_path and not is_ours else path
 
 
 MAX_PATHS = 16

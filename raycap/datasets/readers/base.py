@@ -28,13 +28,13 @@ class Folder:
     @cached_property
     def keys(self) -> list[str]:
         """The first 100,000 visible files, those in `annotations/` before all others."""
-        listed = (
+        keys = (
             key
             for prefix in (JSON_FOLDER, "")
             for table in listed(self.store, prefix)
             for key in table[KEY].to_pylist()
         )
-        visible = (key for key in listed if not key.rpartition("/")[2].startswith("."))
+        visible = (key for key in keys if not key.rpartition("/")[2].startswith("."))
         return list(dict.fromkeys(islice(visible, _NUM_KEYS)))
 
     def has_suffix(self, suffix: str) -> bool:

@@ -25,7 +25,6 @@ from raycap.errors import DatasetError
 from raycap.results.captioning import (
     PLAN,
     PlanRecord,
-    Summary,
     Verification,
     write_plan_record,
     write_summary,
@@ -33,25 +32,10 @@ from raycap.results.captioning import (
 from raycap.runs.records import encode_json, fingerprint_digest
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
-from tests.support.outputs import row, write_output
+from tests.support.outputs import row, summary, write_output
 
 FINGERPRINT: dict[str, Any] = {"source": "x", "model": {}, "generation": {}, "image": {}}
 DIGEST = fingerprint_digest(FINGERPRINT)
-
-
-def summary(num_images: int) -> Summary:
-    return Summary(
-        output="out",
-        source="photos",
-        num_images=num_images,
-        num_ok=num_images,
-        num_failed=0,
-        mean_words=5.0,
-        num_bytes=1,
-        num_captioned=num_images,
-        wall_s=1.0,
-        images_per_s=1.0,
-    )
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from raycap.config import AnnotationFormatName, CaptionConfig, StorageConfig
 from raycap.config.loading import load_config
 from raycap.console import COMMANDS, app
 from raycap.datasets.readers.recognition import AnnotationFormat
+from raycap.results.captioning import write_summary
 from raycap.storage.stores import open_store
 from tests.support.cli import InProcess
-from tests.support.outputs import row, write_output
+from tests.support.outputs import row, summary, write_output
 
 NAMES = [command.__name__ for command in COMMANDS]
 CLI_ONLY = {"config", "settings", "debug", "json", "help"}
@@ -109,7 +110,9 @@ def test_a_path_that_does_not_exist_has_one_exit_code(command: str, cli: InProce
 
 
 def test_status_and_verify_print_json(cli: InProcess) -> None:
-    write_output(open_store(str(cli.folder / "out"), StorageConfig()), [row("a.jpg")])
+    store = open_store(str(cli.folder / "out"), StorageConfig())
+    write_output(store, [row("a.jpg")])
+    write_summary(store, summary(1))
     code, out, _ = cli("verify", "out", "--json")
     found = json.loads(out)
     assert code == 0

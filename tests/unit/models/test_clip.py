@@ -216,7 +216,7 @@ def test_missing_and_broken_weights_are_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     del weights["visual_projection.weight"]
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(ModelError, match="lack 1 tensors .*visual_projection"):
+    with pytest.raises(ModelError, match=r"lack 1 tensors .*visual_projection"):
         ClipScorer.from_pretrained(tmp_path)
     file.write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="not a safetensors file") as told:
