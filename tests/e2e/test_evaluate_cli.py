@@ -17,7 +17,8 @@ def test_captions_of_a_run_are_compared_with_references_and_another_system(cli: 
     captions = [row(name, f"a picture of {number}") for number, name in enumerate(names)]
     write_output(open_store(str(folder / "captions"), StorageConfig()), captions)
     written = [
-        {"file_name": name, "captions": ["a picture of something", "it is noise"]} for name in names
+        {"file_name": name, "captions": ["a picture of something", f"it is noise {number}"]}
+        for number, name in enumerate(names)
     ]
     (folder / "refs.jsonl").write_text("\n".join(map(json.dumps, written)))
     said = [{"image_id": f"{number:06d}", "caption": "a picture of noise"} for number in range(6)]
