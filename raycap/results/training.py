@@ -6,7 +6,7 @@ lock.json             held while a run writes
 augmentation.jpg      training images, unchanged and as the first epochs see them
 attention.jpg         where a `hybrid` looks, word by word, in the best epoch so far
 history.jsonl         an EpochRecord per line and epoch
-checkpoints/          what an interrupted run continues from; deleted once it is complete
+checkpoints/          what a run continues from; a complete run keeps the last, or none
 model/                the best model so far, by validation.metric: `raycap caption --model` runs it
 last/                 the model after the last epoch
 tensorboard/          with train.tensorboard: an event file per epoch
