@@ -98,14 +98,14 @@ def test_a_missing_bucket_stops_at_once_with_one_line(s3: S3, tmp_path: Path) ->
     assert s3.bucket
 
 
-def test_a_refusal_that_a_worker_meets_stops_the_run_with_the_same_line(
-    s3: S3, tmp_path: Path
+def test_a_list_may_name_a_bucket_that_is_missing(
+    s3: S3, tmp_path: Path, make_jpeg: MakeJpeg
 ) -> None:
+    s3.put("one.jpg", make_jpeg())
     listed = tmp_path / "images.txt"
-    listed.write_text(f"s3://nowhere-at-all/photo.jpg\n{s3.uri}/other.jpg\n")
-    with pytest.raises(StorageError, match="no such bucket"):
-        raycap.caption(listed, tmp_path / "out", config=config())
-    assert not (tmp_path / "out" / "summary.json").exists()
+    listed.write_text(f"s3://nowhere-at-all/photo.jpg\n{s3.uri}/other.jpg\n{s3.uri}/one.jpg\n")
+    summary = raycap.caption(listed, tmp_path / "out", config=config())
+    assert (summary.num_ok, summary.failed) == (1, {"not_found": 2})
 
 
 class _Flaky(BaseHTTPRequestHandler):

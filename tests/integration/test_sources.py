@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -300,6 +301,9 @@ def test_a_deep_glob_is_found(tmp_path: Path) -> None:
     os.close(os.open("a.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     os.close(here)
     photos = tmp_path / "photos"
-    for source in (str(photos), f"{photos}/**/*.jpg"):
-        (table,) = open_source(source, CONFIG).tables
-        assert table["image_id"].to_pylist() == [f"{deep}/a.jpg"]
+    try:
+        for source in (str(photos), f"{photos}/**/*.jpg"):
+            (table,) = open_source(source, CONFIG).tables
+            assert table["image_id"].to_pylist() == [f"{deep}/a.jpg"]
+    finally:  # pytest cleans up by recursion
+        subprocess.run(["rm", "-rf", str(photos)], check=True)
