@@ -106,7 +106,7 @@ def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
 
 def begin_anew(folder: Path, raycap: CommandLine) -> None:
     shutil.rmtree(folder)
-    other = ("--set", "generation.num_beams=1", "--set", "generation.max_length=7")
+    other = ("--set", "generation.num_beams=1", "--set", "generation.max_new_tokens=7")
     code, _, err = raycap("caption", "photos", "out", *SETTINGS, *other)
     assert code == 0, err
 
