@@ -37,6 +37,7 @@ from raycap.runs.records import versions
 from raycap.schema import IMAGE_ID, URI
 from raycap.storage.address import redact
 from raycap.storage.base import KEY
+from raycap.storage.probe import check_single_writer
 from raycap.storage.stores import ImageReader, open_store
 
 
@@ -300,6 +301,7 @@ def check_output(output: str, config: StorageConfig) -> Check:
             found=f"{redact(store.uri)}: a conditional write overwrote an existing object",
             remedy="two runs could overwrite each other: use a store with conditional writes",
         )
+    check_single_writer(store)
     found = f"{redact(store.uri)}: conditional write, list, read and delete work"
     return Check(name="output", verdict=Verdict.OK, found=found)
 

@@ -33,6 +33,7 @@ from raycap.results.training import HISTORY, TRAINING, read_history, read_traini
 from raycap.runs.records import CONFIG, LOCK, RUN, read_json
 from raycap.storage.address import Address, check_exists
 from raycap.storage.base import Store
+from raycap.storage.lock import describe
 from raycap.storage.stores import open_store
 
 _MODEL = "model/"
@@ -321,7 +322,9 @@ def _state_of_lock(store: Store) -> State:
     if not store.exists(LOCK):
         return State.STOPPED
     if not Address.parse(store.uri).is_local:
-        return State.UNKNOWN  # its holder deletes it, but not if it was killed
+        # Its holder marks it as released, but not if it was killed.
+        is_released = bool(describe(store.read(LOCK)).get("released"))
+        return State.STOPPED if is_released else State.UNKNOWN
     path = store.address(LOCK)
     try:
         holder: dict[str, Any] = json.loads(Path(path).read_text())

@@ -172,3 +172,11 @@ def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"fingerprint": 3}')
     with pytest.raises(DatasetError):
         find_kind(open_store(str(tmp_path), StorageConfig()))
+
+
+def test_a_released_lock_in_a_store_without_locks_of_its_own_is_nobodys() -> None:
+    store = open_store("memory://released/out", StorageConfig())
+    store.write("run.json", json.dumps({"fingerprint": {"kind": "blip", "train": {}}}).encode())
+    with store.lock(LOCK):
+        assert status(store.uri).state == State.UNKNOWN
+    assert status(store.uri).state == State.STOPPED
