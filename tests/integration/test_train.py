@@ -101,6 +101,7 @@ def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
     assert all(record.num_images == 44 for record in found.history)
 
 
+@pytest.mark.slow
 def test_a_higher_number_of_epochs_continues_a_finished_run(dataset: Path, tmp_path: Path) -> None:
     def config(num_epochs: int, **train_settings: Any) -> TrainConfig:
         settings = {"num_epochs": num_epochs, "batch_size": 8, **train_settings}
