@@ -20,6 +20,8 @@ from raycap.models.folders import (
 from raycap.models.hub import ALLOWED_PATTERNS, download
 from raycap.models.kinds import find_kind
 from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic, refuse_adapter
+from raycap.results.calibration import CALIBRATION
+from raycap.runs.records import LOCK, RUN
 
 
 def load_captioner(
@@ -116,10 +118,14 @@ def _folder_here(source: ModelSource) -> Path:
 
 
 def _copy_files(kind: CaptionerKind, original: Path, folder: Path) -> None:
-    """Copy file by file, each atomically; links are followed."""
-    settings = {KIND_FILE, GENERATION_FILE} - set(kind.extra_files)
+    """Copy file by file, each atomically; links are followed.
+
+    A calibrated model is a run's output as well: that run's records stay where they are. Above all
+    its lock, in whose place this run's own may be.
+    """
+    left = {KIND_FILE, GENERATION_FILE} - set(kind.extra_files) | {LOCK, RUN, CALIBRATION}
     for path in sorted(path for pattern in ALLOWED_PATTERNS for path in original.glob(pattern)):
-        if path.name not in settings and path.is_file():
+        if path.name not in left and path.is_file():
             temporary = folder / f".{path.name}.tmp"
             shutil.copyfile(path, temporary)
             temporary.replace(folder / path.name)
