@@ -163,7 +163,7 @@ def _address(file: AnnotationFile, value: Any) -> str:
 def _exists(path: str) -> bool:
     try:
         return os.path.lexists(path)
-    except ValueError:  # a surrogate that stands for no byte, or a null byte
+    except ValueError:  # a surrogate that represents no byte, or a null byte
         return False
 
 

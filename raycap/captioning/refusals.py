@@ -41,7 +41,7 @@ class Refusals:
 
         Raises:
             StorageError: access to most of the first images is denied, and none was read; or later
-                to so many one after the other.
+                to that many in a row.
         """
         if self._is_open:
             self._count_in_a_row(answered)
@@ -93,6 +93,6 @@ def _stop(what: str) -> StorageError:
     return StorageError(
         f"{what}; check the permissions and credentials, and run the same command to continue "
         "(with --retry-failed=forbidden for rows that it has already), or raise "
-        "engine.max_refused if so many may stay unread",
+        "engine.max_refused if this many may stay unread",
         setting="engine.max_refused",
     )

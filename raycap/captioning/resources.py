@@ -47,7 +47,7 @@ def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> R
 
 
 def _shortage(actor: dict[str, float], num_actors: int, total: dict[str, float]) -> str | None:
-    """Return what the cluster lacks for so many actors of these resources; None if nothing."""
+    """Return what the cluster lacks for this many actors of these resources; None if nothing."""
     if actor["GPU"] * num_actors > total.get("GPU", 0.0):
         return (
             f"engine.num_actors={num_actors} with engine.gpus_per_actor={actor['GPU']:g} needs "
@@ -63,7 +63,7 @@ def _shortage(actor: dict[str, float], num_actors: int, total: dict[str, float])
     if any(all(node.get(name, 0.0) >= each for name, each in actor.items()) for node in nodes):
         return None
     wanted = " and ".join(f"{each:g} {name}s" for name, each in actor.items() if each)
-    return f"each captioner needs {wanted} of one node, and no node has so many"
+    return f"each captioner needs {wanted} on one node, and no node has that many"
 
 
 def count_workers(resources: Resources, num_parts: int) -> Workers:

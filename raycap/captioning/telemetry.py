@@ -2,8 +2,8 @@
 
 Ray collects them on every node and exports each with the prefix `ray_`. They are updated per batch
 and block, never per image. All are tagged with their run, so that jobs that share a cluster or a
-Prometheus are told apart, and failed images with their error code, from a closed list; Ray adds the
-node and the process.
+Prometheus are counted separately. Failed images are tagged with their error code, from a closed
+list. Ray adds the node and the process.
 
 The driver counts answered images as they reach the committer: an image that is answered again after
 its worker died counts once. An image that the second model of a cascade captions counts once more;
@@ -129,7 +129,7 @@ _CURRENT = _Current()
 
 
 def run_label(output: str) -> str:
-    """Return what tells a run apart in charts: `captions-1a2b3c4d` for `s3://bucket/captions`.
+    """Return the name of a run in charts: `captions-1a2b3c4d` for `s3://bucket/captions`.
 
     Not the whole address, since the metrics ports ask for no token.
     """

@@ -14,7 +14,7 @@ def stream_context(*, block_bytes: int, stall_timeout_s: float | None, debug: bo
 
     Args:
         block_bytes: size at which a block leaves its task; 1: each table immediately.
-        stall_timeout_s: stop after so many seconds without progress; None: wait for ever.
+        stall_timeout_s: stop after this many seconds without progress; None: wait for ever.
         debug: show Ray's own log.
     """
     with warnings.catch_warnings():

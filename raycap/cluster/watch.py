@@ -21,7 +21,7 @@ _GRACE_S = 10.0
 _CONTINUE = "what is finished is kept: run the same command to continue"
 
 WaitForEnd = Callable[[float], str | None]
-"""Waits for at most so many seconds; returns what is gone, as a message, or None."""
+"""Waits for at most this many seconds; returns what is gone, as a message, or None."""
 
 
 class Watch:

@@ -36,7 +36,7 @@ class CalibrateConfig(Section):
     max_cider_loss: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the starting CIDEr-D that the chosen setting may lose."""
     closed_gap: float = Field(default=1.0, ge=0.0)
-    """A length gap of at most so many tokens counts as closed: of these settings, the one with the
+    """A length gap up to this many tokens counts as closed: of these settings, the one with the
     best CIDEr-D is chosen."""
     search: LengthSearchConfig = LengthSearchConfig()
     """The settings to try."""

@@ -63,14 +63,14 @@ class EngineConfig(Section):
     max_failed_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of failed images above which a complete run has exit code 3."""
     max_refused: int = Field(default=1000, ge=1)
-    """Stop the run if access is denied (`forbidden`) to so many images in a row, or to most of the
+    """Stop the run if access is denied (`forbidden`) to this many images in a row, or most of the
     first and none of these can be read. Otherwise such images are failed rows."""
     hang_timeout_s: float = Field(default=180.0, gt=0.0)
-    """A process that spends so many seconds on one batch, or on decoding one image, is ended and
+    """A process that spends this many seconds on one batch, or on decoding one image, is ended and
     replaced; with `model.compile`, a batch may take five times as long. Images that crash or hang
     their process are identified, and become failed rows."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
-    """Stop the run with an error after so many seconds without a finished image."""
+    """Stop the run with an error after this many seconds without a finished image."""
 
 
 class PreflightConfig(Section):
@@ -80,7 +80,7 @@ class PreflightConfig(Section):
     """Price per GPU and hour, including its share of the machine; without GPUs, per captioner and
     hour. In any currency. None: no cost is estimated."""
     max_time_s: float = Field(default=600.0, gt=0.0)
-    """After so many seconds, the images captioned so far are the sample."""
+    """After this many seconds, the images captioned so far are the sample."""
     seed: int = Field(default=0, ge=0)
     """Seed of the choice of images."""
 

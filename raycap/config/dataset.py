@@ -61,7 +61,7 @@ class PrepareEngineConfig(Section):
     memory_bytes: int = Field(default=1_000_000_000, ge=100_000_000)
     """Memory for sorting and grouping the annotations; more data goes to disk."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
-    """Stop after so many seconds without progress."""
+    """Stop after this many seconds without progress."""
 
 
 class PrepareConfig(Section):

@@ -99,7 +99,7 @@ class GenerationConfig(Section):
     repetition_penalty: float = Field(default=1.0, gt=0.0)
     """Above 1 makes tokens that the caption already contains less likely."""
     no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No sequence of so many tokens may occur twice; 0 allows all."""
+    """No sequence of this many tokens may occur twice; 0 allows all."""
     prompt: str = ""
     """Text that every caption continues, such as "a picture of". For a `vlm`, the question that the
     caption answers; empty: it is asked for one sentence."""

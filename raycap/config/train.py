@@ -126,7 +126,7 @@ class ValidationConfig(Section):
     metric: Literal["loss", "cider_d", "bleu_4", "rouge_l", "length_gap"] = "cider_d"
     """Metric of the best checkpoint and of early stopping."""
     patience: int | None = Field(default=3, ge=1)
-    """Stop after so many epochs without a better value; None: never stop early."""
+    """Stop after this many epochs without a better value; None: never stop early."""
 
 
 class TrainEngineConfig(Section):
@@ -145,7 +145,7 @@ class TrainEngineConfig(Section):
     shuffle_images: int = Field(default=4096, ge=1)
     """Images that are shuffled together; their files are read from random places in the dataset."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
-    """Stop after so many seconds without progress."""
+    """Stop after this many seconds without progress."""
 
 
 class TrainConfig(Section):

@@ -23,13 +23,13 @@ class SearchConfig(Section):
     grace_epochs: int = Field(default=1, ge=1)
     """Epochs before which no trial is stopped."""
     reduction: int = Field(default=3, ge=2)
-    """ASHA: at each rung, one of so many trials continues."""
+    """ASHA: at each rung, one of this many trials continues."""
     num_trials: int | None = Field(default=None, ge=1)
     """Maximum number of trials. None: the whole grid; 20 for the other algorithms."""
     max_total_epochs: int | None = Field(default=None, ge=1)
-    """Stop the search after so many epochs, summed over all trials; None: no limit."""
+    """Stop the search after this many epochs, summed over all trials; None: no limit."""
     max_time_s: float | None = Field(default=None, gt=0.0)
-    """Stop the search after so many seconds of this invocation; None: no limit."""
+    """Stop the search after this many seconds of this invocation; None: no limit."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Trials at a time. None: as many as fit the cluster."""
     keep_models: Literal["best", "all"] = "best"

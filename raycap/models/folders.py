@@ -62,7 +62,7 @@ _ATTENTION = frozenset({"attn_implementation", "_attn_implementation", "experts_
 _OWN_ATTENTION = frozenset({None, "eager", "sdpa"})
 _COUNT = re.compile(r"layers|depth|blocks|experts|stages")
 _SPARE_LAYERS = 1_000
-"""A model of so many layers is built within seconds; some counts are for other purposes."""
+"""A model of this many layers is built within seconds; some counts are for other purposes."""
 _MAX_SIDE_PX = 16_384
 _MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 _TRAINER_PICKLES = frozenset({"optimizer.pt", "scheduler.pt", "scaler.pt"})

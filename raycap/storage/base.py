@@ -139,7 +139,7 @@ def retrying(config: StorageConfig, limit_s: float | None = None) -> Retrying:
 
     Args:
         config: How often.
-        limit_s: No retry begins after so many seconds; None: no limit.
+        limit_s: No retry begins after this many seconds; None: no limit.
     """
     stop: stop_base = stop_after_attempt(config.num_retries + 1)
     return Retrying(

@@ -107,11 +107,11 @@ class ForeignStore:
 
     @property
     def uri(self) -> str:
-        """`scheme://root`."""
+        """Its address, without a trailing slash."""
         return f"{self._scheme}://{self._root}"
 
     def address(self, key: str) -> str:
-        """`scheme://root/key`."""
+        """Return the full address of a key."""
         return f"{self.uri}/{key}"
 
     def list(self, prefix: str = "") -> Iterator[pa.Table]:

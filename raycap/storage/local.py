@@ -345,7 +345,7 @@ def _named(error: OSError, path: Path | str, is_ours: bool) -> Path | str:
 
 
 MAX_PATHS = 16
-"""A folder that many links lead to is listed below so many of them, the first in key order."""
+"""A folder that many links lead to is listed under this many of them, the first in key order."""
 
 DANGLING, UNREADABLE, UNREADABLE_FILE, SPECIAL, REPEATED = (
     "dangling link",

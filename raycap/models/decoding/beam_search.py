@@ -170,7 +170,7 @@ class BeamSearch:
         read = self._beams.tokens[:, :, :position] if step else self._beams.tokens[:, :1, :position]
         scores = self._process(read.flatten(0, 1), logprobs)
         shape = (num_images, num_beams, logprobs.shape[1])
-        # At the first step one row stands for all beams.
+        # At the first step one row represents all beams.
         scores = scores.view(num_images, -1, shape[2]).expand(shape)
         logprobs = logprobs.view(num_images, -1, shape[2]).expand(shape)
         totals = (scores + self._beams.scores[:, :, None]).flatten(1)
