@@ -35,6 +35,8 @@ MakeJpeg = Callable[..., bytes]
 
 # As in `raycap.cluster.start`: torch threads that spin while they wait take cores from others.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# As in `raycap.cluster.local`: beside a busy program, Ray's workers would get almost no time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 S3_PAGE_KEYS = 100
 """Keys that moto's server lists at a time; AWS lists 1,000."""

@@ -34,6 +34,7 @@ _MARK = "RAYCAP_LOCAL_RAY"
 _MIN_CPUS = 4
 _MIN_FILES = 1024
 _PROBE_BYTES = 1 << 20
+_NICENESS = "RAY_worker_niceness"
 _AUTH_MODE = "RAY_AUTH_MODE"
 _TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  the name of the variable
 
@@ -61,6 +62,9 @@ def local_ray(*, options: Mapping[str, Any], with_dashboard: bool) -> Iterator[N
     num_cpus = max(_MIN_CPUS, os.cpu_count() or 1)
     # Of its processes and their children, which import nothing from the working folder.
     environment = {"PYTHONSAFEPATH": "1", _MARK: _own_token()}
+    # Ray lowers its workers' priority by 15: beside any other busy program they would get a
+    # thirtieth of the cores. `nice raycap ...` lowers the priority of all.
+    environment[_NICENESS] = os.environ.get(_NICENESS, "0")
     if with_dashboard:
         # Ray warns at a multiple of this; each trial has about six processes, most of them idle.
         environment["RAY_worker_maximum_startup_concurrency"] = str(4 * num_cpus)

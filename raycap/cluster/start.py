@@ -44,7 +44,8 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     Args:
         debug: show Ray's own log.
         with_dashboard: start a local Ray with its dashboard, and without its warning about many
-            processes: Ray Train asks the dashboard which resources dead trials had reserved.
+            processes, for trials that are worker groups of Ray Train: it asks the dashboard which
+            resources dead trials had reserved.
 
     Raises:
         ConfigError: the named cluster does not answer or refuses, or the address is Ray Client's.

@@ -1,4 +1,9 @@
-"""Running the training workers by Ray Train, and deciding which of their failures to retry."""
+"""Running the training workers by Ray Train, and deciding which of their failures to retry.
+
+Several workers form a worker group of Ray Train. For that, Ray Train starts a dozen processes one
+after the other, which takes a minute on two cores. A single worker needs no group: it runs Ray
+Train's local mode in one actor, which is started again as often as a group would be.
+"""
 
 import logging
 import os
@@ -6,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -42,11 +48,27 @@ class StopAtFaults(UserCallback):
         """Raise such an error: Ray Train ends the run if a callback raises."""
         del run_context
         for error in worker_exceptions.values():
-            ours = find_error(error)
-            if ours is not None:
-                raise ours
-            if isinstance(error, _FAULTS):
-                raise error
+            if (recurring := _recurring(error)) is not None:
+                raise recurring
+
+
+def _recurring(error: Exception) -> Exception | None:
+    """Return the error that a retry would raise again; None if a retry may succeed."""
+    return find_error(error) or (error if isinstance(error, _FAULTS) else None)
+
+
+class LoneWorker:
+    """The worker of a run that has only one; an actor."""
+
+    def fit(self, assignment: Assignment) -> dict[str, Any]:
+        """Train in this process, as `work` does in a worker group."""
+        trainer = _Trainer(
+            work,
+            train_loop_config={"assignment": assignment},
+            scaling_config=ScalingConfig(num_workers=0),  # Ray Train's local mode
+        )
+        result: dict[str, Any] = trainer.fit().return_value
+        return result
 
 
 logger = logging.getLogger(__name__)
@@ -103,20 +125,42 @@ class Fitting:
         return outcome
 
     def _fit(self, folder: str) -> dict[str, Any]:
-        # Ray Train looks at its workers every 2 s by default, at their end too.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-        result: dict[str, Any] = self._trainer(folder).fit().return_value
-        return result
-
-    def _trainer(self, folder: str) -> Any:
-        engine, resources = self._job.config.engine, self._resources
         assignment = Assignment(
             job=self._job,
             mailbox=self._mailbox,
-            torch_threads=resources.torch_threads,
+            torch_threads=self._resources.torch_threads,
             debug=self._debug,
         )
+        if self._job.config.engine.num_workers == 1:
+            return self._fit_alone(assignment)
+        # Ray Train looks at its workers every 2 s by default, at their end too.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+        result: dict[str, Any] = self._trainer(assignment, folder).fit().return_value
+        return result
+
+    def _fit_alone(self, assignment: Assignment) -> dict[str, Any]:
+        """Train with one worker, and start another one if it fails for a transient reason."""
+        num_left = self._job.config.engine.max_failures
+        kind: Any = ray.remote(LoneWorker)
+        while True:
+            worker = kind.options(
+                num_cpus=self._resources.cpus_per_worker, num_gpus=self._resources.gpus_per_worker
+            ).remote()
+            try:
+                result: dict[str, Any] = ray.get(worker.fit.remote(assignment))
+            except Exception as error:
+                if not num_left or _recurring(error) is not None:
+                    raise
+                num_left -= 1
+                logger.warning("worker_failed %s: starting another", type(error).__name__)
+            else:
+                return result
+            finally:
+                ray.kill(worker)
+
+    def _trainer(self, assignment: Assignment, folder: str) -> Any:
+        engine, resources = self._job.config.engine, self._resources
         return _Trainer(
             work,
             train_loop_config={"assignment": assignment},

@@ -144,7 +144,7 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path: Path) -> None:
+def test_two_workers_one_of_which_is_lost_give_the_losses_of_one(tmp_path: Path) -> None:
     # One takes as many micro-batches one after the other: batch norm sees what two workers see.
     write_dataset(str(tmp_path / "set"), "train:48", "validation:10")
     found = []
@@ -153,11 +153,20 @@ def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path:
         ("two", 2, {"batch_size": 4}),
     ):
         config = tiny_config(
-            train={"num_epochs": 3, **share},
+            train={"num_epochs": 3, "checkpoint_every_s": 1e-6, **share},
             architecture={"dropout": 0.2},
             engine={"num_workers": num_workers},
         )
-        found.append(run(tmp_path / "set", tmp_path / name, config))
+        on_progress = KillOnce() if name == "two" else None
+        found.append(
+            run(
+                tmp_path / "set",
+                tmp_path / name,
+                config,
+                models=tiny_models(delay_s=0.3 if on_progress else 0.0),
+                on_progress=on_progress,
+            )
+        )
     one, two = found
     assert two.num_steps == one.num_steps == 18
     assert two.global_batch == one.global_batch == 8
@@ -167,27 +176,32 @@ def test_two_workers_give_the_losses_of_one_with_the_same_global_batch(tmp_path:
         assert a[1:] == pytest.approx(b[1:], rel=0.05)
 
 
-@pytest.mark.slow
+class KillOnce:
+    """Kills a worker, once, in the second epoch."""
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if not self.killed and progress.epoch == 2 and progress.step >= 2:
+            self.killed = kill_workers(1)
+
+
+FRAGILE = CONFIG.model_copy(
+    update={
+        "train": CONFIG.train.model_copy(update={"checkpoint_every_s": 1e-6}),
+        "engine": CONFIG.engine.model_copy(update={"max_failures": 1}),
+    }
+)
+"""A run that writes a checkpoint at every step, and replaces one worker."""
+
+
 def test_a_lost_worker_is_replaced_and_the_result_is_the_same(
     dataset: Path, tmp_path: Path, whole: Any
 ) -> None:
-    config = CONFIG.model_copy(
-        update={"train": CONFIG.train.model_copy(update={"checkpoint_every_s": 1e-6})}
-    )
-    killed: list[int] = []
-
-    def on_progress(progress: TrainingProgress) -> None:
-        if not killed and progress.epoch == 2 and progress.step >= 2:
-            killed.append(kill_worker())
-
-    found = run(
-        dataset,
-        tmp_path,
-        config,
-        models=tiny_models(delay_s=0.3),
-        on_progress=on_progress,
-    )
-    assert killed
+    kill = KillOnce()
+    found = run(dataset, tmp_path, FRAGILE, models=tiny_models(delay_s=0.3), on_progress=kill)
+    assert kill.killed
     assert losses(found) == losses(whole[0])
     assert same(weights(tmp_path), weights(whole[2]))
 
@@ -196,20 +210,34 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def kill_worker() -> int:
-    """Kill the process of Ray Train's worker as the kernel would."""
-    for process in psutil.process_iter(["cmdline", "ppid"]):
-        if "RayTrainWorker" in " ".join(process.info["cmdline"] or []) and is_ours(process):
-            process.send_signal(signal.SIGKILL)
-            pid: int = process.pid
-            return pid
-    raise AssertionError("no worker of Ray Train runs")
+def kill_workers(most: int | None = None) -> list[int]:
+    """Kill the processes of this session's workers as the kernel would, the first ones of them."""
+    found = [it for it in psutil.Process().children(recursive=True) if is_worker(it)][:most]
+    for process in found:
+        process.kill()
+    return [process.pid for process in found]
 
 
-def is_ours(process: psutil.Process) -> bool:
-    """Whether a process belongs to the Ray of this test session, not to another's."""
-    mine = psutil.Process().children(recursive=True)
-    return process.pid in {child.pid for child in mine}
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        name = process.cmdline()[0]
+    except (psutil.Error, IndexError):
+        return False
+    return "RayTrainWorker" in name or "LoneWorker" in name
+
+
+@pytest.mark.slow
+def test_a_run_ends_when_workers_are_lost_too_often(dataset: Path, tmp_path: Path) -> None:
+    killed: list[int] = []
+    with pytest.raises(RunStopped):
+        run(
+            dataset,
+            tmp_path,
+            FRAGILE,
+            models=tiny_models(delay_s=0.3),
+            on_progress=lambda _: killed.extend(kill_workers()),
+        )
+    assert len(killed) == 2
 
 
 @pytest.mark.slow

@@ -78,7 +78,17 @@ def committed_parts(output: Path) -> int:
 
 
 def ray_processes_of(home: Path) -> list[int]:
-    """Find what is left of the local Ray that a command with this home folder had started."""
+    """Find what is left of the local Ray that a command with this home folder had started.
+
+    Processes that were asked to end may take a moment on a busy machine.
+    """
+    deadline = time.monotonic() + 20
+    while (left := _processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _processes_of(home: Path) -> list[int]:
     left = []
     for process in psutil.process_iter(["pid", "environ", "cmdline"]):
         environ = process.info["environ"] or {}

@@ -256,20 +256,24 @@ def scene_captions(folder: Path, num_scenes: int = 60) -> str:
         )
         for number, (name, scene) in enumerate(write_scenes(images, num_scenes, seed=3))
     ]
+    (images / "z-empty.jpg").write_bytes(b"")
+    (images / "z-half.jpg").write_bytes((images / rows[0][schema.IMAGE_ID]).read_bytes()[:900])
     broken = [
-        failed(name) | {schema.URI: str(images / name), **what}
+        failed(name) | {schema.URI: str(images / name), schema.ETAG: _etag(images / name), **what}
         for name, what in (
             ("z-empty.jpg", {schema.ERROR_CODE: "empty", schema.ERROR_MESSAGE: "0 bytes"}),
             ("z-half.jpg", {schema.ERROR_MESSAGE: "JPEG: image file is truncated"}),
             ("z-other.jpg", {schema.ERROR_MESSAGE: "JPEG: broken data stream"}),
         )
     ]
-    (images / "z-empty.jpg").write_bytes(b"")
-    (images / "z-half.jpg").write_bytes((images / rows[0][schema.IMAGE_ID]).read_bytes()[:900])
     half = len(rows) // 2
     output = write_captions(folder / "captions", rows[:half], [*rows[half:], *broken])
     commit_at(output, ["2026-11-24T07:00:00+00:00", "2026-11-24T07:00:09+00:00"])
     return output
+
+
+def _etag(path: Path) -> str | None:
+    return etag_of(path.stat()) if path.exists() else None
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ def losses_of(epoch: int, turn: int) -> Losses:
     """Give losses that fall; that of validation rises again after an epoch."""
     past = max(0, epoch - turn)
     validation = 1.1 + 2.6 * math.exp(-min(epoch, turn) / 2) + 0.05 * past
-    return Losses(fitted=0.5 + 3 * math.exp(-epoch / 2), validation=validation)
+    # Still falling at the turn, so that what follows is overfitting.
+    fitted = 0.5 + 3 * math.exp(-epoch / max(2, turn / 3))
+    return Losses(fitted=fitted, validation=validation)
 
 
 def training_history(num_epochs: int = 8, turn: int = 5) -> list[EpochRecord]:

@@ -131,8 +131,8 @@ class _Invocation:
         left = [it for it in self._systems.values() if it.status is Status.WAITING]
         if not left:
             return True
-        with ray_cluster(debug=debug, with_dashboard=True) as is_fixed:
-            engine = self._config.training.engine
+        engine = self._config.training.engine
+        with ray_cluster(debug=debug, with_dashboard=engine.num_workers > 1) as is_fixed:
             resources = fit_resources(engine, is_fixed=is_fixed)
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             limits = SearchConfig(max_concurrent=self._config.study.max_concurrent)

@@ -85,7 +85,8 @@ def keep_best(
 
 logger = logging.getLogger(__name__)
 
-_BATCH = ("train.batch_size", "engine.num_workers")
+_NUM_WORKERS = "engine.num_workers"
+_BATCH = ("train.batch_size", _NUM_WORKERS)
 
 
 def tune(  # noqa: PLR0913  the public call: all but two by keyword
@@ -190,8 +191,9 @@ class _Invocation:
         most = self._config.tune.max_total_epochs
         if most is not None and sum(epochs.values()) >= most:
             return "budget"
-        with ray_cluster(debug=debug, with_dashboard=True) as is_fixed:
-            base = self._config.base()
+        base = self._config.base()
+        has_groups = base.engine.num_workers > 1 or _NUM_WORKERS in self._space
+        with ray_cluster(debug=debug, with_dashboard=has_groups) as is_fixed:
             resources = fit_resources(base.engine, is_fixed=is_fixed)
             total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             concurrent = fit_trials(total, base.engine, resources, self._config.tune)
