@@ -85,6 +85,7 @@ def cluster(s3_server: str) -> Iterator[TwoNodes]:
         name: value for name, value in os.environ.items() if not name.startswith(("RAY", "AWS"))
     }
     env = kept | {
+        "RAY_worker_niceness": "0",
         "HOME": str(folder / "home"),
         "PATH": f"{BIN}:{os.environ['PATH']}",  # where the cluster finds the `python` of jobs
         "RAY_AUTH_MODE": "token",
