@@ -16,7 +16,14 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import RUN, encode_json, read_as, read_fingerprint, read_json
+from raycap.runs.records import (
+    RUN,
+    encode_json,
+    read_as,
+    read_fingerprint,
+    read_if_any,
+    read_json,
+)
 from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
@@ -307,8 +314,7 @@ def read_summary(store: Store) -> Summary:
         ObjectNotFound: there is none.
         DatasetError: it is damaged.
     """
-    found: Summary = read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
-    return found
+    return read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
 
 
 def write_plan_record(store: Store, record: PlanRecord) -> None:
@@ -322,10 +328,4 @@ def read_plan_record(store: Store) -> PlanRecord | None:
     Raises:
         DatasetError: it is damaged.
     """
-    try:
-        found: PlanRecord = read_as(
-            _PLAN_FORM, store, PLAN, "restore the file, or start in a new output"
-        )
-    except ObjectNotFound:
-        return None
-    return found
+    return read_if_any(_PLAN_FORM, store, PLAN, "restore the file, or start in a new output")
