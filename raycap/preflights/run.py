@@ -46,6 +46,7 @@ from raycap.results.preflight import CONTACT_SHEET, Preflight, write_preflight
 from raycap.runs.opening import check_claim, stopping
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
+from raycap.storage.local import LocalStore
 from raycap.storage.stores import open_store
 
 
@@ -146,9 +147,15 @@ def preflight(  # noqa: PLR0913  as `caption`
         trial.caption(images, on_progress or (lambda _: None))
     found = trial.found()
     page = render([preflight_section(found, trial.answered, "preflight", config)])
-    store.write(CONTACT_SHEET, page.encode())
-    write_preflight(store, found)
+    own = own_store(store)
+    own.write(CONTACT_SHEET, page.encode())
+    write_preflight(own, found)
     return found
+
+
+def own_store(store: Store) -> Store:
+    """Return the output as it is written to: not through links within it, as in a locked run."""
+    return store.unfollowing() if isinstance(store, LocalStore) else store
 
 
 def _check_single(config: CaptionConfig) -> None:
