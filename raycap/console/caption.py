@@ -127,14 +127,18 @@ def caption(
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
         retried = retry_failed if retry_failed is not None else False
-        choice = {"config": resolved, "limit": limit, "retry_failed": retried}
+        choice = {
+            "config": resolved,
+            "source_moved_from": source_moved_from,
+            "limit": limit,
+            "retry_failed": retried,
+        }
         if dry_run:
             _print_forecast(source, output, choice)
             return
         if preflight is not None:
             failed_share = _preflight(source, output, preflight, choice, debug=debug)
         else:
-            choice["source_moved_from"] = source_moved_from
             failed_share = _caption(source, output, choice, debug=debug)
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(
