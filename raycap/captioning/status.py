@@ -27,6 +27,7 @@ from raycap.results.captioning import (
     is_complete,
     read_caption_run,
     read_plan_record,
+    read_skipped,
 )
 from raycap.runs.records import encode_json, now, read_if_any
 from raycap.storage.base import Store
@@ -112,6 +113,7 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
         beat=beat,
         age_s=None if beat is None else age_s,
         num_gone=0 if plan is None else plan.num_gone,
+        skipped=read_skipped(store),
     )
 
 

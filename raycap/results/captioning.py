@@ -145,6 +145,8 @@ class OutputStatus:
     """Seconds since then, by this machine's clock."""
     num_gone: int = 0
     """Images that are no longer in the source; their rows are kept."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """As the summary has it; empty without one."""
 
 
 @dataclass(kw_only=True)
@@ -164,6 +166,8 @@ class Verification:
     """Whether the run came to its end, and wrote `summary.json`."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed images by error code."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """As the summary has it; empty without one."""
     problems: list[str] = field(default_factory=list)
     """The first hundred problems, one line each."""
     num_problems: int = 0
@@ -315,6 +319,14 @@ def read_summary(store: Store) -> Summary:
         DatasetError: it is damaged.
     """
     return read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
+
+
+def read_skipped(store: Store) -> dict[str, int]:
+    """Return the files that a run skipped, as its summary has them; none without a summary."""
+    try:
+        return read_summary(store).skipped
+    except (ObjectNotFound, DatasetError):  # a damaged one is written again
+        return {}
 
 
 def write_plan_record(store: Store, record: PlanRecord) -> None:
