@@ -149,15 +149,15 @@ def test_a_file_that_is_cut_short_is_transient_and_a_pipe_is_no_file(
 def test_a_bucket_that_does_not_exist_is_a_row_of_a_list_only(
     root: str | None, is_row: bool
 ) -> None:
-    class NoBucket:
+    class NoBucket(ImageReader):
         def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
             del max_bytes, size_bytes
             raise BucketNotFound(f"{uri}: there is no such bucket")
 
     row = {"image_id": "a", "uri": "s3://none/a.jpg", "size_bytes": None}
-    decoder = Decoder(TARGET, ImageConfig(), 60.0)
+    decoder, reader = Decoder(TARGET, ImageConfig(), 60.0), NoBucket(StorageConfig())
     if is_row:
-        assert load_image(row, None, NoBucket(), decoder, spec(root))["error_code"] == "not_found"
+        assert load_image(row, None, reader, decoder, spec(root))["error_code"] == "not_found"
         return
     with pytest.raises(BucketNotFound):
-        load_image(row, None, NoBucket(), decoder, spec(root))
+        load_image(row, None, reader, decoder, spec(root))
