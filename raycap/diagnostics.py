@@ -27,7 +27,7 @@ from raycap.captioning.resources import fit_resources
 from raycap.captioning.source import open_source
 from raycap.cluster.start import ray_cluster
 from raycap.config import EngineConfig, GenerationConfig, ImageConfig, ModelConfig, StorageConfig
-from raycap.errors import ImageError, ObjectNotFound, RaycapError
+from raycap.errors import UNREADABLE, ImageError, ObjectNotFound, RaycapError
 from raycap.images.decoding import decode
 from raycap.models.device import describe_accelerators
 from raycap.models.kinds import find_kind
@@ -200,7 +200,8 @@ def check_nodes(source: str | None, output: str | None, config: StorageConfig) -
     Nodes can have other credentials, routes, mounts and versions than the driver.
     """
     look: Any = ray.remote(num_cpus=0, max_retries=0)(_look_from_node)
-    uri = None if source is None else _first_image(source, config)
+    read = None if source is None else _read_one(source, config)
+    uri = None if read is None else read.uri
     asked = {}
     for node in _alive():
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -246,36 +247,75 @@ def _answer_of(answer: Any) -> str | None:
     return said
 
 
-def _first_image(source: str, config: StorageConfig) -> str | None:
-    """Return the address of the first image, with what it may contain of secrets."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """An image of a source that was read and decoded."""
+
+    uri: str
+    """Its address, with what it may contain of secrets."""
+    found: str
+    """What was found, for the user."""
+    failed: list[str]
+    """What is wrong with each image before it."""
+
+
+_TRIED_IMAGES = 5
+
+
+def _read_one(source: str, config: StorageConfig) -> _Read | None:
+    """Read the first images of a source until one can be decoded; None if there are no images.
+
+    Raises:
+        RaycapError: the source cannot be listed, or none of these images can be read.
+        ImageError: none of these images can be decoded.
+    """
     first = next(iter(open_source(source, config).tables), None)
-    found: str | None = first[URI][0].as_py() if first is not None and len(first) else None
-    return found
+    if first is None or not len(first):
+        return None
+    errors: list[Exception] = []
+    for row in first.slice(0, _TRIED_IMAGES).to_pylist():
+        try:
+            found = f"at least {len(first):,} images; {_describe(row, config)}"
+        except (*UNREADABLE, ImageError) as error:
+            errors.append(error)
+            continue
+        return _Read(uri=row[URI], found=found, failed=[str(error) for error in errors])
+    raise errors[0]
+
+
+def _describe(row: dict[str, Any], config: StorageConfig) -> str:
+    """Read and decode an image, and describe it."""
+    images = ImageConfig()
+    started = time.perf_counter()
+    data = ImageReader(config).read(row[URI], images.max_bytes)
+    read_s = time.perf_counter() - started
+    image = decode(data, find_model("stub").target, images)
+    return (
+        f"{redact(row[IMAGE_ID])}: {len(data):,} bytes in {1000 * read_s:.0f} ms, "
+        f"{image.width_px} x {image.height_px} pixels"
+    )
 
 
 def check_source(source: str, config: StorageConfig) -> Check:
     """List the first images of a source, and read and decode one.
 
     Raises:
-        RaycapError: the source cannot be listed.
-        ImageError: the image cannot be decoded.
+        RaycapError: the source cannot be listed, or none of its first images can be read.
+        ImageError: none of them can be decoded.
     """
     name = "source"
-    first = next(iter(open_source(source, config).tables), None)
-    if first is None or not len(first):
+    read = _read_one(source, config)
+    if read is None:
         remedy = "check the address; only files with an image suffix count as images"
         return Check(name=name, verdict=Verdict.FAILED, found="no images", remedy=remedy)
-    image_id, uri = first[IMAGE_ID][0].as_py(), first[URI][0].as_py()
-    images = ImageConfig()
-    started = time.perf_counter()
-    data = ImageReader(config).read(uri, images.max_bytes)
-    read_s = time.perf_counter() - started
-    image = decode(data, find_model("stub").target, images)
-    found = (
-        f"at least {len(first):,} images; {redact(image_id)}: {len(data):,} bytes in "
-        f"{1000 * read_s:.0f} ms, {image.width_px} x {image.height_px} pixels"
-    )
-    return Check(name=name, verdict=Verdict.OK, found=found)
+    if read.failed:
+        return Check(
+            name=name,
+            verdict=Verdict.POOR,
+            found=f"{read.found}; cannot be read: {'; '.join(read.failed)}",
+            remedy="such images become failed rows: check their permissions, if they are many",
+        )
+    return Check(name=name, verdict=Verdict.OK, found=read.found)
 
 
 def check_output(output: str, config: StorageConfig) -> Check:
@@ -337,8 +377,8 @@ def doctor(
     """Check this machine, its Ray cluster, and the source, output and model that are given.
 
     Args:
-        source: images to caption; the first ones are listed, one is read and decoded, by this
-            process and by every node of the cluster.
+        source: images to caption; the first ones are listed, and one of the first five that can
+            be read is decoded, by this process; every node of the cluster reads it.
         output: a folder or `s3://bucket/prefix`; a small file is written there and deleted.
         model: a model to load, as the setting `model.name`.
         storage: how to reach stores; defaults if None.

@@ -331,8 +331,7 @@ def _fetch(
             image = file
         else:
             image = reader.read(uri, max_bytes)
-            # Afterwards: what is replaced from now on is not what was read.
-            changed = _difference(row, image, reader.version(uri))
+            changed = _difference(image, reader.is_version(uri, row[ETAG]))
             if changed is not None:
                 return row, f"{row[URI]}: {changed}"
     except UNREADABLE as error:
@@ -342,14 +341,13 @@ def _fetch(
     return row, image
 
 
-def _difference(row: dict[str, Any], image: bytes, version: str | None) -> str | None:
+def _difference(image: bytes, is_same: bool | None) -> str | None:
     """Say why an image is not the one that was captioned; None if it is, as far as is known."""
-    if row[ETAG] is not None and version is not None:
-        if row[ETAG] != version:
-            return (
-                "has changed since it was captioned; run the same `raycap caption` command again, "
-                "then export again"
-            )
-    elif not formats.is_image(image):
+    if is_same is False:
+        return (
+            "has changed since it was captioned; run the same `raycap caption` command again, "
+            "then export again"
+        )
+    if is_same is None and not formats.is_image(image):
         return "is no longer an image"
     return None

@@ -70,6 +70,14 @@ class Ledger:
     num_pending: int = 0
     """Images to caption; for partial parts estimated by their failures to retry."""
 
+    def add(self, number: int, footer: CaptionsFooter, num_again: int) -> None:
+        """Add a committed part, of which so many rows are captioned again."""
+        if not num_again:
+            self.totals.add(footer)
+            return
+        self.partial.append(number)
+        self.num_pending += num_again
+
     def work(self) -> pa.Table:
         """Return the remaining work as WORK rows in part order."""
         partial = set(self.partial)
@@ -139,22 +147,25 @@ def read_ledger(
         if footer is None:
             ledger.missing.append(number)
             continue
-        problem = foreign_reason(footer, plan.parts[number], run)
+        part = plan.parts[number]
+        problem = foreign_reason(footer, part, run)
         if problem is not None:
             raise foreign_part(store, number, problem)
-        is_stale = footer.revision != plan.parts[number].revision
-        num_retried = sum(count for code, count in footer.failed.items() if code in codes)
-        if is_second and footer.num_awaiting:
-            ledger.partial.append(number)
-            ledger.num_pending += footer.num_awaiting
-        elif not is_second and (is_stale or num_retried):
-            ledger.partial.append(number)
-            ledger.num_pending += max(num_retried, footer.num_transient) or 1
-        else:
-            ledger.totals.add(footer)
+        num_again = footer.num_awaiting if is_second else _count_again(footer, part, codes)
+        ledger.add(number, footer, num_again)
     ledger.missing += sorted(plan.parts.keys() - set(committed))
     ledger.num_pending += sum(plan.parts[number].num_rows for number in ledger.missing)
     return ledger
+
+
+def _count_again(footer: CaptionsFooter, part: ManifestFooter, codes: frozenset[str]) -> int:
+    """Estimate how many rows of a committed part to caption again; 0 if none."""
+    num_retried = sum(count for code, count in footer.failed.items() if code in codes)
+    is_stale = footer.revision != part.revision
+    if not (is_stale or num_retried):
+        return 0
+    # Transient failures are retried whenever a part is rewritten.
+    return max(num_retried, footer.num_transient) or 1
 
 
 def foreign_reason(footer: CaptionsFooter, part: ManifestFooter, run: str) -> str | None:

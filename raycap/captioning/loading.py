@@ -98,6 +98,9 @@ class ReadsImages(Protocol):
     def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read an image file, as `ImageReader.read` does."""
 
+    def is_version(self, uri: str, etag: str | None) -> bool | None:
+        """Return whether it still has an ETag, as `ImageReader.is_version` does."""
+
 
 class DecodesImages(Protocol):
     """The call that `load_image` needs of a decoder."""
@@ -271,7 +274,7 @@ def load_image(
     try:
         if isinstance(file, ImageError):
             raise file
-        data = _fetch(uri, size_bytes, reader, spec) if file is None else file
+        data = _fetch(row, size_bytes, reader, spec) if file is None else file
         loaded[schema.NUM_BYTES] = len(data)
         image = decoder(data)
     except ImageError as error:
@@ -282,12 +285,20 @@ def load_image(
     return loaded
 
 
-def _fetch(uri: str, size_bytes: int | None, reader: ReadsImages, spec: RunSpec) -> bytes:
-    limit = spec.config.image.max_bytes
+def _fetch(
+    row: dict[str, Any], size_bytes: int | None, reader: ReadsImages, spec: RunSpec
+) -> bytes:
+    uri, limit = row[schema.URI], spec.config.image.max_bytes
     if size_bytes is not None and size_bytes > limit:
         raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
     try:
-        return reader.read(uri, limit, size_bytes)
+        data = reader.read(uri, limit, size_bytes)
+        if spec.below is not None and reader.is_version(uri, row[schema.ETAG]) is False:
+            # The caption of the first model stays; the next run lists the image as changed.
+            raise ImageError(
+                ErrorCode.NOT_FOUND, f"{uri}: has changed since the first model captioned it"
+            )
+        return data
     except UNREADABLE as error:
         if isinstance(error, ObjectNotFound) and spec.root is not None:
             _check_source(spec.root)

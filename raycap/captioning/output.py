@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
-from raycap.captioning.ledger import read_ledger
+from raycap.captioning.ledger import Ledger, read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
-from raycap.captioning.plan import read_plan
+from raycap.captioning.plan import CaptionPlan, read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
 from raycap.results.captioning import read_caption_run, run_setting, source_dataset
@@ -107,6 +108,22 @@ def open_finished(uri: str, config: StorageConfig, *, drops_gone: bool = False) 
     ledger = read_ledger(
         store, plan, retry_failed=False, num_threads=config.list_threads, run=digest
     )
+    _check_finished(store, plan, ledger)
+    dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
+    return FinishedOutput(
+        store=store,
+        config=config,
+        parts=sorted(plan.parts),
+        num_images=plan.num_images - sum(map(len, dropped.values())),
+        dropped=dropped,
+        read_ahead=_read_ahead(plan, config),
+        max_image_bytes=_max_image_bytes(run),
+        dataset=source_dataset(run),
+    )
+
+
+def _check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:
+    """Raise DatasetError if a part is pending, or images await the second model."""
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:
         raise DatasetError(
@@ -120,17 +137,15 @@ def open_finished(uri: str, config: StorageConfig, *, drops_gone: bool = False) 
             "the run first: the same `raycap caption` command continues it",
             uri=store.uri,
         )
+
+
+def _read_ahead(plan: CaptionPlan, config: StorageConfig) -> int:
+    """Return how many parts to read at once: bounds the rows in memory, whatever their size."""
     largest = max(part.num_rows for part in plan.parts.values())
-    max_bytes = run_setting(run, "config", "image", "max_bytes")
-    dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
-    return FinishedOutput(
-        store=store,
-        config=config,
-        parts=sorted(plan.parts),
-        num_images=plan.num_images - sum(map(len, dropped.values())),
-        dropped=dropped,
-        # Bounds the rows in memory for small and large parts alike.
-        read_ahead=max(1, min(config.list_threads, _ROWS_AHEAD // largest)),
-        max_image_bytes=(max_bytes if isinstance(max_bytes, int) else ImageConfig().max_bytes),
-        dataset=source_dataset(run),
-    )
+    return max(1, min(config.list_threads, _ROWS_AHEAD // largest))
+
+
+def _max_image_bytes(run: dict[str, Any]) -> int:
+    """Return the largest image file that a run accepts; older runs do not say."""
+    found = run_setting(run, "config", "image", "max_bytes")
+    return found if isinstance(found, int) else ImageConfig().max_bytes

@@ -5,9 +5,8 @@ manifest part, the counts of a captions part. So resuming and totals read footer
 """
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -19,12 +18,13 @@ from pydantic import TypeAdapter
 
 from raycap import schema
 from raycap.errors import TRANSIENT_CODES, DatasetError, ObjectNotFound
-from raycap.storage.base import KEY, Store
+from raycap.storage.base import Store
+from raycap.storage.parts import list_parts as list_parts
+from raycap.storage.parts import part_key as part_key
 
 MANIFEST = "manifest/"
 CAPTIONS = "captions/"
 
-_NUMBER = re.compile(r"^part-(\d{6,})\.parquet$")
 _FOOTER_KEY = b"raycap"
 _TAIL_BYTES = 65_536
 
@@ -92,19 +92,6 @@ _FORMS: dict[type, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (ManifestFooter, CaptionsFooter)
 }
 _SCHEMAS = {MANIFEST: schema.MANIFEST, CAPTIONS: schema.CAPTIONS}
-
-
-def part_key(folder: str, number: int) -> str:
-    """Return the key of a part: `captions/part-000012.parquet`."""
-    return f"{folder}part-{number:06d}.parquet"
-
-
-def list_parts(store: Store, folder: str) -> Iterator[int]:
-    """Yield the numbers of the parts in a folder, in any order."""
-    for page in store.list(folder):
-        for key in page[KEY].to_pylist():
-            if match := _NUMBER.match(key.removeprefix(folder)):
-                yield int(match[1])
 
 
 def manifest_footer(table: pa.Table, revision: int = 0, gone: Iterable[int] = ()) -> ManifestFooter:

@@ -390,31 +390,56 @@ def _delete_plan(store: Store) -> None:
     store.delete_all(MANIFEST)
 
 
-def forecast(
+def forecast(  # noqa: PLR0913  as `caption`
     source: str | Path,
     output: str | Path,
     *,
     config: CaptionConfig | None = None,
+    source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: RetryFailed = False,
     listing: Listing | None = None,
 ) -> Forecast:
     """Return what `caption` would do, by listing the source and the output; write nothing.
 
-    Pass a `listing` if the source is open already.
+    Pass a `listing` if the source is open already; the output's run is then not compared.
     """
     config = config or CaptionConfig()
     store = open_store(str(output), config.storage)
     asked = None
     if listing is None and store.exists(RUN):
         # Only then: finding a model may download it.
-        asked = _settle(source, store, config)
+        asked = _settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
         if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
     listing = asked.listing if asked else listing
     listing = listing or open_source(str(source), config.storage, config.source.split)
     is_moved = asked is not None and asked.move.is_moved
+    return foresee(
+        store, listing, config, limit=limit, retry_failed=retry_failed, is_moved=is_moved
+    )
+
+
+def foresee(
+    store: Store,
+    listing: Listing,
+    config: CaptionConfig,
+    *,
+    limit: int | None = None,
+    retry_failed: RetryFailed = False,
+    is_moved: bool = False,
+) -> Forecast:
+    """Return the `forecast` of an open source and an output that may hold its run.
+
+    Args:
+        store: the output.
+        listing: the source.
+        config: all settings.
+        limit: as `caption` has it.
+        retry_failed: as `caption` has it.
+        is_moved: whether the source has ever moved.
+    """
     plan = _extended(store, listing, config, limit=limit, dry_run=True, is_moved=is_moved)
     ledger = read_ledger(
         store,

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from raycap.captioning.parts import CAPTIONS, list_parts
 from raycap.config import StorageConfig
-from raycap.errors import DatasetError, ObjectNotFound, RunConflict, StorageError
+from raycap.errors import DatasetError, RunConflict, StorageError
 from raycap.progress import Progress
 from raycap.results.captioning import (
     PROGRESS,
@@ -27,13 +27,15 @@ from raycap.results.captioning import (
     is_complete,
     read_caption_run,
     read_plan_record,
+    read_skipped,
 )
-from raycap.runs.records import encode_json, now, read_as
+from raycap.runs.records import encode_json, now, read_if_any
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
 
+_BEAT_FORM = TypeAdapter(Beat)
 _REMEDY = "delete the file: a run writes it again"
 
 BEAT_S = 5.0
@@ -103,10 +105,7 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
     """
     store = open_store(str(output), storage or StorageConfig())
     run = read_caption_run(store)
-    try:
-        beat: Beat | None = read_as(TypeAdapter(Beat), store, PROGRESS, _REMEDY)
-    except ObjectNotFound:
-        beat = None
+    beat = read_if_any(_BEAT_FORM, store, PROGRESS, _REMEDY)
     age_s = _age_of(run) if beat is None else _seconds_since(store, beat)
     plan = read_plan_record(store)
     return OutputStatus(
@@ -114,6 +113,7 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
         beat=beat,
         age_s=None if beat is None else age_s,
         num_gone=0 if plan is None else plan.num_gone,
+        skipped=read_skipped(store),
     )
 
 

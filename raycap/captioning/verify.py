@@ -34,6 +34,7 @@ from raycap.results.captioning import (
     is_complete,
     read_caption_run,
     read_plan_record,
+    read_skipped,
     run_setting,
 )
 from raycap.runs.records import fingerprint_digest
@@ -63,7 +64,10 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
             uri=store.uri,
         )
     found = Verification(
-        num_images=plan.num_images, num_gone=plan.num_gone, has_summary=is_complete(store)
+        num_images=plan.num_images,
+        num_gone=plan.num_gone,
+        has_summary=is_complete(store),
+        skipped=read_skipped(store),
     )
     committed = set(list_parts(store, CAPTIONS))
     _check_plan(found, store, plan, committed)

@@ -16,6 +16,7 @@ from raycap.console.options import (
     SplitOption,
 )
 from raycap.console.renamed import Command
+from raycap.console.rows import failed_rows, unread_pictures
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.reporting.numbers import (
@@ -127,14 +128,18 @@ def caption(
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
         retried = retry_failed if retry_failed is not None else False
-        choice = {"config": resolved, "limit": limit, "retry_failed": retried}
+        choice = {
+            "config": resolved,
+            "source_moved_from": source_moved_from,
+            "limit": limit,
+            "retry_failed": retried,
+        }
         if dry_run:
             _print_forecast(source, output, choice)
             return
         if preflight is not None:
             failed_share = _preflight(source, output, preflight, choice, debug=debug)
         else:
-            choice["source_moved_from"] = source_moved_from
             failed_share = _caption(source, output, choice, debug=debug)
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(
@@ -185,10 +190,9 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
     """Return the summary of a run as names and values."""
     rows = [
         ("images", f"{summary.num_images:,}"),
-        *_unread_pictures(summary.num_images, summary.skipped),
+        *unread_pictures(summary.num_images, summary.skipped),
         ("captioned", f"{summary.num_ok:,}"),
-        ("failed", f"{summary.num_failed:,}"),
-        *((f"  {code}", f"{count:,}") for code, count in sorted(summary.failed.items())),
+        *failed_rows(summary.num_failed, summary.failed),
         ("mean words", f"{summary.mean_words:g}"),
     ]
     if summary.cascade:
@@ -212,39 +216,6 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
 
 
 _REPEATED = "duplicate"
-_PICTURE_SUFFIXES = frozenset(
-    [
-        ".svg",
-        ".svgz",
-        ".eps",
-        ".pdf",
-        ".psd",
-        ".ai",
-        ".heic",
-        ".heif",
-        ".dng",
-        ".raw",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".orf",
-        ".rw2",
-    ]
-)
-"""Suffixes of pictures; those that raycap reads are never skipped."""
-_MANY = 0.2
-
-
-def _unread_pictures(num_images: int, skipped: dict[str, int]) -> list[tuple[str, str]]:
-    """Return a row about pictures in formats that raycap does not read, if they are many."""
-    found = {suffix: n for suffix, n in skipped.items() if suffix in _PICTURE_SUFFIXES and n}
-    if sum(found.values()) < _MANY * (num_images + sum(found.values())):
-        return []
-    counts = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(found.items()))
-    share = sum(found.values()) / (num_images + sum(found.values()))
-    told = f"{counts}: {share:.0%} of all pictures; convert them, for example to PNG"
-    return [("NOT READ", told)] if found else []
 
 
 def _repeated(skipped: dict[str, int], names: list[str]) -> list[tuple[str, str]]:
@@ -260,7 +231,7 @@ def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
     """Return what a run would do as names and values."""
     return [
         ("images", f"{forecast.num_images:,}"),
-        *_unread_pictures(forecast.num_images, forecast.skipped),
+        *unread_pictures(forecast.num_images, forecast.skipped),
         ("bytes", f"{forecast.num_bytes:,}"),
         ("parts", f"{forecast.num_parts:,}"),
         ("parts done", f"{forecast.num_parts_done:,}"),

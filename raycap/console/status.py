@@ -14,6 +14,7 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
+from raycap.console.rows import gone_rows, unread_pictures
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.text import duration
@@ -99,11 +100,11 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
     share = beat.num_done / beat.num_total if beat.num_total else 1.0
     rows += [
         ("images", f"{beat.num_total:,}"),
+        *unread_pictures(beat.num_total, found.skipped),
         ("done", f"{beat.num_done:,} ({share:.1%})"),
         ("failed", f"{beat.num_failed:,}"),
     ]
-    if found.num_gone:
-        rows.append(("gone from source", f"{found.num_gone:,}"))
+    rows += gone_rows(found.num_gone)
     if found.state == "running":
         rows.append(("rate", f"{beat.images_per_s:g} images/s"))
         left = beat.num_total - beat.num_done

@@ -15,6 +15,7 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
+from raycap.console.rows import failed_rows, gone_rows, unread_pictures
 from raycap.console.status import work_rows
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
@@ -101,10 +102,10 @@ def verification_rows(found: "Verification") -> list[tuple[str, str]]:
         verdict = "complete: every image has exactly one row"
     return [
         ("images", f"{found.num_images:,}"),
+        *unread_pictures(found.num_images, found.skipped),
         ("ok", f"{found.num_ok:,}"),
-        ("failed", f"{found.num_failed:,}"),
-        *((f"  {code}", f"{count:,}") for code, count in sorted(found.failed.items())),
+        *failed_rows(found.num_failed, found.failed),
         ("pending", f"{found.num_pending:,}"),
-        *([("gone from source", f"{found.num_gone:,}")] if found.num_gone else []),
+        *gone_rows(found.num_gone),
         ("verdict", verdict),
     ]

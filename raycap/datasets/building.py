@@ -50,6 +50,7 @@ from raycap.errors import (
 )
 from raycap.images.decoding import Target, decode, prepare_process
 from raycap.metrics.tokenizer import tokenize
+from raycap.runs.records import LOCK
 from raycap.schema import PART
 from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
@@ -307,12 +308,19 @@ class BuildSpec:
     """Parts are built again to move duplicates into one split."""
     debug: bool = False
     """Show the output of Ray."""
+    lock_token: str = ""
+    """Of the driver's lock, which the output must hold for as long as workers write; "" for none,
+    as in tests of workers alone."""
 
 
 def build_parts(work: pa.Table, spec: BuildSpec) -> Iterator[pa.Table]:
-    """Build the parts with the numbers in column `part`; yield STEP tables."""
+    """Build the parts with the numbers in column `part`; yield STEP tables.
+
+    Raises:
+        RunConflict: the driver no longer holds the output.
+    """
     prepare_process(spec.config.image)
-    store = _store(spec.output, spec.config.storage)
+    store = _store(spec.output, spec.config.storage, spec.lock_token)
     for number in work[schema.PART].to_pylist():
         yield from _build_part(store, number, spec)
 
@@ -455,9 +463,13 @@ class _Steps:
 
 
 @lru_cache(maxsize=4)
-def _store(output: str, config: StorageConfig) -> Store:
-    """Keep the client of the output between the tasks of a process."""
-    return open_store(output, config)
+def _store(output: str, config: StorageConfig, lock_token: str) -> Store:
+    """Keep the client of the output between the tasks of a process.
+
+    Its writes fail once another run has taken over the output.
+    """
+    store = open_store(output, config)
+    return store.witnessed(LOCK, lock_token) if lock_token else store
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,6 @@ Rows are written in small row groups, so that one image can be read without the 
 text without the images.
 """
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from raycap import schema
 from raycap.errors import DatasetError
 from raycap.results.dataset import WORK
 from raycap.storage.base import KEY, Store
+from raycap.storage.parts import list_parts as list_parts
+from raycap.storage.parts import part_key as part_key
 from raycap.storage.ranged import RangedFile
 
 PLANNED_PARTS = f"{WORK}plan/"
@@ -89,24 +90,10 @@ PART_INDEX = pa.schema(
 )
 """One part of a complete dataset; sorted by number, then split."""
 
-_NUMBER = re.compile(r"^part-(\d{6,})\.parquet$")
 _ROW_GROUP_BYTES = 8_000_000
 _ROW_GROUP_ROWS = 4_096
 _ROW_BYTES = 200  # of columns with a fixed size, approximately
 _PAGE_VALUES = 16
-
-
-def part_key(folder: str, number: int) -> str:
-    """Return the key of a part: `train/part-000012.parquet`; `folder` ends with a slash."""
-    return f"{folder}part-{number:06d}.parquet"
-
-
-def list_parts(store: Store, folder: str) -> Iterator[int]:
-    """Yield the numbers of the parts in a folder, in no particular order."""
-    for page in store.list(folder):
-        for key in page[KEY].to_pylist():
-            if match := _NUMBER.match(key.removeprefix(folder)):
-                yield int(match[1])
 
 
 def encode_table(table: pa.Table, form: pa.Schema) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from raycap import schema
 from raycap.config import PrepareConfig
@@ -23,14 +23,13 @@ from raycap.datasets.parts import (
     PLANNED_PARTS,
     RANK,
     RowGroupWriter,
-    damaged,
     encode_table,
     part_key,
 )
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound
+from raycap.errors import ConfigError, DatasetError
 from raycap.results.dataset import PLAN, WORK, RejectReason
-from raycap.runs.records import encode_json, read_json
+from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -83,12 +82,8 @@ def read_plan(store: Store) -> DatasetPlan | None:
     Raises:
         DatasetError: it is damaged.
     """
-    try:
-        return _FORM.validate_python(read_json(store, PLAN))
-    except ObjectNotFound:
-        return None
-    except ValidationError as error:
-        raise damaged(store, PLAN) from error
+    remedy = "restore the file, or prepare the dataset again in a new output"
+    return read_if_any(_FORM, store, PLAN, remedy)
 
 
 def write_plan(

@@ -471,7 +471,11 @@ class _Invocation:
 
     def _steps(self, numbers: list[int], *, is_moving: bool) -> Iterator[pa.Table]:
         spec = BuildSpec(
-            output=self._store.uri, config=self._config, is_moving=is_moving, debug=self._debug
+            output=self._store.uri,
+            config=self._config,
+            is_moving=is_moving,
+            debug=self._debug,
+            lock_token=self._lock.token,
         )
         with ray_cluster(debug=self._debug):
             self._started = time.monotonic()

@@ -24,6 +24,7 @@ ROWS = pa.schema(
         pa.field(schema.IMAGE_ID, pa.string(), nullable=False),
         pa.field(FILE, pa.string(), nullable=False),
         pa.field(schema.URI, pa.string()),
+        pa.field(schema.ETAG, pa.string()),
         pa.field(schema.STATUS, pa.string(), nullable=False),
         pa.field(schema.ERROR_CODE, pa.string()),
         pa.field(schema.CAPTION, pa.string()),
@@ -31,7 +32,8 @@ ROWS = pa.schema(
     ]
 )
 """One row of a system: the system's name of the image, the path of its file, its absolute address
-where the row has one, and the caption or the reason why there is none."""
+and the ETag of what was captioned there where the row has them, and the caption or the reason why
+there is none."""
 
 FILE_NAMES = pa.schema(
     [
@@ -44,7 +46,7 @@ FILE_NAMES = pa.schema(
 _PAGE_ROWS = 65_536
 _LIST = "item"
 _NAMES = (schema.IMAGE_ID, FILE_NAME, schema.URI)
-_COLUMNS = (*_NAMES, schema.CAPTION, schema.STATUS, schema.ERROR_CODE, schema.LOGPROB)
+_COLUMNS = (*_NAMES, schema.ETAG, schema.CAPTION, schema.STATUS, schema.ERROR_CODE, schema.LOGPROB)
 
 
 def read_captions(source: str, config: StorageConfig) -> Iterator[pa.Table]:
@@ -116,6 +118,7 @@ def _row(source: str, number: int, row: Row) -> dict[str, Any]:
         schema.IMAGE_ID: image_id,
         FILE: file,
         schema.URI: uri,
+        schema.ETAG: _text(row.get(schema.ETAG)),
         schema.STATUS: schema.STATUS_FAILED if is_failed else schema.STATUS_OK,
         schema.ERROR_CODE: _text(row.get(schema.ERROR_CODE)) if is_failed else None,
         schema.CAPTION: None if is_failed else caption,

@@ -4,8 +4,9 @@ Images are read and decoded while earlier ones are scored in batches. An image t
 has no score and an error code; it never ends an evaluation.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,11 @@ CLIP_SCORES = pa.schema(
         pa.field(schema.ERROR_CODE, pa.string()),
     ]
 )
-"""The scores of one image; null if it has no caption or cannot be read. In the latter case,
-`error_code` gives the reason."""
+"""The scores of one image; null if it has no caption, cannot be read or has changed. In the latter
+cases, `error_code` gives the reason."""
+
+CHANGED = "changed"
+"""`error_code` of an image that is no longer the one that was captioned."""
 
 MAX_ASPECT = 100
 """Images with a larger aspect ratio are not scored: resized to the width that CLIP needs, one would
@@ -70,9 +74,13 @@ class ClipSpec:
     """Limits of accepted images."""
 
 
+class ChangedImageError(ImageError):
+    """An image that is no longer the one that was captioned."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UriImages:
-    """Reads images by the addresses in `uri`."""
+    """Reads images by the addresses in `uri`, if they are still the ones that were captioned."""
 
     storage: StorageConfig
     max_bytes: int
@@ -84,13 +92,19 @@ class UriImages:
         Raises:
             StorageError: no image of a store can be read.
         """
-        return list(ordered_map(self._read, rows[schema.URI].to_pylist(), _THREADS))
+        named = zip(*(rows[name].to_pylist() for name in (schema.URI, schema.ETAG)), strict=True)
+        return list(ordered_map(lambda image: self._read(*image), named, _THREADS))
 
-    def _read(self, uri: str | None) -> bytes | ImageError:
+    def _read(self, uri: str | None, etag: str | None) -> bytes | ImageError:
         if uri is None:
             return ImageError(ErrorCode.NOT_FOUND, "the references have no address of this image")
+        reader = _reader(self.storage)
         try:
-            return _reader(self.storage).read(uri, self.max_bytes)
+            data = reader.read(uri, self.max_bytes)
+            if reader.is_version(uri, etag) is False:
+                reason = f"{uri}: has changed since it was captioned"
+                return ChangedImageError(ErrorCode.NOT_FOUND, reason)
+            return data
         except UNREADABLE as error:
             return ImageError.of(error)
 
@@ -99,7 +113,8 @@ def clip_scores(tables: Iterable[pa.Table], spec: ClipSpec) -> Iterator[pa.Table
     """Yield a CLIP_SCORES table for each table, row for row, scored in this process.
 
     Args:
-        tables: `image_id`, `uri` (or what `spec.images` reads by), `caption` and `references`.
+        tables: `image_id`, `uri` and `etag` (or what `spec.images` reads by), `caption` and
+            `references`.
         spec: the model, and the source of images.
 
     Raises:
@@ -201,7 +216,7 @@ def _score(
     references = [written or [] for written in chosen[schema.REFERENCE_CAPTIONS].to_pylist()]
     pixels = [image for image in images if not isinstance(image, ImageError)]
     columns: list[dict[str, Any]] = [
-        {schema.ERROR_CODE: str(image.code)} if isinstance(image, ImageError) else {}
+        {schema.ERROR_CODE: _code(image)} if isinstance(image, ImageError) else {}
         for image in images
     ]
     clip, ref_clip = scorer.score(pixels, captions, references)
@@ -211,6 +226,10 @@ def _score(
             schema.REF_CLIP_SCORE: None if ref_score != ref_score else ref_score,
         }
     return columns
+
+
+def _code(error: ImageError) -> str:
+    return CHANGED if isinstance(error, ChangedImageError) else str(error.code)
 
 
 def _keys(table: pa.Table) -> list[str]:
@@ -243,6 +262,16 @@ ClipColumns = dict[str, Float64[np.ndarray, " images"]]
 """`clip_score` and `ref_clip_score` of scored images, in order; NaN where there is none."""
 
 _NAMES = (schema.CLIP_SCORE, schema.REF_CLIP_SCORE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFound:
+    """CLIPScores of a system."""
+
+    columns: ClipColumns = field(default_factory=dict)
+    """Empty without a CLIP."""
+    unscored: Counter[str] = field(default_factory=Counter)
+    """Captioned images without a score, by error code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +308,7 @@ def clip_spec(config: EvaluateConfig, references: References) -> ClipSpec | None
 
 def clip_columns(
     spec: ClipSpec, chunks: Sequence[Iterable[pa.Table]], *, is_spread: bool
-) -> list[ClipColumns]:
+) -> list[ClipFound]:
     """Score all systems, one after another, with the same workers.
 
     Args:
@@ -297,11 +326,13 @@ def clip_columns(
         name: np.asarray(whole[name].to_numpy(zero_copy_only=False), np.float64) for name in _NAMES
     }
     # Every system has a row for every scored image.
-    by_system = {name: values.reshape(len(chunks), -1) for name, values in scores.items()}
-    return [
-        {name: values[system] for name, values in by_system.items()}
-        for system in range(len(chunks))
-    ]
+    num_images = len(whole) // len(chunks)
+    found = []
+    for start in range(0, len(whole), num_images):
+        codes = whole[schema.ERROR_CODE].slice(start, num_images).drop_null().to_pylist()
+        columns = {name: values[start : start + num_images] for name, values in scores.items()}
+        found.append(ClipFound(columns=columns, unscored=Counter(codes)))
+    return found
 
 
 def _tables(chunks: Iterable[pa.Table], system: int) -> Iterator[pa.Table]:
@@ -311,6 +342,7 @@ def _tables(chunks: Iterable[pa.Table], system: int) -> Iterator[pa.Table]:
             {
                 schema.IMAGE_ID: scored[schema.IMAGE_ID],
                 schema.URI: scored[column(schema.URI, system)],
+                schema.ETAG: scored[column(schema.ETAG, system)],
                 schema.CAPTION: scored[column(schema.CAPTION, system)],
                 schema.REFERENCE_CAPTIONS: scored[schema.REFERENCE_CAPTIONS],
             }

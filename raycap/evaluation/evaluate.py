@@ -264,6 +264,12 @@ def _warnings(names: Sequence[str], matched: Matched, found: PassesFound) -> lis
             "Thai, ...), which the tokenizer cannot split: a phrase counts as one token in "
             "lengths, BLEU, ROUGE-L, CIDEr-D and diversity; separate the words by spaces first"
         )
+    for name, codes in zip(names, found.clip_unscored, strict=True):
+        if codes:
+            counts_by_code = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items()))
+            warnings.append(
+                f"CLIPScore leaves out {codes.total():,} images of {name}: {counts_by_code}"
+            )
     if matched.num_scored == 1:
         warnings.append("one image: it has no intervals and no paired tests")
     return warnings

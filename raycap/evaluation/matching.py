@@ -33,6 +33,7 @@ TOKENS = "tokens"
 
 SYSTEM_COLUMNS = (
     schema.URI,
+    schema.ETAG,
     schema.STATUS,
     schema.ERROR_CODE,
     schema.CAPTION,
@@ -288,7 +289,8 @@ def read_chunks(
 
     Yields:
         tables of `place`, `image_id`, `references`, `tokens`, `is_scored` and, for each system,
-        `column(name, system)` of `uri`, `status`, `error_code`, `caption` and `logprob`.
+        `column(name, system)` of `uri`, `etag`, `status`, `error_code`, `caption` and
+        `logprob`. The ETag is null where the references have another address of the image.
     """
     columns = ["r.place", "r.image_id", f"r.captions AS {schema.REFERENCE_CAPTIONS}", "t.tokens"]
     columns.append(f"s.place IS NOT NULL AS {IS_SCORED}")
@@ -326,4 +328,6 @@ def _value(name: str, system: int) -> str:
         return f"coalesce(m{system}.status, '{schema.STATUS_MISSING}')"
     if name == schema.URI:
         return f"coalesce(r.uri, m{system}.uri)"
+    if name == schema.ETAG:
+        return f"CASE WHEN coalesce(r.uri, m{system}.uri) = m{system}.uri THEN m{system}.etag END"
     return f"m{system}.{name}"

@@ -31,7 +31,7 @@ from raycap.datasets.dataset import open_dataset
 from raycap.datasets.references import References
 from raycap.datasets.splits import TRAIN
 from raycap.evaluation.captions import Captions
-from raycap.evaluation.clip import ClipColumns, ClipSpec, clip_columns, clip_spec
+from raycap.evaluation.clip import ClipColumns, ClipFound, ClipSpec, clip_columns, clip_spec
 from raycap.evaluation.matching import (
     IS_SCORED,
     Match,
@@ -128,6 +128,8 @@ class PassesFound:
     diversity: list[DiversityCounts]
     mean_logprobs: list[float | None]
     skipped: list[dict[str, str]]
+    clip_unscored: list[Counter[str]]
+    """Captioned images without a CLIPScore, by error code."""
     num_unsplit: list[int]
     """Captions that the tokenizer cannot split into words."""
     num_unsplit_references: int
@@ -268,7 +270,8 @@ def run_passes(
         if is_spread:
             opened.enter_context(ray_cluster(debug=debug))
         # First: its workers would wait forever for CPUs that the other workers hold.
-        clips = _score_by_clip(matched, plan.clip, is_spread=is_spread)
+        clip = _score_by_clip(matched, plan.clip, is_spread=is_spread)
+        clips = [found.columns for found in clip]
         workers = opened.enter_context(
             open_workers(plan.scoring, num_chunks=num_chunks, is_spread=is_spread)
         )
@@ -282,13 +285,15 @@ def run_passes(
         reference_lengths=lengths,
         reference_sums=np.concatenate(scoring.reference_sums),
         sums=[
-            SystemSums.of(chunks, clip) for chunks, clip in zip(scoring.scores, clips, strict=True)
+            SystemSums.of(chunks, columns)
+            for chunks, columns in zip(scoring.scores, clips, strict=True)
         ],
         diversity=[merge_diversity([c.diversity for c in chunks]) for chunks in scoring.scores],
         mean_logprobs=list(map(_mean, scoring.logprobs)),
         skipped=[
             plan.skipped | _weightless(frequencies) | _failed(chunks) for chunks in scoring.scores
         ],
+        clip_unscored=[found.unscored for found in clip],
         num_unsplit=[sum(chunk.num_unsplit for chunk in chunks) for chunks in scoring.scores],
         num_unsplit_references=num_unsplit,
         counts_copies=training is not None,
@@ -349,12 +354,10 @@ def _weightless(frequencies: DocumentFrequencies) -> dict[str, str]:
     }
 
 
-def _score_by_clip(
-    matched: Matched, spec: ClipSpec | None, *, is_spread: bool
-) -> list[ClipColumns]:
+def _score_by_clip(matched: Matched, spec: ClipSpec | None, *, is_spread: bool) -> list[ClipFound]:
     """Score every system by CLIP; without a CLIP, there are no columns."""
     if spec is None:
-        return [{} for _ in matched.systems]
+        return [ClipFound() for _ in matched.systems]
     chunks = [
         matched.chunks(_CLIP_CHUNK_IMAGES, f"CLIPScore of {system.name}")
         for system in matched.systems

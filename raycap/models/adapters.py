@@ -26,7 +26,7 @@ from raycap.models.folders import (
     read_shapes,
     refuse_pickle,
 )
-from raycap.models.hub import download
+from raycap.models.hub import find_files
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHT_FILE = "adapter_model.safetensors"
@@ -81,12 +81,7 @@ def find_adapter(name: str) -> AdapterSource:
     Raises:
         ModelError: it does not exist, or is not a LoRA adapter in safetensors.
     """
-    folder = local_folder(name, "adapter")
-    if folder is not None:
-        return read_adapter(folder, name, None)
-    repository, _, revision = name.partition("@")
-    folder = download(repository, revision or None)
-    return read_adapter(folder, repository, folder.name)
+    return read_adapter(*find_files(name, "adapter"))
 
 
 def read_adapter(folder: Path, name: str, revision: str | None) -> AdapterSource:

@@ -17,10 +17,9 @@ from raycap.models.folders import (
     WEIGHT_INDEX_FILE,
     check_safe,
     digest_folder,
-    local_folder,
     read_json,
 )
-from raycap.models.hub import download
+from raycap.models.hub import find_files
 
 CLIP_KIND = "clip"
 
@@ -39,13 +38,7 @@ def find_clip(name: str) -> ModelSource:
         ConfigError: there is no such folder.
         ModelError: it does not exist, or is not a complete CLIP in safetensors.
     """
-    local = local_folder(name, "CLIP")
-    if local is not None:
-        return _from_folder(local, name, None)
-    repository, _, revision = name.partition("@")
-    folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
-    return _from_folder(folder, repository, folder.name)
+    return _from_folder(*find_files(name, "CLIP"))
 
 
 def clip_folder(source: ModelSource) -> Path:

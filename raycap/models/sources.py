@@ -25,7 +25,7 @@ from raycap.models.folders import (
     local_folder,
     read_json,
 )
-from raycap.models.hub import download
+from raycap.models.hub import find_files
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
 from raycap.storage.address import redact
 
@@ -87,18 +87,12 @@ def _find(name: str) -> ModelSource:
             return kind.built_in(name)
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)
-    folder = local_folder(name)
-    if folder is not None:
-        return _from_folder(folder, name, None)
-    if not _HUB_NAME.fullmatch(name):
+    if local_folder(name) is None and not _HUB_NAME.fullmatch(name):
         raise ModelError(
             f"{redact(name)!r}: not a model: give a local folder, a Hub name (or name@revision), "
             "demo or stub"
         )
-    repository, _, revision = name.partition("@")
-    folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
-    return _from_folder(folder, repository, folder.name)
+    return _from_folder(*find_files(name))
 
 
 def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:

@@ -141,6 +141,10 @@ class _Stopwatch:
         finally:
             self.fetch_s = time.perf_counter() - started
 
+    def is_version(self, uri: str, etag: str | None) -> bool | None:
+        """Ask the reader."""
+        return self._reader.is_version(uri, etag)
+
     def __call__(self, data: bytes) -> DecodedImage:
         """Decode it."""
         self.data = data

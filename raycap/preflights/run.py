@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from raycap import schema
 from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.ledger import RetryFailed
 from raycap.captioning.loading import RunSpec
+from raycap.captioning.moving import find_move
 from raycap.captioning.plan import limited
 from raycap.captioning.resources import (
     count_lanes,
@@ -27,7 +29,7 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
-from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
+from raycap.captioning.run import CaptionClaim, caption_fingerprint, foresee
 from raycap.captioning.source import Listing, is_held, open_source
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
@@ -46,6 +48,7 @@ from raycap.results.preflight import CONTACT_SHEET, Preflight, write_preflight
 from raycap.runs.opening import check_claim, stopping
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
+from raycap.storage.local import LocalStore
 from raycap.storage.stores import open_store
 
 
@@ -99,6 +102,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     num_images: int,
     *,
     config: CaptionConfig | None = None,
+    source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: RetryFailed = False,
     on_progress: OnProgress | None = None,
@@ -114,6 +118,7 @@ def preflight(  # noqa: PLR0913  as `caption`
         output: The output of the run.
         num_images: Images to sample; all if there are fewer.
         config: All settings; None for the defaults.
+        source_moved_from: The former address of the source, if its run is to be continued.
         limit: Use only the first images of the source, in key order.
         retry_failed: Count failed images that would be retried as remaining.
         on_progress: Called as images are answered.
@@ -133,10 +138,11 @@ def preflight(  # noqa: PLR0913  as `caption`
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
     config = config.model_copy(update={"generation": generation})
-    check_claim(store, CaptionClaim(caption_fingerprint(listing.identity, model, config), config))
+    fingerprint = caption_fingerprint(listing.identity, model, config)
+    is_moved = check_run(store, fingerprint, config, source_moved_from)
     reservoir = Reservoir(num_images, config.preflight.seed)
     listing.tables = reservoir.watch(limited(listing.tables, limit))
-    ahead = forecast(source, output, config=config, retry_failed=retry_failed, listing=listing)
+    ahead = foresee(store, listing, config, retry_failed=retry_failed, is_moved=is_moved)
     images = reservoir.rows()
     assert images is not None, "forecast raises where there is no image"
     with stopping(_describe_stop), ray_cluster(debug=debug) as is_fixed:
@@ -146,9 +152,28 @@ def preflight(  # noqa: PLR0913  as `caption`
         trial.caption(images, on_progress or (lambda _: None))
     found = trial.found()
     page = render([preflight_section(found, trial.answered, "preflight", config)])
-    store.write(CONTACT_SHEET, page.encode())
-    write_preflight(store, found)
+    own = own_store(store)
+    own.write(CONTACT_SHEET, page.encode())
+    write_preflight(own, found)
     return found
+
+
+def check_run(
+    store: Store, fingerprint: dict[str, Any], config: CaptionConfig, former: str | Path | None
+) -> bool:
+    """Check that the output's run, if it holds one, is this; return whether its source has moved.
+
+    Raises:
+        RunConflict: the output belongs to another run.
+    """
+    move = find_move(store, fingerprint, None if former is None else str(former))
+    check_claim(store, CaptionClaim(move.fingerprint, config))
+    return move.is_moved
+
+
+def own_store(store: Store) -> Store:
+    """Return the output as it is written to: not through links within it, as in a locked run."""
+    return store.unfollowing() if isinstance(store, LocalStore) else store
 
 
 def _check_single(config: CaptionConfig) -> None:

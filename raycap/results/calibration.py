@@ -132,5 +132,4 @@ def read_calibration(store: Store) -> Calibration:
         ObjectNotFound: there is none.
         DatasetError: it is damaged.
     """
-    found: Calibration = read_as(_FORM, store, CALIBRATION, "calibrate again")
-    return found
+    return read_as(_FORM, store, CALIBRATION, "calibrate again")

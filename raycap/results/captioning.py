@@ -16,7 +16,14 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import RUN, encode_json, read_as, read_fingerprint, read_json
+from raycap.runs.records import (
+    RUN,
+    encode_json,
+    read_as,
+    read_fingerprint,
+    read_if_any,
+    read_json,
+)
 from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
@@ -138,6 +145,8 @@ class OutputStatus:
     """Seconds since then, by this machine's clock."""
     num_gone: int = 0
     """Images that are no longer in the source; their rows are kept."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """As the summary has it; empty without one."""
 
 
 @dataclass(kw_only=True)
@@ -157,6 +166,8 @@ class Verification:
     """Whether the run came to its end, and wrote `summary.json`."""
     failed: Counter[str] = field(default_factory=Counter)
     """Failed images by error code."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """As the summary has it; empty without one."""
     problems: list[str] = field(default_factory=list)
     """The first hundred problems, one line each."""
     num_problems: int = 0
@@ -307,8 +318,15 @@ def read_summary(store: Store) -> Summary:
         ObjectNotFound: there is none.
         DatasetError: it is damaged.
     """
-    found: Summary = read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
-    return found
+    return read_as(_SUMMARY_FORM, store, SUMMARY, _REMEDY)
+
+
+def read_skipped(store: Store) -> dict[str, int]:
+    """Return the files that a run skipped, as its summary has them; none without a summary."""
+    try:
+        return read_summary(store).skipped
+    except (ObjectNotFound, DatasetError):  # a damaged one is written again
+        return {}
 
 
 def write_plan_record(store: Store, record: PlanRecord) -> None:
@@ -322,10 +340,4 @@ def read_plan_record(store: Store) -> PlanRecord | None:
     Raises:
         DatasetError: it is damaged.
     """
-    try:
-        found: PlanRecord = read_as(
-            _PLAN_FORM, store, PLAN, "restore the file, or start in a new output"
-        )
-    except ObjectNotFound:
-        return None
-    return found
+    return read_if_any(_PLAN_FORM, store, PLAN, "restore the file, or start in a new output")

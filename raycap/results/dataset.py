@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import encode_json, read_json
+from raycap.errors import DatasetError
+from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.address import check_exists
 from raycap.storage.base import Store
 
@@ -160,21 +160,15 @@ def read_record(store: Store) -> DatasetRecord:
         DatasetError: there is none, the dataset is unfinished, or the file is damaged.
         StorageError: the store refuses.
     """
-    try:
-        return _FORM.validate_python(read_json(store, DATASET))
-    except ObjectNotFound:
-        if store.exists(PLAN):
-            raise DatasetError(
-                f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
-            ) from None
-        check_exists(store.uri)
+    found = read_if_any(_FORM, store, DATASET, "prepare it again")
+    if found is not None:
+        return found
+    if store.exists(PLAN):
         raise DatasetError(
-            f"{store.uri}: is not a caption dataset (it has no {DATASET}); give the folder or "
-            "bucket prefix that `raycap prepare` wrote to"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
-        raise DatasetError(
-            f"{store.address(DATASET)}: is damaged ({place}: {first['msg']}); prepare it again"
-        ) from error
+            f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
+        )
+    check_exists(store.uri)
+    raise DatasetError(
+        f"{store.uri}: is not a caption dataset (it has no {DATASET}); give the folder or "
+        "bucket prefix that `raycap prepare` wrote to"
+    )

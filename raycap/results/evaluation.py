@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import encode_json, read_as
+from raycap.errors import DatasetError
+from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.base import Store
 
 EVALUATION = "evaluation.json"
@@ -168,11 +168,10 @@ def read_evaluation(store: Store) -> Evaluation:
         DatasetError: there is none, or it is damaged.
         StorageError: the store refuses.
     """
-    try:
-        found: Evaluation = read_as(_FORM, store, EVALUATION, "evaluate again")
-    except ObjectNotFound:
+    found = read_if_any(_FORM, store, EVALUATION, "evaluate again")
+    if found is None:
         raise DatasetError(
             f"{store.uri}: is not an evaluation (it has no {EVALUATION}); give the folder or "
             "bucket prefix that `raycap evaluate --output` wrote to"
-        ) from None
+        )
     return found

@@ -19,10 +19,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.errors import ObjectNotFound
 from raycap.results.status import ExperimentRecord, Status
 from raycap.results.training import EpochRecord, Metric, rank
-from raycap.runs.records import read_as
+from raycap.runs.records import read_if_any
 from raycap.storage.base import Store
 
 SEARCH = "tune.json"
@@ -180,8 +179,4 @@ def read_search(store: Store) -> Search | None:
     Raises:
         DatasetError: it is damaged.
     """
-    try:
-        found: Search = read_as(_FORM, store, SEARCH, _REMEDY)
-    except ObjectNotFound:
-        return None
-    return found
+    return read_if_any(_FORM, store, SEARCH, _REMEDY)

@@ -204,5 +204,4 @@ def read_study(store: Store) -> Study:
         DatasetError: it is damaged.
         ObjectNotFound: there is none.
     """
-    found: Study = read_as(_STUDY_FORM, store, STUDY, _REMEDY)
-    return found
+    return read_as(_STUDY_FORM, store, STUDY, _REMEDY)

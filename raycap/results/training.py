@@ -22,8 +22,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from raycap.errors import DatasetError, ObjectNotFound
-from raycap.runs.records import encode_json, read_as
+from raycap.errors import DatasetError
+from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.base import Store
 
 TRAINING = "training.json"
@@ -326,10 +326,6 @@ def read_training(store: Store) -> Training | None:
     Raises:
         DatasetError: it is damaged.
     """
-    try:
-        found: Training = read_as(
-            _TRAINING_FORM, store, TRAINING, "restore it, or train again in a new output"
-        )
-    except ObjectNotFound:
-        return None
-    return found
+    return read_if_any(
+        _TRAINING_FORM, store, TRAINING, "restore it, or train again in a new output"
+    )

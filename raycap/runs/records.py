@@ -5,12 +5,14 @@ import json
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from raycap.errors import DatasetError
+from raycap.errors import DatasetError, ObjectNotFound
 from raycap.storage.base import Store
+
+T = TypeVar("T")
 
 RUN = "run.json"
 """The fingerprint of a run; written once."""
@@ -52,11 +54,11 @@ def fingerprint_digest(fingerprint: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_as(form: Any, store: Store, key: str, remedy: str) -> Any:
+def read_as(form: TypeAdapter[T], store: Store, key: str, remedy: str) -> T:
     """Read a JSON object as the type it was written from.
 
     Args:
-        form: a pydantic TypeAdapter of that type.
+        form: of that type.
         store: the store that holds the object.
         key: its key.
         remedy: what the user can do if it is damaged.
@@ -73,6 +75,18 @@ def read_as(form: Any, store: Store, key: str, remedy: str) -> Any:
         raise DatasetError(
             f"{store.address(key)}: is damaged ({place}: {first['msg']}); {remedy}"
         ) from error
+
+
+def read_if_any(form: TypeAdapter[T], store: Store, key: str, remedy: str) -> T | None:
+    """Read a JSON object as `read_as` does; None if there is none.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        return read_as(form, store, key, remedy)
+    except ObjectNotFound:
+        return None
 
 
 def encode_json(content: dict[str, Any]) -> bytes:

@@ -17,12 +17,15 @@ replaces, or never writes: the plan of a run says how many parts there are (`cap
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import pyarrow as pa
+from tenacity import Retrying
 
+from raycap.config import StorageConfig
 from raycap.errors import ObjectNotFound, StorageError
-from raycap.storage.base import HeldLock, Store
+from raycap.storage.address import Address
+from raycap.storage.base import HeldLock, Store, retrying
 from raycap.storage.lock import VersionedStore, describe, heartbeat_lock, not_held
 
 V = TypeVar("V")
@@ -217,3 +220,49 @@ class Witness:
             holder = {}
         if holder.get("owner") != self._token:
             raise not_held(self._store.uri)
+
+
+class LockObjectStore:
+    """Base of stores without locks of their own: a small object is the lock, and fences writes."""
+
+    def __init__(self, address: Address, config: StorageConfig) -> None:
+        self._address = address
+        self._config = config
+        self._retrying = retrying(config)
+
+    @property
+    def policy(self) -> Retrying:
+        """How requests are retried."""
+        return self._retrying
+
+    def impatient(self, timeout_s: float) -> Self:
+        """Return the same prefix with that time limit per request, and without retries.
+
+        fsspec has no time limit of its own.
+        """
+        least = min(timeout_s, self._config.timeout_s)
+        config = self._config.model_copy(update={"timeout_s": least, "num_retries": 0})
+        return type(self)(self._address, config)
+
+    def exists(self: Store, key: str) -> bool:
+        """Whether there is an object at a key.
+
+        By a ranged read: a HEAD request does not say why it was refused, and fsspec's own `exists`
+        takes any error for a no.
+        """
+        try:
+            self.read_tail(key, 1)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def lock(self: FenceableStore, key: str) -> AbstractContextManager[HeldLock]:
+        """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
+        return fenced_lock(self, key)
+
+    def witnessed(self: FenceableStore, key: str, token: str) -> Store:
+        """Return the prefix for a worker of the lock's holder."""
+        return FencedStore(self, Witness(self, key, token))
+
+    def remove_leftovers(self, prefix: str) -> None:
+        """Do nothing: an interrupted upload leaves nothing on an object store."""

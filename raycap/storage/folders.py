@@ -98,7 +98,7 @@ def move_in(folder: int, name: str, file: Path) -> None:
             os.close(moved)
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        _unlink(folder, temporary)
+        unlink(folder, temporary)
 
 
 def delete_tree(folder: int, name: str) -> None:
@@ -133,7 +133,7 @@ def _temporary(folder: int, data: bytes) -> Iterator[str]:
             os.fsync(file.fileno())
         yield name
     finally:
-        _unlink(folder, name)
+        unlink(folder, name)
 
 
 def _create_file(folder: int, name: str) -> BinaryIO:
@@ -146,7 +146,8 @@ def _temporary_name() -> str:
     return f".{secrets.token_hex(8)}{TEMPORARY}"
 
 
-def _unlink(folder: int, name: str) -> None:
+def unlink(folder: int, name: str) -> None:
+    """Delete a file, if there is one."""
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 
@@ -175,6 +176,19 @@ class OpenFolder:
                         os.mkdir(name, dir_fd=folder)
                 folder = handles.enter_context(_inner(name, folder, place))
             yield folder
+
+
+class UnlockedFolder(OpenFolder):
+    """A folder that is created, and written to beside the holder of its lock, if there is one."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root, _FOLDER)
+        weakref.finalize(self, os.close, handle)
+        super().__init__(root, handle)
+
+    def check(self) -> None:
+        """Accept any holder."""
 
 
 class FolderLock(OpenFolder):

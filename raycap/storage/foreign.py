@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from inspect import Parameter, signature
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import (
@@ -22,8 +20,8 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.storage.address import Address
-from raycap.storage.base import LISTING, HeldLock, Store, retrying
-from raycap.storage.fence import FencedStore, Witness, fenced_lock
+from raycap.storage.base import LISTING
+from raycap.storage.fence import LockObjectStore
 
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _PAGE_ROWS = 1000
@@ -95,13 +93,12 @@ def missing_package(scheme: str) -> str | None:
     return None
 
 
-class ForeignStore:
+class ForeignStore(LockObjectStore):
     """A prefix on an fsspec file system as a `Store`."""
 
     def __init__(self, address: Address, config: StorageConfig) -> None:
+        super().__init__(address, config)
         self._scheme = address.scheme
-        self._config = config
-        self._retrying = retrying(config)
         self._root = address.path.rstrip("/")
         self._files = open_filesystem(address.scheme)
 
@@ -140,14 +137,6 @@ class ForeignStore:
         """Read at most the last `num_bytes` of an object."""
         tail: bytes = self._call(key, lambda address: self._files.tail(address, num_bytes))
         return tail
-
-    def exists(self, key: str) -> bool:
-        """Whether there is an object at a key; fsspec's own `exists` takes any error for a no."""
-        try:
-            self.read_tail(key, 1)
-        except ObjectNotFound:
-            return False
-        return True
 
     def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of an object from an offset on."""
@@ -241,28 +230,6 @@ class ForeignStore:
                 self._files.rm(address.rstrip("/"), recursive=True)
 
         self._call(prefix, attempt)
-
-    def lock(self, key: str) -> AbstractContextManager[HeldLock]:
-        """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
-        return fenced_lock(self, key)
-
-    def witnessed(self, key: str, token: str) -> Store:
-        """Return the prefix for a worker of the lock's holder."""
-        return FencedStore(self, Witness(self, key, token))
-
-    @property
-    def policy(self) -> Retrying:
-        """How requests are retried."""
-        return self._retrying
-
-    def impatient(self, timeout_s: float) -> "ForeignStore":
-        """Return the same prefix without retries; fsspec has no time limit of its own."""
-        del timeout_s
-        config = self._config.model_copy(update={"num_retries": 0})
-        return ForeignStore(Address.parse(self.uri), config)
-
-    def remove_leftovers(self, prefix: str) -> None:
-        """Do nothing: an interrupted upload leaves nothing on an object store."""
 
     def _call(self, key: str, attempt: Callable[[str], Any]) -> Any:
         return self._retrying(_mapped, attempt, self.address(key))

@@ -7,7 +7,7 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +24,7 @@ from raycap.errors import (
 )
 from raycap.storage import folders
 from raycap.storage.base import LISTING, HeldLock
-from raycap.storage.folders import FolderLock, FolderWitness, folder_lock
+from raycap.storage.folders import FolderLock, FolderWitness, UnlockedFolder, folder_lock
 
 _PAGE_ROWS = 1_000
 
@@ -155,6 +155,11 @@ class LocalStore:
         with _mapped_errors(self._root):
             return PinnedStore(self._root, FolderWitness(self._root, key, token))
 
+    def unfollowing(self) -> "PinnedStore":
+        """Return the folder, which is created, as a store that writes through no link within it."""
+        with _mapped_errors(self._root):
+            return PinnedStore(self._root, UnlockedFolder(self._root))
+
     def remove_leftovers(self, prefix: str) -> None:
         """Delete temporary files that a killed writer left in the folder."""
         path = self._root / prefix
@@ -180,19 +185,17 @@ class PinnedStore(LocalStore):
     the folder are not followed.
     """
 
-    def __init__(self, root: Path, held: FolderLock | FolderWitness) -> None:
+    def __init__(self, root: Path, held: FolderLock | FolderWitness | UnlockedFolder) -> None:
         super().__init__(root)
         self._held = held
 
     def delete(self, key: str) -> None:
         """Delete a file, if there is one."""
-        with self._found(key) as (folder, name):
-            os.unlink(name, dir_fd=folder)
+        self._remove(key, folders.unlink)
 
     def delete_all(self, prefix: str) -> None:
         """Delete a folder with its content, if there is one."""
-        with self._found(prefix.rstrip("/")) as (folder, name):
-            folders.delete_tree(folder, name)
+        self._remove(prefix.rstrip("/"), folders.delete_tree)
 
     def remove_leftovers(self, prefix: str) -> None:
         """Delete temporary files that a killed writer left in the folder."""
@@ -208,16 +211,15 @@ class PinnedStore(LocalStore):
         ):
             yield folder, key.rpartition("/")[2]
 
-    @contextmanager
-    def _found(self, key: str) -> Iterator[tuple[int, str]]:
-        """Yield the folder and the name of what is to be deleted; ignore that it does not exist."""
+    def _remove(self, key: str, remove: Callable[[int, str], None]) -> None:
+        """Remove a name from its open folder; ignore that the name or a folder does not exist."""
         self._held.check()
-        with _mapped_errors(self._root / key, is_ours=True):
-            try:
-                with self._held.parent_of(key, create=False) as folder:
-                    yield folder, key.rpartition("/")[2]
-            except FileNotFoundError:
-                return
+        with (
+            _mapped_errors(self._root / key, is_ours=True),
+            suppress(FileNotFoundError),
+            self._held.parent_of(key, create=False) as folder,
+        ):
+            remove(folder, key.rpartition("/")[2])
 
 
 class _Held:

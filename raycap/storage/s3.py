@@ -6,7 +6,7 @@ none of them is logged, stored or sent elsewhere.
 
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,6 @@ from botocore import UNSIGNED
 from botocore import exceptions as botocore_errors
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
-from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import (
@@ -31,9 +30,9 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.storage.address import Address
-from raycap.storage.base import LISTING, HeldLock, Store, check_whole, retry_after_s, retrying
+from raycap.storage.base import LISTING, check_whole, retry_after_s
 from raycap.storage.encodings import decoded
-from raycap.storage.fence import FencedStore, Witness, fenced_lock
+from raycap.storage.fence import LockObjectStore
 from raycap.storage.limits import Connections
 from raycap.storage.parallel import ordered_chain
 
@@ -71,7 +70,7 @@ _ACCESS_DENIED = frozenset({"AccessDenied", "403"})
 _MESSAGE_CHARS = 200
 
 
-class S3Store:
+class S3Store(LockObjectStore):
     """A bucket prefix as a `Store`; safe to use from many threads."""
 
     def __init__(
@@ -82,14 +81,13 @@ class S3Store:
         Slashes around the prefix are dropped unless `is_literal`: then `s3://bucket//lead` is the
         prefix `/lead`.
         """
+        super().__init__(address, config)
         self._bucket, prefix = address.bucket_and_key
         if not self._bucket:
             raise ConfigError(
                 f"{address.text}: names no bucket; write s3://bucket/prefix", uri=address.text
             )
         self._prefix = prefix.removesuffix("/") if is_literal else prefix.strip("/")
-        self._config = config
-        self._retrying = retrying(config)
         self._client = make_client(config)
 
     @property
@@ -121,17 +119,6 @@ class S3Store:
         """Read at most the last `num_bytes` of an object by a ranged request."""
         address = (self._bucket, self._full(key))
         return get_range(self._client, self._retrying, address, f"-{num_bytes}")
-
-    def exists(self, key: str) -> bool:
-        """Whether there is an object at a key.
-
-        By a ranged request: a HEAD request does not say why it was refused.
-        """
-        try:
-            self.read_tail(key, 1)
-        except ObjectNotFound:
-            return False
-        return True
 
     def read_range(self, key: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of an object from an offset on by a ranged request."""
@@ -233,28 +220,6 @@ class S3Store:
                     raise StorageError(
                         f"s3://{self._bucket}/{error['Key']}: cannot be deleted ({error['Code']})"
                     )
-
-    def lock(self, key: str) -> AbstractContextManager[HeldLock]:
-        """Hold a small object that is rewritten every few seconds; see `storage.lock`."""
-        return fenced_lock(self, key)
-
-    def witnessed(self, key: str, token: str) -> Store:
-        """Return the prefix for a worker of the lock's holder."""
-        return FencedStore(self, Witness(self, key, token))
-
-    @property
-    def policy(self) -> Retrying:
-        """How requests are retried."""
-        return self._retrying
-
-    def impatient(self, timeout_s: float) -> "S3Store":
-        """Return the same prefix with that time limit per request, and without retries."""
-        least = min(timeout_s, self._config.timeout_s)
-        config = self._config.model_copy(update={"timeout_s": least, "num_retries": 0})
-        return S3Store(Address.parse(self.uri), config)
-
-    def remove_leftovers(self, prefix: str) -> None:
-        """Do nothing: an interrupted PUT leaves nothing on S3."""
 
     @cached_property
     def _uploader(self) -> "S3Client":

@@ -222,5 +222,14 @@ class ImageReader:
         version: str | None = self._retrying(foreign_version, self._foreign(scheme), uri)
         return version
 
+    def is_version(self, uri: str, etag: str | None) -> bool | None:
+        """Return whether a file still has the ETag that a listing had; None where nothing tells.
+
+        Ask after reading: what is replaced from then on is not what was read. Raises as `read`
+        does.
+        """
+        version = None if etag is None else self.version(uri)
+        return None if version is None else version == etag
+
     def _within_limit(self, address: Address, work: Callable[[Connections], bytes]) -> bytes:
         return within(self._limit_s, work, address.shown)

@@ -29,6 +29,7 @@ def tables(uris: list[str], rows_a_table: int) -> list[pa.Table]:
         {
             schema.IMAGE_ID: uris,
             schema.URI: uris,
+            schema.ETAG: pa.nulls(len(uris), pa.string()),
             schema.CAPTION: [f"dog {at}" for at in range(len(uris))],
             schema.REFERENCE_CAPTIONS: [["a dog", f"{at}"] for at in range(len(uris))],
         }

@@ -24,11 +24,11 @@ from raycap.storage.base import HeldLock, Store
 from raycap.storage.lock import check_conditional_writes
 from raycap.storage.s3 import S3Store
 from tests.conftest import S3
+from tests.support import faulty_http
 from tests.support.faulty_http import (
     Fault,
     FaultyServer,
     Handler,
-    faulty_server,
     lost,
     stalled,
     truthful,
@@ -36,6 +36,8 @@ from tests.support.faulty_http import (
 
 KEY = "lock.json"
 CONFIG = StorageConfig(timeout_s=5, num_retries=1)
+
+server = faulty_http.faulty_s3  # a fixture, which pytest looks for under its name
 
 Take = Callable[[], HeldLock]
 
@@ -47,13 +49,6 @@ def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     # Both writers are this process: that it lives says nothing here.
     monkeypatch.setattr("raycap.storage.lock._process_table", lambda: None)
     return S3Store(Address.parse(f"s3://{s3.bucket}/out"), CONFIG)
-
-
-@pytest.fixture
-def server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    with faulty_server(s3.endpoint) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        yield server
 
 
 @pytest.fixture

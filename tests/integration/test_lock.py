@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -20,10 +19,13 @@ from raycap.storage.base import WriteLock
 from raycap.storage.lock import heartbeat_lock
 from raycap.storage.s3 import S3Store
 from tests.conftest import S3
-from tests.support.faulty_http import FaultyServer, faulty_server, lost, refused, reset
+from tests.support import faulty_http
+from tests.support.faulty_http import FaultyServer, lost, refused, reset
 
 CONFIG = StorageConfig(timeout_s=5, num_retries=1)
 KEY = "lock.json"
+
+server = faulty_http.faulty_s3  # a fixture, which pytest looks for under its name
 
 
 @pytest.fixture
@@ -31,13 +33,6 @@ def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.1)
     monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 1.2)
     return S3Store(Address.parse(f"s3://{s3.bucket}/out"), CONFIG)
-
-
-@pytest.fixture
-def server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    with faulty_server(s3.endpoint) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        yield server
 
 
 def owner_of(store: S3Store) -> str:

@@ -61,11 +61,12 @@ def build(
     *,
     numbers: Sequence[int] | None = None,
     is_moving: bool = False,
+    lock_token: str = "",
 ) -> int:
     """Build parts, or all; give the number of images that could not be reached."""
     parts = range(plan.num_parts) if numbers is None else numbers
     work = pa.table({schema.PART: pa.array(parts, pa.int64())})
-    spec = BuildSpec(output=store.uri, config=config, is_moving=is_moving)
+    spec = BuildSpec(output=store.uri, config=config, is_moving=is_moving, lock_token=lock_token)
     return sum(step[NUM_UNREACHED][0].as_py() for step in build_parts(work, spec))
 
 

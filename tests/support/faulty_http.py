@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import S3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,3 +206,11 @@ def faulty_server(upstream: str | None = None) -> Iterator[FaultyServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def faulty_s3(s3: "S3", monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """Between this process and its S3 server."""
+    with faulty_server(s3.endpoint) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server

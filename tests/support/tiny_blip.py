@@ -51,6 +51,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to copy, for tests that change it."""
+    return save_model(tmp_path_factory.mktemp("blip"))
+
+
+@pytest.fixture
+def own_folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may change."""
+    copied = tmp_path / "model"
+    copied.mkdir()
+    return copy_folder(whole, copied)
+
+
+@pytest.fixture(scope="module")
 def pixels() -> UInt8[np.ndarray, "8 h w 3"]:
     return random_pixels(8)
 

@@ -30,7 +30,7 @@ from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.blip.int8 import check_int8, quantize
 from raycap.models.blip.kind import check_blip_folder
 from raycap.models.decoding import caption_with, decode
-from raycap.models.decoding.state import Decoded
+from raycap.models.decoding.state import Decoded, search_settings
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
 from raycap.models.folders import Preprocessing
 from raycap.models.weights import load_complete, load_errors
@@ -203,23 +203,6 @@ def transformers_settings(text: Any, generation: GenerationConfig) -> Any:
         "bos_token_id": text.bos_token_id,
         "eos_token_id": text.sep_token_id,  # BLIP ends a caption with [SEP]
         "pad_token_id": text.pad_token_id,
-        "max_new_tokens": generation.max_new_tokens,
-        "min_new_tokens": generation.min_new_tokens or None,
-        "num_beams": generation.num_beams,
-        "num_return_sequences": generation.num_captions,
-        "repetition_penalty": generation.repetition_penalty,
-        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
-        "do_sample": generation.sampling.enabled,
+        **search_settings(generation),
     }
-    if generation.num_beams > 1:
-        settings |= {"length_penalty": generation.length_penalty, "early_stopping": False}
-    if generation.sampling.enabled:
-        settings |= {
-            "temperature": generation.sampling.temperature,
-            "top_k": generation.sampling.top_k or 0,
-            "top_p": generation.sampling.top_p,
-            # Sampling from NaN triggers an assertion on the GPU, which makes the process unusable.
-            # The logprob, from the unmodified logits, still shows that the image failed.
-            "remove_invalid_values": True,
-        }
     return _Settings(**settings)

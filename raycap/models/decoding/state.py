@@ -114,3 +114,28 @@ def logits_processors(
         if sampling.top_p < 1.0:
             chosen.append(TopPLogitsWarper(sampling.top_p))
     return LogitsProcessorList(chosen)
+
+
+def search_settings(generation: GenerationConfig) -> dict[str, Any]:
+    """Return the settings of a search as transformers' `generate` names them."""
+    settings: dict[str, Any] = {
+        "max_new_tokens": generation.max_new_tokens,
+        "min_new_tokens": generation.min_new_tokens or None,
+        "num_beams": generation.num_beams,
+        "num_return_sequences": generation.num_captions,
+        "repetition_penalty": generation.repetition_penalty,
+        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
+        "do_sample": generation.sampling.enabled,
+    }
+    if generation.num_beams > 1:
+        settings |= {"length_penalty": generation.length_penalty, "early_stopping": False}
+    if generation.sampling.enabled:
+        settings |= {
+            "temperature": generation.sampling.temperature,
+            "top_k": generation.sampling.top_k or 0,
+            "top_p": generation.sampling.top_p,
+            # Sampling from NaN triggers an assertion on the GPU, which makes the process unusable.
+            # The logprob, from the unmodified logits, still shows that the image failed.
+            "remove_invalid_values": True,
+        }
+    return settings

@@ -31,7 +31,7 @@ from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Caption
 from raycap.models.decoding import caption_with
-from raycap.models.decoding.state import Decoded
+from raycap.models.decoding.state import Decoded, search_settings
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.vlm.kind import check_vlm_folder
 from raycap.models.weights import load_complete, load_errors
@@ -91,25 +91,10 @@ def generation_settings(tokens: dict[str, Any], generation: GenerationConfig) ->
     """
     settings: dict[str, Any] = {
         **tokens,
-        "max_new_tokens": generation.max_new_tokens,
-        "min_new_tokens": generation.min_new_tokens or None,
-        "num_beams": generation.num_beams,
-        "num_return_sequences": generation.num_captions,
-        "repetition_penalty": generation.repetition_penalty,
-        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
-        "do_sample": generation.sampling.enabled,
+        **search_settings(generation),
         "return_dict_in_generate": True,
         "output_logits": True,  # kept of every step until the end, in fp32
     }
-    if generation.num_beams > 1:
-        settings |= {"length_penalty": generation.length_penalty, "early_stopping": False}
-    if generation.sampling.enabled:
-        settings |= {
-            "temperature": generation.sampling.temperature,
-            "top_k": generation.sampling.top_k or 0,
-            "top_p": generation.sampling.top_p,
-            "remove_invalid_values": True,  # as in `blip`
-        }
     return _Settings(**settings)
 
 

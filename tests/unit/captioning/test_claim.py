@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from raycap.captioning.ledger import read_ledger
@@ -15,20 +16,25 @@ from raycap.captioning.parts import (
     part_key,
     read_captions_part,
 )
-from raycap.captioning.plan import read_plan
-from raycap.captioning.run import CaptionClaim, forecast
+from raycap.captioning.plan import extend_plan, read_plan, record_plan
+from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
+from raycap.captioning.source import open_source
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.errors import DatasetError, RunConflict
+from raycap.models.sources import find_model
+from raycap.preflights.run import check_run
 from raycap.results.captioning import PLAN, PlanRecord, write_plan_record
 from raycap.runs.opening import claim_output
 from raycap.runs.records import RUN, fingerprint_digest, read_json
+from raycap.schema import CAPTIONS as CAPTION_COLUMNS
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 from tests.support.outputs import row, write_output
 
 OURS: dict[str, Any] = {"source": "ours"}
 THEIRS: dict[str, Any] = {"source": "theirs"}
+STUB = validate_config(CaptionConfig, {"model": {"name": "stub"}})
 
 
 def claim(fingerprint: dict[str, Any] = OURS) -> CaptionClaim:
@@ -106,14 +112,13 @@ def test_a_dry_run_is_refused_where_the_run_would_be(
     store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
     make_jpeg(tmp_path / "photos" / "a.jpg")
-    config = validate_config(CaptionConfig, {"model": {"name": "stub"}})
     claim_output(open_store(str(tmp_path / "new"), StorageConfig()), claim(THEIRS))
-    assert forecast(tmp_path / "photos", tmp_path / "new", config=config).num_pending == 1
+    assert forecast(tmp_path / "photos", tmp_path / "new", config=STUB).num_pending == 1
     sign(store, fingerprint_digest(THEIRS))
     claim_output(store, claim(THEIRS))
     before = [(path, path.stat().st_mtime_ns) for path in sorted(Path(store.uri).rglob("*"))]
     with pytest.raises(RunConflict) as caught:
-        forecast(tmp_path / "photos", store.uri, config=config)
+        forecast(tmp_path / "photos", store.uri, config=STUB)
     assert caught.value.uri == store.uri
     assert before == [(p, p.stat().st_mtime_ns) for p in sorted(Path(store.uri).rglob("*"))]
 
@@ -122,8 +127,41 @@ def test_a_dry_run_counts_nothing_of_a_run_that_would_be_replaced(
     store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
 ) -> None:
     make_jpeg(tmp_path / "photos" / "z.jpg")
-    config = validate_config(CaptionConfig, {"model": {"name": "stub"}})
     store.delete_all(CAPTIONS)
     claim_output(store, claim(THEIRS))
-    found = forecast(tmp_path / "photos", store.uri, config=config)
+    found = forecast(tmp_path / "photos", store.uri, config=STUB)
     assert (found.num_images, found.num_pending) == (1, 1)
+
+
+@pytest.fixture
+def moved(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> Store:
+    """The output of a finished run over `before`, which is now called `after`."""
+    make_jpeg(tmp_path / "before" / "a.jpg")
+    listing = open_source(str(tmp_path / "before"), StorageConfig())
+    fingerprint = caption_fingerprint(listing.identity, find_model("stub"), STUB)
+    store = open_store(str(tmp_path / "out"), StorageConfig())
+    claim_output(store, CaptionClaim(fingerprint, STUB))
+    plan = extend_plan(store, listing.tables, part_size=10, num_threads=1)
+    plan.run = fingerprint_digest(fingerprint)
+    record_plan(store, plan)
+    captions = pa.Table.from_pylist([row("a.jpg")], schema=CAPTION_COLUMNS)
+    store.write(part_key(CAPTIONS, 0), encode_captions(captions, 1, 0, run=plan.run)[0])
+    (tmp_path / "before").rename(tmp_path / "after")
+    return store
+
+
+def test_a_dry_run_follows_a_source_that_has_moved(moved: Store, tmp_path: Path) -> None:
+    after = tmp_path / "after"
+    for former in (None, tmp_path / "other"):
+        with pytest.raises(RunConflict, match="--source-moved-from"):
+            forecast(after, moved.uri, config=STUB, source_moved_from=former)
+    found = forecast(after, moved.uri, config=STUB, source_moved_from=tmp_path / "before")
+    assert (found.num_images_done, found.num_pending) == (1, 0)
+
+
+def test_a_preflight_follows_a_source_that_has_moved(moved: Store, tmp_path: Path) -> None:
+    listing = open_source(str(tmp_path / "after"), StorageConfig())
+    fingerprint = caption_fingerprint(listing.identity, find_model("stub"), STUB)
+    with pytest.raises(RunConflict, match="--source-moved-from"):
+        check_run(moved, fingerprint, STUB, None)
+    assert check_run(moved, fingerprint, STUB, tmp_path / "before")

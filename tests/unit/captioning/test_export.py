@@ -14,7 +14,15 @@ from pycocotools.coco import COCO  # type: ignore[import-untyped]
 from raycap import schema
 from raycap.captioning import export_formats as formats
 from raycap.captioning.export import export
-from raycap.captioning.parts import CAPTIONS, read_part
+from raycap.captioning.parts import (
+    CAPTIONS,
+    MANIFEST,
+    encode_manifest,
+    manifest_footer,
+    part_key,
+    read_manifest_part,
+    read_part,
+)
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
 from raycap.storage.stores import open_store
@@ -172,3 +180,29 @@ def test_an_export_can_go_to_any_store_that_fsspec_knows(two_parts: str, tmp_pat
         export(two_parts, target, to=ExportFormat.JSONL)
     export(two_parts, f"memory://{tmp_path.name}/x", to=ExportFormat.SIDECAR)
     assert store.read("x/a/1.txt") == b"a cat on a mat\n"
+
+
+@pytest.mark.parametrize("to", [ExportFormat.JSONL, ExportFormat.SIDECAR])
+def test_images_that_are_gone_from_the_source_are_left_out_if_asked(
+    output: Callable[..., str], tmp_path: Path, to: ExportFormat
+) -> None:
+    uri = output([row("a.jpg"), row("b.jpg")], [row("c.jpg"), failed("d.jpg")])
+    store = open_store(uri, StorageConfig())
+    for number, gone in ((0, [1]), (1, [1])):
+        manifest, _ = read_manifest_part(store, number)
+        footer = manifest_footer(manifest, gone=gone)
+        store.write(part_key(MANIFEST, number), encode_manifest(manifest, footer))
+    everything = export(uri, tmp_path / "all", to=to)
+    assert everything.num_gone_skipped == 0
+    counts = export(uri, tmp_path / "present", to=to, gone="drop")
+    assert (counts.num_exported, counts.num_gone_skipped, counts.num_failed_skipped) == (2, 2, 0)
+    if to is ExportFormat.JSONL:
+        lines = (tmp_path / "present").read_text().splitlines()
+        assert [json.loads(line)[schema.IMAGE_ID] for line in lines] == ["a.jpg", "c.jpg"]
+    else:
+        assert sorted(path.name for path in (tmp_path / "present").iterdir()) == ["a.txt", "c.txt"]
+
+
+def test_another_word_for_what_is_gone_is_refused(two_parts: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gone"):
+        export(two_parts, tmp_path / "x.jsonl", to=ExportFormat.JSONL, gone="delete")

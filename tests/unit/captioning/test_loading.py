@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +20,7 @@ from raycap.errors import BucketNotFound, ErrorCode, ImageError, StorageError
 from raycap.images.decoding import Target
 from raycap.models.base import BatchRange
 from raycap.models.sources import find_model
+from raycap.storage.local import file_version
 from raycap.storage.stores import ImageReader
 from tests.conftest import MakeJpeg
 
@@ -114,6 +116,25 @@ def test_a_missing_image_is_a_row_unless_the_source_itself_is_gone(
     assert load(photos / "a.jpg", None)["error_code"] == "not_found"  # in a list
 
 
+def test_the_second_model_gets_no_image_that_has_changed_since_the_first(
+    tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    file = tmp_path / "a.jpg"
+    make_jpeg(file)
+    decoder, reader = Decoder(TARGET, ImageConfig(), 60.0), ImageReader(StorageConfig())
+    second = replace(spec(None), below=-1.0)
+
+    def found(etag: str | None, one: RunSpec) -> str | None:
+        row = {"image_id": "a.jpg", "uri": str(file), "size_bytes": None, "etag": etag}
+        code: str | None = load_image(row, None, reader, decoder, one).get("error_code")
+        return code
+
+    assert found(file_version(str(file)), second) is None
+    assert found(None, second) is None
+    assert found("another", second) == "not_found"
+    assert found("another", spec(None)) is None  # the next listing finds the change
+
+
 def test_a_file_that_is_cut_short_is_transient_and_a_pipe_is_no_file(
     tmp_path: Path, make_jpeg: MakeJpeg
 ) -> None:
@@ -128,15 +149,15 @@ def test_a_file_that_is_cut_short_is_transient_and_a_pipe_is_no_file(
 def test_a_bucket_that_does_not_exist_is_a_row_of_a_list_only(
     root: str | None, is_row: bool
 ) -> None:
-    class NoBucket:
+    class NoBucket(ImageReader):
         def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
             del max_bytes, size_bytes
             raise BucketNotFound(f"{uri}: there is no such bucket")
 
     row = {"image_id": "a", "uri": "s3://none/a.jpg", "size_bytes": None}
-    decoder = Decoder(TARGET, ImageConfig(), 60.0)
+    decoder, reader = Decoder(TARGET, ImageConfig(), 60.0), NoBucket(StorageConfig())
     if is_row:
-        assert load_image(row, None, NoBucket(), decoder, spec(root))["error_code"] == "not_found"
+        assert load_image(row, None, reader, decoder, spec(root))["error_code"] == "not_found"
         return
     with pytest.raises(BucketNotFound):
-        load_image(row, None, NoBucket(), decoder, spec(root))
+        load_image(row, None, reader, decoder, spec(root))

@@ -163,3 +163,12 @@ def test_a_run_that_was_taken_over_does_not_overwrite_the_progress(tmp_path: Pat
         (tmp_path / "out" / "lock.json").unlink()
         where.write(PROGRESS, b"of the successor")
     assert where.read(PROGRESS) == b"of the successor"
+
+
+def test_pictures_that_a_complete_run_did_not_read_are_told(store: Store) -> None:
+    with Heartbeat(store, HALF):
+        pass
+    assert "NOT READ" not in shown(store)
+    write_summary(store, replace(SUMMARY, skipped={".svg": 50, ".txt": 3}))
+    assert read_status(store.uri).skipped == {".svg": 50, ".txt": 3}
+    assert shown(store)["NOT READ"].startswith("50 .svg: 33%")

@@ -21,6 +21,7 @@ from raycap.captioning.parts import (
 )
 from raycap.captioning.verify import verify
 from raycap.config import StorageConfig
+from raycap.console.verify import verification_rows
 from raycap.errors import DatasetError
 from raycap.results.captioning import (
     PLAN,
@@ -154,3 +155,9 @@ def test_deeply_nested_json_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[" * 100_000)
     with pytest.raises(DatasetError):
         verify(tmp_path)
+
+
+def test_pictures_that_the_run_did_not_read_are_told(store: Store) -> None:
+    assert "NOT READ" not in dict(verification_rows(verified(store)))
+    write_summary(store, replace(summary(5), skipped={".svg": 5}))
+    assert dict(verification_rows(verified(store)))["NOT READ"].startswith("5 .svg: 50%")

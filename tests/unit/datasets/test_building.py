@@ -18,9 +18,10 @@ from raycap.datasets.parts import ANSWERED_PARTS, part_key
 from raycap.datasets.planning import write_plan
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.datasets.survey import find_duplicates, load_answers, write_moves
-from raycap.errors import ConfigError, DatasetError, StorageError
+from raycap.errors import ConfigError, DatasetError, RunConflict, StorageError
 from raycap.images.decoding import Target, decode
 from raycap.metrics.tokenizer import tokenize
+from raycap.runs.records import LOCK
 from raycap.scratch import scratch_database
 from raycap.storage.stores import open_store
 from tests.support.caption_sets import (
@@ -370,3 +371,21 @@ def test_captions_in_several_scripts_are_told(tmp_path: Path) -> None:
     rows[0] |= {schema.CAPTION: "\u043a\u043e\u0442 \u0438 \u043f\u0451\u0441"}
     (note,) = make_dataset(tmp_path / "mixed", rows, config()).notes
     assert "Cyrillic, Latin" in note
+
+
+def test_a_worker_of_a_run_that_was_taken_over_writes_nothing(tmp_path: Path) -> None:
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    picture(folder / "a.jpg")
+    settings = config()
+    store = open_store(str(output), settings.storage)
+    plan = write_plan(store, [annotations(folder_rows(folder))], settings, MARK)
+    with store.lock(LOCK) as lock:
+        former = lock.token
+    with store.lock(LOCK) as lock:
+        before = set(output.rglob("*"))
+        with pytest.raises(RunConflict) as caught:
+            build(store, plan, settings, lock_token=former)
+        assert caught.value.uri == str(output)
+        assert set(output.rglob("*")) == before
+        assert build(store, plan, settings, lock_token=lock.token) == 0
+    assert set(output.rglob("*")) > before

@@ -12,10 +12,12 @@ import torch
 from raycap import schema
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import ErrorCode, ImageError
-from raycap.evaluation.clip import ClipSpec, UriImages, clip_scores
+from raycap.evaluation.clip import CHANGED, ClipSpec, UriImages, clip_columns, clip_scores
+from raycap.evaluation.matching import IS_SCORED, column
 from raycap.images.decoding import decode
 from raycap.models.clip import ClipScorer
 from raycap.models.clip_source import find_clip
+from raycap.storage.local import file_version
 from tests.conftest import MakeJpeg
 from tests.support.tiny_clip import save_clip
 
@@ -38,11 +40,14 @@ def scorer(folder: Path) -> ClipScorer:
     return ClipScorer.from_pretrained(folder)
 
 
-def table(uris: list[str | None], captions: list[str | None]) -> pa.Table:
+def table(
+    uris: list[str | None], captions: list[str | None], etags: list[str | None] | None = None
+) -> pa.Table:
     return pa.table(
         {
             schema.IMAGE_ID: [f"{at}.jpg" for at in range(len(uris))],
             schema.URI: pa.array(uris, pa.string()),
+            schema.ETAG: pa.array(etags or [None] * len(uris), pa.string()),
             schema.CAPTION: pa.array(captions, pa.string()),
             schema.REFERENCE_CAPTIONS: [["a dog", "red"]] * len(uris),
         }
@@ -91,6 +96,30 @@ def test_an_unreadable_image_has_no_score_and_a_code(
     ]  # fmt: skip
     assert found[schema.CLIP_SCORE].is_valid().to_pylist() == [True, *[False] * 5]
     assert found[schema.REF_CLIP_SCORE].is_valid().to_pylist() == [True, *[False] * 5]
+
+
+def test_an_image_that_has_changed_since_it_was_captioned_has_no_score_and_is_counted(
+    spec: ClipSpec, tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    names = [str(tmp_path / f"{seed}.jpg") for seed in range(4)]
+    for seed, name in enumerate(names[:3]):
+        make_jpeg(Path(name), seed=seed)
+    same = file_version(names[0])
+    given = table([*names], ["dog"] * 4, [same, "another", None, same])
+    (found,) = clip_scores([given], spec)
+    assert found[schema.ERROR_CODE].to_pylist() == [None, CHANGED, None, "not_found"]
+    assert found[schema.CLIP_SCORE].is_valid().to_pylist() == [True, False, True, False]
+    chunk = pa.table(
+        {
+            schema.IMAGE_ID: given[schema.IMAGE_ID],
+            schema.REFERENCE_CAPTIONS: given[schema.REFERENCE_CAPTIONS],
+            IS_SCORED: [True, True, True, False],
+            **{column(name, 0): given[name] for name in (schema.URI, schema.ETAG, schema.CAPTION)},
+        }
+    )
+    (system,) = clip_columns(spec, [[chunk]], is_spread=False)
+    assert system.unscored == {CHANGED: 1}
+    assert np.isnan(system.columns[schema.CLIP_SCORE]).tolist() == [False, True, False]
 
 
 def test_a_row_without_a_caption_is_not_read(spec: ClipSpec) -> None:

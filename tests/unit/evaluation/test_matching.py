@@ -13,7 +13,7 @@ from raycap.config import MissingPolicy
 from raycap.errors import DatasetError
 from raycap.evaluation import matching
 from raycap.evaluation.caption_file import FILE
-from raycap.evaluation.matching import Match, settle
+from raycap.evaluation.matching import Match, column, settle
 from tests.support import matching_samples
 from tests.support.matching_samples import FAILED, load, match, matched, named, system
 
@@ -211,3 +211,15 @@ def test_systems_with_no_image_in_common_are_refused(database: Database) -> None
     }
     with pytest.raises(DatasetError, match="a and of b"):
         settle(database, found, MissingPolicy.DROP)
+
+
+def test_a_version_counts_only_at_the_address_that_was_captioned(database: Database) -> None:
+    load(database, "1.jpg", "2.jpg")
+    rows = [
+        {schema.IMAGE_ID: "1.jpg", schema.URI: "s3://b/1.jpg", schema.ETAG: "x"},
+        {schema.IMAGE_ID: "2.jpg", schema.URI: "s3://other/2.jpg", schema.ETAG: "y"},
+    ]
+    settle(database, {"blip": match(database, system(*rows))}, MissingPolicy.ERROR)
+    (chunk,) = matching.read_chunks(database, 1, 10)
+    assert chunk[column(schema.ETAG, 0)].to_pylist() == ["x", None]
+    assert chunk[column(schema.URI, 0)].to_pylist() == ["s3://b/1.jpg", "s3://b/2.jpg"]

@@ -17,7 +17,8 @@ from raycap.models.clip_source import find_clip
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE, write_json
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from tests.support.tiny_blip import copy_folder, one_thread, save_model
+from tests.support import tiny_blip
+from tests.support.tiny_blip import one_thread
 from tests.support.tiny_clip import save_clip
 
 __all__ = ["one_thread"]
@@ -49,16 +50,9 @@ def trap(sprung: Path) -> bytes:
     return data
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("blip"))
-
-
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    copied = tmp_path / "model"
-    copied.mkdir()
-    return copy_folder(whole, copied)
+# Fixtures, which pytest looks for under their names.
+whole = tiny_blip.whole
+folder = tiny_blip.own_folder
 
 
 def only(name: str) -> Edit:

@@ -22,7 +22,8 @@ from raycap.models.adapters import ADAPTER_FILE, ADAPTER_WEIGHT_FILE, with_lora
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE, write_json
 from raycap.models.load import copy_model, load_captioner
 from raycap.models.sources import check_arithmetic, find_model
-from tests.support.tiny_blip import copy_folder, one_thread, random_pixels, save_model
+from tests.support import tiny_blip
+from tests.support.tiny_blip import one_thread, random_pixels
 from tests.support.tiny_vlm import random_images, save_vlm
 
 __all__ = ["one_thread"]
@@ -36,16 +37,9 @@ EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 POSITIONS = "vision_model.embeddings.position_embedding"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("blip"))
-
-
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    copied = tmp_path / "model"
-    copied.mkdir()
-    return copy_folder(whole, copied)
+# Fixtures, which pytest looks for under their names.
+whole = tiny_blip.whole
+folder = tiny_blip.own_folder
 
 
 def load(name: str, adapter: str | None = None) -> Any:

@@ -1,8 +1,9 @@
-"""A sample of a listing: uniform, reproducible, in bounded memory."""
+"""A preflight: its sample is uniform and reproducible, and where its results are written."""
 
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycap.preflights.run import Reservoir
+from raycap.config import StorageConfig
+from raycap.errors import StorageError
+from raycap.preflights.run import Reservoir, own_store
+from raycap.results.preflight import CONTACT_SHEET
+from raycap.runs.records import LOCK
+from raycap.storage.stores import open_store
 
 
 def tables(num_rows: int, cuts: list[int]) -> Iterator[pa.Table]:
@@ -68,3 +74,23 @@ def test_what_is_kept_does_not_grow_with_the_listing() -> None:
 @pytest.mark.parametrize("num_wanted", [1, 50])
 def test_a_reservoir_that_saw_no_table_has_no_rows(num_wanted: int) -> None:
     assert Reservoir(num_wanted, 0).rows() is None
+
+
+def test_no_result_is_written_through_a_link(tmp_path: Path) -> None:
+    output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (output, elsewhere):
+        folder.mkdir()
+    (output / "preflight").symlink_to(elsewhere)
+    store = own_store(open_store(str(output), StorageConfig()))
+    with pytest.raises(StorageError) as caught:
+        store.write(CONTACT_SHEET, b"page")
+    assert caught.value.uri == str(output / "preflight")
+    assert not list(elsewhere.iterdir())
+
+
+def test_results_are_written_into_an_output_that_a_run_holds(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"), StorageConfig())
+    own_store(store).write(CONTACT_SHEET, b"before the run")  # creates the output
+    with store.lock(LOCK):
+        own_store(store).write(CONTACT_SHEET, b"page")
+    assert store.read(CONTACT_SHEET) == b"page"

@@ -111,6 +111,14 @@ def test_nothing_is_written_or_deleted_through_a_link(root: Path, tmp_path: Path
     assert {path.name for path in elsewhere.rglob("*")} == {"x", "part-000000.parquet"}
 
 
+def test_what_does_not_exist_is_deleted_silently(root: Path) -> None:
+    with LocalStore(root).lock(KEY) as lock:
+        for key in ("gone.json", "gone/part-000000.parquet"):
+            lock.store.delete(key)
+        for prefix in ("gone/", "gone/deeper/"):
+            lock.store.delete_all(prefix)
+
+
 def test_without_hard_links_a_file_is_created_all_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
