@@ -93,7 +93,8 @@ def _find(name: str) -> ModelSource:
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
             f"{redact(name)!r}: not a model: give a local folder, a Hub name (or name@revision), "
-            "demo or stub"
+            "demo or stub",
+            uri=redact(name),
         )
     repository, _, revision = name.partition("@")
     folder = download(repository, revision or None)

@@ -165,16 +165,19 @@ def read_record(store: Store) -> DatasetRecord:
     except ObjectNotFound:
         if store.exists(PLAN):
             raise DatasetError(
-                f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
+                f"{store.uri}: is not finished; run the same `raycap prepare` command to continue",
+                uri=store.uri,
             ) from None
         check_exists(store.uri)
         raise DatasetError(
             f"{store.uri}: is not a caption dataset (it has no {DATASET}); give the folder or "
-            "bucket prefix that `raycap prepare` wrote to"
+            "bucket prefix that `raycap prepare` wrote to",
+            uri=store.uri,
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
         raise DatasetError(
-            f"{store.address(DATASET)}: is damaged ({place}: {first['msg']}); prepare it again"
+            f"{store.address(DATASET)}: is damaged ({place}: {first['msg']}); prepare it again",
+            uri=store.address(DATASET),
         ) from error
