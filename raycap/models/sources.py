@@ -189,7 +189,9 @@ def read_generation(folder: Path) -> GenerationConfig | None:
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
-            f"{file}: generation: {reason}; correct it there, or remove it", uri=str(file)
+            f"{file}: generation: {reason}; correct it there, or remove it",
+            uri=str(file),
+            setting=f"{GENERATION}.{error.setting}" if error.setting else GENERATION,
         ) from None
 
 

@@ -93,8 +93,9 @@ def test_an_evaluation_that_cannot_begin_keeps_the_existing_one(tmp_path: Path) 
     systems, references = write_corpus(tmp_path, 10)
     found = run(systems, references, output=tmp_path / "out")
     few = write_captions(tmp_path / "few.jsonl", ["a cat"])
-    with pytest.raises(DatasetError, match="few lacks captions of images: 9 without a row"):
+    with pytest.raises(DatasetError, match=r"few .* 9 ") as caught:
         run([few], references, output=tmp_path / "out")
+    assert caught.value.setting == "missing"
     with pytest.raises(ConfigError, match="nowhere"):
         run(
             systems,
@@ -142,7 +143,7 @@ def with_gaps(tmp_path: Path, output: Callable[..., str]) -> tuple[str, str]:
 
 def test_missing_failed_and_extra_images_are_counted_and_named(with_gaps: tuple[str, str]) -> None:
     captions, references = with_gaps
-    with pytest.raises(DatasetError, match=r"1 without a row \(00002\.jpg\), 1 failed \(1 decode"):
+    with pytest.raises(DatasetError, match=r"\(00002\.jpg\), 1 .*\(1 decode_failed\)"):
         run([captions], references)
     found = run([captions], references, missing=MissingPolicy.WORST)
     (system,) = found.systems
@@ -186,7 +187,7 @@ def test_dropped_images_count_for_no_system_and_keep_their_rows(
 def test_a_system_without_any_caption_is_refused(tmp_path: Path) -> None:
     captions = write_captions(tmp_path / "a.jsonl", [None, None])
     references = write_references(tmp_path / "refs.jsonl", [["a cat"], ["a dog"]])
-    with pytest.raises(DatasetError, match=r"no caption at all: a lacks .* 2 failed \(2 unknown\)"):
+    with pytest.raises(DatasetError, match=r"a .* 2 .*\(2 unknown\)"):
         run([captions], references, missing=MissingPolicy.WORST, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -210,8 +211,9 @@ def test_without_the_extra_meteor_is_skipped_and_the_published_tokenizer_refused
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     found = run(systems, references, settings={"external": {}})
     assert skipped_of(found)[schema.METEOR] == "METEOR needs the extra: pip install 'raycap[java]'"
-    with pytest.raises(ConfigError, match="tokenizer=ptb"):
+    with pytest.raises(ConfigError) as caught:
         run(systems, references, settings={"tokenizer": "ptb"})
+    assert caught.value.setting == "tokenizer"
 
 
 def test_a_metric_whose_program_dies_midway_is_skipped_and_the_others_are_not(

@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         ["BlipForImageTextRetrieval"],
     ),
     "no head": (settings("config.json", architectures=["BlipModel"]), ["BlipModel"]),
-    "of another model": (renamed("text_encoder."), ["lack", "text_encoder."]),
+    "of another model": (renamed("text_encoder."), ["text_encoder."]),
     "quantised": (
         settings("config.json", quantization_config={"quant_method": "bitsandbytes"}),
         ["bitsandbytes"],
@@ -278,7 +278,7 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         ["word_embeddings.weight", "x32", "999x32"],
     ),
     "wider": (settings("config.json", text_config__hidden_size=48), ["32", "48"]),
-    "more layers": (settings("config.json", text_config__num_hidden_layers=3), ["lack", "layer.2"]),
+    "more layers": (settings("config.json", text_config__num_hidden_layers=3), ["layer.2"]),
     "endless layers": (
         settings("config.json", text_config__num_hidden_layers=100_000_000),
         ["num_hidden_layers", "100,000,000"],
@@ -292,7 +292,7 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         ["1000000000"],
     ),
     "patches of nothing": (settings("config.json", vision_config__patch_size=0), ["blip"]),
-    "cut short": (truncated, [WEIGHT_FILE, "cut short"]),
+    "cut short": (truncated, [WEIGHT_FILE, " bytes"]),
     "a shard is missing": (
         both(sharded, without("model-00002-of-00003.safetensors")),
         ["model-00002-of-00003.safetensors"],
@@ -333,7 +333,7 @@ REFUSED_VLMS: dict[str, tuple[Edit, list[str]]] = {
         settings("config.json", vision_config__num_hidden_layers=100_000_000),
         ["num_hidden_layers", "100,000,000"],
     ),
-    "cut short": (truncated, ["cut short"]),
+    "cut short": (truncated, [WEIGHT_FILE, " bytes"]),
 }
 
 

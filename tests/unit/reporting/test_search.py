@@ -294,8 +294,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, changes: dict[str, Any], plac
     output = write_search(tmp_path / "s")
     file = tmp_path / "s" / SEARCH
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(DatasetError, match=rf"tune.json: is damaged \({place}"):
+    with pytest.raises(DatasetError, match=place) as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)
     file.write_text("{")
-    with pytest.raises(DatasetError, match=r"tune.json: is not JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)

@@ -329,8 +329,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, changes: dict[str, Any], plac
     output = write_study_sample(tmp_path / "s")
     file = tmp_path / "s" / STUDY
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(DatasetError, match=rf"study.json: is damaged \({place}"):
+    with pytest.raises(DatasetError, match=place) as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)
     file.write_text("{")
-    with pytest.raises(DatasetError, match=r"study.json: is not JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)
