@@ -80,7 +80,7 @@ def test_isolating_one_image_takes_few_calls() -> None:
 
 
 def test_a_model_that_fails_on_every_image_is_a_crash_not_a_million_bad_rows() -> None:
-    with pytest.raises(ModelError, match="fails on every image: ValueError"):
+    with pytest.raises(ModelError, match="ValueError"):
         caption_all(Picky(bad=frozenset(range(256))), numbered(4), of(4))
 
 
@@ -148,8 +148,9 @@ def test_memory_that_runs_out_ends_the_growth() -> None:
 
 
 def test_no_memory_for_a_single_image_stops_with_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"memory does not suffice .* model\.precision"):
+    with pytest.raises(ModelError) as caught:
         caption_all(Picky(max_batch=0), numbered(4), of(4))
+    assert caught.value.setting == "model.precision"
 
 
 def spec_for(config: CaptionConfig, batch_size: int) -> RunSpec:
@@ -305,6 +306,7 @@ def test_a_model_whose_process_never_starts_ends_the_run() -> None:
     spec = stub_spec()
     source = replace(spec.model, kind="blip", folder="/nowhere", name="/nowhere")
     isolated = IsolatedCaptioner(replace(spec, model=source))
-    with pytest.raises(ModelError, match="/nowhere: the model's folder is not on this node"):
+    with pytest.raises(ModelError) as caught:
         caption_all(isolated, magenta_at(1, 8), of(8))
+    assert caught.value.uri == "/nowhere"
     isolated.close()

@@ -203,5 +203,6 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("systems/hybrid/system.json", b'{"name": "hybrid"}')
-    with pytest.raises(DatasetError, match=r"system\.json: is damaged \(role: Field required\)"):
+    with pytest.raises(DatasetError, match="role") as caught:
         SYSTEMS.read_ended(store, ["hybrid"])
+    assert caught.value.uri == store.address("systems/hybrid/system.json")
