@@ -12,6 +12,8 @@ from raycap.console.calibrate import print_calibration
 from raycap.console.study import print_study
 from raycap.console.train import print_training
 from raycap.console.tune import print_search
+from raycap.experiments.study.decision import decide, summarise
+from raycap.results.evaluation import Comparison
 from raycap.results.study import read_study
 from raycap.results.training import read_training
 from raycap.storage.stores import open_store
@@ -139,3 +141,22 @@ def test_what_training_calibrating_tuning_and_a_study_show(
         assert_as_before(
             f"results/{name}", capsys.readouterr().out.replace(str(tmp_path), "FOLDER")
         )
+
+
+def test_what_a_study_concludes(tmp_path: Path) -> None:
+    store = open_store(write_study_sample(tmp_path / "study"), StorageConfig())
+    found = read_study(store)
+    told = []
+    for p_value in (0.002, 0.4):
+        compared = Comparison(
+            metric="cider_d",
+            first="hybrid",
+            second="blip-finetuned",
+            difference=-0.13,
+            low=-0.27,
+            high=0.01,
+            p_value=p_value,
+        )
+        told.append("\n".join(decide(found.systems, [compared], found.reference_mean_words)))
+    text = "\n\n".join([*told, summarise(found)])
+    assert_as_before("results/decision", text.replace(str(tmp_path), "FOLDER"))

@@ -111,7 +111,8 @@ def test_tars_are_made_of_a_bucket_in_a_bucket(s3: S3, output: str) -> None:
     s3.client.delete_object(Bucket=s3.bucket, Key="images/b/2.jpg")
     counts = export(output, target, to=ExportFormat.WEBDATASET, storage=CONFIG)
     assert (counts.num_exported, counts.num_unreadable) == (1, 1)
-    assert counts.unreadable == (f"{s3.uri}/images/b/2.jpg: no such object",)
+    (unreadable,) = counts.unreadable
+    assert unreadable.startswith(f"{s3.uri}/images/b/2.jpg: ")
     assert keys(s3, "tars/") == ["part-000000.tar", "part-000001.tar"]
     with tarfile.open(fileobj=io.BytesIO(read(s3, "tars/part-000000.tar"))) as tar:
         image = tar.extractfile("000000_000000.jpg")

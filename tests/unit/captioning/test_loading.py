@@ -76,7 +76,7 @@ def test_an_image_that_the_process_dies_of_is_a_failed_image_and_the_next_one_is
     thread.join(timeout=30)
     (error,) = found
     assert error.code is ErrorCode.DECODE_FAILED
-    assert error.message == "the decoder failed on this image: its process was ended by SIGKILL"
+    assert "SIGKILL" in error.message
     assert isolated(make_jpeg(seed=3)).height_px == 48
 
 

@@ -199,7 +199,7 @@ def test_metrics_without_a_value_say_why_and_are_not_0(tmp_path: Path) -> None:
     systems, references = write_corpus(tmp_path, 5)
     found = run(systems, references)
     reasons = skipped_of(found)
-    assert reasons.pop(schema.SPICE).startswith("SPICE needs external.spice_jars, a folder with")
+    assert "external.spice_jars" in reasons.pop(schema.SPICE)
     assert reasons == OFF
     assert list(values_of(found)) == N_GRAM_METRICS
 
@@ -210,7 +210,7 @@ def test_without_the_extra_meteor_is_skipped_and_the_published_tokenizer_refused
     systems, references = write_corpus(tmp_path, 5)
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     found = run(systems, references, settings={"external": {}})
-    assert skipped_of(found)[schema.METEOR] == "METEOR needs the extra: pip install 'raycap[java]'"
+    assert "'raycap[java]'" in skipped_of(found)[schema.METEOR]
     with pytest.raises(ConfigError) as caught:
         run(systems, references, settings={"tokenizer": "ptb"})
     assert caught.value.setting == "tokenizer"
@@ -237,7 +237,7 @@ def test_a_metric_whose_program_dies_midway_is_skipped_and_the_others_are_not(
     )
     for number in (0, 1):
         reason = skipped_of(found, number)[schema.METEOR]
-        assert reason.startswith("METEOR: its Java program ended with status -9")
+        assert "status -9" in reason
         assert list(values_of(found, number)) == N_GRAM_METRICS
         known = scores_of(tmp_path / "out", number)[schema.METEOR].is_valid().to_pylist()
         assert known == [*[True] * 10, *[False] * 20]
@@ -253,4 +253,4 @@ def test_spice_that_fails_is_skipped_with_its_reason(tmp_path: Path) -> None:
         (jars / name).touch()
     external = {"meteor": False, "spice_jars": str(jars)}
     found = run(systems, references, settings={"external": external})
-    assert skipped_of(found)[schema.SPICE].startswith("SPICE: its Java program ended with status")
+    assert "status " in skipped_of(found)[schema.SPICE]

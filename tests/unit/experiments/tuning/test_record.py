@@ -141,7 +141,7 @@ def test_values_that_are_no_numbers_come_back_too(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "fact"),
     [
         ("{", "JSON"),
         ('{"name": "t-1"}', "params"),

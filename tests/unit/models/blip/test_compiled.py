@@ -256,7 +256,7 @@ def test_a_missing_compiler_is_told_in_one_line(folder: Path) -> None:
     with settings.patch(absent), pytest.raises(ModelError) as caught:
         BlipCaptioner.from_pretrained(folder, COMPILED, GenerationConfig())
     message = str(caught.value)
-    assert message.startswith("model.compile=true: torch.compile does not work on this machine's ")
+    assert caught.value.setting == "model.compile"
     assert "g++" in message
     assert "\n" not in message
     torch._dynamo.reset()

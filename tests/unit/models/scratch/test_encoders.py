@@ -340,7 +340,7 @@ def test_a_frozen_pretrained_encoder_lets_a_decoder_learn() -> None:
 
 def test_a_random_encoder_that_stays_so_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     build("cnn-lstm", "resnet50", pretrained=False, image_px=32)
-    assert "set architecture.train_encoder=true" in caplog.text
+    assert "architecture.train_encoder=true" in caplog.text
     caplog.clear()
     build("cnn-lstm", "resnet50", pretrained=False, train_encoder=True, image_px=32)
     build("cnn-lstm", "small-cnn", pretrained=False)
