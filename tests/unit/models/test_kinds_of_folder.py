@@ -243,10 +243,6 @@ def other_format(folder: Path) -> None:
 REFUSED: dict[str, tuple[Edit, list[str]]] = {
     "DataParallel": (renamed("module."), ["'module.'"]),
     "torch.compile": (renamed("_orig_mod."), ["'_orig_mod.'"]),
-    "questions": (
-        settings("config.json", architectures=["BlipForQuestionAnswering"]),
-        ["BlipForQuestionAnswering"],
-    ),
     "retrieval": (
         settings("config.json", architectures=["BlipForImageTextRetrieval"]),
         ["BlipForImageTextRetrieval"],
@@ -261,7 +257,6 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         without("tokenizer.json", "vocab.txt"),
         ["tokenizer.json", "tokenizer_config.json"],
     ),
-    "no processor": (without("preprocessor_config.json"), ["preprocessor_config.json"]),
     "neither": (
         without("tokenizer.json", "vocab.txt", "preprocessor_config.json"),
         ["tokenizer.json", "preprocessor_config.json"],
@@ -297,12 +292,10 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         both(sharded, without("model-00002-of-00003.safetensors")),
         ["model-00002-of-00003.safetensors"],
     ),
-    "pickled": (moved("pytorch_model.bin"), ["pytorch_model.bin"]),
     "a variant": (moved("model.fp16.safetensors"), ["model.fp16.safetensors"]),
     "TensorFlow": (other_format, ["model.onnx"]),
     "one level up": (outer, ["checkpoint-10?"]),
     "another method": (adapter_of_another_kind, ["PREFIX_TUNING"]),
-    "a file": (lambda folder: (folder / "config.json").write_text("[1]"), ["config.json"]),
 }
 
 
