@@ -1,6 +1,6 @@
 """CLIPScore against transformers' own CLIP; finding, checking and loading one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import decode
 from raycap.models.clip import ClipScorer
 from raycap.models.clip_source import clip_folder, find_clip
+from tests.support import tiny_blip
 from tests.support.hub import MAIN, Hub, HubServer, use_hub
 from tests.support.tiny_clip import CONTEXT, SIDE_PX, edit_config, random_image, save_clip
 
@@ -29,12 +30,7 @@ REFERENCES = [["a cat"], ["b", "c", "red"], ["blue cat"], ["y", "z"], ["", "a"],
 Edit = Callable[[Path], object]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = tiny_blip.one_thread
 
 
 @pytest.fixture(scope="module")
