@@ -118,7 +118,9 @@ def find_kind(store: Store) -> OutputKind:
             uri=store.uri,
         ) from None
     if not isinstance(fingerprint, dict):
-        raise DatasetError(f"{store.address(RUN)}: its fingerprint is not a JSON object")
+        raise DatasetError(
+            f"{store.address(RUN)}: its fingerprint is not a JSON object", uri=store.address(RUN)
+        )
     training = OutputKind.TRAINING if "kind" in fingerprint else OutputKind.CAPTIONS
     return _COMMANDS.get(str(fingerprint.get("command")), training)
 

@@ -274,7 +274,8 @@ def _caption_batch(
             elif len(batch) == 1:
                 raise ModelError(
                     f"the memory does not suffice for one image ({one_line(error)}); use a smaller "
-                    "model, a lower model.precision or fewer generation.num_beams"
+                    "model, a lower model.precision or fewer generation.num_beams",
+                    setting="model.precision",
                 ) from error
             else:
                 size = len(batch) // 2

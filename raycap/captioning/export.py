@@ -71,7 +71,8 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     existing = _Existing(force=force, is_kept=keep_existing)
     if keep_existing and (force or to != ExportFormat.SIDECAR):
         raise ConfigError(
-            "--keep-existing is for --to sidecar, and excludes --force: leave one of them out"
+            "--keep-existing is for --to sidecar, and excludes --force: leave one of them out",
+            setting="keep_existing",
         )
     stems = choose(SameStem, same_stem, "same_stem")
     drops_gone = choose(Gone, gone, "gone") is Gone.DROP
@@ -169,7 +170,9 @@ def _export_sidecars(
     if shared and same_stem is SameStem.ERROR:
         raise ConfigError(
             f"{source.store.uri}: sidecars of images whose names differ only in the suffix would "
-            f"share a name ({_few(shared)}); choose --same-stem suffix or first"
+            f"share a name ({_few(shared)}); choose --same-stem suffix or first",
+            uri=source.store.uri,
+            setting="same_stem",
         )
     threads = source.config.list_threads
     if not (existing.force or existing.is_kept) and next(store.list(), None) is not None:

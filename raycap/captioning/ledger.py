@@ -107,7 +107,8 @@ def retried_codes(retry_failed: RetryFailed) -> frozenset[str]:
     for name in (name.strip() for name in names):
         if name not in _GROUPS.keys() | _GROUPS["all"]:
             raise ConfigError(
-                f"retry_failed={name!r} is not one of: {', '.join([*_GROUPS, *ErrorCode])}"
+                f"retry_failed={name!r} is not one of: {', '.join([*_GROUPS, *ErrorCode])}",
+                setting="retry_failed",
             )
         found |= _GROUPS.get(name, {name})
     return frozenset(found)

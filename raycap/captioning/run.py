@@ -613,6 +613,7 @@ def _extended(
         skipped = ", ".join(f"{n} {suffix}" for suffix, n in listing.skipped.most_common(5))
         raise ConfigError(
             f"{listing.source}: no images found"
-            + (f" (other files: {skipped})" if skipped else "; check the address")
+            + (f" (other files: {skipped})" if skipped else "; check the address"),
+            uri=listing.source,
         )
     return plan

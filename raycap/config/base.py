@@ -46,4 +46,6 @@ def choose(kind: type[Choice], value: str, argument: str) -> Choice:
         return kind(value)
     except ValueError:
         allowed = ", ".join(kind)
-        raise ConfigError(f"{argument}={value!r} is not one of: {allowed}") from None
+        raise ConfigError(
+            f"{argument}={value!r} is not one of: {allowed}", setting=argument
+        ) from None

@@ -35,7 +35,10 @@ def load_config(
     for setting in settings or ():
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set {setting}: write it as --set section.field=value")
+            raise ConfigError(
+                f"--set {setting}: write it as --set section.field=value",
+                setting=path.strip() or None,
+            )
         _assign(values, path.strip(), _parse_value(path.strip(), text.strip()))
     _assign_all(values, options or {})
     return validate_config(kind, values)
@@ -70,7 +73,10 @@ def validate_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, item) for item in error.errors())) from None
+        raise ConfigError(
+            "\n".join(_explain(kind, item) for item in error.errors()),
+            setting=_path(error.errors()[0]) or None,
+        ) from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -78,11 +84,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file}: cannot be read as YAML: {reason}") from None
+        raise ConfigError(f"{file}: cannot be read as YAML: {reason}", uri=str(file)) from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ConfigError(f"{file}: must be a mapping of sections, such as 'engine: {{...}}'")
+        raise ConfigError(
+            f"{file}: must be a mapping of sections, such as 'engine: {{...}}'", uri=str(file)
+        )
     return values
 
 
@@ -100,7 +108,9 @@ def _parse_value(path: str, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--set {path}: {text!r} is not a YAML value: {reason}") from None
+        raise ConfigError(
+            f"--set {path}: {text!r} is not a YAML value: {reason}", setting=path
+        ) from None
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:
@@ -110,14 +120,19 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         if inner is None:
             inner = values[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"{path}: {section} is a value, not a section")
+            raise ConfigError(f"{path}: {section} is a value, not a section", setting=path)
         values = inner
     values[field] = value
 
 
+def _path(error: Any) -> str:
+    """Return the name of the setting that a validation error is about."""
+    return ".".join(str(item) for item in error["loc"])
+
+
 def _explain(kind: type[Section], error: Any) -> str:
     """Return one line: which setting is wrong, and which values are allowed."""
-    path = ".".join(str(item) for item in error["loc"])
+    path = _path(error)
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
         hint = " (write null for none)" if error["input"] in ("None", "none") else ""

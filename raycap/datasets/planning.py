@@ -128,7 +128,7 @@ def write_plan(
         rejected.close()
         plan = planner.plan
         if not plan.num_images:
-            raise DatasetError(_describe_nothing(plan))
+            raise DatasetError(_describe_nothing(plan), uri=plan.fingerprint["source"])
         store.upload(PLANNED_REJECTIONS, path)
     plan.notes = [*notes.texts(), *planner.notes()]
     store.write(PLAN, encode_json(asdict(plan)))

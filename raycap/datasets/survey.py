@@ -73,7 +73,8 @@ def load_answers(
         if len(table) != plan.images_of(number):
             raise DatasetError(
                 f"{store.address(part_key(ANSWERED_PARTS, number))}: has {len(table)} images of "
-                f"{plan.images_of(number)}; delete the file and run the same command again"
+                f"{plan.images_of(number)}; delete the file and run the same command again",
+                uri=store.address(part_key(ANSWERED_PARTS, number)),
             )
         parts = pa.array([number] * len(table), pa.int64())
         words = pa.table({"word": table[WORDS].combine_chunks().flatten()})

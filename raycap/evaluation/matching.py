@@ -124,7 +124,8 @@ def settle(
         lacks = "; ".join(_describe_lack(name, match) for name, match in lacking.items())
         raise DatasetError(
             f"{lacks}; caption these images too, or choose --missing worst (score them 0) or "
-            "--missing drop (exclude them, for all systems)"
+            "--missing drop (exclude them, for all systems)",
+            setting="missing",
         )
     captioned = [
         f"SELECT place FROM matched_{system} WHERE status = '{schema.STATUS_OK}'"

@@ -222,7 +222,7 @@ def tokenizer_name(chosen: TokenizerName) -> str:
         return TOKENIZER
     reason = ptb_missing()
     if reason is not None:
-        raise ConfigError(f"tokenizer=ptb: {reason}")
+        raise ConfigError(f"tokenizer=ptb: {reason}", setting="tokenizer")
     return PTB
 
 

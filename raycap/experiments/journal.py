@@ -189,5 +189,6 @@ class LineJournal:
 
     def _damaged(self, reason: str) -> DatasetError:
         return DatasetError(
-            f"{self._path}: is damaged ({reason}); delete it, or give another output"
+            f"{self._path}: is damaged ({reason}); delete it, or give another output",
+            uri=str(self._path),
         )

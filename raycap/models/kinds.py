@@ -45,7 +45,9 @@ def find_trainable_kind(name: str) -> TrainableKind:
     kind = find_kind(name)
     if not isinstance(kind, TrainableKind):
         trainable = ", ".join(one.name for one in KINDS if isinstance(one, TrainableKind))
-        raise ModelError(f"a model of kind {name!r} cannot be trained; kinds: {trainable}")
+        raise ModelError(
+            f"a model of kind {name!r} cannot be trained; kinds: {trainable}", setting="kind"
+        )
     return kind
 
 

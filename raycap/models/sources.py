@@ -90,7 +90,8 @@ def _find(name: str) -> ModelSource:
     if local_folder(name) is None and not _HUB_NAME.fullmatch(name):
         raise ModelError(
             f"{redact(name)!r}: not a model: give a local folder, a Hub name (or name@revision), "
-            "demo or stub"
+            "demo or stub",
+            uri=redact(name),
         )
     return _from_folder(*find_files(name))
 
@@ -182,7 +183,9 @@ def read_generation(folder: Path) -> GenerationConfig | None:
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
-            f"{file}: generation: {reason}; correct it there, or remove it", uri=str(file)
+            f"{file}: generation: {reason}; correct it there, or remove it",
+            uri=str(file),
+            setting=f"{GENERATION}.{error.setting}" if error.setting else GENERATION,
         ) from None
 
 

@@ -181,7 +181,8 @@ def _check_single(config: CaptionConfig) -> None:
     if config.cascade.model is not None:
         raise ConfigError(
             "cascade.model: --preflight measures one model: leave out cascade.model and "
-            "cascade.below, and run another preflight with the second model as model.name"
+            "cascade.below, and run another preflight with the second model as model.name",
+            setting="cascade.model",
         )
 
 

@@ -132,7 +132,8 @@ def _read_summary(store: Store) -> Summary:
     except ObjectNotFound:
         raise DatasetError(
             f"{store.uri}: has no {SUMMARY}, because its run was stopped just before its end; the "
-            "same `raycap caption` command finishes it"
+            "same `raycap caption` command finishes it",
+            uri=store.uri,
         ) from None
 
 

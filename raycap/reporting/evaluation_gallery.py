@@ -127,7 +127,8 @@ def _read(
         return pa.concat_tables(batches)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DatasetError(
-            f"{store.address(system.scores)}: is damaged or holds no scores; evaluate again"
+            f"{store.address(system.scores)}: is damaged or holds no scores; evaluate again",
+            uri=store.address(system.scores),
         ) from error
 
 

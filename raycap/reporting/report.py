@@ -112,7 +112,8 @@ def _section(uri: str, anchor: str, config: ReportConfig) -> Section:
     check_exists(store.uri)
     raise DatasetError(
         f"{store.uri}: is not an output of raycap (it has no {EVALUATION}, {RUN} or {DATASET}); "
-        "give the folder or bucket prefix that a raycap command wrote to"
+        "give the folder or bucket prefix that a raycap command wrote to",
+        uri=store.uri,
     )
 
 

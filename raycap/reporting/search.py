@@ -130,7 +130,9 @@ def search_section(store: Store, anchor: str, _: ReportConfig) -> SearchSection:
 def _read(store: Store) -> Search:
     found = read_search(store)
     if found is None:
-        raise DatasetError(f"{store.uri}: has no {SEARCH}; give the output of `raycap tune`")
+        raise DatasetError(
+            f"{store.uri}: has no {SEARCH}; give the output of `raycap tune`", uri=store.uri
+        )
     return found
 
 

@@ -157,7 +157,8 @@ def _read_history(store: Store) -> list[EpochRecord]:
         return []
     except DatasetError as error:
         raise DatasetError(
-            f"{store.address(HISTORY)}: is damaged; restore it, or train again in a new output"
+            f"{store.address(HISTORY)}: is damaged; restore it, or train again in a new output",
+            uri=store.address(HISTORY),
         ) from error
 
 

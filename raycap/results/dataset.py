@@ -165,10 +165,12 @@ def read_record(store: Store) -> DatasetRecord:
         return found
     if store.exists(PLAN):
         raise DatasetError(
-            f"{store.uri}: is not finished; run the same `raycap prepare` command to continue"
+            f"{store.uri}: is not finished; run the same `raycap prepare` command to continue",
+            uri=store.uri,
         )
     check_exists(store.uri)
     raise DatasetError(
         f"{store.uri}: is not a caption dataset (it has no {DATASET}); give the folder or "
-        "bucket prefix that `raycap prepare` wrote to"
+        "bucket prefix that `raycap prepare` wrote to",
+        uri=store.uri,
     )

@@ -172,6 +172,7 @@ def read_evaluation(store: Store) -> Evaluation:
     if found is None:
         raise DatasetError(
             f"{store.uri}: is not an evaluation (it has no {EVALUATION}); give the folder or "
-            "bucket prefix that `raycap evaluate --output` wrote to"
+            "bucket prefix that `raycap evaluate --output` wrote to",
+            uri=store.uri,
         )
     return found

@@ -32,7 +32,7 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
             f"{store.address(key)}: is not JSON ({error})", uri=store.address(key)
         ) from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{store.address(key)}: is not a JSON object")
+        raise DatasetError(f"{store.address(key)}: is not a JSON object", uri=store.address(key))
     return content
 
 
@@ -73,7 +73,8 @@ def read_as(form: TypeAdapter[T], store: Store, key: str, remedy: str) -> T:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"])
         raise DatasetError(
-            f"{store.address(key)}: is damaged ({place}: {first['msg']}); {remedy}"
+            f"{store.address(key)}: is damaged ({place}: {first['msg']}); {remedy}",
+            uri=store.address(key),
         ) from error
 
 

@@ -218,7 +218,9 @@ class FolderLock(OpenFolder):
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror or error}") from error
+            raise StorageError(
+                f"{self._path}: {error.strerror or error}", uri=str(self._path)
+            ) from error
         held = os.fstat(self._file.fileno())
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
@@ -280,9 +282,12 @@ def folder_lock(root: Path, key: str) -> Iterator[FolderLock]:
         try:
             held = _take(root, key, handles)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise ObjectNotFound(f"{error.filename or root / key}: no such file") from error
+            named = str(error.filename or root / key)
+            raise ObjectNotFound(f"{named}: no such file", uri=named) from error
         except OSError as error:
-            raise StorageError(f"{root / key}: {error.strerror or error}") from error
+            raise StorageError(
+                f"{root / key}: {error.strerror or error}", uri=str(root / key)
+            ) from error
         yield held
 
 

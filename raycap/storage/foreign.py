@@ -38,7 +38,7 @@ def open_filesystem(scheme: str) -> Any:
     try:
         return kind()
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"{scheme}:// cannot be opened: {error}") from error
+        raise ConfigError(f"{scheme}:// cannot be opened: {error}", uri=f"{scheme}://") from error
 
 
 class _PackageMissing(ConfigError):
@@ -52,12 +52,13 @@ def _find_class(scheme: str) -> Any:
         extra = _EXTRAS.get(scheme)
         remedy = f'pip install "raycap[{extra}]"' if extra else f"install it ({error})"
         raise _PackageMissing(
-            f"{scheme}:// needs a package that is not installed: {remedy}"
+            f"{scheme}:// needs a package that is not installed: {remedy}", uri=f"{scheme}://"
         ) from error
     except ValueError as error:
         raise ConfigError(
             f"{scheme}:// is not a known kind of address; use a local path, s3://, https:// or a "
-            "scheme of fsspec"
+            "scheme of fsspec",
+            uri=f"{scheme}://",
         ) from error
 
 
@@ -251,13 +252,13 @@ def read_foreign(files: Any, uri: str, start: int, end: int) -> bytes:
     except StorageError as error:
         if type(error) is not StorageError:
             raise
-        raise ObjectForbidden(str(error)) from error
+        raise ObjectForbidden(str(error), uri=uri) from error
     # The packages behind fsspec have errors of their own for replies.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MESSAGE_CHARS]
         status = getattr(error, "status_code", None) or getattr(error, "code", None)
         if str(status).isdecimal() and 400 <= int(str(status)) < 500 and int(str(status)) != 429:
-            raise ObjectForbidden(f"{uri}: {reason}") from error
+            raise ObjectForbidden(f"{uri}: {reason}", uri=uri) from error
         raise TransientError(ErrorCode.SERVER_ERROR, f"{uri}: {reason}") from error
     return data
 
@@ -272,15 +273,15 @@ def _mapped(attempt: Callable[[str], Any], address: str) -> Any:
     try:
         return attempt(address)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ObjectNotFound(f"{address}: no such object") from error
+        raise ObjectNotFound(f"{address}: no such object", uri=address) from error
     except (TimeoutError, ConnectionError) as error:
         code = ErrorCode.TIMEOUT if isinstance(error, TimeoutError) else ErrorCode.NETWORK
         reason = str(error) or type(error).__name__
         raise TransientError(code, f"{address}: {reason}") from error
     except PermissionError as error:
-        raise ObjectForbidden(f"{address}: {error}") from error
+        raise ObjectForbidden(f"{address}: {error}", uri=address) from error
     except OSError as error:
-        raise StorageError(f"{address}: {error}") from error
+        raise StorageError(f"{address}: {error}", uri=address) from error
 
 
 def _digest(data: bytes) -> str:

@@ -273,7 +273,7 @@ def _opened(path: Path | str) -> BinaryIO:
     real = _real_path(path)
     mode = os.stat(real).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder raises
-        raise ObjectNotFound(f"{path}: is a {_kind(mode)}, not a file")
+        raise ObjectNotFound(f"{path}: is a {_kind(mode)}, not a file", uri=str(path))
     # It may have been replaced since.
     return open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
@@ -323,11 +323,13 @@ def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ObjectNotFound(f"{_named(error, path, is_ours)}: no such file") from error
+        named = str(_named(error, path, is_ours))
+        raise ObjectNotFound(f"{named}: no such file", uri=named) from error
     except OSError as error:
-        told = f"{_named(error, path, is_ours)}: {error.strerror or error}"
+        named = str(_named(error, path, is_ours))
+        told = f"{named}: {error.strerror or error}"
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise ObjectForbidden(told) from error
+            raise ObjectForbidden(told, uri=named) from error
         if error.errno in _OUTAGES:
             raise TransientError(ErrorCode.SERVER_ERROR, told) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -335,7 +337,7 @@ def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]
             raise StorageError(f"{path}: {error.strerror}: make room", uri=str(path)) from error
         # The name is too long, or a link to itself: no file can exist there.
         is_no_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
-        raise (ObjectNotFound if is_no_name else StorageError)(told) from error
+        raise (ObjectNotFound if is_no_name else StorageError)(told, uri=named) from error
     except ValueError as error:  # a null byte in the name
         raise ObjectNotFound(f"{str(path)!r}: no such file") from error
 

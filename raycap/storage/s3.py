@@ -361,18 +361,22 @@ def _explain_reply(error: botocore_errors.ClientError, address: str) -> StorageE
     code = _error_code(error)
     status = _status(error)
     if code in _NOT_FOUND:
-        return ObjectNotFound(f"{address}: no such object")
+        return ObjectNotFound(f"{address}: no such object", uri=address)
     if code == _NAME_TOO_LONG:
-        return ObjectNotFound(f"{address}: is longer than the name of an object can be")
+        return ObjectNotFound(
+            f"{address}: is longer than the name of an object can be", uri=address
+        )
     if code == _ARCHIVED:
-        return ObjectForbidden(f"{address}: is archived; restore it first")
+        return ObjectForbidden(f"{address}: is archived; restore it first", uri=address)
     if found := _explain_transient(error, address):
         return found
     if code == "NoSuchBucket":
-        return BucketNotFound(f"{address}: {_REMEDY[code]}")
+        return BucketNotFound(f"{address}: {_REMEDY[code]}", uri=address)
     if code in _REMEDY:
-        return StorageError(f"{address}: {_REMEDY[code]}")
-    return StorageError(f"{address}: refused, HTTP {status} ({code}: {_message(error)})")
+        return StorageError(f"{address}: {_REMEDY[code]}", uri=address)
+    return StorageError(
+        f"{address}: refused, HTTP {status} ({code}: {_message(error)})", uri=address
+    )
 
 
 def _explain_transient(error: botocore_errors.ClientError, address: str) -> TransientError | None:
@@ -414,7 +418,7 @@ def _image_mapped(attempt: Callable[[], T], address: str) -> T:
         code, status = _error_code(cause), _status(cause)
         if code in _ACCESS_DENIED or (code not in _REMEDY and 400 <= status < 500):
             told = f"{address}: may not be read, HTTP {status} ({code}: {_message(cause)})"
-            raise ObjectForbidden(told) from error
+            raise ObjectForbidden(told, uri=address) from error
         raise
 
 
@@ -422,16 +426,18 @@ def _explain_failure(error: botocore_errors.BotoCoreError, address: str) -> Stor
     if isinstance(error, _CREDENTIALS):
         return StorageError(
             f"{address}: no usable AWS credentials ({error}); configure them, or set "
-            "storage.anonymous=true for a public bucket"
+            "storage.anonymous=true for a public bucket",
+            uri=address,
+            setting="storage.anonymous",
         )
     if isinstance(error, botocore_errors.ParamValidationError):
-        return ObjectNotFound(f"{address}: not an S3 address (s3://bucket/key)")
+        return ObjectNotFound(f"{address}: not an S3 address (s3://bucket/key)", uri=address)
     if isinstance(error, _TIMEOUTS):
         return TransientError(ErrorCode.TIMEOUT, f"{address}: timed out")
     if isinstance(error, _BROKEN):
         name = type(error).__name__
         return TransientError(ErrorCode.NETWORK, f"{address}: connection failed ({name})")
-    return StorageError(f"{address}: {error}")
+    return StorageError(f"{address}: {error}", uri=address)
 
 
 _CREDENTIALS = (

@@ -106,7 +106,7 @@ def _readable(uri: str) -> Address:
     is_foreign = not (address.is_local or address.is_web or address.is_s3)
     fault = address.fault or (scheme_fault(address.scheme) if is_foreign else None)
     if fault:
-        raise ObjectNotFound(f"{address.shown}: {fault}")
+        raise ObjectNotFound(f"{address.shown}: {fault}", uri=address.shown)
     return address
 
 

@@ -104,7 +104,7 @@ class WebReader:
                 # A body read to its end has returned its connection already.
                 reply.close()
         except errors.LocationValueError as error:
-            raise ObjectNotFound(f"{shown}: not a web address") from error
+            raise ObjectNotFound(f"{shown}: not a web address", uri=shown) from error
         except (errors.HTTPError, OSError) as error:
             raise _explain(error, shown) from error
 
@@ -122,7 +122,7 @@ def _explain(error: Exception, shown: str) -> StorageError:
     # A failure without a reply comes as MaxRetryError, which has the reason in it.
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, errors.ResponseError):
-        return ObjectNotFound(f"{shown}: is redirected too often")
+        return ObjectNotFound(f"{shown}: is redirected too often", uri=shown)
     is_refused = isinstance(cause, errors.NewConnectionError)  # a time-out to urllib3
     if isinstance(cause, errors.TimeoutError | TimeoutError) and not is_refused:
         return TransientError(ErrorCode.TIMEOUT, f"{shown}: timed out")
@@ -160,8 +160,8 @@ def _check(reply: urllib3.BaseHTTPResponse, uri: str, shown: str) -> None:
         told = f"{shown}: its signature has expired (HTTP {status}); sign the address again"
         raise TransientError(ErrorCode.EXPIRED, told, retry_after_s=None)
     if status in _FORBIDDEN:
-        raise ObjectForbidden(f"{shown}: access denied (HTTP {status})")
-    raise ObjectNotFound(f"{shown}: HTTP {status}")
+        raise ObjectForbidden(f"{shown}: access denied (HTTP {status})", uri=shown)
+    raise ObjectNotFound(f"{shown}: HTTP {status}", uri=shown)
 
 
 def _has_expired(reply: urllib3.BaseHTTPResponse, uri: str) -> bool:

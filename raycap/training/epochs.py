@@ -254,7 +254,8 @@ class _Share:
         if not num_tokens:
             raise DatasetError(
                 "none of the validation images can be read; make them readable, or prepare the "
-                "dataset again with embed.enabled=true"
+                "dataset again with embed.enabled=true",
+                setting="embed.enabled",
             )
         return loss_sum / num_tokens
 

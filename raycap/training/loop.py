@@ -165,7 +165,9 @@ def stop_at_non_finite(run: Run, batch: Batch) -> NoReturn:
             "remove them from the dataset, and train in a new output"
             if are_images
             else "lower train.lr or optimizer.clip_norm, and train in a new output"
-        )
+        ),
+        uri=run.store.address(NON_FINITE),
+        setting=None if are_images else "train.lr",
     )
 
 
@@ -276,7 +278,8 @@ class Loop:
         raise DatasetError(
             f"none of the {len(unreadable)} images of step {batch.number + 1} of epoch "
             f"{batch.epoch + 1} can be read, such as {unreadable[0]}; make them readable, or "
-            "prepare the dataset again with embed.enabled=true"
+            "prepare the dataset again with embed.enabled=true",
+            setting="embed.enabled",
         )
 
     def _tell(self, *, is_validating: bool = False, record: EpochRecord | None = None) -> None:

@@ -135,7 +135,8 @@ def fit_memory(learner: Learner, workers: Workers, max_captions: int) -> int:
         if max_captions == 1:
             raise ModelError(
                 "memory is too small to train on one image at a time; use a smaller model or "
-                "image, train.precision=bf16, or (blip only) blip.gradient_checkpointing=true"
+                "image, train.precision=bf16, or (blip only) blip.gradient_checkpointing=true",
+                setting="train.precision",
             )
         max_captions = -(-max_captions // 2)
 

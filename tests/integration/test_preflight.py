@@ -161,12 +161,12 @@ def test_an_interrupted_preflight_writes_nothing(tmp_path: Path) -> None:
     def interrupt(_: Progress) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(RunStopped, match="nothing was written"):
+    with pytest.raises(RunStopped):
         preflight(tmp_path / "photos", tmp_path / "out", 24, config=slow(), on_progress=interrupt)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_source_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ConfigError, match="no images found"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}/photos"):
         preflight(tmp_path / "photos", tmp_path / "out", 5, config=config())

@@ -166,7 +166,7 @@ def test_subsets_are_nested_and_keep_their_splits(tmp_path: Path) -> None:
 
 def test_an_output_with_other_files_is_refused(tmp_path: Path) -> None:
     write_source(tmp_path / "photos", 3)
-    with pytest.raises(ConfigError, match=r"photos: holds other files \(000\.jpg\); give a new"):
+    with pytest.raises(ConfigError, match=r"photos: .*\(000\.jpg\)"):
         prepare(tmp_path / "photos", tmp_path / "photos", config=config())
 
 
@@ -216,10 +216,10 @@ def test_images_that_cannot_be_fetched_for_now_are_fetched_by_the_next_run_alone
     seen: list[Progress] = []
     with pytest.raises(RunStopped, match=r"2 images .*\(http") as caught:
         prepare(table, tmp_path / "out", config=settings, on_progress=seen.append)
-    assert "38 of 40 are done" in str(caught.value)
+    assert "38 of 40" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (seen[-1].num_done, seen[-1].num_failed) == (38, 1)
-    with pytest.raises(DatasetError, match="is not finished; run the same `raycap prepare`"):
+    with pytest.raises(DatasetError, match="raycap prepare"):
         open_dataset(tmp_path / "out", STORAGE)
     before = requests_of(server)
     for number in (7, 20):
@@ -322,9 +322,7 @@ def test_references_of_annotations_may_be_those_of_a_split(tmp_path: Path) -> No
     found = read_references(tmp_path / "photos", STORAGE, splits=["test"])
     assert sum(map(len, found.tables)) == 2
     none = read_references(tmp_path / "photos", STORAGE, splits=["val"])
-    with pytest.raises(
-        DatasetError, match=r"in split validation; there are: test \(2 images\), tr"
-    ):
+    with pytest.raises(DatasetError, match=r"validation.* test \(2 images\), tr"):
         list(none.tables)
 
 
@@ -333,7 +331,7 @@ def test_an_unfinished_dataset_is_no_reference(tmp_path: Path) -> None:
     make_dataset(tmp_path / "out", folder_rows(tmp_path / "photos")[:6], config())
     (tmp_path / "out" / "dataset.json").unlink()
     open_store(str(tmp_path / "out"), STORAGE).write("_work/plan.json", b"{}")
-    with pytest.raises(DatasetError, match="is not finished"):
+    with pytest.raises(DatasetError, match="raycap prepare"):
         read_references(tmp_path / "out", STORAGE)
 
 

@@ -16,7 +16,7 @@ from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
 from raycap.datasets.prepare import prepare
 from raycap.datasets.references import read_references
-from raycap.errors import RunConflict, StorageError
+from raycap.errors import BucketNotFound, RunConflict
 from tests.conftest import S3, RequestLog
 from tests.support.caption_sets import picture
 
@@ -130,6 +130,6 @@ def test_tars_of_a_bucket_are_read_by_their_members(
 
 def test_a_bucket_that_is_not_there_is_told_in_one_line(s3: S3, source: dict[str, bytes]) -> None:
     del source
-    with pytest.raises(StorageError, match="there is no such bucket") as caught:
+    with pytest.raises(BucketNotFound) as caught:
         prepare(f"{s3.uri}/photos", "s3://no-such-bucket-here/out", config=config())
     assert "\n" not in str(caught.value)

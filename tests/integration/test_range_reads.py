@@ -134,5 +134,5 @@ def test_a_deletion_that_s3_refuses_is_told(s3: S3, monkeypatch: pytest.MonkeyPa
     with faulty_server(s3.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.faults.extend([refuse] * 2)
-        with pytest.raises(StorageError, match=r"p/work/a: cannot be deleted \(AccessDenied\)"):
+        with pytest.raises(StorageError, match=r"p/work/a: .*\(AccessDenied\)"):
             open_store(f"{s3.uri}/p", CONFIG).delete_all("work/")

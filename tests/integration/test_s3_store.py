@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raycap.config import StorageConfig
-from raycap.errors import ObjectNotFound, StorageError
+from raycap.errors import BucketNotFound, ObjectNotFound
 from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader, open_store
@@ -52,8 +52,9 @@ def test_an_object_is_written_replaced_and_deleted(s3: S3, store: S3Store) -> No
     store.delete("x/a.json")
     store.delete("x/a.json")
     assert not store.exists("x/a.json")
-    with pytest.raises(ObjectNotFound, match=f"s3://{s3.bucket}/some/prefix/x/a.json: no such"):
+    with pytest.raises(ObjectNotFound) as caught:
         store.read("x/a.json")
+    assert caught.value.uri == f"s3://{s3.bucket}/some/prefix/x/a.json"
 
 
 def test_an_object_is_created_once(store: S3Store) -> None:
@@ -163,7 +164,7 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(s3: S3) -> None:
         lambda: store.read_tail("a", 10),
         lambda: list(store.list()),
     ):
-        with pytest.raises(StorageError, match="there is no such bucket; check the name") as caught:
+        with pytest.raises(BucketNotFound) as caught:
             attempt()
         assert "\n" not in str(caught.value)
         assert not isinstance(caught.value, ObjectNotFound)
@@ -172,6 +173,6 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(s3: S3) -> None:
 @pytest.mark.parametrize("address", ["s3://", "s3://B@d name/x", "s3://bucket", "s3://bucket/"])
 def test_an_image_address_without_bucket_or_key_is_not_found(s3: S3, address: str) -> None:
     del s3
-    with pytest.raises(ObjectNotFound, match="not an S3 address") as caught:
+    with pytest.raises(ObjectNotFound, match="s3://bucket/key") as caught:
         ImageReader(CONFIG).read(address, 100)
     assert "\n" not in str(caught.value)

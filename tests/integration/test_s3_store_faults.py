@@ -126,15 +126,15 @@ def test_listing_is_tried_again(server: FaultyServer, store: S3Store, fault: Fau
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (refused(403, "AccessDenied"), "access denied; check the credentials"),
-        (refused(403), "access denied; check the credentials"),
-        (refused(403, "InvalidAccessKeyId"), "access key is not known"),
-        (refused(403, "SignatureDoesNotMatch"), "secret key does not match"),
-        (refused(400, "ExpiredToken"), "session token has expired"),
-        (refused(403, "RequestTimeTooSkewed"), "clock is wrong"),
-        (refused(404, "NoSuchBucket"), "no such bucket"),
-        (refused(501, "NotImplemented"), "lacks a request"),
-        (refused(400, "Odd"), r"refused, HTTP 400 \(Odd: It is so\.\)"),
+        (refused(403, "AccessDenied"), "storage.anonymous=true"),
+        (refused(403), "storage.anonymous=true"),
+        (refused(403, "InvalidAccessKeyId"), "access key"),
+        (refused(403, "SignatureDoesNotMatch"), "secret key"),
+        (refused(400, "ExpiredToken"), "session token"),
+        (refused(403, "RequestTimeTooSkewed"), "clock"),
+        (refused(404, "NoSuchBucket"), "bucket"),
+        (refused(501, "NotImplemented"), "request"),
+        (refused(400, "Odd"), r"HTTP 400 \(Odd: It is so\.\)"),
     ],
 )
 def test_a_refusal_is_told_at_once_in_one_line(
@@ -250,8 +250,9 @@ def test_as_many_retries_are_made_as_configured(
 ) -> None:
     server.faults.extend([refused(503)] * 9)
     config = StorageConfig(timeout_s=0.3, num_retries=num_retries)
-    with pytest.raises(TransientError, match="throttled"):
+    with pytest.raises(TransientError) as caught:
         S3Store(Address.parse(f"s3://{s3.bucket}/p"), config).read("a.jpg")
+    assert caught.value.code == ErrorCode.THROTTLED
     assert len(server.requests) == num_retries + 1
 
 
@@ -270,10 +271,11 @@ def test_nobody_listening_is_tried_again_and_told(s3: S3, monkeypatch: pytest.Mo
 
 def test_missing_credentials_are_told_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    with pytest.raises(StorageError, match="no usable AWS credentials"):
+    with pytest.raises(StorageError) as caught:
         S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG).read("a")
+    assert caught.value.setting == "storage.anonymous"
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(StorageError, match=r"S3 cannot be reached: .*nobody"):
+    with pytest.raises(StorageError, match="nobody"):
         S3Store(Address.parse(f"s3://{s3.bucket}/p"), CONFIG)
 
 

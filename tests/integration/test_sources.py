@@ -12,7 +12,7 @@ import pytest
 
 from raycap.captioning.source import Listing, open_source
 from raycap.config import StorageConfig
-from raycap.errors import ConfigError, DatasetError, ObjectNotFound, StorageError
+from raycap.errors import BucketNotFound, ConfigError, DatasetError, ObjectNotFound
 from raycap.schema import MANIFEST
 from raycap.storage.stores import ImageReader
 from tests.conftest import S3
@@ -164,30 +164,33 @@ def test_ids_of_a_list_are_kept_as_they_stand(root: str, request: pytest.Fixture
 
 def test_a_wrong_list_is_told(root: str, request: pytest.FixtureRequest) -> None:
     request.node.put("wrong.csv", b"url\na.jpg\n")
-    with pytest.raises(DatasetError, match=r"wrong\.csv: has no column 'uri'"):
+    with pytest.raises(DatasetError, match="'uri'") as caught:
         ids(open_source(f"{root}/wrong.csv", CONFIG))
+    assert caught.value.uri == f"{root}/wrong.csv"
 
 
 def test_what_is_not_there_is_told(root: str) -> None:
     if root.startswith("s3://"):
         assert ids(open_source(f"{root}/non", CONFIG)) == []
         assert ids(open_source(f"{root}/a.jp", CONFIG)) == []
-        with pytest.raises(ObjectNotFound, match=r"none\.csv: no such object"):
+        with pytest.raises(ObjectNotFound) as gone:
             ids(open_source(f"{root}/none.csv", CONFIG))
+        assert gone.value.uri == f"{root}/none.csv"
         return
     for name in ("none", "none.jpg", "none.csv", "a.jpg/none"):
-        with pytest.raises(ConfigError, match=f"{name}: no such file or folder"):
+        with pytest.raises(ConfigError) as caught:
             open_source(f"{root}/{name}", CONFIG)
+        assert caught.value.uri == f"{root}/{name}"
 
 
 def test_a_missing_bucket_or_a_wildcard_in_its_name_is_told(s3: S3) -> None:
-    with pytest.raises(StorageError, match="there is no such bucket"):
+    with pytest.raises(BucketNotFound):
         ids(open_source("s3://no-such-bucket-here/x", CONFIG))
     with pytest.raises(ConfigError, match="wildcard"):
         open_source(f"{s3.uri[:-1]}*/x.jpg", CONFIG)
-    with pytest.raises(ConfigError, match="not a glob"):
+    with pytest.raises(ConfigError, match="glob"):
         open_source(f"{s3.uri}/[z-a].jpg", CONFIG)
-    with pytest.raises(ConfigError, match="a web address cannot be listed"):
+    with pytest.raises(ConfigError, match="https://host/a"):
         open_source("https://me:secret@host/a?b=*", CONFIG)
 
 
@@ -212,8 +215,9 @@ def test_relative_and_home_paths_are_made_absolute(
         assert ids(open_source(f"{start}/*.jpg", CONFIG)) == ["a.jpg", "b.jpg"]
         assert open_source(f"{start}/a.jpg", CONFIG).source == str(photos / "a.jpg")
         assert ids(open_source(f"{start}/l.txt", CONFIG)) == ["./b.jpg", "a.jpg"]
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError) as caught:
         open_source("~nobody-of-that-name/x", CONFIG)
+    assert caught.value.uri == "~nobody-of-that-name/x"
 
 
 def test_odd_files_do_not_stop_a_local_glob(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def found(interrupted: tuple[Path, str], dataset: str) -> Study:
 
 def test_an_interrupt_says_what_is_left_and_how_to_go_on(interrupted: tuple[Path, str]) -> None:
     output, told = interrupted
-    assert "of 6 systems to make" in told
-    assert "run the same command to continue" in told
+    assert "of 6 systems" in told
+    assert str(output) in told
     assert len(list(output.glob("systems/*/system.json"))) >= 1
     assert not (output / "report.html").exists()
 
@@ -157,10 +157,12 @@ def test_a_system_may_be_left_out_later(found: Study, dataset: str) -> None:
 def test_a_dataset_without_a_test_split_is_refused(tmp_path: Path) -> None:
     rows = [dataset_row(f"{i}.jpg", "train", ["a cat sits"]) for i in range(4)]
     alone = write_dataset(tmp_path / "set", rows, [], embedded=False)
-    with pytest.raises(DatasetError, match="has no validation split, which a study needs"):
+    with pytest.raises(DatasetError) as caught:
         study(alone, tmp_path / "out", config=config())
+    assert caught.value.setting == "split.validation"
 
 
 def test_a_bucket_is_refused_as_output(dataset: str) -> None:
-    with pytest.raises(ConfigError, match="a study needs a folder"):
+    with pytest.raises(ConfigError) as caught:
         study(dataset, "s3://bucket/study", config=config())
+    assert caught.value.uri == "s3://bucket/study"

@@ -138,7 +138,7 @@ def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
     assert run(dataset, output, other) == found
     assert {path: path.stat().st_mtime_ns for path in before} == before
     other = tiny_config(train={"num_epochs": 3, "batch_size": 8, "lr": 0.02}, engine={})
-    with pytest.raises(RunConflict, match="belongs to another run") as caught:
+    with pytest.raises(RunConflict) as caught:
         run(dataset, output, other)
     assert "- train.lr = 0.01\n  + train.lr = 0.02" in str(caught.value)
 
@@ -273,7 +273,7 @@ def test_a_loss_that_is_no_number_ends_the_run_on_all_workers_at_once(tmp_path: 
         augment={"enabled": False}, train={"batch_size": 4}, engine={"num_workers": 2}
     )
     started = time.monotonic()
-    with pytest.raises(RunStopped, match=r"the loss is not finite at step \d of epoch 1"):
+    with pytest.raises(RunStopped, match=r"step \d of epoch 1"):
         run(tmp_path / "set", tmp_path / "out", config)
     assert time.monotonic() - started < 100
     told = json.loads((tmp_path / "out/nonfinite.json").read_text())
@@ -285,10 +285,12 @@ def test_a_dataset_without_validation_and_a_folder_in_use_are_refused(
     dataset: Path, tmp_path: Path
 ) -> None:
     write_dataset(str(tmp_path / "set"), "train:8")
-    with pytest.raises(DatasetError, match="has no validation split, which training needs"):
+    with pytest.raises(DatasetError) as caught:
         run(tmp_path / "set", tmp_path / "out", tiny_config())
-    with pytest.raises(ConfigError, match=r"holds other files .*give a new folder as output"):
+    assert caught.value.setting == "split.validation"
+    with pytest.raises(ConfigError) as refused:
         run(dataset, dataset, tiny_config())
+    assert refused.value.uri == str(dataset)
 
 
 def test_more_workers_than_the_cluster_has_room_for_do_not_wait_for_ever(
@@ -296,15 +298,16 @@ def test_more_workers_than_the_cluster_has_room_for_do_not_wait_for_ever(
 ) -> None:
     del dataset, tmp_path
     engine = tiny_config(engine={"num_workers": 64}).engine
-    with pytest.raises(ConfigError, match=r"num_workers=64 needs 65.25 CPUs.*the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"65\.25 CPUs.*\b4\b") as caught:
         fit_resources(engine, is_fixed=True)
+    assert caught.value.setting == "engine.num_workers"
 
 
 @pytest.mark.slow
 def test_a_real_blip_is_fine_tuned_and_what_is_saved_captions(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "set"), "train:24", "validation:6")
     wrong = tiny_config(init="demo")
-    with pytest.raises(ConfigError, match="'blip', not 'cnn-lstm'"):  # and leaves the output free
+    with pytest.raises(ConfigError, match=r"'blip'.*'cnn-lstm'"):  # and leaves the output free
         train(tmp_path / "set", tmp_path / "out", config=wrong)
     config = TrainConfig.model_validate(
         {

@@ -126,7 +126,7 @@ def test_a_complete_search_is_not_run_again_and_another_one_is_refused(
     assert not seen
     assert written(output) == before
     assert (output / "model/raycap.json").stat().st_mtime_ns == model
-    with pytest.raises(RunConflict, match=r"(?s)another run.*\+ train\.num_epochs = 4"):
+    with pytest.raises(RunConflict, match=r"\+ train\.num_epochs = 4"):
         tune(dataset, output, config=settings(GRID, num_epochs=4), models=TINY)
 
 
@@ -215,7 +215,7 @@ def test_an_interrupt_lets_trials_stop_and_the_same_call_goes_on(
 
     config = settings({LR: [0.02, 0.03], DROPOUT: [0.0]}, scheduler="none")
     slow = tiny_models(delay_s=0.3)
-    with pytest.raises(RunStopped, match="stopped with 1 unfinished trials"):
+    with pytest.raises(RunStopped, match=r"\b1 unfinished"):
         tune(dataset, tmp_path, config=config, models=slow, on_progress=on_progress)
     first, second = (name_of({LR: lr, DROPOUT: 0.0}) for lr in (0.02, 0.03))
     assert sent == [second]

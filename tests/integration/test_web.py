@@ -213,10 +213,10 @@ def test_redirects_are_followed_but_not_for_ever(server: FaultyServer, reader: I
     server.pages["/loop"] = Reply(status=302, headers={"Location": "/loop"})
     server.pages["/odd"] = Reply(status=302, headers={"Location": "file:///etc/passwd"})
     assert reader.read(f"{server.url}/old", MAX_BYTES) == IMAGE
-    with pytest.raises(ObjectNotFound, match="redirected too often"):
-        reader.read(f"{server.url}/loop", MAX_BYTES)
-    with pytest.raises(ObjectNotFound, match="not a web address"):
-        reader.read(f"{server.url}/odd", MAX_BYTES)
+    for name in ("loop", "odd"):
+        with pytest.raises(ObjectNotFound) as caught:
+            reader.read(f"{server.url}/{name}", MAX_BYTES)
+        assert caught.value.uri == f"{server.url}/{name}"
 
 
 def test_a_password_does_not_follow_a_redirect_to_another_host(

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</script></style><script>alert(1)</script>\"><img src=x onerror=f()>'`{{77*7777}}&lt;"
 VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
@@ -61,3 +63,16 @@ def assert_nothing_is_markup(path: Path, num_galleries: int = 1) -> None:
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert HOSTILE in page.text
     assert str(77 * 7777) not in "".join(page.texts)
+
+
+def drawings(folder: Path) -> dict[str, ElementTree.Element]:
+    """Return the plots of `page.html`, whose report has one section, by their names there."""
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    found = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
+    names = [svg.attrib["aria-labelledby"].split("-plot-title")[0] for svg in found]
+    return {name.removeprefix("part-1-"): svg for name, svg in zip(names, found, strict=True)}
+
+
+def told(svg: ElementTree.Element) -> str:
+    """Return the description of a plot, which screen readers read."""
+    return svg.findtext(f"{SVG}desc") or ""

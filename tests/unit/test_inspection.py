@@ -165,8 +165,9 @@ def test_a_process_that_holds_the_lock_is_running(tmp_path: Path) -> None:
 
 def test_what_is_no_output_is_refused(tmp_path: Path) -> None:
     for check in (status, verify):
-        with pytest.raises(DatasetError, match="is not an output of raycap"):
+        with pytest.raises(DatasetError, match=r"run\.json, dataset\.json") as caught:
             check(tmp_path)
+        assert caught.value.uri == str(tmp_path)
         with pytest.raises(ConfigError):
             check(tmp_path / "nowhere")
     (tmp_path / "run.json").write_text('{"fingerprint": 3}')

@@ -12,6 +12,8 @@ from raycap.console.calibrate import print_calibration
 from raycap.console.study import print_study
 from raycap.console.train import print_training
 from raycap.console.tune import print_search
+from raycap.experiments.study.decision import decide, summarise
+from raycap.results.evaluation import Comparison
 from raycap.results.study import read_study
 from raycap.results.training import read_training
 from raycap.storage.stores import open_store
@@ -36,12 +38,20 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (2, "caption photos out --model ./none"),
         (2, "caption photos https://host/out"),
         (2, "caption photos nosuchthing://b/out"),
+        (2, "caption photos s3://"),
+        (2, "caption photos out --config list.yaml"),
+        (2, "caption photos out --model stub --below -1 --set cascade.model=stub"),
+        (1, "caption photos out --model 'a b'"),
+        (1, "caption photos out --model weights.pt"),
+        (1, "caption photos out --model stub --set model.compile=true"),
         (2, "caption photos"),
         (2, "caption photos out --below -1.2"),
         (2, "caption photos out --dry-run --preflight 5"),
         (1, "verify photos"),
         (1, "status photos"),
         (1, "export photos captions.csv --to csv"),
+        (2, "export done taken.csv --to csv"),
+        (2, "status nowhere"),
     ],
     "evaluate": [
         (1, "evaluate few.jsonl refs.jsonl --output out"),
@@ -53,6 +63,7 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (1, "evaluate few.jsonl refs.jsonl --split test --output out"),
         (2, "evaluate few.jsonl --output out"),
         (1, "report photos --output out/page.html"),
+        (2, "report done --output https://host/page.html"),
     ],
     "train": [
         (1, "train photos out --kind cnn-lstm"),
@@ -60,6 +71,8 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (1, "study photos out"),
         (1, "calibrate demo photos out"),
         (2, "prepare nowhere out"),
+        (2, "prepare photos out"),
+        (2, "prepare weights.pt out"),
     ],
 }
 
@@ -83,6 +96,10 @@ def test_a_mistake_is_one_line_and_its_exit_code(cli: InProcess, name: str) -> N
     folder = cli.folder
     write_images(folder / "photos", 1)
     (folder / "bad.jsonl").write_text('{"image_id": 1}')
+    (folder / "list.yaml").write_text("- engine")
+    (folder / "taken.csv").write_text("x")
+    (folder / "weights.pt").write_text("x")
+    write_finished(folder / "done", [row("a.jpg")])
     write_captions(folder / "few.jsonl", ["a cat"])
     write_references(folder / "refs.jsonl", [["a cat"], ["a dog"], ["two men"]])
     told = []
@@ -139,3 +156,22 @@ def test_what_training_calibrating_tuning_and_a_study_show(
         assert_as_before(
             f"results/{name}", capsys.readouterr().out.replace(str(tmp_path), "FOLDER")
         )
+
+
+def test_what_a_study_concludes(tmp_path: Path) -> None:
+    store = open_store(write_study_sample(tmp_path / "study"), StorageConfig())
+    found = read_study(store)
+    told = []
+    for p_value in (0.002, 0.4):
+        compared = Comparison(
+            metric="cider_d",
+            first="hybrid",
+            second="blip-finetuned",
+            difference=-0.13,
+            low=-0.27,
+            high=0.01,
+            p_value=p_value,
+        )
+        told.append("\n".join(decide(found.systems, [compared], found.reference_mean_words)))
+    text = "\n\n".join([*told, summarise(found)])
+    assert_as_before("results/decision", text.replace(str(tmp_path), "FOLDER"))

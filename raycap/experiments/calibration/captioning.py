@@ -68,7 +68,9 @@ class CalibrationActor:
         try:
             captioner = self._captioner().with_generation(generation)
         except ModelError as error:
-            raise ModelError(f"{error}, or search.max_length_ratios") from error
+            raise ModelError(
+                f"{error}, or search.max_length_ratios", setting="search.max_length_ratios"
+            ) from error
         watched = WatchedCaptioner(captioner, self._watch)
         outcomes = caption_all(watched, pixels, self._batch_size)
         return [outcome.text if isinstance(outcome, Caption) else None for outcome in outcomes]
@@ -80,7 +82,8 @@ class CalibrationActor:
             if not isinstance(loaded, AdjustableCaptioner):
                 raise ModelError(
                     f"{spec.source.name}: a model of kind {spec.source.kind!r} has no lengths to "
-                    "calibrate; choose another model"
+                    "calibrate; choose another model",
+                    uri=spec.source.name,
                 )
             self._loaded = loaded
         return self._loaded

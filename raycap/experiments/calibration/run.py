@@ -277,7 +277,8 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
     if source.folder is None:
         raise ConfigError(
             f"{model}: has no weights and no lengths to calibrate; give a Hub name, a local "
-            "folder or demo"
+            "folder or demo",
+            uri=model,
         )
     refuse_adapter(source, "a calibrated model")
     check_arithmetic(source, config.model)
@@ -291,11 +292,15 @@ def _open_output(output: str, source: ModelSource, config: CalibrateConfig) -> t
     """Open the output, a folder of this machine other than the model's own."""
     address = Address.parse(output)
     if not address.is_local:
-        raise ConfigError(f"{output}: a calibrated model is written to a folder of this machine")
+        raise ConfigError(
+            f"{output}: a calibrated model is written to a folder of this machine", uri=output
+        )
     store = open_store(address, config.storage)
     folder = Path(store.uri)
     if folder.resolve() == Path(source.folder or "").resolve():
-        raise ConfigError(f"{folder}: is the model itself; give a new folder as output")
+        raise ConfigError(
+            f"{folder}: is the model itself; give a new folder as output", uri=str(folder)
+        )
     return store, folder
 
 

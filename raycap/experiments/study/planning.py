@@ -58,7 +58,7 @@ def train_config(system: SystemRecord, config: StudyConfig) -> TrainConfig:
     try:
         return validate_config(TrainConfig, values)
     except ConfigError as error:
-        raise ConfigError(f"training of {system.name}: {error}") from None
+        raise ConfigError(f"training of {system.name}: {error}", setting=error.setting) from None
 
 
 def calibrate_config(config: StudyConfig) -> CalibrateConfig:

@@ -236,7 +236,9 @@ def _check_splits(dataset: CaptionDataset) -> None:
         if split not in dataset.splits:
             raise DatasetError(
                 f"{dataset.store.uri}: has no {split} split, which a study needs (it has: "
-                f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0"
+                f"{', '.join(dataset.splits)}); prepare it again with split.{split} above 0",
+                uri=dataset.store.uri,
+                setting=f"split.{split}",
             )
 
 
@@ -245,7 +247,8 @@ def _open_output(output: str, config: StudyConfig) -> Store:
     if not address.is_local:
         raise ConfigError(
             f"{output}: a study needs a folder, which all nodes share, as captioners read models "
-            "from there; copy it to the bucket afterwards"
+            "from there; copy it to the bucket afterwards",
+            uri=output,
         )
     return open_store(address, config.storage)
 

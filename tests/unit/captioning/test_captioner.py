@@ -80,7 +80,7 @@ def test_isolating_one_image_takes_few_calls() -> None:
 
 
 def test_a_model_that_fails_on_every_image_is_a_crash_not_a_million_bad_rows() -> None:
-    with pytest.raises(ModelError, match="fails on every image: ValueError"):
+    with pytest.raises(ModelError, match="ValueError"):
         caption_all(Picky(bad=frozenset(range(256))), numbered(4), of(4))
 
 
@@ -148,8 +148,9 @@ def test_memory_that_runs_out_ends_the_growth() -> None:
 
 
 def test_no_memory_for_a_single_image_stops_with_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"memory does not suffice .* model\.precision"):
+    with pytest.raises(ModelError) as caught:
         caption_all(Picky(max_batch=0), numbered(4), of(4))
+    assert caught.value.setting == "model.precision"
 
 
 def spec_for(config: CaptionConfig, batch_size: int) -> RunSpec:
@@ -230,7 +231,7 @@ def test_scores_that_are_no_numbers_cost_their_image_alone() -> None:
     outcomes = caption_all(Odd(), numbered(8), of(8))
     (bad,) = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
     assert outcomes[3] is bad
-    assert bad.message == "FloatingPointError: the score of a caption is not a finite number"
+    assert bad.message.startswith("FloatingPointError: ")
 
 
 class Mortal(Picky):
@@ -248,7 +249,7 @@ def test_images_that_end_the_process_are_found_and_batches_stay_as_large() -> No
     outcomes = caption_all(Mortal(bad=frozenset({5})), numbered(16), batch_size)
     bad = outcomes[5]
     assert isinstance(bad, ImageError)
-    assert bad.message == "the model failed on this image: its process was ended by SIGKILL"
+    assert "SIGKILL" in bad.message
     assert sum(isinstance(outcome, Caption) for outcome in outcomes) == 15
     assert batch_size.current == 8
 
@@ -285,8 +286,8 @@ def magenta_at(place: int, count: int) -> UInt8[np.ndarray, "b h w 3"]:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("die", "the model failed on this image: its process was ended by SIGKILL"),
-        ("hang", "the model failed on this image: took more than 5 s"),
+        ("die", "SIGKILL"),
+        ("hang", "5 s"),
         ("raise", "ValueError: an image is pure magenta in the middle"),
     ],
 )
@@ -298,13 +299,14 @@ def test_a_real_process_that_dies_or_hangs_costs_one_image(fault: str, told: str
         isolated.close()
     assert isinstance(outcomes[0], Caption)
     assert isinstance(outcomes[1], ImageError)
-    assert outcomes[1].message == told
+    assert outcomes[1].message.endswith(told)
 
 
 def test_a_model_whose_process_never_starts_ends_the_run() -> None:
     spec = stub_spec()
     source = replace(spec.model, kind="blip", folder="/nowhere", name="/nowhere")
     isolated = IsolatedCaptioner(replace(spec, model=source))
-    with pytest.raises(ModelError, match="/nowhere: the model's folder is not on this node"):
+    with pytest.raises(ModelError) as caught:
         caption_all(isolated, magenta_at(1, 8), of(8))
+    assert caught.value.uri == "/nowhere"
     isolated.close()

@@ -80,23 +80,26 @@ def test_the_second_model_has_its_own_prompt_and_arithmetic(larger: str) -> None
     found = cascade_of(larger)
     assert found.model.name == found.config.model.name == larger
     assert found.config.generation.prompt == "it:"
-    with pytest.raises(ModelError, match=r"model\.precision=int8"):
+    with pytest.raises(ModelError) as caught:
         find_cascade(config(model=larger, below=-1.0, precision="int8"), find_model("stub"))
-    with pytest.raises(ConfigError, match=r"cascade\.model: stub is model\.name too"):
+    assert caught.value.setting == "model.precision"
+    with pytest.raises(ConfigError, match=r"\bstub\b") as refused:
         find_cascade(config(model="stub", below=-1.0), find_model("stub"))
+    assert refused.value.setting == "cascade.model"
 
 
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"model": "x"}, "cascade: model and below go together: set both"),
-        ({"below": -1}, "cascade: model and below go together: set both"),
-        ({"model": "x", "below": 0.5}, r"cascade\.below: .* less than or equal to 0"),
+        ({"model": "x"}, "cascade"),
+        ({"below": -1}, "cascade"),
+        ({"model": "x", "below": 0.5}, "cascade.below"),
     ],
 )
-def test_half_a_cascade_is_refused(values: dict[str, Any], line: str) -> None:
-    with pytest.raises(ConfigError, match=line):
+def test_half_a_cascade_is_refused(values: dict[str, Any], setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         config(**values)
+    assert caught.value.setting == setting
 
 
 def test_the_fingerprint_names_a_cascade_only_where_there_is_one(larger: str) -> None:
@@ -112,8 +115,9 @@ def test_the_fingerprint_names_a_cascade_only_where_there_is_one(larger: str) ->
 
 
 def test_a_preflight_says_that_it_measures_one_model(larger: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cascade\.model: --preflight measures one model"):
+    with pytest.raises(ConfigError, match="--preflight") as caught:
         preflight("photos", tmp_path / "out", 5, config=config(model=larger, below=-1.0))
+    assert caught.value.setting == "cascade.model"
     assert not (tmp_path / "out").exists()
 
 

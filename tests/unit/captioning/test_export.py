@@ -176,7 +176,7 @@ def test_an_export_can_go_to_any_store_that_fsspec_knows(two_parts: str, tmp_pat
     export(two_parts, target, to=ExportFormat.JSONL)
     store = open_store(f"memory://{tmp_path.name}", StorageConfig())
     assert len(store.read("captions.jsonl").splitlines()) == 4
-    with pytest.raises(ConfigError, match="1 file exists already"):
+    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\.jsonl\)"):
         export(two_parts, target, to=ExportFormat.JSONL)
     export(two_parts, f"memory://{tmp_path.name}/x", to=ExportFormat.SIDECAR)
     assert store.read("x/a/1.txt") == b"a cat on a mat\n"

@@ -81,8 +81,9 @@ def test_images_of_the_same_stem_are_refused_if_asked(
     output: Callable[..., str], tmp_path: Path
 ) -> None:
     uri = output([row("a.jpg"), row("a.png")])
-    with pytest.raises(ConfigError, match=r"a\.jpg, a\.png"):
+    with pytest.raises(ConfigError, match=r"a\.jpg, a\.png") as caught:
         export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, same_stem="error")
+    assert caught.value.setting == "same_stem"
     assert files_under(tmp_path / "x") == {}
     other = output([row("a.jpg"), row("a.jpg.png")])
     assert export(other, tmp_path / "x", to="sidecar", same_stem="error").notes == ()
@@ -155,7 +156,7 @@ def test_sidecars_never_replace_foreign_files_without_force(
         (folder / f"{n}.txt").write_text("theirs, and longer")
     (folder / "8.txt").mkdir()
     before = files_under(folder)
-    with pytest.raises(ConfigError, match=r"8 files exist already \(1\.txt, .*5\.txt, \.\.\.\)"):
+    with pytest.raises(ConfigError, match=r"\b8 .*\(1\.txt, .*5\.txt, \.\.\.\)"):
         export(uri, folder, to=ExportFormat.SIDECAR)
     assert files_under(folder) == before
     (folder / "8.txt").rmdir()

@@ -34,8 +34,9 @@ def test_captions_that_do_not_answer_their_manifest_are_refused(
     other = pa.table([["a.jpg", "c.jpg"], ["x", "y"], [1, 1], ["1-2"] * 2], schema=schema.MANIFEST)
     part = Path(uri, part_key(MANIFEST, 0))
     part.write_bytes(encode_manifest(other, manifest_footer(other)))
-    with pytest.raises(DatasetError, match=r"part-000000\.parquet: "):
+    with pytest.raises(DatasetError) as caught:
         export(uri, tmp_path / "x", to=ExportFormat.WEBDATASET)
+    assert caught.value.uri == str(Path(uri, part_key(CAPTIONS, 0)))
     assert files_under(tmp_path / "x") == {}
 
 
@@ -49,8 +50,9 @@ def test_a_standing_file_is_replaced_only_by_force(
     file = tmp_path / "deep" / "captions"
     file.parent.mkdir()
     file.write_text("precious")
-    with pytest.raises(ConfigError, match=r"deep: 1 file exists already \(captions\); .*--force"):
+    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\).*--force") as caught:
         export(two_parts, file, to=to)
+    assert caught.value.uri == str(file.parent)
     assert files_under(file.parent) == {"captions": "precious"}
     export(two_parts, file, to=to, force=True)
     assert list(file.parent.iterdir()) == [file]
@@ -64,14 +66,15 @@ def test_a_damaged_part_leaves_the_destination_untouched(two_parts: str, tmp_pat
     file = tmp_path / "x" / "captions.csv"
     file.parent.mkdir()
     file.write_text("precious")
-    with pytest.raises(DatasetError, match=r"part-000001\.parquet: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         export(two_parts, file, to=ExportFormat.CSV, force=True)
+    assert caught.value.uri == str(part)
     assert files_under(file.parent) == {"captions.csv": "precious"}
 
 
 def test_an_unfinished_run_is_refused(two_parts: str, tmp_path: Path) -> None:
     Path(two_parts, part_key(CAPTIONS, 1)).unlink()
-    with pytest.raises(DatasetError, match=r"1 of 2 parts"):
+    with pytest.raises(DatasetError, match="1 of 2"):
         export(two_parts, tmp_path / "x.csv", to=ExportFormat.CSV)
 
 
@@ -80,13 +83,14 @@ def test_a_run_whose_images_have_changed_is_refused(two_parts: str, tmp_path: Pa
     manifest = read_part(store, MANIFEST, 0)
     footer = manifest_footer(manifest, revision=1)
     store.write(part_key(MANIFEST, 0), encode_manifest(manifest, footer))
-    with pytest.raises(DatasetError, match=r"1 of 2 parts"):
+    with pytest.raises(DatasetError, match="1 of 2"):
         export(two_parts, tmp_path / "x.csv", to=ExportFormat.CSV)
 
 
 def test_a_folder_that_is_no_output_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not an output of raycap"):
+    with pytest.raises(DatasetError, match=r"run\.json") as caught:
         export(tmp_path, tmp_path / "x.csv", to=ExportFormat.CSV)
+    assert caught.value.uri == str(tmp_path)
 
 
 def test_a_folder_given_for_a_file_is_refused(two_parts: str, tmp_path: Path) -> None:
@@ -98,8 +102,9 @@ def test_a_folder_given_for_a_file_is_refused(two_parts: str, tmp_path: Path) ->
 def test_a_file_given_for_a_folder_is_refused(two_parts: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for to in (ExportFormat.SIDECAR, ExportFormat.WEBDATASET):
-        with pytest.raises(ConfigError, match="is a file; give a folder"):
+        with pytest.raises(ConfigError) as caught:
             export(two_parts, tmp_path / "file", to=to)
+        assert caught.value.uri == str(tmp_path / "file")
 
 
 def test_a_destination_that_cannot_be_made_is_told_in_one_line(
@@ -107,5 +112,5 @@ def test_a_destination_that_cannot_be_made_is_told_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("x")
     for to in (ExportFormat.CSV, ExportFormat.WEBDATASET, ExportFormat.SIDECAR):
-        with pytest.raises(StorageError, match="file"):
+        with pytest.raises(StorageError, match=f"{tmp_path}/file"):
             export(two_parts, tmp_path / "file" / "x" / "y", to=to)

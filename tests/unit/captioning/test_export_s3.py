@@ -22,7 +22,7 @@ from raycap.captioning.parts import (
     part_key,
 )
 from raycap.config import ExportFormat, StorageConfig
-from raycap.errors import ConfigError, StorageError
+from raycap.errors import BucketNotFound, ConfigError
 from raycap.storage.stores import open_store
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_bucket_is_exported_to_one_object_and_replaced_only_by_force(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = f"{s3.uri}/x/captions.jsonl"
     s3.put("x/captions.jsonl", b"precious")
-    with pytest.raises(ConfigError, match=r"1 file exists already \(captions\.jsonl\)"):
+    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\.jsonl\)"):
         export(output, target, to=ExportFormat.JSONL, storage=CONFIG)
     export(output, target, to=ExportFormat.JSONL, force=True, storage=CONFIG)
     lines = read(s3, "x/captions.jsonl").splitlines()
@@ -88,7 +88,7 @@ def test_a_bucket_is_exported_to_one_object_and_replaced_only_by_force(
 
 def test_an_empty_object_stands_in_the_way_as_well(s3: S3, output: str) -> None:
     s3.put("x/captions.csv", b"")
-    with pytest.raises(ConfigError, match="1 file exists already"):
+    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\.csv\)"):
         export(output, f"{s3.uri}/x/captions.csv", to=ExportFormat.CSV, storage=CONFIG)
 
 
@@ -100,7 +100,7 @@ def test_sidecars_go_beside_the_images_of_a_bucket(s3: S3, output: str) -> None:
     assert keys(s3, "images/") == ["a/1.jpg", "a/1.txt", "b/2.jpg", "b/2.txt"]
     assert read(s3, "images/b/2.txt") == b"image 1\n"
     s3.put("images/a/1.txt", b"")
-    with pytest.raises(ConfigError, match=r"1 file exists already \(a/1\.txt\)"):
+    with pytest.raises(ConfigError, match=r"\b1 .*\(a/1\.txt\)"):
         export(output, images, to=ExportFormat.SIDECAR, storage=CONFIG)
     export(output, images, to=ExportFormat.SIDECAR, force=True, storage=CONFIG)
     assert read(s3, "images/a/1.txt") == b"image 0\n"
@@ -111,7 +111,8 @@ def test_tars_are_made_of_a_bucket_in_a_bucket(s3: S3, output: str) -> None:
     s3.client.delete_object(Bucket=s3.bucket, Key="images/b/2.jpg")
     counts = export(output, target, to=ExportFormat.WEBDATASET, storage=CONFIG)
     assert (counts.num_exported, counts.num_unreadable) == (1, 1)
-    assert counts.unreadable == (f"{s3.uri}/images/b/2.jpg: no such object",)
+    (unreadable,) = counts.unreadable
+    assert unreadable.startswith(f"{s3.uri}/images/b/2.jpg: ")
     assert keys(s3, "tars/") == ["part-000000.tar", "part-000001.tar"]
     with tarfile.open(fileobj=io.BytesIO(read(s3, "tars/part-000000.tar"))) as tar:
         image = tar.extractfile("000000_000000.jpg")
@@ -134,6 +135,7 @@ def test_a_bucket_that_does_not_exist_is_told_in_one_line(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = "s3://no-such-bucket/x.csv"
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/x\.csv: there is no such bucket"):
+    with pytest.raises(BucketNotFound) as caught:
         export(output, target, to=ExportFormat.CSV, force=True, storage=CONFIG)
+    assert caught.value.uri == target
     assert list(tmp_path.iterdir()) == []

@@ -111,48 +111,47 @@ def test_a_long_list_comes_in_pages(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[str, bytes, str]] = [
-    ("l.csv", b"url,x\na,b\n", "has no column 'uri'"),
-    ("l.csv", b"", "has no column 'uri'"),
-    ("l.csv", b"uri,x\n,2\n", "line 2: no address in 'uri'"),
-    ("l.csv", b"uri,x\na,b,c\n", "line 2: 3 fields instead of 2, the first: a"),
-    ("l.csv", b'uri\n"a', "at row 1: cannot be read as csv"),
-    ("l.csv", b"uri\n\xff\n", "line 2: it is not UTF-8; save the file as UTF-8"),
-    ("l.txt", "a.jpg\nb.jpg".encode("utf-16-le"), "save it with a byte order mark"),
-    ("l.txt", b"\n\xff\n", "line 2: it is not UTF-8"),
-    ("l.txt", b"gopher://h/a\n", "line 1: gopher:// is not a known kind of address"),
-    ("l.jsonl", b'\n{"url": "b"}\n', "line 2: no address in 'uri'"),
-    ("l.jsonl", b'{"uri": 7}\n', "line 1: no address in 'uri'"),
-    ("l.jsonl", b"[1]\n", "line 1: a row is not an object"),
-    ("l.jsonl", b'{"uri": "a\n', "line 1: not JSON: Invalid control character at"),
-    ("l.jsonl", b'{"uri": ' + b"[" * 100_000, "line 1: not JSON: it is nested too deeply"),
-    ("l.jsonl", b'{"uri": "\\ud800"}\n', "line 1: it is not UTF-8"),
-    ("l.json", b'["a.jpg", ', "cannot be read as JSON"),
-    ("l.csv.gz", gzip.compress(b"uri\n" + bytes(range(256)) * 99)[:-20], "cannot be read as "),
-    ("l.parquet", b"PAR1 no, not really", "cannot be read as parquet"),
-    ("l.parquet", b"", "cannot be read as parquet"),
+    ("l.csv", b"url,x\na,b\n", "'uri'"),
+    ("l.csv", b"", "'uri'"),
+    ("l.csv", b"uri,x\n,2\n", r"line 2: .*'uri'"),
+    ("l.csv", b"uri,x\na,b,c\n", r"line 2: 3 .*\b2\b.*: a$"),
+    ("l.csv", b'uri\n"a', r"row 1: .*csv"),
+    ("l.csv", b"uri\n\xff\n", r"line 2: .*UTF-8"),
+    ("l.txt", "a.jpg\nb.jpg".encode("utf-16-le"), "UTF-16"),
+    ("l.txt", b"\n\xff\n", r"line 2: .*UTF-8"),
+    ("l.txt", b"gopher://h/a\n", r"line 1: gopher://"),
+    ("l.jsonl", b'\n{"url": "b"}\n', r"line 2: .*'uri'"),
+    ("l.jsonl", b'{"uri": 7}\n', r"line 1: .*'uri'"),
+    ("l.jsonl", b"[1]\n", r"line 1: .*object"),
+    ("l.jsonl", b'{"uri": "a\n', r"line 1: .*JSON: Invalid control character at"),
+    ("l.jsonl", b'{"uri": ' + b"[" * 100_000, r"line 1: .*JSON: "),
+    ("l.jsonl", b'{"uri": "\\ud800"}\n', r"line 1: .*UTF-8"),
+    ("l.json", b'["a.jpg", ', "JSON"),
+    ("l.csv.gz", gzip.compress(b"uri\n" + bytes(range(256)) * 99)[:-20], r"row \d+: .*csv: "),
+    ("l.parquet", b"PAR1 no, not really", r"row 1: .*parquet: "),
+    ("l.parquet", b"", r"row 1: .*parquet: "),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), WRONG)
+@pytest.mark.parametrize(("name", "content", "fact"), WRONG)
 def test_an_error_in_a_list_names_the_file_and_the_row_in_one_line(
-    tmp_path: Path, name: str, content: bytes, words: str
+    tmp_path: Path, name: str, content: bytes, fact: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(DatasetError, match=fact) as caught:
         rows(path)
     assert caught.value.uri == str(path)
-    assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"url": ["a"]}, "has no column 'uri'"),
-        ({"uri": pa.array([None], pa.string())}, "row 1: no address"),
-        ({"uri": [1]}, "row 1: no address"),
-        ({"uri": ["a"], "image_id": [[1]]}, "row 1: an image_id that is not text"),
+        ({"url": ["a"]}, "'uri'"),
+        ({"uri": pa.array([None], pa.string())}, "row 1: .*'uri'"),
+        ({"uri": [1]}, "row 1: .*'uri'"),
+        ({"uri": ["a"], "image_id": [[1]]}, "row 1: .*image_id"),
     ],
 )
 def test_an_error_in_parquet_names_the_row(

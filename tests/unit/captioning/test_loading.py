@@ -78,7 +78,7 @@ def test_an_image_that_the_process_dies_of_is_a_failed_image_and_the_next_one_is
     thread.join(timeout=30)
     (error,) = found
     assert error.code is ErrorCode.DECODE_FAILED
-    assert error.message == "the decoder failed on this image: its process was ended by SIGKILL"
+    assert "SIGKILL" in error.message
     assert isolated(make_jpeg(seed=3)).height_px == 48
 
 
@@ -108,11 +108,13 @@ def test_a_missing_image_is_a_row_unless_the_source_itself_is_gone(
     assert load(photos / "a.jpg", photos)["status"] == "ok"
     assert load(photos / "gone.jpg", photos)["error_code"] == "not_found"
     (photos / "a.jpg").unlink()  # as where others were mounted: an empty folder
-    with pytest.raises(StorageError, match="no longer there"):
+    with pytest.raises(StorageError) as caught:
         load(photos / "a.jpg", photos)
+    assert caught.value.uri == str(photos)
     photos.rmdir()
-    with pytest.raises(StorageError, match="no longer there"):
+    with pytest.raises(StorageError) as caught:
         load(photos / "a.jpg", photos)
+    assert caught.value.uri == str(photos)
     assert load(photos / "a.jpg", None)["error_code"] == "not_found"  # in a list
 
 

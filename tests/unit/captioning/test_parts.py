@@ -121,13 +121,13 @@ def test_a_part_cut_short_is_told_by_name(store: LocalStore, tenth: int) -> None
     data = store.read(part_key(MANIFEST, 0))
     store.write(part_key(MANIFEST, 0), data[: len(data) * tenth // 10])
     for attempt in attempts(store):
-        with pytest.raises(DatasetError, match=r"manifest/part-000000\.parquet: is damaged"):
+        with pytest.raises(DatasetError) as caught:
             attempt()
+        assert caught.value.uri == store.address(part_key(MANIFEST, 0))
     store.write(part_key(CAPTIONS, 0), data[:tenth])
-    with pytest.raises(
-        DatasetError, match="delete the file and run the same `raycap caption` command again"
-    ):
+    with pytest.raises(DatasetError, match="raycap caption") as caught:
         read_captions_footer(store, 0)
+    assert caught.value.uri == store.address(part_key(CAPTIONS, 0))
 
 
 def test_a_part_with_wrong_bytes_anywhere_is_never_read_as_other_rows(store: LocalStore) -> None:
@@ -152,7 +152,8 @@ def test_a_file_of_another_tool_is_told_by_name(store: LocalStore) -> None:
         for metadata in (None, {b"raycap": b"{}"}, {b"raycap": b"[1]"}, {b"raycap": b"no"}):
             pq.write_table(table.replace_schema_metadata(metadata), store.address(key))
             for attempt in attempts(store):
-                with pytest.raises(DatasetError, match="is damaged or not a part of raycap"):
+                with pytest.raises(DatasetError) as caught:
                     attempt()
+                assert caught.value.uri == store.address(key)
     with pytest.raises(ObjectNotFound):
         read_part(store, MANIFEST, 1)

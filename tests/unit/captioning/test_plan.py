@@ -194,8 +194,9 @@ def test_a_listing_out_of_order_or_with_a_double_is_refused(
         pa.Table.from_pylist(rows[start : start + page], schema=MANIFEST_SCHEMA)
         for start in range(0, len(rows), page)
     ]
-    with pytest.raises(StorageError, match="not sorted"):
+    with pytest.raises(StorageError) as caught:
         extend_plan(LocalStore(tmp_path), tables, part_size=4, num_threads=2)
+    assert any(repr(name) in str(caught.value) for name in names)
 
 
 def test_an_empty_listing_plans_nothing(tmp_path: Path) -> None:

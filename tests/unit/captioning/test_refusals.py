@@ -66,8 +66,9 @@ def test_a_run_in_which_no_image_can_be_read_stops_with_the_reason(
 def test_it_stops_before_all_were_tried() -> None:
     refusals = Refusals(10, has_captions=True)
     assert not list(refusals.passed(rows([BAD] * 9)))
-    with pytest.raises(StorageError, match="none of 11 images"):
+    with pytest.raises(StorageError, match=r"\b11 images") as caught:
         list(refusals.passed(rows([BAD] * 2)))
+    assert caught.value.setting == "engine.max_refused"
 
 
 def test_after_earlier_captions_a_few_refused_images_are_rows() -> None:

@@ -14,7 +14,7 @@ def called(first: int, *, new: str = "default") -> str:
 
 
 def test_an_old_name_is_taken_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match="'old' is now 'new'") as caught:
+    with pytest.warns(DeprecationWarning, match=r"'old'.*'new'") as caught:
         assert called(1, old="x") == "1 x"  # type: ignore[call-arg]
     assert caught[0].filename == __file__
     assert called(1, new="x") == "1 x"

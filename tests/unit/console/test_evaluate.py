@@ -1,5 +1,6 @@
 """What `raycap evaluate` prints: every figure, at any width, whatever systems are called."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,9 +130,12 @@ def test_what_was_skipped_is_told_once_for_all_or_by_the_systems_names(
 ) -> None:
     lines = printed(first(four, 2), 120)
     told = " ".join(" ".join(lines).split())
-    assert "skipped METEOR: external.meteor is off" in told
-    assert "skipped CLIPScore, RefCLIPScore: no external.clip_model is named" in told
-    assert "skipped SPICE needs external.spice_jars" in told
+    for skipped in (
+        r"skipped METEOR\W.*external\.meteor",
+        r"skipped CLIPScore, RefCLIPScore\W.*external\.clip_model",
+        r"skipped SPICE\W.*external\.spice_jars",
+    ):
+        assert re.search(skipped, told)
     assert starting(lines, "METEOR") == []
     broken = [
         replace(metric, skipped="METEOR: its Java program ended")

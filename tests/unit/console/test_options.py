@@ -129,4 +129,4 @@ def test_the_output_of_a_run_is_no_model_but_holds_one(cli: InProcess) -> None:
         Path(file).write_text("{}")
     code, _, err = cli("caption", "photos", "out", "--model", "run/")
     assert code == 1
-    assert "did you mean run/model?" in err
+    assert "run/model?" in err

@@ -44,7 +44,7 @@ def test_an_old_spelling_reaches_the_command(cli: InProcess) -> None:
         assert (code, out) == (2, "")
         deprecated, error = err.splitlines()
         assert deprecated.startswith("deprecated: ")
-        assert "nowhere: no such file or folder" in error
+        assert "nowhere: " in error
 
 
 def test_only_spellings_that_are_no_longer_taken_are_rewritten(cli: InProcess) -> None:

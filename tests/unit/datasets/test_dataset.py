@@ -119,8 +119,9 @@ def test_one_image_is_read_without_its_whole_part(tmp_path: Path) -> None:
     part.write_bytes(data)
     assert dict(dataset.images(["04.png"])) == {"04.png": (folder / "04.png").read_bytes()}
     assert len(next(dataset.references())) == 12
-    with pytest.raises(DatasetError, match=r"part-000000\.parquet: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         list(dataset.images(["11.png"]))
+    assert caught.value.uri == str(part)
 
 
 def test_referenced_images_are_fetched_from_their_addresses(photos: Path, tmp_path: Path) -> None:
@@ -133,32 +134,35 @@ def test_referenced_images_are_fetched_from_their_addresses(photos: Path, tmp_pa
     found = dict(dataset.images(["0/000.jpg", "1/001.jpg"]))
     assert found["1/001.jpg"] == (photos / "1/001.jpg").read_bytes()
     (photos / "1/001.jpg").unlink()
-    with pytest.raises(ObjectNotFound, match=r"1/001\.jpg: no such file"):
+    with pytest.raises(ObjectNotFound) as caught:
         list(dataset.images(["1/001.jpg"]))
+    assert caught.value.uri == str(photos / "1/001.jpg")
 
 
 def test_the_error_for_an_unknown_split_lists_the_existing_ones(dataset: CaptionDataset) -> None:
     for read in (dataset.parts, lambda split: list(dataset.pages([split]))):
-        with pytest.raises(
-            DatasetError, match="no split 'dev'; there are: train, validation, test"
-        ):
+        with pytest.raises(DatasetError, match=r"'dev'.* train, validation, test") as caught:
             read("dev")
+        assert caught.value.uri == dataset.store.uri
 
 
 def test_a_missing_or_damaged_dataset_is_an_error(dataset: CaptionDataset, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"photos: is not a caption dataset.*dataset\.json"):
+    with pytest.raises(DatasetError, match=r"dataset\.json") as caught:
         open_dataset(tmp_path / "photos", STORAGE)
+    assert caught.value.uri == str(tmp_path / "photos")
     assert not is_dataset(open_store(str(tmp_path / "photos"), STORAGE))
     assert not is_dataset(open_store(str(tmp_path / "photos/0/000.jpg"), STORAGE))
     assert is_dataset(dataset.store)
     record = tmp_path / "dataset" / "dataset.json"
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "num_images": "many"}))
-    with pytest.raises(DatasetError, match=r"dataset\.json: is damaged \(num_images"):
+    with pytest.raises(DatasetError, match="num_images") as caught:
         open_dataset(tmp_path / "dataset", STORAGE)
+    assert caught.value.uri == str(record)
     record.write_text("{")
-    with pytest.raises(DatasetError, match="is not JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         open_dataset(tmp_path / "dataset", STORAGE)
+    assert caught.value.uri == str(record)
 
 
 def test_the_record_is_read_as_it_was_written(dataset: CaptionDataset, tmp_path: Path) -> None:
@@ -172,8 +176,10 @@ def test_the_record_is_read_as_it_was_written(dataset: CaptionDataset, tmp_path:
 def test_a_damaged_part_is_an_error(dataset: CaptionDataset, tmp_path: Path) -> None:
     key = dataset.parts("train")[0]
     (tmp_path / "dataset" / key).write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DatasetError, match=f"{key}: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         list(dataset.pages())
+    assert caught.value.uri == dataset.store.address(key)
     (tmp_path / "dataset" / key).unlink()
-    with pytest.raises(ObjectNotFound, match=key):
+    with pytest.raises(ObjectNotFound) as gone:
         list(dataset.pages(["train"]))
+    assert gone.value.uri == dataset.store.address(key)

@@ -70,7 +70,6 @@ def test_an_empty_caption_is_rejected_and_the_image_stays_if_it_has_another() ->
         ("/a", "\u3000", "empty_caption"),
         ("/a", None, "no_caption"),
     ]
-    assert lost.rejections[-1].message == "all its captions are empty"
 
 
 def test_a_caption_that_is_no_text_is_rejected_beside_others_and_not_lost() -> None:
@@ -127,7 +126,7 @@ def test_an_image_in_two_splits_is_rejected() -> None:
     (group,) = groups_of([row("a", "one", split="train"), row("a", "two", split="test")])
     assert group.image is None
     assert [reason for _, _, reason in rejected(group)] == ["split_conflict"] * 3
-    assert group.rejections[0].message == "it is in test and train"
+    assert {"test", "train"} <= set(group.rejections[0].message.split())
 
 
 def test_no_tables_are_no_groups() -> None:

@@ -194,7 +194,7 @@ def test_files_larger_than_a_page_keep_their_order(
     assert [len(table) for table in read_captions(str(path), StorageConfig())] == [3, 3, 1]
     assert brief(path) == [(str(number), str(number)) for number in range(7)]
     json_lines(path, [*rows, {"image_id": 1}])
-    with pytest.raises(DatasetError, match="row 8 has no 'caption'"):
+    with pytest.raises(DatasetError, match=r"row 8 .*'caption'"):
         read(path)
 
 
@@ -217,30 +217,30 @@ def test_whole_coco_files_have_file_names_of_their_numbers(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2}', "row 2 has no 'caption'"),
-        ("a.jsonl", '{"caption": "a"}', "row 1 names no image"),
+        ("a.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2}', "row 2 .*'caption'"),
+        ("a.jsonl", '{"caption": "a"}', "row 1 .*image_id"),
         ("a.jsonl", '{"image_id": 1.5, "caption": "a"}', "row 1 .*: 1.5"),
         ("a.jsonl", '{"image_id": true, "caption": "a"}', "row 1 .*: True"),
         ("a.jsonl", '{"image_id": 1, "caption": 3}', "row 1 .*: 3"),
-        ("a.jsonl", '{"image_id": 1, "caption": "a", "logprob": "x"}', "the logprob 'x'"),
+        ("a.jsonl", '{"image_id": 1, "caption": "a", "logprob": "x"}', "row 1 .*logprob 'x'"),
         (
             "a.jsonl",
             '{"image_id": 1, "capt',
-            "at row 1: cannot be read as jsonl",
+            "row 1: .*jsonl",
         ),
-        ("a.jsonl", "[1, 2]", "at row 1: cannot be read as jsonl"),
+        ("a.jsonl", "[1, 2]", "row 1: .*jsonl"),
         (
             "a.json",
             '[{"image_id": 1, "caption": "a"}',
-            "before byte 3[0-9]: ",
+            "byte 3[0-9]: ",
         ),
-        ("a.json", "[3]", "at row 1: cannot be read as json"),
-        ("a.json", '{"image_id": 1}{"image_id": 2}', "before byte .*: cannot be read as JSON: "),
-        ("a.csv", "image_id,caption\n1,a,b\n", "3 fields instead of 2, the first: 1$"),
-        ("a.csv", "image_id\n1\n", "row 1 has no 'caption'"),
-        ("a.csv", 'image_id,caption\n1,"a', "at row 1: cannot be read as csv"),
-        ("a.parquet", "PAR1 no, it is not", "cannot be read as parquet: "),
-        ("a.parquet", "", "cannot be read as parquet: "),
+        ("a.json", "[3]", "row 1: .*json"),
+        ("a.json", '{"image_id": 1}{"image_id": 2}', "byte .*: .*JSON"),
+        ("a.csv", "image_id,caption\n1,a,b\n", r"\b3 .*\b2\b.*: 1$"),
+        ("a.csv", "image_id\n1\n", "row 1 .*'caption'"),
+        ("a.csv", 'image_id,caption\n1,"a', "row 1: .*csv"),
+        ("a.parquet", "PAR1 no, it is not", "row 1: .*parquet"),
+        ("a.parquet", "", "row 1: .*parquet"),
     ],
 )
 def test_an_error_in_a_file_names_the_file_and_the_row_in_one_line(
@@ -255,13 +255,15 @@ def test_an_error_in_a_file_names_the_file_and_the_row_in_one_line(
 
 def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image_id,caption\n1,caf\xe9\n")
-    with pytest.raises(DatasetError, match="at row 1: cannot be read as csv: it is not UTF-8"):
+    with pytest.raises(DatasetError, match=r"row 1: .*UTF-8") as caught:
         read(tmp_path / "a.csv")
+    assert caught.value.uri == str(tmp_path / "a.csv")
 
 
 def test_a_file_that_does_not_exist_or_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(ObjectNotFound, match=r"gone\.json"):
+    with pytest.raises(ObjectNotFound) as caught:
         read(tmp_path / "gone.json")
+    assert caught.value.uri == str(tmp_path / "gone.json")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(StorageError, match=r"folder\.json"):
         read(tmp_path / "folder.json")
@@ -272,8 +274,9 @@ def test_files_are_read_from_buckets(name: str, write: Write, tmp_path: Path, s3
     data = write(tmp_path / name, [{"image_id": "1.jpg", "caption": ODD}]).read_bytes()
     s3.put(f"some where/{name}", data)
     assert brief(f"{s3.uri}/some where/{name}") == [("1.jpg", ODD)]
-    with pytest.raises(ObjectNotFound, match=f"{s3.uri}/no"):
+    with pytest.raises(ObjectNotFound) as caught:
         brief(f"{s3.uri}/no/{name}")
+    assert caught.value.uri == f"{s3.uri}/no/{name}"
 
 
 def test_addresses_of_files_are_taken(tmp_path: Path) -> None:
@@ -285,5 +288,6 @@ def test_addresses_of_files_are_taken(tmp_path: Path) -> None:
 def test_json_that_breaks_the_parser_is_refused(damage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(damage)
-    with pytest.raises(DatasetError, match="cannot be read as JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         read(path)
+    assert caught.value.uri == str(path)

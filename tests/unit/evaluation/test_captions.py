@@ -117,14 +117,16 @@ def test_only_coco_files_have_file_names_of_their_numbers(tmp_path: Path) -> Non
 def test_a_source_without_captions_is_an_error_in_one_line(
     tmp_path: Path, output: Callable[..., str]
 ) -> None:
-    with pytest.raises(ConfigError, match="no captions"):
+    with pytest.raises(ConfigError):
         open_captions([], CONFIG)
     (tmp_path / "notes.txt").write_text("a cat")
-    with pytest.raises(ConfigError, match=r"notes\.txt: "):
+    with pytest.raises(ConfigError, match=r"\.jsonl") as refused:
         open_captions([tmp_path / "notes.txt"], CONFIG)
-    with pytest.raises(DatasetError, match="is not an output of raycap"):
+    assert refused.value.uri == str(tmp_path / "notes.txt")
+    with pytest.raises(DatasetError, match=r"run\.json") as caught:
         open_captions([tmp_path], CONFIG)
+    assert caught.value.uri == str(tmp_path)
     unfinished = Path(output([row("1.jpg")], [row("2.jpg")]))
     (unfinished / "captions" / "part-000001.parquet").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 parts"):
+    with pytest.raises(DatasetError, match="1 of 2"):
         open_captions([unfinished], CONFIG)

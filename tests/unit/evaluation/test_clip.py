@@ -1,13 +1,11 @@
 """CLIPScore of tables: images read from anywhere, and those that cannot be."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from raycap import schema
 from raycap.config import ImageConfig, StorageConfig
@@ -19,15 +17,10 @@ from raycap.models.clip import ClipScorer
 from raycap.models.clip_source import find_clip
 from raycap.storage.local import file_version
 from tests.conftest import MakeJpeg
+from tests.support import tiny_blip
 from tests.support.tiny_clip import save_clip
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = tiny_blip.one_thread
 
 
 @pytest.fixture(scope="module")

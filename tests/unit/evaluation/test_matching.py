@@ -99,17 +99,18 @@ def test_stems_are_those_of_pythons_own_paths(paths: list[str]) -> None:
 
 def test_an_image_with_two_captions_is_refused_by_name(database: Database) -> None:
     load(database, "1", "2")
-    with pytest.raises(DatasetError, match=r"blip\.json: more than one caption of 1, 2; keep one"):
+    with pytest.raises(DatasetError, match=r"\b1, 2;") as caught:
         match(database, named("1", "2", "3", "2", "1"))
+    assert caught.value.uri == "blip.json"
     many = [str(number) for number in range(10, 20)]
-    with pytest.raises(DatasetError, match="caption of 10, 11, 12, 13, 14 and 5 more;"):
+    with pytest.raises(DatasetError, match="10, 11, 12, 13, 14 and 5 more"):
         match(database, named(*many, *many), 1)
 
 
 def test_two_names_of_one_file_are_two_captions_of_an_image(database: Database) -> None:
     load(database, "a.jpg")
     captions = named("1", "2", file_names={"1": "a.jpg", "2": "a.jpg"})
-    with pytest.raises(DatasetError, match=r"more than one caption of a\.jpg"):
+    with pytest.raises(DatasetError, match=r"a\.jpg;"):
         match(database, captions)
 
 
@@ -118,14 +119,15 @@ def test_captions_of_other_images_are_refused_with_a_name_of_each(database: Data
     with pytest.raises(DatasetError) as told:
         match(database, named("x", "y"))
     message = str(told.value)
-    assert message.startswith("blip.json: none of its 2 images is in /data/refs")
-    assert {"x", "a/1.jpg"} <= set(re.split("[, ;]+", message))
+    assert told.value.uri == "blip.json"
+    assert {"x", "a/1.jpg", "/data/refs", "2"} <= set(re.split("[, ;]+", message))
 
 
 def test_no_captions_are_refused(database: Database) -> None:
     load(database, "1")
-    with pytest.raises(DatasetError, match=r"blip\.json: "):
+    with pytest.raises(DatasetError) as caught:
         match(database, system())
+    assert caught.value.uri == "blip.json"
 
 
 def test_what_is_left_over_is_counted_and_the_first_few_named(database: Database) -> None:
@@ -163,9 +165,9 @@ def test_missing_captions_stop_an_evaluation_and_are_named(
     with pytest.raises(DatasetError) as told:
         settle(database, two_systems, MissingPolicy.ERROR)
     blip, tuned, *advice = str(told.value).split("; ")
-    assert blip.startswith("blip lacks captions of images: 1 without a row (1), 1 failed (")
-    assert "--retry-failed" in blip
-    assert tuned == "tuned lacks captions of images: 1 without a row (5)"
+    assert told.value.setting == "missing"
+    assert re.match(r"blip .* 1 .*\(1\), 1 .*--retry-failed", blip)
+    assert re.match(r"tuned .* 1 .*\(5\)$", tuned)
     assert "--missing worst" in advice[0]
     assert "--missing drop" in advice[0]
 
@@ -197,10 +199,9 @@ def test_a_system_without_any_caption_is_refused(database: Database, policy: Mis
         "blip": match(database, named("1", "2")),
         "none": match(database, system({schema.IMAGE_ID: "1", **FAILED}), 1),
     }
-    with pytest.raises(
-        DatasetError, match=r"^no caption at all: none lacks captions of .*: 1 without"
-    ):
+    with pytest.raises(DatasetError, match=r"none .* 1 ") as caught:
         settle(database, found, policy)
+    assert caught.value.setting is None, "another policy does not help"
 
 
 def test_systems_with_no_image_in_common_are_refused(database: Database) -> None:
@@ -209,7 +210,7 @@ def test_systems_with_no_image_in_common_are_refused(database: Database) -> None
         "a": match(database, named("1", name="a")),
         "b": match(database, named("2", name="b"), 1),
     }
-    with pytest.raises(DatasetError, match="a and of b"):
+    with pytest.raises(DatasetError, match=r"\ba .*\bb\b"):
         settle(database, found, MissingPolicy.DROP)
 
 

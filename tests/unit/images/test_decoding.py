@@ -1,6 +1,7 @@
 """What is accepted, what is refused, and that nothing but ImageError comes out."""
 
 import logging
+import re
 import resource
 import struct
 import sys
@@ -183,13 +184,15 @@ def test_truncated_image_of_a_format_without_signature_is_a_decode_error() -> No
 
 
 def test_corrupt_image_gives_the_same_message_every_time() -> None:
-    expected = "decode_failed: DIB: the header cannot be read"  # without a buffer's address
-    assert str(refusal(b"\x0c")) == expected
+    told = {str(refusal(b"\x0c")) for _ in range(3)}  # without a buffer's address
+    assert len(told) == 1
+    assert told.pop().startswith("decode_failed: DIB: ")
 
 
 def test_file_over_the_byte_limit_is_too_large() -> None:
     error = refusal(bytes(2000), ImageConfig(max_bytes=1999))
-    assert str(error) == "too_large: 2,000 bytes, more than image.max_bytes=1,999"
+    assert error.code is ErrorCode.TOO_LARGE
+    assert re.search(r"2,000 bytes.*image\.max_bytes=1,999", error.message)
 
 
 def test_file_at_the_limits_is_read() -> None:
@@ -201,8 +204,8 @@ def test_image_over_the_pixel_limit_is_too_large_before_any_pixel_is_decoded() -
     undecodable = png(600, 400)
     assert refusal(undecodable).code is ErrorCode.DECODE_FAILED
     error = refusal(undecodable, ImageConfig(max_pixels=239_999))
-    expected = "too_large: 600x400 = 240,000 pixels, more than image.max_pixels=239,999"
-    assert str(error) == expected
+    assert error.code is ErrorCode.TOO_LARGE
+    assert re.search(r"600x400 = 240,000 pixels.*image\.max_pixels=239,999", error.message)
 
 
 # Pillow warns of 144 million pixels (an exception under pytest) and raises from 179 million on.

@@ -64,9 +64,9 @@ def test_calls_are_answered_by_one_other_process(isolated: Isolated[str, str]) -
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("die", "its process was ended by SIGKILL"),
-        ("exit", "its process ended with exit code 7"),
-        ("hang", "took more than 0.5 s"),
+        ("die", "SIGKILL"),
+        ("exit", "7$"),
+        ("hang", r"0\.5 s"),
     ],
 )
 def test_a_death_is_told_and_the_next_call_is_answered_again(

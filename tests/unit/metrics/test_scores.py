@@ -154,7 +154,7 @@ def test_no_images_have_no_scores_and_no_mean() -> None:
     found = score_all(Tokenized([], []))
     assert (found.bleu_counts.shape, found.bleu.shape) == ((0, 10), (0, 4))
     assert (len(found.rouge_l), len(found.cider_d)) == (0, 0)
-    with pytest.raises(ValueError, match="mean of no values"):
+    with pytest.raises(ValueError, match="no values"):
         mean(found.cider_d)
 
 
@@ -174,5 +174,5 @@ def test_images_without_caption_or_references_are_refused(
     hypotheses: list[list[str]], others: list[list[list[str]]]
 ) -> None:
     frequencies = DocumentFrequencies.of(others)
-    with pytest.raises(ValueError, match="one hypothesis, and one reference or more"):
+    with pytest.raises(ValueError, match="hypothesis"):
         score_images(hypotheses, others, frequencies)

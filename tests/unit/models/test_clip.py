@@ -1,6 +1,6 @@
 """CLIPScore against transformers' own CLIP; finding, checking and loading one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import decode
 from raycap.models.clip import ClipScorer
 from raycap.models.clip_source import clip_folder, find_clip
+from tests.support import tiny_blip
 from tests.support.hub import MAIN, Hub, HubServer, use_hub
 from tests.support.tiny_clip import CONTEXT, SIDE_PX, edit_config, random_image, save_clip
 
@@ -29,12 +30,7 @@ REFERENCES = [["a cat"], ["b", "c", "red"], ["blue cat"], ["y", "z"], ["", "a"],
 Edit = Callable[[Path], object]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+_one_thread = tiny_blip.one_thread
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +147,7 @@ def test_numbers_that_are_not_finite_are_refused(
     scorer = ClipScorer.from_pretrained(folder)
     with torch.no_grad():
         scorer._model.visual_projection.weight.fill_(float("nan"))
-    with pytest.raises(ModelError, match="not finite"):
+    with pytest.raises(ModelError, match="finite"):
         scorer.score(images, CAPTIONS, REFERENCES)
 
 
@@ -162,8 +158,9 @@ def test_a_folder_is_found_and_identified(folder: Path) -> None:
     source = find_clip(str(folder))
     assert (source.kind, source.revision, source.folder) == ("clip", None, str(folder))
     assert clip_folder(source) == folder
-    with pytest.raises(ModelError, match="not the CLIP that this evaluation"):
+    with pytest.raises(ModelError) as caught:
         clip_folder(replace(source, digest="0" * 64))
+    assert caught.value.uri == str(folder)
 
 
 def remove(name: str) -> Edit:
@@ -171,25 +168,25 @@ def remove(name: str) -> Edit:
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "at_fault", "fact"),
     [
-        (lambda at: edit_config(at, model_type="blip"), "a model of kind 'blip': CLIPScore needs"),
-        (lambda at: edit_config(at, architectures=["CLIPTextModel"]), "holds CLIPTextModel"),
-        (lambda at: edit_config(at, vision_config=None), "no vision_config with an image_size"),
-        (lambda at: (at / "model.safetensors").rename(at / "pytorch_model.bin"), "pickled weights"),
-        (remove("config.json"), "no config.json"),
-        (remove("tokenizer.json"), "no tokenizer"),
-        (remove("preprocessor_config.json"), "no preprocessor_config.json"),
+        (lambda at: edit_config(at, model_type="blip"), "", "'blip'"),
+        (lambda at: edit_config(at, architectures=["CLIPTextModel"]), "", "CLIPTextModel"),
+        (lambda at: edit_config(at, vision_config=None), "config.json", "vision_config"),
+        (lambda at: (at / "model.safetensors").rename(at / "pytorch_model.bin"), "", "pickle"),
+        (remove("config.json"), "", r"config\.json"),
+        (remove("tokenizer.json"), "", "tokenizer"),
+        (remove("preprocessor_config.json"), "", r"preprocessor_config\.json"),
     ],
 )
 def test_a_folder_that_is_no_whole_clip_is_refused(
-    edit: Edit, message: str, tmp_path: Path
+    edit: Edit, at_fault: str, fact: str, tmp_path: Path
 ) -> None:
     save_clip(tmp_path)
     edit(tmp_path)
-    with pytest.raises(ModelError, match=message) as told:
+    with pytest.raises(ModelError, match=fact) as told:
         find_clip(str(tmp_path))
-    assert str(tmp_path) in str(told.value)
+    assert told.value.uri == str(tmp_path / at_fault)
 
 
 def test_a_clip_of_the_hub_is_pinned_to_its_commit(
@@ -207,8 +204,9 @@ def test_a_clip_of_the_hub_is_pinned_to_its_commit(
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^\./nowhere: no such folder"):
+    with pytest.raises(ConfigError) as caught:
         find_clip("./nowhere")
+    assert caught.value.uri == "./nowhere"
 
 
 def test_missing_and_broken_weights_are_refused(tmp_path: Path) -> None:
@@ -216,9 +214,11 @@ def test_missing_and_broken_weights_are_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     del weights["visual_projection.weight"]
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"lack 1 tensors .*visual_projection"):
+    with pytest.raises(ModelError, match=r"\b1 .*visual_projection") as told:
         ClipScorer.from_pretrained(tmp_path)
+    assert told.value.uri == str(tmp_path)
     file.write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="not a safetensors file") as told:
+    with pytest.raises(ModelError) as told:
         ClipScorer.from_pretrained(tmp_path)
+    assert told.value.uri == str(file)
     assert "\n" not in str(told.value)

@@ -147,5 +147,5 @@ def test_a_search_says_which_is_best_and_draws_are_sorted() -> None:
 def test_images_whose_numbers_are_not_finite_are_named(enabled: bool) -> None:
     generation = GenerationConfig(num_beams=1, sampling=SamplingConfig(enabled=enabled))
     decoded = {0: [-1.0], 1: [math.nan], 2: [-1.0], 3: [-math.inf]}
-    with pytest.raises(FloatingPointError, match=r"image 1, 3 of the batch"):
+    with pytest.raises(FloatingPointError, match="image 1, 3 "):
         captions(decoded, generation)

@@ -105,22 +105,22 @@ def configured(*path: str, value: str) -> Edit:
 
 
 REFUSED: dict[str, tuple[Edit, str]] = {
-    "bin": (only("pytorch_model.bin"), "only pickled weights"),
-    "pt": (only("model.pt"), r"only pickled weights \(model.pt\)"),
-    "pkl": (only("model.pkl"), "only pickled weights"),
-    "pickle as safetensors": (disguised, "model.safetensors: is a pickle under another name"),
-    "zip as safetensors": (zipped, "model.safetensors: is a pickle under another name"),
-    "pickle beside": (beside, "more.safetensors: is a pickle under another name"),
-    "index of a pickle": (indexed("weights.bin"), "names 'weights.bin'"),
-    "index out of the folder": (indexed("../x.safetensors"), "names '../x.safetensors', which is"),
-    "adapter": (adapted, "holds an adapter"),
+    "bin": (only("pytorch_model.bin"), r"\(pytorch_model\.bin\)"),
+    "pt": (only("model.pt"), r"\(model\.pt\)"),
+    "pkl": (only("model.pkl"), r"\(model\.pkl\)"),
+    "pickle as safetensors": (disguised, r"model\.safetensors: .*pickle"),
+    "zip as safetensors": (zipped, r"model\.safetensors: .*pickle"),
+    "pickle beside": (beside, r"more\.safetensors: .*pickle"),
+    "index of a pickle": (indexed("weights.bin"), r"'weights\.bin'"),
+    "index out of the folder": (indexed("../x.safetensors"), r"'\.\./x\.safetensors'"),
+    "adapter": (adapted, r"\(adapter_config\.json\)"),
     "kernel": (
         configured("attn_implementation", value="someone/kernel"),
-        'attn_implementation is "someone/kernel", which can fetch code',
+        'attn_implementation .*"someone/kernel"',
     ),
     "kernel of a part": (
         configured("text_config", "_attn_implementation", value="someone/kernel"),
-        'attn_implementation is "someone/kernel", which can fetch code',
+        'attn_implementation .*"someone/kernel"',
     ),
 }
 
@@ -143,8 +143,9 @@ def test_what_could_run_code_is_refused_in_one_line(
 def test_a_pickled_file_is_no_model(tmp_path: Path, trap: bytes, sprung: Path) -> None:
     file = tmp_path / "model.pt"
     file.write_bytes(trap)
-    with pytest.raises(ModelError, match="a pickled checkpoint, which can run code") as caught:
+    with pytest.raises(ModelError, match="pickle") as caught:
         find_model(str(file))
+    assert caught.value.uri == str(file)
     assert "\n" not in str(caught.value)
     assert not sprung.exists()
 
@@ -154,8 +155,9 @@ def test_the_loader_itself_unpickles_nothing(
     edit: Edit, folder: Path, trap: bytes, sprung: Path
 ) -> None:
     edit(folder, trap)
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError) as caught:
         load_network(folder, torch.float32)
+    assert caught.value.uri == str(folder / WEIGHT_FILE)
     assert not sprung.exists()
 
 
@@ -175,8 +177,9 @@ def test_a_clip_is_checked_alike(tmp_path: Path, trap: bytes, sprung: Path) -> N
     clip = save_clip(tmp_path / "clip")
     find_clip(str(clip))
     disguised(clip, trap)
-    with pytest.raises(ModelError, match="is a pickle under another name"):
+    with pytest.raises(ModelError, match="pickle") as caught:
         find_clip(str(clip))
+    assert caught.value.uri == str(clip / WEIGHT_FILE)
     assert not sprung.exists()
 
 

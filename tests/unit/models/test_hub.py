@@ -60,10 +60,11 @@ def test_a_node_without_the_files_fetches_the_commit(
     source = find_model("org/blip")
     use_hub(monkeypatch, hub.url, tmp_path / "other node")
     hub.refs["main"] = CONVERTED  # the branch has moved on since
-    with pytest.raises(ModelError, match="not a safetensors file"):  # nor can these weights be
+    with pytest.raises(ModelError) as caught:  # nor can these weights be loaded
         load_captioner(source, ModelConfig(), GenerationConfig())
     (snapshot,) = (tmp_path / "other node").glob("*/snapshots/*")
     assert snapshot.name == MAIN
+    assert caught.value.uri == str(snapshot / "model.safetensors")
 
 
 def conversion(num: int, author: str = "SFconvertbot") -> dict[str, Any]:
@@ -171,19 +172,19 @@ def test_an_adapter_of_the_hub_brings_its_model(hub: Hub, tmp_path: Path) -> Non
 
 def test_a_conversion_by_anybody_else_is_refused(pickled_hub: Hub) -> None:
     pickled_hub.discussions = [conversion(18, author="somebody")]
-    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+    with pytest.raises(ModelError, match="pickle"):
         find_model("org/blip")
 
 
 def test_a_conversion_of_older_weights_is_refused(pickled_hub: Hub) -> None:
     pickled_hub.files[MAIN]["pytorch_model.bin"] = b"trained further"
-    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+    with pytest.raises(ModelError, match="pickle"):
         find_model("org/blip")
 
 
 @pytest.mark.usefixtures("pickled_hub")
 def test_a_revision_asked_for_is_not_replaced() -> None:
-    with pytest.raises(ModelError, match="pickled weights, which can run code"):
+    with pytest.raises(ModelError, match="pickle"):
         find_model("org/blip@main")
     assert find_model("org/blip@refs/pr/18").revision == CONVERTED
 
@@ -191,11 +192,11 @@ def test_a_revision_asked_for_is_not_replaced() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        (401, "RepoNotFound", "neither a local folder nor a model on the Hub"),
-        (404, "RepoNotFound", "neither a local folder nor a model on the Hub"),
-        (403, "GatedRepo", "accept them on the model's page"),
-        (404, "RevisionNotFound", "no revision 'v9' on the Hub"),
-        (500, "", "cannot be downloaded from the Hub .*check the network"),
+        (401, "RepoNotFound", "private"),
+        (404, "RepoNotFound", "private"),
+        (403, "GatedRepo", "terms"),
+        (404, "RevisionNotFound", "'v9'"),
+        (500, "", "HF_HUB_OFFLINE"),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_line(
@@ -204,15 +205,16 @@ def test_what_the_hub_refuses_is_one_clear_line(
     hub.failure = (status, code)
     with pytest.raises(ModelError, match=message) as caught:
         find_model("org/blip@v9")
+    assert caught.value.uri == "org/blip"
     assert "\n" not in str(caught.value)
-    assert code == "RevisionNotFound" or "--model demo works offline" in str(caught.value)
+    assert code == "RevisionNotFound" or "--model demo" in str(caught.value)
 
 
 def test_no_way_to_the_hub_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
-    with pytest.raises(ModelError, match="cannot be downloaded from the Hub") as caught:
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE") as caught:
         find_model("org/blip")
-    assert "--model demo works offline" in str(caught.value)
+    assert "--model demo" in str(caught.value)
     assert "\n" not in str(caught.value)

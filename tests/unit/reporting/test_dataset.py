@@ -75,8 +75,9 @@ def test_an_evaluation_shows_the_images_that_its_dataset_holds(tmp_path: Path) -
 def test_an_unfinished_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d/_work").mkdir(parents=True)
     (tmp_path / "d/_work/plan.json").write_text("{}")
-    with pytest.raises(DatasetError, match="is not finished; run the same `raycap prepare`"):
+    with pytest.raises(DatasetError, match="raycap prepare") as caught:
         report([tmp_path / "d"], tmp_path / "page.html")
+    assert caught.value.uri == str(tmp_path / "d")
 
 
 def test_whatever_a_dataset_holds_stays_text(tmp_path: Path) -> None:

@@ -245,23 +245,26 @@ def test_a_page_is_read_from_and_written_to_buckets(tmp_path: Path, s3: S3) -> N
 def test_an_unfinished_output_is_refused(tmp_path: Path) -> None:
     output = write_captions(tmp_path / "o", [row("a.jpg")], [row("b.jpg")])
     (tmp_path / "o/captions/part-000001.parquet").unlink()
-    with pytest.raises(DatasetError, match="1 of 2 parts"):
+    with pytest.raises(DatasetError, match="1 of 2"):
         report([output], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
 def test_an_output_without_a_summary_is_refused(tmp_path: Path) -> None:
     output = write_output(open_store(str(tmp_path / "o"), StorageConfig()), [row("a.jpg")])
-    with pytest.raises(DatasetError, match=r"has no summary.json"):
+    with pytest.raises(DatasetError, match=r"summary\.json") as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(tmp_path / "o")
     (tmp_path / "o/summary.json").write_text('{"output": 3}')
-    with pytest.raises(DatasetError, match=r"summary.json: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(tmp_path / "o/summary.json")
 
 
 def test_a_folder_that_raycap_did_not_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"evaluation.json, .*run.json"):
+    with pytest.raises(DatasetError, match=r"evaluation\.json, .*run\.json") as caught:
         report([tmp_path], tmp_path / "page.html")
+    assert caught.value.uri == str(tmp_path)
 
 
 def test_wrong_addresses_are_refused(tmp_path: Path) -> None:
@@ -269,7 +272,8 @@ def test_wrong_addresses_are_refused(tmp_path: Path) -> None:
         report([], tmp_path / "page.html")
     with pytest.raises(ConfigError, match=rf"{tmp_path}/report.html"):
         report([tmp_path], tmp_path)
-    with pytest.raises(ConfigError, match="s3://bucket"):
-        report([tmp_path], "s3://bucket")
-    with pytest.raises(ConfigError, match="a web address cannot be listed or written"):
-        report([tmp_path], "https://example.org/report.html")
+    for destination in ("s3://bucket", "https://example.org/report.html"):
+        with pytest.raises(ConfigError) as caught:
+            report([tmp_path], destination)
+        assert caught.value.uri is not None
+        assert caught.value.uri in destination

@@ -20,13 +20,19 @@ from tests.support.search_samples import (
     trial,
     write_search,
 )
-from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup
+from tests.support.taken_apart import (
+    HOSTILE,
+    SVG,
+    Page,
+    assert_nothing_is_markup,
+    drawings,
+    told,
+)
 
 __all__ = ["pillow_as_it_was"]
 
 pytestmark = pytest.mark.usefixtures("pillow_as_it_was")
 
-SVG = "{http://www.w3.org/2000/svg}"
 NAN = float("nan")
 
 
@@ -34,18 +40,6 @@ def page_of(folder: Path, *args: Any, **changes: Any) -> Page:
     """Report on a search; its page stands in `page.html`."""
     report([write_search(folder / "search", *args, **changes)], folder / "page.html")
     return Page(folder / "page.html")
-
-
-def drawings(folder: Path) -> dict[str, ElementTree.Element]:
-    """The plots of `page.html`, by what they are called within the section."""
-    text = (folder / "page.html").read_text(encoding="utf-8")
-    found = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
-    names = [svg.attrib["aria-labelledby"].split("-plot-title")[0] for svg in found]
-    return {name.removeprefix("part-1-"): svg for name, svg in zip(names, found, strict=True)}
-
-
-def told(svg: ElementTree.Element) -> str:
-    return svg.findtext(f"{SVG}desc") or ""
 
 
 def test_a_search_shows_its_best_settings_its_trials_and_what_matters(tmp_path: Path) -> None:
@@ -294,8 +288,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, changes: dict[str, Any], plac
     output = write_search(tmp_path / "s")
     file = tmp_path / "s" / SEARCH
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(DatasetError, match=rf"tune.json: is damaged \({place}"):
+    with pytest.raises(DatasetError, match=place) as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)
     file.write_text("{")
-    with pytest.raises(DatasetError, match=r"tune.json: is not JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)

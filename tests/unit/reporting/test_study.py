@@ -24,13 +24,19 @@ from tests.support.study_samples import (
     unscored,
     write_study_sample,
 )
-from tests.support.taken_apart import HOSTILE, Page, assert_nothing_is_markup
+from tests.support.taken_apart import (
+    HOSTILE,
+    SVG,
+    Page,
+    assert_nothing_is_markup,
+    drawings,
+    told,
+)
 
 __all__ = ["pillow_as_it_was"]
 
 pytestmark = pytest.mark.usefixtures("pillow_as_it_was")
 
-SVG = "{http://www.w3.org/2000/svg}"
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NAN = float("nan")
 GROWTH = {"growth-score", "growth-words", "growth-loss", "growth-gap"}
@@ -41,18 +47,6 @@ def page_of(folder: Path, *args: Any, **changes: Any) -> Page:
     """Report on a study; its page stands in `page.html`."""
     report([write_study_sample(folder / "study", *args, **changes)], folder / "page.html")
     return Page(folder / "page.html")
-
-
-def drawings(folder: Path) -> dict[str, ElementTree.Element]:
-    """The plots of `page.html`, by what they are called within the section."""
-    text = (folder / "page.html").read_text(encoding="utf-8")
-    found = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
-    names = [svg.attrib["aria-labelledby"].split("-plot-title")[0] for svg in found]
-    return {name.removeprefix("part-1-"): svg for name, svg in zip(names, found, strict=True)}
-
-
-def told(svg: ElementTree.Element) -> str:
-    return svg.findtext(f"{SVG}desc") or ""
 
 
 def test_a_study_shows_what_to_conclude_and_its_systems(tmp_path: Path) -> None:
@@ -329,8 +323,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, changes: dict[str, Any], plac
     output = write_study_sample(tmp_path / "s")
     file = tmp_path / "s" / STUDY
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(DatasetError, match=rf"study.json: is damaged \({place}"):
+    with pytest.raises(DatasetError, match=place) as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)
     file.write_text("{")
-    with pytest.raises(DatasetError, match=r"study.json: is not JSON"):
+    with pytest.raises(DatasetError, match="JSON") as caught:
         report([output], tmp_path / "page.html")
+    assert caught.value.uri == str(file)

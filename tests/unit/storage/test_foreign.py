@@ -50,10 +50,10 @@ def test_an_object_is_written_replaced_read_and_deleted(store: Store) -> None:
     store.delete("x/a.json")
     store.delete("x/a.json")
     assert not store.exists("x/a.json")
-    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
-        store.read("x/a.json")
-    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such object"):
-        store.read_tail("x/a.json", 3)
+    for read in (store.read, lambda key: store.read_tail(key, 3)):
+        with pytest.raises(ObjectNotFound) as caught:
+            read("x/a.json")
+        assert caught.value.uri == store.address("x/a.json")
     with pytest.raises(ObjectNotFound):
         ImageReader(CONFIG).read(store.address("x/a.json"), 10)
 
@@ -92,8 +92,9 @@ def test_the_lock_keeps_a_second_writer_out(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.05)
     monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 2.0)
     with store.lock("lock.json") as lock:
-        with pytest.raises(RunConflict, match="another run is writing here"):
+        with pytest.raises(RunConflict) as caught:
             store.lock("lock.json").__enter__()
+        assert caught.value.uri == store.uri
         lock.check()
     if not isinstance(store, LocalStore):
         assert describe(store.read("lock.json")) == {"generation": 1, "released": True}
@@ -127,8 +128,9 @@ def test_faults_are_tried_again_and_told() -> None:
             store.read("a")
         assert caught.value.code == code
     FailingFileSystem.faults[:] = [PermissionError("not yours")]
-    with pytest.raises(StorageError, match="failing://bucket/a: not yours"):
+    with pytest.raises(StorageError, match="not yours") as refused:
         store.read("a")
+    assert refused.value.uri == "failing://bucket/a"
 
 
 @pytest.mark.parametrize(
@@ -138,19 +140,22 @@ def test_faults_are_tried_again_and_told() -> None:
 def test_a_missing_package_is_named_with_its_remedy(scheme: str, extra: str, package: str) -> None:
     if find_spec(package):
         pytest.skip(f"{package} is installed")
-    remedy = rf'{scheme}:// needs a package .*: pip install "raycap\[{extra}\]"'
-    with pytest.raises(ConfigError, match=remedy):
-        open_store(f"{scheme}://bucket/x", CONFIG)
-    with pytest.raises(ConfigError, match=remedy):
-        ImageReader(CONFIG).read(f"{scheme}://bucket/x.jpg", 100)
+    for attempt in (
+        lambda: open_store(f"{scheme}://bucket/x", CONFIG),
+        lambda: ImageReader(CONFIG).read(f"{scheme}://bucket/x.jpg", 100),
+    ):
+        with pytest.raises(ConfigError, match=rf'"raycap\[{extra}\]"') as caught:
+            attempt()
+        assert caught.value.uri == f"{scheme}://"
 
 
 def test_an_address_that_cannot_be_opened_is_a_wrong_setting() -> None:
-    with pytest.raises(ConfigError, match="nosuch:// is not a known kind of address"):
-        open_store("nosuch://bucket", CONFIG)
-    with pytest.raises(ConfigError, match="zip:// cannot be opened"):
-        open_store("zip://folder", CONFIG)
-    with pytest.raises(ConfigError, match="https://h/x: a web address cannot be listed"):
-        open_store("https://me:secret@h/x?access_token=1", CONFIG)
-    with pytest.raises(ConfigError, match="names no bucket"):
-        open_store("s3://", CONFIG)
+    for address, named in (
+        ("nosuch://bucket", "nosuch://"),
+        ("zip://folder", "zip://"),
+        ("https://me:secret@h/x?access_token=1", "https://h/x"),
+        ("s3://", "s3://"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            open_store(address, CONFIG)
+        assert caught.value.uri == named

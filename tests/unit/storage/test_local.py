@@ -52,8 +52,9 @@ def test_a_file_is_written_replaced_read_and_deleted(store: LocalStore) -> None:
     store.delete("x/a.json")
     store.delete("x/a.json")
     assert not store.exists("x/a.json")
-    with pytest.raises(ObjectNotFound, match=r"x/a\.json: no such file"):
+    with pytest.raises(ObjectNotFound) as caught:
         store.read("x/a.json")
+    assert caught.value.uri == store.address("x/a.json")
 
 
 def test_a_file_is_moved_in_whole(store: LocalStore, tmp_path: Path) -> None:
@@ -314,10 +315,11 @@ def test_what_may_not_be_read_does_not_end_a_survey(store: LocalStore, tmp_path:
 def test_what_is_no_regular_file_is_not_waited_for(store: LocalStore, address: str) -> None:
     fill(store, "x")
     os.mkfifo(store.address("pipe"))
-    with pytest.raises(ObjectNotFound, match="not a file"):
-        READER.read(address.format(store.uri), 100)
-    with pytest.raises(ObjectNotFound, match="not a file"):
-        READER.read_range(address.format(store.uri), 0, 100)
+    path = address.format(store.uri)
+    for read in (lambda: READER.read(path, 100), lambda: READER.read_range(path, 0, 100)):
+        with pytest.raises(ObjectNotFound, match=r" (pipe|device)") as caught:
+            read()
+        assert caught.value.uri == path
 
 
 def test_a_file_shorter_than_listed_is_transient(store: LocalStore) -> None:
@@ -379,8 +381,9 @@ def test_a_file_is_read_no_further_than_one_byte_beyond_the_limit(store: LocalSt
 def test_a_second_writer_is_refused_while_the_first_holds_the_lock(store: LocalStore) -> None:
     with store.lock("lock.json") as lock:
         lock.check()
-        with pytest.raises(RunConflict, match=f"another run is writing here.*{os.getpid()}"):
+        with pytest.raises(RunConflict, match=rf"\b{os.getpid()}\b") as caught:
             store.lock("lock.json").__enter__()
+        assert caught.value.uri == store.uri
     with store.lock("lock.json"):
         assert json.loads(store.read("lock.json"))["pid"] == os.getpid()
 
@@ -440,8 +443,9 @@ def test_no_link_that_another_has_put_there_is_written_through(
         Path(store.address(name)).symlink_to(other)
     store.write("a", b"x")
     assert store.create("b", b"x") is False
-    with pytest.raises(StorageError, match="lock"), store.lock("lock.json"):
+    with pytest.raises(StorageError) as caught, store.lock("lock.json"):
         pass
+    assert caught.value.uri == store.address("lock.json")
     assert other.read_text() == "dear"
     assert store.read("a") == b"x"
 

@@ -214,7 +214,7 @@ def test_the_watch_warns_once_and_names_the_epoch(tmp_path: Path) -> None:
     named = [r.overfits_since for r in ended.state.history if r.overfits_since is not None]
     assert named
     assert ended.told.warnings
-    assert ended.told.warnings[0].startswith(f"overfitting since epoch {named[0]}: ")
+    assert f"epoch {named[0]}: " in ended.told.warnings[0]
     assert len(ended.told.warnings) == len({*named}) or len(ended.told.warnings) < len(named)
     last = ended.state.history[-1]
     assert last.gap == pytest.approx(last.validation_loss - last.fitted_loss)
@@ -225,7 +225,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_image(tmp_path: P
     config = tiny_config(train={"batch_size": 5}, augment=PLAIN)
     with pytest.raises(RunStopped, match=r"step \d of epoch 1") as caught:
         train_here(tmp_path / "set", tmp_path / "out", config)
-    assert "nonfinite.json" in str(caught.value)
+    assert caught.value.uri == str(tmp_path / "out/nonfinite.json")
+    assert caught.value.setting is None
     told = json.loads((tmp_path / "out/nonfinite.json").read_text())
     assert told["suspects"] == ["000007.png"]
     assert len(told["image_ids"]) == 5
@@ -235,8 +236,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_image(tmp_path: P
 def test_diverged_weights_are_not_blamed_on_the_images(tmp_path: Path) -> None:
     write_dataset(str(tmp_path / "set"), "train:20", "validation:4")
     config = tiny_config(train={"batch_size": 5, "lr": 1e30}, augment=PLAIN)
-    with pytest.raises(RunStopped, match=r"lower train\.lr or optimizer\.clip_norm"):
+    with pytest.raises(RunStopped, match=r"optimizer\.clip_norm") as caught:
         train_here(tmp_path / "set", tmp_path / "out", config)
+    assert caught.value.setting == "train.lr"
 
 
 def test_too_little_memory_means_smaller_micro_batches_and_a_warning(
@@ -257,8 +259,9 @@ def test_too_little_memory_means_smaller_micro_batches_and_a_warning(
 
 
 def test_too_little_memory_for_one_image_is_one_clear_line(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="gradient_checkpointing"):
+    with pytest.raises(ModelError, match="gradient_checkpointing") as caught:
         train_here(dataset, tmp_path, tiny_config(), models=tiny_models(most_images=0))
+    assert caught.value.setting == "train.precision"
 
 
 def test_damaged_images_are_counted_and_the_rest_is_trained_on(tmp_path: Path) -> None:
@@ -270,15 +273,17 @@ def test_damaged_images_are_counted_and_the_rest_is_trained_on(tmp_path: Path) -
 def test_a_step_without_any_image_stops_the_run(tmp_path: Path) -> None:
     bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in range(8)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
-    with pytest.raises(DatasetError, match=r"8 images of step 1 of epoch 1 .*embed\.enabled"):
+    with pytest.raises(DatasetError, match=r"\b8 .*step 1 .*epoch 1 ") as caught:
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
+    assert caught.value.setting == "embed.enabled"
 
 
 def test_a_validation_split_without_any_image_stops_the_run(tmp_path: Path) -> None:
     bad: dict[str, Any] = {f"n{number:06d}": b"no image" for number in (8, 9)}
     write_dataset(str(tmp_path / "set"), "train:8", "validation:2", **bad)
-    with pytest.raises(DatasetError, match=r"validation .*embed\.enabled"):
+    with pytest.raises(DatasetError, match="validation") as caught:
         train_here(tmp_path / "set", tmp_path / "out", tiny_config())
+    assert caught.value.setting == "embed.enabled"
 
 
 def test_a_picture_of_augmented_images_is_written_before_training(

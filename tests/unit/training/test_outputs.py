@@ -107,8 +107,9 @@ def test_a_training_comes_back_and_a_damaged_one_is_named(tmp_path: Path) -> Non
     write_training(store, training())
     assert read_training(store) == training()
     (tmp_path / "training.json").write_text('{"output": 1}')
-    with pytest.raises(DatasetError, match=r"training\.json: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         read_training(store)
+    assert caught.value.uri == str(tmp_path / "training.json")
 
 
 def test_how_the_work_is_spread_is_no_part_of_a_runs_fingerprint() -> None:
@@ -197,8 +198,9 @@ def test_without_its_package_event_files_are_an_error_that_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ConfigError, match=r"needs the extra raycap\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"raycap\[tensorboard\]") as caught:
         write_events(open_store(str(tmp_path), StorageConfig()), record(1))
+    assert caught.value.setting == "train.tensorboard"
 
 
 def test_a_terminal_shows_a_bar_and_a_line_for_each_epoch() -> None:
@@ -234,7 +236,7 @@ def test_the_result_names_the_best_epoch_what_was_unreadable_and_the_watch() -> 
     rising = [record(1), record(2, validation_loss=2.5, fitted_loss=1.5)]
     rising.append(record(3, validation_loss=2.75, fitted_loss=1.0))
     rows = dict(training_rows(training(history=rising, overfits_since=2)))
-    assert rows["watch"].startswith("overfitting since epoch 2: ")
+    assert "epoch 2" in rows["watch"]
     sink = io.StringIO()
     Console(file=sink, width=140).print(epoch_table(found.history, best=1))
     lines = sink.getvalue().splitlines()

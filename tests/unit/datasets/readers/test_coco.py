@@ -156,13 +156,13 @@ def test_the_folder_of_images_may_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "before byte 1: cannot be read as JSON: "),
-        (coco()[:-30], f"before byte {len(coco()) - 29}: cannot be read as JSON: "),
-        (coco().replace('"licenses"', "licenses"), "cannot be read as JSON"),
-        (coco() + "}", "cannot be read as JSON"),
-        ('{"info": 1}', "has neither 'images' nor 'annotations'"),
-        ("[]", "looks like 'list'"),
-        ('{"images": [{"sentences": []}]}', "looks like 'karpathy'"),
+        ("", "byte 1: .*JSON"),
+        (coco()[:-30], f"byte {len(coco()) - 29}: .*JSON"),
+        (coco().replace('"licenses"', "licenses"), "JSON"),
+        (coco() + "}", "JSON"),
+        ('{"info": 1}', "'images' nor 'annotations'"),
+        ("[]", "'list'"),
+        ('{"images": [{"sentences": []}]}', "'karpathy'"),
     ],
 )
 def test_the_error_for_a_damaged_file_is_one_line(tmp_path: Path, content: str, words: str) -> None:
@@ -175,8 +175,9 @@ def test_the_error_for_a_damaged_file_is_one_line(tmp_path: Path, content: str, 
 
 def test_a_folder_without_such_a_file_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"notes.json": "{}", "deep/er/captions.json": coco()})
-    with pytest.raises(ConfigError, match="no coco annotations"):
+    with pytest.raises(ConfigError, match="coco") as caught:
         read(tmp_path, AnnotationFormat.COCO)
+    assert caught.value.uri == str(tmp_path)
 
 
 KARPATHY: dict[str, Any] = {
@@ -243,15 +244,16 @@ def test_karpathys_images_are_found_with_and_without_their_folders(
 def test_the_error_for_an_unknown_split_states_its_row(tmp_path: Path) -> None:
     items = {"images": [{"filename": "a.jpg", "sentences": [], "split": "minival"}]}
     write(tmp_path, {"dataset.json": json.dumps(items)})
-    words = r"dataset\.json: row 1 has the split 'minival'; allowed are train \(training, restval\)"
-    with pytest.raises(DatasetError, match=words):
+    with pytest.raises(DatasetError, match=r"row 1 .*'minival'.*\(training, restval\)") as caught:
         read(tmp_path / "dataset.json")
+    assert caught.value.uri == str(tmp_path / "dataset.json")
 
 
 def test_a_file_in_another_format_than_karpathys_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"c.json": coco()})
-    with pytest.raises(DatasetError, match=r"c\.json: .*Karpathy"):
+    with pytest.raises(DatasetError, match="Karpathy") as caught:
         read(tmp_path / "c.json", AnnotationFormat.KARPATHY)
+    assert caught.value.uri == str(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

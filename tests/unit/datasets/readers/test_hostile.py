@@ -98,8 +98,9 @@ def test_damage_at_random_gives_rows_or_one_clear_line(
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"images": [{"file_name": ['])
 def test_json_nested_without_end_is_an_error(tmp_path: Path, name: str, opening: str) -> None:
     write(tmp_path, {name: opening * 200_000})
-    with pytest.raises(RaycapError, match=f"{name}: .*it is nested more than 100 deep"):
+    with pytest.raises(RaycapError, match=r"\b100 ") as caught:
         read(tmp_path / name)
+    assert caught.value.uri == str(tmp_path / name)
 
 
 @given(
@@ -138,7 +139,7 @@ def test_depth_does_not_depend_on_the_block_size(value: Any, size: int) -> None:
 
     data, found = read_nested(MAX_DEPTH - depth(value))
     assert found == data
-    with pytest.raises(ValueError, match="nested more than 100 deep"):
+    with pytest.raises(ValueError, match=r"\b100 "):
         read_nested(3 * MAX_DEPTH)
 
 
@@ -147,10 +148,12 @@ def test_numbers_without_end_are_no_ids(tmp_path: Path) -> None:
     image = f'{{"id": {number}, "file_name": "1.jpg"}}'
     write(tmp_path, {"c.json": f'{{"images": [{image}], "annotations": []}}'})
     write(tmp_path, {"l.jsonl": f'{{"image_id": {number}, "caption": "x"}}'})
-    with pytest.raises(RaycapError, match=r"c\.json: .*it has a number of more than 4,000 digits"):
+    with pytest.raises(RaycapError, match="4,000 digits") as caught:
         read(tmp_path / "c.json")
-    with pytest.raises(RaycapError, match=r"l\.jsonl: at row 1: .*4300 digits"):
+    assert caught.value.uri == str(tmp_path / "c.json")
+    with pytest.raises(RaycapError, match=r"row 1: .*4300 digits") as caught:
         read(tmp_path / "l.jsonl")
+    assert caught.value.uri == str(tmp_path / "l.jsonl")
 
 
 def test_names_that_lead_out_of_the_folder_are_only_names(tmp_path: Path) -> None:

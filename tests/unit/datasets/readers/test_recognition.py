@@ -81,7 +81,7 @@ def test_a_folder_without_captions_is_an_error_with_all_formats(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, {"1.jpg": "x", "model.json": '{"layers": 3}'})
-    with pytest.raises(ConfigError, match="of a known format") as caught:
+    with pytest.raises(ConfigError) as caught:
         read(tmp_path)
     message = str(caught.value)
     assert caught.value.uri == str(tmp_path)
@@ -107,19 +107,21 @@ def test_the_command_line_offers_every_format() -> None:
 
 
 def test_a_source_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere"):
-        read(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="https://host"):
-        read("https://host/captions.json")
+    for source in (str(tmp_path / "nowhere"), "https://host"):
+        with pytest.raises(ConfigError) as caught:
+            read(source)
+        assert caught.value.uri == source
 
 
 def test_the_error_for_an_unknown_file_lists_the_formats(tmp_path: Path) -> None:
     write(tmp_path, {"1.jpg": "x", "notes.json": '{"a": 1}', "half.json": '{"images": ['})
     for name in ("1.jpg", "notes.json"):
-        with pytest.raises(ConfigError, match=rf"{name}: .*coco, kar"):
+        with pytest.raises(ConfigError, match=", ".join(FORMATS)) as refused:
             read(tmp_path / name)
-    with pytest.raises(DatasetError, match=r"half\.json: before byte .*: cannot be read as JSON"):
+        assert refused.value.uri == str(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"byte .*JSON") as caught:
         read(tmp_path / "half.json")
+    assert caught.value.uri == str(tmp_path / "half.json")
 
 
 @pytest.mark.parametrize("kind", set(AnnotationFormat) - {AnnotationFormat.SIDECAR})
@@ -128,16 +130,19 @@ def test_a_given_format_must_be_there(tmp_path: Path, kind: AnnotationFormat) ->
     with pytest.raises((ConfigError, DatasetError)) as caught:
         read(tmp_path, kind)
     assert caught.value.uri == str(tmp_path)
-    with pytest.raises(ConfigError, match=rf"1\.jpg: {kind} annotations"):
+    with pytest.raises(ConfigError, match=kind) as refused:
         read(tmp_path / "1.jpg", kind)
+    assert refused.value.uri == str(tmp_path / "1.jpg")
 
 
 def test_a_caption_dataset_is_not_a_source_of_another(tmp_path: Path) -> None:
     picture(tmp_path / "photos" / "1.jpg")
     config = validate_config(PrepareConfig, {})
     make_dataset(tmp_path / "dataset", folder_rows(tmp_path / "photos"), config)
-    with pytest.raises(ConfigError, match="dataset: is already"):
+    with pytest.raises(ConfigError) as caught:
         read(tmp_path / "dataset")
+    assert caught.value.uri == str(tmp_path / "dataset")
+    assert not any(name in str(caught.value) for name in FORMATS), "no format would help"
 
 
 def state_of(source: Path) -> str:

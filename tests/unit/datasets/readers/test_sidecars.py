@@ -110,5 +110,6 @@ def test_images_may_be_in_another_folder(tmp_path: Path) -> None:
 
 def test_images_without_any_captions_are_no_annotations(tmp_path: Path) -> None:
     write(tmp_path, {"1.jpg": "x", "notes.txt": "to do"})
-    with pytest.raises(ConfigError, match=r"images with a \.txt each"):
+    with pytest.raises(ConfigError, match=r" \.txt ") as caught:
         read(tmp_path)
+    assert caught.value.uri == str(tmp_path)

@@ -108,8 +108,9 @@ def test_splits_come_from_a_column(tmp_path: Path, kind: str) -> None:
 def test_the_error_for_an_unknown_split_states_its_row(tmp_path: Path) -> None:
     rows = [{"path": "1.jpg", "caption": "x", "split": split} for split in ("train", "holdout")]
     write(tmp_path, {"list.csv": separated(rows)})
-    with pytest.raises(DatasetError, match=r"list\.csv: row 2 has the split 'holdout'; allowed "):
+    with pytest.raises(DatasetError, match=r"row 2 .*'holdout'") as caught:
         read(tmp_path / "list.csv")
+    assert caught.value.uri == str(tmp_path / "list.csv")
 
 
 def test_parts_of_a_table_are_read_as_one_with_the_splits_of_their_names(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_lists_nested_without_end_are_texts_or_one_clear_line(tmp_path: Path, na
     if name == "l.csv":
         assert captions(read(tmp_path / name)) == [("1.jpg", deep)]
     else:
-        with pytest.raises(DatasetError, match="at row 1"):
+        with pytest.raises(DatasetError, match="row 1"):
             read(tmp_path / name)
 
 
@@ -314,9 +315,9 @@ def test_parquet_of_dictionaries_and_large_strings_is_read(tmp_path: Path) -> No
     [
         (
             {"file_name": "1.jpg"},
-            r"has no column of captions \(looked for caption, .*; its columns ",
+            r"captions \(.*caption, .*file_name$",
         ),
-        ({"caption": "x"}, r"has no column of images \(looked for uri, .*are caption$"),
+        ({"caption": "x"}, r"images \(.*uri, .* caption$"),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,27 +325,29 @@ def test_the_error_for_a_missing_column_lists_the_existing_ones(
     tmp_path: Path, kind: str, content: dict[str, Any], words: str
 ) -> None:
     write(tmp_path, {f"list.{kind}": KINDS[kind]([content])})
-    with pytest.raises(DatasetError, match=rf"list\.{kind}: {words}"):
+    with pytest.raises(DatasetError, match=words) as caught:
         read(tmp_path / f"list.{kind}")
+    assert caught.value.uri == str(tmp_path / f"list.{kind}")
 
 
 def test_embedded_images_in_a_table_are_an_error(tmp_path: Path) -> None:
     table = pa.table({"image": [{"bytes": b"x", "path": "1.jpg"}], "caption": ["x"]})
     write(tmp_path, {"list.parquet": parquet(table)})
-    with pytest.raises(DatasetError, match=r"list\.parquet: column .image."):
+    with pytest.raises(DatasetError, match="'image'") as caught:
         read(tmp_path / "list.parquet")
+    assert caught.value.uri == str(tmp_path / "list.parquet")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("a.jsonl", '{"file_name": "1.jpg", "caption": "x"}\n{"file_name"', "at row 2"),
-        ("b.jsonl", "[" * 100_000, "at row 1"),
-        ("c.json", '[{"file_name": "1.jpg", "caption": "x"}, ', "before byte 42"),
-        ("d.csv", "file_name,caption\n1.jpg," + "x" * 5_000_000, "at row 1"),
-        ("e.csv", 'file_name,caption\n1.jpg,x\n2.jpg,"y', "at row 2"),
-        ("f.tsv", 'file_name\tcaption\n1.jpg\t"y\n2.jpg\tz', "at row 1"),
-        ("g.parquet", "PAR1 and nothing else PAR1", "at row 1"),
+        ("a.jsonl", '{"file_name": "1.jpg", "caption": "x"}\n{"file_name"', "row 2"),
+        ("b.jsonl", "[" * 100_000, "row 1"),
+        ("c.json", '[{"file_name": "1.jpg", "caption": "x"}, ', "byte 42"),
+        ("d.csv", "file_name,caption\n1.jpg," + "x" * 5_000_000, "row 1"),
+        ("e.csv", 'file_name,caption\n1.jpg,x\n2.jpg,"y', "row 2"),
+        ("f.tsv", 'file_name\tcaption\n1.jpg\t"y\n2.jpg\tz', "row 1"),
+        ("g.parquet", "PAR1 and nothing else PAR1", "row 1"),
     ],
 )
 def test_the_error_for_a_damaged_table_states_the_position(
@@ -353,10 +356,9 @@ def test_the_error_for_a_damaged_table_states_the_position(
     write(tmp_path, {name: content})
     kind = name.rpartition(".")[2]
     what = "JSON" if kind == "json" else kind
-    with pytest.raises(
-        DatasetError, match=rf"{name}: {place}: cannot be read as {what}: "
-    ) as caught:
+    with pytest.raises(DatasetError, match=rf"{place}: .*{what}: ") as caught:
         read(tmp_path / name)
+    assert caught.value.uri == str(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 

@@ -167,20 +167,24 @@ def test_names_that_are_not_utf_8_are_percent_encoded(tmp_path: Path) -> None:
 def test_a_truncated_tar_is_an_error_and_not_a_shorter_tar(tmp_path: Path, cut: int) -> None:
     path = tar(tmp_path / "a.tar", SAMPLES)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DatasetError, match=r"a\.tar: is damaged before byte [\d,]+"):
+    with pytest.raises(DatasetError, match=r"byte [\d,]+") as caught:
         read(path)
+    assert caught.value.uri == str(path)
 
 
 def test_a_compressed_tar_is_an_error(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.addfile(tarfile.TarInfo("a.jpg"))
-    with pytest.raises(DatasetError, match="not an uncompressed tar"):
+    with pytest.raises(DatasetError, match="uncompressed") as caught:
         read(tmp_path / "a.tar")
+    assert caught.value.uri == str(tmp_path / "a.tar")
 
 
 def test_tars_contain_their_images(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", SAMPLES)
-    with pytest.raises(ConfigError, match="tars contain their images"):
+    with pytest.raises(ConfigError) as refused:
         read(tmp_path, images=tmp_path)
-    with pytest.raises(DatasetError, match=r"none: .*\.tar"):
+    assert refused.value.uri == str(tmp_path)
+    with pytest.raises(DatasetError, match=r"\.tar") as caught:
         read(write(tmp_path / "none", {"1.jpg": "x"}), AnnotationFormat.WEBDATASET)
+    assert caught.value.uri == str(tmp_path / "none")

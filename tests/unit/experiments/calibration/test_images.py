@@ -54,9 +54,9 @@ def test_the_choice_is_repeatable_and_a_smaller_one_is_a_subset(tmp_path: Path) 
 def test_a_split_that_is_missing_or_too_small_is_one_clear_line(tmp_path: Path) -> None:
     store = write_tiny(str(tmp_path / "data"), "train:3", "validation:1")
     dataset = open_dataset(store.uri, StorageConfig())
-    with pytest.raises(DatasetError, match="no split 'test'; there are: train, validation"):
+    with pytest.raises(DatasetError, match=r"'test'.* train, validation"):
         choose_images(dataset, "test", 10)
-    with pytest.raises(DatasetError, match="'validation' has 1 image"):
+    with pytest.raises(DatasetError, match=r"'validation' .*\b1 image"):
         choose_images(dataset, "validation", 10)
 
 

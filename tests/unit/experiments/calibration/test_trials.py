@@ -76,8 +76,9 @@ def test_trials_on_other_images_are_not_mixed(tmp_path: Path) -> None:
     other = SliceRecord(
         num_images=2, num_unreadable=2, digest="cd", num_references=4, lengths=IMAGES.lengths
     )
-    with pytest.raises(RunConflict, match=r"3 images .* 2 can be read"):
+    with pytest.raises(RunConflict, match=r"\b3 images .*\b2 ") as caught:
         TrialLog(tmp_path).start(other)
+    assert caught.value.uri == str(tmp_path)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"trial": {"cider_d": "high"}}'])
@@ -85,8 +86,9 @@ def test_a_damaged_log_is_one_clear_line(line: str, tmp_path: Path) -> None:
     filled(tmp_path)
     with (tmp_path / TRIALS).open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(DatasetError, match=r"trials\.jsonl: is damaged") as caught:
+    with pytest.raises(DatasetError) as caught:
         TrialLog(tmp_path)
+    assert caught.value.uri == str(tmp_path / TRIALS)
     assert "\n" not in str(caught.value)
 
 

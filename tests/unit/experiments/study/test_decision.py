@@ -1,5 +1,6 @@
 """Conclusions of a study, and its summary in Markdown."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,11 @@ def comparison(p_value: float) -> Comparison:
     )
 
 
+def in_order(line: str, *facts: str) -> bool:
+    """Whether a line states these facts in this order."""
+    return re.search(".*".join(map(re.escape, facts)), line) is not None
+
+
 def study(found: list[SystemRecord]) -> Study:
     return Study(
         output="/study",
@@ -123,30 +129,31 @@ def study(found: list[SystemRecord]) -> Study:
 
 def test_the_best_main_system_is_chosen_and_compared_with_the_second() -> None:
     lines = decide(systems(), [comparison(0.002)], 17.4)
-    assert lines[0] == (
-        "Take blip-finetuned: the best CIDEr-D, 6.900 [6.800, 7.000], at a cost of 70.0 s. It is "
-        "3.300 ahead of blip-calibrated, a difference beyond chance (p = 0.002, paired bootstrap)."
+    assert in_order(
+        lines[0],
+        *("blip-finetuned", "CIDEr-D", "6.900 [6.800, 7.000]", "70.0 s"),
+        *("3.300", "blip-calibrated", "p = 0.002"),
     )
-    assert lines[1] == (
-        "References have 17.4 words per caption; blip-finetuned writes 17.1, blip-pretrained 7.8."
-    )
+    assert in_order(lines[1], "17.4 words", "blip-finetuned", "17.1", "blip-pretrained", "7.8")
 
 
 def test_a_difference_that_may_be_chance_is_called_so() -> None:
-    assert "that chance may explain (p = 0.400" in decide(systems(), [comparison(0.4)], 17.4)[0]
+    sure, unsure = (decide(systems(), [comparison(p)], 17.4)[0] for p in (0.002, 0.4))
+    assert "p = 0.400" in unsure
+    assert unsure.replace("0.400", "0.002") != sure
 
 
 def test_calibration_overfitting_augmentation_and_growth_have_their_lines() -> None:
-    text = "\n".join(decide(systems(), [], 17.4))
-    assert "16.9 of 17.4 words and CIDEr-D 3.600: fine-tuning is worth +3.300 more" in text
-    assert "hybrid: validation loss 1.200, +0.300 from the training images" in text
-    assert "it overfits from epoch 4 on" in text
-    assert (
-        "Augmentation changes hybrid by +0.100 CIDEr-D and its generalisation gap by -0.200" in text
-    )
-    assert "Growing the training set of hybrid from 25% to 100% changes CIDEr-D by +0.800" in text
-    assert "blip-finetuned: validation" in text
-    assert "of blip-finetuned from" not in text
+    lines = decide(systems(), [], 17.4)
+    for facts in (
+        ("16.9", "17.4 words", "CIDEr-D 3.600", "+3.300"),
+        ("hybrid", "validation", "1.200", "+0.300", "epoch 4"),
+        ("hybrid", "+0.100 CIDEr-D", "-0.200"),
+        ("hybrid", "25%", "100%", "CIDEr-D", "+0.800"),
+        ("blip-finetuned", "validation"),
+    ):
+        assert any(in_order(line, *facts) for line in lines), facts
+    assert [line for line in lines if "25%" in line and "blip-finetuned" in line] == []
 
 
 def test_a_system_with_one_caption_for_all_images_is_named() -> None:
@@ -154,18 +161,15 @@ def test_a_system_with_one_caption_for_all_images_is_named() -> None:
     found[0] = replace(found[0], scores=found[0].scores | {"different_captions": Score(value=1.0)})
     found[1] = replace(found[1], scores=found[1].scores | {"different_captions": Score(value=2.0)})
 
-    lines = [line for line in decide(found, [], 17.4) if "same caption" in line]
-
-    assert lines == [
-        f"{found[0].name} writes the same caption for every image: it has learned how people "
-        "write, not what the images show."
-    ]
+    (line,) = set(decide(found, [], 17.4)) - set(decide(systems(), [], 17.4))
+    assert in_order(line, found[0].name)
+    assert found[1].name not in line
 
 
 def test_nothing_is_concluded_without_scores() -> None:
     waiting = [SystemRecord(name="hybrid", role="hybrid", is_main=True)]
     assert pick_best(waiting) is None
-    assert decide(waiting, [], 17.4) == ["No system was scored."]
+    assert len(decide(waiting, [], 17.4)) == 1
 
 
 def test_a_smaller_subset_is_never_the_best() -> None:
@@ -187,7 +191,7 @@ def test_the_summary_has_the_table_the_others_and_the_failed() -> None:
     ) in rows
     assert "| hybrid | - | - | - | - | - | - | - | - | - |" in rows
     assert "- hybrid: no memory" in text
-    assert "## On less data, and without augmentation" in text
+    assert sum(line.startswith("## ") for line in text.splitlines()) == 4
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -203,5 +207,6 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("systems/hybrid/system.json", b'{"name": "hybrid"}')
-    with pytest.raises(DatasetError, match=r"system\.json: is damaged \(role: Field required\)"):
+    with pytest.raises(DatasetError, match="role") as caught:
         SYSTEMS.read_ended(store, ["hybrid"])
+    assert caught.value.uri == store.address("systems/hybrid/system.json")

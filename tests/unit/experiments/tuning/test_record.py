@@ -141,23 +141,25 @@ def test_values_that_are_no_numbers_come_back_too(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "fact"),
     [
-        ("{", r"trial\.json: is not JSON"),
-        ('{"name": "t-1"}', r"trial\.json: is damaged \(params: .*delete it, and run the same"),
-        ('{"name": "t-1", "params": {}, "status": "lost"}', r"is damaged \(status: "),
+        ("{", "JSON"),
+        ('{"name": "t-1"}', "params"),
+        ('{"name": "t-1", "params": {}, "status": "lost"}', "status"),
     ],
 )
-def test_a_damaged_trial_is_named(store: Store, content: str, told: str) -> None:
+def test_a_damaged_trial_is_named(store: Store, content: str, fact: str) -> None:
     store.write("trials/t-1/trial.json", content.encode())
-    with pytest.raises(DatasetError, match=told):
+    with pytest.raises(DatasetError, match=fact) as caught:
         TRIALS.read_ended(store)
+    assert caught.value.uri == store.address("trials/t-1/trial.json")
 
 
 def test_a_damaged_search_is_named(store: Store) -> None:
     store.write("tune.json", b'{"output": 1}')
-    with pytest.raises(DatasetError, match=r"tune\.json: is damaged \(output: .*delete it"):
+    with pytest.raises(DatasetError, match="output") as caught:
         read_search(store)
+    assert caught.value.uri == store.address("tune.json")
 
 
 def test_the_table_has_a_row_a_trial_and_its_settings_as_columns(

@@ -256,7 +256,7 @@ def test_a_missing_compiler_is_told_in_one_line(folder: Path) -> None:
     with settings.patch(absent), pytest.raises(ModelError) as caught:
         BlipCaptioner.from_pretrained(folder, COMPILED, GenerationConfig())
     message = str(caught.value)
-    assert message.startswith("model.compile=true: torch.compile does not work on this machine's ")
+    assert caught.value.setting == "model.compile"
     assert "g++" in message
     assert "\n" not in message
     torch._dynamo.reset()
@@ -282,8 +282,9 @@ def test_other_kinds_are_refused_in_one_line(kind: str) -> None:
 def test_a_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     config = CaptionConfig(model=ModelConfig(name="stub", compile=True))
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ModelError, match=r"model\.compile=true"):
+    with pytest.raises(ModelError) as caught:
         caption(tmp_path / "photos", tmp_path / "captions", config=config)
+    assert caught.value.setting == "model.compile"
     assert not list((tmp_path / "captions").glob("**/*.json"))
 
 

@@ -76,7 +76,7 @@ def test_numbers_that_are_not_finite_name_their_image(
     images = np.zeros((3, SIDE_PX, SIDE_PX, 3), np.uint8)
     assert len(captioner.caption(images)) == 3
     images[1] = 255
-    with pytest.raises(FloatingPointError, match="image 1 of"):
+    with pytest.raises(FloatingPointError, match="image 1 "):
         captioner.caption(images)
 
 
@@ -121,33 +121,26 @@ def test_an_accelerator_that_does_not_tell_gets_fp16(monkeypatch: pytest.MonkeyP
 
 def test_a_caption_longer_than_the_model_can_write_is_refused(load: Load) -> None:
     load(GenerationConfig(max_new_tokens=64, num_beams=1)).caption(random_pixels(1))
-    with pytest.raises(ModelError, match="at most 61"):
+    with pytest.raises(ModelError, match=r"\b61 ") as caught:
         load(GenerationConfig(max_new_tokens=62, prompt="a picture of"))
-
-
-def test_missing_weights_are_refused(folder: Path, tmp_path: Path) -> None:
-    copied = copy_folder(folder, tmp_path)
-    config = json.loads((copied / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 3
-    (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"the weights lack \d+ tensors"):
-        BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
+    assert caught.value.setting == "generation.max_new_tokens"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "at_fault"),
     [
-        ("model.safetensors", b"not weights", "not a safetensors file"),
-        ("tokenizer.json", b"{}", "cannot be loaded as BLIP"),
+        ("model.safetensors", b"not weights", "model.safetensors"),
+        ("tokenizer.json", b"{}", ""),
     ],
 )
 def test_broken_files_are_a_model_error(
-    name: str, content: bytes, message: str, folder: Path, tmp_path: Path
+    name: str, content: bytes, at_fault: str, folder: Path, tmp_path: Path
 ) -> None:
     copied = copy_folder(folder, tmp_path)
     (copied / name).write_bytes(content)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError) as caught:
         BlipCaptioner.from_pretrained(copied, FP32, GenerationConfig())
+    assert caught.value.uri == str(copied / at_fault)
 
 
 def test_nothing_is_written_to_the_terminal(load: Load, capfd: pytest.CaptureFixture[str]) -> None:

@@ -113,21 +113,24 @@ def test_the_digest_ignores_what_does_not(folder: Path) -> None:
 FOUND_FAULTS: dict[str, tuple[Edit, str]] = {
     "contradiction": (
         edit_json("raycap.json", kind="hybrid"),
-        "'hybrid' by raycap.json",
+        r"'hybrid' .*raycap\.json",
     ),
     "unknown kind": (edit_json("config.json", model_type="gru"), "'gru'"),
-    "no architecture": (edit_json("config.json", architecture=None), "config.json: architecture: "),
-    "bad value": (edit_architecture(width="wide"), "architecture.width: "),
-    "unknown setting": (edit_architecture(colour=1), "architecture.colour: Extra inputs"),
+    "no architecture": (
+        edit_json("config.json", architecture=None),
+        r"config\.json: architecture: ",
+    ),
+    "bad value": (edit_architecture(width="wide"), r"architecture\.width: "),
+    "unknown setting": (edit_architecture(colour=1), r"architecture\.colour: "),
     "bad heads": (edit_architecture(num_heads=5), "num_heads=5 .*width=96"),
-    "bad vocabulary": (edit_json("config.json", vocabulary_size="x"), "vocabulary_size is 'x'"),
-    "no weights": (remove("model.safetensors"), "no model.safetensors"),
+    "bad vocabulary": (edit_json("config.json", vocabulary_size="x"), "vocabulary_size .*'x'"),
+    "no weights": (remove("model.safetensors"), r"model\.safetensors"),
     "pickle": (
         lambda folder: (folder / "model.safetensors").rename(folder / "model.bin"),
-        "only pickled weights",
+        r"\(model\.bin\)",
     ),
-    "no tokenizer": (remove("tokenizer.json"), "no tokenizer.json"),
-    "no preprocessor": (remove("preprocessor_config.json"), "no preprocessor_config.json"),
+    "no tokenizer": (remove("tokenizer.json"), r"tokenizer\.json"),
+    "no preprocessor": (remove("preprocessor_config.json"), r"preprocessor_config\.json"),
     "another size": (
         edit_json("preprocessor_config.json", size=32),
         "32x32 .* 48x48",
@@ -135,37 +138,39 @@ FOUND_FAULTS: dict[str, tuple[Edit, str]] = {
 }
 
 
-@pytest.mark.parametrize(("edit", "message"), FOUND_FAULTS.values(), ids=FOUND_FAULTS)
-def test_a_faulty_folder_is_one_clear_line(edit: Edit, message: str, folder: Path) -> None:
+@pytest.mark.parametrize(("edit", "fact"), FOUND_FAULTS.values(), ids=FOUND_FAULTS)
+def test_a_faulty_folder_is_one_clear_line(edit: Edit, fact: str, folder: Path) -> None:
     edit(folder)
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ModelError, match=fact) as caught:
         find_model(str(folder))
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-LOADED_FAULTS: dict[str, tuple[Edit, str]] = {
+LOADED_FAULTS: dict[str, tuple[Edit, str, str]] = {  # with the file at fault, and a fact
     "broken weights": (
         lambda folder: (folder / "model.safetensors").write_bytes(b"none"),
-        "not a safetensors file",
+        "model.safetensors",
+        "",
     ),
-    "missing weight": (without_a_weight, "cannot be loaded as transformer .*norm.weight"),
-    "other width": (edit_architecture(width=48), "cannot be loaded as transformer .*size mismatch"),
-    "other encoder": (edit_architecture(encoder="resnet50"), "cannot be loaded as transformer"),
+    "missing weight": (without_a_weight, "", r"transformer .*norm\.weight"),
+    "other width": (edit_architecture(width=48), "", "transformer .*size mismatch"),
+    "other encoder": (edit_architecture(encoder="resnet50"), "", "transformer"),
     "broken tokenizer": (
         lambda folder: (folder / "tokenizer.json").write_text("{}"),
-        "cannot be read as a tokenizer",
+        "tokenizer.json",
+        "",
     ),
-    "other tokens": (edit_json("config.json", vocabulary_size=7), "weights are for 7"),
+    "other tokens": (edit_json("config.json", vocabulary_size=7), "", r"\b7\b"),
 }
 
 
-@pytest.mark.parametrize(("edit", "message"), LOADED_FAULTS.values(), ids=LOADED_FAULTS)
+@pytest.mark.parametrize(("edit", "at_fault", "fact"), LOADED_FAULTS.values(), ids=LOADED_FAULTS)
 def test_files_that_do_not_fit_together_are_one_clear_line(
-    edit: Edit, message: str, folder: Path
+    edit: Edit, at_fault: str, fact: str, folder: Path
 ) -> None:
     edit(folder)
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(ModelError, match=fact) as caught:
         load_captioner(find_model(str(folder)), ModelConfig(precision="fp32"), GREEDY)
-    assert str(folder) in str(caught.value)
+    assert caught.value.uri == str(folder / at_fault)
     assert "\n" not in str(caught.value)

@@ -158,7 +158,7 @@ def test_pixels_that_give_no_number_are_named(trained: ScratchTrainable, tmp_pat
     broken = load_scratch_captioner(tmp_path, FP32, GREEDY)
     pixels = images(2) // 255 * 0
     pixels[1] = 255
-    with pytest.raises(FloatingPointError, match="image 1 of the batch"):
+    with pytest.raises(FloatingPointError, match="image 1 "):
         broken.caption(pixels)
 
 
@@ -229,7 +229,7 @@ def test_the_seed_decides_the_weights(kind: str) -> None:
 
 
 def test_no_captions_are_one_clear_line() -> None:
-    with pytest.raises(ModelError, match="no caption to train on"):
+    with pytest.raises(ModelError, match="caption"):
         build_trainable(train_config("cnn-lstm"), ["", "  "])
 
 
@@ -260,14 +260,16 @@ def test_init_keeps_weights_and_tokens_and_takes_what_changes_none(
 
 def test_init_of_another_kind_is_refused(tmp_path: Path) -> None:
     build("hybrid").save(tmp_path, GREEDY, {})
-    with pytest.raises(ConfigError, match="'hybrid', not 'cnn-lstm'"):
-        build_trainable(TrainConfig(kind="cnn-lstm", init=str(tmp_path)), CAPTIONS)
-    with pytest.raises(ConfigError, match="'hybrid', not 'blip'"):
-        build_trainable(TrainConfig(init=str(tmp_path)), CAPTIONS)
-    with pytest.raises(ModelError, match="'hybrid', not 'cnn-lstm'"):
+    for kind in ("cnn-lstm", "blip"):
+        with pytest.raises(ConfigError, match=f"'hybrid'.*'{kind}'") as refused:
+            build_trainable(TrainConfig(kind=kind, init=str(tmp_path)), CAPTIONS)
+        assert refused.value.setting == "init"
+    with pytest.raises(ModelError, match=r"'hybrid'.*'cnn-lstm'") as caught:
         load_scratch_trainable(tmp_path, TrainConfig(kind="cnn-lstm"))
-    with pytest.raises(ModelError, match="'hybrid', not 'blip'"):
+    assert caught.value.uri == str(tmp_path)
+    with pytest.raises(ModelError, match=r"'hybrid'.*'blip'") as caught:
         load_trainable(tmp_path, TrainConfig())
+    assert caught.value.uri == str(tmp_path)
 
 
 # Where `hybrid` looks

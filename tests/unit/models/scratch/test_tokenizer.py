@@ -103,16 +103,18 @@ def test_a_broken_file_is_one_clear_line(content: str | None, tmp_path: Path) ->
     file = tmp_path / "tokenizer.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(ModelError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
+    with pytest.raises(ModelError) as caught:
         CaptionTokenizer.load(file)
+    assert caught.value.uri == str(file)
 
 
 def test_a_tokenizer_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     CaptionTokenizer.train(CAPTIONS, 300).save(file)
     file.write_text(file.read_text().replace("[START]", "[BEGIN]"))
-    with pytest.raises(ModelError, match=r"its first tokens are .*\[BEGIN\]"):
+    with pytest.raises(ModelError, match=r"\[BEGIN\]") as caught:
         CaptionTokenizer.load(file)
+    assert caught.value.uri == str(file)
 
 
 def test_a_fault_of_the_captions_is_passed_on() -> None:

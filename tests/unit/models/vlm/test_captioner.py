@@ -285,8 +285,9 @@ def test_a_size_that_is_none_is_refused(folders: dict[str, Path], tmp_path: Path
     copy = shutil.copytree(folders["llava"], tmp_path / "copy")
     broken = {"size": {"height": 0, "width": 3}}
     edit(copy / "processor_config.json", lambda config: config | {"image_processor": broken})
-    with pytest.raises(ModelError, match=r"processor_config\.json:"):
+    with pytest.raises(ModelError) as caught:
         find_model(str(copy))
+    assert caught.value.uri == str(copy / "processor_config.json")
 
 
 def test_the_chat_template_and_the_special_tokens_are_part_of_the_digest(
@@ -318,7 +319,7 @@ def test_code_of_a_folder_is_never_run(folders: dict[str, Path], tmp_path: Path)
     captioner_of(copy)
     assert not mark.exists()
     edit(copy / "config.json", lambda config: config | {"model_type": "own"})
-    with pytest.raises(ModelError, match="a model of kind 'own'"):
+    with pytest.raises(ModelError, match="'own'"):
         find_model(str(copy))
     assert not mark.exists()
 
@@ -327,15 +328,20 @@ def test_incomplete_weights_and_foreign_arithmetic_are_refused(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     source = find_model(str(folders["llava"]))
-    for model in (ModelConfig(precision="int8"), ModelConfig(compile=True)):
-        with pytest.raises(ModelError, match="of kind vlm"):
+    for setting, model in (
+        ("model.precision", ModelConfig(precision="int8")),
+        ("model.compile", ModelConfig(compile=True)),
+    ):
+        with pytest.raises(ModelError, match=r"\bvlm\b") as caught:
             load_captioner(source, model, GenerationConfig())
+        assert caught.value.setting == setting
     copy = shutil.copytree(folders["llava"], tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")
     weights.pop(max(weights))
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match="the weights lack 1 tensors"):
+    with pytest.raises(ModelError, match=r"\b1 tensors") as caught:
         captioner_of(copy, "User : <image>")
+    assert caught.value.uri == str(copy)
 
 
 def test_a_copy_with_other_settings_keeps_its_special_tokens(

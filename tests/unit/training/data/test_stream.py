@@ -221,8 +221,9 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     data = bytearray(part.read_bytes())
     data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
     part.write_bytes(data)
-    with pytest.raises(DatasetError, match=rf"{part.name}: is damaged"):
+    with pytest.raises(DatasetError) as caught:
         batches_of(spec)
+    assert caught.value.uri == str(part)
 
 
 def test_a_feed_raises_the_errors_of_the_stream(dataset: str) -> None:
@@ -246,8 +247,9 @@ def test_a_feed_that_waits_too_long_stops_the_run(dataset: str) -> None:
 
     released = Event()
     with Feed(tables(), one_worker(), tiny_model(), 0.1) as feed:
-        with pytest.raises(RunStopped, match="stall_timeout_s"):
+        with pytest.raises(RunStopped) as caught:
             feed.take(Kind.TRAIN, 0, 0)
+        assert caught.value.setting == "engine.stall_timeout_s"
         released.set()
 
 
@@ -255,7 +257,7 @@ def test_a_stream_out_of_order_fails_an_assertion(dataset: str) -> None:
     tables: list[pa.Table] = list(tables_of(make_spec(dataset)))
     with (
         Feed(iter(tables[1:]), one_worker(), tiny_model(), 60.0) as feed,
-        pytest.raises(AssertionError, match="the stream gave"),
+        pytest.raises(AssertionError),
     ):
         feed.take(Kind.TRAIN, 0, 0)
 
