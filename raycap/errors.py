@@ -14,8 +14,8 @@
 
     ImageError                  one image failed: recorded in its row, never ends a run
 
-Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, with more failed images than
-`engine.max_failed_share` allows.
+Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings; 3 complete, with more failed images
+than `engine.max_failed_share` allows.
 """
 
 from enum import StrEnum
