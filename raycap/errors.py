@@ -1,10 +1,10 @@
 """All errors that raycap raises, in one tree.
 
-    RaycapError                 a message of one line for the user, and an exit code
+    RaycapError                 a one-line message for the user, and an exit code
     ├── ConfigError        2    a wrong setting, option or address
     ├── StorageError       1    a store refused or could not be reached
     │   ├── ObjectNotFound      there is no object at that address
-    │   ├── ObjectForbidden     the object exists, but it may not be read
+    │   ├── ObjectForbidden     the object exists, but access to it is denied
     │   ├── BucketNotFound      there is no bucket of that name
     │   └── TransientError      throttled, timed out or disconnected: a retry may succeed
     ├── DatasetError       1    an input or output file is missing or damaged
@@ -14,8 +14,8 @@
 
     ImageError                  one image failed: recorded in its row, never ends a run
 
-Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, with more failed images than
-`engine.max_failed_share` allows.
+Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings; 3 complete, with more failed images
+than `engine.max_failed_share` allows.
 """
 
 from enum import StrEnum
@@ -27,7 +27,7 @@ EXIT_TOO_MANY_FAILED = 3
 
 
 class RaycapError(Exception):
-    """An error whose message tells the user in one line what failed, where, and what to do.
+    """An error whose message says in one line what failed, where, and what the user can do.
 
     Attributes:
         uri: the address that the error is about, if it is about one.
@@ -73,7 +73,7 @@ class RunStopped(RaycapError):
 class ErrorCode(StrEnum):
     """The closed list of reasons why an image has no caption (column `error_code`)."""
 
-    # Permanent: the image itself is at fault, a retry cannot help.
+    # Permanent: the image itself is the problem, and a retry cannot help unless it changes.
     DECODE_FAILED = "decode_failed"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TOO_LARGE = "too_large"
@@ -129,9 +129,9 @@ class ObjectNotFound(StorageError):
 
 
 class ObjectForbidden(StorageError):
-    """The object may not be read: its permissions, its key of encryption, or it is archived.
+    """Access to the object is denied: by its permissions or encryption key, or it is archived.
 
-    Others of the same store may be readable, unlike after any other StorageError.
+    Other objects of the same store may be readable, unlike after any other StorageError.
     """
 
     code = ErrorCode.FORBIDDEN
@@ -148,7 +148,7 @@ class TransientError(StorageError):
     """
 
     def __init__(self, code: ErrorCode, message: str, *, retry_after_s: float | None = 0.0) -> None:
-        """Describe it.
+        """Describe the failed request.
 
         Args:
             code: The reason.
@@ -166,4 +166,4 @@ class TransientError(StorageError):
 
 
 UNREADABLE = (ObjectNotFound, ObjectForbidden, TransientError)
-"""What reading an image may raise that concerns this image alone: `ImageError.of` makes its row."""
+"""Errors of reading an image that concern only this image: `ImageError.of` makes its row."""

@@ -29,22 +29,21 @@ class CalibrateConfig(Section):
     """All settings of `raycap calibrate`."""
 
     split: str = "validation"
-    """The split that settings are tried on; never the one that results are reported on."""
+    """Split to try the settings on; do not use the one that results are reported on."""
     num_images: int = Field(default=500, ge=2, le=20_000)
-    """Images of the split to use: the same ones for every setting, all kept in the cluster's
-    memory."""
+    """Images of the split to use: the same ones for all settings, kept in the cluster's memory."""
     max_cider_loss: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the starting CIDEr-D that the chosen setting may lose."""
     closed_gap: float = Field(default=1.0, ge=0.0)
-    """A length gap up to this many tokens counts as closed: of these settings, the one with the
-    best CIDEr-D is chosen."""
+    """A length gap up to this many tokens counts as closed. Of the settings that close the gap, the
+    one with the best CIDEr-D is chosen."""
     search: LengthSearchConfig = LengthSearchConfig()
     """The settings to try."""
     model: ModelConfig = ModelConfig()
     """The model."""
     generation: GenerationConfig = GenerationConfig()
-    """The settings to start from, with which the others are compared. Settings left out are those
-    saved with the model."""
+    """The settings to start from, with which the others are compared. Settings that you leave out
+    are taken from the model."""
     engine: EngineConfig = EngineConfig()
     """How the work is distributed."""
     image: ImageConfig = ImageConfig()

@@ -55,7 +55,8 @@ class EngineConfig(Section):
     gpus_per_actor: float | None = Field(default=None, ge=0.0)
     """GPUs per actor, or a fraction of one. None: 1 if the cluster has GPUs, otherwise 0."""
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
-    """Images per part. A part is committed as a whole; a crash loses at most the open parts."""
+    """Images per part. A part is committed as a whole; after a crash, at most the parts that were
+    in progress are captioned again."""
     fetch_threads: int = Field(default=16, ge=1, le=256)
     """Images that one load task fetches and decodes in parallel."""
     torch_threads: int | None = Field(default=None, ge=1)
@@ -63,12 +64,13 @@ class EngineConfig(Section):
     max_failed_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of failed images above which a complete run has exit code 3."""
     max_refused: int = Field(default=1000, ge=1)
-    """Stop the run if access is denied (`forbidden`) to this many images in a row, or most of the
-    first and none of these can be read. Otherwise such images are failed rows."""
+    """A number N: stop the run if access is denied (`forbidden`) to N images in a row, or if none
+    of the first N images can be read and access to most of these is denied. Otherwise such images
+    become failed rows."""
     hang_timeout_s: float = Field(default=180.0, gt=0.0)
     """A process that spends this many seconds on one batch, or on decoding one image, is ended and
-    replaced; with `model.compile`, a batch may take five times as long. Images that crash or hang
-    their process are identified, and become failed rows."""
+    replaced; with `model.compile`, a batch may take five times as long. Images that crash or hang a
+    process are identified, and become failed rows."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
     """Stop the run with an error after this many seconds without a finished image."""
 
@@ -77,10 +79,10 @@ class PreflightConfig(Section):
     """Settings of `raycap caption --preflight`."""
 
     price_per_hour: float | None = Field(default=None, ge=0.0)
-    """Price per GPU and hour, including its share of the machine; without GPUs, per captioner and
-    hour. In any currency. None: no cost is estimated."""
+    """Price of one GPU per hour, including its share of the machine; without GPUs, of one captioner
+    per hour. In any currency. None: no cost is estimated."""
     max_time_s: float = Field(default=600.0, gt=0.0)
-    """After this many seconds, the images captioned so far are the sample."""
+    """Stop after this many seconds; the images captioned by then are the sample."""
     seed: int = Field(default=0, ge=0)
     """Seed of the choice of images."""
 

@@ -35,7 +35,7 @@ class SidecarConfig(Section):
     """Caption files beside images, or in tars."""
 
     lines: Lines = "all"
-    """Which lines of a `.txt` file are captions: `all`, or the `first`, where the others are
+    """Which lines of a `.txt` file are captions: `all`, or only the `first`, if the others are
     translations or notes."""
 
 

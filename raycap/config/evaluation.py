@@ -24,7 +24,7 @@ class ExternalMetricsConfig(Section):
     """Metrics that need extra software; one that cannot run is reported as skipped."""
 
     meteor: bool = True
-    """METEOR 1.5, with the extra raycap[java]."""
+    """METEOR 1.5; needs the extra raycap[java]."""
     spice_jars: Path | None = None
     """Folder with the jars of Stanford CoreNLP 3.6, which SPICE needs; no package contains them."""
     clip_model: str | None = None
@@ -36,14 +36,15 @@ class EvaluateConfig(Section):
     """All settings of `raycap evaluate`."""
 
     tokenizer: Literal["raycap", "ptb"] = "raycap"
-    """`raycap`: our own, similar to PTB; `ptb`: Stanford's own, with the extra raycap[java]."""
+    """`raycap`: raycap's own tokenizer, similar to PTB; `ptb`: Stanford's PTB tokenizer, which
+    needs the extra raycap[java]."""
     bootstrap: BootstrapConfig = BootstrapConfig()
     """Confidence intervals and tests."""
     external: ExternalMetricsConfig = ExternalMetricsConfig()
     """METEOR, SPICE and CLIPScore."""
     spread_images: int = Field(default=50_000, ge=0)
-    """Number of captions (images times systems) from which Ray is used; below, one process
-    scores."""
+    """From this number of captions (images times systems) on, Ray distributes the scoring; below
+    it, one process does all."""
     storage: StorageConfig = StorageConfig()
     """Access to stores."""
 

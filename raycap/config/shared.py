@@ -27,25 +27,25 @@ class ModelConfig(Section):
     name: str = DEFAULT_MODEL
     """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`."""
     adapter: str | None = None
-    """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. With the extra
-    raycap[lora]. None: none, or the one that `name` means."""
+    """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. Needs the extra
+    raycap[lora]. None: no adapter, unless `name` is itself an adapter."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """`auto`: bf16 on an accelerator that supports it, otherwise fp16 there, and fp32 on a CPU.
     `int8`: 8-bit linear layers, for BLIP on a CPU; faster, and some captions differ."""
     compile: bool = False
-    """Experimental: its speed on a GPU has not been measured. Compile the model with torch.compile
+    """Experimental: the speed on a GPU has not been measured. Compile the model with torch.compile
     for fixed shapes, with CUDA graphs on CUDA; takes about a minute at the start. BLIP only.
     Batches are rounded up to a power of two."""
     backend: Literal["torch", "vllm"] = "torch"
-    """Software that runs the model: raycap's own captioners, or vLLM: for vision-language models on
-    GPUs, in `raycap caption` only, with the extra raycap[vllm]."""
+    """Software that runs the model. `torch`: raycap's own captioners. `vllm`: vLLM, for
+    vision-language models on GPUs, only in `raycap caption`; needs the extra raycap[vllm]."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's engine, such as `{max_model_len: 4096}`."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)
     """Seconds per batch of the `stub` model: for dry runs and engine benchmarks."""
     stub_fault: Literal["raise", "nan", "die", "hang"] | None = None
-    """What the `stub` model does for an image that is pure magenta in the middle (red 255, green 0,
-    blue 255): raise an error, give it the score NaN, end its process, or hang. For fault drills."""
+    """What the `stub` model does with an image whose middle is pure magenta (red 255, green 0, blue
+    255): raise an error, return the score NaN, end its process, or hang. For fault drills."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -82,7 +82,8 @@ class SamplingConfig(Section):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Draw from the most likely tokens that together have this probability."""
     seed: int = Field(default=0, ge=0)
-    """Together with the image's pixels it decides every draw, regardless of batch and actor."""
+    """Seed of the draws, which depend only on it and on the image's pixels, not on batch or
+    actor."""
 
 
 class GenerationConfig(Section):
@@ -101,8 +102,8 @@ class GenerationConfig(Section):
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     """No sequence of this many tokens may occur twice; 0 allows all."""
     prompt: str = ""
-    """Text that every caption continues, such as "a picture of". For a `vlm`, the question that the
-    caption answers; empty: it is asked for one sentence."""
+    """Text that every caption continues, such as "a picture of". For a vision-language model, the
+    question that the caption answers; empty: the default prompt for that kind of model."""
     num_captions: int = Field(default=1, ge=1, le=64)
     """Captions per image: the best in `caption`, the others in `alternatives`."""
     sampling: SamplingConfig = SamplingConfig()
@@ -135,12 +136,13 @@ class StorageConfig(Section):
     """Access to folders, buckets and web addresses."""
 
     timeout_s: float = Field(default=30.0, gt=0.0)
-    """Longest wait for a connection, or for the next bytes of one."""
+    """Longest wait in seconds for a connection, or for the next bytes from it."""
     image_timeout_s: float = Field(default=300.0, gt=0.0)
-    """Longest time for reading one image from a bucket or web address, retries included."""
+    """Longest time in seconds for reading one image from a bucket or web address, including
+    retries."""
     num_retries: int = Field(default=5, ge=0, le=50)
-    """Retries of a throttled, failed or interrupted request, after random waits that grow."""
+    """Retries of a throttled, failed or interrupted request, after growing random waits."""
     anonymous: bool = False
     """Do not sign requests, for public buckets."""
     list_threads: int = Field(default=16, ge=1, le=256)
-    """Prefixes listed, and small files read or written, in parallel."""
+    """Number of prefixes to list, and of small files to read or write, in parallel."""

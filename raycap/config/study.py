@@ -32,9 +32,9 @@ class DesignConfig(Section):
     subsets: tuple[Share, ...] = (0.1, 0.25, 0.5, 1.0)
     """Shares of the training split to train on; each is part of the larger ones."""
     subsets_without_augmentation: tuple[Share, ...] = (1.0,)
-    """Shares to train on also without augmentation."""
+    """Shares on which models are also trained without augmentation."""
     max_concurrent: int | None = Field(default=None, ge=1)
-    """Systems at a time. None: as many as fit the cluster."""
+    """Maximum number of systems at a time. None: as many as fit into the cluster."""
     retry_failed: bool = False
     """Retry systems that failed before."""
 
@@ -61,7 +61,8 @@ class StudyConfig(Section):
     training: TrainConfig = TrainConfig()
     """Training settings of all trained systems."""
     kinds: dict[ModelKind, dict[str, Any]] = Field(default_factory=dict)
-    """Training settings per kind of model, which override those: `{blip: {train: {lr: 1e-5}}}`."""
+    """Training settings per kind of model, which override those of `training`:
+    `{blip: {train: {lr: 1e-5}}}`."""
     calibration: CalibrateConfig = CalibrateConfig()
     """How the length of the pretrained BLIP is calibrated."""
     captioning: EngineConfig = EngineConfig()

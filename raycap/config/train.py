@@ -54,7 +54,7 @@ class AugmentConfig(Section):
     """
 
     enabled: bool = True
-    """Augment at all; false trains on unchanged images."""
+    """Augment training images; false: train on unchanged images."""
     blur: float = Field(default=0.2, ge=0.0, le=1.0)
     """Probability of a Gaussian blur, sigma 0.1 to 2 pixels at 224 (scaled at other sizes)."""
     crop_scale: float = Field(default=0.8, gt=0.0, le=1.0)
@@ -62,7 +62,7 @@ class AugmentConfig(Section):
     flip: float = Field(default=0.0, ge=0.0, le=1.0)
     """Probability of mirroring. Off by default, because captions mention left and right."""
     colour: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Strength of random brightness, contrast and saturation; a tenth of it for hue."""
+    """Strength of random changes of brightness, contrast and saturation; that of hue is a tenth."""
     jpeg: float = Field(default=0.2, ge=0.0, le=1.0)
     """Probability of JPEG noise, quality 30 to 90."""
     erase: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -75,7 +75,7 @@ class OptimizerConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     weight_decay: float = Field(default=0.05, ge=0.0)
-    """Not applied to norms and biases."""
+    """Weight decay; not applied to norms and biases."""
     warmup_share: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of all steps in which the learning rate grows."""
     final_lr_share: float = Field(default=0.01, ge=0.0, le=1.0)
@@ -83,9 +83,10 @@ class OptimizerConfig(Section):
     clip_norm: float | None = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient; None: not clipped."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of the target's probability spread over all tokens. Reported losses are without it."""
+    """Share of the target's probability spread over all tokens. Reported losses exclude it."""
     ema_decay: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Average the weights with this decay per step; validate and save the average."""
+    """Average the weights with this decay per step; validate and save the average. None: no
+    averaging."""
 
 
 class LoopConfig(Section):
@@ -141,7 +142,7 @@ class TrainEngineConfig(Section):
     torch_threads: int | None = Field(default=None, ge=1)
     """CPU threads of a worker's model. None: the machine's cores divided by `num_workers`."""
     max_failures: int = Field(default=3, ge=0)
-    """How often lost workers are replaced; training continues from the last checkpoint."""
+    """How often lost workers are replaced; training then continues from the last checkpoint."""
     shuffle_images: int = Field(default=4096, ge=1)
     """Images that are shuffled together; their files are read from random places in the dataset."""
     stall_timeout_s: float = Field(default=600.0, gt=0.0)
@@ -157,7 +158,7 @@ class TrainConfig(Section):
     """Model to start from: a Hub name, a folder, or `demo`. None: pretrained BLIP-base for
     `blip`, random weights for the others."""
     architecture: ArchitectureConfig = ArchitectureConfig()
-    """What a model trained from scratch is made of."""
+    """Architecture of a model trained from scratch."""
     blip: BlipTuningConfig = BlipTuningConfig()
     """The parts of a BLIP that are trained."""
     augment: AugmentConfig = AugmentConfig()

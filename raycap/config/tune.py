@@ -18,8 +18,8 @@ class SearchConfig(Section):
     algorithm: Literal["grid", "random", "optuna"] = "grid"
     """Every combination of the lists, random draws, or Optuna's TPE (extra raycap[optuna])."""
     scheduler: Literal["none", "asha", "median"] = "asha"
-    """Stop trials that fall behind early: by successive halving (Li et al. 2018,
-    arXiv:1810.05934), by the median of the others (Golovin et al. 2017), or not at all."""
+    """How trials that fall behind are stopped early: not at all, by successive halving (`asha`; Li
+    et al. 2018, arXiv:1810.05934), or by the median of the others (Golovin et al. 2017)."""
     grace_epochs: int = Field(default=1, ge=1)
     """Epochs before which no trial is stopped."""
     reduction: int = Field(default=3, ge=2)
@@ -31,13 +31,13 @@ class SearchConfig(Section):
     max_time_s: float | None = Field(default=None, gt=0.0)
     """Stop the search after this many seconds of this invocation; None: no limit."""
     max_concurrent: int | None = Field(default=None, ge=1)
-    """Trials at a time. None: as many as fit the cluster."""
+    """Maximum number of trials at a time. None: as many as fit into the cluster."""
     keep_models: Literal["best", "all"] = "best"
     """Keep the model of the best trial only, or of all trials that ended."""
     retry_failed: bool = False
     """Retry trials that failed before."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the order and the draws; `train.seed` is that of each trial."""
+    """Seed of the order of trials and of random draws; `train.seed` is the seed of each trial."""
 
 
 class TuneConfig(TrainConfig):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -11,7 +12,6 @@ from raycap.console.options import (
     ConfigOption,
     DatasetArg,
     DebugOption,
-    SplitOption,
     argument,
     set_option,
 )
@@ -29,20 +29,26 @@ def calibrate(
     output: Annotated[
         str, argument("OUTPUT", "New folder for the model with the chosen settings.")
     ],
-    split: SplitOption = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", help="Split to try the settings on. Default: validation.", show_default=False
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: Annotated[list[str] | None, set_option("search.length_penalties=[1.0,2.0]")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Find decoding settings with which MODEL writes captions as long as people do.
+    """Find generation settings with which MODEL writes captions as long as people's.
 
-    Tries minimum lengths, length penalties and n-gram blocking on images of DATASET's validation
-    split, shows the score of each, and saves the model with the settings that close the length gap
-    without losing CIDEr-D. No training. Run the same command again to continue.
+    Tries minimum and maximum lengths, length penalties and n-gram blocking on images of DATASET's
+    validation split, shows the scores of each combination, and saves the model with the settings
+    that close the length gap without losing CIDEr-D. The model is not trained. Run the same command
+    again to continue an interrupted run.
 
     Example: `raycap calibrate demo dataset/ calibrated/`
 
-    Exit codes: 0 calibrated; 1 stopped; 2 usage or config.
+    Exit codes: 0 calibrated; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(CalibrateConfig, config, settings, {"split": split})
@@ -102,7 +108,7 @@ def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
     elif abs(chosen.length_gap) > found.closed_gap:
         rows.append(("chosen", f"the smallest gap that {_condition(found)}"))
     else:
-        rows.append(("chosen", "the best CIDEr-D among those that close the gap"))
+        rows.append(("chosen", "the best CIDEr-D among the settings that close the gap"))
     return [*rows, ("model", found.output)]
 
 

@@ -39,7 +39,7 @@ RETRY_FAILED = "--retry-failed"
 
 
 class CaptionCommand(Command):
-    """The command, with an option that may stand without its value."""
+    """The command, with an option whose value is optional."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse: `--retry-failed` alone means transient codes."""
@@ -58,27 +58,27 @@ def caption(
     split: SplitOption = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Caption only the first N images, in key order."),
+        typer.Option(min=1, help="Caption only the first N images, in the order of their ids."),
     ] = None,
     retry_failed: Annotated[
         str | None,
         typer.Option(
             RETRY_FAILED,
             metavar="[=CODES]",
-            help="Retry images that failed for a transient reason; or those with certain codes, "
-            "for example `--retry-failed=not_found,forbidden`, or `all`.",
+            help="Retry images that failed for a transient reason, or those with the codes given: "
+            "`--retry-failed=not_found,forbidden`, or `all`.",
             show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, and exit.")
+        bool, typer.Option("--dry-run", help="Print what a run would do, and exit.")
     ] = False,
     preflight: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=100_000,
-            help="Caption N images drawn at random, and estimate time and cost of the whole run. "
+            help="Caption N random images, and estimate the time and cost of the whole run. "
             "Writes to OUTPUT/preflight only.",
             show_default=False,
         ),
@@ -99,7 +99,7 @@ def caption(
         str | None,
         typer.Option(
             "--source-moved-from",
-            help="Continue a run whose source has moved to SOURCE from this address.",
+            help="Former address of a source that has moved to SOURCE: continue its run.",
             show_default=False,
         ),
     ] = None,
@@ -114,8 +114,8 @@ def caption(
 
     Example: `raycap caption photos/ captions/ --model demo --set generation.num_beams=5`
 
-    Exit codes: 0 complete; 1 stopped; 2 usage or config; 3 complete, but the share of failed
-    images exceeds `engine.max_failed_share` (retry them with `--retry-failed`).
+    Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings; 3 complete, but the share of
+    failed images exceeds `engine.max_failed_share` (retry them with `--retry-failed`).
     """
     with told_errors(debug=debug):
         named = {
@@ -146,7 +146,7 @@ def caption(
                 f"[red]{failed_share:.1%} of the images failed, more than "
                 f"engine.max_failed_share={resolved.engine.max_failed_share:g} allows; "
                 "--retry-failed retries those that failed for a transient reason, "
-                "--retry-failed=CODE,CODE those of other codes[/red]"
+                "--retry-failed=CODE,CODE those with other codes[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
 

@@ -28,12 +28,14 @@ def demo(
     ] = Path("raycap-demo"),
     debug: DebugOption = False,
 ) -> None:
-    """Run every step on rendered scenes: caption, fine-tune, caption again, evaluate, report.
+    """Run every step on drawn scenes: caption, fine-tune, caption again, evaluate, report.
 
     Needs no network and no GPU: a small pretrained BLIP ships with raycap. Takes a few minutes on
-    two cores. The figures are in `demo.json` in the folder.
+    two cores. Writes the figures to OUTPUT/demo.json and the report to OUTPUT/report.html.
 
     Example: `raycap demo raycap-demo`
+
+    Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         from raycap.demo.run import Stages, run_demo

@@ -14,7 +14,6 @@ from raycap.console.options import (
     ConfigOption,
     DebugOption,
     JsonOption,
-    ModelOption,
     print_json,
 )
 from raycap.console.terminal import told_errors
@@ -37,17 +36,25 @@ def doctor(
         str | None,
         typer.Option("--output", help="Output to check: writes a small file there and deletes it."),
     ] = None,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model to check: loads it and captions a grey image. A Hub name, "
+            "`name@revision`, a local folder, `demo` or `stub`.",
+        ),
+    ] = None,
     json: JsonOption = False,
     config: ConfigOption = None,
     settings: CaptionSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Check this machine, its Ray cluster, and the source, output and model that are given.
+    """Check this machine, its Ray cluster, and the source, output and model that you give.
 
     Example: `raycap doctor --source s3://my-bucket/photos --output s3://my-bucket/captions`
 
-    Exit codes: 0 no check failed; 1 a check failed; 2 usage or config.
+    Exit codes: 0 no check failed; 1 a check failed; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(CaptionConfig, config, settings)

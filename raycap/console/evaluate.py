@@ -30,7 +30,8 @@ def evaluate(
         str,
         argument(
             "REFERENCES",
-            "Captions written by people: a dataset of `raycap prepare`, or a source it reads.",
+            "Captions written by people: a dataset of `raycap prepare`, or any source that it "
+            "reads.",
         ),
     ],
     output: Annotated[
@@ -45,7 +46,8 @@ def evaluate(
         MissingPolicy,
         typer.Option(
             "--missing",
-            help="Images without a caption: stop with an error, score 0, or exclude for all.",
+            help="If images have no caption: stop (error), score them 0 (worst), or exclude them "
+            "for all systems (drop).",
         ),
     ] = MissingPolicy.ERROR,
     split: Annotated[
@@ -56,14 +58,14 @@ def evaluate(
     settings: Annotated[list[str] | None, set_option("bootstrap.num_resamples=200")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Score captions against references: BLEU, ROUGE-L, CIDEr-D, and the length gap.
+    """Score captions against references: BLEU, ROUGE-L, CIDEr-D and others, and the length gap.
 
-    Several systems are compared side by side, with confidence intervals and paired tests.
+    Compares several systems side by side, with confidence intervals and paired tests.
 
     Example: `raycap evaluate captions/ dataset/ --split test --output evaluation/`
 
     Exit codes: 0 done; 1 stopped (for example, images without a caption and `--missing error`);
-    2 usage or config.
+    2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(EvaluateConfig, config, settings)
@@ -108,11 +110,12 @@ def print_evaluation(found: "Evaluation") -> None:
     if shown:
         console.print(_comparison_table(shown))
         console.print()
-    references = f"{found.num_references:,} of {found.num_images:,} images"
-    rows = [("references", f"{references}, {found.reference_lengths.mean:.2f} tokens each")]
+    references = f"{found.num_references:,} for {found.num_images:,} images"
+    mean = f"mean {found.reference_lengths.mean:.2f} tokens"
+    rows = [("references", f"{references}, {mean}")]
     if found.num_resamples:
         share = f"{100 * found.confidence:g} %"
-        rows.append(("intervals", f"{share}, of {found.num_resamples:,} resamples of the images"))
+        rows.append(("intervals", f"{share}, from {found.num_resamples:,} resamples of the images"))
     rows.append(("tokenizer", found.tokenizer))
     warnings = [("warning", warning) for warning in found.warnings]
     print_rows([*rows, *_skipped_rows(found.systems), *_left_over_rows(found), *warnings])

@@ -39,16 +39,16 @@ def export(
         bool,
         typer.Option(
             "--keep-existing",
-            help="Keep sidecars that exist with other content, such as edited ones, and write the "
-            "others.",
+            help="Keep existing sidecars with different content, such as edited ones, and write "
+            "the others.",
         ),
     ] = False,
     same_stem: Annotated[
         SameStem,
         typer.Option(
             "--same-stem",
-            help="Sidecars of `x.jpg` and `x.png`: `x.jpg.txt` and `x.png.txt` (suffix), `x.txt` "
-            "for the first of them (first), or none at all (error).",
+            help="Sidecars of `x.jpg` and `x.png`: `x.jpg.txt` and `x.png.txt` (suffix), only "
+            "`x.txt`, for the first of them (first), or stop before anything is written (error).",
         ),
     ] = SameStem.SUFFIX,
     gone: Annotated[
@@ -66,8 +66,8 @@ def export(
 
     Example: `raycap export captions/ captions.jsonl --to jsonl`
 
-    Exit codes: 0 all exported; 1 stopped, or some images are unreadable now or have changed; 2
-    usage or config.
+    Exit codes: 0 all exported; 1 stopped, or some images can no longer be read or have changed; 2
+    wrong usage or settings.
     """
     with told_errors(debug=debug):
         from raycap.captioning.export import export as export_output

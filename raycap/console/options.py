@@ -75,13 +75,16 @@ SplitOption = Annotated[
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="YAML file of settings.", show_default=False),
+    typer.Option("--config", "-c", help="YAML file with settings.", show_default=False),
 ]
 CaptionSetOption = Annotated[list[str] | None, set_option("generation.num_beams=5")]
 TrainSetOption = Annotated[list[str] | None, set_option("train.num_epochs=5")]
 StorageSetOption = Annotated[list[str] | None, set_option("storage.num_retries=3")]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON instead of a table; the fields are documented.")
+    bool,
+    typer.Option(
+        "--json", help="Print JSON instead of a table; `docs/python.md` lists the fields."
+    ),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks and the output of Ray's workers.")

@@ -35,7 +35,8 @@ def prepare(
         str | None,
         typer.Option(
             "--images",
-            help="Folder, bucket prefix or tars with the images, if not beside the captions.",
+            help="Folder, bucket prefix or tars with the images, if they are not beside the "
+            "captions.",
         ),
     ] = None,
     subset: Annotated[
@@ -52,12 +53,12 @@ def prepare(
 ) -> None:
     """Convert annotated images to a Parquet caption dataset.
 
-    Every caption and image is kept, or listed in `rejected.parquet` with the reason. Run the same
-    command again to continue an interrupted run.
+    Each caption and image is either kept, or listed in `rejected.parquet` with the reason. Run the
+    same command again to continue an interrupted run.
 
     Example: `raycap prepare annotations/captions_val2014.json dataset/ --images val2014/`
 
-    Exit codes: 0 complete; 1 stopped; 2 usage or config.
+    Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(PrepareConfig, config, settings, {"subset": subset})

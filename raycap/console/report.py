@@ -32,11 +32,11 @@ def report(
 ) -> None:
     """Write one HTML page with figures, plots, and a gallery of images and captions.
 
-    The page is self-contained: it can be sent by mail and opened without a network.
+    The page is self-contained: you can send it by mail and open it without a network.
 
     Example: `raycap report evaluation/ --output report.html`
 
-    Exit codes: 0 written; 1 stopped; 2 usage or config.
+    Exit codes: 0 written; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(ReportConfig, config, settings)

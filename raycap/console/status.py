@@ -31,13 +31,14 @@ def status(
     settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Show what OUTPUT is, its state, and how far the run that writes it is.
+    """Show the kind of OUTPUT, its state, and the progress of the run that writes it.
 
-    Reads only the files in OUTPUT, so it works from any machine that can read them.
+    Reads only the files in OUTPUT, so it works on any machine that can read them.
 
     Example: `raycap status s3://my-bucket/captions`
 
-    Exit codes: 0 complete or running; 1 stopped, or without a heartbeat; 2 usage or config.
+    Exit codes: 0 complete, running or unknown; 1 stopped, unfinished or silent (no heartbeat); 2
+    wrong usage or settings.
     """
     with told_errors(debug=debug):
         from raycap.inspection import status as read_status
@@ -65,8 +66,8 @@ def status_fields(found: "OutputStatus | WorkStatus") -> dict[str, object]:
 _STATES = {
     "complete": "complete: every image has a row",
     "running": "running",
-    "silent": "silent: no heartbeat, the run died or lost its output; run the same command",
-    "unfinished": "stopped before the summary, though every image has a row: run the same command",
+    "silent": "silent: no heartbeat; the run died or cannot reach its output: run the same command",
+    "unfinished": "unfinished: every image has a row, but no summary: run the same command",
     "stopped": "stopped: run the same command to continue",
     "starting": "starting: listing images",
 }

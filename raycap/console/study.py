@@ -38,13 +38,13 @@ def study(
 ) -> None:
     """Compare captioners of every kind on DATASET: one table, one report, a recommendation.
 
-    Trains and scores CNN-LSTM, Transformer, hybrid and BLIP (pretrained, length-calibrated and
-    fine-tuned), with and without augmentation, on growing subsets. Run the same command again to
-    continue an interrupted study.
+    Trains and scores CNN-LSTM, Transformer, hybrid and BLIP (pretrained, with calibrated length,
+    and fine-tuned), with and without augmentation, on growing subsets of the training images. Run
+    the same command again to continue an interrupted study.
 
     Example: `raycap study dataset/ study/ --config configs/study-scenes.yaml`
 
-    Exit codes: 0 compared; 1 stopped; 2 usage or config.
+    Exit codes: 0 compared; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(StudyConfig, config, settings)

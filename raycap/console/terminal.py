@@ -26,7 +26,7 @@ _OF_THE_MACHINE = {
     errno.ENOMEM,
     errno.EIO,
 }
-"""What fails where a disk is full, a folder is read-only, or a limit is reached: no bug."""
+"""Errors of a full disk, a read-only folder or a limit that was reached: not a bug."""
 
 
 @contextmanager
@@ -52,8 +52,8 @@ def told_errors(*, debug: bool) -> Iterator[None]:
             raise
         where = f": {error.filename}" if error.filename else ""
         stderr().print(
-            f"[bold red]error:[/bold red] {escape(f'{error.strerror}{where}')}; what is finished "
-            "is kept: mend it and run the same command again (--debug shows where)",
+            f"[bold red]error:[/bold red] {escape(f'{error.strerror}{where}')}; finished work is "
+            "kept: remove the cause and run the same command again (--debug shows where it failed)",
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_STOPPED) from None

@@ -34,12 +34,12 @@ def train(
 ) -> None:
     """Train a captioner on DATASET; the best model is written to OUTPUT/model.
 
-    Each epoch is evaluated on the validation split, and training stops when the score there no
+    Each epoch is evaluated on the validation split; training stops early when the score there no
     longer improves. Run the same command again to continue an interrupted run.
 
     Example: `raycap train dataset/ run/ --kind blip --config configs/finetune-blip-base.yaml`
 
-    Exit codes: 0 trained; 1 stopped; 2 usage or config.
+    Exit codes: 0 trained; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(TrainConfig, config, settings, {"kind": kind, "init": init})

@@ -41,15 +41,15 @@ def tune(
     settings: TrainSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Search training settings on DATASET; the best model is written to OUTPUT/model.
+    """Search for training settings on DATASET; the best model is written to OUTPUT/model.
 
-    Each trial is a `raycap train` run with its own settings; poor trials are stopped early.
-    OUTPUT/best.yaml holds the best settings. Run the same command again to continue an interrupted
-    search.
+    Each trial is a `raycap train` run with its own settings; trials that fall behind are stopped
+    early. The best settings are written to OUTPUT/best.yaml. Run the same command again to continue
+    an interrupted search.
 
     Example: `raycap tune dataset/ search/ --kind hybrid --set tune.space.train.lr='[1e-4,1e-3]'`
 
-    Exit codes: 0 searched; 1 stopped; 2 usage or config.
+    Exit codes: 0 searched; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         resolved = load_config(TuneConfig, config, settings, {"kind": kind, "init": init})

@@ -32,14 +32,14 @@ def verify(
     settings: StorageSetOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Check that OUTPUT is complete: of `raycap caption`, that every image has exactly one row.
+    """Check that OUTPUT is complete; for captions, that every image has exactly one row.
 
-    The output of another command is complete if its work has ended and every file that its records
-    name exists.
+    The output of any command but `raycap caption` is complete if its work has ended and every file
+    that its records name exists.
 
     Example: `raycap verify captions/`
 
-    Exit codes: 0 complete and sound; 1 problems found, or not complete; 2 usage or config.
+    Exit codes: 0 complete and sound; 1 problems found, or not complete; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
         from raycap.inspection import verify as verify_output
@@ -95,7 +95,7 @@ def verification_rows(found: "Verification") -> list[tuple[str, str]]:
         verdict = "sound but not complete: run the same `raycap caption` command again"
     elif not found.has_summary:
         verdict = (
-            "every image has exactly one row, but the run did not end: run the same `raycap "
+            "every image has exactly one row, but the run wrote no summary: run the same `raycap "
             "caption` command again"
         )
     else:

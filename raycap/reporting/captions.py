@@ -177,7 +177,7 @@ def _settings(summary: Summary, run: dict[str, Any]) -> tuple[Fact, ...]:
         ("started", moment(str(run.get("created_at", "")))),
         ("finished", moment(summary.finished_at)),
         ("duration of the last run", f"{decimal(summary.wall_s, 1)} s"),
-        *([("skipped files, no images", skipped)] if skipped else []),
+        *([("skipped: not images", skipped)] if skipped else []),
         *([("listed again", _repeated(summary, num_repeated))] if num_repeated else []),
         *run_settings(run.get("config", {}), summary.model, summary.versions),
     )

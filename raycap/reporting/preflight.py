@@ -137,7 +137,7 @@ def warnings(found: Preflight) -> tuple[Fact, ...]:
     if found.sample.num_images < found.num_wanted:
         listed.append(
             (
-                "Time ran out.",
+                "The time limit was reached.",
                 f"{integer(found.sample.num_images)} of {integer(found.num_wanted)} images were "
                 "captioned within preflight.max_time_s.",
             )

@@ -139,7 +139,7 @@ def _read(store: Store) -> Search:
 def _best_note(best: Trial | None) -> str:
     if best is None or not best.output:
         return ""
-    return f"Trial {best.name}; config.json in {best.output} has them in full precision."
+    return f"Trial {best.name}; config.json in {best.output} has these settings in full precision."
 
 
 def _summary(search: Search) -> Iterator[str]:
