@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +24,7 @@ from raycap.storage.stores import open_store
 from raycap.training.resources import fit_resources
 from raycap.training.run import train
 from tests.conftest import S3
+from tests.support.commandline import workers_named
 from tests.support.tiny_dataset import write_dataset
 from tests.support.training_run import TINY, tiny_models
 from tests.support.training_stream import tiny_config
@@ -212,18 +212,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def kill_workers(most: int | None = None) -> list[int]:
     """Kill the processes of this session's workers as the kernel would, the first ones of them."""
-    found = [it for it in psutil.Process().children(recursive=True) if is_worker(it)][:most]
+    found = workers_named("RayTrainWorker", "LoneWorker")[:most]
     for process in found:
         process.kill()
     return [process.pid for process in found]
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        name = process.cmdline()[0]
-    except (psutil.Error, IndexError):
-        return False
-    return "RayTrainWorker" in name or "LoneWorker" in name
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +20,7 @@ from raycap.experiments.tuning.space import trial_config
 from raycap.results.search import Search, SearchProgress, Trial
 from raycap.results.status import Status
 from raycap.training.preparing import Models
-from tests.integration.test_train import is_ours
+from tests.support.commandline import workers_named
 from tests.support.tiny_dataset import write_dataset
 from tests.support.tiny_trainable import TinyTrainable, build_tiny, load_tiny
 from tests.support.training_run import TINY, tiny_models
@@ -169,9 +168,8 @@ def build_or_break(config: TrainConfig, captions: Iterable[str]) -> TinyTrainabl
 
 def kill_actor() -> None:
     """Kill the process that a trial runs in, as the kernel would."""
-    for process in psutil.process_iter(["cmdline"]):
-        if "TrialActor" in " ".join(process.info["cmdline"] or []) and is_ours(process):
-            process.send_signal(signal.SIGKILL)
+    for process in workers_named("TrialActor"):
+        process.kill()
 
 
 def test_trials_that_crash_are_rows_the_others_go_on_and_they_can_be_tried_again(

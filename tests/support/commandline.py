@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ def wait_until(
 def committed_parts(output: Path) -> int:
     """Count the parts that stand."""
     return len(list((output / "captions").glob("part-*.parquet")))
+
+
+def workers_named(*kinds: str) -> list[psutil.Process]:
+    """Find the processes of actors of these classes in this process's own local Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(kind in "".join(process.cmdline()[:1]) for kind in kinds):
+                found.append(process)
+    return found
 
 
 def ray_processes_of(home: Path) -> list[int]:

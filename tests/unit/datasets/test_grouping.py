@@ -126,7 +126,7 @@ def test_an_image_in_two_splits_is_rejected() -> None:
     (group,) = groups_of([row("a", "one", split="train"), row("a", "two", split="test")])
     assert group.image is None
     assert [reason for _, _, reason in rejected(group)] == ["split_conflict"] * 3
-    assert {"test", "train"} <= set(group.rejections[0].message.split())
+    assert {"test", "train"} <= set((group.rejections[0].message or "").split())
 
 
 def test_no_tables_are_no_groups() -> None:

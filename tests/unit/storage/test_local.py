@@ -9,6 +9,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -316,7 +317,11 @@ def test_what_is_no_regular_file_is_not_waited_for(store: LocalStore, address: s
     fill(store, "x")
     os.mkfifo(store.address("pipe"))
     path = address.format(store.uri)
-    for read in (lambda: READER.read(path, 100), lambda: READER.read_range(path, 0, 100)):
+    reads: list[Callable[[], object]] = [
+        lambda: READER.read(path, 100),
+        lambda: READER.read_range(path, 0, 100),
+    ]
+    for read in reads:
         with pytest.raises(ObjectNotFound, match=r" (pipe|device)") as caught:
             read()
         assert caught.value.uri == path
