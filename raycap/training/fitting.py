@@ -145,7 +145,9 @@ class Fitting:
         kind: Any = ray.remote(LoneWorker)
         while True:
             worker = kind.options(
-                num_cpus=self._resources.cpus_per_worker, num_gpus=self._resources.gpus_per_worker
+                num_cpus=self._resources.cpus_per_worker,
+                num_gpus=self._resources.gpus_per_worker,
+                scheduling_strategy="DEFAULT",  # not within what a trial's actor reserves
             ).remote()
             try:
                 result: dict[str, Any] = ray.get(worker.fit.remote(assignment))

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.commandline import RAYCAP, CommandLine, ray_processes_of, rows_of, write_images
+from tests.support.commandline import (
+    RAYCAP,
+    CommandLine,
+    ray_processes_left_of,
+    rows_of,
+    write_images,
+)
 
 HOSTILE = ("numpy", "gzip", "PIL", "socket", "pickle", "evaluate")
 WAYS = {
@@ -57,4 +63,4 @@ def test_nothing_is_imported_from_the_working_folder_and_nothing_is_left_behind(
     assert list((temporary / "ray").iterdir())
     links = {path for path in Path("/tmp").glob("raycap-*/ray") if path.is_symlink()}  # noqa: S108
     assert not [link for link in links if os.readlink(link).startswith(str(temporary))]
-    assert ray_processes_of(home) == []
+    assert ray_processes_left_of(home) == []

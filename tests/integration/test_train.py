@@ -196,6 +196,7 @@ FRAGILE = CONFIG.model_copy(
 """A run that writes a checkpoint at every step, and replaces one worker."""
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_result_is_the_same(
     dataset: Path, tmp_path: Path, whole: Any
 ) -> None:

@@ -89,20 +89,18 @@ def workers_named(*kinds: str) -> list[psutil.Process]:
 
 
 def ray_processes_of(home: Path) -> list[int]:
-    """Find what is left of the local Ray that a command with this home folder had started.
-
-    Processes that were asked to end may take a moment on a busy machine.
-    """
-    deadline = time.monotonic() + 20
-    while (left := _processes_of(home)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return left
-
-
-def _processes_of(home: Path) -> list[int]:
+    """Find the processes of the local Ray that a command with this home folder has started."""
     left = []
     for process in psutil.process_iter(["pid", "environ", "cmdline"]):
         environ = process.info["environ"] or {}
         if environ.get("HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
             left.append(process.info["pid"])
+    return left
+
+
+def ray_processes_left_of(home: Path) -> list[int]:
+    """Find those that do not end; processes that were asked to end take a while on a busy machine."""
+    deadline = time.monotonic() + 60
+    while (left := ray_processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.2)
     return left
