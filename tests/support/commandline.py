@@ -99,7 +99,7 @@ def ray_processes_of(home: Path) -> list[int]:
 
 
 def ray_processes_left_of(home: Path) -> list[int]:
-    """Find those that do not end; processes that were asked to end take a while on a busy machine."""
+    """Find those that do not end; on a busy machine their end takes a while."""
     deadline = time.monotonic() + 60
     while (left := ray_processes_of(home)) and time.monotonic() < deadline:
         time.sleep(0.2)
