@@ -71,7 +71,8 @@ Set a value in a YAML file (`--config run.yaml`) or on the command line
 (`--set engine.batch_size=16`). The command line overrides the file. If a name or a value is wrong,
 the error message shows what is allowed.
 
-- The default `null` means that raycap chooses the value; the description says how.
+- The default `null` (`None` in Python and in the descriptions) means that raycap chooses the value,
+  or that there is none; the description says which.
 - Every run saves all of its settings in its output.
 - `raycap status`, `verify`, `export` and `doctor` accept the settings of `caption` and use those of
   `storage`.
