@@ -89,7 +89,7 @@ def test_the_second_model_has_its_own_prompt_and_arithmetic(larger: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("values", "line"),
+    ("values", "setting"),
     [
         ({"model": "x"}, "cascade"),
         ({"below": -1}, "cascade"),
