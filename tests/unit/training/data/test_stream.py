@@ -257,7 +257,7 @@ def test_a_stream_out_of_order_fails_an_assertion(dataset: str) -> None:
     tables: list[pa.Table] = list(tables_of(make_spec(dataset)))
     with (
         Feed(iter(tables[1:]), one_worker(), tiny_model(), 60.0) as feed,
-        pytest.raises(AssertionError),
+        pytest.raises(AssertionError, match="the stream gave"),
     ):
         feed.take(Kind.TRAIN, 0, 0)
 
