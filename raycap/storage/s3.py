@@ -7,16 +7,18 @@ none of them is logged, stored or sent elsewhere.
 import heapq
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import botocore.session
 import pyarrow as pa
 from botocore import UNSIGNED
 from botocore import exceptions as botocore_errors
 from botocore.config import Config
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 
 from raycap.config import StorageConfig
@@ -456,6 +458,13 @@ _BROKEN = (
 )
 
 
+@cache
+def _service_models() -> Loader:
+    """Return a loader that keeps what it has parsed, the longest part of a client's start."""
+    loader: Loader = botocore.session.get_session().get_component("data_loader")
+    return loader
+
+
 def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
     """Build a client with the configured timeouts and without retries (`retrying` does them).
 
@@ -475,7 +484,9 @@ def make_client(config: StorageConfig, num_attempts: int = 1) -> "S3Client":
         response_checksum_validation="when_required",
     )
     try:
-        return boto3.session.Session().client("s3", config=settings)
+        session = botocore.session.get_session()
+        session.register_component("data_loader", _service_models())
+        return boto3.session.Session(botocore_session=session).client("s3", config=settings)
     except (botocore_errors.BotoCoreError, ValueError) as error:
         raise StorageError(f"S3 cannot be reached: {error}") from error
 

@@ -4,6 +4,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.faults.drills import captions_of, told
 from tests.support.cli import InProcess
 from tests.support.commandline import (
@@ -23,17 +25,24 @@ COMMAND = (
 )
 
 
-def test_a_run_is_stopped_interrupted_killed_and_the_same_command_goes_on_each_time(
-    raycap: CommandLine, cli: InProcess
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param((signal.SIGINT, signal.SIGKILL), id="interrupted-killed"),
+        pytest.param((signal.SIGHUP,), id="terminal-closed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_is_stopped_or_killed_and_the_same_command_goes_on_each_time(
+    raycap: CommandLine, cli: InProcess, signals: tuple[signal.Signals, ...]
 ) -> None:
-    """One command, four times: Ctrl-C, a closed terminal, kill -9, to the end.
+    """One command: after each signal again, and to the end.
 
     That SIGTERM does what Ctrl-C does is shown by test_training.py and unit/console/test_entry.py.
     """
     photos, output = raycap.folder / "photos", raycap.folder / "out"
     write_images(photos, NUM_IMAGES)
     written: dict[Path, int] = {}
-    for sent in (signal.SIGINT, signal.SIGHUP, signal.SIGKILL):
+    for sent in signals:
         before = committed_parts(output)
         process = raycap.start(*COMMAND)
         wait_until(lambda before=before: committed_parts(output) > before, process)  # type: ignore[misc]

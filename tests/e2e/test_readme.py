@@ -49,6 +49,7 @@ def test_the_commands_on_a_folder_run_in_order(
     assert (cli.folder / "captions/summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_commands_on_a_bucket_run_with_a_model_that_needs_no_download(
     cli: InProcess, s3: S3, make_jpeg: MakeJpeg
 ) -> None:

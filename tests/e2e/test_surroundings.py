@@ -24,9 +24,8 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(
-    "way", ["installed", *(pytest.param(way, marks=pytest.mark.slow) for way in ("module", "job"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["installed", "module", "job"])
 def test_nothing_is_imported_from_the_working_folder_and_nothing_is_left_behind(
     raycap: CommandLine, way: str
 ) -> None:

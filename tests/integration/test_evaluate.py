@@ -114,6 +114,7 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tmp_path: Path) -> No
         run(systems, references, settings=SPREAD)
 
 
+@pytest.mark.slow
 def test_evaluations_are_read_from_buckets_and_written_to_them(tmp_path: Path, s3: S3) -> None:
     systems, references = write_corpus(tmp_path, 25)
     for path in (*systems, references):

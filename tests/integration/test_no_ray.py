@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.support.broken_ray import COMMANDS
 from tests.support.commandline import write_images
 from tests.support.tiny_dataset import write_dataset
 
 
+@pytest.mark.slow
 def test_every_command_says_in_one_line_why_there_is_no_ray(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 4)
     for number in range(4):

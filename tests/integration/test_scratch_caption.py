@@ -17,6 +17,7 @@ from tests.support.tiny_scratch import BEAMS, build
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
+@pytest.mark.slow
 def test_the_pipeline_says_what_the_model_says(tmp_path: Path) -> None:
     """For one kind: that each is loaded and captions alike, tests/unit shows."""
     model, folder, output = tmp_path / "model", tmp_path / "scenes", tmp_path / "out"

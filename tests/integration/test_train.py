@@ -75,6 +75,7 @@ CONFIG = tiny_config(
 """44 images: six steps an epoch."""
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_models_history_and_record(whole: Any) -> None:
     found, seen, output = whole
     assert (found.num_images, found.num_steps, found.num_epochs) == (44, 18, 3)
@@ -118,6 +119,7 @@ def test_a_higher_number_of_epochs_continues_a_finished_run(dataset: Path, tmp_p
     assert run(dataset, tmp_path, config(2)) == longer
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_another_one_is_refused(
     dataset: Path, whole: Any
 ) -> None:

@@ -70,7 +70,7 @@ def wait_until(
     while not happened():
         assert process is None or process.poll() is None, "the command ended before it happened"
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def committed_parts(output: Path) -> int:
@@ -102,5 +102,5 @@ def ray_processes_left_of(home: Path) -> list[int]:
     """Find those that do not end; on a busy machine their end takes a while."""
     deadline = time.monotonic() + 60
     while (left := ray_processes_of(home)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(1)
     return left

@@ -216,6 +216,7 @@ def test_without_the_extra_meteor_is_skipped_and_the_published_tokenizer_refused
     assert caught.value.setting == "tokenizer"
 
 
+@pytest.mark.slow
 def test_a_metric_whose_program_dies_midway_is_skipped_and_the_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

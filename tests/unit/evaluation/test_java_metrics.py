@@ -46,6 +46,7 @@ def corpus_score(meteor: Meteor, corpus: Tokenized) -> float:
 # METEOR
 
 
+@pytest.mark.slow
 def test_meteor_of_two_sentences_equals_the_published_program(meteor: Meteor) -> None:
     of_each = meteor.score(*TWO_SENTENCES)
     np.testing.assert_allclose(of_each, references.METEOR_OF_EACH, rtol=0, atol=5e-9)
