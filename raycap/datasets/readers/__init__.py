@@ -44,13 +44,14 @@ class Annotations:
             StorageError: a store refuses.
         """
         digest = blake2b(digest_size=16)
-        source, reads = self.place, self.format.reader.reads
+        source, reader = self.place, self.format.reader
         for file in source.files:
-            _add_file(digest, file)
+            for read in (file, *(found for found in reader.beside(file) if found.exists())):
+                _add_file(digest, read)
         if not source.files:
-            _add_folder(digest, source.store, reads)
+            _add_folder(digest, source.store, reader.reads)
             if source.images is not None and not Address.parse(source.images).is_web:
-                _add_folder(digest, open_store(source.images, source.config), reads)
+                _add_folder(digest, open_store(source.images, source.config), reader.reads)
         return digest.hexdigest()
 
 

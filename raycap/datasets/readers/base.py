@@ -82,5 +82,7 @@ class Reader:
     """The whole folder is read, so no file needs to be found where the format is given."""
     reads: Callable[[str], bool] = lambda _: True
     """Whether a file of a folder is read, by its key, where the whole folder is."""
+    beside: Callable[[AnnotationFile], list[AnnotationFile]] = lambda _: []
+    """Returns the files beside a file of this format that are read with it, where they exist."""
     holds_images: bool = False
     """Images are in the files themselves, so no folder of images can be given."""

@@ -121,12 +121,15 @@ def _row(
     )
 
 
+def _split_files(file: AnnotationFile) -> list[AnnotationFile]:
+    above = file.key.removesuffix(file.name)
+    return [AnnotationFile(store=file.store, key=above + name) for name in _SPLIT_FILES]
+
+
 def _read_splits(file: AnnotationFile) -> dict[str, str]:
     """Read the split of each image: 8,000 names, which fit in memory."""
-    above = file.key.removesuffix(file.name)
     splits: dict[str, str] = {}
-    for name, split in _SPLIT_FILES.items():
-        names = AnnotationFile(store=file.store, key=above + name)
+    for names, split in zip(_split_files(file), _SPLIT_FILES.values(), strict=True):
         if names.exists():
             lines = (text_of(line.strip()) for line in read_lines(names))
             splits.update({image: split for image in lines if image})
@@ -172,4 +175,5 @@ READER = Reader(
     sniff=is_flickr,
     find=_find,
     read=_read,
+    beside=_split_files,
 )

@@ -68,6 +68,7 @@ _METADATA_NAMES = (
     "captions.jsonl",
     "captions.csv",
 )  # Hugging Face's names, and two plain ones
+_NOT_READ = "tables in folders of splits are not read, because there is one above them"
 _PART_SUFFIX = ".parquet"
 _NUM_PEEKED = 32
 _MESSAGE_CHARS = 500
@@ -240,8 +241,18 @@ def _first_table(store: Store, folder: str) -> AnnotationFile | None:
     return next((file for file in files if file.exists()), None)
 
 
+def _unread_metadata(source: Source) -> list[AnnotationFile]:
+    """Find tables in folders of splits beside a table above them, which alone is read."""
+    if any("/" in file.key for file in source.files):
+        return []
+    found = (_first_table(source.store, f"{word}/") for word in SPLIT_WORDS)
+    return [file for file in found if file is not None]
+
+
 def _read_metadata(source: Source) -> Iterator[pa.Table]:
     """Read tables beside images; those in folders named after splits have these splits."""
+    for unread in _unread_metadata(source):
+        source.notes.add(_NOT_READ, example=unread.uri)
     for file in source.files:
         word = file.key.rpartition("/")[0]
         if source.images is None:

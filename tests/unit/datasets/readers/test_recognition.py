@@ -170,3 +170,10 @@ def test_the_state_of_a_folder_is_that_of_the_files_that_are_read(
     assert state_of(tmp_path) == before
     write(tmp_path, {name: "changed"})
     assert state_of(tmp_path) != before
+
+
+def test_the_state_of_a_file_covers_the_files_that_are_read_with_it(tmp_path: Path) -> None:
+    write(tmp_path, {"Flickr8k.token.txt": "1.jpg#0\tx\n", "1.jpg": "x"})
+    before = state_of(tmp_path)
+    write(tmp_path, {"Flickr_8k.testImages.txt": "1.jpg\n"})
+    assert state_of(tmp_path) != before

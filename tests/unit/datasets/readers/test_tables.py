@@ -366,3 +366,13 @@ def test_empty_tables_are_tables_without_rows(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.csv"):
         write(tmp_path, {name: ""})
         assert read(tmp_path / name) == []
+
+
+def test_tables_in_folders_of_splits_below_a_table_are_reported_as_not_read(tmp_path: Path) -> None:
+    for folder in ("", "train/", "test/"):
+        write(tmp_path, {f"{folder}metadata.jsonl": json_lines(ROWS)})
+    found = open_annotations(str(tmp_path), CONFIG)
+    assert pa.concat_tables(found.tables).num_rows == len(ROWS)
+    (note,) = found.notes.texts()
+    assert note.startswith("2 ")
+    assert "/metadata.jsonl" in note
