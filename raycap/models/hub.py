@@ -78,7 +78,7 @@ def download(name: str, revision: str | None) -> Path:
         ModelError: the model or revision does not exist, or the Hub cannot be reached or refuses.
     """
     try:
-        folder = _snapshot(name, revision)
+        folder = _snapshot(name, revision) if revision else _main(name)
         if revision is None and not _has_weights(folder):
             folder = _converted(name, folder) or folder
     except _HUB_ERRORS as error:
@@ -98,6 +98,20 @@ def _snapshot(name: str, revision: str | None) -> Path:
     return Path(
         huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=ALLOWED_PATTERNS)
     )
+
+
+def _main(name: str) -> Path:
+    """Download the main branch; without it, use the only conversion that the cache has."""
+    try:
+        return _snapshot(name, None)
+    except _HUB_ERRORS:
+        constants = huggingface_hub.constants
+        folder = huggingface_hub.file_download.repo_folder_name(repo_id=name, repo_type="model")
+        repository = Path(constants.HF_HUB_CACHE) / folder
+        cached = _cached_conversion(repository)
+        if cached is None or (repository / "refs" / "main").exists():
+            raise
+        return cached
 
 
 def _has_weights(folder: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -144,6 +145,17 @@ def test_a_cache_without_a_record_is_enough_if_it_is_clear(
     with pytest.raises(ModelError) as caught:
         find_model("org/blip")
     assert "HF_HUB_OFFLINE" in str(caught.value)
+
+
+@pytest.mark.usefixtures("pickled_hub")
+def test_a_cache_of_the_conversion_alone_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `hf download org/blip --revision refs/pr/18` leaves it."""
+    huggingface_hub.snapshot_download("org/blip", revision="refs/pr/18")
+    offline(monkeypatch, tmp_path / "cache")
+    source = find_model("org/blip")
+    assert source.revision == CONVERTED
 
 
 def test_what_was_never_downloaded_is_one_clear_line_offline(
