@@ -68,7 +68,8 @@ def test_a_bucket_becomes_a_dataset_in_a_bucket_reading_every_image_once(
     listed = s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="out/")["Contents"]
     keys = {item["Key"] for item in listed}
     parts = {f"out/{key}" for split in dataset.splits for key in dataset.parts(split)}
-    assert keys == {"out/dataset.json", "out/parts.parquet", "out/rejected.parquet", *parts}
+    fixed = {"out/dataset.json", "out/lock.json", "out/parts.parquet", "out/rejected.parquet"}
+    assert keys == {*fixed, *parts}
     assert prepare(f"{s3.uri}/photos", f"{s3.uri}/out", config=config()) == record
     with pytest.raises(RunConflict):
         prepare(f"{s3.uri}/photos", f"{s3.uri}/out", config=config(subset=0.5))
