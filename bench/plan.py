@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.captioning.ledger import read_ledger
-from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, part_key, read_part
+from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_part
 from raycap.captioning.plan import CaptionPlan, extend_plan
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import part_key
 
 PAGE = 1000
 THREADS = 16

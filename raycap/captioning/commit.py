@@ -20,7 +20,6 @@ from raycap.captioning.parts import (
     CAPTIONS,
     CaptionsFooter,
     encode_captions,
-    part_key,
     read_captions_footer,
     read_part,
 )
@@ -28,6 +27,7 @@ from raycap.captioning.plan import CaptionPlan
 from raycap.errors import RunStopped
 from raycap.runs.records import now
 from raycap.storage.base import Store, WriteLock
+from raycap.storage.parts import part_key
 
 _WRITE_THREADS = 4
 _MAX_UNWRITTEN = 16

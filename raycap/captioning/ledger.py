@@ -11,20 +11,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from raycap.captioning.parts import (
-    CAPTIONS,
-    CaptionsFooter,
-    ManifestFooter,
-    list_parts,
-    part_key,
-    read_captions_footer,
-)
+from raycap.captioning.parts import CAPTIONS, CaptionsFooter, ManifestFooter, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
 from raycap.errors import TRANSIENT_CODES, ConfigError, DatasetError, ErrorCode
 from raycap.runs.records import RUN
 from raycap.schema import WORK
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import list_parts, part_key
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +65,7 @@ class Ledger:
     """Images to caption; for partial parts estimated by their failures to retry."""
 
     def add(self, number: int, footer: CaptionsFooter, num_again: int) -> None:
-        """Add a committed part, of which so many rows are captioned again."""
+        """Add a committed part, `num_again` rows of which will be captioned again."""
         if not num_again:
             self.totals.add(footer)
             return

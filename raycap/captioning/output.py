@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from raycap.captioning.ledger import Ledger, read_ledger
-from raycap.captioning.parts import CAPTIONS, MANIFEST, part_key, read_part
+from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
 from raycap.captioning.plan import CaptionPlan, read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
@@ -17,6 +17,7 @@ from raycap.runs.records import fingerprint_digest
 from raycap.schema import IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 SOURCE_URI = "source_uri"

@@ -19,8 +19,7 @@ from pydantic import TypeAdapter
 from raycap import schema
 from raycap.errors import TRANSIENT_CODES, DatasetError, ObjectNotFound
 from raycap.storage.base import Store
-from raycap.storage.parts import list_parts as list_parts
-from raycap.storage.parts import part_key as part_key
+from raycap.storage.parts import part_key
 
 MANIFEST = "manifest/"
 CAPTIONS = "captions/"

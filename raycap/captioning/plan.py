@@ -31,9 +31,7 @@ from raycap.captioning.parts import (
     MANIFEST,
     ManifestFooter,
     encode_manifest,
-    list_parts,
     manifest_footer,
-    part_key,
     read_manifest_footer,
     read_part,
 )
@@ -44,6 +42,7 @@ from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import list_parts, part_key
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from raycap.captioning.ledger import (
 )
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.moving import Move, find_move
-from raycap.captioning.parts import CAPTIONS, MANIFEST, list_parts
+from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.refusals import Refusals
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
@@ -58,6 +58,7 @@ from raycap.results.captioning import (
 from raycap.runs.opening import Claim, Run, check_claim, open_run
 from raycap.runs.records import RUN, fingerprint_digest, now, versions
 from raycap.storage.base import Store
+from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from raycap.captioning.parts import CAPTIONS, list_parts
+from raycap.captioning.parts import CAPTIONS
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, RunConflict, StorageError
 from raycap.progress import Progress
@@ -31,6 +31,7 @@ from raycap.results.captioning import (
 )
 from raycap.runs.records import encode_json, now, read_if_any
 from raycap.storage.base import Store
+from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,6 @@ from raycap.captioning.parts import (
     CaptionsFooter,
     ManifestFooter,
     ids_digest,
-    list_parts,
-    part_key,
     read_captions_part,
     read_manifest_part,
 )
@@ -40,6 +38,7 @@ from raycap.results.captioning import (
 from raycap.runs.records import fingerprint_digest
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import list_parts, part_key
 from raycap.storage.stores import open_store
 
 _CODES = pa.array([str(code) for code in ErrorCode])

@@ -7,12 +7,13 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.parts import CAPTIONS, list_parts, read_part
+from raycap.captioning.parts import CAPTIONS, read_part
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, attributes_right, long_captions
 from raycap.results.captioning import Summary, Verification
 from raycap.results.evaluation import Evaluation, System
 from raycap.results.training import Training
+from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 
 RECORD = "demo.json"

@@ -190,10 +190,6 @@ def _release(device: torch.device) -> None:
         torch.accelerator.memory.empty_cache()
 
 
-_NUM_IMAGES = 6
-_NUM_EPOCHS = 5
-
-
 def write_preview(store: Store, spec: StreamSpec) -> None:
     """Draw some training images: each unchanged, and as augmented in the first epochs."""
     prepare_process(spec.image)

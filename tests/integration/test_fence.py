@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raycap.captioning.parts import MANIFEST, list_parts
+from raycap.captioning.parts import MANIFEST
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, RunConflict, StorageError
@@ -22,6 +22,7 @@ from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.address import Address
 from raycap.storage.base import HeldLock, Store
 from raycap.storage.lock import check_conditional_writes
+from raycap.storage.parts import list_parts
 from raycap.storage.s3 import S3Store
 from tests.conftest import S3
 from tests.support import faulty_http

@@ -14,11 +14,11 @@ from raycap.captioning.parts import (
     encode_captions,
     encode_manifest,
     manifest_footer,
-    part_key,
 )
 from raycap.config import StorageConfig
 from raycap.results.captioning import Summary
 from raycap.storage.base import Store
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 AWKWARD = 'a "quoted",\ncat;\r\nünïcode \u2028 and\ttabs'

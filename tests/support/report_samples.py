@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from raycap import schema
-from raycap.captioning.parts import CAPTIONS, encode_captions, part_key, read_part
+from raycap.captioning.parts import CAPTIONS, encode_captions, read_part
 from raycap.config import StorageConfig
 from raycap.demo.scenes import Scene, long_captions, short_caption, write_scenes
 from raycap.results.captioning import Summary, write_summary
@@ -31,6 +31,7 @@ from raycap.results.evaluation import (
 )
 from raycap.storage.base import Store
 from raycap.storage.local import etag_of
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support.outputs import failed, row, write_output
 

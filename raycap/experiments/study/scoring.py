@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.parts import CAPTIONS, list_parts, read_part
+from raycap.captioning.parts import CAPTIONS, read_part
 from raycap.config import MissingPolicy, StudyConfig
 from raycap.datasets.dataset import CaptionDataset
 from raycap.datasets.splits import TEST
@@ -17,6 +17,7 @@ from raycap.progress import OnProgress
 from raycap.results.evaluation import Evaluation, System
 from raycap.results.labels import DIFFERENT_CAPTIONS, LENGTH_GAP
 from raycap.results.study import Score, SystemRecord
+from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 from raycap.text import count_words
 

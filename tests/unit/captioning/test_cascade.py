@@ -10,7 +10,7 @@ import pytest
 
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
-from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, part_key, read_part
+from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, read_part
 from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
@@ -21,6 +21,7 @@ from raycap.models.sources import find_model
 from raycap.preflights.run import preflight
 from raycap.results.captioning import Summary
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import part_key
 from tests.support.outputs import failed, row
 
 

@@ -8,14 +8,7 @@ import pyarrow as pa
 import pytest
 
 from raycap.captioning.ledger import read_ledger
-from raycap.captioning.parts import (
-    CAPTIONS,
-    MANIFEST,
-    encode_captions,
-    list_parts,
-    part_key,
-    read_captions_part,
-)
+from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_captions_part
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
 from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
 from raycap.captioning.source import open_source
@@ -29,6 +22,7 @@ from raycap.runs.opening import claim_output
 from raycap.runs.records import RUN, fingerprint_digest, read_json
 from raycap.schema import CAPTIONS as CAPTION_COLUMNS
 from raycap.storage.base import Store
+from raycap.storage.parts import list_parts, part_key
 from raycap.storage.stores import open_store
 from tests.support.outputs import row, write_output
 

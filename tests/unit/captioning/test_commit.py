@@ -18,15 +18,14 @@ from raycap.captioning.parts import (
     MANIFEST,
     CaptionsFooter,
     encode_manifest,
-    list_parts,
     manifest_footer,
-    part_key,
     read_captions_footer,
     read_part,
 )
 from raycap.captioning.plan import CaptionPlan
 from raycap.errors import RunConflict, RunStopped, StorageError
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import list_parts, part_key
 
 
 class FreeLock:

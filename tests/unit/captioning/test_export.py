@@ -19,12 +19,12 @@ from raycap.captioning.parts import (
     MANIFEST,
     encode_manifest,
     manifest_footer,
-    part_key,
     read_manifest_part,
     read_part,
 )
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support import outputs
 from tests.support.outputs import AWKWARD, failed, row

@@ -19,10 +19,10 @@ from raycap.captioning.parts import (
     encode_captions,
     encode_manifest,
     manifest_footer,
-    part_key,
 )
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import BucketNotFound, ConfigError
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import pytest
 
 from raycap import schema
 from raycap.captioning.ledger import read_ledger, retried_codes
-from raycap.captioning.parts import CAPTIONS, ManifestFooter, encode_captions, part_key
+from raycap.captioning.parts import CAPTIONS, ManifestFooter, encode_captions
 from raycap.captioning.plan import CaptionPlan
 from raycap.errors import TRANSIENT_CODES, ConfigError, ErrorCode
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import part_key
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,7 @@ from raycap.captioning.parts import (
     MANIFEST,
     encode_captions,
     encode_manifest,
-    list_parts,
     manifest_footer,
-    part_key,
     read_captions_footer,
     read_manifest_footer,
     read_part,
@@ -23,6 +21,7 @@ from raycap.errors import DatasetError, ObjectNotFound
 from raycap.schema import CAPTIONS as CAPTIONS_SCHEMA
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import list_parts, part_key
 
 
 @pytest.fixture

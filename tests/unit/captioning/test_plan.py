@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycap.captioning.parts import MANIFEST, list_parts, part_key, read_part
+from raycap.captioning.parts import MANIFEST, read_part
 from raycap.captioning.plan import CaptionPlan, extend_plan, read_plan, record_plan
 from raycap.errors import DatasetError, StorageError
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.local import LocalStore
+from raycap.storage.parts import list_parts, part_key
 
 Images = dict[str, str | None]
 """ETags by image id."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raycap.captioning import status as heartbeat
-from raycap.captioning.parts import CAPTIONS, part_key
+from raycap.captioning.parts import CAPTIONS
 from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
 from raycap.console.status import status_rows
@@ -25,6 +25,7 @@ from raycap.results.captioning import (
     write_summary,
 )
 from raycap.storage.base import Store
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 SUMMARY = Summary(

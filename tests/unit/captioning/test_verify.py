@@ -15,7 +15,6 @@ from raycap.captioning.parts import (
     encode_captions,
     encode_manifest,
     manifest_footer,
-    part_key,
     read_captions_part,
     read_manifest_part,
 )
@@ -32,6 +31,7 @@ from raycap.results.captioning import (
 )
 from raycap.runs.records import encode_json, fingerprint_digest
 from raycap.storage.base import Store
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support.outputs import row, summary, write_output
 
