@@ -391,7 +391,7 @@ def _delete_plan(store: Store) -> None:
     store.delete_all(MANIFEST)
 
 
-def forecast(  # noqa: PLR0913  as `caption`
+def forecast(
     source: str | Path,
     output: str | Path,
     *,
@@ -399,26 +399,24 @@ def forecast(  # noqa: PLR0913  as `caption`
     source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: RetryFailed = False,
-    listing: Listing | None = None,
 ) -> Forecast:
-    """Return what `caption` would do, by listing the source and the output; write nothing.
-
-    Pass a `listing` if the source is open already; the output's run is then not compared.
-    """
+    """Return what `caption` would do, by listing the source and the output; write nothing."""
     config = config or CaptionConfig()
     store = open_store(str(output), config.storage)
     asked = None
-    if listing is None and store.exists(RUN):
+    if store.exists(RUN):
         # Only then: finding a model may download it.
         asked = _settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
         if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
-    listing = asked.listing if asked else listing
-    listing = listing or open_source(str(source), config.storage, config.source.split)
-    is_moved = asked is not None and asked.move.is_moved
     return foresee(
-        store, listing, config, limit=limit, retry_failed=retry_failed, is_moved=is_moved
+        store,
+        asked.listing if asked else open_source(str(source), config.storage, config.source.split),
+        config,
+        limit=limit,
+        retry_failed=retry_failed,
+        is_moved=asked is not None and asked.move.is_moved,
     )
 
 

@@ -35,7 +35,6 @@ from raycap.datasets.parts import (
     WORDS,
     SplitWriter,
     encode_table,
-    part_key,
     read_part,
     read_table,
 )
@@ -55,6 +54,7 @@ from raycap.schema import PART
 from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import part_key
 from raycap.storage.stores import ImageReader, open_store
 
 _PROBE = Target(width_px=32, height_px=32, resample="box")

@@ -17,8 +17,7 @@ from raycap import schema
 from raycap.errors import DatasetError
 from raycap.results.dataset import WORK
 from raycap.storage.base import KEY, Store
-from raycap.storage.parts import list_parts as list_parts
-from raycap.storage.parts import part_key as part_key
+from raycap.storage.parts import part_key
 from raycap.storage.ranged import RangedFile
 
 PLANNED_PARTS = f"{WORK}plan/"

@@ -24,7 +24,6 @@ from raycap.datasets.parts import (
     RANK,
     RowGroupWriter,
     encode_table,
-    part_key,
 )
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.errors import ConfigError, DatasetError
@@ -33,6 +32,7 @@ from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import part_key
 from raycap.text import script_of
 
 _MANY_MIXED = 0.1

@@ -26,8 +26,6 @@ from raycap.datasets.parts import (
     PARTIAL_PARTS,
     RowGroupWriter,
     encode_table,
-    list_parts,
-    part_key,
     read_part,
 )
 from raycap.datasets.planning import (
@@ -74,6 +72,7 @@ from raycap.runs.opening import Claim, Run, open_run
 from raycap.runs.records import now, versions
 from raycap.scratch import scratch_database
 from raycap.storage.base import KEY, Store
+from raycap.storage.parts import list_parts, part_key
 from raycap.storage.stores import open_store
 
 Row = dict[str, Any]

@@ -20,7 +20,6 @@ from raycap.datasets.parts import (
     MOVES,
     WORDS,
     encode_table,
-    part_key,
     read_table,
 )
 from raycap.datasets.planning import DatasetPlan
@@ -28,6 +27,7 @@ from raycap.errors import DatasetError
 from raycap.results.dataset import Duplicates, Leakage, Spread
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import part_key
 
 _NUM_EXAMPLES = 5
 _PAGE_ROWS = 8_192

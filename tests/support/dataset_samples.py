@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.config import StorageConfig
-from raycap.datasets.parts import PART_INDEX, SplitWriter, encode_table, part_key
+from raycap.datasets.parts import PART_INDEX, SplitWriter, encode_table
 from raycap.demo.scenes import long_captions, write_scenes
 from raycap.results.dataset import (
     INDEX,
@@ -21,6 +21,7 @@ from raycap.results.dataset import (
     Spread,
     write_record,
 )
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 Rows = list[dict[str, Any]]

@@ -17,7 +17,6 @@ from raycap.datasets.parts import (
     PART_INDEX,
     SplitWriter,
     encode_table,
-    part_key,
 )
 from raycap.results.dataset import (
     INDEX,
@@ -29,6 +28,7 @@ from raycap.results.dataset import (
     write_record,
 )
 from raycap.storage.base import KEY, Store
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}

@@ -14,7 +14,7 @@ from raycap import schema
 from raycap.config import PrepareConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.datasets.dataset import open_dataset
-from raycap.datasets.parts import ANSWERED_PARTS, part_key
+from raycap.datasets.parts import ANSWERED_PARTS
 from raycap.datasets.planning import write_plan
 from raycap.datasets.splits import hashed_split, rank_of, subset_limit
 from raycap.datasets.survey import find_duplicates, load_answers, write_moves
@@ -23,6 +23,7 @@ from raycap.images.decoding import Target, decode
 from raycap.metrics.tokenizer import tokenize
 from raycap.runs.records import LOCK
 from raycap.scratch import scratch_database
+from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support.caption_sets import (
     MARK,
