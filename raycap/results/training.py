@@ -40,8 +40,8 @@ _NOISE_SHARE = 0.01
 """A loss that changes by a smaller share has not changed: it varies so much from epoch to epoch."""
 _RISING_EPOCHS = 2
 """Epochs in a row with a higher validation loss before overfitting is reported."""
-_RANKED_DIGITS = 4
-"""Scores that are equal to this digit are equal: further digits decide nothing worth deciding."""
+_RANKED_DIGITS = 3
+"""Scores that are equal to this digit are equal: tables show no more, and the rest is chance."""
 _LOWER_IS_BETTER = frozenset({"loss", "length_gap"})
 
 

@@ -16,7 +16,6 @@ from raycap.results.training import (
     TRAINING,
     OnTrainingProgress,
     Training,
-    best_epoch,
     read_training,
     write_training,
 )
@@ -239,8 +238,7 @@ def _sum_up(job: Job, outcome: Outcome, started: float) -> Training:
     state, config = outcome.state, job.config
     history = state.history
     metric = config.validation.metric
-    losses = [record.validation_loss for record in history]
-    best = history[best_epoch([it.value(metric) for it in history], losses, metric) - 1]
+    best = next(record for record in reversed(history) if record.is_best)  # its model is kept
     train_s = sum(record.train_s for record in history)
     num_images = sum(record.num_images for record in history)
     return Training(

@@ -195,7 +195,7 @@ def test_the_best_epoch_follows_the_direction_of_the_metric(
 
 
 def test_a_tie_goes_to_the_loss_and_is_said() -> None:
-    ciders = [1e-6, 0.0, 2e-6, -0.0]
+    ciders = [2e-4, 0.0, 4e-4, -0.0]  # all 0.000 in the table of epochs
     falling = [4.0, 3.0, 2.0, 2.5]
     assert best_epoch(ciders, falling, "cider_d") == 3
     assert not is_exhausted(ciders[:3], falling[:3], "cider_d", 1)
