@@ -4,10 +4,9 @@ A run has one pass per model: the pending images are captioned by the model, and
 """
 
 import logging
-import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,17 @@ import pyarrow.compute as pc
 from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
-from raycap.captioning.cascade import Cascade, find_cascade
+from raycap.captioning.cascade import Cascade
+from raycap.captioning.claim import Asked, settle
 from raycap.captioning.commit import Committer
 from raycap.captioning.ledger import (
     Ledger,
     RetryFailed,
     Totals,
-    check_adoptable,
     read_ledger,
     retried_codes,
 )
 from raycap.captioning.loading import RunSpec
-from raycap.captioning.moving import Move, find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.refusals import Refusals
@@ -42,23 +40,18 @@ from raycap.config.loading import override
 from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
-from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import (
     PLAN,
-    PROGRESS,
     SUMMARY,
     Forecast,
     Summary,
     is_complete,
-    read_plan_record,
     write_summary,
 )
-from raycap.runs.opening import Claim, Run, check_claim, open_run
-from raycap.runs.records import RUN, fingerprint_digest, now, versions
+from raycap.runs.opening import Run, check_claim, open_run
+from raycap.runs.records import RUN, now, versions
 from raycap.storage.base import Store
-from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
@@ -258,7 +251,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     config = override(config or CaptionConfig(), named)
     retried_codes(retry_failed)  # a wrong one is refused before anything is written
     store = open_store(str(output), config.storage)  # first: finding a model may download it
-    asked = _settle(source, store, config, source_moved_from)
+    asked = settle(source, store, config, source_moved_from)
     with (
         open_run(store, asked.claim) as run,
         secret_addresses() as addresses,
@@ -282,115 +275,6 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
 _NOTHING_YET = Progress(num_done=0, num_total=0, num_failed=0, images_per_s=0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What a run is asked to do, with the model found and every default settled."""
-
-    listing: Listing
-    model: ModelSource
-    cascade: Cascade | None
-    config: CaptionConfig
-    move: Move
-    """Where the source of the output's run is now."""
-    claim: "CaptionClaim"
-
-    @property
-    def run(self) -> str:
-        """The digest by which parts name their run."""
-        return fingerprint_digest(self.claim.fingerprint)
-
-
-def _settle(
-    source: str | Path, store: Store, config: CaptionConfig, former: str | Path | None = None
-) -> _Asked:
-    """Open the source and find the model; so everything is refused that cannot work."""
-    listing = open_source(str(source), config.storage, config.source.split)
-    announce("finding the model")
-    model = find_model(config.model.name, config.model.adapter)
-    check_arithmetic(model, config.model)
-    cascade = find_cascade(config, model)
-    generation = settled_generation(config.generation, model)
-    check_backend(model, config.model, generation)
-    config = config.model_copy(update={"generation": generation})
-    fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
-    move = find_move(store, fingerprint, None if former is None else str(former))
-    return _Asked(
-        listing=listing,
-        model=model,
-        cascade=cascade,
-        config=config,
-        move=move,
-        claim=CaptionClaim(move.fingerprint, config),
-    )
-
-
-def caption_fingerprint(
-    source: dict[str, Any],
-    model: ModelSource,
-    config: CaptionConfig,
-    cascade: Cascade | None = None,
-) -> dict[str, Any]:
-    """Return what decides a run's captions: two runs alike in this may share an output.
-
-    The key `cascade` exists only with a cascade, so that older outputs can be continued.
-    """
-    found = {
-        **source,
-        "model": {**model.identity(), **config.model.arithmetic()},
-        "generation": config.generation.model_dump(mode="json"),
-        "image": config.image.model_dump(mode="json"),
-    }
-    return found if cascade is None else {**found, "cascade": cascade.describe()}
-
-
-class CaptionClaim(Claim):
-    """A captioning run's claim; the output may hold other files, such as a preflight's."""
-
-    def remedy(self, theirs: dict[str, Any]) -> str:
-        """Return what to do if the two runs differ in the address of the source only."""
-        if {**theirs, "source": self.fingerprint["source"]} != self.fingerprint:
-            return ""
-        return f"\nif the source has moved: --source-moved-from {shlex.quote(theirs['source'])}"
-
-    def record(self) -> dict[str, Any]:
-        """Return the content of `run.json`, with all settings of the first invocation."""
-        made = super().record()
-        config = self.config.model_dump(mode="json")
-        return {"fingerprint": made.pop("fingerprint"), "config": config, **made}
-
-    def renew(self, store: Store) -> None:
-        """Write nothing: `run.json` holds the settings."""
-
-    def check_free(self, store: Store) -> None:
-        """Accept any files but the captions of another run, whose `run.json` is lost."""
-        check_adoptable(store, fingerprint_digest(self.fingerprint), _CHECK_THREADS)
-
-    def create(self, store: Store) -> None:
-        """Claim the output, and delete the plan of a run whose `run.json` is lost."""
-        record = read_plan_record(store)
-        if record is None or record.run != fingerprint_digest(self.fingerprint):
-            _delete_plan(store)
-        super().create(store)
-
-    def may_replace(self, store: Store) -> bool:
-        """Whether the other run has committed nothing, say for a wrong address or setting."""
-        return next(list_parts(store, CAPTIONS), None) is None
-
-    def replace(self, store: Store) -> None:
-        """Replace the run, and delete its plan."""
-        _delete_plan(store)
-        super().replace(store)
-
-
-_CHECK_THREADS = 16
-
-
-def _delete_plan(store: Store) -> None:
-    for key in (SUMMARY, PROGRESS, PLAN):
-        store.delete(key)
-    store.delete_all(MANIFEST)
-
-
 def forecast(
     source: str | Path,
     output: str | Path,
@@ -406,7 +290,7 @@ def forecast(
     asked = None
     if store.exists(RUN):
         # Only then: finding a model may download it.
-        asked = _settle(source, store, config, source_moved_from)
+        asked = settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
         if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
@@ -470,7 +354,7 @@ class _Invocation:
         self,
         run: Run,
         plan: CaptionPlan,
-        asked: _Asked,
+        asked: Asked,
         addresses: SecretAddresses,
         heartbeat: Heartbeat,
         on_progress: OnProgress,
@@ -562,7 +446,7 @@ class _Invocation:
         )
 
 
-def _plan(store: Store, asked: _Asked, *, limit: int | None) -> CaptionPlan:
+def _plan(store: Store, asked: Asked, *, limit: int | None) -> CaptionPlan:
     """Plan a run, and record the plan."""
     plan = _extended(store, asked.listing, asked.config, limit=limit, is_moved=asked.move.is_moved)
     if plan.run and plan.run != asked.run:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.captioning.claim import CaptionClaim, caption_fingerprint
 from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.ledger import RetryFailed
 from raycap.captioning.loading import RunSpec
@@ -29,7 +30,7 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
-from raycap.captioning.run import CaptionClaim, caption_fingerprint, foresee
+from raycap.captioning.run import foresee
 from raycap.captioning.source import Listing, is_held, open_source
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster

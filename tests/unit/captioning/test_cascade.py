@@ -10,8 +10,8 @@ import pytest
 
 from raycap import schema
 from raycap.captioning.cascade import Cascade, awaits, find_cascade
+from raycap.captioning.claim import caption_fingerprint
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, read_part
-from raycap.captioning.run import caption_fingerprint
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.console.caption import summary_rows

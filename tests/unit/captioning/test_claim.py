@@ -7,10 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from raycap.captioning.claim import CaptionClaim, caption_fingerprint
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_captions_part
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
-from raycap.captioning.run import CaptionClaim, caption_fingerprint, forecast
+from raycap.captioning.run import forecast
 from raycap.captioning.source import open_source
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.config.loading import validate_config

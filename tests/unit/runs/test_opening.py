@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raycap.captioning.run import CaptionClaim
+from raycap.captioning.claim import CaptionClaim
 from raycap.config import CaptionConfig, StorageConfig, TuneConfig
 from raycap.errors import ConfigError, RunConflict, RunStopped
 from raycap.runs.opening import Claim, check_claim, check_claimed, claim_output, open_run

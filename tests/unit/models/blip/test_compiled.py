@@ -13,7 +13,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from transformers import BlipForConditionalGeneration
 
-from raycap.captioning.run import caption, caption_fingerprint
+from raycap.captioning.claim import caption_fingerprint
+from raycap.captioning.run import caption
 from raycap.config import CaptionConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target

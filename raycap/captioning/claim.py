@@ -1,0 +1,130 @@
+"""What a captioning run is asked to do, and the fingerprint by which it claims its output."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycap.captioning.cascade import Cascade, find_cascade
+from raycap.captioning.ledger import check_adoptable
+from raycap.captioning.moving import Move, find_move
+from raycap.captioning.parts import CAPTIONS, MANIFEST
+from raycap.captioning.source import Listing, open_source
+from raycap.config import CaptionConfig
+from raycap.models.base import ModelSource
+from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.vlm.vllm_requests import check_backend
+from raycap.progress import announce
+from raycap.results.captioning import PLAN, PROGRESS, SUMMARY, read_plan_record
+from raycap.runs.opening import Claim
+from raycap.runs.records import fingerprint_digest
+from raycap.storage.base import Store
+from raycap.storage.parts import list_parts
+
+_CHECK_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a run is asked to do, with the model found and every default settled."""
+
+    listing: Listing
+    model: ModelSource
+    cascade: Cascade | None
+    config: CaptionConfig
+    move: Move
+    """Where the source of the output's run is now."""
+    claim: "CaptionClaim"
+
+    @property
+    def run(self) -> str:
+        """The digest by which parts name their run."""
+        return fingerprint_digest(self.claim.fingerprint)
+
+
+def settle(
+    source: str | Path, store: Store, config: CaptionConfig, former: str | Path | None = None
+) -> Asked:
+    """Open the source and find the model; so everything is refused that cannot work."""
+    listing = open_source(str(source), config.storage, config.source.split)
+    announce("finding the model")
+    model = find_model(config.model.name, config.model.adapter)
+    check_arithmetic(model, config.model)
+    cascade = find_cascade(config, model)
+    generation = settled_generation(config.generation, model)
+    check_backend(model, config.model, generation)
+    config = config.model_copy(update={"generation": generation})
+    fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
+    move = find_move(store, fingerprint, None if former is None else str(former))
+    return Asked(
+        listing=listing,
+        model=model,
+        cascade=cascade,
+        config=config,
+        move=move,
+        claim=CaptionClaim(move.fingerprint, config),
+    )
+
+
+def caption_fingerprint(
+    source: dict[str, Any],
+    model: ModelSource,
+    config: CaptionConfig,
+    cascade: Cascade | None = None,
+) -> dict[str, Any]:
+    """Return what decides a run's captions: two runs alike in this may share an output.
+
+    The key `cascade` exists only with a cascade, so that older outputs can be continued.
+    """
+    found = {
+        **source,
+        "model": {**model.identity(), **config.model.arithmetic()},
+        "generation": config.generation.model_dump(mode="json"),
+        "image": config.image.model_dump(mode="json"),
+    }
+    return found if cascade is None else {**found, "cascade": cascade.describe()}
+
+
+class CaptionClaim(Claim):
+    """A captioning run's claim; the output may hold other files, such as a preflight's."""
+
+    def remedy(self, theirs: dict[str, Any]) -> str:
+        """Return what to do if the two runs differ in the address of the source only."""
+        if {**theirs, "source": self.fingerprint["source"]} != self.fingerprint:
+            return ""
+        return f"\nif the source has moved: --source-moved-from {shlex.quote(theirs['source'])}"
+
+    def record(self) -> dict[str, Any]:
+        """Return the content of `run.json`, with all settings of the first invocation."""
+        made = super().record()
+        config = self.config.model_dump(mode="json")
+        return {"fingerprint": made.pop("fingerprint"), "config": config, **made}
+
+    def renew(self, store: Store) -> None:
+        """Write nothing: `run.json` holds the settings."""
+
+    def check_free(self, store: Store) -> None:
+        """Accept any files but the captions of another run, whose `run.json` is lost."""
+        check_adoptable(store, fingerprint_digest(self.fingerprint), _CHECK_THREADS)
+
+    def create(self, store: Store) -> None:
+        """Claim the output, and delete the plan of a run whose `run.json` is lost."""
+        record = read_plan_record(store)
+        if record is None or record.run != fingerprint_digest(self.fingerprint):
+            _delete_plan(store)
+        super().create(store)
+
+    def may_replace(self, store: Store) -> bool:
+        """Whether the other run has committed nothing, say for a wrong address or setting."""
+        return next(list_parts(store, CAPTIONS), None) is None
+
+    def replace(self, store: Store) -> None:
+        """Replace the run, and delete its plan."""
+        _delete_plan(store)
+        super().replace(store)
+
+
+def _delete_plan(store: Store) -> None:
+    for key in (SUMMARY, PROGRESS, PLAN):
+        store.delete(key)
+    store.delete_all(MANIFEST)
