@@ -38,6 +38,8 @@ _CLASSES = {colour: name for name, colour in INKS.items()}
 _FONT_SIZE = re.compile(r"([\d.]+)px")
 _BOLD = re.compile(r"\b(?:bold|700)\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_EDGE_PX = 6
+_FONT_SLACK = 1.3
 _KEPT = {"fill", "fill-opacity", "opacity", "stroke", "stroke-opacity", "stroke-width"} | {
     "stroke-dasharray",
     "stroke-linecap",
@@ -75,8 +77,22 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> Marku
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
 
 
+def _make_room(figure: Figure) -> None:
+    """Move vertical axes to the right if their numbers would begin left of the drawing."""
+    for axes in figure.axes:
+        box = axes.yaxis.get_tightbbox()
+        if box is None or box.x0 >= _EDGE_PX:
+            continue
+        # Measured in matplotlib's font: that of the page may be wider.
+        missing = _FONT_SLACK * (_EDGE_PX - box.x0) / figure.bbox.width
+        place = axes.get_position()
+        left = place.x0 + missing
+        axes.set_position((left, place.y0, place.width - missing, place.height))
+
+
 def _drawn(figure: Figure) -> bytes:
     sink = BytesIO()
+    _make_room(figure)
     # Texts remain texts: smaller than outlines, and in the font of the page.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raycap"}):
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})

@@ -90,3 +90,12 @@ def test_one_curve_alone_needs_no_key() -> None:
 
 def test_no_two_inks_are_one() -> None:
     assert len(set(INKS.values())) == len(INKS)
+
+
+@pytest.mark.parametrize("values", [[0.00222, 0.00216], [8.94e-10, 8.82e-10], [-1e5, 1e5]])
+def test_numbers_of_the_vertical_axis_are_within_the_drawing(values: list[float]) -> None:
+    svg = epoch_chart("a", "CIDEr-D", "falls", [curve(2, values=values)]).plot.svg
+    labels = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"[^>]*>([^<]+)<', svg)
+    assert labels
+    for x, text in labels:
+        assert float(x) >= 7 * len(text), "the width of a digit, in points"
