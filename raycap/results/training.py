@@ -236,7 +236,10 @@ def chosen_by(
     """Return the metric that the best epoch was chosen by; in a tie, that was validation loss."""
     value = round(best.value(metric), _RANKED_DIGITS)
     tied = [record for record in history if round(record.value(metric), _RANKED_DIGITS) == value]
-    if metric == "loss" or len(tied) < 2:
+    lowest = min((record.validation_loss for record in tied), default=math.inf)
+    # Earlier versions took scores for equal only where their fourth digit was.
+    is_by_loss = round(best.validation_loss - lowest, _RANKED_DIGITS) <= 0
+    if metric == "loss" or len(tied) < 2 or not is_by_loss:
         return label or metric
     return f"validation loss, of {len(tied)} epochs with {label or metric} {value:z.3f}"
 

@@ -212,6 +212,7 @@ def test_a_tie_goes_to_the_loss_and_is_said() -> None:
     assert chosen_by(tied, tied[2], "cider_d") == text
     assert chosen_by(apart, apart[2], "cider_d") == "cider_d"
     assert chosen_by(tied, tied[2], "loss") == "loss"
+    assert chosen_by(tied, tied[0], "cider_d") == "cider_d", "as an earlier version chose it"
 
 
 def test_patience_counts_the_epochs_without_a_better_value() -> None:
