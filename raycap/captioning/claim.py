@@ -45,7 +45,20 @@ class Asked:
 def settle(
     source: str | Path, store: Store, config: CaptionConfig, former: str | Path | None = None
 ) -> Asked:
-    """Open the source and find the model; so everything is refused that cannot work."""
+    """Open the source and find the model, and refuse whatever cannot work.
+
+    Args:
+        source: images or a list of them, as of `caption`.
+        store: the output.
+        config: all settings.
+        former: the former address of the source, if it has moved.
+
+    Raises:
+        ConfigError: the source, the model or a setting does not exist or does not fit.
+        RunConflict: the source has moved elsewhere, by an earlier invocation.
+        ModelError: the model cannot be loaded.
+        StorageError: a store refuses.
+    """
     listing = open_source(str(source), config.storage, config.source.split)
     announce("finding the model")
     model = find_model(config.model.name, config.model.adapter)
