@@ -37,6 +37,15 @@ MakeJpeg = Callable[..., bytes]
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # As in `raycap.cluster.local`: beside a busy program, Ray's workers would get almost no time.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Whatever starts the tests: `nohup` and `&` ignore signals that tests send, and pass that on to
+# every process; a dumb terminal shows no table that grows.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
+os.environ["TERM"] = "xterm"
 
 S3_PAGE_KEYS = 100
 """Keys that moto's server lists at a time; AWS lists 1,000."""
