@@ -2,7 +2,9 @@
 
 import os
 import struct
+import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,65 @@ def test_fewer_bits_stored_in_sixteen_are_not_black(kind: str, most: int, diviso
     values = np.linspace(0, most, 48).astype(np.uint16).reshape(6, 8)
     pixels = shown(encode(Image.fromarray(values), kind))
     assert np.abs(pixels[..., 0] - values / divisor).max() <= 1
+
+
+def png_of(values: np.ndarray) -> bytes:
+    """A PNG of 16-bit colour, which Pillow cannot write."""
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def tiff_of(values: np.ndarray, order: str = "<", *, is_compressed: bool = False) -> bytes:
+    """A TIFF of 16-bit colour, in one strip."""
+    height, width, channels = values.shape
+    body = values.astype(f"{order}u2").tobytes()
+    body = zlib.compress(body) if is_compressed else body
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    tags = [
+        *((256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, 8 + len(body))),
+        *((259, 4, 1, 8 if is_compressed else 1), (262, 4, 1, 2), (273, 4, 1, 8)),
+        *((277, 4, 1, channels), (278, 4, 1, height), (279, 4, 1, len(body)), (284, 4, 1, 1)),
+        *([(338, 4, 1, 2)] if channels == 4 else []),
+    ]
+    place = 8 + len(body) + len(bits)
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, place)
+    table = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
+    return head + body + bits + struct.pack(f"{order}H", len(tags)) + table + bytes(4)
+
+
+DEEP = {
+    "PNG": png_of,
+    "TIFF": tiff_of,
+    "TIFF, other byte order": partial(tiff_of, order=">"),
+    "TIFF, compressed": partial(tiff_of, is_compressed=True),
+    "TIFF, compressed, other byte order": partial(tiff_of, order=">", is_compressed=True),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.parametrize(("most", "divisor"), [(255, 1), (1_023, 4), (4_095, 16), (16_000, 256)])
+def test_colour_of_fewer_bits_stored_in_sixteen_is_not_black(
+    kind: str, most: int, divisor: int
+) -> None:
+    values = np.random.default_rng(most).integers(0, most + 1, (6, 8, 3)).astype(np.uint16)
+    values[0, 0] = most
+    assert np.array_equal(shown(DEEP[kind](values)), values // divisor)
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_transparency_of_dark_colour_in_sixteen_bits_is_kept(kind: str) -> None:
+    values = np.full((6, 8, 4), 4_095, dtype=np.uint16)
+    values[..., 3] = 65_535
+    values[:, :4, 3] = 0
+    pixels = shown(DEEP[kind](values // [2, 1, 1, 1]))
+    assert (pixels[:, :4] == 255).all()  # on white
+    assert (pixels[:, 4:] == [127, 255, 255]).all()
 
 
 def test_dark_sixteen_bit_pgm_stays_dark() -> None:
