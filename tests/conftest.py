@@ -25,6 +25,7 @@ from PIL import Image
 
 from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine
+from tests.support.faulty_http import FaultyServer, faulty_server, truthful
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -253,10 +254,29 @@ def raycap(tmp_path: Path, hermetic_aws: None) -> Iterator[CommandLine]:
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3_server: str) -> Iterator[None]:
+def s3_gate(s3_server: str) -> Iterator[FaultyServer]:
+    """Run a server in front of moto's, which Ray's workers use; `sick_s3` lets it fail."""
+    with faulty_server(s3_server) as server:
+        yield server
+
+
+@pytest.fixture
+def sick_s3(
+    s3: S3, s3_gate: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyServer]:
+    """Let this process read through the gate as well; its rule ends with the test."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_gate.url)
+    assert s3.endpoint != s3_gate.url
+    s3_gate.requests.clear()
+    yield s3_gate
+    s3_gate.rule = lambda _: truthful
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_gate: FaultyServer) -> Iterator[None]:
     """Start a local Ray whose workers find the S3 server in their environment."""
     env = {
-        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ENDPOINT_URL": s3_gate.url,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -15,6 +15,8 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from tests.conftest import S3, MakeJpeg, free_port
+from tests.faults.drills import captions_of
+from tests.faults.drills import told as told_of
 from tests.support.commandline import committed_parts, rows_of, wait_until, write_images
 from tests.support.evaluation_samples import write_corpus
 from tests.support.tiny_dataset import write_dataset
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.slow
 PROJECT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 STUB = ("--model", "stub", "--set", "engine.batch_size=10", "--set", "engine.part_size=10")
-SLOW = ("--set", "model.stub_latency_s=1")
+SLOW = ("--set", "model.stub_latency_s=2")
 
 
 @dataclass
@@ -131,68 +133,45 @@ def exit_code(cluster: TwoNodes, told: str) -> int | None:
     return client.get_job_info(name.group()).driver_exit_code
 
 
-def parts_of(s3: S3) -> dict[str, object]:
-    """When each part of an output was written."""
-    listed = s3.client.list_objects_v2(Bucket=s3.bucket, Prefix="out/captions/")["Contents"]
-    return {item["Key"]: item["LastModified"] for item in listed}
-
-
-def test_a_bucket_is_captioned_and_the_same_submission_again_does_nothing(
+def test_a_bucket_is_captioned_into_a_bucket(
     cluster: TwoNodes, s3: S3, make_jpeg: MakeJpeg
 ) -> None:
     for number in range(40):
         s3.put(f"photos/{number:02d}.jpg", make_jpeg(seed=number))
     s3.put("photos/broken.jpg", b"\xff\xd8\xff no")
     settings = ("--set", "engine.num_actors=2", "--set", "engine.max_failed_share=1")
-    arguments = (f"{s3.uri}/photos", f"{s3.uri}/out", *STUB, *settings)
-    told = cluster.submit("caption.py", *arguments)
+    told = cluster.submit("caption.py", f"{s3.uri}/photos", f"{s3.uri}/out", *STUB, *settings)
     assert "41 images" in told
     assert "succeeded" in told
     assert "complete: every image has exactly one row" in cluster(
         "raycap", "verify", f"{s3.uri}/out"
     )
-    assert "complete" in cluster("raycap", "status", f"{s3.uri}/out")
-    written = parts_of(s3)
-    assert len(written) == 5
-    cluster.submit("caption.py", *arguments)
-    assert parts_of(s3) == written
 
 
-def test_a_stopped_job_ends_cleanly_and_the_same_submission_goes_on(
+def test_jobs_share_the_cluster_an_output_has_one_writer_and_a_stopped_job_goes_on(
     cluster: TwoNodes, tmp_path: Path
 ) -> None:
-    write_images(tmp_path / "photos", 200)
+    write_images(tmp_path / "photos", 400)
+    write_images(tmp_path / "few", 20)
     output = tmp_path / "out"
     arguments = (tmp_path / "photos", output, *STUB)
     cluster.start("to-be-stopped", "caption.py", *arguments, *SLOW)
     wait_until(lambda: committed_parts(output) >= 2)
-    assert "200" in cluster("raycap", "status", str(output))
-    cluster("ray", "job", "stop", "to-be-stopped")
-    told = " ".join(cluster("ray", "job", "logs", "to-be-stopped").split())
-    assert "of 200 images" in told
-    assert "Traceback" not in told
-    before = {part: part.stat().st_mtime_ns for part in (output / "captions").glob("*.parquet")}
-    assert 2 <= len(before) < 20
-    assert "succeeded" in cluster.submit("caption.py", *arguments)
-    assert {part: part.stat().st_mtime_ns for part in before} == before
-    assert len(rows_of(output)) == 200
-    cluster("raycap", "verify", str(output))
-
-
-def test_two_jobs_share_the_cluster_and_an_output_has_one_writer(
-    cluster: TwoNodes, tmp_path: Path
-) -> None:
-    write_images(tmp_path / "photos", 60)
-    cluster.start("first", "caption.py", tmp_path / "photos", tmp_path / "a", *STUB, *SLOW)
-    wait_until(lambda: (tmp_path / "a" / "run.json").exists())
-    told = cluster.submit("caption.py", tmp_path / "photos", tmp_path / "a", *STUB, *SLOW, code=1)
+    told = cluster.submit("caption.py", *arguments, *SLOW, code=1)
     assert "another run is writing here" in told
     assert exit_code(cluster, told) == 1
-    cluster.submit("caption.py", tmp_path / "photos", tmp_path / "b", *STUB)
-    wait_until(lambda: (tmp_path / "a" / "summary.json").exists())
-    captions = [[row["caption"] for row in rows_of(tmp_path / name)] for name in ("a", "b")]
-    assert captions[0] == captions[1]
-    assert len(captions[0]) == 60
+    cluster.submit("caption.py", tmp_path / "few", tmp_path / "other", *STUB)
+    assert "400" in cluster("raycap", "status", str(output))
+    cluster("ray", "job", "stop", "to-be-stopped")
+    told = " ".join(cluster("ray", "job", "logs", "to-be-stopped").split())
+    assert "of 400 images" in told
+    assert "Traceback" not in told
+    before = {part: part.stat().st_mtime_ns for part in (output / "captions").glob("*.parquet")}
+    assert 2 <= len(before) < 40
+    assert "succeeded" in cluster.submit("caption.py", *arguments)
+    assert {part: part.stat().st_mtime_ns for part in before} == before
+    assert told_of(rows_of(output)) == captions_of(tmp_path / "photos")
+    assert told_of(rows_of(tmp_path / "other")) == captions_of(tmp_path / "few")
 
 
 def test_a_mistake_fails_the_job_with_one_line_and_the_documented_code(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine, wait_until
 from tests.support.tiny_dataset import write_dataset
 
@@ -28,9 +29,10 @@ def history(output: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(1200)
 def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
-    raycap: CommandLine,
+    raycap: CommandLine, cli: InProcess
 ) -> None:
     # That it is then the model of an undisturbed run is shown by tests/integration/test_train.py.
     write_dataset(str(raycap.folder / "set"), "train:120", "validation:8")
@@ -45,7 +47,7 @@ def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
         assert "Traceback" not in err
         assert "resumed epoch=" in err or not before
         assert not (output / "training.json").exists()
-    code, out, err = raycap("train", "set", "run", *SETTINGS)
+    code, out, err = cli("train", "set", "run", *SETTINGS)
     assert code == 0, err
     assert "resumed epoch=" in err
     assert "best epoch" in out

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine, wait_until
 from tests.support.tiny_dataset import write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 SETTINGS = (
     *("--kind", "hybrid", "--set", "tune.space.train.lr=[1e-3, 1e-2]"),
@@ -31,7 +32,7 @@ def written(folder: Path) -> dict[str, int]:
 
 @pytest.mark.timeout(600)
 def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
-    raycap: CommandLine,
+    raycap: CommandLine, cli: InProcess
 ) -> None:
     write_dataset(str(raycap.folder / "set"), "train:40", "validation:6")
     search = raycap.folder / "search"
@@ -50,7 +51,7 @@ def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
     before = written(over)
     assert json.loads((search / "tune.json").read_text())["end"] == ""
 
-    code, out, err = raycap("tune", "set", "search", *SETTINGS, timeout_s=300)
+    code, out, err = cli("tune", "set", "search", *SETTINGS)
     assert code == 0, err
     assert "raylet" not in out + err
     after = written(over)
@@ -67,6 +68,6 @@ def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
     assert re.search(r"trial=t-\w{8} train\.lr=0\.01 status=finished epochs=2 cider_d=", err)
     assert f"trial={over.name}" not in err
 
-    code, again, err = raycap("tune", "set", "search", *SETTINGS)
+    code, again, err = cli("tune", "set", "search", *SETTINGS)
     assert (code, again) == (0, out), err
     assert "trial=" not in err

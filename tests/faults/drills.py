@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import psutil
 from PIL import Image
 
 from raycap.captioning.verify import verify
@@ -62,14 +61,3 @@ def check_one_line(err: str, message: str) -> None:
     assert "Traceback" not in err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert message in line
-
-
-def workers(home: Path, name: str) -> list[psutil.Process]:
-    """Find the processes of a command's Ray that run a task or actor of that name."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        command = " ".join(process.info["cmdline"] or [])
-        environ = process.info["environ"] or {}
-        if command.startswith("ray::") and name in command and environ.get("HOME") == str(home):
-            found.append(process)
-    return found

@@ -5,30 +5,26 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 
 from tests.conftest import S3
-from tests.faults.drills import (
-    SETTINGS,
-    SLOW,
-    captions_of,
-    check_verified,
-    told,
-    workers,
-)
+from tests.faults.drills import SETTINGS, SLOW, captions_of, check_verified, told
+from tests.support.cli import InProcess
 from tests.support.commandline import (
     CommandLine,
     committed_parts,
     ray_processes_of,
     rows_of,
     wait_until,
+    workers_named,
     write_images,
 )
-from tests.support.faulty_http import Fault, Handler, TrueReply, faulty_server, truthful
+from tests.support.faulty_http import FaultyServer, Handler, TrueReply, truthful
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 120
 NUM_PARTS = 12
@@ -44,7 +40,9 @@ MOMENTS: dict[str, Moment] = {
 }
 
 
-def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: CommandLine) -> None:
+def test_the_driver_is_killed_at_every_moment_one_after_the_other(
+    raycap: CommandLine, cli: InProcess
+) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
     output = raycap.folder / "out"
     seen: Counter[Path] = Counter()
@@ -58,7 +56,7 @@ def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: Comman
         written = {path: path.stat().st_mtime_ns for path in output.glob("captions/part-*")}
         assert all(seen[path] in (0, at) for path, at in written.items())
         seen.update({path: at for path, at in written.items() if not seen[path]})
-    code, _, err = raycap("caption", "photos", "out", *SETTINGS)
+    code, _, err = cli("caption", "photos", "out", *SETTINGS)
     assert code == 0, err
     check_verified(raycap.folder / "out")
     assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
@@ -67,7 +65,7 @@ def test_the_driver_is_killed_at_every_moment_one_after_the_other(raycap: Comman
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_process_of_ray_is_killed_and_the_run_ends_with_a_line(
-    raycap: CommandLine, name: str
+    raycap: CommandLine, cli: InProcess, name: str
 ) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
     output = raycap.folder / "out"
@@ -80,39 +78,41 @@ def test_a_process_of_ray_is_killed_and_the_run_ends_with_a_line(
     assert f"Ray's process {name} has ended (SIGKILL)" in err
     home = Path(raycap.env["HOME"])
     wait_until(lambda: not ray_processes_of(home))  # agents notice it a little later
-    code, _, err = raycap("caption", "photos", "out", *SETTINGS)
+    code, _, err = cli("caption", "photos", "out", *SETTINGS)
     assert code == 0, err
     check_verified(output)
 
 
 @pytest.mark.parametrize("name", ["CaptionActor", "load_parts"])
 def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
-    raycap: CommandLine, s3: S3, tmp_path: Path, name: str
+    cli: InProcess, s3: S3, sick_s3: FaultyServer, name: str
 ) -> None:
-    write_images(tmp_path / "photos", 60)
-    for path in (tmp_path / "photos").iterdir():
+    photos, output = cli.folder / "photos", cli.folder / "out"
+    write_images(photos, 60)
+    for path in photos.iterdir():
         s3.put(f"photos/{path.name}", path.read_bytes())
 
     def slow(handler: Handler, reply: TrueReply) -> None:
         handler.server.stopped.wait(0.2)
         handler.send(reply())
 
-    def rule(handler: Handler) -> Fault:
-        return slow if ".jpg" in handler.path else truthful
+    sick_s3.rule = lambda handler: slow if ".jpg" in handler.path else truthful
+    killed: list[int] = []
 
-    with faulty_server(s3.endpoint) as server:
-        server.rule = rule
-        raycap.env |= s3.env | {"AWS_ENDPOINT_URL": server.url}
-        process = raycap.start(
-            *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW),
-            *("--set", "engine.fetch_threads=2", "--set", "image.max_bytes=1000000"),
-        )
-        home = raycap.folder / "home"
-        wait_until(lambda: committed_parts(raycap.folder / "out") >= 1, process)
-        wait_until(lambda: bool(workers(home, name)), process)
-        for worker in workers(home, name):
+    def kill_once_committed() -> None:
+        wait_until(lambda: committed_parts(output) >= 1 and bool(workers_named(name)))
+        for worker in workers_named(name):
+            killed.append(worker.pid)
             worker.kill()
-        _, err = process.communicate(timeout=180)
-    assert process.returncode == 0, err
-    check_verified(raycap.folder / "out")
-    assert told(rows_of(raycap.folder / "out")) == captions_of(tmp_path / "photos")
+
+    killer = Thread(target=kill_once_committed)
+    killer.start()
+    code, _, err = cli(
+        *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW),
+        *("--set", "engine.fetch_threads=2", "--set", "image.max_bytes=1000000"),
+    )
+    killer.join()
+    assert code == 0, err
+    assert killed
+    check_verified(output)
+    assert told(rows_of(output)) == captions_of(photos)

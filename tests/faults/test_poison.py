@@ -25,20 +25,21 @@ def test_poison_is_found_and_costs_its_own_row_alone(
 ) -> None:
     photos = cli.folder / "photos"
     write_images(photos, 100)
-    for name in POISON:
+    poison = POISON[:1] if fault == "hang" else POISON  # a hang is waited for, at every bisection
+    for name in poison:
         (photos / name).write_bytes(magenta())
     code, out, err = cli(
         *("caption", "photos", "out", *SETTINGS, "--set", f"model.stub_fault={fault}"),
-        *("--set", "engine.hang_timeout_s=15"),
+        *("--set", "engine.hang_timeout_s=12", "--set", "engine.batch_size=4"),
     )
     assert code == 0, err
-    assert "model_rejected  2" in out
+    assert f"model_rejected  {len(poison)}" in out
     check_verified(cli.folder / "out")
     rows = rows_of(cli.folder / "out")
-    expected = captions_of(photos) | dict.fromkeys(POISON)
+    expected = captions_of(photos) | dict.fromkeys(poison)
     assert told(rows) == expected
     reasons = {row["image_id"]: (row["error_code"], row["error_message"]) for row in rows}
-    assert {reasons[name] for name in POISON} == {("model_rejected", message)}
+    assert {reasons[name] for name in poison} == {("model_rejected", message)}
 
 
 def test_a_model_that_hangs_at_every_image_ends_the_run_with_one_line(

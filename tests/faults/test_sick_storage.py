@@ -3,7 +3,6 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.faults.drills import (
     check_verified,
     told,
 )
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine, write_images
 from tests.support.faulty_http import (
     Fault,
@@ -27,7 +27,6 @@ from tests.support.faulty_http import (
     Handler,
     Reply,
     TrueReply,
-    faulty_server,
     refused,
     reset,
     stalled,
@@ -36,7 +35,7 @@ from tests.support.faulty_http import (
     truthful,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 60
 PATIENT = ("--set", "storage.timeout_s=2", "--set", "storage.num_retries=4")
@@ -50,14 +49,12 @@ def image_of(handler: Handler) -> str | None:
 
 
 @pytest.fixture
-def sick(s3: S3, raycap: CommandLine, tmp_path: Path) -> Iterator[FaultyServer]:
-    """A server in front of moto's, with images; the command line reaches the bucket through it."""
+def sick(s3: S3, sick_s3: FaultyServer, tmp_path: Path) -> FaultyServer:
+    """Give the server through which the command and its workers reach a bucket of images."""
     write_images(tmp_path / "photos", NUM_IMAGES)
     for path in (tmp_path / "photos").iterdir():
         s3.put(f"photos/{path.name}", path.read_bytes())
-    with faulty_server(s3.endpoint) as server:
-        raycap.env |= s3.env | {"AWS_ENDPOINT_URL": server.url}
-        yield server
+    return sick_s3
 
 
 def rows_in(s3: S3) -> list[dict[str, Any]]:
@@ -69,10 +66,10 @@ def rows_in(s3: S3) -> list[dict[str, Any]]:
     return rows
 
 
-def run(raycap: CommandLine, s3: S3, *more: str) -> tuple[int, str, str]:
+def run(cli: InProcess, s3: S3, *more: str) -> tuple[int, str, str]:
     """Caption the bucket's images into the bucket."""
     addresses = (f"{s3.uri}/photos", f"{s3.uri}/out")
-    return raycap("caption", *addresses, *SETTINGS, *PATIENT, *more, timeout_s=300)
+    return cli("caption", *addresses, *SETTINGS, *PATIENT, *more)
 
 
 def wrong_length(handler: Handler, reply: TrueReply) -> None:
@@ -83,7 +80,7 @@ def wrong_length(handler: Handler, reply: TrueReply) -> None:
 
 
 def test_faults_that_pass_cost_nothing(
-    raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
+    cli: InProcess, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
     kinds = [
         *(refused(503, "SlowDown"), refused(500, "InternalError"), reset, truncated),
@@ -104,7 +101,7 @@ def test_faults_that_pass_cost_nothing(
         return kinds[number % len(kinds)] if attempts[key] <= num_faults else truthful
 
     sick.rule = rule
-    code, out, err = run(raycap, s3)
+    code, out, err = run(cli, s3)
     assert code == 0, err
     assert "failed      0" in out
     check_verified(f"{s3.uri}/out")
@@ -113,7 +110,7 @@ def test_faults_that_pass_cost_nothing(
 
 
 def test_what_fails_for_good_or_for_long_are_rows_and_the_latter_are_mended(
-    raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
+    cli: InProcess, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
     gone = {"000007.jpg"}
     busy = {"000020.jpg": refused(503, "SlowDown"), "000041.jpg": stalled, "000042.jpg": reset}
@@ -126,7 +123,7 @@ def test_what_fails_for_good_or_for_long_are_rows_and_the_latter_are_mended(
 
     sick.rule = rule
     hasty = ("--set", "storage.num_retries=1")
-    code, _, err = run(raycap, s3, *hasty)
+    code, _, err = run(cli, s3, *hasty)
     assert code == 0, err
     expected = captions_of(tmp_path / "photos")
     rows = rows_in(s3)
@@ -140,7 +137,7 @@ def test_what_fails_for_good_or_for_long_are_rows_and_the_latter_are_mended(
     assert told(rows) == expected | dict.fromkeys(codes)
 
     sick.rule = lambda _: truthful
-    code, out, err = run(raycap, s3, *hasty, "--retry-failed")
+    code, out, err = run(cli, s3, *hasty, "--retry-failed")
     assert code == 0, err
     assert re.search(r"failed +1 ", out)
     assert re.search(r"gone from source +1 ", out)
@@ -149,7 +146,7 @@ def test_what_fails_for_good_or_for_long_are_rows_and_the_latter_are_mended(
 
 
 def test_a_refusal_midway_stops_with_what_to_do_and_the_same_command_continues(
-    raycap: CommandLine,
+    cli: InProcess,
     s3: S3,
     sick: FaultyServer,
     tmp_path: Path,
@@ -164,40 +161,40 @@ def test_a_refusal_midway_stops_with_what_to_do_and_the_same_command_continues(
         return truthful
 
     sick.rule = rule
-    exit_code, _, err = run(raycap, s3)
+    exit_code, _, err = run(cli, s3)
     assert exit_code == 1
     check_one_line(err, "token has expired")
     assert time.monotonic() - started < 120
     sick.rule = lambda _: truthful
     before = {row["image_id"] for row in rows_in(s3)}
     assert 10 <= len(before) < NUM_IMAGES
-    exit_code, _, err = run(raycap, s3)
+    exit_code, _, err = run(cli, s3)
     assert exit_code == 0, err
     check_verified(f"{s3.uri}/out")
     assert told(rows_in(s3)) == captions_of(tmp_path / "photos")
 
 
 def test_parts_that_cannot_be_written_stop_the_run_and_none_is_half_there(
-    raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
+    cli: InProcess, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
     def rule(handler: Handler) -> Fault:
         is_third = handler.command == "PUT" and "/out/captions/part-000002" in handler.path
         return refused(500, "InternalError") if is_third else truthful
 
     sick.rule = rule
-    code, _, err = run(raycap, s3, "--set", "storage.num_retries=1")
+    code, _, err = run(cli, s3, "--set", "storage.num_retries=1")
     assert code == 1
     check_one_line(err, "part-000002.parquet: server error 500")
     assert len(rows_in(s3)) % 10 == 0
     sick.rule = lambda _: truthful
-    code, _, err = run(raycap, s3)
+    code, _, err = run(cli, s3)
     assert code == 0, err
     check_verified(f"{s3.uri}/out")
     assert told(rows_in(s3)) == captions_of(tmp_path / "photos")
 
 
 def test_an_image_that_changes_between_listing_and_reading_is_captioned_as_it_is_in_the_end(
-    raycap: CommandLine, s3: S3, sick: FaultyServer, tmp_path: Path
+    cli: InProcess, s3: S3, sick: FaultyServer, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "others", 1, start=900)
     new = (tmp_path / "others" / "000900.jpg").read_bytes()
@@ -209,10 +206,10 @@ def test_an_image_that_changes_between_listing_and_reading_is_captioned_as_it_is
         return truthful
 
     sick.rule = rule
-    code, _, err = run(raycap, s3)
+    code, _, err = run(cli, s3)
     assert code == 0, err
     sick.rule = lambda _: truthful
-    code, out, err = run(raycap, s3)
+    code, out, err = run(cli, s3)
     assert code == 0, err
     assert "1 images in" in out
     expected = captions_of(tmp_path / "photos") | {changed: caption_of(new)}
@@ -225,6 +222,7 @@ def test_of_two_runs_that_start_together_one_writes_and_the_other_is_refused(
 ) -> None:
     addresses = (f"{s3.uri}/photos", f"{s3.uri}/out")
     slow = ("--set", "model.stub_latency_s=0.5")
+    raycap.env |= s3.env | {"AWS_ENDPOINT_URL": sick.url}
     both = [raycap.start("caption", *addresses, *SETTINGS, *slow) for _ in range(2)]
     ended = [(process.communicate(timeout=240)[1], process.returncode) for process in both]
     (refusal,) = [err for err, code in ended if code == 1]

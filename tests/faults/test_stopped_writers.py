@@ -18,6 +18,7 @@ import pytest
 from raycap.captioning.verify import verify
 from tests.conftest import S3
 from tests.faults.drills import SETTINGS, SLOW, check_one_line, check_verified
+from tests.support.cli import InProcess
 from tests.support.commandline import CommandLine, committed_parts, wait_until, write_images
 from tests.support.faulty_http import (
     Fault,
@@ -28,7 +29,7 @@ from tests.support.faulty_http import (
     truthful,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 120
 
@@ -67,7 +68,7 @@ def ended(process: "Popen[str]") -> tuple[int, str]:
 
 @pytest.mark.parametrize("key", ["manifest/part-000002", "captions/part-000002"])
 def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
-    raycap: CommandLine, s3: S3, server: FaultyServer, key: str
+    raycap: CommandLine, cli: InProcess, s3: S3, server: FaultyServer, key: str
 ) -> None:
     """Stopped as it writes its manifest, or its captions."""
     photos = raycap.folder / "photos"
@@ -84,7 +85,7 @@ def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
     os.kill(first.pid, signal.SIGSTOP)
     try:
         write_images(photos, 1, start=NUM_IMAGES)
-        code, _, err = raycap(*command)
+        code, _, err = cli(*command)
         assert code == 0, err
         check_verified(output)
         before = content(s3)
@@ -99,31 +100,31 @@ def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
     assert (found.num_images, found.num_ok) == (NUM_IMAGES + 1, NUM_IMAGES + 1)
     plan: dict[str, Any] = json.loads(before["out/plan.json"])
     assert plan["num_images"] == NUM_IMAGES + 1
-    code, out, err = raycap(*command)
+    code, out, err = cli(*command)
     assert code == 0, err
     assert "nothing to do" in out
 
 
-def begin_anew(folder: Path, raycap: CommandLine) -> None:
+def begin_anew(folder: Path, cli: InProcess) -> None:
     shutil.rmtree(folder)
     other = ("--set", "generation.num_beams=1", "--set", "generation.max_new_tokens=7")
-    code, _, err = raycap("caption", "photos", "out", *SETTINGS, *other)
+    code, _, err = cli("caption", "photos", "out", *SETTINGS, *other)
     assert code == 0, err
 
 
-def rename(folder: Path, raycap: CommandLine) -> None:
-    del raycap
+def rename(folder: Path, cli: InProcess) -> None:
+    del cli
     folder.rename(folder.with_name("elsewhere"))
 
 
-def delete_lock(folder: Path, raycap: CommandLine) -> None:
-    del raycap
+def delete_lock(folder: Path, cli: InProcess) -> None:
+    del cli
     (folder / "lock.json").unlink()
 
 
 @pytest.mark.parametrize("change", [begin_anew, rename, delete_lock])
 def test_a_driver_whose_folder_was_replaced_ends_and_changes_nothing(
-    raycap: CommandLine, change: Any
+    raycap: CommandLine, cli: InProcess, change: Any
 ) -> None:
     write_images(raycap.folder / "photos", NUM_IMAGES)
     output = raycap.folder / "out"
@@ -131,7 +132,7 @@ def test_a_driver_whose_folder_was_replaced_ends_and_changes_nothing(
     wait_until(lambda: committed_parts(output) >= 1, first)
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        change(output, raycap)
+        change(output, cli)
         folders = [output, output.with_name("elsewhere")]
         before = {path: path.stat().st_mtime_ns for root in folders for path in root.rglob("*")}
     finally:

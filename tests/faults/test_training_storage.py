@@ -7,11 +7,11 @@ import pytest
 
 from tests.conftest import S3
 from tests.faults.drills import check_one_line
-from tests.support.commandline import CommandLine
-from tests.support.faulty_http import Fault, Handler, faulty_server, refused, truthful
+from tests.support.cli import InProcess
+from tests.support.faulty_http import Fault, FaultyServer, Handler, refused, truthful
 from tests.support.tiny_dataset import write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 SETTINGS = (
     *("--kind", "blip", "--init", "demo"),
@@ -33,28 +33,26 @@ def keys_under(s3: S3, prefix: str) -> list[str]:
 
 
 def test_checkpoints_that_cannot_be_written_stop_the_run_and_it_goes_on_from_the_last(
-    raycap: CommandLine, s3: S3
+    cli: InProcess, s3: S3, sick_s3: FaultyServer
 ) -> None:
-    write_dataset(str(raycap.folder / "set"), "train:60", "validation:8")
-    with faulty_server(s3.endpoint) as server:
-        raycap.env |= s3.env | {"AWS_ENDPOINT_URL": server.url}
+    write_dataset(str(cli.folder / "set"), "train:60", "validation:8")
 
-        def rule(_: Handler) -> Fault:
-            """Refuse all that is written, once the third checkpoint stands."""
-            keys = keys_under(s3, "run/checkpoints/step-")
-            records = [key for key in keys if key.endswith(".json")]
-            if any(int(key.split("step-")[1][:8]) >= 3 for key in records):
-                server.rule = lambda h: refused(500) if h.command == "PUT" else truthful
-            return truthful
+    def rule(_: Handler) -> Fault:
+        """Refuse all that is written, once the third checkpoint stands."""
+        keys = keys_under(s3, "run/checkpoints/step-")
+        records = [key for key in keys if key.endswith(".json")]
+        if any(int(key.split("step-")[1][:8]) >= 3 for key in records):
+            sick_s3.rule = lambda h: refused(500) if h.command == "PUT" else truthful
+        return truthful
 
-        server.rule = rule
-        code, _, err = raycap("train", "set", f"{s3.uri}/run", *SETTINGS, timeout_s=300)
-        assert code == 1
-        check_one_line(err, "server error 500")
-        server.rule = lambda _: truthful
-        code, _, err = raycap("train", "set", f"{s3.uri}/run", *SETTINGS, timeout_s=300)
-        assert code == 0, err
-        assert "resumed epoch=" in err
-        code, _, err = raycap("train", "set", f"{s3.uri}/whole", *SETTINGS, timeout_s=300)
-        assert code == 0, err
+    sick_s3.rule = rule
+    code, _, err = cli("train", "set", f"{s3.uri}/run", *SETTINGS)
+    assert code == 1
+    check_one_line(err, "server error 500")
+    sick_s3.rule = lambda _: truthful
+    code, _, err = cli("train", "set", f"{s3.uri}/run", *SETTINGS)
+    assert code == 0, err
+    assert "resumed epoch=" in err
+    code, _, err = cli("train", "set", f"{s3.uri}/whole", *SETTINGS)
+    assert code == 0, err
     assert losses(s3, "run") == losses(s3, "whole")
