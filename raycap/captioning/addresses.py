@@ -11,12 +11,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycap.cluster.start import start_here
 from raycap.schema import IMAGE_ID, URI
 from raycap.storage.address import redact
 
@@ -30,7 +28,8 @@ class SecretAddresses:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file = folder / "addresses.sqlite"
-        self._has_any = False
+        self.has_any = False
+        """Whether there is such an image."""
 
     def taken_out(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         """Yield MANIFEST tables without secrets; keep the full addresses."""
@@ -57,10 +56,6 @@ class SecretAddresses:
                     found[image_id] = uri
         return found
 
-    def serve(self) -> Any:
-        """Start an actor on this machine that serves `of`; None if no address has a secret."""
-        return start_here(SecretAddresses, self.folder) if self._has_any else None
-
     def _keep(self, rows: list[tuple[str, str]]) -> None:
         with closing(sqlite3.connect(self._file)) as database, database:
             # The database is deleted after the run, so writes need not wait for the disk.
@@ -69,7 +64,7 @@ class SecretAddresses:
             columns = "image_id TEXT PRIMARY KEY, uri TEXT NOT NULL"
             database.execute(f"CREATE TABLE IF NOT EXISTS addresses ({columns}) WITHOUT ROWID")
             database.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?)", rows)
-        self._has_any = True
+        self.has_any = True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pyarrow as pa
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, ManifestFooter, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
 from raycap.errors import TRANSIENT_CODES, ConfigError, DatasetError, ErrorCode
+from raycap.progress import Progress
 from raycap.runs.records import RUN
 from raycap.schema import WORK
 from raycap.storage.base import Store
@@ -71,6 +72,24 @@ class Ledger:
             return
         self.partial.append(number)
         self.num_pending += num_again
+
+    def progress(
+        self, num_images: int, num_failed: int, num_answered: int = 0, elapsed_s: float = 0.0
+    ) -> Progress:
+        """Return how far a run is.
+
+        Args:
+            num_images: images of the plan.
+            num_failed: failed rows, those not committed yet included.
+            num_answered: images captioned since the ledger was read.
+            elapsed_s: seconds that they took.
+        """
+        return Progress(
+            num_done=min(num_images, num_images - self.num_pending + num_answered),
+            num_total=num_images,
+            num_failed=num_failed,
+            images_per_s=num_answered / elapsed_s if elapsed_s else 0.0,
+        )
 
     def work(self) -> pa.Table:
         """Return the remaining work as WORK rows in part order."""

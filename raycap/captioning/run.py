@@ -5,41 +5,26 @@ A run has one pass per model: the pending images are captioned by the model, and
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from raycap import schema
-from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.claim import Asked, settle
-from raycap.captioning.commit import Committer
 from raycap.captioning.ledger import (
-    Ledger,
     RetryFailed,
     Totals,
     read_ledger,
     retried_codes,
 )
-from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
-from raycap.captioning.refusals import Refusals
-from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
-from raycap.captioning.stream import Resources, answered_rows
-from raycap.cluster.start import ray_cluster
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
 from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import ModelSource
-from raycap.models.kinds import find_kind
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import (
     PLAN,
@@ -55,141 +40,6 @@ from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
-
-
-class CaptionPass:
-    """One model's pass: the rows of earlier invocations, and those it adds."""
-
-    def __init__(  # noqa: PLR0913  all that a pass works on
-        self,
-        run: Run,
-        plan: CaptionPlan,
-        ledger: Ledger,
-        config: CaptionConfig,
-        model: ModelSource,
-        heartbeat: Heartbeat,
-        *,
-        retry_failed: RetryFailed = False,
-    ) -> None:
-        self._store = run.store
-        self._retried = retried_codes(retry_failed)
-        self._lock = run.lock
-        self._heartbeat = heartbeat
-        self._plan = plan
-        self._num_images = plan.num_images  # once: it is a sum over all parts
-        self._ledger = ledger
-        self._config = config
-        self._model = model
-        self.totals: Totals = ledger.totals
-        self.num_answered = 0
-        self._num_failed = self.totals.failed.total()
-        self._cascade: Cascade | None = None
-        self.stream_s = 0.0
-
-    def answer(
-        self,
-        listing: Listing,
-        addresses: SecretAddresses,
-        on_progress: OnProgress,
-        *,
-        debug: bool,
-        cascade: Cascade | None,
-    ) -> None:
-        """Caption everything pending, on Ray.
-
-        Args:
-            listing: the source.
-            addresses: the addresses of the run that contain secrets.
-            on_progress: called as images are captioned.
-            debug: show Ray's and the workers' own output.
-            cascade: the run's cascade; it says whether this is the second model's pass.
-
-        Raises:
-            ConfigError: the requested actors do not fit the cluster.
-            RaycapError: as a worker raised it.
-        """
-        self._cascade = cascade
-        is_second = cascade is not None and cascade.is_second
-        with ray_cluster(debug=debug) as is_fixed:
-            uses_gpus = find_kind(self._model.kind).uses_gpus
-            resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
-            spec = RunSpec(
-                output=self._store.uri,
-                dataset=listing.source if listing.is_dataset else None,
-                addresses=addresses.serve(),
-                config=self._config,
-                model=self._model,
-                batches=fit_batches(self._config, self._model.kind, resources),
-                num_lanes=count_lanes(self._config, self._model.kind, resources),
-                torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
-                debug=debug,
-                below=cascade.below if cascade and is_second else None,
-                root=listing.root,
-                retried=self._retried,
-            )
-            self._stream(spec, resources, on_progress)
-
-    def _stream(self, spec: RunSpec, resources: Resources, on_progress: OnProgress) -> None:
-        logger.info(
-            "stream_started run=%s images=%d parts=%d actors=%d..%d batch=%d..%d model=%s",
-            telemetry.begin_run(self._store.uri),
-            self._ledger.num_pending,
-            len(self._ledger.work()),
-            resources.actors.min,
-            resources.actors.max,
-            spec.batches.least,
-            spec.batches.most,
-            spec.model.name,
-        )
-        started = time.monotonic()
-        add = self.totals.add
-        self._heartbeat.note(self.progress())
-        with Committer(self._store, self._lock, self._plan, add, self._cascade) as committer:
-            try:
-                for table in self._readable(answered_rows(self._ledger.work(), spec, resources)):
-                    self._count(committer.add(table))
-                    progress = self.progress(time.monotonic() - started)
-                    self._heartbeat.note(progress)
-                    on_progress(progress)
-                committer.finish()
-            finally:
-                committer.drain()
-                self.stream_s = time.monotonic() - started
-
-    def _readable(self, answered: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """Pass the stream on, unless no image can be read; raises as `Refusals` does."""
-        is_second = self._cascade is not None and self._cascade.is_second
-        has_captions = is_second or self._num_failed < self.totals.num_images
-        refusals = Refusals(self._config.engine.max_refused, has_captions=has_captions)
-        for table in answered:
-            yield from refusals.passed(table)
-        yield from refusals.rest()
-
-    def describe_stop(self) -> str:
-        """Return how far a stopped pass came, and how to continue it."""
-        committed, total = self.totals.num_images, self._num_images
-        return (
-            f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
-            "the same command to continue"
-        )
-
-    def _count(self, answered: Any) -> None:
-        self.num_answered += len(answered)
-        # If the second model fails, the first one's caption is kept.
-        kept = self._cascade.kept(answered) if self._cascade else answered
-        failed = pc.sum(pc.equal(kept[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
-        self._num_failed += failed
-        telemetry.note_answered(kept, self._ledger.num_pending - self.num_answered)
-
-    def progress(self, elapsed_s: float = 0.0) -> Progress:
-        """Return how far the pass is."""
-        total = self._num_images
-        return Progress(
-            num_done=min(total, total - self._ledger.num_pending + self.num_answered),
-            num_total=total,
-            num_failed=self._num_failed,
-            images_per_s=self.num_answered / elapsed_s if elapsed_s else 0.0,
-        )
 
 
 def caption(  # noqa: PLR0913  the public call: all but two by keyword
@@ -367,7 +217,10 @@ class _Invocation:
         self._addresses = addresses
         self._heartbeat = heartbeat
         self._on_progress = on_progress
-        self._passes: list[CaptionPass] = []
+        self._totals = Totals()
+        self._stream_s = 0.0
+        self.num_answered = 0
+        """Images that this invocation captioned."""
 
     def complete(self, *, retry_failed: RetryFailed, debug: bool) -> None:
         """Caption everything pending: by the first model, then by the second if there is one."""
@@ -394,6 +247,15 @@ class _Invocation:
             is_second=cascade is not None and cascade.is_second,
             run=self._plan.run,
         )
+        self._totals = ledger.totals
+        num_failed = ledger.totals.failed.total()
+        self._heartbeat.note(ledger.progress(self._plan.num_images, num_failed))
+        if not ledger.num_pending:
+            return
+        self._store.delete(SUMMARY)
+        # Imports Ray, which takes longer than it takes to see that nothing is pending.
+        from raycap.captioning.passes import CaptionPass  # noqa: PLC0415
+
         one = CaptionPass(
             self._run,
             self._plan,
@@ -403,27 +265,22 @@ class _Invocation:
             self._heartbeat,
             retry_failed=retry_failed,
         )
-        self._passes.append(one)
-        self._heartbeat.note(one.progress())
-        if ledger.num_pending:
-            self._store.delete(SUMMARY)
-            self._run.describe_stop = one.describe_stop
+        self._run.describe_stop = one.describe_stop
+        try:
             one.answer(
                 self._listing, self._addresses, self._on_progress, debug=debug, cascade=cascade
             )
-
-    @property
-    def num_answered(self) -> int:
-        """Images that this invocation captioned; those that went to both models count once."""
-        return next((one.num_answered for one in self._passes if one.num_answered), 0)
+        finally:
+            # An image that went to both models counts once.
+            self.num_answered = self.num_answered or one.num_answered
+            self._stream_s += one.stream_s
 
     def summary(self, started: float) -> Summary:
         """Return the summary of a run without pending images."""
         model, cascade = self._asked.model, self._asked.cascade
-        totals = self._passes[-1].totals
+        totals = self._totals
         num_failed = totals.failed.total()
         num_ok = totals.num_images - num_failed
-        stream_s = sum(one.stream_s for one in self._passes)
         return Summary(
             output=self._store.uri,
             source=self._listing.source,
@@ -438,7 +295,7 @@ class _Invocation:
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
             wall_s=round(time.monotonic() - started, 2),
-            images_per_s=round(self.num_answered / stream_s, 2) if stream_s else 0.0,
+            images_per_s=round(self.num_answered / self._stream_s, 2) if self._stream_s else 0.0,
             model=model.identity(),
             cascade=cascade.sum_up(totals) if cascade else {},
             versions=versions(),
