@@ -101,7 +101,7 @@ def commit_rate(num_rows: int, scratch: Path) -> float:
     blocks = [block for number in range(len(plan.parts)) for block in _answered(store, number)]
     with store.lock("lock.json") as lock:
         started = time.perf_counter()
-        with Committer(store, lock, plan, lambda _: None) as committer:
+        with Committer(store, lock, plan.versions, lambda *_: None) as committer:
             for block in blocks:
                 committer.add(block)
             committer.finish()

@@ -23,7 +23,7 @@ from raycap.captioning.parts import (
     read_captions_footer,
     read_part,
 )
-from raycap.captioning.plan import CaptionPlan
+from raycap.captioning.plan import PartVersions
 from raycap.errors import RunStopped
 from raycap.runs.records import now
 from raycap.storage.base import Store, WriteLock
@@ -41,22 +41,28 @@ class _OpenPart:
         self.is_partial = is_partial
         self.begun_s = time.monotonic()
         self.tables: list[pa.Table] = []
-        self._seen: set[int] = set()
+        self._seen = np.zeros(0, bool)
+        self._num_seen = 0
 
     def add(self, table: pa.Table) -> int:
         """Add rows that have not arrived before, and return their number."""
-        fresh = []
-        for row in table[schema.ROW].to_pylist():
-            fresh.append(row not in self._seen)
-            self._seen.add(row)
-        added = table if all(fresh) else table.filter(pa.array(fresh))
+        rows = table[schema.ROW].to_numpy()
+        missing = rows.max(initial=-1) + 1 - len(self._seen)
+        if missing > 0:
+            self._seen = np.pad(self._seen, (0, missing))
+        _, first = np.unique(rows, return_index=True)
+        fresh = np.zeros(len(rows), bool)
+        fresh[first] = ~self._seen[rows[first]]
+        self._seen[rows] = True
+        added = table if fresh.all() else table.filter(pa.array(fresh))
+        self._num_seen += len(added)
         self.tables.append(added)
         return len(added)
 
     @property
     def is_whole(self) -> bool:
         """Whether all rows are answered."""
-        return len(self._seen) == self.num_rows
+        return self._num_seen == self.num_rows
 
 
 class Committer:
@@ -66,8 +72,8 @@ class Committer:
         self,
         store: Store,
         lock: WriteLock,
-        plan: CaptionPlan,
-        on_commit: Callable[[CaptionsFooter], None],
+        versions: PartVersions,
+        on_commit: Callable[[int, CaptionsFooter], None],
         cascade: Cascade | None = None,
     ) -> None:
         """Prepare to write.
@@ -75,19 +81,19 @@ class Committer:
         Args:
             store: the locked output, whose writes fail once another writer has taken over.
             lock: its lock.
-            plan: its manifest.
-            on_commit: called with the footer of each part that is written.
+            versions: the run, and the revisions of its manifest parts.
+            on_commit: called with the number and footer of each part that is written.
             cascade: the run's cascade.
         """
         self._store = store
         self._lock = lock
-        self._plan = plan
+        self._versions = versions
         self._on_commit = on_commit
         self._cascade = cascade
         self._open: dict[int, _OpenPart] = {}
         self._done: set[int] = set()
         self._pool = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="raycap-commit")
-        self._writing: set[Future[CaptionsFooter]] = set()
+        self._writing: set[Future[tuple[int, CaptionsFooter]]] = set()
 
     def __enter__(self) -> "Committer":
         return self
@@ -134,7 +140,7 @@ class Committer:
         written, self._writing = wait(self._writing).done, set()
         for future in written:
             if future.exception() is None:
-                self._on_commit(future.result())
+                self._on_commit(*future.result())
 
     def _add_to_part(self, number: int, rows: pa.Table) -> pa.Table:
         if number not in self._open:
@@ -152,10 +158,10 @@ class Committer:
         timeout = None if block else 0
         done, self._writing = wait(self._writing, timeout, return_when=FIRST_COMPLETED)
         for future in done:
-            self._on_commit(future.result())
+            self._on_commit(*future.result())
         telemetry.note_uncommitted(len(self._open) + len(self._writing))
 
-    def _write(self, number: int, part: _OpenPart) -> CaptionsFooter:
+    def _write(self, number: int, part: _OpenPart) -> tuple[int, CaptionsFooter]:
         answered = pa.concat_tables(part.tables)
         num_bytes = pc.sum(answered[schema.NUM_BYTES]).as_py()
         if part.is_partial:
@@ -165,13 +171,13 @@ class Committer:
             rows = _replace_rows(read_part(self._store, CAPTIONS, number), kept)
         else:
             rows = answered.sort_by(schema.ROW).select(schema.CAPTIONS.names)
-        revision = self._plan.parts[number].revision
+        revision = self._versions.revisions.get(number, 0)
         counts = self._cascade.counts(rows, answered) if self._cascade else None
-        run = self._plan.run
+        run = self._versions.run
         data, footer = encode_captions(rows, num_bytes, revision, now(), counts, run=run)
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)
-        return footer
+        return number, footer
 
 
 def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:

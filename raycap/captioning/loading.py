@@ -130,6 +130,8 @@ class RunSpec:
     """Show the output of Ray and of the workers."""
     below: float | None = None
     """For the second model of a cascade: it captions images whose `logprob` is lower."""
+    queue: Any = None
+    """Actor of WorkQueue, if several streams share the work."""
     root: str | None = None
     """The folder or prefix that was listed; None for a list or one image."""
     retried: frozenset[str] = TRANSIENT_CODES

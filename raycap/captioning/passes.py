@@ -2,25 +2,28 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses
 from raycap.captioning.cascade import Cascade
-from raycap.captioning.commit import Committer
-from raycap.captioning.ledger import Ledger, RetryFailed, Totals, retried_codes
+from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
 from raycap.captioning.loading import RunSpec
+from raycap.captioning.parts import CaptionsFooter, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
-from raycap.captioning.refusals import Refusals
 from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
 from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat
-from raycap.captioning.stream import Resources, answered_rows
+from raycap.captioning.stream import Resources
+from raycap.captioning.streams import (
+    SharedStreams,
+    Stream,
+    StreamReport,
+    StreamSpec,
+    count_streams,
+)
 from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import CaptionConfig
 from raycap.models.base import ModelSource
@@ -46,7 +49,7 @@ class CaptionPass:
         retry_failed: RetryFailed = False,
     ) -> None:
         self._store = run.store
-        self._retried = retried_codes(retry_failed)
+        self._retry_failed = retry_failed
         self._lock = run.lock
         self._heartbeat = heartbeat
         self._plan = plan
@@ -102,45 +105,83 @@ class CaptionPass:
                 debug=debug,
                 below=cascade.below if cascade and is_second else None,
                 root=listing.root,
-                retried=self._retried,
+                retried=retried_codes(self._retry_failed),
             )
             self._stream(spec, resources, on_progress)
 
     def _stream(self, spec: RunSpec, resources: Resources, on_progress: OnProgress) -> None:
+        work = self._ledger.work()
+        num_streams = min(len(work), count_streams(self._config.engine, resources.actors))
         logger.info(
-            "stream_started run=%s images=%d parts=%d actors=%d..%d batch=%d..%d model=%s",
+            "stream_started run=%s images=%d parts=%d streams=%d actors=%d..%d batch=%d..%d "
+            "model=%s",
             telemetry.begin_run(self._store.uri),
             self._ledger.num_pending,
-            len(self._ledger.work()),
+            len(work),
+            num_streams,
             resources.actors.min,
             resources.actors.max,
             spec.batches.least,
             spec.batches.most,
             spec.model.name,
         )
-        started = time.monotonic()
-        add = self.totals.add
-        self._heartbeat.note(self.progress())
-        with Committer(self._store, self._lock, self._plan, add, self._cascade) as committer:
-            try:
-                for table in self._readable(answered_rows(self._ledger.work(), spec, resources)):
-                    self._count(committer.add(table))
-                    progress = self.progress(time.monotonic() - started)
-                    self._heartbeat.note(progress)
-                    on_progress(progress)
-                committer.finish()
-            finally:
-                committer.drain()
-                self.stream_s = time.monotonic() - started
-
-    def _readable(self, answered: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """Pass the stream on, unless no image can be read; raises as `Refusals` does."""
         is_second = self._cascade is not None and self._cascade.is_second
-        has_captions = is_second or self._num_failed < self.totals.num_images
-        refusals = Refusals(self._config.engine.max_refused, has_captions=has_captions)
-        for table in answered:
-            yield from refusals.passed(table)
-        yield from refusals.rest()
+        described = StreamSpec(
+            spec=spec,
+            resources=resources,
+            versions=self._plan.versions,
+            cascade=self._cascade,
+            has_captions=is_second or self._num_failed < self.totals.num_images,
+        )
+        started = time.monotonic()
+        self._heartbeat.note(self.progress())
+
+        def note(report: StreamReport) -> None:
+            self._add(report)
+            progress = self.progress(time.monotonic() - started)
+            self._heartbeat.note(progress)
+            if report.num_answered:
+                on_progress(progress)
+
+        try:
+            if num_streams > 1:
+                streams = SharedStreams(work, described, num_streams, self._lock.token)
+                streams.run(note, self._committed)
+            else:
+                self._stream_here(described, work, note)
+        finally:
+            self.stream_s = time.monotonic() - started
+
+    def _stream_here(
+        self, described: StreamSpec, work: pa.Table, note: Callable[[StreamReport], None]
+    ) -> None:
+        stream = Stream(self._store, self._lock, described)
+        try:
+            for report in stream.run(work):
+                note(report)
+        finally:
+            self._add(stream.report())
+
+    def _committed(self, numbers: set[int]) -> list[tuple[int, CaptionsFooter]]:
+        """Return which of these parts have been committed in this pass, with their footers."""
+        parts = {number: self._plan.parts[number] for number in numbers}
+        ledger = read_ledger(
+            self._store,
+            CaptionPlan(parts=parts),
+            retry_failed=self._retry_failed,
+            num_threads=self._config.storage.list_threads,
+            is_second=self._cascade is not None and self._cascade.is_second,
+            run=self._plan.run,
+        )
+        done = numbers - {*ledger.missing, *ledger.partial}
+        return [(number, read_captions_footer(self._store, number)) for number in sorted(done)]
+
+    def _add(self, report: StreamReport) -> None:
+        self.num_answered += report.num_answered
+        self._num_failed += report.num_failed
+        for _, footer in report.committed:
+            self.totals.add(footer)
+        telemetry.note_remaining(self._ledger.num_pending - self.num_answered)
 
     def describe_stop(self) -> str:
         """Return how far a stopped pass came, and how to continue it."""
@@ -149,14 +190,6 @@ class CaptionPass:
             f"stopped with {committed:,} of {total:,} images committed in {self._store.uri}; run "
             "the same command to continue"
         )
-
-    def _count(self, answered: Any) -> None:
-        self.num_answered += len(answered)
-        # If the second model fails, the first one's caption is kept.
-        kept = self._cascade.kept(answered) if self._cascade else answered
-        failed = pc.sum(pc.equal(kept[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
-        self._num_failed += failed
-        telemetry.note_answered(kept, self._ledger.num_pending - self.num_answered)
 
     def progress(self, elapsed_s: float = 0.0) -> Progress:
         """Return how far the pass is."""

@@ -49,6 +49,16 @@ logger = logging.getLogger(__name__)
 _CHUNK_ROWS = 8_192
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartVersions:
+    """What a captions part says of the manifest part that it belongs to."""
+
+    run: str
+    """Digest of the run's fingerprint."""
+    revisions: dict[int, int]
+    """Of parts in which images have changed; that of others is 0."""
+
+
 @dataclass(kw_only=True)
 class CaptionPlan:
     """The parts of the manifest after planning."""
@@ -63,6 +73,12 @@ class CaptionPlan:
     """One more than the highest number of a part."""
     run: str = field(default="", compare=False)
     """Digest of the run's fingerprint; empty if it was not recorded."""
+
+    @property
+    def versions(self) -> PartVersions:
+        """The versions of its parts."""
+        changed = {n: part.revision for n, part in self.parts.items() if part.revision}
+        return PartVersions(run=self.run, revisions=changed)
 
     @property
     def num_images(self) -> int:

@@ -77,8 +77,12 @@ class Refusals:
             raise _stop(f"none of {self._num_held:,} images can be read: {refused[0]}")
 
     def _count_in_a_row(self, answered: pa.Table) -> None:
-        for code in answered[schema.ERROR_CODE].to_pylist():
-            self._num_in_a_row = self._num_in_a_row + 1 if code == ErrorCode.FORBIDDEN else 0
+        refused = pc.equal(answered[schema.ERROR_CODE], ErrorCode.FORBIDDEN)
+        if not pc.any(refused, min_count=0).as_py():
+            self._num_in_a_row = 0
+            return
+        for is_refused in refused.to_pylist():
+            self._num_in_a_row = self._num_in_a_row + 1 if is_refused else 0
         if self._num_in_a_row >= self._max_refused:
             message = answered[schema.ERROR_MESSAGE][-1].as_py()
             raise _stop(f"{self._num_in_a_row:,} images in a row cannot be read: {message}")

@@ -144,15 +144,19 @@ def begin_run(output: str) -> str:
     return _CURRENT.run
 
 
-def note_answered(rows: pa.Table, num_remaining: int) -> None:
-    """Count new ANSWERED rows, and set the number of remaining images."""
+def note_answered(rows: pa.Table) -> None:
+    """Count new ANSWERED rows."""
     failed = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_FAILED))
     for code, count in Counter(failed[schema.ERROR_CODE].to_pylist()).items():
         _add(FAILED, count, {CODE: code})
     _add(CAPTIONED, len(rows) - len(failed))
     _add(BYTES_READ, pc.sum(rows[schema.NUM_BYTES]).as_py() or 0)
     _add(WORDS, pc.sum(rows[schema.NUM_WORDS]).as_py() or 0)
-    _metric(REMAINING).set(num_remaining, {RUN: _CURRENT.run})
+
+
+def note_remaining(num_images: int) -> None:
+    """Set the number of remaining images."""
+    _metric(REMAINING).set(num_images, {RUN: _CURRENT.run})
 
 
 def note_commit(lag_s: float) -> None:

@@ -84,7 +84,9 @@ def committing(
     store: LocalStore, plan: CaptionPlan
 ) -> Iterator[tuple[Committer, list[CaptionsFooter]]]:
     commits: list[CaptionsFooter] = []
-    with Committer(store, FreeLock(), plan, commits.append) as committer:
+    with Committer(
+        store, FreeLock(), plan.versions, lambda _, footer: commits.append(footer)
+    ) as committer:
         yield committer, commits
 
 
@@ -167,7 +169,7 @@ def test_a_writer_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> Non
     store = LocalStore(tmp_path)
     plan = planned(store, [1])
     with (
-        Committer(store, LostLock(), plan, lambda _: None) as committer,
+        Committer(store, LostLock(), plan.versions, lambda *_: None) as committer,
         pytest.raises(RunConflict),  # at the next rows, or at the end
     ):
         _add_and_finish(committer)
