@@ -23,12 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)            # the complete workflow on rendered scenes, with the built-in demo model
 	$(BIN)/raycap demo
 
-# Two processes: one runs every test that shares the local Ray, the other the rest, file by file
-# (`tests/conftest.py` groups them). Files keep their order: the long end-to-end tests come first, so
-# that both processes end together. The hash seed makes both collect parameters that come out of
-# sets in the same order.
+# Two processes, each with a local Ray that its tests share; a file's tests stay together. The long
+# end-to-end tests come first, so that both processes end together. The hash seed makes both collect
+# parameters that come out of sets in the same order.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest
-TWO := --numprocesses 2 --dist loadscope --no-loadscope-reorder
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)            # everything but the drills; no network
 	$(PYTEST) tests -m "not slow" $(TWO)

@@ -11,7 +11,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -52,31 +51,10 @@ S3_PAGE_KEYS = 100
 """Keys that moto's server lists at a time; AWS lists 1,000."""
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run the files that share a local Ray in one process, and every other file as a whole."""
-    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415  absent where xdist is
-
-    class ByRay(LoadScopeScheduling):  # type: ignore[misc]  # untyped there
-        """Scopes are files; those that use the fixture `ray_session` are one scope."""
-
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "ray" if uses_shared_ray(file) else file
-
-    return ByRay(config, log)
-
-
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Name bytes by their number: compressed ones hold a time, and both processes must agree."""
     del config
     return f"{argname}-of-{len(val)}" if isinstance(val, bytes) else None
-
-
-@cache
-def uses_shared_ray(file: str) -> bool:
-    """Return whether a test file uses the fixture `ray_session`."""
-    return "ray_session" in (ROOT / file).read_text()
 
 
 @pytest.fixture(autouse=True)

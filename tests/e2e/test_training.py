@@ -1,6 +1,7 @@
 """`raycap train` as a person runs it: stopped, killed, and continued by the same command."""
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -32,7 +33,7 @@ def history(output: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(1200)
 def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
-    raycap: CommandLine, cli: InProcess
+    raycap: CommandLine, cli: InProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     # That it is then the model of an undisturbed run is shown by tests/integration/test_train.py.
     write_dataset(str(raycap.folder / "set"), "train:120", "validation:8")
@@ -47,9 +48,10 @@ def test_a_training_run_is_stopped_and_killed_and_the_same_command_completes_it(
         assert "Traceback" not in err
         assert "resumed epoch=" in err or not before
         assert not (output / "training.json").exists()
+    caplog.set_level(logging.INFO)
     code, out, err = cli("train", "set", "run", *SETTINGS)
     assert code == 0, err
-    assert "resumed epoch=" in err
+    assert "resumed epoch=" in caplog.text
     assert "best epoch" in out
     assert [record["epoch"] for record in history(output)] == [1, 2]
     assert (output / "model/model.safetensors").is_file()

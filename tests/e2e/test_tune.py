@@ -1,6 +1,7 @@
 """`raycap tune` as a person runs it: killed in the middle, and gone on with."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -32,7 +33,7 @@ def written(folder: Path) -> dict[str, int]:
 
 @pytest.mark.timeout(600)
 def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
-    raycap: CommandLine, cli: InProcess
+    raycap: CommandLine, cli: InProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_dataset(str(raycap.folder / "set"), "train:40", "validation:6")
     search = raycap.folder / "search"
@@ -51,6 +52,7 @@ def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
     before = written(over)
     assert json.loads((search / "tune.json").read_text())["end"] == ""
 
+    caplog.set_level(logging.INFO)
     code, out, err = cli("tune", "set", "search", *SETTINGS)
     assert code == 0, err
     assert "raylet" not in out + err
@@ -65,9 +67,12 @@ def test_kill_9_in_the_middle_and_the_same_command_runs_only_what_is_left(
     assert "2 finished of 2 planned" in out
     assert "raycap caption YOUR_FOLDER captions/ --model" in out
     # Without a terminal, a line for each step of a trial that runs, and none of one that is over.
-    assert re.search(r"trial=t-\w{8} train\.lr=0\.01 status=finished epochs=2 cider_d=", err)
-    assert f"trial={over.name}" not in err
+    assert re.search(
+        r"trial=t-\w{8} train\.lr=0\.01 status=finished epochs=2 cider_d=", caplog.text
+    )
+    assert f"trial={over.name}" not in caplog.text
 
+    caplog.clear()
     code, again, err = cli("tune", "set", "search", *SETTINGS)
     assert (code, again) == (0, out), err
-    assert "trial=" not in err
+    assert "trial=" not in caplog.text

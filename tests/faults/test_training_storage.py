@@ -1,6 +1,7 @@
 """Training into a bucket that refuses midway: no half checkpoint, and the same command goes on."""
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def keys_under(s3: S3, prefix: str) -> list[str]:
 
 
 def test_checkpoints_that_cannot_be_written_stop_the_run_and_it_goes_on_from_the_last(
-    cli: InProcess, s3: S3, sick_s3: FaultyServer
+    cli: InProcess, s3: S3, sick_s3: FaultyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_dataset(str(cli.folder / "set"), "train:60", "validation:8")
 
@@ -50,9 +51,10 @@ def test_checkpoints_that_cannot_be_written_stop_the_run_and_it_goes_on_from_the
     assert code == 1
     check_one_line(err, "server error 500")
     sick_s3.rule = lambda _: truthful
+    caplog.set_level(logging.INFO)
     code, _, err = cli("train", "set", f"{s3.uri}/run", *SETTINGS)
     assert code == 0, err
-    assert "resumed epoch=" in err
+    assert "resumed epoch=" in caplog.text
     code, _, err = cli("train", "set", f"{s3.uri}/whole", *SETTINGS)
     assert code == 0, err
     assert losses(s3, "run") == losses(s3, "whole")

@@ -1,86 +1,33 @@
 """Training holds neither the dataset nor its list: no process grows with the number of images."""
 
-import gc
-import threading
-import time
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from raycap.training.run import train
-from tests.support.tiny_dataset import scene, write_dataset
-from tests.support.training_run import TINY
-from tests.support.training_stream import tiny_config
+from tests.conftest import ROOT
+from tests.support.commandline import CommandLine
 
-pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
-FEW, MANY = 300, 3000
-IMAGE_BYTES = 30_000
 ALLOWED_BYTES = 40 * 2**20
 """Less than half of what the larger set adds: 81 MB of files, 6.9 MB of pixels."""
 
 
-def padded(number: int) -> bytes:
-    """A picture with bytes behind its end, as large as a photo's file."""
-    drawn, _ = scene(number)
-    return drawn + bytes(IMAGE_BYTES - len(drawn))
-
-
-class Peaks:
-    """The largest private memory of this process and of each kind of worker, while it runs."""
-
-    def __init__(self) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.bytes: dict[str, int] = {}
-
-    def __enter__(self) -> "Peaks":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._stopped.is_set():
-            for process in (me, *me.children(recursive=True)):
-                try:
-                    name = "driver" if process == me else process.cmdline()[0].partition(" ")[0]
-                    memory = process.memory_info()
-                except (psutil.Error, IndexError):
-                    continue
-                if name == "driver" or name.startswith("ray::"):
-                    # The object store is shared memory, bounded by Ray.
-                    size = memory.rss - memory.shared
-                    self.bytes[name] = max(size, self.bytes.get(name, 0))
-            time.sleep(0.1)
-
-
-def peaks_of(dataset: Path, output: Path) -> dict[str, int]:
-    config = tiny_config(
-        train={"num_epochs": 1, "batch_size": 32},
-        engine={"shuffle_images": 64},
-        validation={"num_images": 32},
-        augment={"enabled": False},
+def test_no_process_grows_with_the_number_of_images(raycap: CommandLine, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.training_memory", str(tmp_path)],
+        cwd=ROOT,
+        env=raycap.env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
-    gc.collect()
-    with Peaks() as peaks:
-        train(dataset, output, config=config, models=TINY)
-    return peaks.bytes
-
-
-def test_no_process_grows_with_the_number_of_images(tmp_path: Path) -> None:
-    for count in (FEW, MANY):
-        files = {f"n{number:06d}": padded(number) for number in range(count)}
-        write_dataset(
-            str(tmp_path / f"set-{count}"), f"train:{count}", "validation:32", part_size=64, **files
-        )
-    peaks_of(tmp_path / f"set-{FEW}", tmp_path / "warm")  # what is imported and cached comes first
-    few = peaks_of(tmp_path / f"set-{FEW}", tmp_path / "few")
-    many = peaks_of(tmp_path / f"set-{MANY}", tmp_path / "many")
+    assert done.returncode == 0, done.stderr
+    few, many = map(json.loads, done.stdout.splitlines())
     assert any("LoneWorker" in name for name in many)
     assert any("load" in name or "Map" in name for name in many)
     for name in few.keys() & many.keys():
