@@ -262,8 +262,10 @@ class SharedStreams:
             while self._running:
                 self._follow(note, recover)
         finally:
-            for stream in self._running:  # stopped by an error or an interrupt
+            # Some are left after an error or an interrupt.
+            for stream in self._running:
                 ray.kill(stream.actor)
+            for stream in self._running:
                 note(self._recovered(stream, recover)[0])
 
     def _follow(self, note: Callable[[StreamReport], None], recover: Recover) -> None:
@@ -276,6 +278,7 @@ class SharedStreams:
                 found: Any = ray.get(next(stream.reports))
             except StopIteration:
                 self._running.remove(stream)
+                ray.kill(stream.actor)
                 if not self._running and ray.get(self._queue.give_back.remote(self._nothing)):
                     # Every stream ran out of tickets before the queue ran out of parts.
                     self._start(self._described.resources.actors)
@@ -285,7 +288,6 @@ class SharedStreams:
                 self._replace(stream, note, recover)
             else:
                 if isinstance(found, RaycapError):
-                    self._running.remove(stream)
                     raise found
                 note(found)
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -92,7 +93,7 @@ def test_an_interrupt_says_what_is_committed_and_the_same_command_goes_on(cli: I
     config = validate_config(CaptionConfig, {"model": model, "engine": engine})
     with pytest.raises(RunStopped) as caught:
         raycap.caption(photos, output, config=config, on_progress=stop)
-    assert not workers_named("StreamActor")
+    assert _all_ended()
     before = written(output)
     found = re.search(rf"stopped with (\d+) of {NUM_IMAGES} images", str(caught.value))
     assert found
@@ -115,4 +116,12 @@ def test_a_model_that_fails_on_every_image_ends_all_streams_with_one_line(cli: I
     )
     assert code == 1
     check_one_line(err, "the model fails on a plain grey image")
-    assert not workers_named("StreamActor")
+    assert _all_ended()
+
+
+def _all_ended() -> bool:
+    """Whether no process of a stream is left; killing takes a moment."""
+    deadline = time.monotonic() + 30
+    while (left := workers_named("StreamActor")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not left
