@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +75,22 @@ def started(arguments: tuple[str, ...], env: dict[str, str]) -> "subprocess.Pope
 
 def end(home: str) -> None:
     """End the nodes and whatever they started; told to end themselves, they take half a minute."""
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("HOME") == home:
-            process.kill()
+    deadline = time.monotonic() + 60
+    while left := _processes_of(home):  # those that are ending may have started others
+        assert time.monotonic() < deadline, left
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+def _processes_of(home: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["environ", "status"])
+        if (process.info["environ"] or {}).get("HOME") == home
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 @pytest.fixture(scope="module")
