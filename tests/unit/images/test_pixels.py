@@ -191,7 +191,7 @@ def tiff_of(values: np.ndarray, order: str = "<", *, is_compressed: bool = False
     return head + body + bits + struct.pack(f"{order}H", len(tags)) + table + bytes(4)
 
 
-DEEP = {
+DEEP: dict[str, Callable[[np.ndarray], bytes]] = {
     "PNG": png_of,
     "TIFF": tiff_of,
     "TIFF, other byte order": partial(tiff_of, order=">"),
