@@ -138,6 +138,7 @@ class CaptionPass:
 
         def note(report: StreamReport) -> None:
             self._add(report)
+            self._lock.check()
             progress = self.progress(time.monotonic() - started)
             self._heartbeat.note(progress)
             if report.num_answered:

@@ -66,9 +66,25 @@ def ended(process: "Popen[str]") -> tuple[int, str]:
     return process.returncode, err
 
 
-@pytest.mark.parametrize("key", ["manifest/part-000002", "captions/part-000002"])
+TWO_STREAMS = ("--set", "engine.num_streams=2", "--set", "engine.num_actors=2")
+
+
+@pytest.mark.parametrize(
+    ("key", "streams"),
+    [
+        pytest.param("manifest/part-000002", (), id="manifest"),
+        pytest.param("captions/part-000002", (), id="captions"),
+        # They go on while their driver is stopped, until it has lost its lock.
+        pytest.param("captions/part-000002", TWO_STREAMS, id="captions of two streams"),
+    ],
+)
 def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
-    raycap: CommandLine, cli: InProcess, s3: S3, server: FaultyServer, key: str
+    raycap: CommandLine,
+    cli: InProcess,
+    s3: S3,
+    server: FaultyServer,
+    key: str,
+    streams: tuple[str, ...],
 ) -> None:
     """Stopped as it writes its manifest, or its captions."""
     photos = raycap.folder / "photos"
@@ -79,7 +95,7 @@ def test_a_driver_that_was_stopped_on_s3_ends_and_changes_nothing(
     few = ("--set", "storage.list_threads=1")
     command = ("caption", "photos", output, *SETTINGS, *few)
     proxied = CommandLine(raycap.folder, {**raycap.env, "AWS_ENDPOINT_URL": server.url})
-    first = proxied.start(*command, *SLOW)
+    first = proxied.start(*command, *SLOW, *streams)
     raycap.running.append(first)
     wait_until(lambda: any(f"/out/{key}" in path for _, path, _ in server.requests), first)
     os.kill(first.pid, signal.SIGSTOP)
