@@ -8,10 +8,10 @@ until one block per actor remains. At the end of a run some actors wait for the 
 others. That wait is the time of one block however long the run is; `to the end` includes it.
 
 Efficiency is the rate over the rate of one actor times their number. `ideal` is the rate over the
-rate that the latency alone would allow. The driver's CPU time per image limits how many images per
-second one driver can handle.
+rate that the latency alone would allow. The CPU time per image of the driver, and of the busiest of
+several streams, limits how many images per second they can handle.
 
-    python -m bench.scale [--actors 1 2 4 8] [--latency 4.0] [--json FILE]
+    python -m bench.scale [--actors 1 2 4 8] [--streams 1] [--latency 4.0] [--json FILE]
 """
 
 import argparse
@@ -20,8 +20,10 @@ import logging
 import os
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import psutil
@@ -56,9 +58,11 @@ class Row:
     """Rate over the rate that the latency alone would allow."""
     driver_cpu_us: float
     """CPU time of the driver's process per image, in microseconds."""
+    stream_cpu_us: float
+    """CPU time of the busiest stream per image that it captioned, assuming equal shares."""
 
 
-def settings(num_actors: int, latency_s: float) -> CaptionConfig:
+def settings(num_actors: int, latency_s: float, num_streams: int) -> CaptionConfig:
     """Return the settings of a run."""
     return validate_config(
         CaptionConfig,
@@ -67,6 +71,7 @@ def settings(num_actors: int, latency_s: float) -> CaptionConfig:
             "engine": {
                 "batch_size": BATCH_SIZE,
                 "num_actors": str(num_actors),
+                "num_streams": num_streams,
                 "gpus_per_actor": 1,
                 "part_size": 256,
             },
@@ -96,6 +101,32 @@ class Rates:
     """Images/s from the same moment to the end of the run."""
     driver_cpu_s: float
     """CPU time of the driver's process per image."""
+    stream_cpu_s: float
+    """CPU time of the busiest stream per image of its share; 0 if it is the driver's own."""
+
+
+class StreamTimes:
+    """CPU seconds of each process of a stream, measured while it runs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[int, float] = {}
+        self._ended = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "StreamTimes":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.2):
+            for process in psutil.process_iter(["cmdline"]):
+                if "StreamActor" in "".join((process.info["cmdline"] or [""])[:1]):
+                    with suppress(psutil.Error):
+                        self.seconds[process.pid] = sum(process.cpu_times()[:2])
 
 
 def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
@@ -106,7 +137,7 @@ def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
     def mark(progress: Progress) -> None:
         marks.append((progress.num_done, time.perf_counter(), sum(process.cpu_times()[:2])))
 
-    with tempfile.TemporaryDirectory() as output:
+    with tempfile.TemporaryDirectory() as output, StreamTimes() as times:
         raycap.caption(photos, Path(output) / "out", config=config, on_progress=mark)
     edge = num_actors * BLOCK_BATCHES * BATCH_SIZE
     start = next(mark for mark in marks if mark[0] >= edge)
@@ -119,18 +150,21 @@ def run(photos: Path, config: CaptionConfig, num_actors: int) -> Rates:
         at_work=rate(middle),
         to_the_end=rate(marks[-1]),
         driver_cpu_s=(marks[-1][2] - start[2]) / (marks[-1][0] - start[0]),
+        stream_cpu_s=max(times.seconds.values(), default=0.0)
+        * (config.engine.num_streams or 1)
+        / marks[-1][0],
     )
 
 
-def measure(num_actors: int, latency_s: float, scratch: Path) -> Rates:
+def measure(num_actors: int, num_streams: int, latency_s: float, scratch: Path) -> Rates:
     """Measure one number of actors on its own cluster."""
     few, many = scratch / f"{num_actors}-few", scratch / f"{num_actors}-many"
     write_images(few, num_actors * BLOCK_BATCHES * BATCH_SIZE)
     write_images(many, num_actors * NUM_BATCHES * BATCH_SIZE)
     cluster = start_cluster(num_actors)
     try:
-        raycap.caption(few, scratch / f"{num_actors}-warm", config=settings(num_actors, 0.0))
-        return run(many, settings(num_actors, latency_s), num_actors)
+        raycap.caption(few, scratch / f"{num_actors}-warm", config=settings(num_actors, 0.0, 1))
+        return run(many, settings(num_actors, latency_s, num_streams), num_actors)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -140,15 +174,16 @@ def main() -> None:
     """Measure all numbers of actors, and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--streams", type=int, default=1, help="processes that schedule")
     parser.add_argument("--latency", type=float, default=4.0, help="seconds per batch of 64")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     rows: list[Row] = []
     alone = (0.0, 0.0)
-    print("actors  images/s  efficiency  to the end  ideal  driver us/image")
+    print("actors  images/s  efficiency  to the end  ideal  driver us/image  stream us/image")
     with tempfile.TemporaryDirectory() as name:
         for count in given.actors:
-            found = measure(count, given.latency, Path(name))
+            found = measure(count, min(count, given.streams), given.latency, Path(name))
             alone = alone if rows else (found.at_work / count, found.to_the_end / count)
             row = Row(
                 num_actors=count,
@@ -157,11 +192,13 @@ def main() -> None:
                 to_the_end=found.to_the_end / (alone[1] * count),
                 ideal=found.at_work * given.latency / (BATCH_SIZE * count),
                 driver_cpu_us=1e6 * found.driver_cpu_s,
+                stream_cpu_us=1e6 * found.stream_cpu_s,
             )
             rows.append(row)
             print(
                 f"{row.num_actors:>6}  {row.images_per_s:>8.1f}  {row.efficiency:>10.3f}"
-                f"  {row.to_the_end:>10.3f}  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}",
+                f"  {row.to_the_end:>10.3f}  {row.ideal:>5.3f}  {row.driver_cpu_us:>15.1f}"
+                f"  {row.stream_cpu_us:>15.1f}",
                 flush=True,
             )
     print(f"target: efficiency {BAR}")
