@@ -80,6 +80,7 @@ def test_a_stream_that_is_killed_is_replaced_and_nothing_committed_is_captioned_
     assert before.items() <= written(output).items()
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_what_is_committed_and_the_same_command_goes_on(cli: InProcess) -> None:
     photos, output = cli.folder / "photos", cli.folder / "out"
     write_images(photos, NUM_IMAGES)
@@ -106,6 +107,7 @@ def test_an_interrupt_says_what_is_committed_and_the_same_command_goes_on(cli: I
     assert before.items() <= written(output).items()
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_on_every_image_ends_all_streams_with_one_line(cli: InProcess) -> None:
     photos = cli.folder / "photos"
     photos.mkdir()
