@@ -59,7 +59,7 @@ class Row:
     driver_cpu_us: float
     """CPU time of the driver's process per image, in microseconds."""
     stream_cpu_us: float
-    """CPU time of the busiest stream per image that it captioned, assuming equal shares."""
+    """CPU time of the busiest stream, its start included, per image of an equal share."""
 
 
 def settings(num_actors: int, latency_s: float, num_streams: int) -> CaptionConfig:
@@ -122,7 +122,7 @@ class StreamTimes:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.2):
+        while not self._ended.wait(2.0):  # looking takes this process time, too
             for process in psutil.process_iter(["cmdline"]):
                 if "StreamActor" in "".join((process.info["cmdline"] or [""])[:1]):
                     with suppress(psutil.Error):

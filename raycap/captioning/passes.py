@@ -158,8 +158,8 @@ class CaptionPass:
     ) -> None:
         stream = Stream(self._store, self._lock, described)
         try:
-            for report in stream.run(work):
-                note(report)
+            for _ in stream.run(work):
+                note(stream.report())
         finally:
             self._add(stream.report())
 

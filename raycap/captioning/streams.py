@@ -11,6 +11,7 @@ it had drawn return to the queue.
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,6 +47,7 @@ _SPARE = 1.25  # tickets of a stream that is so much faster than the average
 _MAX_DEATHS = 3  # of streams that had committed nothing
 _TICKET = "ticket"
 _WAIT_S = 1.0
+_REPORT_EVERY_S = 1.0  # each report takes the driver some milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +86,8 @@ class Stream:
         self._num_failed = 0
         self._committed: list[tuple[int, CaptionsFooter]] = []
 
-    def run(self, work: pa.Table, stages: Stages = RUN_STAGES) -> Iterator[StreamReport]:
-        """Caption the work of the stages' first one, and yield a report after each block.
-
-        What is committed after the last one, or before an error, is left to `report`.
+    def run(self, work: pa.Table, stages: Stages = RUN_STAGES) -> Iterator[None]:
+        """Caption what the first stage loads, and yield after each block; `report` tells the rest.
 
         Raises:
             RaycapError: as a worker raised it.
@@ -105,7 +105,7 @@ class Stream:
             try:
                 for table in self._readable(answered):
                     self._count(committer.add(table))
-                    yield self.report()
+                    yield
                 committer.finish()
             finally:
                 committer.drain()
@@ -198,8 +198,12 @@ class StreamActor:
 
     def run(self, tickets: pa.Table) -> Iterator[StreamReport | RaycapError]:
         """Yield reports; at last, the error that ended the stream, if it is one for the user."""
+        reported = time.monotonic()
         try:
-            yield from self._stream.run(tickets, DRAWING_STAGES)
+            for _ in self._stream.run(tickets, DRAWING_STAGES):
+                if time.monotonic() - reported > _REPORT_EVERY_S:
+                    yield self._stream.report()
+                    reported = time.monotonic()
         except RaycapError as error:
             yield self._stream.report()
             yield error
