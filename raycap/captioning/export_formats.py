@@ -206,8 +206,23 @@ def write_jsonl(pages: Pages, file: BinaryIO) -> int:
     return num_rows
 
 
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _unrunnable(cell: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would run as a formula.
+
+    Captions and names come from whoever made the images. OWASP, "CSV Injection".
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_RUN_BY_SPREADSHEETS) else cell
+
+
 def write_csv(pages: Pages, file: BinaryIO) -> int:
-    """Write every row as CSV (RFC 4180), `alternatives` as JSON text; return their number."""
+    """Write every row as CSV (RFC 4180), `alternatives` as JSON text; return their number.
+
+    A text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe before
+    it: spreadsheets would run it as a formula.
+    """
     text = TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.DictWriter(text, CAPTIONS.names)
     writer.writeheader()
@@ -215,7 +230,8 @@ def write_csv(pages: Pages, file: BinaryIO) -> int:
     for table in pages(None):
         for row in map(_plain, rows_of(table)):
             alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
-            writer.writerow({**row, ALTERNATIVES: alternatives})
+            cells = {**row, ALTERNATIVES: alternatives}
+            writer.writerow({name: _unrunnable(cell) for name, cell in cells.items()})
         num_rows += len(table)
     text.detach()  # flushes, and leaves the file open for its owner
     return num_rows

@@ -77,6 +77,18 @@ def test_csv_survives_quotes_commas_and_newlines(two_parts: str, tmp_path: Path)
     assert b"alternatives\r\n" in file.read_bytes()
 
 
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_csv_holds_no_cell_that_a_spreadsheet_would_run(
+    output: Callable[..., str], tmp_path: Path, start: str
+) -> None:
+    uri = output([row(f"{start}.jpg", caption=f"{start} a cat")])
+    export(uri, tmp_path / "x.csv", to=ExportFormat.CSV)
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as opened:
+        (read,) = csv.DictReader(opened)
+    assert (read["image_id"], read["caption"]) == (f"'{start}.jpg", f"'{start} a cat")
+    assert float(read["logprob"]) < 0, "a number is no text"
+
+
 def test_parquet_is_one_file_with_the_schema_and_all_rows(two_parts: str, tmp_path: Path) -> None:
     file = tmp_path / "captions.parquet"
     assert export(two_parts, file, to=ExportFormat.PARQUET).num_exported == 4
