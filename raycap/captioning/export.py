@@ -334,7 +334,7 @@ def _fetch(
             image = file
         else:
             image = reader.read(uri, max_bytes)
-            changed = _difference(image, reader.is_version(uri, row[ETAG]))
+            changed = _difference(image, reader.is_version(uri, row[ETAG], image))
             if changed is not None:
                 return row, f"{row[URI]}: {changed}"
     except UNREADABLE as error:

@@ -98,8 +98,8 @@ class ReadsImages(Protocol):
     def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read an image file, as `ImageReader.read` does."""
 
-    def is_version(self, uri: str, etag: str | None) -> bool | None:
-        """Return whether it still has an ETag, as `ImageReader.is_version` does."""
+    def is_version(self, uri: str, etag: str | None, data: bytes) -> bool | None:
+        """Return whether it is still the listed one, as `ImageReader.is_version` does."""
 
 
 class DecodesImages(Protocol):
@@ -295,7 +295,7 @@ def _fetch(
         raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
     try:
         data = reader.read(uri, limit, size_bytes)
-        if spec.below is not None and reader.is_version(uri, row[schema.ETAG]) is False:
+        if spec.below is not None and reader.is_version(uri, row[schema.ETAG], data) is False:
             # The caption of the first model stays; the next run lists the image as changed.
             raise ImageError(
                 ErrorCode.NOT_FOUND, f"{uri}: has changed since the first model captioned it"

@@ -9,7 +9,6 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from io import BytesIO
 from typing import Any
 
@@ -55,7 +54,7 @@ from raycap.storage.address import redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.parts import part_key
-from raycap.storage.stores import ImageReader, open_store
+from raycap.storage.stores import ImageReader, digest_of, open_store
 
 _PROBE = Target(width_px=32, height_px=32, resample="box")
 _MAX_JPEG_PX = 65_500
@@ -119,7 +118,6 @@ GIVE_UP_AFTER = 32
 to a later run: each may have taken minutes."""
 
 _MESSAGE_CHARS = 500
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +243,7 @@ def _row(question: Question, data: bytes, image: StoredImage, config: PrepareCon
         schema.SPLIT: question.split,
         schema.WIDTH_PX: image.width_px,
         schema.HEIGHT_PX: image.height_px,
-        schema.DIGEST: blake2b(data, digest_size=_DIGEST_BYTES).hexdigest(),
+        schema.DIGEST: digest_of(data),
     }
 
 

@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 from raycap import schema
 from raycap.config import ImageConfig, StorageConfig
 from raycap.datasets.parts import FIRST, LAST, PART_INDEX, open_part, read_part, read_table
-from raycap.errors import DatasetError
+from raycap.errors import DatasetError, ObjectNotFound
 from raycap.results.dataset import INDEX, DatasetRecord, read_record
+from raycap.storage.address import redact
 from raycap.storage.base import KEY, Store
 from raycap.storage.parallel import ordered_chain, ordered_map
-from raycap.storage.stores import ImageReader, open_store
+from raycap.storage.stores import ImageReader, digest_of, open_store
 
 _THREADS_WITH_IMAGES = 2
 _IMAGE_THREADS = 8
 
-_Found = tuple[str, str | None, bytes | None]  # id, address, embedded bytes
+_Found = tuple[str, str | None, str, bytes | None]  # id, address, digest, embedded bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,27 +93,36 @@ class CaptionDataset:
         Only the row groups that contain them are read, or the files of referenced images.
 
         Raises:
-            ObjectNotFound: a referenced image no longer exists.
+            ObjectNotFound: a referenced image no longer exists, or has changed since.
             DatasetError: a part is damaged.
             StorageError: a store refuses.
         """
-        wanted = sorted(set(ids))
-        firsts, lasts = self.index[FIRST].to_pylist(), self.index[LAST].to_pylist()
-        spans = zip(self.index.to_pylist(), firsts, lasts, strict=True)
-        candidates = (
-            self._find(entry, wanted[bisect_left(wanted, first) : bisect_right(wanted, last)])
-            for entry, first, last in spans
-            if bisect_left(wanted, first) < bisect_right(wanted, last)
-        )
         reader = ImageReader(self.config)
         limit = self.record.config.get("image", {}).get("max_bytes", ImageConfig().max_bytes)
 
         def read(found: _Found) -> tuple[str, bytes]:
-            image_id, uri, data = found
-            return image_id, data if data is not None else reader.read(uri or "", limit)
+            image_id, uri, digest, data = found
+            if data is None:
+                data = reader.read(uri or "", limit)
+                check_unchanged(uri or "", data, digest)
+            return image_id, data
 
-        rows = ordered_chain(candidates, _THREADS_WITH_IMAGES)
-        yield from ordered_map(read, rows, _IMAGE_THREADS)
+        yield from ordered_map(read, self._rows_of(ids, [schema.BYTES]), _IMAGE_THREADS)
+
+    def digests(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the digests of image files by ids, without reading the files."""
+        return {image_id: digest for image_id, _, digest, _ in self._rows_of(ids, [])}
+
+    def _rows_of(self, ids: Sequence[str], more: list[str]) -> Iterator[_Found]:
+        wanted = sorted(set(ids))
+        firsts, lasts = self.index[FIRST].to_pylist(), self.index[LAST].to_pylist()
+        spans = zip(self.index.to_pylist(), firsts, lasts, strict=True)
+        candidates = (
+            self._find(entry, wanted[bisect_left(wanted, first) : bisect_right(wanted, last)], more)
+            for entry, first, last in spans
+            if bisect_left(wanted, first) < bisect_right(wanted, last)
+        )
+        return ordered_chain(candidates, _THREADS_WITH_IMAGES)
 
     def _entries(self, splits: Sequence[str] | None) -> list[dict[str, Any]]:
         """Return the index of some splits; None: of all."""
@@ -131,7 +141,7 @@ class CaptionDataset:
     def _read(self, entry: dict[str, Any], columns: list[str]) -> Iterator[pa.Table]:
         return read_part(self.store, entry[KEY], entry[schema.NUM_BYTES], columns)
 
-    def _find(self, entry: dict[str, Any], wanted: list[str]) -> Iterator[_Found]:
+    def _find(self, entry: dict[str, Any], wanted: list[str], more: list[str]) -> Iterator[_Found]:
         values = pa.array(wanted, pa.string())
         with open_part(self.store, entry[KEY], entry[schema.NUM_BYTES]) as file:
             for number in _row_groups(file, wanted):
@@ -139,9 +149,26 @@ class CaptionDataset:
                 ids = file.read_row_group(number, [schema.IMAGE_ID])[schema.IMAGE_ID]
                 rows = pc.indices_nonzero(pc.is_in(ids, value_set=values))
                 if len(rows):
-                    table = file.read_row_group(number, [schema.URI, schema.BYTES]).take(rows)
-                    columns = [ids.take(rows), table[schema.URI], table[schema.BYTES]]
-                    yield from zip(*(column.to_pylist() for column in columns), strict=True)
+                    names = [schema.URI, schema.DIGEST, *more]
+                    table = file.read_row_group(number, names).take(rows)
+                    columns = [ids.take(rows), *(table[name] for name in names)]
+                    found = zip(*(column.to_pylist() for column in columns), strict=True)
+                    yield from found if more else ((*row, None) for row in found)
+
+
+def check_unchanged(uri: str, data: bytes, digest: str | None) -> None:
+    """Make sure that a referenced image is the one that the dataset was made of.
+
+    Raises:
+        ObjectNotFound: it has another digest.
+    """
+    if digest is not None and digest_of(data) != digest:
+        shown = redact(uri)
+        raise ObjectNotFound(
+            f"{shown}: has changed since the dataset was prepared; prepare it again into a new "
+            "output",
+            uri=shown,
+        )
 
 
 def _row_groups(file: pq.ParquetFile, wanted: list[str]) -> Iterator[int]:

@@ -101,7 +101,7 @@ class UriImages:
         reader = _reader(self.storage)
         try:
             data = reader.read(uri, self.max_bytes)
-            if reader.is_version(uri, etag) is False:
+            if reader.is_version(uri, etag, data) is False:
                 reason = f"{uri}: has changed since it was captioned"
                 return ChangedImageError(ErrorCode.NOT_FOUND, reason)
             return data

@@ -141,9 +141,9 @@ class _Stopwatch:
         finally:
             self.fetch_s = time.perf_counter() - started
 
-    def is_version(self, uri: str, etag: str | None) -> bool | None:
+    def is_version(self, uri: str, etag: str | None, data: bytes) -> bool | None:
         """Ask the reader."""
-        return self._reader.is_version(uri, etag)
+        return self._reader.is_version(uri, etag, data)
 
     def __call__(self, data: bytes) -> DecodedImage:
         """Decode it."""

@@ -82,7 +82,9 @@ def dataset_pictures(
         StorageError: the dataset cannot be read.
     """
     if not dataset.record.config.get("embed", {}).get("enabled", True):
-        return fetch_thumbnails([uri for _, uri in wanted], config)
+        digests = dataset.digests([image_id for image_id, _ in wanted])
+        versions = [digests.get(image_id) for image_id, _ in wanted]
+        return fetch_thumbnails([uri for _, uri in wanted], config, versions)
 
     def shrink(image: tuple[str, bytes]) -> tuple[str, Picture]:
         return image[0], thumbnail(image[1], config)
@@ -126,15 +128,14 @@ class _Fetcher:
             return Picture(reason=f"not tried: {_MAX_UNREACHABLE} others could not be reached")
         try:
             image = self._reader.read(uri, self._config.image.max_bytes)
-            # Afterwards: what is replaced from now on is not what was read.
-            found = None if version is None else self._reader.version(uri)
+            is_same = self._reader.is_version(uri, version, image)
         except TransientError as error:
             self._num_unreachable += 1
             return Picture(reason=str(error))
         except (StorageError, ConfigError) as error:
             return Picture(reason=str(error))
-        if found is not None and found != version:
-            return Picture(reason="it has changed since it was captioned")
+        if is_same is False:
+            return Picture(reason="it has changed in the meantime")
         return thumbnail(image, self._config)
 
 

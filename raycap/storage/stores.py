@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ from raycap.storage.s3 import S3Images, S3Store
 from raycap.storage.web import WebReader
 
 T = TypeVar("T")
+
+_DIGEST_BYTES = 16
 
 
 def open_store(uri: str | Address, config: StorageConfig) -> Store:
@@ -127,6 +130,11 @@ def _in_either_form(where: tuple[str, str], read: Callable[[tuple[str, str]], by
         raise
 
 
+def digest_of(data: bytes) -> str:
+    """Return the digest of an image file that a caption dataset records: 128 bits of BLAKE2b."""
+    return blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
 class ImageReader:
     """A reader of image bytes at any address; safe to use from many threads.
 
@@ -222,14 +230,23 @@ class ImageReader:
         version: str | None = self._retrying(foreign_version, self._foreign(scheme), uri)
         return version
 
-    def is_version(self, uri: str, etag: str | None) -> bool | None:
-        """Return whether a file still has the ETag that a listing had; None where nothing tells.
+    def is_version(self, uri: str, etag: str | None, data: bytes) -> bool | None:
+        """Return whether a file that was just read is the listed one; None where nothing tells.
 
-        Ask after reading: what is replaced from then on is not what was read. Raises as `read`
-        does.
+        Raises as `read` does.
+
+        Args:
+            uri: its address.
+            etag: what the listing had: the store's ETag, or the digest of a caption dataset.
+            data: its content. What is replaced after it was read is not what was read.
         """
-        version = None if etag is None else self.version(uri)
-        return None if version is None else version == etag
+        if etag is None:
+            return None
+        if digest_of(data) == etag:
+            return True
+        version = self.version(uri)
+        # Where a store tells no version, an ETag is a digest.
+        return version == etag
 
     def _within_limit(self, address: Address, work: Callable[[Connections], bytes]) -> bytes:
         return within(self._limit_s, work, address.shown)

@@ -196,7 +196,7 @@ def write_preview(store: Store, spec: StreamSpec) -> None:
     rows = []
     for image in read_images(sample_rows(spec.plan.groups, _NUM_IMAGES), spec):
         try:
-            file = file_of(image.file(), image.uri, spec)
+            file = file_of(image.file(), image.uri, image.digest, spec)
             variants = [changed(file, epoch, image.image_id, spec) for epoch in range(_NUM_EPOCHS)]
             rows.append([original(file, spec), *variants])
         except ImageError:

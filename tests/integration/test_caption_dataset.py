@@ -122,6 +122,21 @@ def test_a_dataset_gives_the_captions_that_its_files_give(
     digests = pa.concat_tables(open_dataset(embedded, STORAGE).pages()).sort_by(schema.IMAGE_ID)
     assert [row["etag"] for row in held] == digests[schema.DIGEST].to_pylist()
 
+    # Referenced images are compared with the digests of the dataset when they are read again.
+    output, replaced = tmp_path / "of-referenced", Path(named[3]["uri"])
+    everything = export(output, tmp_path / "tars", to=ExportFormat.WEBDATASET)
+    assert (everything.num_exported, everything.num_unreadable) == (NUM_IMAGES, 0)
+    before = replaced.read_bytes()
+    replaced.write_bytes(Path(named[4]["uri"]).read_bytes())
+    try:
+        rest = export(output, tmp_path / "fewer", to=ExportFormat.WEBDATASET)
+        wanted = [(row["image_id"], row["uri"]) for row in named[3:5]]
+        pictures = reference_pictures(referenced, wanted, ReportConfig())
+    finally:
+        replaced.write_bytes(before)
+    assert (rest.num_exported, rest.num_unreadable) == (NUM_IMAGES - 1, 1)
+    assert [picture.data == "" for picture in pictures] == [True, False]
+
 
 @pytest.mark.usefixtures("ray_session")
 def test_one_split_is_captioned_evaluated_and_exported_and_another_is_refused(

@@ -22,7 +22,7 @@ from raycap.results.dataset import (
     write_record,
 )
 from raycap.storage.parts import part_key
-from raycap.storage.stores import open_store
+from raycap.storage.stores import digest_of, open_store
 
 Rows = list[dict[str, Any]]
 
@@ -130,9 +130,9 @@ def scene_dataset(folder: Path, num_scenes: int = 40, *, embedded: bool = True) 
     rows = []
     for number, (name, scene) in enumerate(write_scenes(images, num_scenes, seed=11)):
         split = {0: "test", 1: "validation"}.get(number % 10, "train")
-        data = (images / name).read_bytes() if embedded else None
-        where = {schema.URI: str(images / name), schema.BYTES: data}
-        rows.append(dataset_row(name, split, long_captions(scene), **where))
+        data = (images / name).read_bytes()
+        file = {schema.BYTES: data if embedded else None, schema.DIGEST: digest_of(data)}
+        rows.append(dataset_row(name, split, long_captions(scene), **file, uri=str(images / name)))
         if embedded:
             (images / name).unlink()
     rejected = [

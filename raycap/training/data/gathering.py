@@ -30,7 +30,7 @@ SAMPLE_ROUND_IMAGES = 32
 """Images of a sample per worker and round."""
 
 _READ_THREADS = 8
-_COLUMNS = [schema.IMAGE_ID, schema.URI, schema.BYTES, schema.CAPTIONS_LIST]
+_COLUMNS = [schema.IMAGE_ID, schema.URI, schema.DIGEST, schema.BYTES, schema.CAPTIONS_LIST]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +55,8 @@ class StoredImage:
 
     image_id: str
     uri: str | None
+    digest: str | None
+    """Of the file at its address."""
     file: Callable[[], bytes | None]
     """Copies its file out of the table; returns None if only its address is known."""
     captions: list[str]
@@ -173,6 +175,7 @@ def _piece(
         piece.captions.append(chosen[item.index])
         piece.references.append([] if tag.kind == Kind.TRAIN else image.captions)
         piece.uris.append(image.uri)
+        piece.digests.append(image.digest)
         piece.files.append(image.file())
     return piece
 
@@ -210,6 +213,7 @@ def _images(table: pa.Table) -> Iterator[StoredImage]:
         yield StoredImage(
             image_id=row[schema.IMAGE_ID],
             uri=row[schema.URI],
+            digest=row[schema.DIGEST],
             file=_lazy(files, index),
             captions=row[schema.CAPTIONS_LIST],
         )

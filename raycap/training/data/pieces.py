@@ -27,6 +27,7 @@ IMAGE_IDS = "image_ids"
 STEPS = "steps"
 OFFSETS = "offsets"
 URIS = "uris"
+DIGESTS = "digests"
 FILES = "files"
 UNREADABLE = "unreadable"
 
@@ -83,6 +84,7 @@ GATHERED = pa.schema(
         *TAG,
         *IMAGES,
         pa.field(URIS, pa.list_(pa.string()), nullable=False),
+        pa.field(DIGESTS, pa.list_(pa.string()), nullable=False),
         pa.field(FILES, pa.list_(pa.large_binary()), nullable=False),
     ]
 )
@@ -134,20 +136,22 @@ class Piece:
     references: list[list[str]] = field(default_factory=list)
     """All captions of each image; only in samples."""
     uris: list[str | None] = field(default_factory=list)
+    digests: list[str | None] = field(default_factory=list)
+    """Of the files at these addresses."""
     files: list[bytes | None] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
 def gathered_table(piece: Piece) -> pa.Table:
     """Make a GATHERED row."""
-    values = {**_shared(piece), URIS: piece.uris, FILES: piece.files}
+    values = {**_shared(piece), URIS: piece.uris, DIGESTS: piece.digests, FILES: piece.files}
     return pa.Table.from_pylist([values], schema=GATHERED)
 
 
 def read_gathered(table: pa.Table) -> Piece:
     """Read a GATHERED row."""
     row = _only_row(table)
-    return Piece(**_lists(row), uris=row[URIS], files=row[FILES])
+    return Piece(**_lists(row), uris=row[URIS], digests=row[DIGESTS], files=row[FILES])
 
 
 def loaded_table(piece: Piece, pixels: UInt8[np.ndarray, "b 3 h w"]) -> pa.Table:

@@ -18,9 +18,9 @@ from ray.data import DataContext, DataIterator, TaskPoolStrategy
 
 from raycap.cluster.streaming import blocks_of, stream_context
 from raycap.config import AugmentConfig, StorageConfig
-from raycap.errors import UNREADABLE, ErrorCode, ImageError, ObjectNotFound
+from raycap.datasets.dataset import check_unchanged
+from raycap.errors import UNREADABLE, ErrorCode, ImageError
 from raycap.images.decoding import Target, decode, prepare_process
-from raycap.storage.address import redact
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader
 from raycap.training.data.augmentation import Augmentation
@@ -133,22 +133,22 @@ def changed(file: bytes, epoch: int, image_id: str, spec: StreamSpec) -> UInt8[n
     return image.numpy()
 
 
-def file_of(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes:
+def file_of(file: bytes | None, uri: str | None, digest: str | None, spec: StreamSpec) -> bytes:
     """Return an image's file; fetch it if the dataset has only its address.
 
     Raises:
-        ImageError: there is no file, or it cannot be fetched.
+        ImageError: there is no file, it cannot be fetched, or it has changed.
     """
     if file is not None:
         return file
     if uri is None:
         raise ImageError(ErrorCode.NOT_FOUND, "the dataset has neither its file nor its address")
     try:
-        return _reader(spec.storage).read(uri, spec.image.max_bytes)
-    except ObjectNotFound as error:
-        raise ImageError(ErrorCode.NOT_FOUND, f"{redact(uri)}: no such file") from error
+        data = _reader(spec.storage).read(uri, spec.image.max_bytes)
+        check_unchanged(uri, data, digest)
     except UNREADABLE as error:
         raise ImageError.of(error) from error
+    return data
 
 
 def _pixels(
@@ -164,13 +164,15 @@ def _pixels(
 def _files(piece: Piece, spec: StreamSpec) -> Iterator[bytes | ImageError]:
     """Yield the files of a piece in order; prefetch those with only an address."""
     num_threads = 1 if None not in piece.files else _FETCH_THREADS
-    pairs = zip(piece.files, piece.uris, strict=True)
-    yield from ordered_map(lambda pair: _try_file(*pair, spec), pairs, num_threads)
+    found = zip(piece.files, piece.uris, piece.digests, strict=True)
+    yield from ordered_map(lambda image: _try_file(*image, spec), found, num_threads)
 
 
-def _try_file(file: bytes | None, uri: str | None, spec: StreamSpec) -> bytes | ImageError:
+def _try_file(
+    file: bytes | None, uri: str | None, digest: str | None, spec: StreamSpec
+) -> bytes | ImageError:
     try:
-        return file_of(file, uri, spec)
+        return file_of(file, uri, digest, spec)
     except ImageError as error:
         return error
 

@@ -14,7 +14,7 @@ from raycap.config.loading import validate_config
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.results.dataset import is_dataset, read_record
-from raycap.storage.stores import open_store
+from raycap.storage.stores import digest_of, open_store
 from tests.support.caption_sets import folder_rows, make_dataset, picture
 
 STORAGE = StorageConfig()
@@ -133,6 +133,11 @@ def test_referenced_images_are_fetched_from_their_addresses(photos: Path, tmp_pa
     assert record.width_px.max == 64
     found = dict(dataset.images(["0/000.jpg", "1/001.jpg"]))
     assert found["1/001.jpg"] == (photos / "1/001.jpg").read_bytes()
+    assert dataset.digests(["1/001.jpg", "9"]) == {"1/001.jpg": digest_of(found["1/001.jpg"])}
+    (photos / "1/001.jpg").write_bytes(found["0/000.jpg"])
+    with pytest.raises(ObjectNotFound) as caught:
+        list(dataset.images(["1/001.jpg"]))
+    assert caught.value.uri == str(photos / "1/001.jpg")
     (photos / "1/001.jpg").unlink()
     with pytest.raises(ObjectNotFound) as caught:
         list(dataset.images(["1/001.jpg"]))

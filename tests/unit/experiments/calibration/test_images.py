@@ -11,6 +11,7 @@ from raycap.datasets.dataset import open_dataset
 from raycap.errors import DatasetError
 from raycap.experiments.calibration.images import LoadSpec, choose_images, load_block
 from raycap.images.decoding import Target, decode
+from raycap.storage.stores import digest_of
 from tests.support.dataset_samples import dataset_row, write_dataset
 from tests.support.report_samples import pillow_as_it_was
 from tests.support.tiny_dataset import write_dataset as write_tiny
@@ -79,18 +80,20 @@ def test_missing_and_broken_images_are_left_out_and_named(tmp_path: Path) -> Non
         ["000000.png", "000001.png", "000002.png"]
     ):
         (images / image_id).write_bytes(data)
-    names = sorted(path.name for path in images.iterdir())
+    (images / "000002.png").write_bytes(b"no picture")
+    paths = sorted(images.iterdir())
+    names = [path.name for path in paths]
+    files = [{schema.URI: str(path), schema.DIGEST: digest_of(path.read_bytes())} for path in paths]
     rows = [
-        dataset_row(name, "validation", ["a picture"], **{schema.URI: str(images / name)})
-        for name in names
+        dataset_row(name, "validation", ["a picture"], **file)
+        for name, file in zip(names, files, strict=True)
     ]
     uri = write_dataset(tmp_path / "data", rows, [], embedded=False)
     (images / "000000.png").unlink()
-    (images / "000002.png").write_bytes(b"no picture")
     pixels, (read, unreadable) = load_block(names, spec(uri))
     assert pixels.shape == (1, 12, 16, 3)
     assert read == ["000001.png"]
     assert [each.split(" ")[0] for each in unreadable] == ["000000.png", "000002.png"]
-    (images / "000001.png").unlink()
+    (images / "000001.png").write_bytes((images / "000002.png").read_bytes())
     pixels, (read, unreadable) = load_block(names, spec(uri))
     assert (pixels.shape, read, len(unreadable)) == ((0, 12, 16, 3), [], 3)

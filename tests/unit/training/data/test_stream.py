@@ -14,6 +14,7 @@ from raycap import schema
 from raycap.config import AugmentConfig
 from raycap.errors import DatasetError, RunStopped
 from raycap.models.trainable import IGNORED
+from raycap.storage.stores import digest_of
 from raycap.training.data.feed import Batch, Feed
 from raycap.training.data.pieces import Kind
 from tests.support import tiny_dataset
@@ -198,7 +199,8 @@ def test_images_with_only_an_address_are_fetched(tmp_path: Path) -> None:
         if number != 5:
             path.write_bytes(drawn)
         row = real(number, split)
-        return {**row, schema.BYTES: None, schema.URI: str(path)}
+        digest = digest_of(drawn if number != 6 else b"another picture")
+        return {**row, schema.BYTES: None, schema.URI: str(path), schema.DIGEST: digest}
 
     real = tiny_dataset.row_of
     patch = pytest.MonkeyPatch()
@@ -208,10 +210,12 @@ def test_images_with_only_an_address_are_fetched(tmp_path: Path) -> None:
     finally:
         patch.undo()
     (batch,) = batches_of(make_spec(str(tmp_path / "set")))
-    assert sorted(batch.image_ids) == [f"{number:06d}.png" for number in range(8) if number != 5]
-    (named,) = batch.unreadable
-    assert "not_found" in named
-    assert "5.png" in named
+    fetched = [f"{number:06d}.png" for number in range(8) if number not in (5, 6)]
+    assert sorted(batch.image_ids) == fetched
+    missing, changed = sorted(batch.unreadable)
+    assert "not_found" in missing
+    assert "5.png" in missing
+    assert "6.png" in changed
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
