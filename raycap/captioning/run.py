@@ -134,15 +134,19 @@ def forecast(
     limit: int | None = None,
     retry_failed: RetryFailed = False,
 ) -> Forecast:
-    """Return what `caption` would do, by listing the source and the output; write nothing."""
+    """Return what `caption` would do, by listing the source and the output; write nothing.
+
+    Raises:
+        RaycapError: as `caption`, which would be refused.
+    """
     config = config or CaptionConfig()
     store = open_store(str(output), config.storage)
     asked = None
-    if store.exists(RUN):
+    if any(map(len, store.list())):
         # Only then: finding a model may download it.
         asked = settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
-        if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
+        if asked.claim.replaces_plan(store):
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
     return foresee(
         store,

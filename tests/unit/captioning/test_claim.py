@@ -110,6 +110,9 @@ def test_a_dry_run_is_refused_where_the_run_would_be(
     claim_output(open_store(str(tmp_path / "new"), StorageConfig()), claim(THEIRS))
     assert forecast(tmp_path / "photos", tmp_path / "new", config=STUB).num_pending == 1
     sign(store, fingerprint_digest(THEIRS))
+    with pytest.raises(DatasetError) as lost:  # as its `run.json` is
+        forecast(tmp_path / "photos", store.uri, config=STUB)
+    assert lost.value.uri == store.address(part_key(CAPTIONS, 0))
     claim_output(store, claim(THEIRS))
     before = [(path, path.stat().st_mtime_ns) for path in sorted(Path(store.uri).rglob("*"))]
     with pytest.raises(RunConflict) as caught:
@@ -124,6 +127,16 @@ def test_a_dry_run_counts_nothing_of_a_run_that_would_be_replaced(
     make_jpeg(tmp_path / "photos" / "z.jpg")
     store.delete_all(CAPTIONS)
     claim_output(store, claim(THEIRS))
+    found = forecast(tmp_path / "photos", store.uri, config=STUB)
+    assert (found.num_images, found.num_pending) == (1, 1)
+
+
+def test_a_dry_run_counts_nothing_of_a_plan_whose_run_is_lost(
+    store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    make_jpeg(tmp_path / "photos" / "z.jpg")
+    store.delete_all(CAPTIONS)
+    write_plan_record(store, PlanRecord(run=fingerprint_digest(THEIRS), num_parts=2, num_images=3))
     found = forecast(tmp_path / "photos", store.uri, config=STUB)
     assert (found.num_images, found.num_pending) == (1, 1)
 
