@@ -11,14 +11,14 @@ from raycap.captioning.claim import CaptionClaim, caption_fingerprint
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_captions_part
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
-from raycap.captioning.run import forecast
+from raycap.captioning.run import caption, forecast
 from raycap.captioning.source import open_source
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.config.loading import validate_config
-from raycap.errors import DatasetError, RunConflict
+from raycap.errors import ConfigError, DatasetError, RunConflict
 from raycap.models.sources import find_model
-from raycap.preflights.run import check_run
-from raycap.results.captioning import PLAN, PlanRecord, write_plan_record
+from raycap.preflights.run import check_run, preflight
+from raycap.results.captioning import PLAN, PlanRecord, read_summary, write_plan_record
 from raycap.runs.opening import claim_output
 from raycap.runs.records import RUN, fingerprint_digest, read_json
 from raycap.schema import CAPTIONS as CAPTION_COLUMNS
@@ -173,3 +173,15 @@ def test_a_preflight_follows_a_source_that_has_moved(moved: Store, tmp_path: Pat
     with pytest.raises(RunConflict, match="--source-moved-from"):
         check_run(moved, fingerprint, STUB, None)
     assert check_run(moved, fingerprint, STUB, tmp_path / "before")
+
+
+def test_a_source_that_has_lost_all_its_images_is_told(moved: Store, tmp_path: Path) -> None:
+    after, before = tmp_path / "after", tmp_path / "before"
+    (after / "a.jpg").unlink()
+    assert forecast(after, moved.uri, config=STUB, source_moved_from=before).is_source_empty
+    summary = caption(after, moved.uri, config=STUB, source_moved_from=before)
+    assert (summary.num_images, summary.num_gone, summary.is_source_empty) == (1, 0, True)
+    assert read_summary(moved) == summary
+    with pytest.raises(ConfigError) as caught:
+        preflight(after, moved.uri, 1, config=STUB, source_moved_from=before)
+    assert caught.value.uri == str(after)

@@ -262,7 +262,11 @@ def test_images_that_are_gone_are_noted_and_return(tmp_path: Path) -> None:
 def test_an_empty_listing_takes_nothing_for_gone(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     extend(store, {"a": "1"})
-    assert extend(store, {}).num_gone == 0
+    assert not extend(store, {"a": "1"}).is_source_empty
+    assert not extend(store, {}, limit=1).is_source_empty
+    plan = extend(store, {})
+    assert (plan.num_images, plan.num_gone, plan.is_source_empty) == (1, 0, True)
+    assert not extend(store, {"b": "1"}).is_source_empty
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
