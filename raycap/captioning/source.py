@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,7 +35,8 @@ from raycap.errors import (
     StorageError,
     TransientError,
 )
-from raycap.images.names import why_no_image
+from raycap.images.names import has_image_suffix, why_no_image
+from raycap.images.other_files import HEAD_BYTES, describe_list
 from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address, redact
@@ -318,12 +320,39 @@ def _or_one_object(
 def _open_one(store: Store, name: str) -> Listing:
     if Address.parse(store.uri).is_local:
         path = Path(store.address(name))
+        _refuse_list(store, name)
         row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
     # Of all keys that start with the name, the name itself is the first.
     pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
-    found = (_manifest(store, table) for table in pages if table[KEY][0].as_py() == name)
-    return Listing(source=store.address(name), tables=found)
+
+    def found() -> Iterator[pa.Table]:
+        for table in pages:
+            if table[KEY][0].as_py() == name:
+                _refuse_list(store, name)
+                yield _manifest(store, table)
+
+    return Listing(source=store.address(name), tables=found())
+
+
+def _refuse_list(store: Store, name: str) -> None:
+    """Raise ConfigError if one file, given as an image, is a list by its content.
+
+    Its name must say so: as an image, it would be one failed row.
+    """
+    if has_image_suffix(name):
+        return
+    head = b""
+    with suppress(StorageError):  # the run tells why it cannot be read
+        head = store.read_range(name, 0, HEAD_BYTES)
+    if kind := describe_list(head):
+        shown = store.address(name)
+        unpack = "unpack it, and " if kind in ("gzip", "bzip2") else ""
+        raise ConfigError(
+            f"{shown}: is no image but {kind}; if it is a list of images, {unpack}name it .txt, "
+            ".csv, .jsonl or .parquet",
+            uri=shown,
+        )
 
 
 def _open_glob(pattern: str) -> Listing:

@@ -29,7 +29,16 @@ def why_no_image(key: str) -> str | None:
     name = key.rpartition("/")[2]
     if name.startswith("."):
         return HIDDEN
+    suffix = _suffix(name)
+    return None if not suffix or suffix in IMAGE_SUFFIXES else suffix
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether the suffix of a file's name or key says that it is an image."""
+    return _suffix(name.rpartition("/")[2]) in IMAGE_SUFFIXES
+
+
+def _suffix(name: str) -> str:
     # As `PurePath.suffix`: a name that ends in a dot has none.
     stem, dot, ending = name.rpartition(".")
-    suffix = f".{ending.lower()}" if stem and dot and ending else ""
-    return None if not suffix or suffix in IMAGE_SUFFIXES else suffix
+    return f".{ending.lower()}" if stem and dot and ending else ""
