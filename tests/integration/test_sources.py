@@ -336,6 +336,23 @@ def test_images_in_folders_of_the_system_are_left_out_on_s3_too(s3: S3) -> None:
     assert listing.skipped == {".ipynb_checkpoints/": 1, ".thumbnails/": 1}
 
 
+def test_a_glob_leaves_out_folders_of_the_system_unless_it_names_them(
+    root: str, request: pytest.FixtureRequest
+) -> None:
+    for key in ("@eaDir/x.bmp", "d/@eaDir/x.bmp", "d/@eaDir/#recycle/y.bmp", "d/z.bmp"):
+        request.node.put(key, key.encode())
+    for pattern, wanted, skipped in (
+        ("**/*.bmp", ["d/z.bmp"], {"@eaDir/": 3}),
+        ("*/*.bmp", ["d/z.bmp"], {"@eaDir/": 1}),
+        ("*/@eaDir/**/*.bmp", ["d/@eaDir/x.bmp"], {"#recycle/": 1}),
+        ("@eaDir/*.bmp", ["x.bmp"], {}),
+        ("d/*.bmp", ["z.bmp"], {}),
+    ):
+        listing = open_source(f"{root}/{pattern}", CONFIG)
+        assert ids(listing) == wanted
+        assert listing.skipped == skipped
+
+
 def test_a_deep_glob_is_found(tmp_path: Path) -> None:
     deep = "/".join(["d"] * 1_200)
     here = os.open(tmp_path, os.O_RDONLY)
