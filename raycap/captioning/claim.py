@@ -131,6 +131,14 @@ class CaptionClaim(Claim):
         """Whether the other run has committed nothing, say for a wrong address or setting."""
         return next(list_parts(store, CAPTIONS), None) is None
 
+    def replaces_plan(self, store: Store) -> bool:
+        """Whether the output holds the plan of another run, which claiming it deletes."""
+        found = self.find(store)
+        if found is not None:
+            return found != self.fingerprint
+        record = read_plan_record(store)
+        return record is not None and record.run != fingerprint_digest(self.fingerprint)
+
     def replace(self, store: Store) -> None:
         """Replace the run, and delete its plan."""
         _delete_plan(store)

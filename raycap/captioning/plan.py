@@ -73,6 +73,8 @@ class CaptionPlan:
     """One more than the highest number of a part."""
     run: str = field(default="", compare=False)
     """Digest of the run's fingerprint; empty if it was not recorded."""
+    is_source_empty: bool = field(default=False, compare=False)
+    """Whether the listing of the whole source gave no image; then none was taken for gone."""
 
     @property
     def versions(self) -> PartVersions:
@@ -261,6 +263,10 @@ class _Changes:
         for number, row in zip(rows[PART].to_pylist(), rows[ROW].to_pylist(), strict=True):
             self._gone[number].add(row)
 
+    def note_end(self, *, is_empty: bool) -> None:
+        """Record whether the whole source was listed and gave no image."""
+        self._plan.is_source_empty = is_empty
+
     def apply(self, through: str | None = None) -> None:
         """Rewrite the changed parts that end at or before an id, or all of them."""
         parts = self._plan.parts
@@ -366,6 +372,7 @@ def _new_rows(
         yield chunk.filter(pc.is_null(index))
     # Without any row, or with only the first ones, a listing does not tell what is gone.
     changes.knows_gone = is_whole and last is not None
+    changes.note_end(is_empty=is_whole and last is None)
     if changes.knows_gone:
         for table in (table for run in runs for table in run.rest()):
             changes.note_gone(table)

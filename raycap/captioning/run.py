@@ -134,15 +134,19 @@ def forecast(
     limit: int | None = None,
     retry_failed: RetryFailed = False,
 ) -> Forecast:
-    """Return what `caption` would do, by listing the source and the output; write nothing."""
+    """Return what `caption` would do, by listing the source and the output; write nothing.
+
+    Raises:
+        RaycapError: as `caption`, which would be refused.
+    """
     config = config or CaptionConfig()
     store = open_store(str(output), config.storage)
     asked = None
-    if store.exists(RUN):
+    if any(map(len, store.list())):
         # Only then: finding a model may download it.
         asked = settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
-        if asked.claim.find(store) != asked.claim.fingerprint:  # it would be replaced
+        if asked.claim.replaces_plan(store):
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
     return foresee(
         store,
@@ -190,6 +194,7 @@ def foresee(
         num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
         skipped=dict(listing.skipped),
         repeated=list(listing.repeated),
+        is_source_empty=plan.is_source_empty,
     )
 
 
@@ -291,6 +296,7 @@ class _Invocation:
             skipped={name: count for name, count in self._listing.skipped.items() if count},
             repeated=list(self._listing.repeated),
             num_gone=self._plan.num_gone,
+            is_source_empty=self._plan.is_source_empty,
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
@@ -350,10 +356,17 @@ def _extended(
         listing.skipped.total(),
     )
     if not plan.num_images:
-        skipped = ", ".join(f"{n} {suffix}" for suffix, n in listing.skipped.most_common(5))
-        raise ConfigError(
-            f"{listing.source}: no images found"
-            + (f" (other files: {skipped})" if skipped else "; check the address"),
-            uri=listing.source,
-        )
+        raise no_images(listing)
+    if plan.is_source_empty:
+        logger.warning("no_images_found source=%s: none was taken for gone", listing.source)
     return plan
+
+
+def no_images(listing: Listing) -> ConfigError:
+    """Return the error about a source whose listing gave no image."""
+    skipped = ", ".join(f"{n} {suffix}" for suffix, n in listing.skipped.most_common(5))
+    return ConfigError(
+        f"{listing.source}: no images found"
+        + (f" (other files: {skipped})" if skipped else "; check the address"),
+        uri=listing.source,
+    )

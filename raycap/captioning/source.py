@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -34,7 +35,8 @@ from raycap.errors import (
     StorageError,
     TransientError,
 )
-from raycap.images.names import why_no_image
+from raycap.images.names import has_image_suffix, system_folder, why_no_image
+from raycap.images.other_files import HEAD_BYTES, describe_list
 from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address, redact
@@ -318,12 +320,39 @@ def _or_one_object(
 def _open_one(store: Store, name: str) -> Listing:
     if Address.parse(store.uri).is_local:
         path = Path(store.address(name))
+        _refuse_list(store, name)
         row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
     # Of all keys that start with the name, the name itself is the first.
     pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
-    found = (_manifest(store, table) for table in pages if table[KEY][0].as_py() == name)
-    return Listing(source=store.address(name), tables=found)
+
+    def found() -> Iterator[pa.Table]:
+        for table in pages:
+            if table[KEY][0].as_py() == name:
+                _refuse_list(store, name)
+                yield _manifest(store, table)
+
+    return Listing(source=store.address(name), tables=found())
+
+
+def _refuse_list(store: Store, name: str) -> None:
+    """Raise ConfigError if one file, given as an image, is a list by its content.
+
+    Its name must say so: as an image, it would be one failed row.
+    """
+    if has_image_suffix(name):
+        return
+    head = b""
+    with suppress(StorageError):  # the run tells why it cannot be read
+        head = store.read_range(name, 0, HEAD_BYTES)
+    if kind := describe_list(head):
+        shown = store.address(name)
+        unpack = "unpack it, and " if kind in ("gzip", "bzip2") else ""
+        raise ConfigError(
+            f"{shown}: is no image but {kind}; if it is a list of images, {unpack}name it .txt, "
+            ".csv, .jsonl or .parquet",
+            uri=shown,
+        )
 
 
 def _open_glob(pattern: str) -> Listing:
@@ -334,7 +363,8 @@ def _open_glob(pattern: str) -> Listing:
     pages: Iterator[pa.Table] = iter(())
     if os.path.isdir(base):
         pages = LocalStore(Path(base)).survey(listing.skipped, _enters(inner))
-    listing.tables = _matching(LocalStore(Path(base)), pages, _matcher(pattern, inner))
+    glob = _Glob.parse(pattern, inner)
+    listing.tables = _matching(LocalStore(Path(base)), pages, glob, listing.skipped)
     return listing
 
 
@@ -344,24 +374,40 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
         shown = redact(pattern)
         raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
-    matcher = _matcher(pattern, pattern.removeprefix(base).lstrip("/"))
-    return Listing(source=pattern, tables=_matching(store, store.list(), matcher), root=base)
+    inner = pattern.removeprefix(base).lstrip("/")
+    listing = Listing(source=pattern, tables=(), root=base)
+    listing.tables = _matching(store, store.list(), _Glob.parse(pattern, inner), listing.skipped)
+    return listing
 
 
-def _matcher(pattern: str, inner: str) -> re.Pattern[str]:
-    try:
-        return re.compile(_glob_regex(inner))
-    except re.error as error:
-        raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Glob:
+    """What a glob asks for, below its first wildcard."""
+
+    matcher: re.Pattern[str]
+    folders: frozenset[str]
+    """The folders that it names: a system's folder is one to list only if it is named."""
+
+    @classmethod
+    def parse(cls, pattern: str, inner: str) -> "_Glob":
+        try:
+            matcher = re.compile(_glob_regex(inner))
+        except re.error as error:
+            raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
+        return cls(matcher=matcher, folders=frozenset(inner.split("/")[:-1]))
 
 
 def _matching(
-    store: Store, tables: Iterator[pa.Table], matcher: re.Pattern[str]
+    store: Store, tables: Iterator[pa.Table], glob: _Glob, skipped: Counter[str]
 ) -> Iterator[pa.Table]:
+    """Keep files that match a glob, and count those of a system's folder."""
     for table in tables:
-        found = table.filter(pa.array([bool(matcher.fullmatch(k)) for k in _keys(table)]))
-        if len(found):
-            yield _manifest(store, found)
+        found = table.filter(pa.array([bool(glob.matcher.fullmatch(k)) for k in _keys(table)]))
+        folders = [system_folder(key, glob.folders) for key in _keys(found)]
+        skipped.update(folder for folder in folders if folder is not None)
+        kept = found.filter(pa.array([folder is None for folder in folders], pa.bool_()))
+        if len(kept):
+            yield _manifest(store, kept)
 
 
 def _enters(inner: str) -> Callable[[str], bool]:

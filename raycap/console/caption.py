@@ -212,7 +212,17 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         rows.append(("not images", skipped))
     if summary.num_gone:
         rows.append(("gone from source", f"{summary.num_gone:,} (their rows are kept)"))
-    return [*rows, *_repeated(summary.skipped, summary.repeated), ("output", summary.output)]
+    return [
+        *rows,
+        *_empty_source(is_empty=summary.is_source_empty),
+        *_repeated(summary.skipped, summary.repeated),
+        ("output", summary.output),
+    ]
+
+
+def _empty_source(*, is_empty: bool) -> list[tuple[str, str]]:
+    """Return a row about a source that has lost all its images, such as a mount that is gone."""
+    return [("source", "no images found: none was taken for gone")] if is_empty else []
 
 
 _REPEATED = "duplicate"
@@ -242,6 +252,7 @@ def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
             for suffix, n in forecast.skipped.items()
             if n and suffix != _REPEATED
         ),
+        *_empty_source(is_empty=forecast.is_source_empty),
         *_repeated(forecast.skipped, forecast.repeated),
     ]
 

@@ -25,7 +25,12 @@ from raycap.datasets.parts import (
     RowGroupWriter,
     encode_table,
 )
-from raycap.datasets.splits import hashed_split, rank_of, subset_limit
+from raycap.datasets.splits import (
+    hashed_split,
+    is_below_split_folder,
+    rank_of,
+    subset_limit,
+)
 from raycap.errors import ConfigError, DatasetError
 from raycap.results.dataset import PLAN, WORK, RejectReason
 from raycap.runs.records import encode_json, read_if_any
@@ -36,6 +41,10 @@ from raycap.storage.parts import part_key
 from raycap.text import script_of
 
 _MANY_MIXED = 0.1
+_DEEP_SPLIT = (
+    "images have a folder named like a split below another folder, where it does not count, and "
+    "were split by hash; to keep such splits, name them in a column `split`"
+)
 _SAME_ID = "files have the id of another, and are rejected as duplicate_id"
 
 PLANNED_REJECTIONS = f"{WORK}rejected.parquet"
@@ -192,6 +201,8 @@ class _Planner:
                 "embed.enabled=true",
                 uri=image.uri,
             )
+        if image.split is None and is_below_split_folder(image.image_id):
+            self._notes.add(_DEEP_SPLIT, example=image.image_id)
         split = image.split or hashed_split(image.image_id, self._config.split)
         self._splits.add(split)
         scripts = {name for caption in image.captions if (name := script_of(caption))}

@@ -101,10 +101,20 @@ def split_of_folder(name: str) -> str | None:
 
     That is the first folder, or the second in `images/`.
     """
-    folders = name.removeprefix("./").split("/")[:-1]
-    if folders and folders[0].lower() in _ABOVE_SPLITS:
-        folders = folders[1:]
+    folders = _folders_of(name)
     return known_word(folders[0]) if folders else None
+
+
+def is_below_split_folder(name: str) -> bool:
+    """Whether a relative name has a folder of a split where it does not count: `a/train/1.jpg`."""
+    is_relative = not name.startswith("/") and "://" not in name
+    return is_relative and any(map(known_word, _folders_of(name)[1:]))
+
+
+def _folders_of(name: str) -> list[str]:
+    folders = name.removeprefix("./").split("/")[:-1]
+    is_above = bool(folders) and folders[0].lower() in _ABOVE_SPLITS
+    return folders[1:] if is_above else folders
 
 
 def split_order(name: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ Nothing of their content is shown: a list can name any file of the machine.
 """
 
 import re
+from codecs import getincrementaldecoder
 from functools import cache
 from importlib import import_module
 
@@ -27,7 +28,10 @@ _KINDS = (
     (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI|....ftyp", re.S), "a video"),
     (re.compile(rb"\0+\Z"), "zeros only"),
 )
-_HEAD_BYTES = 1_024
+_TEXT_IMAGES = re.compile(rb"P[1-7Ff]\s|#define |/\* XPM ")
+_LISTS = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"PAR1", "Parquet"))
+HEAD_BYTES = 1_024
+"""As many first bytes of a file as its description needs."""
 _TEXT_BYTES = bytes(range(32, 127)) + b"\t\n\r"
 
 
@@ -43,12 +47,32 @@ def register_heif() -> bool:
 
 def describe_other(data: bytes) -> str:
     """Describe a file that is no image of a supported format."""
-    head = data[:_HEAD_BYTES]
+    head = data[:HEAD_BYTES]
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return _NO_HEIF
     kinds = (kind for pattern, kind in _KINDS if pattern.match(head))
     kind = next(kinds, None) or ("text" if is_text(head) else None)
     return "not a supported image format" + (f": {kind}" if kind else "")
+
+
+def describe_list(head: bytes) -> str | None:
+    """Describe a file that may be a list of images by its first bytes; None if it is none.
+
+    Text that is a picture or a page, such as SVG, is no list.
+    """
+    if found := next((kind for magic, kind in _LISTS if head.startswith(magic)), None):
+        return found
+    is_other = _TEXT_IMAGES.match(head) or any(pattern.match(head) for pattern, _ in _KINDS)
+    return "text" if not is_other and _is_utf8(head) else None
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        # Not final: the last character may be cut off.
+        text = getincrementaldecoder("utf-8")().decode(head).removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(char.isprintable() or char in "\t\n\r" for char in text)
 
 
 def is_text(data: bytes) -> bool:

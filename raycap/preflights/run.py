@@ -30,7 +30,7 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
-from raycap.captioning.run import foresee
+from raycap.captioning.run import foresee, no_images
 from raycap.captioning.source import Listing, is_held, open_source
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
@@ -145,7 +145,8 @@ def preflight(  # noqa: PLR0913  as `caption`
     listing.tables = reservoir.watch(limited(listing.tables, limit))
     ahead = foresee(store, listing, config, retry_failed=retry_failed, is_moved=is_moved)
     images = reservoir.rows()
-    assert images is not None, "forecast raises where there is no image"
+    if images is None:  # though the output has some, which the source had before
+        raise no_images(listing)
     with stopping(_describe_stop), ray_cluster(debug=debug) as is_fixed:
         uses_gpus = find_kind(model.kind).uses_gpus
         resources = fit_resources(config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)

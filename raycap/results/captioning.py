@@ -51,6 +51,8 @@ class Forecast:
     whose image is in it already."""
     repeated: list[str] = field(default_factory=list)
     """Ids of the first few images that a list has more than once."""
+    is_source_empty: bool = False
+    """Whether the source gave no image when it was listed; no image was taken for gone then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,8 @@ class Summary:
     """Ids of the first few images that a list has more than once."""
     num_gone: int = 0
     """Images that are no longer in the source; their rows are kept."""
+    is_source_empty: bool = False
+    """Whether the source gave no image when it was listed; no image was taken for gone then."""
     mean_words: float
     """Words per caption."""
     num_bytes: int

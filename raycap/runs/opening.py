@@ -174,13 +174,16 @@ def claim_output(store: Store, claim: Claim) -> None:
 
 
 def check_claim(store: Store, claim: Claim) -> None:
-    """Make sure that an output belongs to this run or to none; writes nothing.
+    """Make sure that an output belongs to this run or is free; writes nothing.
 
     Raises:
         RunConflict: it belongs to another run; the message shows the difference.
+        RaycapError: it belongs to no run, and `claim.check_free` refuses what it holds.
     """
     found = claim.find(store)
-    if found is not None and found != claim.fingerprint and not claim.may_replace(store):
+    if found is None:
+        claim.check_free(store)
+    elif found != claim.fingerprint and not claim.may_replace(store):
         raise _conflict(store, claim, found)
 
 

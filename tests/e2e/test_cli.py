@@ -66,6 +66,7 @@ def test_a_dry_run_writes_nothing_and_too_many_failed_images_exit_with_3(cli: In
     code, _, err = cli(*caption)
     assert code == 3
     assert "25.0%" in err
+    assert "--retry-failed" in err
     assert len(rows_of(cli.folder / "out")) == 4
     code, out, _ = cli(*caption, "--set", "engine.max_failed_share=0.5")
     assert code == 0

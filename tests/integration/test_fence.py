@@ -110,6 +110,31 @@ def test_what_a_late_write_created_is_replaced(store: S3Store, take: Take, tmp_p
         first.store.write("summary.json", b"later")
 
 
+def test_a_large_file_is_uploaded_under_a_condition(
+    server: FaultyServer, store: S3Store, take: Take, tmp_path: Path
+) -> None:
+    first = confirmed(take())
+    file = tmp_path / "file"
+    file.write_bytes(bytes(9_000_000))
+    first.store.upload("weights", file)
+    second = take()
+    second.store.upload("weights", file)
+    before = store.version("weights")
+    file.write_bytes(bytes(9_000_001))
+    with pytest.raises(RunConflict):
+        first.store.upload("weights", file)
+    assert not store.upload_if("weights", file, None)
+    assert store.version("weights") == before
+    assert store.size("weights") == 9_000_000
+    completed = [
+        {"If-Match", "If-None-Match"} & headers.keys()
+        for command, path, headers in server.requests
+        if command == "POST" and "uploadId=" in path
+    ]
+    assert completed[:3] == [{"If-None-Match"}, {"If-None-Match"}, {"If-Match"}]
+    assert all(completed)
+
+
 def test_a_released_lock_does_not_touch_that_of_the_successor(store: S3Store) -> None:
     with store.lock(KEY) as first, ExitStack() as later:
         confirmed(first)

@@ -1,5 +1,7 @@
 """Every kind of source, on this machine and on S3: which images it gives, and in which order."""
 
+import bz2
+import gzip
 import json
 import os
 import subprocess
@@ -93,7 +95,8 @@ def test_a_glob_gives_what_python_finds(root: str, pattern: str, wanted: list[st
     assert listing.source == f"{root}/{pattern}"
 
 
-def test_one_image_is_a_source(root: str) -> None:
+def test_one_image_is_a_source(root: str, request: pytest.FixtureRequest) -> None:
+    request.node.put("movie.mp4", b"\0\0\0 ftypmovie.mp4")
     for name in ("a.jpg", "été 1.jpg", "movie.mp4"):
         listing = open_source(f"{root}/{name}", CONFIG)
         assert ids(listing) == [name]
@@ -167,6 +170,44 @@ def test_a_wrong_list_is_told(root: str, request: pytest.FixtureRequest) -> None
     with pytest.raises(DatasetError, match="'uri'") as caught:
         ids(open_source(f"{root}/wrong.csv", CONFIG))
     assert caught.value.uri == f"{root}/wrong.csv"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("photos.ndjson", b'{"uri": "a.jpg"}\n'),
+        ("list.lst", "été.jpg\n".encode() * 500),
+        ("list", b"a.jpg\n"),
+        ("list.csv.bz2", bz2.compress(b"uri\na.jpg\n")),
+        ("list.lst.gz", gzip.compress(b"a.jpg\n")),
+        ("list.pq", b"PAR1"),
+    ],
+)
+def test_a_list_by_another_name_is_no_image(
+    root: str, request: pytest.FixtureRequest, name: str, data: bytes
+) -> None:
+    request.node.put(name, data)
+    with pytest.raises(ConfigError) as caught:
+        ids(open_source(f"{root}/{name}", CONFIG))
+    assert caught.value.uri == f"{root}/{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("text.jpg", b"text"),
+        ("empty.dat", b""),
+        ("drawing.svg", b"<svg></svg>"),
+        ("photo", b"\xff\xd8\xff\xe0"),
+        ("grey", b"P2 1 1 255 7"),
+    ],
+)
+def test_a_file_that_is_no_list_by_its_content_is_one_image(
+    root: str, request: pytest.FixtureRequest, name: str, data: bytes
+) -> None:
+    request.node.put(name, data)
+    (table,) = open_source(f"{root}/{name}", CONFIG).tables
+    assert table["image_id"].to_pylist() == [name]
 
 
 def test_what_is_not_there_is_told(root: str) -> None:
@@ -293,6 +334,23 @@ def test_images_in_folders_of_the_system_are_left_out_on_s3_too(s3: S3) -> None:
     listing = open_source(f"{s3.uri}/in", CONFIG)
     assert ids(listing) == ["a.jpg", "thumbnails/c.jpg"]
     assert listing.skipped == {".ipynb_checkpoints/": 1, ".thumbnails/": 1}
+
+
+def test_a_glob_leaves_out_folders_of_the_system_unless_it_names_them(
+    root: str, request: pytest.FixtureRequest
+) -> None:
+    for key in ("@eaDir/x.bmp", "d/@eaDir/x.bmp", "d/@eaDir/#recycle/y.bmp", "d/z.bmp"):
+        request.node.put(key, key.encode())
+    for pattern, wanted, skipped in (
+        ("**/*.bmp", ["d/z.bmp"], {"@eaDir/": 3}),
+        ("*/*.bmp", ["d/z.bmp"], {"@eaDir/": 1}),
+        ("*/@eaDir/**/*.bmp", ["d/@eaDir/x.bmp"], {"#recycle/": 1}),
+        ("@eaDir/*.bmp", ["x.bmp"], {}),
+        ("d/*.bmp", ["z.bmp"], {}),
+    ):
+        listing = open_source(f"{root}/{pattern}", CONFIG)
+        assert ids(listing) == wanted
+        assert listing.skipped == skipped
 
 
 def test_a_deep_glob_is_found(tmp_path: Path) -> None:

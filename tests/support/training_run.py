@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from raycap.config import StorageConfig, TrainConfig
 from raycap.results.training import TrainingProgress
@@ -60,6 +61,35 @@ class Ended:
     told: Told
 
 
+def make_job(
+    dataset: str | Path,
+    output: str | Path,
+    config: TrainConfig,
+    *,
+    models: Models = TINY,
+    fingerprint: dict[str, Any] | None = None,
+    lock_token: str = "",
+) -> Job:
+    """Describe a training run as its driver does."""
+    spec = make_spec(
+        str(dataset),
+        batch_size=config.train.batch_size,
+        num_sampled=config.validation.num_images,
+        augment=config.augment,
+    )
+    return Job(
+        dataset=str(dataset),
+        output=str(output),
+        config=config,
+        plan=spec.plan,
+        samples=spec.samples,
+        models=models,
+        origin={"dataset": "scenes"},
+        fingerprint=fingerprint or {},
+        lock_token=lock_token,
+    )
+
+
 def train_here(
     dataset: str | Path,
     output: str | Path,
@@ -69,25 +99,10 @@ def train_here(
     stop_after: int | None = None,
 ) -> Ended:
     """Train from the newest checkpoint on, as a worker of Ray Train does."""
-    spec = make_spec(
-        str(dataset),
-        batch_size=config.train.batch_size,
-        num_sampled=config.validation.num_images,
-        augment=config.augment,
-    )
     store = open_store(str(output), StorageConfig())
     claim = Claim({"test": True}, config)
     claim_output(store, claim)
-    job = Job(
-        dataset=str(dataset),
-        output=store.uri,
-        config=config,
-        plan=spec.plan,
-        samples=spec.samples,
-        models=models,
-        origin={"dataset": "scenes"},
-        fingerprint=claim.fingerprint,
-    )
+    job = make_job(dataset, output, config, models=models, fingerprint=claim.fingerprint)
     told = Told(stop_after=stop_after)
     workers = one_worker()
     run, state, spec = prepare(job, store, workers, told)

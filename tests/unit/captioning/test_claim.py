@@ -11,14 +11,14 @@ from raycap.captioning.claim import CaptionClaim, caption_fingerprint
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_captions_part
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
-from raycap.captioning.run import forecast
+from raycap.captioning.run import caption, forecast
 from raycap.captioning.source import open_source
 from raycap.config import CaptionConfig, StorageConfig
 from raycap.config.loading import validate_config
-from raycap.errors import DatasetError, RunConflict
+from raycap.errors import ConfigError, DatasetError, RunConflict
 from raycap.models.sources import find_model
-from raycap.preflights.run import check_run
-from raycap.results.captioning import PLAN, PlanRecord, write_plan_record
+from raycap.preflights.run import check_run, preflight
+from raycap.results.captioning import PLAN, PlanRecord, read_summary, write_plan_record
 from raycap.runs.opening import claim_output
 from raycap.runs.records import RUN, fingerprint_digest, read_json
 from raycap.schema import CAPTIONS as CAPTION_COLUMNS
@@ -110,6 +110,9 @@ def test_a_dry_run_is_refused_where_the_run_would_be(
     claim_output(open_store(str(tmp_path / "new"), StorageConfig()), claim(THEIRS))
     assert forecast(tmp_path / "photos", tmp_path / "new", config=STUB).num_pending == 1
     sign(store, fingerprint_digest(THEIRS))
+    with pytest.raises(DatasetError) as lost:  # as its `run.json` is
+        forecast(tmp_path / "photos", store.uri, config=STUB)
+    assert lost.value.uri == store.address(part_key(CAPTIONS, 0))
     claim_output(store, claim(THEIRS))
     before = [(path, path.stat().st_mtime_ns) for path in sorted(Path(store.uri).rglob("*"))]
     with pytest.raises(RunConflict) as caught:
@@ -124,6 +127,16 @@ def test_a_dry_run_counts_nothing_of_a_run_that_would_be_replaced(
     make_jpeg(tmp_path / "photos" / "z.jpg")
     store.delete_all(CAPTIONS)
     claim_output(store, claim(THEIRS))
+    found = forecast(tmp_path / "photos", store.uri, config=STUB)
+    assert (found.num_images, found.num_pending) == (1, 1)
+
+
+def test_a_dry_run_counts_nothing_of_a_plan_whose_run_is_lost(
+    store: Store, tmp_path: Path, make_jpeg: Callable[..., bytes]
+) -> None:
+    make_jpeg(tmp_path / "photos" / "z.jpg")
+    store.delete_all(CAPTIONS)
+    write_plan_record(store, PlanRecord(run=fingerprint_digest(THEIRS), num_parts=2, num_images=3))
     found = forecast(tmp_path / "photos", store.uri, config=STUB)
     assert (found.num_images, found.num_pending) == (1, 1)
 
@@ -160,3 +173,15 @@ def test_a_preflight_follows_a_source_that_has_moved(moved: Store, tmp_path: Pat
     with pytest.raises(RunConflict, match="--source-moved-from"):
         check_run(moved, fingerprint, STUB, None)
     assert check_run(moved, fingerprint, STUB, tmp_path / "before")
+
+
+def test_a_source_that_has_lost_all_its_images_is_told(moved: Store, tmp_path: Path) -> None:
+    after, before = tmp_path / "after", tmp_path / "before"
+    (after / "a.jpg").unlink()
+    assert forecast(after, moved.uri, config=STUB, source_moved_from=before).is_source_empty
+    summary = caption(after, moved.uri, config=STUB, source_moved_from=before)
+    assert (summary.num_images, summary.num_gone, summary.is_source_empty) == (1, 0, True)
+    assert read_summary(moved) == summary
+    with pytest.raises(ConfigError) as caught:
+        preflight(after, moved.uri, 1, config=STUB, source_moved_from=before)
+    assert caught.value.uri == str(after)

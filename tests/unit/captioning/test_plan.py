@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from raycap.captioning.parts import MANIFEST, read_part
 from raycap.captioning.plan import CaptionPlan, extend_plan, read_plan, record_plan
 from raycap.errors import DatasetError, StorageError
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
+from raycap.storage.base import KEY
 from raycap.storage.local import LocalStore
 from raycap.storage.parts import list_parts, part_key
 
@@ -33,6 +35,15 @@ class MortalStore(LocalStore):
             raise Killed
         self.num_writes_left -= 1
         super().write(key, data)
+
+
+class LateStore(LocalStore):
+    """Lists all but the last manifest part, which was written a moment ago."""
+
+    def list(self, prefix: str = "") -> Iterator[pa.Table]:
+        late = part_key(MANIFEST, max(list_parts(LocalStore(Path(self.uri)), MANIFEST)))
+        for page in super().list(prefix):
+            yield page.filter(pc.not_equal(page[KEY], late))
 
 
 def listing(images: Images, page: int = 3) -> Iterator[pa.Table]:
@@ -262,7 +273,11 @@ def test_images_that_are_gone_are_noted_and_return(tmp_path: Path) -> None:
 def test_an_empty_listing_takes_nothing_for_gone(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     extend(store, {"a": "1"})
-    assert extend(store, {}).num_gone == 0
+    assert not extend(store, {"a": "1"}).is_source_empty
+    assert not extend(store, {}, limit=1).is_source_empty
+    plan = extend(store, {})
+    assert (plan.num_images, plan.num_gone, plan.is_source_empty) == (1, 0, True)
+    assert not extend(store, {"b": "1"}).is_source_empty
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -275,6 +290,23 @@ def test_a_deleted_part_is_missed_whichever_it_is(tmp_path: Path, number: int) -
     with pytest.raises(DatasetError) as caught:
         read_plan(store, 1)
     assert caught.value.uri == store.address(part_key(MANIFEST, number))
+
+
+def test_a_part_that_a_late_listing_does_not_show_is_kept(tmp_path: Path) -> None:
+    images: Images = dict.fromkeys("abcdefgh", "1")
+    plan = extend(LocalStore(tmp_path), images, part_size=3)
+    plan.run = "digest"
+    record_plan(LocalStore(tmp_path), plan)
+    store = LateStore(tmp_path)
+    assert sorted(list_parts(store, MANIFEST)) == [0, 1]
+    assert read_plan(store, 1) == CaptionPlan(parts=plan.parts)
+    before = planned(LocalStore(tmp_path))
+    again = extend(store, {**images, "i": "1"}, part_size=3)
+    assert (again.num_images, again.num_new, again.num_parts) == (9, 1, 4)
+    again.run = "digest"
+    record_plan(store, again)
+    assert planned(LocalStore(tmp_path)) == [*before, (3, 0, "i", "1")]
+    assert read_plan(store, 1).num_images == 9
 
 
 def test_a_part_that_was_not_planned_is_not_read_and_is_deleted(tmp_path: Path) -> None:

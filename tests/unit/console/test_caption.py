@@ -1,28 +1,32 @@
 """Rows of a captioning run's summary: what was left out, and what a list repeats."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycap.console.caption import forecast_rows, summary_rows
 from raycap.results.captioning import Forecast, Summary
 
 
-def rows_of(num_images: int, skipped: dict[str, int], repeated: list[str]) -> list[tuple[str, str]]:
-    return summary_rows(
-        Summary(
-            output="out",
-            source="photos",
-            num_images=num_images,
-            num_ok=num_images,
-            num_failed=0,
-            skipped=skipped,
-            repeated=repeated,
-            mean_words=8.0,
-            num_bytes=1,
-            num_captioned=num_images,
-            wall_s=1.0,
-            images_per_s=1.0,
-        )
+def summary_of(num_images: int, skipped: dict[str, int], repeated: list[str]) -> Summary:
+    return Summary(
+        output="out",
+        source="photos",
+        num_images=num_images,
+        num_ok=num_images,
+        num_failed=0,
+        skipped=skipped,
+        repeated=repeated,
+        mean_words=8.0,
+        num_bytes=1,
+        num_captioned=num_images,
+        wall_s=1.0,
+        images_per_s=1.0,
     )
+
+
+def rows_of(num_images: int, skipped: dict[str, int], repeated: list[str]) -> list[tuple[str, str]]:
+    return summary_rows(summary_of(num_images, skipped, repeated))
 
 
 @pytest.mark.parametrize(("num_svg", "is_told"), [(19, False), (20, True), (80, True)])
@@ -51,3 +55,9 @@ def test_images_that_a_list_repeats_are_named_and_are_no_other_files() -> None:
     assert rows["listed again"] == "7: a.jpg, b.jpg, ..."
     assert "not images" not in rows
     assert "listed again" not in dict(rows_of(9, {"duplicate": 0}, []))
+
+
+def test_a_source_without_any_image_has_a_row() -> None:
+    summary = summary_of(9, {}, [])
+    assert "source" not in dict(summary_rows(summary))
+    assert dict(summary_rows(replace(summary, is_source_empty=True)))["source"]

@@ -367,6 +367,18 @@ def test_a_store_that_refuses_stops_the_run(tmp_path: Path) -> None:
     assert caught.value.setting == "storage.anonymous"
 
 
+def test_folders_of_splits_that_do_not_count_are_told(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number, name in enumerate(["a/train/0.jpg", "a/val2017/1.jpg", "a/tests/2.jpg", "3.jpg"]):
+        picture(photos / name, number)
+    record = make_dataset(tmp_path / "out", folder_rows(photos), config())
+    (note,) = record.notes
+    assert note.startswith("2 ")
+    assert "a/train/0.jpg" in note
+    rows = [{**row, schema.SPLIT: "test"} for row in folder_rows(photos)]
+    assert make_dataset(tmp_path / "given", rows, config()).notes == []
+
+
 def test_captions_in_several_scripts_are_told(tmp_path: Path) -> None:
     picture(tmp_path / "photos" / "1.jpg")
     rows = folder_rows(tmp_path / "photos")

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycap.config import SplitConfig
-from raycap.datasets.splits import hashed_split, known_split, rank_of, split_order, subset_limit
+from raycap.datasets.splits import (
+    hashed_split,
+    is_below_split_folder,
+    known_split,
+    rank_of,
+    split_of_folder,
+    split_order,
+    subset_limit,
+)
 
 GOLDEN_RANKS = [10827, 7429, 5057]
 GOLDEN_SPLITS = ["train", "train", "train", "train", "test", "train", "validation", "train"]
@@ -87,3 +95,22 @@ def test_usual_names_of_splits_are_understood() -> None:
         "test",
         "mine",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "is_told"),
+    [
+        ("train/0.jpg", True, False),
+        ("images/val/0.jpg", True, False),
+        ("a/train/0.jpg", False, True),
+        ("images/a/dev/0.jpg", False, True),
+        ("a/b/test/c/0.jpg", False, True),
+        ("a/trains/0.jpg", False, False),
+        ("a/train.jpg", False, False),
+        ("/home/train/0.jpg", False, False),
+        ("https://host/train/0.jpg", False, False),
+    ],
+)
+def test_a_folder_of_a_split_counts_at_the_top_only(name: str, counts: bool, is_told: bool) -> None:
+    assert (split_of_folder(name) is not None) == counts
+    assert is_below_split_folder(name) == is_told

@@ -13,13 +13,15 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from raycap.errors import DatasetError, ModelError, RunStopped, StorageError
+from raycap.errors import DatasetError, ModelError, RunConflict, RunStopped, StorageError
 from raycap.results.training import HISTORY, PREVIEW, rank
+from raycap.runs.records import LOCK
+from raycap.storage.stores import open_store
 from raycap.training.checkpoints import writing_to
 from raycap.training.loop import End
 from tests.support.tiny_dataset import picture, write_dataset
 from tests.support.tiny_trainable import build_tiny, load_tiny
-from tests.support.training_run import Ended, tiny_models, train_here
+from tests.support.training_run import Ended, make_job, tiny_models, train_here
 from tests.support.training_stream import tiny_config
 
 WHITE = picture(np.full((8, 8, 3), 255, np.uint8))  # the tiny model's loss is not finite for it
@@ -345,3 +347,21 @@ def test_the_model_begins_with_words_of_the_training_split(dataset: Path, tmp_pa
     models = type(models)(build=build, load=models.load)
     train_here(dataset, tmp_path, tiny_config(), models=models, stop_after=0)
     assert len(seen) == 80
+
+
+def test_a_worker_of_a_run_that_was_taken_over_writes_nothing(
+    dataset: Path, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    output, key = tmp_path / "out", "checkpoints/checkpoint.json"
+    store = open_store(str(output), config.storage)
+    with store.lock(LOCK) as lock:
+        worker = make_job(dataset, output, config, lock_token=lock.token).open_output()
+        worker.write(key, b"1")
+    with store.lock(LOCK):
+        for written in (key, "best/config.json"):
+            with pytest.raises(RunConflict) as caught:
+                worker.write(written, b"2")
+            assert caught.value.uri == str(output)
+    assert store.read(key) == b"1"
+    assert not store.exists("best/config.json")
