@@ -4,7 +4,6 @@ Reads only the records in the output: neither Ray nor a model is needed. Outputs
 are left to `captioning.status` and `captioning.verify`.
 """
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from raycap.config import StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.models.folders import KIND_FILE, WEIGHT_FILE, WEIGHT_INDEX_FILE
+from raycap.parsing import parse_json
 from raycap.results.calibration import CALIBRATION, TRIALS, read_calibration
 from raycap.results.captioning import OutputStatus, Verification
 from raycap.results.dataset import DATASET, PLAN, is_dataset, read_record
@@ -329,7 +329,7 @@ def _state_of_lock(store: Store) -> State:
         return State.STOPPED if is_released else State.UNKNOWN
     path = store.address(LOCK)
     try:
-        holder: dict[str, Any] = json.loads(Path(path).read_text())
+        holder: dict[str, Any] = parse_json(Path(path).read_bytes())
         host, pid = holder["host"], int(holder["pid"])
         if host != socket.gethostname():
             return State.UNKNOWN

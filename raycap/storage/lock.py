@@ -28,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 from tenacity import Retrying
 
 from raycap.errors import ConfigError, ObjectNotFound, RunConflict, StorageError
+from raycap.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +319,7 @@ def _generation(holder: dict[str, Any]) -> int:
 def describe(data: bytes) -> dict[str, Any]:
     """Read a lock's content; {} if it is damaged, as by an unknown writer."""
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
