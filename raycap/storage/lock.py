@@ -182,7 +182,7 @@ def heartbeat_lock(store: VersionedStore, key: str) -> Iterator[HeartbeatLock]:
         "owner": secrets.token_hex(8),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "processes": _process_table(),
+        "processes": process_table(),
     }
     version = _acquire(store, key, owner)
     _check_conditions(store, key, _content(owner, 0))
@@ -285,7 +285,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
     Two containers of one machine, which may share its host name, number their processes apart: a
     process number says something only where both see the same ones.
     """
-    if holder.get("processes") is None or holder.get("processes") != _process_table():
+    if holder.get("processes") is None or holder.get("processes") != process_table():
         return False
     try:
         os.kill(int(holder["pid"]), 0)
@@ -296,7 +296,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _process_table() -> str | None:
+def process_table() -> str | None:
     """Identify the process numbers that this process sees; None where the system does not tell."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
