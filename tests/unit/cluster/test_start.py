@@ -112,7 +112,7 @@ def test_a_refused_token_is_told_before_ray_tries(
 
     use_token(monkeypatch, is_there=True, mode="token")
     monkeypatch.setattr(start, "GcsClient", client)
-    monkeypatch.setattr(start.ray, "init", raise_assertion)
+    monkeypatch.setattr("ray.init", raise_assertion)
     check_refusal(refusal(address), address)
 
 
@@ -121,7 +121,7 @@ def test_a_token_that_ray_itself_finds_refused_is_told(
 ) -> None:
     use_token(monkeypatch, is_there=True, mode="token")
     monkeypatch.setattr(start, "GcsClient", lambda **_: None)
-    monkeypatch.setattr(start.ray, "init", refuse)
+    monkeypatch.setattr("ray.init", refuse)
     check_refusal(refusal(address), address)
     monkeypatch.delenv("RAY_ADDRESS")  # as after `ray start`: Ray alone decides
     check_refusal(refusal(address), address)
@@ -134,7 +134,7 @@ def test_a_missing_token_is_told_where_the_cluster_asks_for_one(
     use_token(monkeypatch, is_there=False, mode=mode)
     # With the mode and no token, Ray's client would end this process.
     monkeypatch.setattr(start, "GcsClient", raise_assertion if mode else refuse)
-    monkeypatch.setattr(start.ray, "init", raise_assertion)
+    monkeypatch.setattr("ray.init", raise_assertion)
     check_refusal(refusal(address), address)
 
 
@@ -146,7 +146,7 @@ def test_another_error_of_a_cluster_that_admits_the_token_is_no_refusal(
 
     use_token(monkeypatch, is_there=True, mode="token")
     monkeypatch.setattr(start, "GcsClient", lambda **_: None)
-    monkeypatch.setattr(start.ray, "init", fail)
+    monkeypatch.setattr("ray.init", fail)
     told = refusal(address)
     assert "the version of Ray differs" in told
     assert "auth_token" not in told
