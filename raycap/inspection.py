@@ -4,7 +4,6 @@ Reads only the records in the output: neither Ray nor a model is needed. Outputs
 are left to `captioning.status` and `captioning.verify`.
 """
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from raycap.config import StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.models.folders import KIND_FILE, WEIGHT_FILE, WEIGHT_INDEX_FILE
+from raycap.parsing import parse_json
 from raycap.results.calibration import CALIBRATION, TRIALS, read_calibration
 from raycap.results.captioning import OutputStatus, Verification
 from raycap.results.dataset import DATASET, PLAN, is_dataset, read_record
@@ -33,7 +33,7 @@ from raycap.results.training import HISTORY, TRAINING, read_history, read_traini
 from raycap.runs.records import CONFIG, LOCK, RUN, read_json
 from raycap.storage.address import Address, check_exists
 from raycap.storage.base import Store
-from raycap.storage.lock import describe
+from raycap.storage.lock import describe, process_table
 from raycap.storage.stores import open_store
 
 _MODEL = "model/"
@@ -317,7 +317,7 @@ def _setting(store: Store, section: str, name: str) -> int | None:
 
 
 def _state_of_lock(store: Store) -> State:
-    """Return whether a process of this machine holds the lock of an unfinished output.
+    """Return whether a process that is seen from here holds the lock of an unfinished output.
 
     The lock itself is not touched: to try it would refuse a run that starts at this moment.
     """
@@ -329,14 +329,16 @@ def _state_of_lock(store: Store) -> State:
         return State.STOPPED if is_released else State.UNKNOWN
     path = store.address(LOCK)
     try:
-        holder: dict[str, Any] = json.loads(Path(path).read_text())
+        holder: dict[str, Any] = parse_json(Path(path).read_bytes())
         host, pid = holder["host"], int(holder["pid"])
-        if host != socket.gethostname():
+        # Containers of one machine may share its host name, and number their processes apart.
+        table = process_table()
+        if host != socket.gethostname() or table is None or holder.get("processes") != table:
             return State.UNKNOWN
         # A process that began after the lock was written has only got the number of its holder.
         began, written = psutil.Process(pid).create_time(), os.stat(path).st_mtime
     except psutil.Error:
         return State.STOPPED
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return State.STOPPED if os.path.getsize(path) == 0 else State.UNKNOWN
     return State.RUNNING if began <= written + 1.0 else State.STOPPED

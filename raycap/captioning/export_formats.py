@@ -206,7 +206,8 @@ def write_jsonl(pages: Pages, file: BinaryIO) -> int:
     return num_rows
 
 
-_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+"""Texts of a CSV file that begin so get an apostrophe before them."""
 
 
 def _unrunnable(cell: Any) -> Any:
@@ -214,7 +215,7 @@ def _unrunnable(cell: Any) -> Any:
 
     Captions and names come from whoever made the images. OWASP, "CSV Injection".
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_RUN_BY_SPREADSHEETS) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(RUN_BY_SPREADSHEETS) else cell
 
 
 def write_csv(pages: Pages, file: BinaryIO) -> int:

@@ -5,7 +5,6 @@ image that fails, with the place of the row: one bad row never ends a run.
 """
 
 import csv
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -33,6 +32,7 @@ from raycap.datasets.readers.table_rows import (
     read_placed_rows,
 )
 from raycap.errors import DatasetError
+from raycap.parsing import parse_json
 from raycap.schema import IMAGE_ID, MANIFEST, URI
 from raycap.storage.address import Address, redact, redact_id, unusable
 from raycap.storage.foreign import missing_package, scheme_fault
@@ -106,8 +106,8 @@ def _starts_with(file: AnnotationFile, mark: bytes) -> bool:
 
 def _is_json(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(line), dict)
+    except ValueError:
         return False
 
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from raycap import schema
 from raycap.errors import TRANSIENT_CODES, DatasetError, ObjectNotFound
+from raycap.parsing import parse_json
 from raycap.storage.base import Store
 from raycap.storage.parts import part_key
 
@@ -225,9 +226,9 @@ def _footer(store: Store, key: str, tail: bytes, kind: type[FooterT]) -> FooterT
     """Read the footer from the end of a part."""
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-        footer: FooterT = _FORMS[kind].validate_python(json.loads(metadata[_FOOTER_KEY]))
+        footer: FooterT = _FORMS[kind].validate_python(parse_json(metadata[_FOOTER_KEY]))
         return footer
-    except (pa.ArrowException, OSError, KeyError, ValueError, RecursionError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(store, key) from error
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from raycap.config import Section, is_section
 from raycap.errors import ConfigError
+from raycap.parsing import parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -81,8 +81,8 @@ def validate_config(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: cannot be read as YAML: {reason}", uri=str(file)) from None
     if values is None:
@@ -105,11 +105,10 @@ def _parse_value(path: str, text: str) -> Any:
     if not text.startswith(("'", '"', "{", "[")):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        return parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(
-            f"--set {path}: {text!r} is not a YAML value: {reason}", setting=path
+            f"--set {path}: {_brief(text)} is not a YAML value: {error}", setting=path
         ) from None
 
 

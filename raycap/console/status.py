@@ -74,7 +74,7 @@ _STATES = {
 _WORK_STATES = {
     **_STATES,
     "complete": "complete",
-    "unknown": "not complete: running on another machine, or stopped there",
+    "unknown": "not complete: running elsewhere (another machine or container), or stopped",
 }
 
 

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from raycap import schema
+from raycap.captioning.export_formats import RUN_BY_SPREADSHEETS
 from raycap.config import StorageConfig
 from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
@@ -53,7 +54,8 @@ def read_captions(source: str, config: StorageConfig) -> Iterator[pa.Table]:
     """Read a file of captions as ROWS tables, in file order.
 
     A row names its image by `image_id`, `file_name` or `uri`. One without a caption, or with the
-    `status` `failed`, is a failed row.
+    `status` `failed`, is a failed row. In CSV, an apostrophe before what a spreadsheet would run
+    is not part of the text: `raycap export` writes it.
 
     Raises:
         DatasetError: the file cannot be parsed, or a row has no name or no caption.
@@ -62,7 +64,7 @@ def read_captions(source: str, config: StorageConfig) -> Iterator[pa.Table]:
     file = open_file(source, config)
     rows = read_rows(file, choose_columns=_choose, items=_items(file, ANNOTATIONS), is_strict=True)
     if file.suffix == ".csv":
-        rows = map(_without_empty_fields, rows)
+        rows = map(_without_empty_fields, map(_as_exported, rows))
     found = (_row(file.uri, number, row) for number, row in enumerate(rows, start=1))
     for page in paged(found, _PAGE_ROWS):
         yield _table(page, ROWS)
@@ -95,6 +97,16 @@ def _items(file: AnnotationFile, name: str) -> str:
 
 def _choose(columns: pa.Schema) -> list[str]:
     return [name for name in _COLUMNS if name in columns.names]
+
+
+def _as_exported(row: Row) -> Row:
+    """Take away the apostrophes that `raycap export` puts before what spreadsheets would run."""
+    return {name: _unquoted(text) for name, text in row.items()}
+
+
+def _unquoted(text: Any) -> Any:
+    is_quoted = isinstance(text, str) and text[:1] == "'" and text[1:2] in RUN_BY_SPREADSHEETS
+    return text[1:] if is_quoted else text
 
 
 def _without_empty_fields(row: Row) -> Row:

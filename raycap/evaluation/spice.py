@@ -23,6 +23,7 @@ from raycap import schema
 from raycap.config import ExternalMetricsConfig
 from raycap.evaluation.java import JavaError, JavaProcess, find_file, find_javas, why_missing
 from raycap.evaluation.metric import Metric, Score
+from raycap.parsing import parse_json
 
 _JAR = "spice/spice-1.0.jar"
 _LIBRARIES = "lib"
@@ -114,7 +115,7 @@ def read_scores(text: str, num_images: int) -> Float64[np.ndarray, " n"]:
     """
     try:
         found = {
-            int(item["image_id"]): float(item["scores"]["All"]["f"]) for item in json.loads(text)
+            int(item["image_id"]): float(item["scores"]["All"]["f"]) for item in parse_json(text)
         }
         return np.array([found[index] for index in range(num_images)], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
+from raycap.parsing import parse_json
 from raycap.results.status import Status
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import KEY, Store
@@ -171,9 +172,12 @@ class LineJournal:
         if len(whole) < len(data):
             os.truncate(self._path, len(whole))
         try:
-            return [json.loads(line) for line in whole.splitlines()]
+            lines = [parse_json(line) for line in whole.splitlines()]
         except ValueError as error:
             raise self._damaged(str(error)) from error
+        if not all(isinstance(line, dict) for line in lines):
+            raise self._damaged("a line is not a JSON object")
+        return lines
 
     def _append(self, line: dict[str, Any]) -> None:
         self.guard()

@@ -23,6 +23,7 @@ from PIL import Image
 
 from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
+from raycap.parsing import parse_json
 from raycap.runs.records import RUN
 
 CONFIG_FILE = "config.json"
@@ -136,7 +137,7 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: the file is missing or holds something else.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{file.parent}: no {file.name}{_hint(file)}", uri=str(file.parent)
@@ -335,13 +336,13 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             size = file.stat().st_size
             if length > min(size, _MAX_HEADER_BYTES):
                 raise ValueError("no header of tensors")
-            header = json.loads(content.read(length))
+            header = parse_json(content.read(length))
         header.pop("__metadata__", None)
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in header.items()}
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except FileNotFoundError:
         raise ModelError(f"{file}: is missing: restore it", uri=str(file)) from None
-    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
             f"{file}: not a safetensors file ({type(error).__name__}: {reason}): restore it",

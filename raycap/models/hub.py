@@ -18,6 +18,7 @@ from huggingface_hub import errors
 
 from raycap.errors import ModelError
 from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE, local_folder
+from raycap.parsing import parse_json
 from raycap.storage.address import redact
 
 ALLOWED_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
@@ -149,7 +150,7 @@ def _converted(name: str, main: Path) -> Path | None:
 def _recorded(record: Path, main: str) -> str | None:
     """Return the commit of the conversion that was used for a commit of the main branch."""
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found = parse_json(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_known = isinstance(found, dict) and found.get("main") == main

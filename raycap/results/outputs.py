@@ -35,7 +35,7 @@ class State(StrEnum):
     STOPPED = "stopped"
     """Not complete, and no process writes to it: the same command continues it."""
     UNKNOWN = "unknown"
-    """Not complete. Whether a process writes to it cannot be seen from this machine."""
+    """Not complete. Whether a process writes to it cannot be seen from here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -315,7 +315,8 @@ def read_history(data: bytes) -> list[EpochRecord]:
     try:
         return [_RECORD_FORM.validate_json(line) for line in data.splitlines()]
     except ValidationError as error:
-        raise DatasetError(f"the history of a training run is damaged: {error}") from error
+        first = error.errors()[0]["msg"]
+        raise DatasetError(f"the history of a training run is damaged: {first}") from error
 
 
 def write_training(store: Store, training: Training) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.parsing import parse_json
 from raycap.storage.base import Store
 
 T = TypeVar("T")
@@ -26,8 +27,8 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
     """Read a JSON object. Raises DatasetError if it is damaged."""
     data = store.read(key)
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(data)
+    except ValueError as error:
         raise DatasetError(
             f"{store.address(key)}: is not JSON ({error})", uri=store.address(key)
         ) from error

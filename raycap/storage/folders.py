@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from raycap.errors import ObjectNotFound, RunConflict, StorageError
-from raycap.storage.lock import describe, not_held
+from raycap.storage.lock import describe, not_held, process_table
 
 TEMPORARY = ".raycap-tmp"
 """Suffix of temporary files."""
@@ -226,7 +226,12 @@ class FolderLock(OpenFolder):
 
     def sign(self) -> None:
         """Write down who holds the lock."""
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "owner": self.token}
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "processes": process_table(),
+            "owner": self.token,
+        }
         self._file.truncate(0)
         self._file.write(json.dumps(owner))
         self._file.flush()

@@ -28,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 from tenacity import Retrying
 
 from raycap.errors import ConfigError, ObjectNotFound, RunConflict, StorageError
+from raycap.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def heartbeat_lock(store: VersionedStore, key: str) -> Iterator[HeartbeatLock]:
         "owner": secrets.token_hex(8),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "processes": _process_table(),
+        "processes": process_table(),
     }
     version = _acquire(store, key, owner)
     _check_conditions(store, key, _content(owner, 0))
@@ -284,7 +285,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
     Two containers of one machine, which may share its host name, number their processes apart: a
     process number says something only where both see the same ones.
     """
-    if holder.get("processes") is None or holder.get("processes") != _process_table():
+    if holder.get("processes") is None or holder.get("processes") != process_table():
         return False
     try:
         os.kill(int(holder["pid"]), 0)
@@ -295,7 +296,7 @@ def _died_here(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _process_table() -> str | None:
+def process_table() -> str | None:
     """Identify the process numbers that this process sees; None where the system does not tell."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -318,7 +319,7 @@ def _generation(holder: dict[str, Any]) -> int:
 def describe(data: bytes) -> dict[str, Any]:
     """Read a lock's content; {} if it is damaged, as by an unknown writer."""
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -48,7 +48,7 @@ def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3Store:
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 60.0)
     monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 0.5)
     # Both writers are this process: that it lives says nothing here.
-    monkeypatch.setattr("raycap.storage.lock._process_table", lambda: None)
+    monkeypatch.setattr("raycap.storage.lock.process_table", lambda: None)
     return S3Store(Address.parse(f"s3://{s3.bucket}/out"), CONFIG)
 
 
@@ -222,7 +222,7 @@ def test_a_process_of_another_container_is_not_known_to_be_dead(
     monkeypatch.setattr("raycap.storage.lock.BEAT_S", 0.1)
     monkeypatch.setattr("raycap.storage.lock.DEAD_AFTER_S", 2.0)
     with monkeypatch.context() as patch:
-        patch.setattr("raycap.storage.lock._process_table", lambda: "boot pid:[1]")
+        patch.setattr("raycap.storage.lock.process_table", lambda: "boot pid:[1]")
         patch.setattr("raycap.storage.lock.os.getpid", lambda: 2**22 + 1)
         held: AbstractContextManager[HeldLock] = store.lock(KEY)
         lock = held.__enter__()

@@ -153,14 +153,30 @@ def test_a_process_that_holds_the_lock_is_running(tmp_path: Path) -> None:
     lock = tmp_path / LOCK
     os.utime(lock, (1, 1))  # before this process began: its number was another's then
     assert status(tmp_path).state == State.STOPPED
-    lock.write_text(json.dumps({"host": f"not-{socket.gethostname()}", "pid": os.getpid()}))
+    holder = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**holder, "host": f"not-{socket.gethostname()}"}))
     assert status(tmp_path).state == State.UNKNOWN
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+    lock.write_text(json.dumps({**holder, "pid": 2**22 + 1}))
     assert status(tmp_path).state == State.STOPPED
     lock.write_text("")
     assert status(tmp_path).state == State.STOPPED
     lock.write_text("odd")
     assert status(tmp_path).state == State.UNKNOWN
+
+
+@pytest.mark.parametrize("table", ["another-boot pid:[1]", None])
+def test_a_holder_whose_processes_are_not_seen_here_may_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str | None
+) -> None:
+    """As in another container of the same host name, or where the system tells no table."""
+    store = begin_training(tmp_path)
+    with store.lock(LOCK):
+        holder = json.loads((tmp_path / LOCK).read_text())
+    for pid in (os.getpid(), 2**22 + 1):
+        (tmp_path / LOCK).write_text(json.dumps({**holder, "pid": pid, "processes": table}))
+        assert status(tmp_path).state == State.UNKNOWN
+    monkeypatch.setattr("raycap.inspection.process_table", lambda: table)
+    assert (status(tmp_path).state == State.STOPPED) is (table is not None)
 
 
 def test_what_is_no_output_is_refused(tmp_path: Path) -> None:

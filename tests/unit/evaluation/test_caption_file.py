@@ -10,12 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycap import schema
-from raycap.config import StorageConfig
+from raycap.captioning.export import export
+from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.evaluation import caption_file as captionfile
 from raycap.evaluation.caption_file import FILE_NAMES, ROWS, read_captions, read_file_names
 from tests.conftest import S3
+from tests.support import outputs
 from tests.support.annotated import BOM
+
+output = outputs.output  # a fixture, which pytest looks for under its name
 
 ODD = 'a "quoted",\ncat;\r\nünïcode \u2028 \U0001f408 \u05d7\u05ea\u05d5\u05dc \0 and\ttabs'
 Rows = list[dict[str, Any]]
@@ -109,6 +113,24 @@ def test_csv_is_all_text_and_keeps_the_zeros_of_ids(tmp_path: Path) -> None:
     ]
     assert [row["logprob"] for row in found] == [-0.25, None, None]
     assert [row["error_code"] for row in found] == [None, None, "too_large"]
+
+
+@pytest.mark.parametrize("name", ["=1.jpg", "+1.jpg", "-1.jpg", "@1.jpg", "\t1.jpg", "\r1.jpg"])
+def test_an_exported_csv_names_the_images_of_its_output(
+    name: str, output: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = [outputs.row(name, caption) for caption in ("=1+1 cats", "'tis a cat", "'")]
+    rows = [{**item, schema.IMAGE_ID: f"{name}{n}"} for n, item in enumerate(rows)]
+    written = tmp_path / "captions.csv"
+    export(output(rows), written, to=ExportFormat.CSV)
+    assert brief(written) == [(item[schema.IMAGE_ID], item[schema.CAPTION]) for item in rows]
+
+
+def test_an_apostrophe_is_kept_where_no_spreadsheet_would_run_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image_id,caption\n'a.jpg,'\n''=b.jpg,'quoted'\n")
+    assert brief(tmp_path / "a.csv") == [("'a.jpg", "'"), ("''=b.jpg", "'quoted'")]
+    (tmp_path / "a.jsonl").write_text('{"image_id": "\'=c.jpg", "caption": "\'=c"}\n')
+    assert brief(tmp_path / "a.jsonl") == [("'=c.jpg", "'=c")]
 
 
 @pytest.mark.parametrize(

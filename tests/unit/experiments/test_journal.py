@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raycap.errors import DatasetError
-from raycap.experiments.journal import Experiment
+from raycap.experiments.journal import Experiment, LineJournal
 from raycap.storage.base import Store
 from raycap.storage.local import LocalStore
 
@@ -60,3 +60,13 @@ def test_a_damaged_record_is_an_error_only_where_it_is_read(store: Store) -> Non
     with pytest.raises(DatasetError) as caught:
         TRIALS.read_ended(store)
     assert caught.value.uri == store.address("trials/bad/trial.json")
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", "{"])
+def test_a_line_that_is_no_object_damages_a_journal_of_lines(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "trials.jsonl"
+    for text in (f"{line}\n", f'{{"fingerprint": {{}}}}\n{line}\n'):
+        file.write_text(text)
+        with pytest.raises(DatasetError) as caught:
+            LineJournal(file, {})
+        assert caught.value.uri == str(file)

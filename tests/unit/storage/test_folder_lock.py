@@ -6,11 +6,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from raycap.errors import RunConflict, StorageError
+from raycap.config import StorageConfig
+from raycap.errors import ConfigError, RunConflict, StorageError
+from raycap.storage.fence import FenceableStore
+from raycap.storage.folders import check_locks
 from raycap.storage.local import LocalStore
+from raycap.storage.lock import check_conditional_writes
+from raycap.storage.probe import check_single_writer
+from raycap.storage.stores import open_store
 
 KEY = "lock.json"
 
@@ -144,9 +151,56 @@ def test_a_file_system_without_locks_is_refused_with_a_remedy(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refused)
+    attempts: list[Callable[[], object]] = [
+        LocalStore(root).lock(KEY).__enter__,
+        lambda: check_locks(root),
+        lambda: check_single_writer(LocalStore(root)),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StorageError) as caught:
+            attempt()
+        assert caught.value.uri == str(root)
+    assert [path.name for path in root.iterdir()] == [KEY]
+
+
+def test_a_check_for_locks_leaves_nothing(root: Path) -> None:
+    check_locks(root)  # which is created
+    with LocalStore(root).lock(KEY):
+        check_single_writer(LocalStore(root))  # also beside a run
+        assert [path.name for path in root.iterdir()] == [KEY]
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_the_check_for_locks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(StorageError) as caught:
-        LocalStore(root).lock(KEY).__enter__()
-    assert caught.value.uri == str(root)
+        check_locks(tmp_path / "file" / "out")
+    assert caught.value.uri == str(tmp_path / "file" / "out")
+
+
+class _Heedless:
+    """A store that ignores the conditions of conditional writes."""
+
+    def __init__(self, store: FenceableStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put_if(self, key: str, data: bytes, version: str | None) -> str | None:
+        del version
+        self._store.write(key, data)
+        return "written"
+
+
+def test_a_store_of_objects_is_tried_with_two_writes_that_it_must_refuse() -> None:
+    store = open_store("memory://single-writer/out", StorageConfig())
+    assert isinstance(store, FenceableStore)
+    check_single_writer(store)
+    heedless = _Heedless(store)
+    with pytest.raises(ConfigError) as caught:
+        check_conditional_writes(heedless)
+    assert caught.value.uri == store.uri
+    assert [key for page in store.list() for key in page["key"].to_pylist()] == []
 
 
 def test_where_folders_cannot_be_locked_the_file_is(
