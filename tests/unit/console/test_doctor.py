@@ -23,18 +23,21 @@ def checks_of(found: str) -> dict[str, dict[str, Any]]:
     """Each check, by its name."""
     told = json.loads(found)
     assert set(told) == {"is_ok", "checks"}
-    assert told["is_ok"] is False, "there is no Ray"
+    failed = [check["name"] for check in told["checks"] if check["verdict"] == "failed"]
+    assert told["is_ok"] is not bool(failed)
     assert all(set(check) == {"name", "verdict", "found", "remedy"} for check in told["checks"])
     return {check["name"]: check for check in told["checks"]}
 
 
 def test_every_check_is_in_one_object(cli: InProcess) -> None:
     code, out, err = cli("doctor", "--json", "--source", "photos", "--output", "out")
-    assert (code, err.count("error:")) == (1, 0)
+    assert err.count("error:") == 0
     found = checks_of(out)
+    assert code == (0 if json.loads(out)["is_ok"] else 1)
     assert {"software", "cores", "memory", "disk", "accelerators"} <= found.keys()
-    verdicts = {name: found[name]["verdict"] for name in ("source", "output", "Ray")}
-    assert verdicts == {"source": "ok", "output": "ok", "Ray": "failed"}
+    verdicts = {name: found[name]["verdict"] for name in ("source", "output")}
+    assert verdicts == {"source": "ok", "output": "ok"}
+    assert "Ray" in found
     assert not list((cli.folder / "out").iterdir())
 
 
