@@ -78,12 +78,12 @@ class CaptionsFooter:
 
 
 def ids_digest(table: pa.Table) -> str:
-    """Return a digest of the image ids of a part, in order."""
-    digest = blake2b(digest_size=16)
-    for image_id in table[schema.IMAGE_ID].to_pylist():
-        data = image_id.encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    """Return a digest of the image ids of a part, in order: of each its length and its bytes."""
+    ids = pa.concat_arrays([pa.array([], pa.string()), *table[schema.IMAGE_ID].chunks])
+    data = ids.cast(pa.large_binary())
+    lengths = pc.binary_length(data).cast(pa.int64()).view(pa.binary(8)).cast(pa.large_binary())
+    joined = pc.binary_join_element_wise(lengths, data, pa.scalar(b"", pa.large_binary()))
+    return blake2b(b"".join(joined.to_pylist()), digest_size=16).hexdigest()
 
 
 FooterT = TypeVar("FooterT", ManifestFooter, CaptionsFooter)

@@ -1,17 +1,21 @@
 """Part files: contents of footers, and detection of damage."""
 
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
     encode_captions,
     encode_manifest,
+    ids_digest,
     manifest_footer,
     read_captions_footer,
     read_manifest_footer,
@@ -19,6 +23,7 @@ from raycap.captioning.parts import (
 )
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.schema import CAPTIONS as CAPTIONS_SCHEMA
+from raycap.schema import IMAGE_ID
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.local import LocalStore
 from raycap.storage.parts import list_parts, part_key
@@ -156,3 +161,14 @@ def test_a_file_of_another_tool_is_told_by_name(store: LocalStore) -> None:
                 assert caught.value.uri == store.address(key)
     with pytest.raises(ObjectNotFound):
         read_part(store, MANIFEST, 1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))), st.integers(0, 9))
+def test_the_digest_of_ids_does_not_depend_on_how_a_table_is_cut(ids: list[str], at: int) -> None:
+    reference = blake2b(digest_size=16)
+    for data in (image_id.encode() for image_id in ids):
+        reference.update(len(data).to_bytes(8, "little") + data)
+    table = pa.table({IMAGE_ID: pa.array(ids, pa.string())})
+    cut = pa.concat_tables([table.slice(0, at), table.slice(at)])
+    assert ids_digest(table) == ids_digest(cut) == reference.hexdigest()
