@@ -41,21 +41,24 @@ class _OpenPart:
         self.is_partial = is_partial
         self.begun_s = time.monotonic()
         self.tables: list[pa.Table] = []
-        self._seen = np.zeros(0, bool)
+        self._seen = np.zeros(num_rows, bool)
         self._num_seen = 0
 
     def add(self, table: pa.Table) -> int:
         """Add rows that have not arrived before, and return their number."""
         rows = table[schema.ROW].to_numpy()
         missing = rows.max(initial=-1) + 1 - len(self._seen)
-        if missing > 0:
+        if missing > 0:  # a partial part: rows to repeat have any number
             self._seen = np.pad(self._seen, (0, missing))
-        _, first = np.unique(rows, return_index=True)
-        fresh = np.zeros(len(rows), bool)
-        fresh[first] = ~self._seen[rows[first]]
+        fresh = ~self._seen[rows]
         self._seen[rows] = True
+        num_seen = int(np.count_nonzero(self._seen))
+        if num_seen - self._num_seen != np.count_nonzero(fresh):  # a row twice in this table
+            again = np.ones(len(rows), bool)
+            again[np.unique(rows, return_index=True)[1]] = False
+            fresh &= ~again
         added = table if fresh.all() else table.filter(pa.array(fresh))
-        self._num_seen += len(added)
+        self._num_seen = num_seen
         self.tables.append(added)
         return len(added)
 
