@@ -33,7 +33,9 @@ def test_every_command_says_in_one_line_why_there_is_no_ray(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr[-4_000:]
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) == 6 * len(COMMANDS)
+    conditions = {one["condition"] for one in told}
+    assert len(conditions) >= 6, "a seventh where a small disk can be mounted"
+    assert len(told) == len(conditions) * len(COMMANDS)
     for one in told:
         assert one["error"] is None, one
         assert one["code"] in (1, 2), one

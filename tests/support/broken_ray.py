@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,11 +68,33 @@ def no_token() -> Iterator[None]:
             yield
 
 
+@contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    """Have Ray's files on a disk of 64 KiB, which has no room for them."""
+    try:
+        with variables(RAY_TMPDIR=str(folder.resolve())):
+            yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def has_small_disk(folder: Path) -> bool:
+    """Mount a small disk, which only root may."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    return (
+        not os.geteuid()
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
+
+
 def conditions() -> Iterator[tuple[str, object]]:
     """Yield names, and what brings each about."""
     Path("file").write_text("no folder")
     yield "no folder", variables(RAY_TMPDIR=str(Path("file").resolve()))
     yield "read-only", variables(RAY_TMPDIR="/proc")
+    if has_small_disk(Path("disk")):
+        yield "no space", mounted(Path("disk"))
     yield "nobody answers", mute_server()
     yield "no token", no_token()
     yield "no address", variables(RAY_ADDRESS="nonsense")
