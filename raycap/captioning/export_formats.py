@@ -206,16 +206,22 @@ def write_jsonl(pages: Pages, file: BinaryIO) -> int:
     return num_rows
 
 
-RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
-"""Texts of a CSV file that begin so get an apostrophe before them."""
+# Apostrophes included, so that `unquoted` gives back every text.
+_RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r]")
 
 
-def _unrunnable(cell: Any) -> Any:
+def quoted(cell: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet would run as a formula.
 
     Captions and names come from whoever made the images. OWASP, "CSV Injection".
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(RUN_BY_SPREADSHEETS) else cell
+    return f"'{cell}" if isinstance(cell, str) and _RUN_BY_SPREADSHEETS.match(cell) else cell
+
+
+def unquoted(cell: Any) -> Any:
+    """Take away the apostrophe that `quoted` has put before a text."""
+    is_quoted = isinstance(cell, str) and cell[:1] == "'" and _RUN_BY_SPREADSHEETS.match(cell)
+    return cell[1:] if is_quoted else cell
 
 
 def write_csv(pages: Pages, file: BinaryIO) -> int:
@@ -232,7 +238,7 @@ def write_csv(pages: Pages, file: BinaryIO) -> int:
         for row in map(_plain, rows_of(table)):
             alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
             cells = {**row, ALTERNATIVES: alternatives}
-            writer.writerow({name: _unrunnable(cell) for name, cell in cells.items()})
+            writer.writerow({name: quoted(cell) for name, cell in cells.items()})
         num_rows += len(table)
     text.detach()  # flushes, and leaves the file open for its owner
     return num_rows

@@ -47,6 +47,7 @@ _SPARE = 1.25  # tickets of a stream that is so much faster than the average
 _MAX_DEATHS = 3  # of streams that had committed nothing
 _TICKET = "ticket"
 _WAIT_S = 1.0
+_LOOKUP_S = 60.0  # to ask the queue, which is on this machine
 _REPORT_EVERY_S = 1.0  # each report takes the driver some milliseconds
 
 
@@ -151,16 +152,20 @@ class WorkQueue:
         self._work = work
         self._parts_per_ticket = parts_per_ticket
         self._drawn: dict[str, pa.Table] = {}
+        self._dead: set[str] = set()
 
     def draw(self, ticket: str) -> pa.Table:
-        """Return the next WORK rows; for the same ticket, the same ones."""
+        """Return the next WORK rows: for the same ticket the same ones, for a dead stream none."""
+        if ticket.partition("/")[0] in self._dead:  # its load tasks outlive it for a moment
+            return self._work.slice(0, 0)
         if ticket not in self._drawn:
             self._drawn[ticket] = self._work.slice(0, self._parts_per_ticket)
             self._work = self._work.slice(self._parts_per_ticket)
         return self._drawn[ticket]
 
     def drawn_by(self, stream: str) -> pa.Table:
-        """Return the WORK rows that a stream has drawn, and forget them."""
+        """Return the WORK rows that a dead stream has drawn; from now on, it draws no more."""
+        self._dead.add(stream)
         tickets = [ticket for ticket in self._drawn if ticket.startswith(f"{stream}/")]
         rows = [self._drawn.pop(ticket) for ticket in tickets]
         return pa.concat_tables([self._work.slice(0, 0), *rows])
@@ -232,6 +237,7 @@ class SharedStreams:
         per_ticket = math.ceil(len(work) / (num_streams * _MAX_TICKETS))
         self._num_tickets = math.ceil(_SPARE * len(work) / (num_streams * per_ticket)) + 1
         self._nothing = work.slice(0, 0)
+        self._numbers = set(work[PART].to_pylist())
         self._queue = start_here(WorkQueue, work, per_ticket)
         self._described = replace(described, spec=replace(described.spec, queue=self._queue))
         self._shares = shares_of(described.resources.actors, num_streams)
@@ -251,7 +257,7 @@ class SharedStreams:
 
         Raises:
             RaycapError: as a worker raised it.
-            RunStopped: streams keep dying.
+            RunStopped: streams keep dying, or ended without having committed all parts.
         """
 
         def note(report: StreamReport) -> None:
@@ -265,6 +271,11 @@ class SharedStreams:
                 self._start(share)
             while self._running:
                 self._follow(note, recover)
+            if missing := self._numbers - self._committed:
+                raise RunStopped(
+                    f"the streams ended with {len(missing)} unfinished parts; run the same command "
+                    "to continue"
+                )
         finally:
             # Some are left after an error or an interrupt.
             for stream in self._running:
@@ -288,6 +299,7 @@ class SharedStreams:
                     self._start(self._described.resources.actors)
             except (ActorDiedError, ActorUnavailableError, NodeDiedError) as error:
                 logger.warning("stream_died stream=%s reason=%s", stream.name, _one_line(error))
+                ray.kill(stream.actor)  # one that only cannot be reached may live
                 self._running.remove(stream)
                 self._replace(stream, note, recover)
             else:
@@ -323,7 +335,7 @@ class SharedStreams:
 
     def _recovered(self, stream: "_Running", recover: Recover) -> tuple[StreamReport, pa.Table]:
         """Return what a stream had committed without a report of it, and its other work."""
-        drawn: pa.Table = ray.get(self._queue.drawn_by.remote(stream.name))
+        drawn: pa.Table = ray.get(self._queue.drawn_by.remote(stream.name), timeout=_LOOKUP_S)
         unknown = set(drawn[PART].to_pylist()) - self._committed
         committed = recover(unknown)
         left = sorted(unknown - {number for number, _ in committed})

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from raycap import schema
-from raycap.captioning.export_formats import RUN_BY_SPREADSHEETS
+from raycap.captioning.export_formats import unquoted
 from raycap.config import StorageConfig
 from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
@@ -101,12 +101,7 @@ def _choose(columns: pa.Schema) -> list[str]:
 
 def _as_exported(row: Row) -> Row:
     """Take away the apostrophes that `raycap export` puts before what spreadsheets would run."""
-    return {name: _unquoted(text) for name, text in row.items()}
-
-
-def _unquoted(text: Any) -> Any:
-    is_quoted = isinstance(text, str) and text[:1] == "'" and text[1:2] in RUN_BY_SPREADSHEETS
-    return text[1:] if is_quoted else text
+    return {name: unquoted(text) for name, text in row.items()}
 
 
 def _without_empty_fields(row: Row) -> Row:

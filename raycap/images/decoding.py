@@ -42,7 +42,6 @@ LONG_SIDE_PX = 32_768
 PNG_TEXT_BYTES = 4 * 2**20
 """Maximum size of a PNG's colour profile or description: printer profiles have 3 MB."""
 
-
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

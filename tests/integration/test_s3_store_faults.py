@@ -19,6 +19,7 @@ from raycap.storage.address import Address
 from raycap.storage.s3 import S3Store
 from raycap.storage.stores import ImageReader
 from tests.conftest import S3, free_port
+from tests.support import faulty_http
 from tests.support.faulty_http import (
     Fault,
     FaultyServer,
@@ -40,21 +41,15 @@ PATIENT = StorageConfig(timeout_s=30, num_retries=1)
 DATA = bytes(range(256)) * 100
 
 
+config = faulty_http.patience  # a fixture, which pytest looks for under its name
+
+
 @pytest.fixture
 def server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
     with faulty_server(s3.endpoint) as server:
         s3.put("p/a.jpg", DATA)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
-
-
-@pytest.fixture
-def config(request: pytest.FixtureRequest) -> StorageConfig:
-    """Wait long, since a busy machine answers late; but not for what never comes."""
-    callspec = getattr(request.node, "callspec", None)
-    fault = callspec.params.get("fault") if callspec else None
-    timeout_s = 1.0 if fault in (stalled, stalled_midway) else 30.0
-    return StorageConfig(timeout_s=timeout_s, num_retries=1)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from raycap.errors import (
 )
 from raycap.storage.stores import ImageReader
 from tests.conftest import free_port
+from tests.support import faulty_http
 from tests.support.faulty_http import (
     Fault,
     FaultyServer,
@@ -36,20 +37,14 @@ IMAGE = bytes(range(256)) * 100
 MAX_BYTES = 1_000_000
 
 
+config = faulty_http.patience  # a fixture, which pytest looks for under its name
+
+
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:
     with faulty_server() as server:
         server.pages["/a.jpg"] = Reply(body=IMAGE)
         yield server
-
-
-@pytest.fixture
-def config(request: pytest.FixtureRequest) -> StorageConfig:
-    """Wait long, since a busy machine answers late; but not for what never comes."""
-    callspec = getattr(request.node, "callspec", None)
-    fault = callspec.params.get("fault") if callspec else None
-    timeout_s = 1.0 if fault in (stalled, stalled_midway) else 30.0
-    return StorageConfig(timeout_s=timeout_s, num_retries=1)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from raycap.config import StorageConfig
+
 if TYPE_CHECKING:
     from tests.conftest import S3
 
@@ -214,3 +216,15 @@ def faulty_s3(s3: "S3", monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServe
     with faulty_server(s3.endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
+
+
+@pytest.fixture
+def patience(request: pytest.FixtureRequest) -> StorageConfig:
+    """One retry after a long wait, since a busy machine answers late; a short one for no answer.
+
+    The test's parameter `fault` says whether an answer comes.
+    """
+    callspec = getattr(request.node, "callspec", None)
+    fault = callspec.params.get("fault") if callspec else None
+    timeout_s = 1.0 if fault in (stalled, stalled_midway) else 30.0
+    return StorageConfig(timeout_s=timeout_s, num_retries=1)

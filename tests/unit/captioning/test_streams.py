@@ -35,6 +35,8 @@ def test_what_a_dead_stream_had_drawn_is_drawn_first() -> None:
     taken = queue.drawn_by("stream-1")
     assert taken[PART].to_pylist() == [1, 3]
     assert queue.drawn_by("stream-1")[PART].to_pylist() == []
+    # A load task that outlives its stream takes nothing away from the others.
+    assert drawn(queue, "stream-1/2") == []
     assert queue.give_back(taken.slice(1)) == 3
     assert [drawn(queue, f"stream-3/{n}") for n in range(4)] == [[3], [5], [6], []]
 

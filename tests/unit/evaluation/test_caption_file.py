@@ -128,7 +128,7 @@ def test_an_exported_csv_names_the_images_of_its_output(
 
 def test_an_apostrophe_is_kept_where_no_spreadsheet_would_run_the_rest(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image_id,caption\n'a.jpg,'\n''=b.jpg,'quoted'\n")
-    assert brief(tmp_path / "a.csv") == [("'a.jpg", "'"), ("''=b.jpg", "'quoted'")]
+    assert brief(tmp_path / "a.csv") == [("'a.jpg", "'"), ("'=b.jpg", "'quoted'")]
     (tmp_path / "a.jsonl").write_text('{"image_id": "\'=c.jpg", "caption": "\'=c"}\n')
     assert brief(tmp_path / "a.jsonl") == [("'=c.jpg", "'=c")]
 
