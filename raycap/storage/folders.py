@@ -1,9 +1,10 @@
 """Folders of this machine: writing into an open folder, and the lock of a whole folder.
 
 A writer is fenced by what it holds open. It locks `lock.json` and, where the file system can, the
-folder itself, so that deleting `lock.json` admits nobody. Before each write it makes sure that the
-path still leads to the file that it has locked, and the write starts from the open folder: a folder
-that took the name of a deleted or renamed one is never written to.
+folder itself, so that deleting `lock.json` admits nobody. Before each write, and again before the
+new file gets its name, it makes sure that the path still leads to the file that it has locked. The
+write starts from the open folder: a folder that took the name of a deleted or renamed one is never
+written to.
 """
 
 import errno
@@ -14,8 +15,9 @@ import secrets
 import shutil
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -44,44 +46,63 @@ def opened(path: Path | str, *, dir_fd: int | None = None, follow: bool = True) 
         os.close(handle)
 
 
-def write(folder: int, name: str, data: bytes) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a file is to be written."""
+
+    folder: int
+    """Handle of its open folder."""
+    name: str
+    check: Callable[[], None]
+    """Raises if it may no longer be written; called last, as writing to a busy disk takes long."""
+
+    def replace_by(self, temporary: str) -> None:
+        """Give a temporary file of the folder this name."""
+        self.check()
+        os.replace(temporary, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+
+def write(place: Place, data: bytes) -> None:
     """Write or replace a file, atomically."""
-    with _temporary(folder, data) as temporary:
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    with _temporary(place.folder, data) as temporary:
+        place.replace_by(temporary)
 
 
-def create(folder: int, name: str, data: bytes) -> bool:
+def create(place: Place, data: bytes) -> bool:
     """Write a file unless one exists; return whether it was written."""
+    folder = place.folder
     with _temporary(folder, data) as temporary:
+        place.check()
         try:
-            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.link(temporary, place.name, src_dir_fd=folder, dst_dir_fd=folder)
         except FileExistsError:
             return False
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            return _create_without_links(folder, name, temporary)
+            return _create_without_links(place, temporary)
     return True
 
 
-def _create_without_links(folder: int, name: str, temporary: str) -> bool:
+def _create_without_links(place: Place, temporary: str) -> bool:
     """Create the name empty, which decides between two writers, and replace it."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     try:
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=folder))
+        os.close(os.open(place.name, flags, 0o666, dir_fd=place.folder))
     except FileExistsError:
         return False
     try:
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
+        place.replace_by(temporary)
+    except (OSError, RunConflict, StorageError):
         with suppress(OSError):
-            os.unlink(name, dir_fd=folder)
+            os.unlink(place.name, dir_fd=place.folder)
         raise
     return True
 
 
-def move_in(folder: int, name: str, file: Path) -> None:
+def move_in(place: Place, file: Path) -> None:
     """Move a file into a folder; from another file system it is copied beside its place first."""
-    temporary = _temporary_name()
+    folder, temporary = place.folder, _temporary_name()
     try:
         try:
             os.rename(file, temporary, dst_dir_fd=folder)
@@ -96,7 +117,7 @@ def move_in(folder: int, name: str, file: Path) -> None:
             os.fsync(moved)
         finally:
             os.close(moved)
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        place.replace_by(temporary)
     finally:
         unlink(folder, temporary)
 

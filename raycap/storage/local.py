@@ -115,21 +115,21 @@ class LocalStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Write a temporary file and rename it."""
-        with self._writing(key) as (folder, name):
-            folders.write(folder, name, data)
+        with self._writing(key) as place:
+            folders.write(place, data)
 
     def upload(self, key: str, file: Path) -> None:
         """Rename the file; from another file system it is copied beside its destination first."""
-        with self._writing(key) as (folder, name):
-            folders.move_in(folder, name, file)
+        with self._writing(key) as place:
+            folders.move_in(place, file)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a temporary file and hard-link it to the name, which fails if the name exists.
 
         Without hard links the name is created empty, which fails if it exists, and then replaced.
         """
-        with self._writing(key) as (folder, name):
-            return folders.create(folder, name, data)
+        with self._writing(key) as place:
+            return folders.create(place, data)
 
     def delete(self, key: str) -> None:
         """Delete a file, if there is one."""
@@ -168,13 +168,13 @@ class LocalStore:
                 folders.remove_temporary(path)
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[tuple[int, str]]:
-        """Open the folder of a key, which is created, and yield it with the file's name."""
+    def _writing(self, key: str) -> Iterator[folders.Place]:
+        """Open the folder of a key, which is created, and yield the place of its file."""
         path = self._root / key
         with _mapped_errors(path, is_ours=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             with folders.opened(path.parent) as folder:
-                yield folder, path.name
+                yield folders.Place(folder=folder, name=path.name, check=lambda: None)
 
 
 class PinnedStore(LocalStore):
@@ -203,13 +203,14 @@ class PinnedStore(LocalStore):
         super().remove_leftovers(prefix)
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[tuple[int, str]]:
+    def _writing(self, key: str) -> Iterator[folders.Place]:
         self._held.check()
         with (
             _mapped_errors(self._root / key, is_ours=True),
             self._held.parent_of(key, create=True) as folder,
         ):
-            yield folder, key.rpartition("/")[2]
+            name = key.rpartition("/")[2]
+            yield folders.Place(folder=folder, name=name, check=self._held.check)
 
     def _remove(self, key: str, remove: Callable[[int, str], None]) -> None:
         """Remove a name from its open folder; ignore that the name or a folder does not exist."""

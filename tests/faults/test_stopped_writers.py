@@ -138,6 +138,15 @@ def delete_lock(folder: Path, cli: InProcess) -> None:
     (folder / "lock.json").unlink()
 
 
+def stop_between_writes(process: "Popen[str]", output: Path) -> None:
+    """Stop it while no file of its is half written: unit/storage/test_folder_lock.py has those."""
+    os.kill(process.pid, signal.SIGSTOP)
+    while list(output.rglob("*raycap-tmp")):
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.01)
+        os.kill(process.pid, signal.SIGSTOP)
+
+
 @pytest.mark.parametrize("change", [begin_anew, rename, delete_lock])
 def test_a_driver_whose_folder_was_replaced_ends_and_changes_nothing(
     raycap: CommandLine, cli: InProcess, change: Any
@@ -146,7 +155,7 @@ def test_a_driver_whose_folder_was_replaced_ends_and_changes_nothing(
     output = raycap.folder / "out"
     first = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW)
     wait_until(lambda: committed_parts(output) >= 1, first)
-    os.kill(first.pid, signal.SIGSTOP)
+    stop_between_writes(first, output)
     try:
         change(output, cli)
         folders = [output, output.with_name("elsewhere")]

@@ -88,6 +88,35 @@ def test_a_write_that_was_under_way_does_not_reach_a_folder_begun_anew(
     assert [path.name for path in root.rglob("*")] == ["run.json"]
 
 
+@pytest.mark.parametrize("change", [rename, begin_anew, replace_lock])
+def test_a_write_that_was_under_way_does_not_reach_a_folder_changed_meanwhile(
+    root: Path, change: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a driver that is stopped while its file goes to a busy disk."""
+    real = os.fsync
+
+    def slow(handle: int) -> None:
+        real(handle)
+        monkeypatch.setattr(os, "fsync", real)
+        change(root)
+        before.update(files_below(tmp_path))
+
+    before: dict[Path, bytes] = {}
+    with LocalStore(root).lock(KEY) as lock:
+        lock.store.write("captions/part-000000.parquet", b"x")
+        monkeypatch.setattr(os, "fsync", slow)
+        with pytest.raises(RunConflict):
+            lock.store.write("captions/part-000001.parquet", b"x")
+    assert before
+    assert files_below(tmp_path) == before
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    """The content of all files but temporary ones."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in paths if path.suffix != ".raycap-tmp"}
+
+
 def test_a_deleted_lock_file_admits_no_second_writer(root: Path) -> None:
     with LocalStore(root).lock(KEY):
         (root / KEY).unlink()
