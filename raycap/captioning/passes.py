@@ -13,7 +13,13 @@ from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, r
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CaptionsFooter, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
-from raycap.captioning.resources import count_lanes, fit_batches, fit_resources, threads_per_actor
+from raycap.captioning.resources import (
+    count_lanes,
+    count_workers,
+    fit_batches,
+    fit_resources,
+    threads_per_actor,
+)
 from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources
@@ -86,32 +92,48 @@ class CaptionPass:
             RaycapError: as a worker raised it.
         """
         self._cascade = cascade
-        is_second = cascade is not None and cascade.is_second
         with ray_cluster(debug=debug) as is_fixed:
             uses_gpus = find_kind(self._model.kind).uses_gpus
             resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
-            spec = RunSpec(
-                output=self._store.uri,
-                dataset=listing.source if listing.is_dataset else None,
-                # Served on this machine, where the addresses are kept.
-                addresses=start_here(SecretAddresses, addresses.folder)
-                if addresses.has_any
-                else None,
-                config=self._config,
-                model=self._model,
-                batches=fit_batches(self._config, self._model.kind, resources),
-                num_lanes=count_lanes(self._config, self._model.kind, resources),
-                torch_threads=threads_per_actor(self._config.engine, resources.actors.max),
-                debug=debug,
-                below=cascade.below if cascade and is_second else None,
-                root=listing.root,
-                retried=retried_codes(self._retry_failed),
+            spec = self._spec(listing, addresses, resources, debug=debug)
+            described = StreamSpec(
+                spec=spec,
+                resources=resources,
+                versions=self._plan.versions,
+                cascade=cascade,
+                has_captions=self._is_second or self._num_failed < self.totals.num_images,
             )
-            self._stream(spec, resources, on_progress)
+            self._stream(described, on_progress)
 
-    def _stream(self, spec: RunSpec, resources: Resources, on_progress: OnProgress) -> None:
-        work = self._ledger.work()
-        num_streams = min(len(work), count_streams(self._config.engine, resources.actors))
+    @property
+    def _is_second(self) -> bool:
+        return self._cascade is not None and self._cascade.is_second
+
+    def _spec(
+        self, listing: Listing, addresses: SecretAddresses, resources: Resources, *, debug: bool
+    ) -> RunSpec:
+        config, kind = self._config, self._model.kind
+        # On this machine, where the addresses are kept.
+        served = start_here(SecretAddresses, addresses.folder) if addresses.has_any else None
+        return RunSpec(
+            output=self._store.uri,
+            dataset=listing.source if listing.is_dataset else None,
+            addresses=served,
+            config=config,
+            model=self._model,
+            batches=fit_batches(config, kind, resources),
+            num_lanes=count_lanes(config, kind, resources),
+            torch_threads=threads_per_actor(config.engine, resources.actors.max),
+            debug=debug,
+            below=self._cascade.below if self._cascade and self._is_second else None,
+            root=listing.root,
+            retried=retried_codes(self._retry_failed),
+        )
+
+    def _stream(self, described: StreamSpec, on_progress: OnProgress) -> None:
+        work, actors = self._ledger.work(), described.resources.actors
+        num_captioners = count_workers(described.resources, len(work)).captioners
+        num_streams = min(len(work), count_streams(self._config.engine, num_captioners))
         logger.info(
             "stream_started run=%s images=%d parts=%d streams=%d actors=%d..%d batch=%d..%d "
             "model=%s",
@@ -119,19 +141,11 @@ class CaptionPass:
             self._ledger.num_pending,
             len(work),
             num_streams,
-            resources.actors.min,
-            resources.actors.max,
-            spec.batches.least,
-            spec.batches.most,
-            spec.model.name,
-        )
-        is_second = self._cascade is not None and self._cascade.is_second
-        described = StreamSpec(
-            spec=spec,
-            resources=resources,
-            versions=self._plan.versions,
-            cascade=self._cascade,
-            has_captions=is_second or self._num_failed < self.totals.num_images,
+            actors.min,
+            actors.max,
+            described.spec.batches.least,
+            described.spec.batches.most,
+            self._model.name,
         )
         started = time.monotonic()
         self._heartbeat.note(self.progress())
@@ -171,7 +185,7 @@ class CaptionPass:
             CaptionPlan(parts=parts),
             retry_failed=self._retry_failed,
             num_threads=self._config.storage.list_threads,
-            is_second=self._cascade is not None and self._cascade.is_second,
+            is_second=self._is_second,
             run=self._plan.run,
         )
         done = numbers - {*ledger.missing, *ledger.partial}

@@ -140,9 +140,16 @@ class Stream:
         telemetry.note_answered(kept)
 
 
-def count_streams(engine: EngineConfig, actors: ActorRange) -> int:
-    """Return the number of streams: that of the settings, or one per 16 captioners."""
-    return engine.num_streams or max(1, math.ceil(actors.max / _CAPTIONERS_PER_STREAM))
+def count_streams(engine: EngineConfig, num_captioners: int) -> int:
+    """Return the number of streams: that of the settings, or one per 16 captioners.
+
+    Args:
+        engine: the settings.
+        num_captioners: captioners that the cluster has room for now; a stream that has none would
+            wait for one, and in the end count as stalled.
+    """
+    wanted = engine.num_streams or math.ceil(num_captioners / _CAPTIONERS_PER_STREAM)
+    return max(1, min(wanted, num_captioners))
 
 
 class WorkQueue:

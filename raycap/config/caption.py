@@ -55,7 +55,8 @@ class EngineConfig(Section):
     gpus_per_actor: float | None = Field(default=None, ge=0.0)
     """GPUs per actor, or a fraction of one. None: 1 if the cluster has GPUs, otherwise 0."""
     num_streams: int | None = Field(default=None, ge=1, le=1024)
-    """Processes that schedule the work of a run and commit its parts. None: one per 16 actors."""
+    """Processes that schedule the work of a run and commit its parts. None: one per 16
+    actors. At most as many as the actors that the cluster has room for at the start."""
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
     """Images per part. A part is committed as a whole; after a crash, at most the parts that were
     in progress are captioned again."""

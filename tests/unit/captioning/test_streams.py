@@ -52,10 +52,10 @@ def test_shares_add_up_and_none_is_empty(least: int, more: int, num_streams: int
 
 
 @pytest.mark.parametrize(
-    ("configured", "most", "expected"), [(None, 1, 1), (None, 16, 1), (None, 17, 2), (3, 1, 3)]
+    ("configured", "captioners", "expected"),
+    [(None, 0, 1), (None, 1, 1), (None, 16, 1), (None, 17, 2), (3, 8, 3), (3, 2, 2)],
 )
-def test_a_stream_has_sixteen_captioners_at_most(
-    configured: int | None, most: int, expected: int
+def test_a_stream_has_a_captioner_and_by_itself_sixteen_at_most(
+    configured: int | None, captioners: int, expected: int
 ) -> None:
-    engine = EngineConfig(num_streams=configured)
-    assert count_streams(engine, ActorRange(min=1, max=most)) == expected
+    assert count_streams(EngineConfig(num_streams=configured), captioners) == expected
