@@ -5,7 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import psutil
 import pytest
@@ -92,18 +92,25 @@ def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
     for path in photos.iterdir():
         s3.put(f"photos/{path.name}", path.read_bytes())
 
-    def slow(handler: Handler, reply: TrueReply) -> None:
-        handler.server.stopped.wait(0.2)
+    last_names = sorted(path.name for path in photos.iterdir())[30:]
+    killed: list[int] = []
+    struck = Event()
+
+    def held(handler: Handler, reply: TrueReply) -> None:
+        struck.wait(60)
         handler.send(reply())
 
-    sick_s3.rule = lambda handler: slow if ".jpg" in handler.path else truthful
-    killed: list[int] = []
+    # The second half is loaded only after the killing, which therefore always meets a run at work.
+    sick_s3.rule = lambda handler: (
+        held if any(name in handler.path for name in last_names) else truthful
+    )
 
     def kill_once_committed() -> None:
         wait_until(lambda: committed_parts(output) >= 1 and bool(workers_named(name)))
         for worker in workers_named(name):
             killed.append(worker.pid)
             worker.kill()
+        struck.set()
 
     killer = Thread(target=kill_once_committed)
     killer.start()
