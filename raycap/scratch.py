@@ -5,17 +5,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 
 @contextmanager
-def scratch_database(memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def scratch_database(memory_bytes: int) -> Iterator["duckdb.DuckDBPyConnection"]:
     """Open a database that exists within the block, and uses the disk beyond `memory_bytes`.
 
     Text sorts and compares in UTF-8 byte order, as image ids do everywhere in raycap. The database
     does not use the network.
     """
+    import duckdb  # noqa: PLC0415  most commands need none of it
+
     with tempfile.TemporaryDirectory(prefix="raycap-scratch-") as folder:
         connection = duckdb.connect(
             str(Path(folder) / "scratch.duckdb"),

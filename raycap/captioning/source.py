@@ -41,9 +41,8 @@ from raycap.results.dataset import DATASET, INDEX, is_dataset, read_record
 from raycap.schema import ETAG, MANIFEST, SIZE_BYTES
 from raycap.storage.address import Address, redact
 from raycap.storage.base import KEY, Store
-from raycap.storage.foreign import ForeignStore
+from raycap.storage.fence import LockObjectStore
 from raycap.storage.local import LocalStore, display_path, etag_of
-from raycap.storage.s3 import S3Store
 from raycap.storage.stores import open_store
 
 logger = logging.getLogger(__name__)
@@ -272,6 +271,8 @@ def _recognise_remote(address: Address, config: StorageConfig, split: str | None
 
 def _open_as_is(address: Address, config: StorageConfig) -> Listing | None:
     """Open a prefix or object with empty names in its key, such as `s3://bucket//lead`."""
+    from raycap.storage.s3 import S3Store  # noqa: PLC0415  boto3 takes as long as a small listing
+
     store = S3Store(address, config, is_literal=True)
     if store.holds_any():
         listing = Listing(source=store.uri, tables=(), root=store.uri)
@@ -285,7 +286,7 @@ def _open_as_is(address: Address, config: StorageConfig) -> Listing | None:
 def _exists_as_is(address: Address, config: StorageConfig) -> bool:
     """Whether there is a prefix or an object of exactly that name."""
     store = open_store(address, config)
-    if isinstance(store, S3Store | ForeignStore) and store.holds_any():
+    if isinstance(store, LockObjectStore) and store.holds_any():
         return True
     parent, _, name = store.uri.rpartition("/")
     return not parent.endswith("/") and open_store(parent, config).exists(name)

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from raycap.results.dataset import RejectReason
 from raycap.scratch import scratch_database
 from raycap.storage.address import redact
+
+if TYPE_CHECKING:
+    import duckdb
 
 _PAGE_ROWS = 8_192
 _POSITION = "position"
@@ -230,7 +232,7 @@ def _why_none(file: _File) -> str:
     return f"its caption cannot be read: {why}" if why else "it has no caption"
 
 
-def _load(database: duckdb.DuckDBPyConnection, tables: Iterable[pa.Table]) -> None:
+def _load(database: "duckdb.DuckDBPyConnection", tables: Iterable[pa.Table]) -> None:
     database.execute(
         "CREATE TABLE annotations (image_id VARCHAR, source_id VARCHAR, uri VARCHAR, "
         "offset_bytes BIGINT, size_bytes BIGINT, split VARCHAR, caption VARCHAR, fault VARCHAR, "
@@ -254,7 +256,7 @@ _SAME_NAME = f"""
 """
 
 
-def _name_by_tar(database: duckdb.DuckDBPyConnection) -> int:
+def _name_by_tar(database: "duckdb.DuckDBPyConnection") -> int:
     """Name the images of tars by tar and name if names repeat; return how many were renamed.
 
     The reader of tars gives that name as `source_id`.
@@ -270,7 +272,7 @@ def _name_by_tar(database: duckdb.DuckDBPyConnection) -> int:
     return int(num_images)
 
 
-def _sorted_rows(database: duckdb.DuckDBPyConnection) -> Iterator[AnnotationRow]:
+def _sorted_rows(database: "duckdb.DuckDBPyConnection") -> Iterator[AnnotationRow]:
     query = (
         "SELECT image_id, source_id, uri, offset_bytes, size_bytes, split, caption, fault "
         "FROM annotations ORDER BY image_id, position"

@@ -21,12 +21,12 @@ from raycap.models.folders import (
     WEIGHT_FILE,
     WEIGHT_INDEX_FILE,
     digest_files,
+    find_files,
     local_folder,
     read_json,
     read_shapes,
     refuse_pickle,
 )
-from raycap.models.hub import find_files
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHT_FILE = "adapter_model.safetensors"

@@ -17,9 +17,9 @@ from raycap.models.folders import (
     WEIGHT_INDEX_FILE,
     check_safe,
     digest_folder,
+    find_files,
     read_json,
 )
-from raycap.models.hub import find_files
 
 CLIP_KIND = "clip"
 

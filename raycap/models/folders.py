@@ -37,6 +37,9 @@ MODEL = "model"
 
 WEIGHT_FILE = "model.safetensors"
 WEIGHT_INDEX_FILE = "model.safetensors.index.json"
+SAFE_FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
+"""What may be in a model's folder; nothing else is downloaded or copied."""
+
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 _DIGESTED_FILES = (
@@ -299,6 +302,32 @@ def local_folder(name: str, what: str = "model") -> Path | None:
         return None
     _check_folder(path, name, what)
     return path.resolve()
+
+
+def find_files(name: str, what: str = "model") -> tuple[Path, str, str | None]:
+    """Return the folder of a named model or adapter; download it from the Hub if necessary.
+
+    Args:
+        name: A local folder (starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
+            `name@revision`.
+        what: What the folder is to hold, for the message.
+
+    Returns:
+        The folder, the name without a revision, and the commit; None for a local folder.
+
+    Raises:
+        ConfigError: there is no such folder.
+        ModelError: it is no folder, or the Hub cannot provide it.
+    """
+    folder = local_folder(name, what)
+    if folder is not None:
+        return folder, name, None
+    from raycap.models.hub import download  # noqa: PLC0415  loads the Hub's library
+
+    repository, _, revision = name.partition("@")
+    folder = download(repository, revision or None)
+    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
+    return folder, repository, folder.name
 
 
 def _check_folder(path: Path, name: str, what: str) -> None:

@@ -17,12 +17,9 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from raycap.errors import ModelError
-from raycap.models.folders import WEIGHT_FILE, WEIGHT_INDEX_FILE, local_folder
+from raycap.models.folders import SAFE_FILES, WEIGHT_FILE, WEIGHT_INDEX_FILE
 from raycap.parsing import parse_json
 from raycap.storage.address import redact
-
-ALLOWED_PATTERNS = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
-"""Files to download."""
 
 _CONVERTER = "SFconvertbot"
 _CONVERSION_TITLE = "Adding `safetensors` variant of this model"
@@ -39,30 +36,6 @@ _HUB_ERRORS = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-def find_files(name: str, what: str = "model") -> tuple[Path, str, str | None]:
-    """Return the folder of a named model or adapter; download it from the Hub if necessary.
-
-    Args:
-        name: A local folder (starts with `.`, `/` or `~`, or exists), a Hub name, or a Hub
-            `name@revision`.
-        what: What the folder is to hold, for the message.
-
-    Returns:
-        The folder, the name without a revision, and the commit; None for a local folder.
-
-    Raises:
-        ConfigError: there is no such folder.
-        ModelError: it is no folder, or the Hub cannot provide it.
-    """
-    folder = local_folder(name, what)
-    if folder is not None:
-        return folder, name, None
-    repository, _, revision = name.partition("@")
-    folder = download(repository, revision or None)
-    # The cache names a snapshot after its commit, which pins the content of a branch or tag.
-    return folder, repository, folder.name
 
 
 def download(name: str, revision: str | None) -> Path:
@@ -97,7 +70,7 @@ def download(name: str, revision: str | None) -> Path:
 def _snapshot(name: str, revision: str | None) -> Path:
     logger.info("model download name=%s revision=%s", redact(name), revision or "main")
     return Path(
-        huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=ALLOWED_PATTERNS)
+        huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=SAFE_FILES)
     )
 
 

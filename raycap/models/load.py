@@ -11,13 +11,13 @@ from raycap.models.base import Captioner, CaptionerKind, ModelSource
 from raycap.models.folders import (
     GENERATION_FILE,
     KIND_FILE,
+    SAFE_FILES,
     check_layers,
     check_safe,
     digest_folder,
     read_json,
     write_json,
 )
-from raycap.models.hub import ALLOWED_PATTERNS, download
 from raycap.models.kinds import find_kind
 from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic, refuse_adapter
 from raycap.results.calibration import CALIBRATION
@@ -100,6 +100,8 @@ def copy_model(
 def _folder_here(source: ModelSource) -> Path:
     if source.revision is not None:
         # Returns at once if the commit is cached, and the commit pins the content.
+        from raycap.models.hub import download  # noqa: PLC0415  loads the Hub's library
+
         return download(source.name, source.revision)
     folder = DEMO_FOLDER if source.name == "demo" else Path(source.folder or "")
     if not folder.is_dir():
@@ -124,7 +126,7 @@ def _copy_files(kind: CaptionerKind, original: Path, folder: Path) -> None:
     its lock, in whose place this run's own may be.
     """
     left = {KIND_FILE, GENERATION_FILE} - set(kind.extra_files) | {LOCK, RUN, CALIBRATION}
-    for path in sorted(path for pattern in ALLOWED_PATTERNS for path in original.glob(pattern)):
+    for path in sorted(path for pattern in SAFE_FILES for path in original.glob(pattern)):
         if path.name not in left and path.is_file():
             temporary = folder / f".{path.name}.tmp"
             shutil.copyfile(path, temporary)

@@ -22,10 +22,10 @@ from raycap.models.folders import (
     KIND_FILE,
     check_safe,
     digest_folder,
+    find_files,
     local_folder,
     read_json,
 )
-from raycap.models.hub import find_files
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
 from raycap.storage.address import redact
 

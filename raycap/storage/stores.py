@@ -8,14 +8,14 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
-from raycap.storage.base import Store, check_whole, retrying
+from raycap.storage.base import Retrying, Store, check_whole, retrying
 from raycap.storage.foreign import (
     ForeignStore,
     foreign_version,
@@ -25,8 +25,10 @@ from raycap.storage.foreign import (
 )
 from raycap.storage.limits import Connections, within
 from raycap.storage.local import LocalStore, file_version, read_file, read_file_range
-from raycap.storage.s3 import S3Images, S3Store
 from raycap.storage.web import WebReader
+
+if TYPE_CHECKING:
+    from raycap.storage.s3 import S3Images
 
 T = TypeVar("T")
 
@@ -50,7 +52,11 @@ def open_store(uri: str | Address, config: StorageConfig) -> Store:
             "addresses as source, and a folder or bucket as output",
             uri=address.shown,
         )
-    return S3Store(address, config) if address.is_s3 else ForeignStore(address, config)
+    if address.is_s3:
+        from raycap.storage.s3 import S3Store  # noqa: PLC0415  boto3 takes as long as pyarrow
+
+        return S3Store(address, config)
+    return ForeignStore(address, config)
 
 
 def listed(store: Store, prefix: str = "") -> Iterator[pa.Table]:
@@ -135,6 +141,12 @@ def digest_of(data: bytes) -> str:
     return blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
+def _s3_images(config: StorageConfig, retrying: Retrying) -> "S3Images":
+    from raycap.storage.s3 import S3Images  # noqa: PLC0415  boto3 takes as long as pyarrow
+
+    return S3Images(config, retrying)
+
+
 class ImageReader:
     """A reader of image bytes at any address; safe to use from many threads.
 
@@ -144,7 +156,7 @@ class ImageReader:
     def __init__(self, config: StorageConfig) -> None:
         self._limit_s = config.image_timeout_s
         self._retrying = retrying(config, self._limit_s)
-        self._s3 = _made_once(lambda _: S3Images(config, self._retrying))
+        self._s3 = _made_once(lambda _: _s3_images(config, self._retrying))
         self._web = _made_once(lambda _: WebReader(config))
         self._foreign = _made_once(open_filesystem)
 

@@ -6,9 +6,8 @@ Also joins of images with captions that a source gives in unrelated orders; larg
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import duckdb
 import pyarrow as pa
 
 from raycap import schema
@@ -20,6 +19,9 @@ from raycap.errors import DatasetError
 from raycap.scratch import scratch_database
 from raycap.storage.address import redact
 from raycap.storage.base import Store
+
+if TYPE_CHECKING:
+    import duckdb
 
 PAGE_ROWS = 8_192
 """Rows gathered at a time."""
@@ -161,7 +163,9 @@ _DROP_REPEATED = f"""
 class ScratchTable:
     """A table of a scratch database, whose column `position` numbers its rows."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, name: str, columns: pa.Schema) -> None:
+    def __init__(
+        self, database: "duckdb.DuckDBPyConnection", name: str, columns: pa.Schema
+    ) -> None:
         self._database = database
         self._name = name
         self._num_rows = 0
@@ -188,7 +192,7 @@ class ScratchJoin:
     `images` takes KEYED_IMAGES, `captions` KEYED_CAPTIONS; `database` has tables of these names.
     """
 
-    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, database: "duckdb.DuckDBPyConnection") -> None:
         self.database = database
         self.images = ScratchTable(database, "images", KEYED_IMAGES)
         self.captions = ScratchTable(database, "captions", KEYED_CAPTIONS)
