@@ -3,13 +3,29 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from queue import Queue
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def thread_pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads; at the end, drop what has not started and wait for the rest.
+
+    A generator that nobody exhausts ends where the garbage collector happens to run, and that may
+    be in one of the pool's own threads, which cannot wait for itself.
+    """
+    own: set[int] = set()
+    pool = ThreadPoolExecutor(num_threads, initializer=lambda: own.add(get_ident()))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=get_ident() not in own, cancel_futures=True)
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], num_threads: int) -> Iterator[R]:
@@ -19,18 +35,15 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], num_threads: int
     raised at its place in the order; items not yet started are then dropped.
     """
     remaining = iter(items)
-    with ThreadPoolExecutor(num_threads) as pool:
+    with thread_pool(num_threads) as pool:
         pending: deque[Future[R]] = deque()
-        try:
-            for item in islice(remaining, num_threads * 2):
+        for item in islice(remaining, num_threads * 2):
+            pending.append(pool.submit(function, item))
+        while pending:
+            result = pending.popleft().result()
+            for item in islice(remaining, 1):
                 pending.append(pool.submit(function, item))
-            while pending:
-                result = pending.popleft().result()
-                for item in islice(remaining, 1):
-                    pending.append(pool.submit(function, item))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            yield result
 
 
 class _Stream(Iterator[T]):
@@ -61,11 +74,16 @@ class _Stream(Iterator[T]):
         return item  # type: ignore[return-value]  # an item, since the stream has not ended
 
     def stop(self) -> None:
-        """End the thread; empty the queue in case the thread waits to put an item."""
+        """End the thread; empty the queue in case the thread waits to put an item.
+
+        In the thread itself, see `thread_pool`, the next item ends it.
+        """
         self._stopped.set()
         while self._thread.is_alive():
             while not self._queue.empty():
                 self._queue.get_nowait()
+            if self._thread.ident == get_ident():
+                return
             self._thread.join(timeout=0.01)
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 from hypothesis import given, settings
@@ -95,3 +96,47 @@ def test_a_stream_that_breaks_raises_at_its_place() -> None:
     with pytest.raises(OSError, match="broken"):
         next(chained)
     wait_for_threads(before)
+
+
+def test_a_map_may_end_in_one_of_its_own_threads() -> None:
+    """As when the garbage collector runs there."""
+    before = threading.active_count()
+    ended: Future[None] = Future()
+    is_asked = threading.Event()
+
+    def end_at_one(item: int) -> int:
+        if item == 1:
+            is_asked.wait(5)
+            _end(results, ended)
+        return item
+
+    results = ordered_map(end_at_one, range(100), 2)
+    assert next(results) == 0
+    is_asked.set()
+    assert ended.result(timeout=5) is None
+    wait_for_threads(before)
+
+
+def test_a_chain_may_end_in_one_of_its_own_threads() -> None:
+    before = threading.active_count()
+    ended: Future[None] = Future()
+    is_asked = threading.Event()
+
+    def stream() -> Iterator[int]:
+        yield 0
+        is_asked.wait(5)
+        _end(chained, ended)
+        yield from range(100)
+
+    chained = ordered_chain([stream(), range(100)], 2, depth=1)
+    assert next(chained) == 0
+    is_asked.set()
+    assert ended.result(timeout=5) is None
+    wait_for_threads(before)
+
+
+def _end(items: Iterator[int], ended: "Future[None]") -> None:
+    try:
+        ended.set_result(items.close())  # type: ignore[attr-defined]  # a generator
+    except BaseException as error:  # noqa: BLE001  raised again by the test
+        ended.set_exception(error)
