@@ -11,8 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext
 
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.loading import RunSpec, load_parts
@@ -64,7 +62,7 @@ def answered_rows(
         stall_timeout_s=spec.config.engine.stall_timeout_s,
         debug=spec.debug,
     )
-    with DataContext.current(context):
+    with ray.data.DataContext.current(context):
         answered = _stages(work, spec, resources, stages)
         announce("starting workers, loading the model")
         try:
@@ -78,13 +76,13 @@ def answered_rows(
 
 def _stages(
     work: pa.Table, spec: RunSpec, resources: Resources, stages: Stages = RUN_STAGES
-) -> ray.data.Dataset:
+) -> "ray.data.Dataset":
     load: Any = stages.load  # Ray's annotations do not include Arrow tables
     load_arguments, caption_arguments = _without_limit()
     with warnings.catch_warnings():
         # See _without_limit.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        loaded = ray.data.from_arrow(blocks_of(work)).map_batches(
+        loaded = ray.data.from_blocks(blocks_of(work)).map_batches(
             load,
             batch_size=None,
             batch_format="pyarrow",
@@ -94,16 +92,19 @@ def _stages(
         if spec.config.model.backend == "vllm":
             taken = resources.gpus_per_actor, resources.cpus_per_actor
             return answered_by_vllm(loaded, spec, resources.actors, *taken)
-        return loaded.map_batches(
+        answered: ray.data.Dataset = loaded.map_batches(
             stages.captioner,
             batch_size=spec.block_rows,  # the captioner cuts it up
             batch_format="pyarrow",
             fn_constructor_kwargs={"spec": spec},
-            compute=ActorPoolStrategy(min_size=resources.actors.min, max_size=resources.actors.max),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=resources.actors.min, max_size=resources.actors.max
+            ),
             num_gpus=resources.gpus_per_actor or None,
             num_cpus=resources.cpus_per_actor,
             **caption_arguments,
         )
+        return answered
 
 
 def _without_limit() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
+import ray
 
 from raycap import schema
 from raycap.captioning.captioner import caption_columns, one_line
@@ -38,12 +38,12 @@ _ERROR = "__inference_error__"  # Ray's column: rows with an error pass its stag
 
 
 def answered_by_vllm(
-    loaded: ray.data.Dataset,
+    loaded: "ray.data.Dataset",
     spec: RunSpec,
     actors: ActorRange,
     gpus_per_actor: float,
     cpus_per_actor: float,
-) -> ray.data.Dataset:
+) -> "ray.data.Dataset":
     """Caption a dataset of LOADED rows; return a dataset of ANSWERED rows.
 
     Args:

@@ -22,6 +22,7 @@ import psutil
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import worker  # no public function returns its processes
+from ray._private.node import Node
 from ray._raylet import (  # type: ignore[attr-defined]  # compiled, without annotations
     AuthenticationTokenLoader,
     Config,
@@ -30,6 +31,7 @@ from ray._raylet import (  # type: ignore[attr-defined]  # compiled, without ann
 from raycap.errors import ConfigError, RunStopped
 
 _NEEDED = ("gcs_server", "raylet")
+_HELPERS = ("start_monitor", "start_log_monitor", "start_api_server")
 _MARK = "RAYCAP_LOCAL_RAY"
 _MIN_CPUS = 4
 _MIN_FILES = 1024
@@ -70,7 +72,8 @@ def local_ray(*, options: Mapping[str, Any], with_dashboard: bool) -> Iterator[N
         environment["RAY_worker_maximum_startup_concurrency"] = str(4 * num_cpus)
     with _short_folder() as folder, _token():
         try:
-            with _environment(environment), _ignored_hangup():
+            needed = _helpers_of(options, with_dashboard=with_dashboard)
+            with _helpers(needed), _environment(environment), _ignored_hangup():
                 ray.init(
                     "local",
                     num_cpus=num_cpus,
@@ -223,6 +226,30 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _restore(variables: Mapping[str, str | None]) -> None:
     for name, value in variables.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _helpers_of(options: Mapping[str, Any], *, with_dashboard: bool) -> set[str]:
+    if with_dashboard:
+        return set(_HELPERS)
+    return {"start_log_monitor"} if options.get("log_to_driver") else set()
+
+
+@contextmanager
+def _helpers(needed: set[str]) -> Iterator[None]:
+    """Let Ray start only those of its helpers that are needed, within the block.
+
+    A Ray of one machine without a dashboard has no use for the autoscaler, nor for the dashboard's
+    server, which Ray starts all the same. They and the copier of workers' logs take two seconds of
+    a core at the start and one at the end.
+    """
+    before = {name: vars(Node)[name] for name in _HELPERS if name not in needed}
+    for name in before:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,6 +71,7 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
     }
     with ExitStack() as opened:
         with _handler_kept(), nullcontext() if debug else _quiet_start():
+            opened.enter_context(_data_ahead())
             if address is None:
                 local = local_ray(options=options, with_dashboard=with_dashboard)
                 opened.enter_context(local)
@@ -78,6 +80,20 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
         opened.callback(ray.shutdown)
         opened.enter_context(_watch(address))
         yield address is None or not can_grow(_nodes())
+
+
+@contextmanager
+def _data_ahead() -> Iterator[None]:
+    """Load Ray Data in a thread within the block, as this takes most of a second.
+
+    No module of the commands loads it at once, for the same reason: `ray.data` does at first use.
+    """
+    thread = threading.Thread(target=import_module, args=("ray.data",), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:

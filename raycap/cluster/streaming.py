@@ -4,12 +4,14 @@ import logging
 import warnings
 
 import pyarrow as pa
-from ray.data import DataContext
+import ray
 
 _MAX_BLOCKS = 4096
 
 
-def stream_context(*, block_bytes: int, stall_timeout_s: float | None, debug: bool) -> DataContext:
+def stream_context(
+    *, block_bytes: int, stall_timeout_s: float | None, debug: bool
+) -> "ray.data.DataContext":
     """Return a copy of Ray Data's settings with our own, so that a caller's do not change.
 
     Args:
@@ -20,7 +22,7 @@ def stream_context(*, block_bytes: int, stall_timeout_s: float | None, debug: bo
     with warnings.catch_warnings():
         # Copying sets every field, including those that Ray warns about.
         warnings.simplefilter("ignore", DeprecationWarning)
-        context = DataContext.get_current().copy()
+        context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1 if stall_timeout_s is None else stall_timeout_s
     context.target_max_block_size = block_bytes

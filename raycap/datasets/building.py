@@ -13,9 +13,8 @@ from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
-import ray.data
+import ray
 from PIL import Image
-from ray.data import DataContext
 
 from raycap import schema
 from raycap.cluster.failures import explain
@@ -493,8 +492,8 @@ def built_steps(numbers: list[int], spec: BuildSpec) -> Iterator[pa.Table]:
         stall_timeout_s=spec.config.engine.stall_timeout_s,
         debug=spec.debug,
     )
-    with DataContext.current(context):
-        steps = ray.data.from_arrow(blocks_of(work)).map_batches(
+    with ray.data.DataContext.current(context):
+        steps = ray.data.from_blocks(blocks_of(work)).map_batches(
             build, batch_size=None, batch_format="pyarrow", fn_kwargs={"spec": spec}
         )
         try:

@@ -14,6 +14,7 @@ still do is to create an object that the successor has not written yet, which th
 replaces, or never writes: the plan of a run says how many parts there are (`captioning/plan.py`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -222,7 +223,7 @@ class Witness:
             raise not_held(self._store.uri)
 
 
-class LockObjectStore:
+class LockObjectStore(ABC):
     """Base of stores without locks of their own: a small object is the lock, and fences writes."""
 
     def __init__(self, address: Address, config: StorageConfig) -> None:
@@ -244,6 +245,10 @@ class LockObjectStore:
         config = self._config.model_copy(update={"timeout_s": least, "num_retries": 0})
         return type(self)(self._address, config)
 
+    @abstractmethod
+    def holds_any(self) -> bool:
+        """Whether there is anything under the prefix, by one small request."""
+
     def exists(self: Store, key: str) -> bool:
         """Whether there is an object at a key.
 
@@ -264,5 +269,5 @@ class LockObjectStore:
         """Return the prefix for a worker of the lock's holder."""
         return FencedStore(self, Witness(self, key, token))
 
-    def remove_leftovers(self, prefix: str) -> None:
+    def remove_leftovers(self, prefix: str) -> None:  # noqa: B027  right for all of them
         """Do nothing: an interrupted upload leaves nothing on an object store."""

@@ -71,7 +71,10 @@ def test_a_process_of_ray_is_killed_and_the_run_ends_with_a_line(
     output = raycap.folder / "out"
     process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW)
     wait_until(lambda: committed_parts(output) >= 1, process)
-    (found,) = [one for one in psutil.Process(process.pid).children() if one.name() == name]
+    started = psutil.Process(process.pid).children()
+    scripts = {Path(part).name for one in started for part in one.cmdline()[:4]}
+    assert not scripts & {"monitor.py", "log_monitor.py", "dashboard.py"}
+    (found,) = [one for one in started if one.name() == name]
     found.kill()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

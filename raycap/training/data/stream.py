@@ -62,7 +62,7 @@ def start_stream(
     context.execution_options.preserve_order = True
     with DataContext.current(context):
         stream = (
-            ray.data.from_arrow(blocks_of(work))
+            ray.data.from_blocks(blocks_of(work))
             .map_batches(
                 gathering,
                 batch_size=None,
