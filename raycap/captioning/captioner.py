@@ -88,7 +88,7 @@ class IsolatedCaptioner:
         self._limit_s = hang_limit_s(spec.config.engine, spec.config.model)
         self._is_compiled = spec.config.model.compile
         self._process: Isolated[UInt8[np.ndarray, "b h w 3"], list[Caption]] = Isolated(
-            partial(_load_here, spec)
+            partial(_load_here, spec.without_actors())
         )
         self._image_s = 0.0
         self.num_deaths = 0

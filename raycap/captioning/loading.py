@@ -7,7 +7,7 @@ repeats a dead one decodes in a child process, so that the image that killed it 
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, Protocol
@@ -145,6 +145,10 @@ class RunSpec:
         the work that is repeated after a captioner dies.
         """
         return 2 * self.batches.most
+
+    def without_actors(self) -> "RunSpec":
+        """Return what a child process can receive: it is not connected to Ray."""
+        return replace(self, addresses=None, queue=None)
 
 
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:

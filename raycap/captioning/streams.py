@@ -31,7 +31,9 @@ from raycap.captioning.parts import CaptionsFooter
 from raycap.captioning.plan import PartVersions
 from raycap.captioning.refusals import Refusals
 from raycap.captioning.stream import RUN_STAGES, Resources, Stages, answered_rows
+from raycap.cluster.failures import ClusterFailed
 from raycap.cluster.start import start_here
+from raycap.cluster.streaming import start_shared_actors
 from raycap.config import ActorRange, EngineConfig
 from raycap.errors import RaycapError, RunStopped
 from raycap.runs.records import LOCK
@@ -245,6 +247,7 @@ class SharedStreams:
         self._num_tickets = math.ceil(_SPARE * len(work) / (num_streams * per_ticket)) + 1
         self._nothing = work.slice(0, 0)
         self._numbers = set(work[PART].to_pylist())
+        start_shared_actors()
         self._queue = start_here(WorkQueue, work, per_ticket)
         self._described = replace(described, spec=replace(described.spec, queue=self._queue))
         self._shares = shares_of(described.resources.actors, num_streams)
@@ -305,14 +308,14 @@ class SharedStreams:
                     # Every stream ran out of tickets before the queue ran out of parts.
                     self._start(self._described.resources.actors)
             except (ActorDiedError, ActorUnavailableError, NodeDiedError) as error:
-                logger.warning("stream_died stream=%s reason=%s", stream.name, _one_line(error))
-                ray.kill(stream.actor)  # one that only cannot be reached may live
-                self._running.remove(stream)
-                self._replace(stream, note, recover)
+                self._replace(stream, error, note, recover)
             else:
-                if isinstance(found, RaycapError):
+                if isinstance(found, ClusterFailed):
+                    self._replace(stream, found, note, recover)
+                elif isinstance(found, RaycapError):
                     raise found
-                note(found)
+                else:
+                    note(found)
 
     def _start(self, share: ActorRange) -> None:
         self._num_started += 1
@@ -327,14 +330,21 @@ class SharedStreams:
         self._running.append(_Running(name=name, actor=actor, reports=reports, share=share))
 
     def _replace(
-        self, dead: "_Running", note: Callable[[StreamReport], None], recover: Recover
+        self,
+        dead: "_Running",
+        error: Exception,
+        note: Callable[[StreamReport], None],
+        recover: Recover,
     ) -> None:
+        logger.warning("stream_died stream=%s reason=%s", dead.name, _one_line(error))
         self._num_barren += 1
         if self._num_barren > _MAX_DEATHS:
             raise RunStopped(
-                f"streams died {self._num_barren} times and committed nothing in between; see "
-                "Ray's logs for the reason, and run the same command to continue"
+                f"streams died {self._num_barren} times and committed nothing in between, at last "
+                f"because of: {_one_line(error)}; run the same command to continue"
             )
+        ray.kill(dead.actor)  # one that only cannot be reached, or that Ray failed, may live
+        self._running.remove(dead)
         found, left = self._recovered(dead, recover)
         note(found)
         ray.get(self._queue.give_back.remote(left))

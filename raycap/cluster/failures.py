@@ -9,6 +9,10 @@ from raycap.errors import RaycapError, RunStopped
 _RETRY_ADVICE = re.compile(r"\nFailed to .*? after \d+/\d+ attempts \(total backoff .*", re.DOTALL)
 
 
+class ClusterFailed(RunStopped):
+    """Ray failed, and not the work that it did."""
+
+
 def find_error(error: BaseException) -> RaycapError | None:
     """Return raycap's own error that an error of Ray wraps; None if there is none."""
     found = next((item for item in _unwrapped(error) if isinstance(item, RaycapError)), None)
@@ -31,7 +35,7 @@ def explain(error: BaseException, remedy: str) -> RaycapError:
     if found is not None:
         return found
     first_line = " ".join(str(error).split())[:500]
-    return RunStopped(
+    return ClusterFailed(
         f"the cluster failed ({type(error).__name__}: {first_line}); {remedy}, with --debug to "
         "see the workers' own output"
     )

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -30,6 +32,26 @@ def stream_context(
     if not debug:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return context
+
+
+def start_shared_actors() -> None:
+    """Start the actors that all streams of a cluster share, on this node.
+
+    Ray Data binds them for ever to the node where the first stream begins. If that node is lost, no
+    stream can begin or continue any more.
+    """
+    # Imported here, since they load Ray Data; it has no public names for them, and no types.
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator  # noqa: PLC0415
+    from ray.data._internal.execution import node_trackers  # noqa: PLC0415
+    from ray.data._internal.stats import get_or_create_stats_actor  # noqa: PLC0415
+
+    starts: list[Callable[[], Any]] = [
+        get_or_create_stats_actor,
+        node_trackers.get_or_create_actor_location_tracker,
+        default_autoscaling_coordinator.get_or_create_autoscaling_coordinator,
+    ]
+    for start in starts:
+        start()
 
 
 def blocks_of(work: pa.Table) -> list[pa.Table]:

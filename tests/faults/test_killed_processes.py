@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 NUM_IMAGES = 120
 NUM_PARTS = 12
+STREAMS = ("--set", "engine.num_streams=2", "--set", "engine.num_actors=2")
 
 Moment = Callable[[Path], bool]
 
@@ -86,9 +87,36 @@ def test_a_process_of_ray_is_killed_and_the_run_ends_with_a_line(
     check_verified(output)
 
 
-@pytest.mark.parametrize("name", ["CaptionActor", "load_parts"])
+def test_the_driver_of_two_streams_is_killed_and_the_same_command_goes_on(
+    raycap: CommandLine, cli: InProcess
+) -> None:
+    write_images(raycap.folder / "photos", NUM_IMAGES)
+    output = raycap.folder / "out"
+    process = raycap.start("caption", "photos", "out", *SETTINGS, *STREAMS, *SLOW)
+    wait_until(lambda: committed_parts(output) >= 4, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not ray_processes_of(Path(raycap.env["HOME"])))
+    written = {path: path.stat().st_mtime_ns for path in output.glob("captions/part-*")}
+    assert 4 <= len(written) < NUM_PARTS
+    code, _, err = cli("caption", "photos", "out", *SETTINGS, *STREAMS)
+    assert code == 0, err
+    check_verified(output)
+    assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("CaptionActor", ()),
+        ("load_parts", ()),
+        ("CaptionActor", STREAMS),
+        ("load_drawn", STREAMS),
+    ],
+)
 def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
-    cli: InProcess, s3: S3, sick_s3: FaultyServer, name: str
+    cli: InProcess, s3: S3, sick_s3: FaultyServer, name: str, more: tuple[str, ...]
 ) -> None:
     photos, output = cli.folder / "photos", cli.folder / "out"
     write_images(photos, 60)
@@ -118,7 +146,7 @@ def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
     killer = Thread(target=kill_once_committed)
     killer.start()
     code, _, err = cli(
-        *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW),
+        *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW, *more),
         *("--set", "engine.fetch_threads=2", "--set", "image.max_bytes=1000000"),
     )
     killer.join()

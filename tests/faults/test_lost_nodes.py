@@ -24,7 +24,7 @@ import raycap
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 
-photos, output = sys.argv[1:]
+photos, output, num_streams = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 reset_ray_address()  # nobody else is to attach to it
 nodes = [cluster.add_node(num_cpus=3) for _ in range(2)]
@@ -40,12 +40,48 @@ def on_progress(progress):
 
 settings = {
     "model": {"name": "stub", "stub_latency_s": 0.5},
-    "engine": {"part_size": 10, "batch_size": 5, "num_actors": 2},
+    "engine": {
+        "part_size": 10, "batch_size": 5, "num_actors": 2, "num_streams": int(num_streams)
+    },
 }
 config = validate_config(CaptionConfig, settings)
 summary = raycap.caption(photos, output, config=config, on_progress=on_progress)
 assert len(lost) == 2, lost
 assert summary.num_ok == 160, summary
+ray.shutdown()
+cluster.shutdown()
+"""
+
+LATE_NODE = """
+import sys
+import ray
+from ray._common.utils import reset_ray_address
+from ray.cluster_utils import Cluster
+import raycap
+from raycap.config import CaptionConfig
+from raycap.config.loading import validate_config
+from tests.support.commandline import workers_named
+
+photos, output = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+reset_ray_address()  # nobody else is to attach to it
+cluster.add_node(num_cpus=2)
+ray.init(address=cluster.address, log_to_driver=False)
+captioners = []
+
+def on_progress(progress):
+    if not captioners:
+        cluster.add_node(num_cpus=2)
+    captioners.append(len(workers_named("CaptionActor")))
+
+settings = {
+    "model": {"name": "stub", "stub_latency_s": 0.5},
+    "engine": {"part_size": 10, "batch_size": 5, "num_actors": "1..2"},
+}
+config = validate_config(CaptionConfig, settings)
+summary = raycap.caption(photos, output, config=config, on_progress=on_progress)
+assert captioners[0] == 1 and captioners[-1] == 2, captioners
+assert summary.num_ok == 400, summary
 ray.shutdown()
 cluster.shutdown()
 """
@@ -86,13 +122,23 @@ def run_script(raycap: CommandLine, script: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("num_streams", [1, 2])
 def test_nodes_are_lost_one_after_the_other_and_every_image_has_its_row(
-    raycap: CommandLine,
+    raycap: CommandLine, num_streams: int
 ) -> None:
     photos, output = raycap.folder / "photos", raycap.folder / "out"
     write_images(photos, 160)
     raycap.env.pop("RAY_ADDRESS")
-    run_script(raycap, LOST_NODES, photos, output)
+    run_script(raycap, LOST_NODES, photos, output, num_streams)
+    check_verified(output)
+    assert told(rows_of(output)) == captions_of(photos)
+
+
+def test_a_node_that_joins_midway_gets_a_captioner(raycap: CommandLine) -> None:
+    photos, output = raycap.folder / "photos", raycap.folder / "out"
+    write_images(photos, 400)
+    raycap.env.pop("RAY_ADDRESS")
+    run_script(raycap, LATE_NODE, photos, output)
     check_verified(output)
     assert told(rows_of(output)) == captions_of(photos)
 

@@ -310,3 +310,14 @@ def test_a_model_whose_process_never_starts_ends_the_run() -> None:
         caption_all(isolated, magenta_at(1, 8), of(8))
     assert caught.value.uri == "/nowhere"
     isolated.close()
+
+
+def test_a_child_process_gets_nothing_that_needs_ray() -> None:
+    """Handles of actors can only be received where Ray is connected."""
+    handle = threading.Lock()  # it cannot be pickled at all
+    isolated = IsolatedCaptioner(replace(stub_spec(), queue=handle, addresses=handle))
+    try:
+        outcomes = caption_all(isolated, magenta_at(0, 1), of(1))
+    finally:
+        isolated.close()
+    assert isinstance(outcomes[0], Caption)

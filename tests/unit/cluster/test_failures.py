@@ -5,8 +5,8 @@ from typing import Any
 from ray.data._internal.util import _annotate_exception_with_retry_context
 from ray.exceptions import RayTaskError
 
-from raycap.cluster.failures import explain, find_error
-from raycap.errors import ConfigError, RunStopped
+from raycap.cluster.failures import ClusterFailed, explain, find_error
+from raycap.errors import ConfigError
 
 
 def raised_by_a_task(error: Exception) -> Exception:
@@ -52,7 +52,7 @@ def test_an_error_of_raycap_is_found_behind_others() -> None:
 def test_what_is_no_error_of_raycap_is_told_in_one_line_with_the_remedy() -> None:
     assert find_error(ValueError("x")) is None
     told = explain(raised_by_a_task(ValueError("a\nb")), "run the same command again")
-    assert isinstance(told, RunStopped)
+    assert isinstance(told, ClusterFailed)
     assert "\n" not in str(told)
     assert "; run the same command again, " in str(told)
     assert "--debug" in str(told)
