@@ -16,7 +16,7 @@ from raycap.captioning.ledger import Totals
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
 
 
@@ -115,5 +115,6 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     prompted = config.generation.model_copy(update={"prompt": cascade.prompt})
     generation = settled_generation(prompted, found)
     check_backend(found, model, generation)
-    resolved = config.model_copy(update={"model": model, "generation": generation})
+    settled = {"generation": generation, "model": settled_model(model, found)}
+    resolved = config.model_copy(update=settled)
     return Cascade(model=found, below=cascade.below, config=resolved)

@@ -12,7 +12,7 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.source import Listing, open_source
 from raycap.config import CaptionConfig
 from raycap.models.base import ModelSource
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import announce
 from raycap.results.captioning import PLAN, PROGRESS, SUMMARY, read_plan_record
@@ -66,7 +66,8 @@ def settle(
     cascade = find_cascade(config, model)
     generation = settled_generation(config.generation, model)
     check_backend(model, config.model, generation)
-    config = config.model_copy(update={"generation": generation})
+    settled = {"generation": generation, "model": settled_model(config.model, model)}
+    config = config.model_copy(update=settled)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
     move = find_move(store, fingerprint, None if former is None else str(former))
     return Asked(

@@ -99,7 +99,7 @@ class CascadeConfig(Section):
     """Images whose caption has a lower `logprob` go to the second model. Required with `model`."""
     prompt: str = ""
     """Prompt of the second model, instead of `generation.prompt`."""
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    precision: Literal["auto", "fast", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Precision of the second model, as in `model.precision`."""
     backend: Literal["torch", "vllm"] = "torch"
     """Backend of the second model, as in `model.backend`."""

@@ -29,9 +29,15 @@ class ModelConfig(Section):
     adapter: str | None = None
     """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. Needs the extra
     raycap[lora]. None: no adapter, unless `name` is itself an adapter."""
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    precision: Literal["auto", "fast", "fp32", "bf16", "fp16", "int8"] = "auto"
     """`auto`: bf16 on an accelerator that supports it, otherwise fp16 there, and fp32 on a CPU.
-    `int8`: 8-bit linear layers, for BLIP on a CPU; faster, and some captions differ."""
+    `int8`: 8-bit linear layers, for BLIP on a CPU; faster, and some captions differ. `fast`: as
+    `auto` on an accelerator, and as `fast_on_cpu` says on a CPU."""
+    fast_on_cpu: Literal["int8", "bf16", "fp32"] | None = None
+    """Precision of `fast` on a CPU. None: that of the CPU that starts the run, saved with the run:
+    int8 if it multiplies 8-bit integers (AVX-512 VNNI, AVX-VNNI or AMX) and the model is a BLIP,
+    otherwise bf16 if it multiplies bf16 (AVX-512 BF16 or AMX), otherwise fp32. Set it to continue a
+    run from a machine with another CPU."""
     compile: bool = False
     """Experimental: the speed on a GPU has not been measured. Compile the model with torch.compile
     for fixed shapes, with CUDA graphs on CUDA; takes about a minute at the start. BLIP only.
@@ -51,6 +57,8 @@ class ModelConfig(Section):
     def _consistent(self) -> "ModelConfig":
         if self.compile and self.precision == "int8":
             raise ValueError("compile=true cannot go with precision=int8: choose one of them")
+        if self.fast_on_cpu is not None and self.precision != "fast":
+            raise ValueError("fast_on_cpu needs precision=fast: set both")
         if self.vllm_args and self.backend != "vllm":
             raise ValueError("vllm_args needs backend=vllm: set both")
         return self
@@ -62,6 +70,8 @@ class ModelConfig(Section):
         They are included only if they are on, so that runs older than these settings can continue.
         """
         found: dict[str, Any] = {"precision": self.precision}
+        if self.fast_on_cpu is not None:
+            found["fast_on_cpu"] = self.fast_on_cpu
         if self.compile:
             found["compile"] = True
         if self.backend != "torch":

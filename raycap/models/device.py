@@ -1,10 +1,10 @@
 """The device and precision of a model."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+FastPrecision = Literal["int8", "bf16", "fp32"]
+
+# Without the first ones oneDNN adds pairs of 8-bit products in 16 bits, which can overflow. Without
+# the second ones bf16 is emulated.
+_INSTRUCTIONS = {
+    "int8": ("avx512_vnni", "avx_vnni", "amx_int8"),
+    "bf16": ("avx512_bf16", "amx_bf16"),
+}
 
 _streams = threading.local()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,6 +71,25 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if _has_bf16(device) else torch.float16
+
+
+def cpu_multiplies(numbers: Literal["int8", "bf16"]) -> bool:
+    """Whether this machine's CPU has fast and exact products of these numbers."""
+    able: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in _INSTRUCTIONS[numbers])
+
+
+def fast_on_cpu(*, has_int8: bool) -> FastPrecision:
+    """Return what `model.precision=fast` means on this machine's CPU.
+
+    The order is that of the measured speeds of BLIP: docs/performance.md, "Fewer bits".
+
+    Args:
+        has_int8: Whether the kind of model supports int8.
+    """
+    if has_int8 and cpu_multiplies("int8"):
+        return "int8"
+    return "bf16" if cpu_multiplies("bf16") else "fp32"
 
 
 def upload(pixels: UInt8[np.ndarray, "b h w 3"], device: torch.device) -> UInt8[Tensor, "b h w 3"]:

@@ -1,5 +1,6 @@
 """Load a model that was found, on any node of the cluster, or copy its folder."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,17 @@ from raycap.models.folders import (
     write_json,
 )
 from raycap.models.kinds import find_kind
-from raycap.models.sources import DEMO_FOLDER, GENERATION, check_arithmetic, refuse_adapter
+from raycap.models.sources import (
+    DEMO_FOLDER,
+    GENERATION,
+    check_arithmetic,
+    refuse_adapter,
+    settled_model,
+)
 from raycap.results.calibration import CALIBRATION
 from raycap.runs.records import LOCK, RUN
+
+logger = logging.getLogger(__name__)
 
 
 def load_captioner(
@@ -35,9 +44,33 @@ def load_captioner(
     """
     kind = find_kind(source.kind)
     check_arithmetic(source, model)
+    model = model_here(source, model)
     folder = safe_folder_here(source) if kind.has_files else None
     adapter = None if source.adapter is None else str(adapter_here(source.adapter))
     return kind.load(folder, model.model_copy(update={"adapter": adapter}), generation)
+
+
+def model_here(source: ModelSource, model: ModelConfig) -> ModelConfig:
+    """Replace `model.precision=fast` by the precision that it means on this machine's device.
+
+    Raises:
+        ModelError: it means int8, which `model.compile` does not support.
+    """
+    settled = settled_model(model, source)
+    if settled.precision != "fast" or source.folder is None:
+        return settled
+    # Imports torch, which takes seconds; a stub does without.
+    from raycap.models.device import pick_device  # noqa: PLC0415
+
+    precision = "auto" if pick_device().type != "cpu" else settled.fast_on_cpu
+    if model.compile and precision == "int8":
+        raise ModelError(
+            "model.compile=true cannot go with model.precision=fast on this CPU, where it means "
+            "int8: choose one of them",
+            setting="model.compile",
+        )
+    logger.info("model_precision asked=fast precision=%s", precision)
+    return settled.model_copy(update={"precision": precision, "fast_on_cpu": None})
 
 
 def safe_folder_here(source: ModelSource) -> Path:

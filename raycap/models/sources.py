@@ -112,12 +112,15 @@ def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
             f"{kind.name}: leave it off",
             setting="model.compile",
         )
-    if model.precision == "int8" and not kind.has_int8:
+    if "int8" in (model.precision, model.fast_on_cpu) and not kind.has_int8:
         able = ", ".join(one.name for one in KINDS if one.has_int8)
+        name, remedy = (
+            ("precision", "auto") if model.precision == "int8" else ("fast_on_cpu", "bf16")
+        )
         raise ModelError(
-            f"model.precision=int8 supports models of kind {able}; {source.name} is of kind "
-            f"{kind.name}: set model.precision=auto",
-            setting="model.precision",
+            f"model.{name}=int8 supports models of kind {able}; {source.name} is of kind "
+            f"{kind.name}: set model.{name}={remedy}",
+            setting=f"model.{name}",
         )
 
 
@@ -134,6 +137,29 @@ def _refuse_quantized(folder: Path) -> None:
         "for CPUs, and model.backend=vllm runs quantised vision-language models",
         uri=str(folder),
     )
+
+
+def settled_model(asked: ModelConfig, source: ModelSource) -> ModelConfig:
+    """Decide what `model.precision=fast` means on a CPU, by the CPU of this machine.
+
+    It becomes part of the settings, and so of a run's fingerprint: all captioners of a run use the
+    same precision on CPUs, wherever it is continued.
+
+    Args:
+        asked: The settings as read, already checked.
+        source: The model.
+
+    Returns:
+        `asked` itself if there is nothing to decide.
+    """
+    is_settled = asked.precision != "fast" or asked.fast_on_cpu is not None
+    if is_settled or asked.backend != "torch" or source.folder is None:
+        return asked
+    # Imports torch, which takes seconds.
+    from raycap.models.device import fast_on_cpu  # noqa: PLC0415
+
+    chosen = fast_on_cpu(has_int8=find_kind(source.kind).has_int8)
+    return asked.model_copy(update={"fast_on_cpu": chosen})
 
 
 def settled_generation(asked: GenerationConfig, source: ModelSource) -> GenerationConfig:

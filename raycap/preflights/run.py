@@ -38,7 +38,12 @@ from raycap.config import ActorRange, CaptionConfig
 from raycap.errors import ConfigError
 from raycap.models.base import BatchRange, ModelSource
 from raycap.models.kinds import find_kind
-from raycap.models.sources import check_arithmetic, find_model, settled_generation
+from raycap.models.sources import (
+    check_arithmetic,
+    find_model,
+    settled_generation,
+    settled_model,
+)
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
@@ -138,7 +143,8 @@ def preflight(  # noqa: PLR0913  as `caption`
     check_arithmetic(model, config.model)
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
-    config = config.model_copy(update={"generation": generation})
+    settled = {"generation": generation, "model": settled_model(config.model, model)}
+    config = config.model_copy(update=settled)
     fingerprint = caption_fingerprint(listing.identity, model, config)
     is_moved = check_run(store, fingerprint, config, source_moved_from)
     reservoir = Reservoir(num_images, config.preflight.seed)

@@ -25,6 +25,7 @@ from raycap.models.sources import (
     find_model,
     refuse_adapter,
     settled_generation,
+    settled_model,
 )
 from raycap.models.vlm.vllm_requests import refuse_vllm
 from raycap.progress import OnProgress, Progress, announce
@@ -283,7 +284,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
     refuse_adapter(source, "a calibrated model")
     check_arithmetic(source, config.model)
     refuse_vllm(config.model, "calibration")
-    named = config.model.model_copy(update={"name": model})
+    named = settled_model(config.model, source).model_copy(update={"name": model})
     generation = settled_generation(config.generation, source)
     return config.model_copy(update={"model": named, "generation": generation})
 

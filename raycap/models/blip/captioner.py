@@ -90,6 +90,7 @@ class BlipCaptioner:
         device = pick_device()
         if model.compile:
             check_compiler(device)
+        assert model.precision != "fast"  # decided by load.load_captioner
         if model.precision == "int8":
             check_int8(device)
             network, tokenizer = load_network(folder, torch.float32, model.adapter)

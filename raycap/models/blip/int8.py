@@ -7,7 +7,6 @@ would depend on the rest of its batch. The products are exact integers; bias and
 in fp32.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from raycap.errors import ModelError
+from raycap.models.device import cpu_multiplies
 
 _CHUNK_ROWS = 577  # fits into the caches; measured between 128 and 1,154 rows
 _MOST = 127
@@ -35,9 +35,7 @@ def check_int8(device: torch.device) -> None:
             "model.precision=auto",
             setting="model.precision",
         )
-    # Without these instructions oneDNN adds pairs of products in 16 bits, which can overflow.
-    able: Mapping[str, Any] = torch.cpu.get_capabilities()
-    if not any(able.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+    if not cpu_multiplies("int8"):
         raise ModelError(
             "model.precision=int8 needs a CPU that multiplies 8-bit integers (AVX-512 VNNI, "
             "AVX-VNNI or AMX), and this one does not: set model.precision=auto",

@@ -139,6 +139,7 @@ def load_scratch_captioner(
         ModelError: the folder does not hold a complete model of one of these kinds.
     """
     assert model.precision != "int8"  # checked by sources.check_arithmetic
+    assert model.precision != "fast"  # decided by load.load_captioner
     loaded = load_model(folder)
     device = pick_device()
     loaded.network.to(device, pick_dtype(model.precision, device))

@@ -211,6 +211,7 @@ class VlmCaptioner:
                 needs is not installed, or its processor does not take the prompt.
         """
         assert model.precision != "int8"  # checked by sources.check_arithmetic
+        assert model.precision != "fast"  # decided by load.load_captioner
         target = check_vlm_folder(folder)
         device = pick_device()
         dtype = pick_dtype(model.precision, device)

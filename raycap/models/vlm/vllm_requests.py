@@ -21,7 +21,13 @@ from raycap.models.folders import GENERATION_FILE, read_json
 from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import refuse_adapter
 
-_DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_DTYPES = {
+    "auto": "auto",
+    "fast": "auto",
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
 _OWN_ARGS = {
     "model": "model.name",
     "dtype": "model.precision",
