@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
 VLLM := .venv-vllm
 
-.PHONY: setup demo test test-all test-vllm faults texts check audit docs fix bench clean
+.PHONY: setup demo test test-all test-vllm faults texts check audit docs fix bench gpu clean
 
 setup: $(STAMP)
 
@@ -92,6 +92,11 @@ bench: $(STAMP)           # all benchmarks; about two hours on idle cores
 	$(BIN)/python -m bench.prepare
 	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.finetune
+
+# Needs no network if .venv is installed. Every row is printed and written as soon as it is known.
+gpu: $(STAMP)             # on a machine with a GPU: its tests and BLIP's speed, in at most ten minutes
+	mkdir -p bench-results
+	$(BIN)/python -m bench.gpu --minutes 10 --json bench-results/gpu.json
 
 clean:
 	rm -rf $(VENV) $(AUDIT) $(VLLM) raycap-demo bench-results

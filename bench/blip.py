@@ -30,6 +30,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 from raycap.config import GenerationConfig
 from raycap.images.decoding import Target
 from raycap.models.blip.captioner import BlipCaptioner
+from raycap.models.blip.compiled import CompiledBlip
 from raycap.models.blip.decoding import apply_linear, encode_images
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.folders import Preprocessing
@@ -74,28 +75,63 @@ def bar(batch_size: int, num_beams: int) -> float | None:
 
 
 def build(architecture: str) -> Any:
+    """Build a BLIP of the real size on the device that raycap would choose."""
+    device = pick_device()
+    model = random_blip({**VISION[architecture], "image_size": SIDE_PX}, TEXT)
+    return model.to(device, pick_dtype("auto", device))
+
+
+def random_blip(vision: dict[str, int], text: dict[str, int]) -> Any:
     """Build a BLIP with random weights: the captions are noise, the arithmetic is real."""
     torch.manual_seed(0)
     # transformers' default of 1e-10 gives numbers so small that processors compute slowly.
-    vision = {**VISION[architecture], "image_size": SIDE_PX, "initializer_range": 0.02}
-    model: Any = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=TEXT))
-    device = pick_device()
-    return model.eval().to(device, pick_dtype("auto", device))
+    settings = {**vision, "initializer_range": 0.02}
+    model: Any = BlipForConditionalGeneration(BlipConfig(vision_config=settings, text_config=text))
+    return model.eval()
 
 
-def captioner(model: Any, num_beams: int) -> BlipCaptioner:
+def captioner(
+    model: Any, num_beams: int, num_tokens: int = NUM_TOKENS, compiled: CompiledBlip | None = None
+) -> BlipCaptioner:
     """Return raycap's captioner for the model, with a generated vocabulary of the right size."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
-    words += [f"word{number}" for number in range(NUM_WORDS - len(words))]
+    num_words = model.config.text_config.vocab_size
+    words += [f"word{number}" for number in range(num_words - len(words))]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
         vocabulary.write_text("\n".join(words))
         tokenizer: Any = BertTokenizer(str(vocabulary))
     generation = GenerationConfig(
-        num_beams=num_beams, min_new_tokens=NUM_TOKENS, max_new_tokens=NUM_TOKENS
+        num_beams=num_beams, min_new_tokens=num_tokens, max_new_tokens=num_tokens
     )
-    target = Target(width_px=SIDE_PX, height_px=SIDE_PX)
-    return BlipCaptioner(model, tokenizer, Preprocessing(target=target), generation)
+    side_px = model.config.vision_config.image_size
+    target = Target(width_px=side_px, height_px=side_px)
+    return BlipCaptioner(model, tokenizer, Preprocessing(target=target), generation, compiled)
+
+
+def reference(
+    model: Any, num_images: int, num_beams: int, num_tokens: int = NUM_TOKENS
+) -> Callable[[], None]:
+    """Return a job that captions images with transformers' `generate`, already normalised."""
+    side_px = model.config.vision_config.image_size
+    inputs = torch.randn(num_images, 3, side_px, side_px, device=model.device, dtype=model.dtype)
+
+    def generate() -> None:
+        with torch.inference_mode():
+            model.generate(
+                pixel_values=inputs,
+                num_beams=num_beams,
+                min_new_tokens=num_tokens,
+                max_new_tokens=num_tokens,
+            )
+
+    return generate
+
+
+def random_pixels(num_images: int, side_px: int = SIDE_PX) -> UInt8[np.ndarray, "b h w 3"]:
+    """Return images of noise."""
+    shape = (num_images, side_px, side_px, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -123,23 +159,11 @@ def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -
     """Measure one batch size and number of beams with both programs."""
     batch_size, num_beams = size
     ours = captioner(model, num_beams)
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (batch_size, SIDE_PX, SIDE_PX, 3), dtype=np.uint8
-    )
+    pixels = random_pixels(batch_size)
     inputs = torch.randn(batch_size, 3, SIDE_PX, SIDE_PX, device=model.device, dtype=model.dtype)
-
-    def generate() -> None:
-        with torch.inference_mode():
-            model.generate(
-                pixel_values=inputs,
-                num_beams=num_beams,
-                min_new_tokens=NUM_TOKENS,
-                max_new_tokens=NUM_TOKENS,
-            )
-
-    multiply, num_flops = large_layer(model)
+    multiply, num_layer_flops = large_layer(model)
     jobs: list[tuple[str, Callable[[], object]]] = [
-        ("generate", generate),
+        ("generate", reference(model, batch_size, num_beams)),
         ("ours", lambda: ours.caption(pixels)),
         ("encoder", lambda: _encode(model, inputs)),
         ("arithmetic", multiply),
@@ -160,7 +184,7 @@ def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -
         generate_s=medians["generate"],
         ours_s=medians["ours"],
         encoder_s=medians["encoder"],
-        arithmetic_s=medians["arithmetic"] * _num_flops(ours, pixels) / num_flops,
+        arithmetic_s=medians["arithmetic"] * num_flops(ours, pixels) / num_layer_flops,
         ratio=statistics.median(theirs / mine for theirs, mine in pairs),
         bar=bar(batch_size, num_beams),
     )
@@ -180,12 +204,15 @@ def _attention_flops(queries: Any, keys: Any, values: Any, *_: Any, **__: Any) -
     return int(count(queries, keys, values))
 
 
-def _num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int:
+def num_flops(ours: BlipCaptioner, pixels: UInt8[np.ndarray, "b h w 3"]) -> int:
+    """Count the floating-point operations of captioning a batch; a multiply-add is two."""
     # torch's counter does not know the CPU versions of these two operations.
     mapping: dict[Any, Any] = {
-        torch.ops.mkldnn._linear_pointwise: _linear_flops,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     }
+    backend: Any = torch.backends.mkldnn  # untyped there
+    if backend.is_available():
+        mapping[torch.ops.mkldnn._linear_pointwise] = _linear_flops
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         ours.caption(pixels)
     return int(counter.get_total_flops())
