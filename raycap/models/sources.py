@@ -7,6 +7,7 @@ A folder that was trained or calibrated also holds generation settings (`generat
 not read: it is for transformers.
 """
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from raycap.models.folders import (
 )
 from raycap.models.kinds import KINDS, find_kind, kind_of_folder
 from raycap.storage.address import redact
+
+logger = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
@@ -159,6 +162,7 @@ def settled_model(asked: ModelConfig, source: ModelSource) -> ModelConfig:
     from raycap.models.device import fast_on_cpu  # noqa: PLC0415
 
     chosen = fast_on_cpu(has_int8=find_kind(source.kind).has_int8)
+    logger.info("precision_chosen model=%s fast_on_cpu=%s", source.name, chosen)
     return asked.model_copy(update={"fast_on_cpu": chosen})
 
 

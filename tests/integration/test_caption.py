@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import raycap
@@ -23,6 +25,7 @@ from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RunConflict, StorageError
 from raycap.images.decoding import decode
 from raycap.models.base import BatchRange
+from raycap.models.device import fast_on_cpu
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
@@ -141,6 +144,30 @@ def test_the_pipeline_says_what_the_model_says_whatever_batches_actors_and_parts
         others = [other["caption"] for other in row["alternatives"]]
         assert others == [other.text for other in alone.alternatives]
         assert len(others) == 2
+
+
+def test_a_run_records_what_fast_means_and_keeps_to_it(tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 3, seed=11)
+    fast = config(model={"name": "demo", "precision": "fast"})
+    raycap.caption(folder, output, config=fast)
+
+    model = json.loads((output / "run.json").read_text())["fingerprint"]["model"]
+    chosen = model["fast_on_cpu"]
+    assert (model["precision"], chosen) == ("fast", fast_on_cpu(has_int8=True))
+    other = "fp32" if chosen != "fp32" else "bf16"
+    for meant, is_same in ((chosen, True), (other, False)):
+        named = {"name": "demo", "precision": "fast", "fast_on_cpu": meant}
+        settings = config(model=named)
+        with nullcontext() if is_same else pytest.raises(RunConflict):
+            assert raycap.caption(folder, output, config=settings).num_captioned == 0
+    precision = "auto" if torch.accelerator.is_available() else chosen
+    named = {"name": "demo", "precision": precision}
+    source = find_model("demo")
+    captioner = load_captioner(source, config(model=named).model, fast.generation)
+    for row in rows_of(output):
+        image = decode(Path(row["uri"]).read_bytes(), source.target, fast.image)
+        assert row["caption"] == captioner.caption(image.pixels[None])[0].text
 
 
 def test_the_same_command_again_reads_nothing_and_keeps_every_file(finished: Finished) -> None:
