@@ -1,6 +1,8 @@
-"""Planning a million keys from a paged listing, and resuming with 90 % of the parts committed.
+"""Planning keys from a paged listing, resuming with most parts committed, and verifying all rows.
 
-python -m bench.plan [--keys 1000000]
+The peak memory includes the steps before.
+
+    python -m bench.plan [--keys 1000000] [--share 0.9]
 """
 
 import argparse
@@ -15,7 +17,9 @@ import pyarrow as pa
 from raycap import schema
 from raycap.captioning.ledger import read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_part
-from raycap.captioning.plan import CaptionPlan, extend_plan
+from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
+from raycap.captioning.verify import verify
+from raycap.runs.records import RUN, encode_json
 from raycap.storage.local import LocalStore
 from raycap.storage.parts import part_key
 
@@ -36,21 +40,24 @@ def pages(count: int) -> Iterator[pa.Table]:
 def commit(store: LocalStore, plan: CaptionPlan, share: float) -> None:
     """Write captions parts for a share of the plan."""
     for number in range(int(len(plan.parts) * share)):
-        rows = read_part(store, MANIFEST, number).to_pylist()
-        answered = [
-            {
-                **row,
-                schema.STATUS: schema.STATUS_OK,
-                schema.ATTEMPTS: 1,
-                schema.CAPTION: "a picture of something or other",
-                schema.NUM_WORDS: 6,
-                schema.LOGPROB: -1.0,
-                schema.ALTERNATIVES: [],
-            }
-            for row in rows
+        manifest = read_part(store, MANIFEST, number)
+        filled = {
+            schema.STATUS: schema.STATUS_OK,
+            schema.ATTEMPTS: 1,
+            schema.CAPTION: "a picture of something or other",
+            schema.NUM_WORDS: 6,
+            schema.LOGPROB: -1.0,
+            schema.ALTERNATIVES: [],
+        }
+        columns = [
+            manifest[field.name].cast(field.type)
+            if field.name in manifest.column_names
+            else pa.array([filled.get(field.name)] * len(manifest), field.type)
+            for field in schema.CAPTIONS
         ]
-        table = pa.Table.from_pylist(answered, schema=schema.CAPTIONS)
-        data, _ = encode_captions(table, 0, 0)
+        table = pa.Table.from_arrays(columns, schema=schema.CAPTIONS)
+        revision = plan.versions.revisions.get(number, 0)
+        data, _ = encode_captions(table, 0, revision)
         store.write(part_key(CAPTIONS, number), data)
 
 
@@ -67,22 +74,34 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    """Plan, commit 90 %, and resume."""
+    """Plan, commit a share, resume, and verify."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
-    count = parser.parse_args().keys
+    parser.add_argument("--share", type=float, default=0.9, help="of the parts to commit")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         store = LocalStore(Path(name))
         before = peak_mb()
-        plan, seconds = plan_keys(store, count)
-        print(f"plan    {count / seconds:>10,.0f} keys/s  {seconds:.2f} s  {len(plan.parts)} parts")
-        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB peak")
-        commit(store, plan, 0.9)
+        plan, seconds = plan_keys(store, given.keys)
+        rate = given.keys / seconds
+        print(f"plan    {rate:>10,.0f} keys/s  {seconds:.1f} s  {len(plan.parts)} parts")
+        print(f"memory  {before:>10,.0f} MB before  {peak_mb():,.0f} MB peak", flush=True)
+        commit(store, plan, given.share)
         started = time.perf_counter()
-        plan, _ = plan_keys(store, count)
+        plan, _ = plan_keys(store, given.keys)
         ledger = read_ledger(store, plan, retry_failed=False, num_threads=THREADS)
         ready = time.perf_counter() - started
-        print(f"resume  {ready:>10.2f} s to {ledger.num_pending:,} pending images, with listing")
+        print(f"resume  {ready:>10.1f} s to {ledger.num_pending:,} pending images, with listing")
+        print(f"memory  {peak_mb():>10,.0f} MB peak", flush=True)
+        commit(store, plan, 1.0)
+        record_plan(store, plan)
+        store.write(RUN, encode_json({"fingerprint": {}}))
+        started = time.perf_counter()
+        found = verify(name)
+        seconds = time.perf_counter() - started
+        assert (found.num_problems, found.num_ok) == (0, given.keys), found
+        print(f"verify  {seconds:>10.1f} s for {found.num_ok:,} rows")
+        print(f"memory  {peak_mb():>10,.0f} MB peak")
 
 
 if __name__ == "__main__":

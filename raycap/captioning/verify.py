@@ -135,7 +135,7 @@ class _Check:
         if captions.schema.names != schema.CAPTIONS.names:
             check.problems.append(f"{name}: has other columns than a captions part")
             return check
-        if captions[schema.IMAGE_ID].to_pylist() != manifest[schema.IMAGE_ID].to_pylist():
+        if not captions[schema.IMAGE_ID].equals(manifest[schema.IMAGE_ID]):
             check.problems.append(
                 f"{name}: its {len(captions)} rows are not the {len(manifest)} images of its "
                 "manifest"
