@@ -79,8 +79,9 @@ bench: $(STAMP)           # all benchmarks; about two hours on idle cores
 	$(BIN)/python -m bench.blip --architectures base --json bench-results/blip-base.json
 	$(BIN)/python -m bench.blip --architectures large --rounds 1 --json bench-results/blip-large.json
 	$(BIN)/python -m bench.pipeline --json bench-results/pipeline.json
-	$(BIN)/python -m bench.decode --json bench-results/decode.json
+	$(BIN)/python -m bench.decode --libraries --json bench-results/decode.json
 	$(BIN)/python -m bench.precision --json bench-results/precision.json
+	$(BIN)/python -m bench.peers --json bench-results/peers.json
 	$(BIN)/python -m bench.encoders --json bench-results/encoders.json
 	$(BIN)/python -m bench.scale --json bench-results/scale.json
 	$(BIN)/python -m bench.engine --json bench-results/engine.json

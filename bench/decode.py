@@ -6,7 +6,9 @@ shows the medians of the milliseconds per image and of the ratios per round, and
 difference per pixel value over all images and of the image that differs most. The photos are the
 files of a folder or, without one, drawn shapes with noise.
 
-    python -m bench.decode [--photos FOLDER] [--images 8] [--rounds 5] [--json FILE]
+`--libraries` adds a table of other decoders (`bench.decoders`).
+
+    python -m bench.decode [--photos FOLDER] [--images 8] [--rounds 5] [--libraries] [--json FILE]
 """
 
 import argparse
@@ -18,11 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from bench.decoders import DECODERS, compare_library, describe, missing
 from raycap.config import ImageConfig
 from raycap.demo.scenes import write_scenes
 from raycap.images.decoding import Target, decode, prepare_process
@@ -116,12 +120,35 @@ def compare(files: Sequence[bytes], size: str, kind: str, rounds: int) -> Row:
     )
 
 
+def other_libraries(images: Sequence[Image.Image], rounds: int) -> list[dict[str, Any]]:
+    """Measure the other libraries, print their table, and return its rows."""
+    print(
+        "size           format  library      decode ms  with resize  ours ms  ours/library"
+        "  mean difference (largest, 99.9 %)  adopt"
+    )
+    rows = []
+    for size, pixels in SIZES.items():
+        for kind in FORMATS:
+            files = [encode(image, pixels, kind) for image in images]
+            for decoder in DECODERS:
+                if kind not in decoder.formats:
+                    continue
+                if reason := missing(decoder):
+                    print(f"{size:<13}  {kind:<6}  {decoder.name:<11}  {reason}")
+                    continue
+                row = compare_library(decoder, files, (size, kind), (ours, TARGET), rounds)
+                rows.append(asdict(row))
+                print(describe(row), flush=True)
+    return rows
+
+
 def main() -> None:
-    """Measure all sizes and formats, and print the table and its JSON."""
+    """Measure all sizes and formats, and print the tables and their JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--libraries", action="store_true", help="also measure other decoders")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     prepare_process(ImageConfig())
@@ -140,9 +167,12 @@ def main() -> None:
                 f" ({row.largest_mean_difference:.2f})",
                 flush=True,
             )
-    print(json.dumps([asdict(row) for row in rows]))
+    found = [asdict(row) for row in rows]
+    if arguments.libraries:
+        found += other_libraries(images, arguments.rounds)
+    print(json.dumps(found))
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""BLIP in other runtimes compared with raycap; run `python -m bench.peers`."""
