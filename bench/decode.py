@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from bench.decoders import DECODERS, compare_library, describe, missing
+from bench.decoders import DECODERS, compare_library, describe, missing, use_one_thread
 from raycap.config import ImageConfig
 from raycap.demo.scenes import write_scenes
 from raycap.images.decoding import Target, decode, prepare_process
@@ -122,8 +122,9 @@ def compare(files: Sequence[bytes], size: str, kind: str, rounds: int) -> Row:
 
 def other_libraries(images: Sequence[Image.Image], rounds: int) -> list[dict[str, Any]]:
     """Measure the other libraries, print their table, and return its rows."""
+    use_one_thread()
     print(
-        "size           format  library      decode ms  with resize  ours ms  ours/library"
+        "size           format  library              decode ms  with resize  ours ms  ours/library"
         "  mean difference (largest, 99.9 %)  adopt"
     )
     rows = []
@@ -134,7 +135,7 @@ def other_libraries(images: Sequence[Image.Image], rounds: int) -> list[dict[str
                 if kind not in decoder.formats:
                     continue
                 if reason := missing(decoder):
-                    print(f"{size:<13}  {kind:<6}  {decoder.name:<11}  {reason}")
+                    print(f"{size:<13}  {kind:<6}  {decoder.name:<19}  {reason}")
                     continue
                 row = compare_library(decoder, files, (size, kind), (ours, TARGET), rounds)
                 rows.append(asdict(row))

@@ -1,18 +1,22 @@
 """Other libraries that decode images, compared with raycap's decoding.
 
-Each decodes a file, at the same 1/2, 1/4 or 1/8 as raycap if it can and the file is a large JPEG;
-Pillow then resizes the result, so that pixels are comparable. raycap's time includes its checks of
-hostile files and of EXIF, which the libraries leave out. A library is worth adopting if decoding
-and resizing are at least 1.5 times as fast and its pixels keep within the bounds that
-`raycap.images.decoding.decode` states.
+Each decodes a file, at the same 1/2, 1/4 or 1/8 as raycap if it can and the file is a large JPEG.
+Pillow then resizes the result, so that pixels are comparable; rows with `+ torch` resize by torch's
+bicubic filter for uint8, which is antialiased as Pillow's is. All use one thread. raycap's time
+includes its checks of hostile files and of EXIF, which the libraries leave out. A library is worth
+adopting if decoding and resizing are at least 1.5 times as fast and its pixels keep within the
+bounds that `raycap.images.decoding.decode` states.
 
-    pip install simplejpeg PyTurboJPEG pyvips[binary] opencv-python-headless torchvision
+    pip install simplejpeg "PyTurboJPEG<2" pyvips[binary] opencv-python-headless torchvision
 
-PyTurboJPEG also needs the system's libturbojpeg (`apt-get install libturbojpeg0`).
+PyTurboJPEG also needs the system's libturbojpeg (`apt-get install libturbojpeg0`); its version 2
+needs libjpeg-turbo 3.
 """
 
 import functools
 import importlib
+import importlib.util
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +50,8 @@ class Decoder(NamedTuple):
     decode: Callable[[bytes, int], Pixels]
     """Decodes a file, at one part in so many of its width and height if the library can."""
     formats: Sequence[str]
+    resize: Callable[[Pixels, tuple[int, int]], Pixels]
+    """Resizes to a width and height."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,14 @@ class LibraryRow:
         """Whether the library is fast and exact enough."""
         is_exact = self.mean_difference <= MOST_MEAN and self.difference_at_999 <= MOST_AT_999
         return is_exact and self.ratio >= LEAST_RATIO
+
+
+def use_one_thread() -> None:
+    """Limit the libraries that have threads of their own; raycap decodes an image per core."""
+    os.environ["VIPS_CONCURRENCY"] = "1"
+    for module, setting in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
+        if importlib.util.find_spec(module):
+            getattr(importlib.import_module(module), setting)(1)
 
 
 def missing(decoder: Decoder) -> str | None:
@@ -115,7 +129,7 @@ def compare_library(
     alone = partial(decoder.decode, factor=factor)
 
     def whole(data: bytes) -> Pixels:
-        return _resized(alone(data), target)
+        return decoder.resize(alone(data), (target.width_px, target.height_px))
 
     times: dict[str, list[float]] = {"alone": [], "whole": [], "ours": []}
     jobs = {"alone": alone, "whole": whole, "ours": decode_ours}
@@ -144,7 +158,7 @@ def compare_library(
 def describe(row: LibraryRow) -> str:
     """Return a line of the table."""
     return (
-        f"{row.size:<13}  {row.format:<6}  {row.library:<11}  {row.decode_ms:>9.1f}"
+        f"{row.size:<13}  {row.format:<6}  {row.library:<19}  {row.decode_ms:>9.1f}"
         f"  {row.total_ms:>11.1f}  {row.ours_ms:>7.1f}  {row.ratio:>12.2f}"
         f"  {row.mean_difference:.2f} ({row.largest_difference}, {row.difference_at_999:.0f})"
         f"  {'yes' if row.adopt else 'no'}"
@@ -158,9 +172,18 @@ def _milliseconds(work: Callable[[bytes], object], files: Sequence[bytes]) -> fl
     return 1000 * (time.perf_counter() - started) / len(files)
 
 
-def _resized(pixels: Pixels, target: Target) -> Pixels:
-    size = (target.width_px, target.height_px)
+def _by_pillow(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _by_torch(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    torch: Any = importlib.import_module("torch")
+    # A view: torch has a fast version for channels that are adjacent in memory.
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        batch, size=size[::-1], mode="bicubic", antialias=True
+    )
+    return np.asarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def _probe(decoder: Decoder) -> None:
@@ -169,6 +192,14 @@ def _probe(decoder: Decoder) -> None:
         file = BytesIO()
         Image.new("RGB", (16, 16)).save(file, kind)
         decoder.decode(file.getvalue(), 1)
+
+
+def _pillow(data: bytes, factor: int) -> Pixels:
+    with Image.open(BytesIO(data)) as image:
+        width, height = image.size
+        if factor > 1:
+            image.draft(None, (width // factor, height // factor))
+        return np.array(image.convert("RGB"))  # a copy, as torch takes no read-only arrays
 
 
 def _simplejpeg(data: bytes, factor: int) -> Pixels:
@@ -218,9 +249,12 @@ def _opencv(data: bytes, factor: int) -> Pixels:
 
 _ALL = ("JPEG", "PNG", "WebP")
 DECODERS = [
-    Decoder("simplejpeg", "simplejpeg", _simplejpeg, ("JPEG",)),
-    Decoder("PyTurboJPEG", "turbojpeg", _turbojpeg, ("JPEG",)),
-    Decoder("torchvision", "torchvision", _torchvision, _ALL),
-    Decoder("pyvips", "pyvips", _vips, _ALL),
-    Decoder("OpenCV", "cv2", _opencv, _ALL),
+    Decoder("simplejpeg", "simplejpeg", _simplejpeg, ("JPEG",), _by_pillow),
+    Decoder("PyTurboJPEG", "turbojpeg", _turbojpeg, ("JPEG",), _by_pillow),
+    Decoder("torchvision", "torchvision", _torchvision, _ALL, _by_pillow),
+    Decoder("pyvips", "pyvips", _vips, _ALL, _by_pillow),
+    Decoder("OpenCV", "cv2", _opencv, _ALL, _by_pillow),
+    Decoder("Pillow + torch", "torch", _pillow, _ALL, _by_torch),
+    Decoder("simplejpeg + torch", "simplejpeg", _simplejpeg, ("JPEG",), _by_torch),
+    Decoder("torchvision + torch", "torchvision", _torchvision, _ALL, _by_torch),
 ]

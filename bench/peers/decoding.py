@@ -1,5 +1,6 @@
 """Captions by raycap's search and any runtime that computes BLIP's two graphs."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -52,6 +53,8 @@ class GraphState:
             tokens.reshape(self._num_images, -1), self._parents, self._of_images, self._of_tokens
         )
         self._parents = torch.arange(len(tokens))
+        if not math.isfinite(float(logits.sum())):
+            raise FloatingPointError("the logits are not finite")
         return logits
 
     def widen(self, num_rows: int) -> None:

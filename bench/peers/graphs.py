@@ -29,6 +29,18 @@ def torch_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: in
     return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
+def one_query_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
+    """Attend without matrix products, for one query per row.
+
+    OpenVINO 2026.4 makes an operator of its own of matrix products and fused attention alike, and
+    with one query and 16 keys or more its results are wrong on CPUs with AVX-512. Correct without
+    that operator (`SNIPPETS_MODE=DISABLE`), and so.
+    """
+    queries = _heads(queries, num_heads)
+    weights = (queries * queries.shape[-1] ** -0.5 * keys).sum(-1, keepdim=True).softmax(2)
+    return (weights * values).sum(2).flatten(1)[:, None]
+
+
 def contrib_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     """Attend with ONNX Runtime's own fused operator; for export only."""
     symbolic: Any = torch.onnx.ops.symbolic  # type: ignore[attr-defined]  # untyped there
@@ -73,7 +85,14 @@ class Encoder(nn.Module):
 class DecoderStep(nn.Module):
     """One token of every row."""
 
-    def __init__(self, blip: Any, attend: Attention) -> None:
+    def __init__(self, blip: Any, attend: Attention, attend_tokens: Attention) -> None:
+        """Prepare.
+
+        Args:
+            blip: The network.
+            attend: For the patches of the images.
+            attend_tokens: For the tokens read so far, with one query per row.
+        """
         super().__init__()
         # The vocabulary's weights are those of the word embeddings. A copy, because a shared table
         # is not converted to 8 bits.
@@ -81,6 +100,7 @@ class DecoderStep(nn.Module):
         vocabulary = self._decoder.cls.predictions.decoder
         vocabulary.weight = nn.Parameter(vocabulary.weight.detach().clone())
         self._attend = attend
+        self._attend_one = attend_tokens
 
     def forward(
         self,
@@ -131,18 +151,18 @@ class DecoderStep(nn.Module):
         cache: Sequence[Float[Tensor, "m h p e"]],
     ) -> tuple[Float[Tensor, "b r d"], list[Tensor]]:
         size = attention.attention_head_size
-        queries, *new = (
-            linear(hidden).flatten(0, 1).unflatten(-1, (-1, 1, size))
-            for linear in (attention.query, attention.key, attention.value)
-        )
+        queries = attention.query(hidden).flatten(0, 1)[:, None]
         keys, values = (
-            torch.cat((kept.index_select(0, parents), one), 2)
-            for kept, one in zip(cache, new, strict=True)
+            torch.cat((kept.index_select(0, parents), _token(linear(hidden), size)), 2)
+            for kept, linear in zip(cache, (attention.key, attention.value), strict=True)
         )
-        # Not the fused operators: with one query and at most 20 keys they gain nothing.
-        weights = (queries * size**-0.5 @ keys.transpose(2, 3)).softmax(-1)
-        attended = (weights @ values).flatten(1).view(hidden.shape)
+        attended = self._attend_one(queries, keys, values, attention.num_attention_heads)
+        attended = attended.flatten(1).view(hidden.shape)
         return attended, [keys, values]
+
+
+def _token(states: Float[Tensor, "b r d"], head_size: int) -> Float[Tensor, "n h 1 e"]:
+    return states.flatten(0, 1).unflatten(-1, (-1, 1, head_size))
 
 
 def _heads(states: Tensor, num_heads: int) -> Float[Tensor, "b h s e"]:

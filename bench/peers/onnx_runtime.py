@@ -82,7 +82,8 @@ def export(blip: Any, folder: Path) -> None:
         [{0: automatic}] * count,
         [{0: automatic, 2: automatic}] * count,
     )
-    _export(DecoderStep(blip, contrib_attention), arguments, folder / DECODER, shapes)
+    decoder = DecoderStep(blip, contrib_attention, contrib_attention)
+    _export(decoder, arguments, folder / DECODER, shapes)
 
 
 def quantize(source: Path, folder: Path) -> None:

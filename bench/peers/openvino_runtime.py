@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bench.peers.decoding import GraphState, search
-from bench.peers.graphs import DecoderStep, Encoder, torch_attention
+from bench.peers.graphs import DecoderStep, Encoder, one_query_attention, torch_attention
 
 
 class OpenVino:
@@ -91,7 +91,7 @@ def convert(blip: Any) -> list[Any]:
             Encoder(blip, torch_attention).eval(), example_input=(pixels,)
         )
         decoder = openvino.convert_model(
-            DecoderStep(blip, torch_attention).eval(), example_input=arguments
+            DecoderStep(blip, torch_attention, one_query_attention).eval(), example_input=arguments
         )
     return [encoder, decoder]
 
