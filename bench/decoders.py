@@ -21,7 +21,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -126,13 +125,19 @@ def compare_library(
     decode_ours, target = ours
     with Image.open(BytesIO(files[0])) as image:
         factor = reduction(image.size, target) if image.format == "JPEG" else 1
-    alone = partial(decoder.decode, factor=factor)
+
+    def alone(data: bytes) -> Pixels:
+        return decoder.decode(data, factor)
 
     def whole(data: bytes) -> Pixels:
         return decoder.resize(alone(data), (target.width_px, target.height_px))
 
     times: dict[str, list[float]] = {"alone": [], "whole": [], "ours": []}
-    jobs = {"alone": alone, "whole": whole, "ours": decode_ours}
+    jobs: dict[str, Callable[[bytes], Pixels]] = {
+        "alone": alone,
+        "whole": whole,
+        "ours": decode_ours,
+    }
     differences = [
         np.abs(whole(data).astype(int) - decode_ours(data).astype(int)) for data in files
     ]

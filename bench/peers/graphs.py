@@ -25,25 +25,28 @@ number of heads to `[b, q, h * e]`."""
 
 def torch_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     """Attend with torch's fused attention, which OpenVINO converts to its own."""
-    split = [_heads(states, num_heads) for states in (queries, keys, values)]
-    return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    attended = functional.scaled_dot_product_attention(
+        _heads(queries, num_heads), _heads(keys, num_heads), _heads(values, num_heads)
+    )
+    return attended.transpose(1, 2).flatten(2)
 
 
 def one_query_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     """Attend without matrix products, for one query per row.
 
-    OpenVINO 2026.4 makes an operator of its own of matrix products and fused attention alike, and
-    with one query and 16 keys or more its results are wrong on CPUs with AVX-512. Correct without
-    that operator (`SNIPPETS_MODE=DISABLE`), and so.
+    OpenVINO 2026.4.1 joins matrix products and fused attention alike into an operator of its own.
+    With one query and 16 keys or more its results were wrong, on an AMD EPYC with AVX-512. They are
+    right without that operator (`SNIPPETS_MODE=DISABLE`), and in this form.
     """
     queries = _heads(queries, num_heads)
     weights = (queries * queries.shape[-1] ** -0.5 * keys).sum(-1, keepdim=True).softmax(2)
-    return (weights * values).sum(2).flatten(1)[:, None]
+    attended: Tensor = (weights * values).sum(2).flatten(1)[:, None]
+    return attended
 
 
 def contrib_attention(queries: Tensor, keys: Tensor, values: Tensor, num_heads: int) -> Tensor:
     """Attend with ONNX Runtime's own fused operator; for export only."""
-    symbolic: Any = torch.onnx.ops.symbolic  # type: ignore[attr-defined]  # untyped there
+    symbolic: Any = torch.onnx.ops.symbolic
     attended: Tensor = symbolic(
         "com.microsoft::MultiHeadAttention",
         (queries, keys, values),
@@ -69,8 +72,8 @@ class Encoder(nn.Module):
         hidden = self._vision.embeddings(pixels)
         for layer in self._vision.encoder.layers:
             attention = layer.self_attn
-            joined = attention.qkv(layer.layer_norm1(hidden)).chunk(3, -1)
-            attended = self._attend(*joined, attention.num_heads)
+            queries, keys, values = attention.qkv(layer.layer_norm1(hidden)).chunk(3, -1)
+            attended = self._attend(queries, keys, values, attention.num_heads)
             hidden = hidden + attention.projection(attended)
             hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
         hidden = self._vision.post_layernorm(hidden)
@@ -130,8 +133,8 @@ class DecoderStep(nn.Module):
             cache += new
             hidden = layer.attention.output(attended, hidden)
             cross = layer.crossattention
-            queries = cross.self.query(hidden)
-            attended = self._attend(queries, *of_images[places], cross.self.num_attention_heads)
+            queries, (keys, values) = cross.self.query(hidden), of_images[places]
+            attended = self._attend(queries, keys, values, cross.self.num_attention_heads)
             hidden = cross.output(attended, hidden)
             hidden = layer.output(layer.intermediate(hidden), hidden)
         return (self._decoder.cls(hidden).flatten(0, 1), *cache)
@@ -162,10 +165,11 @@ class DecoderStep(nn.Module):
 
 
 def _token(states: Float[Tensor, "b r d"], head_size: int) -> Float[Tensor, "n h 1 e"]:
-    return states.flatten(0, 1).unflatten(-1, (-1, 1, head_size))
+    rows = states.flatten(0, 1)
+    return rows.view(rows.shape[0], -1, 1, head_size)
 
 
 def _heads(states: Tensor, num_heads: int) -> Float[Tensor, "b h s e"]:
     if states.dim() == 4:
         return states
-    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return states.reshape(*states.shape[:2], num_heads, -1).transpose(1, 2)
