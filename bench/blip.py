@@ -11,6 +11,7 @@ rounds.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
@@ -32,6 +33,7 @@ from raycap.images.decoding import Target
 from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.blip.compiled import CompiledBlip
 from raycap.models.blip.decoding import apply_linear, encode_images
+from raycap.models.blip.packed import pack
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.folders import Preprocessing
 
@@ -155,17 +157,26 @@ def large_layer(model: Any) -> tuple[Callable[[], object], int]:
     return multiply, 2 * states.numel() * layer.out_features
 
 
-def compare(model: Any, architecture: str, size: tuple[int, int], rounds: int) -> Row:
+def packed(model: Any) -> Any:
+    """Return the network as raycap's captioners run it: on a CPU a copy with packed weights."""
+    if model.device.type != "cpu":
+        return model
+    network = copy.deepcopy(model)
+    pack(network)
+    return network
+
+
+def compare(model: Any, network: Any, architecture: str, size: tuple[int, int], rounds: int) -> Row:
     """Measure one batch size and number of beams with both programs."""
     batch_size, num_beams = size
-    ours = captioner(model, num_beams)
+    ours = captioner(network, num_beams)
     pixels = random_pixels(batch_size)
     inputs = torch.randn(batch_size, 3, SIDE_PX, SIDE_PX, device=model.device, dtype=model.dtype)
     multiply, num_layer_flops = large_layer(model)
     jobs: list[tuple[str, Callable[[], object]]] = [
         ("generate", reference(model, batch_size, num_beams)),
         ("ours", lambda: ours.caption(pixels)),
-        ("encoder", lambda: _encode(model, inputs)),
+        ("encoder", lambda: _encode(network, inputs)),
         ("arithmetic", multiply),
     ]
     times: dict[str, list[float]] = {name: [] for name, _ in jobs}
@@ -231,8 +242,9 @@ def main() -> None:
     rows: list[Row] = []
     for architecture in arguments.architectures:
         model = build(architecture)
+        network = packed(model)
         for size in [(batch, beams) for batch in arguments.batches for beams in arguments.beams]:
-            row = compare(model, architecture, size, arguments.rounds)
+            row = compare(model, network, architecture, size, arguments.rounds)
             rows.append(row)
             print(
                 f"{row.architecture:<12}  {row.batch_size:>5}  {row.num_beams:>5}"

@@ -17,6 +17,7 @@ from bench.peers import onnx_runtime, openvino_runtime
 from bench.peers.decoding import Captions, GraphState, Runtime, raycap_state, search
 from bench.peers.generate import Generate, GenerateStatic, compiled
 from raycap.models.blip.int8 import quantize
+from raycap.models.blip.packed import pack
 
 
 class Program(Protocol):
@@ -60,11 +61,11 @@ class Peer(NamedTuple):
 
 def raycap(blip: Any, precision: str) -> Program:
     """Return raycap at a precision."""
+    blip = copy.deepcopy(blip)
     if precision == "int8":
-        blip = copy.deepcopy(blip)
         quantize(blip)
-    elif precision == "bf16":
-        blip = copy.deepcopy(blip).to(torch.bfloat16)
+    else:
+        pack(blip.to(torch.bfloat16) if precision == "bf16" else blip)
     return Searched(blip, partial(raycap_state, blip))
 
 

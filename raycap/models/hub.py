@@ -70,7 +70,7 @@ def download(name: str, revision: str | None) -> Path:
 def _snapshot(name: str, revision: str | None) -> Path:
     logger.info("model download name=%s revision=%s", redact(name), revision or "main")
     return Path(
-        huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=SAFE_FILES)
+        huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(SAFE_FILES))
     )
 
 

@@ -29,6 +29,7 @@ from raycap.models.blip.compiled import CompiledBlip, check_compiler
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.blip.int8 import check_int8, quantize
 from raycap.models.blip.kind import check_blip_folder
+from raycap.models.blip.packed import pack
 from raycap.models.decoding import caption_with, decode
 from raycap.models.decoding.state import Decoded, search_settings
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
@@ -98,6 +99,8 @@ class BlipCaptioner:
         else:
             dtype = pick_dtype(model.precision, device)
             network, tokenizer = load_network(folder, dtype, model.adapter)
+            if device.type == "cpu" and not model.compile:
+                pack(network)
         network.to(device)
         compiled = CompiledBlip(network) if model.compile else None
         return cls(network, tokenizer, preprocessing, generation, compiled)
