@@ -10,8 +10,8 @@ It computes the same numbers as `BlipForConditionalGeneration.generate`. The dif
 - a finished image leaves the batch, at the cost of moving the last image into its place;
 - logits over the vocabulary are computed for the last token only.
 
-Weights that are not packed are read from the modules at every call, so low-rank updates, autocast and weights in
-training take effect. Dropout, which is off here, is left out.
+Weights that are not packed are read from the modules at every call, so low-rank updates, autocast
+and weights in training take effect. Dropout, which is off here, is left out.
 """
 
 from dataclasses import dataclass
