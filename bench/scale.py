@@ -281,18 +281,20 @@ def elastic(scratch: Path) -> dict[str, float]:
         seen.run(on_mark)
     finally:
         cluster.shutdown()
-    seconds = _doubled_at(rates, joined[0]) - joined[0]
+    seconds = _risen_at(rates, joined[0]) - joined[0]
     print(f"elastic: a node is at work {seconds:.0f} s after it joined (target 30)", flush=True)
     return {"seconds": seconds}
 
 
-def _doubled_at(rates: list[tuple[float, int]], since: float) -> float:
-    """Return when blocks began to come from two captioners: two within one block's time."""
-    block_s = BLOCK_BATCHES * 1.0
-    later = [(at, done) for at, done in rates if at > since]
-    for (at, done), (until, more) in zip(later, later[2:], strict=False):
-        if more - done >= 2 * BLOCK_ROWS and until - at < 0.75 * 2 * block_s:
-            return at
+def _risen_at(moments: list[tuple[float, int]], joined_at: float) -> float:
+    """Return when blocks began to come half as fast again as before."""
+    before = [(at, done) for at, done in moments if at <= joined_at]
+    after = [(at, done) for at, done in moments if at > joined_at]
+    (start, first), (end, last) = before[0], before[-1]
+    alone = (last - first) / (end - start)
+    for (at, done), (between, _), (until, more) in zip(after, after[1:], after[2:], strict=False):
+        if (more - done) / (until - at) >= 1.5 * alone:
+            return between
     raise SystemExit("the captioner of the added node never worked")
 
 
