@@ -11,11 +11,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.storage.address import Address
-from raycap.storage.base import Retrying, Store, check_whole, retrying
+from raycap.storage.base import Store, check_whole, retrying
 from raycap.storage.foreign import (
     ForeignStore,
     foreign_version,
