@@ -19,7 +19,7 @@ from raycap.config import CaptionConfig, GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Caption, ModelSource
-from raycap.models.blip.captioner import BlipCaptioner
+from raycap.models.blip.captioner import BlipCaptioner, load_network
 from raycap.models.blip.compiled import (
     CompiledBlip,
     StaticDecodingState,
@@ -87,8 +87,9 @@ def pair(folder: Path) -> Pair:
 
     def make(generation: GenerationConfig) -> tuple[BlipCaptioner, BlipCaptioner]:
         plain = BlipCaptioner.from_pretrained(folder, FP32, generation)
-        compiled = CompiledBlip(plain._model, backend="eager")
-        parts = (plain._model, plain._tokenizer, plain._preprocessing)
+        network, tokenizer = load_network(folder, torch.float32)  # its weights are not packed
+        compiled = CompiledBlip(network, backend="eager")
+        parts = (network, tokenizer, plain._preprocessing)
         return BlipCaptioner(*parts, generation, compiled), plain
 
     return make
