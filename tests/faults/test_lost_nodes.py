@@ -80,8 +80,8 @@ settings = {
 }
 config = validate_config(CaptionConfig, settings)
 summary = raycap.caption(photos, output, config=config, on_progress=on_progress)
-assert captioners[0] == 1 and captioners[-1] == 2, captioners
-assert summary.num_ok == 400, summary
+assert captioners[0] == 1 and max(captioners) == 2, captioners  # at the end one goes again
+assert summary.num_ok == 800, summary
 ray.shutdown()
 cluster.shutdown()
 """
@@ -136,7 +136,7 @@ def test_nodes_are_lost_one_after_the_other_and_every_image_has_its_row(
 
 def test_a_node_that_joins_midway_gets_a_captioner(raycap: CommandLine) -> None:
     photos, output = raycap.folder / "photos", raycap.folder / "out"
-    write_images(photos, 400)
+    write_images(photos, 800)
     raycap.env.pop("RAY_ADDRESS")
     run_script(raycap, LATE_NODE, photos, output)
     check_verified(output)
