@@ -4,8 +4,8 @@ A few raylets on this machine pretend to be nodes with many GPUs. A model that o
 replaces the work of the GPUs, and the images are tiny, so that scheduling is measured: streams,
 driver and committers. The command runs in a process of its own, and another one looks on.
 
-costs        CPU microseconds per image of the driver, of the busiest stream and of the busiest
-             other process of the run, with a model that takes no time
+costs        CPU microseconds per image of the driver and of the busiest stream, with a model that
+             takes no time
 efficiency   rate over that of one captioner times their number: while all are at work (from one
              block per captioner done until one block per captioner left), and to the end of the
              run; a batch of 64 takes 4 s
@@ -50,8 +50,14 @@ BLOCK_BATCHES = 2
 """Batches per block, which a captioner receives at once."""
 BLOCK_ROWS = BLOCK_BATCHES * BATCH_SIZE
 NODE_GPUS = 16
-BARS = {"driver": 5.0, "stream": 40.0, "at work": 0.95, "to the end": 0.9, "idle": 0.05}
-BARS |= {"elastic": 30.0}
+BARS = {
+    "driver": 5.0,
+    "stream": 40.0,
+    "at work": 0.95,
+    "to the end": 0.9,
+    "idle": 0.05,
+    "elastic": 30.0,
+}
 
 
 def settings(num_captioners: str, latency_s: float, **engine: Any) -> dict[str, Any]:
@@ -109,13 +115,12 @@ class Watched:
     """A run of `caption` in another process: its moments, and what its processes take."""
 
     def __init__(self, cluster: Any, photos: Path, output: Path, config: dict[str, Any]) -> None:
-        """Run to the end."""
+        """Prepare to run."""
         self.marks: list[tuple[int, float, float]] = []
         self.names: dict[int, str] = {}
         self.looks: list[tuple[int, dict[int, float]]] = []
         """Images done, and CPU seconds of each process of an actor or task."""
         self.peak_mb = 0.0
-        self.events: list[Callable[[], None]] = []
         self._arguments = [cluster.address, str(photos), str(output), json.dumps(config)]
 
     def run(self, on_mark: Callable[[int], None] = lambda _: None) -> "Watched":
@@ -149,7 +154,7 @@ class Watched:
         self.looks.append((self.marks[-1][0], seconds))
 
     def first(self, num_images: int) -> tuple[int, float, float]:
-        """Return the first moment with so many images done."""
+        """Return the moment when at least that many images were done."""
         return next(mark for mark in self.marks if mark[0] >= num_images)
 
     def rate(self, start: int, end: int) -> float:
@@ -282,7 +287,10 @@ def elastic(scratch: Path) -> dict[str, float]:
     finally:
         cluster.shutdown()
     seconds = _risen_at(rates, joined[0]) - joined[0]
-    print(f"elastic: a node is at work {seconds:.0f} s after it joined (target 30)", flush=True)
+    print(
+        f"elastic: a node is at work {seconds:.0f} s after it joined (target {BARS['elastic']:g})",
+        flush=True,
+    )
     return {"seconds": seconds}
 
 
