@@ -16,7 +16,6 @@ _backend: Any = torch.backends.mkldnn  # untyped there
 ONEDNN: Any = torch.ops.mkldnn._linear_pointwise if _backend.is_available() else None
 """oneDNN's product with weights, plain or packed; None if this build of torch has none."""
 
-_DTYPES = (torch.float32, torch.bfloat16)
 _FEW_ROWS = 24  # the order that oneDNN chooses hardly depends on it
 _ops: Any = torch.ops.mkldnn
 
@@ -25,15 +24,22 @@ def pack(network: nn.Module) -> None:
     """Replace all linear layers by packed ones; do nothing where there is no oneDNN for them.
 
     Args:
-        network: Its layers in other devices or types than a CPU's fp32 and bf16 do not change.
+        network: Its layers do not change on other devices than a CPU, in other types than fp32 and
+            bf16, or in bf16 on a CPU for which oneDNN has none.
     """
     if ONEDNN is None:
         return
     for name, child in list(network.named_children()):
         if type(child) is not nn.Linear:
             pack(child)
-        elif child.weight.device.type == "cpu" and child.weight.dtype in _DTYPES:
+        elif child.weight.device.type == "cpu" and _has_products(child.weight.dtype):
             setattr(network, name, PackedLinear(child))
+
+
+def _has_products(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return bool(_ops._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 class PackedLinear(nn.Module):

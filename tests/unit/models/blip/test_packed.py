@@ -22,6 +22,8 @@ pytestmark = pytest.mark.skipif(ONEDNN is None, reason="this build of torch has 
 def test_products_are_those_of_the_plain_layer(
     num_rows: int, has_bias: bool, dtype: torch.dtype
 ) -> None:
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no products in bf16")
     torch.manual_seed(0)
     linear = nn.Linear(48, 33, bias=has_bias, dtype=dtype)
     states = torch.randn(2, num_rows, 48, dtype=dtype)
@@ -46,6 +48,18 @@ def test_every_linear_layer_is_replaced_and_nothing_else() -> None:
     assert kinds["deep.1"] == "LayerNorm"
     assert kinds["words"] == "Embedding"
     assert kinds["small"] == kinds["elsewhere"] == "Linear"
+
+
+@pytest.mark.parametrize(("is_supported", "kind"), [(True, PackedLinear), (False, nn.Linear)])
+def test_bf16_is_packed_where_the_cpu_has_products_of_it(
+    is_supported: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_supported and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no products in bf16")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: is_supported)
+    network = nn.Sequential(nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 4))
+    pack(network)
+    assert [type(layer) for layer in network] == [kind, PackedLinear]
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
