@@ -118,6 +118,8 @@ def _answered(store: LocalStore, number: int) -> list[pa.Table]:
         schema.NUM_ROWS: [size] * size,
         schema.PARTIAL: [False] * size,
         schema.NUM_BYTES: [100_000] * size,
+        schema.PROMPT: [0] * size,
+        schema.IS_FIRST: [True] * size,
         schema.STATUS: [schema.STATUS_OK] * size,
         schema.ATTEMPTS: [1] * size,
         schema.CAPTION: ["a large blue star sits in the bottom right corner"] * size,

@@ -48,7 +48,7 @@ from bench.blip import (
     seconds,
 )
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.captioner import caption_all
+from raycap.captioning.captioner import Answering, Batch, caption_all
 from raycap.models.base import BatchRange
 from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.blip.compiled import CompiledBlip
@@ -459,7 +459,7 @@ class Bench:
 
 def caption_in_lanes(ours: BlipCaptioner, pixels: Any, size: BatchRange) -> None:
     """Caption with two batches in flight."""
-    outcomes = caption_all(ours, pixels, BatchSize(size), num_lanes=_LANES)
+    outcomes = caption_all(Answering(ours), Batch(pixels), BatchSize(size), num_lanes=_LANES)
     failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     if failed:
         raise failed[0]

@@ -21,6 +21,13 @@ WIDTH_PX = "width_px"
 HEIGHT_PX = "height_px"
 MODEL = "model"
 ALTERNATIVES = "alternatives"
+FINISH = "finish"
+NUM_TOKENS = "num_tokens"
+NUM_PROMPT_TOKENS = "num_prompt_tokens"
+FLAG = "flag"
+DIGEST = "digest"
+ANSWER = "answer"
+VALUE = "value"
 
 # Only in the stream between the stages of a run.
 PART = "part"
@@ -29,6 +36,10 @@ NUM_ROWS = "num_rows"
 NUM_BYTES = "num_bytes"
 PARTIAL = "partial"
 PIXELS = "pixels"
+PROMPT = "prompt_index"
+IS_FIRST = "is_first"
+PROMPTS = "prompts"
+QUESTIONS = "questions"
 
 # Only in the stream of a preflight.
 IMAGES = "images"
@@ -56,6 +67,10 @@ MANIFEST = pa.schema(
 `<dataset>#<image_id>` if a caption dataset contains the image. `etag` is the S3 ETag, the size and
 modification time of a local file, or the digest in a caption dataset; null if unknown."""
 
+_ALTERNATIVES = pa.list_(
+    pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])
+)
+
 CAPTIONS = pa.schema(
     [
         pa.field(IMAGE_ID, pa.string(), nullable=False),
@@ -71,11 +86,12 @@ CAPTIONS = pa.schema(
         pa.field(WIDTH_PX, pa.int32()),
         pa.field(HEIGHT_PX, pa.int32()),
         pa.field(MODEL, pa.string()),
-        pa.field(
-            ALTERNATIVES,
-            pa.list_(pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])),
-            nullable=False,
-        ),
+        pa.field(ALTERNATIVES, _ALTERNATIVES, nullable=False),
+        pa.field(FINISH, pa.string()),
+        pa.field(NUM_TOKENS, pa.int32()),
+        pa.field(NUM_PROMPT_TOKENS, pa.int32()),
+        pa.field(FLAG, pa.string()),
+        pa.field(DIGEST, pa.string()),
     ]
 )
 """The result of one image: `status` is `ok` with a caption, or `failed` with an error code.
@@ -83,7 +99,44 @@ CAPTIONS = pa.schema(
 `logprob` is the mean log-probability of the caption's tokens under the model; `width_px` and
 `height_px` are the size of the original image, upright; `model` is the model that wrote the caption
 (null without a caption, and in parts of older versions); `alternatives` has the other captions if
-`generation.num_captions` is greater than 1."""
+`generation.num_captions` is greater than 1.
+
+The last columns are null in parts of older versions: `finish` says how the caption ended (`stop`,
+or `length` if the model reached `generation.max_new_tokens`; null if unknown), `num_tokens` counts
+its tokens without the end token, `num_prompt_tokens` those that the model read (null if unknown);
+`flag` is the code of a doubtful answer that was kept; `digest` is the SHA-256 of the image file in
+hex, null if it was not read."""
+
+LATER_COLUMNS = (MODEL, FINISH, NUM_TOKENS, NUM_PROMPT_TOKENS, FLAG, DIGEST)
+"""Columns that parts of older versions lack; they read as null."""
+
+ANSWER_FIELDS = (
+    CAPTION,
+    NUM_WORDS,
+    LOGPROB,
+    FINISH,
+    NUM_TOKENS,
+    NUM_PROMPT_TOKENS,
+    FLAG,
+    ERROR_CODE,
+    ERROR_MESSAGE,
+    ALTERNATIVES,
+)
+"""Columns that describe the answer to one prompt; the others describe the image."""
+
+
+def answer_type(value: pa.DataType | None = None) -> pa.DataType:
+    """Return the type of a named prompt's column: a struct of ANSWER_FIELDS.
+
+    A row is null until the prompt has been asked about its image. It has an `error_code` if the
+    image or the answer failed.
+
+    Args:
+        value: The type of the values of a typed answer.
+    """
+    fields = [CAPTIONS.field(name).with_nullable(True) for name in ANSWER_FIELDS]
+    return pa.struct(fields if value is None else [*fields, pa.field(VALUE, value)])
+
 
 POSITION = pa.schema(
     [
@@ -106,12 +159,35 @@ WORK = pa.schema(
 )
 """Work from the driver: a part to caption completely, or only its rows that have to be retried."""
 
-ANSWERED = pa.schema([*POSITION, *CAPTIONS])
-"""Rows from the captioners to the driver."""
+ANSWERED = pa.schema(
+    [
+        *POSITION,
+        pa.field(PROMPT, pa.int32(), nullable=False),
+        pa.field(IS_FIRST, pa.bool_(), nullable=False),
+        *CAPTIONS,
+        pa.field(ANSWER, pa.string()),
+        pa.field(VALUE, pa.string()),
+    ]
+)
+"""Rows from the captioners to the driver: the answer to one prompt about one image.
 
-LOADED = pa.schema([*ANSWERED, pa.field(PIXELS, pa.large_binary())])
-"""Rows from the load stage to the captioners: `pixels` is uint8 `[H, W, 3]` as bytes, null for a
-failed image; `caption`, `num_words` and `logprob` are still null."""
+`prompt_index` is that of the prompt among those of the run, 0 in a run without named prompts;
+`is_first` marks one of the answers about an image, so that images can be counted; `answer` is the
+model's own answer, before anything was changed in it, if the run keeps it; `value` is a typed
+answer as JSON. `num_rows` counts answers."""
+
+LOADED = pa.schema(
+    [
+        *ANSWERED,
+        pa.field(PROMPTS, pa.list_(pa.int32())),
+        pa.field(QUESTIONS, pa.list_(pa.string())),
+        pa.field(PIXELS, pa.large_binary()),
+    ]
+)
+"""Rows from the load stage to the captioners, one per image: `pixels` is uint8 `[H, W, 3]` as
+bytes, null for a failed image; the columns of the answer are still null. `prompts` are the indices
+of the prompts to ask, ascending; null for the only prompt of a run. `questions` are their texts for
+this image; null if they are those of the settings."""
 
 SAMPLE_WORK = pa.schema(
     [
@@ -162,7 +238,6 @@ SOURCE_ID = "source_id"
 SPLIT = "split"
 BYTES = "bytes"
 OFFSET_BYTES = "offset_bytes"
-DIGEST = "digest"
 REASON = "reason"
 MESSAGE = "message"
 FAULT = "fault"
@@ -227,7 +302,6 @@ REJECTED = pa.schema(
 """A rejected image or caption of a caption dataset; `reason` is a RejectReason or an ErrorCode."""
 
 REFERENCE_CAPTIONS = "references"
-NUM_TOKENS = "num_tokens"
 REFERENCE_TOKENS = "reference_tokens"
 BLEU = tuple(f"bleu_{order}" for order in range(1, 5))
 ROUGE_L = "rouge_l"

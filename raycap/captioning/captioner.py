@@ -7,9 +7,11 @@ its model in a child process at first, and bisects batches down to the image tha
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,18 +24,20 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.batching import BatchSize
 from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.prompts import Prompt, constant_questions, is_named
 from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
-from raycap.models.base import BatchRange, Caption, Captioner
+from raycap.models.base import BatchRange, Caption, Captioner, Question, Questions
 from raycap.models.load import load_captioner
 from raycap.models.process import is_out_of_memory, use_threads
 from raycap.text import count_words
 
 logger = logging.getLogger(__name__)
 
-Outcome = Caption | ImageError
-CaptionBatch = Callable[[UInt8[np.ndarray, "b h w 3"]], list[Caption]]
+Outcome = list[Caption] | ImageError
+"""The answers to the questions about an image, in their order, or why it has none."""
+AnswerBatch = Callable[["Batch"], list[list[Caption]]]
 
 _ISOLATED_BLOCKS = 4  # more than the few blocks that Ray assigns to an actor ahead of time
 _LEAST_LIMIT_S = 10.0
@@ -41,11 +45,47 @@ _SLOWNESS = 20.0  # an image may take this many times as long as a plain grey on
 _COMPILING = 5.0  # a batch of a new size is compiled first, which takes minutes
 
 
-class CaptionsBatches(Protocol):
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Images, with what to ask about each."""
+
+    pixels: UInt8[np.ndarray, "b h w 3"]
+    questions: Questions | None = None
+    """The same number per image; None for one caption each, by the settings."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def cut(self, start: int, stop: int) -> "Batch":
+        """Return the images from one position to another."""
+        questions = None if self.questions is None else self.questions[start:stop]
+        return Batch(self.pixels[start:stop], questions)
+
+    def greyed(self) -> "Batch":
+        """Return as many plain grey images, with the same questions."""
+        return Batch(np.full_like(self.pixels, 128), self.questions)
+
+
+class AnswersBatches(Protocol):
     """The method that the functions here need of a captioner."""
 
-    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch: one result per image, in order."""
+    def __call__(self, batch: Batch) -> list[list[Caption]]:
+        """Answer the questions about each image of a batch, in order."""
+
+
+class Answering:
+    """A captioner, by its own interface."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        self._captioner = captioner
+
+    def __call__(self, batch: Batch) -> list[list[Caption]]:
+        """Caption the images of a batch, or answer the questions about them."""
+        if batch.questions is None:
+            return [[caption] for caption in self._captioner.caption(batch.pixels)]
+        captioner: Any = self._captioner  # the kind takes questions: checked when a run begins
+        answers: list[list[Caption]] = captioner.answer(batch.pixels, batch.questions)
+        return answers
 
 
 def is_replacement() -> bool:
@@ -61,17 +101,17 @@ def hang_limit_s(engine: EngineConfig, model: ModelConfig) -> float:
     return (_COMPILING if model.compile else 1.0) * engine.hang_timeout_s
 
 
-class WatchedCaptioner:
+class WatchedCaptioner(Answering):
     """A captioner that ends this process if it hangs."""
 
     def __init__(self, captioner: Captioner, watch: HangWatch) -> None:
-        self._captioner = captioner
+        super().__init__(captioner)
         self._watch = watch
 
-    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch."""
+    def __call__(self, batch: Batch) -> list[list[Caption]]:
+        """Answer a batch."""
         with self._watch():
-            return self._captioner.caption(pixels)
+            return super().__call__(batch)
 
 
 class IsolatedCaptioner:
@@ -84,17 +124,18 @@ class IsolatedCaptioner:
     def __init__(self, spec: RunSpec) -> None:
         """Prepare; the model is loaded with the first batch."""
         target = spec.model.target
-        self._grey = np.full((1, target.height_px, target.width_px, 3), 128, np.uint8)
+        grey = np.full((1, target.height_px, target.width_px, 3), 128, np.uint8)
+        self._grey = Batch(grey, constant_questions(spec.prompts, 1))
         self._limit_s = hang_limit_s(spec.config.engine, spec.config.model)
         self._is_compiled = spec.config.model.compile
-        self._process: Isolated[UInt8[np.ndarray, "b h w 3"], list[Caption]] = Isolated(
+        self._process: Isolated[Batch, list[list[Caption]]] = Isolated(
             partial(_load_here, spec.without_actors())
         )
         self._image_s = 0.0
         self.num_deaths = 0
 
-    def caption(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
-        """Caption a batch.
+    def __call__(self, batch: Batch) -> list[list[Caption]]:
+        """Answer a batch.
 
         Raises:
             ProcessDied: the model's process died or exceeded the time limit.
@@ -103,10 +144,10 @@ class IsolatedCaptioner:
         if not self._process.is_running:
             self._warm_up()
         try:
-            return self._process(pixels, self._limit_for(len(pixels)))
+            return self._process(batch, self._limit_for(len(batch)))
         except ProcessDied as error:
             self.num_deaths += 1
-            logger.warning("model_process_died images=%d reason=%s", len(pixels), error)
+            logger.warning("model_process_died images=%d reason=%s", len(batch), error)
             raise
 
     def close(self) -> None:
@@ -132,10 +173,10 @@ class IsolatedCaptioner:
             ) from error
 
 
-def _load_here(spec: RunSpec) -> CaptionBatch:
+def _load_here(spec: RunSpec) -> AnswerBatch:
     """Load the captioner in the process that calls this."""
     use_threads(spec.torch_threads)
-    return load_captioner(spec.model, spec.config.model, spec.config.generation).caption
+    return Answering(load_captioner(spec.model, spec.config.model, spec.config.generation))
 
 
 class CaptionActor:
@@ -157,13 +198,13 @@ class CaptionActor:
         self._num_isolated = 0
         if is_replacement():
             self._isolated = IsolatedCaptioner(spec)
-            self._captioner: CaptionsBatches | Exception = self._isolated
+            self._captioner: AnswersBatches | Exception = self._isolated
             self._batch_size = self.batch_size_kind(BatchRange.fixed(spec.batches.least))
         else:
             self._load(spec.batches)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Caption every row that has pixels and pass failed rows through. Returns ANSWERED rows.
+        """Answer for every row that has pixels and pass failed rows on. Returns ANSWERED rows.
 
         Raises:
             ModelError: the model cannot be loaded, or fails on every image.
@@ -171,11 +212,19 @@ class CaptionActor:
         if isinstance(self._captioner, Exception):
             raise self._captioner
         pixels, rows = _pixels(batch, self._spec)
+        asked = questions_of(batch, rows, self._spec.prompts)
         num_lanes = 1 if self._isolated else self._spec.num_lanes
         telemetry.note_in_flight(len(pixels))
-        outcomes = caption_all(self._captioner, pixels, self._batch_size, num_lanes)
+        outcomes: list[Outcome] = [[]] * len(rows)
+        for places, questions in alike(asked, len(rows)):
+            images = pixels if len(places) == len(rows) else pixels[places]
+            found = caption_all(
+                self._captioner, Batch(images, questions), self._batch_size, num_lanes
+            )
+            for place, outcome in zip(places, found, strict=True):
+                outcomes[place] = outcome
         telemetry.note_in_flight(0)
-        answered = _answer(batch, rows, outcomes, self._spec.model.name)
+        answered = answered_table(batch, dict(zip(rows, outcomes, strict=True)), self._spec)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
@@ -210,12 +259,12 @@ class CaptionActor:
 
 
 def caption_all(
-    captioner: CaptionsBatches,
-    pixels: UInt8[np.ndarray, "b h w 3"],
+    captioner: AnswersBatches,
+    images: Batch,
     batch_size: BatchSize,
     num_lanes: int = 1,
 ) -> list[Outcome]:
-    """Caption all images in batches; every image gets a caption or a `model_rejected` error.
+    """Caption all images in batches; every image gets its answers or a `model_rejected` error.
 
     A batch that runs out of memory is halved, and later batches stay that small. A batch that
     fails otherwise, or has a score that is not finite, is bisected down to the images that break
@@ -223,7 +272,7 @@ def caption_all(
 
     Args:
         captioner: The model.
-        pixels: The images.
+        images: The images.
         batch_size: Images per batch; adjusted to the measured speed.
         num_lanes: Batches computed at the same time. With two, one batch is copied to the
             accelerator and launched while the other is computed.
@@ -234,10 +283,10 @@ def caption_all(
     """
     results: list[Outcome] = []
     with ThreadPoolExecutor(num_lanes) if num_lanes > 1 else nullcontext() as lanes:
-        while len(results) < len(pixels):
+        while len(results) < len(images):
             size = batch_size.current
-            found = pixels[len(results) : len(results) + size * num_lanes]
-            batches = [found[start : start + size] for start in range(0, len(found), size)]
+            found = images.cut(len(results), len(results) + size * num_lanes)
+            batches = [found.cut(start, start + size) for start in range(0, len(found), size)]
             started = time.perf_counter()
             captioned = (lanes.map if lanes else map)(partial(_caption_batch, captioner), batches)
             shrunk: list[int] = []
@@ -251,15 +300,13 @@ def caption_all(
     return results
 
 
-def _caption_batch(
-    captioner: CaptionsBatches, pixels: UInt8[np.ndarray, "b h w 3"]
-) -> tuple[list[Outcome], list[int]]:
+def _caption_batch(captioner: AnswersBatches, images: Batch) -> tuple[list[Outcome], list[int]]:
     """Caption a batch; return the results, and any smaller sizes that memory forced."""
     results: list[Outcome] = []
     sizes: list[int] = []
-    size = len(pixels)
-    while len(results) < len(pixels):
-        batch = pixels[len(results) : len(results) + size]
+    size = len(images)
+    while len(results) < len(images):
+        batch = images.cut(len(results), len(results) + size)
         try:
             results += _captions(captioner, batch)
         except ModelError:
@@ -283,28 +330,27 @@ def _caption_batch(
     return results, sizes
 
 
-def _captions(captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"]) -> list[Caption]:
+def _captions(captioner: AnswersBatches, batch: Batch) -> list[list[Caption]]:
     started = time.perf_counter()
-    captions = captioner.caption(batch)
+    answers = captioner(batch)
     telemetry.note_batch(time.perf_counter() - started)
-    if not all(math.isfinite(caption.logprob) for caption in captions):
+    if not all(math.isfinite(caption.logprob) for of in answers for caption in of):
         raise FloatingPointError("the score of a caption is not a finite number")
-    return captions
+    return answers
 
 
 def _are_captions(outcomes: list[Outcome]) -> bool:
-    return all(isinstance(outcome, Caption) for outcome in outcomes)
+    return not any(isinstance(outcome, ImageError) for outcome in outcomes)
 
 
-def _bisect(
-    captioner: CaptionsBatches, batch: UInt8[np.ndarray, "b h w 3"], error: Exception
-) -> list[Outcome]:
+def _bisect(captioner: AnswersBatches, batch: Batch, error: Exception) -> list[Outcome]:
     """Find the images of a failed batch that break the model."""
     if len(batch) == 1:
         _check_alive(captioner, batch, error)
         return [ImageError(ErrorCode.MODEL_REJECTED, one_line(error))]
     outcomes: list[Outcome] = []
-    for half in np.array_split(batch, 2):
+    middle = (len(batch) + 1) // 2
+    for half in (batch.cut(0, middle), batch.cut(middle, len(batch))):
         try:
             outcomes += _captions(captioner, half)
         except ModelError:
@@ -314,12 +360,10 @@ def _bisect(
     return outcomes
 
 
-def _check_alive(
-    captioner: CaptionsBatches, image: UInt8[np.ndarray, "1 h w 3"], error: Exception
-) -> None:
+def _check_alive(captioner: AnswersBatches, image: Batch, error: Exception) -> None:
     """Raise if the model also fails on a grey image: a bug must not look like bad images."""
     try:
-        _captions(captioner, np.full_like(image, 128))
+        _captions(captioner, image.greyed())
     except Exception as inner:  # noqa: BLE001  whatever a model raises
         raise ModelError(f"the model fails on every image: {one_line(inner)}") from error
 
@@ -339,15 +383,78 @@ def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"
     return values[offset : offset + len(rows) * target.num_bytes].reshape(shape), rows
 
 
-def _answer(batch: pa.Table, rows: list[int], outcomes: list[Outcome], model: str) -> pa.Table:
-    answered: list[dict[str, Any]] = batch.drop_columns([schema.PIXELS]).to_pylist()
-    for index, outcome in zip(rows, outcomes, strict=True):
-        answered[index] |= (
-            failure(outcome)
-            if isinstance(outcome, ImageError)
-            else {**caption_columns(outcome), schema.MODEL: model}
+def questions_of(
+    batch: pa.Table, rows: list[int], prompts: Sequence[Prompt]
+) -> list[tuple[tuple[int, ...], list[Question]]] | None:
+    """Return what to ask about some images: the indices of the prompts, and the questions.
+
+    Args:
+        batch: LOADED rows.
+        rows: Those of the images.
+        prompts: Of the run.
+
+    Returns:
+        None if each image gets one caption by the settings.
+    """
+    asked, texts = batch[schema.PROMPTS], batch[schema.QUESTIONS]
+    if not is_named(prompts) and texts.null_count == len(texts):
+        return None
+    found = []
+    for numbers, written in zip(
+        asked.take(rows).to_pylist(), texts.take(rows).to_pylist(), strict=True
+    ):
+        indices = tuple(range(len(prompts)) if numbers is None else numbers)
+        of_settings = [prompts[index].text for index in indices]
+        found.append(
+            (
+                indices,
+                [
+                    prompts[index].question(text)
+                    for index, text in zip(indices, written or of_settings, strict=True)
+                ],
+            )
         )
+    return found
+
+
+def alike(
+    asked: list[tuple[tuple[int, ...], list[Question]]] | None, num_images: int
+) -> Iterator[tuple[list[int], Questions | None]]:
+    """Group images about which the same prompts are asked; yield their positions and questions."""
+    if asked is None:
+        yield list(range(num_images)), None
+        return
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, (indices, _) in enumerate(asked):
+        groups[indices].append(place)
+    for places in groups.values():
+        yield places, [asked[place][1] for place in places]
+
+
+def answered_table(batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec) -> pa.Table:
+    """Return the ANSWERED rows of LOADED rows.
+
+    Args:
+        batch: The loaded rows.
+        outcomes: The answers about the images, by the index of their row; other rows have failed.
+        spec: Of the run.
+    """
+    loaded = batch.drop_columns([schema.PIXELS, schema.QUESTIONS]).to_pylist()
+    answered: list[dict[str, Any]] = []
+    for index, row in enumerate(loaded):
+        prompts = row.pop(schema.PROMPTS)
+        outcome = outcomes.get(index)
+        for place, prompt in enumerate(range(len(spec.prompts)) if prompts is None else prompts):
+            numbered = {schema.PROMPT: prompt, schema.IS_FIRST: place == 0}
+            columns = {} if outcome is None else _outcome_columns(outcome, place, spec)
+            answered.append({**row, **numbered, **columns})
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)
+
+
+def _outcome_columns(outcome: Outcome, place: int, spec: RunSpec) -> dict[str, Any]:
+    if isinstance(outcome, ImageError):
+        return failure(outcome)
+    return {**caption_columns(outcome[place]), schema.MODEL: spec.model.name}
 
 
 def caption_columns(caption: Caption) -> dict[str, Any]:
@@ -356,6 +463,9 @@ def caption_columns(caption: Caption) -> dict[str, Any]:
         schema.CAPTION: caption.text,
         schema.NUM_WORDS: count_words(caption.text),
         schema.LOGPROB: caption.logprob,
+        schema.FINISH: caption.finish,
+        schema.NUM_TOKENS: caption.num_tokens,
+        schema.NUM_PROMPT_TOKENS: caption.num_prompt_tokens,
         schema.ALTERNATIVES: [
             {schema.CAPTION: other.text, schema.LOGPROB: other.logprob}
             for other in caption.alternatives

@@ -11,7 +11,9 @@ from raycap.captioning.moving import Move, find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.source import Listing, open_source
 from raycap.config import CaptionConfig
+from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
+from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import announce
@@ -66,6 +68,7 @@ def settle(
     cascade = find_cascade(config, model)
     generation = settled_generation(config.generation, model)
     check_backend(model, config.model, generation)
+    _check_prompts(config, model)
     settled = {"generation": generation, "model": settled_model(config.model, model)}
     config = config.model_copy(update=settled)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
@@ -80,6 +83,17 @@ def settle(
     )
 
 
+def _check_prompts(config: CaptionConfig, model: ModelSource) -> None:
+    """Raise ConfigError if the model does not support named prompts."""
+    if config.prompts and not find_kind(model.kind).takes_questions:
+        able = ", ".join(kind.name for kind in KINDS if kind.takes_questions)
+        raise ConfigError(
+            f"prompts: {model.name} is a model of kind {model.kind}, which takes no prompts; "
+            f"models of kind {able} do",
+            setting="prompts",
+        )
+
+
 def caption_fingerprint(
     source: dict[str, Any],
     model: ModelSource,
@@ -88,7 +102,9 @@ def caption_fingerprint(
 ) -> dict[str, Any]:
     """Return what decides a run's captions: two runs alike in this may share an output.
 
-    The key `cascade` exists only with a cascade, so that older outputs can be continued.
+    The keys `cascade` and `prompts` exist only with a cascade or named prompts, so that older
+    outputs can be continued. Which named prompts there are is not part of it: they can be added and
+    changed later.
     """
     found = {
         **source,
@@ -96,6 +112,8 @@ def caption_fingerprint(
         "generation": config.generation.model_dump(mode="json"),
         "image": config.image.model_dump(mode="json"),
     }
+    if config.prompts:
+        found["prompts"] = "named"
     return found if cascade is None else {**found, "cascade": cascade.describe()}
 
 

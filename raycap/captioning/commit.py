@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.cascade import Cascade
+from raycap.captioning.columns import AnswerColumns, replace_rows
 from raycap.captioning.parts import (
     CAPTIONS,
     CaptionsFooter,
     encode_captions,
-    read_captions_footer,
-    read_part,
+    read_captions_part,
 )
 from raycap.captioning.plan import PartVersions
 from raycap.errors import RunStopped
@@ -36,17 +36,20 @@ _MAX_UNWRITTEN = 16
 class _OpenPart:
     """A part with unanswered rows."""
 
-    def __init__(self, num_rows: int, is_partial: bool) -> None:
+    def __init__(self, num_rows: int, is_partial: bool, num_prompts: int) -> None:
         self.num_rows = num_rows
+        self._num_prompts = num_prompts
         self.is_partial = is_partial
         self.begun_s = time.monotonic()
         self.tables: list[pa.Table] = []
-        self._seen = np.zeros(num_rows, bool)
+        self._seen = np.zeros(num_rows, bool)  # by row and prompt
         self._num_seen = 0
 
     def add(self, table: pa.Table) -> int:
         """Add rows that have not arrived before, and return their number."""
         rows = table[schema.ROW].to_numpy()
+        if self._num_prompts > 1:
+            rows = rows * self._num_prompts + table[schema.PROMPT].to_numpy()
         missing = rows.max(initial=-1) + 1 - len(self._seen)
         if missing > 0:  # a partial part: rows to repeat have any number
             self._seen = np.pad(self._seen, (0, missing))
@@ -78,6 +81,7 @@ class Committer:
         versions: PartVersions,
         on_commit: Callable[[int, CaptionsFooter], None],
         cascade: Cascade | None = None,
+        answers: AnswerColumns | None = None,
     ) -> None:
         """Prepare to write.
 
@@ -87,12 +91,14 @@ class Committer:
             versions: the run, and the revisions of its manifest parts.
             on_commit: called with the number and footer of each part that is written.
             cascade: the run's cascade.
+            answers: the columns of a run with named prompts.
         """
         self._store = store
         self._lock = lock
         self._versions = versions
         self._on_commit = on_commit
         self._cascade = cascade
+        self._answers = answers
         self._open: dict[int, _OpenPart] = {}
         self._done: set[int] = set()
         self._pool = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="raycap-commit")
@@ -148,7 +154,9 @@ class Committer:
     def _add_to_part(self, number: int, rows: pa.Table) -> pa.Table:
         if number not in self._open:
             first = rows.slice(0, 1).select([schema.NUM_ROWS, schema.PARTIAL]).to_pylist()[0]
-            self._open[number] = _OpenPart(first[schema.NUM_ROWS], first[schema.PARTIAL])
+            num_prompts = len(self._answers.prompts) if self._answers else 1
+            is_partial = first[schema.PARTIAL]
+            self._open[number] = _OpenPart(first[schema.NUM_ROWS], is_partial, num_prompts)
         part = self._open[number]
         num_added = part.add(rows)
         if part.is_whole:
@@ -166,30 +174,33 @@ class Committer:
 
     def _write(self, number: int, part: _OpenPart) -> tuple[int, CaptionsFooter]:
         answered = pa.concat_tables(part.tables)
-        num_bytes = pc.sum(answered[schema.NUM_BYTES]).as_py()
+        num_bytes = _bytes_read(answered)
+        old = None
         if part.is_partial:
-            old_footer = read_captions_footer(self._store, number)
-            num_bytes = max(num_bytes, old_footer.num_bytes)
-            kept = self._cascade.kept(answered) if self._cascade else answered
-            rows = _replace_rows(read_part(self._store, CAPTIONS, number), kept)
+            old, footer = read_captions_part(self._store, number)
+            num_bytes = max(num_bytes, footer.num_bytes)
+        kept = self._cascade.kept(answered) if self._cascade else answered
+        if self._answers is not None:
+            rows = self._answers.rows(kept, old)
+        elif old is None:
+            rows = kept.sort_by(schema.ROW).select(schema.CAPTIONS.names)
         else:
-            rows = answered.sort_by(schema.ROW).select(schema.CAPTIONS.names)
-        revision = self._versions.revisions.get(number, 0)
-        counts = self._cascade.counts(rows, answered) if self._cascade else None
-        run = self._versions.run
-        data, footer = encode_captions(rows, num_bytes, revision, now(), counts, run=run)
+            rows = replace_rows(old, kept)
+        data, footer = encode_captions(
+            rows,
+            num_bytes,
+            self._versions.revisions.get(number, 0),
+            now(),
+            self._cascade.counts(rows, answered) if self._cascade else None,
+            run=self._versions.run,
+            prompts=self._answers.digests if self._answers else None,
+        )
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)
         return number, footer
 
 
-def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:
-    """Replace rows of the existing part by newly answered ones."""
-    answered = new.sort_by(schema.ROW)
-    positions = answered[schema.ROW].to_numpy()
-    source = np.arange(len(old))
-    source[positions] = len(old) + np.arange(len(positions))
-    both = pa.concat_tables(
-        [old.cast(schema.CAPTIONS), answered.select(schema.CAPTIONS.names).cast(schema.CAPTIONS)]
-    )
-    return both.take(pa.array(source))
+def _bytes_read(answered: pa.Table) -> int:
+    """Return the bytes read for images, each of which may have several answers."""
+    images = answered.filter(answered[schema.IS_FIRST])
+    return int(pc.sum(images[schema.NUM_BYTES]).as_py() or 0)

@@ -44,6 +44,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     keep_existing: bool = False,
     same_stem: SameStem | str = SameStem.SUFFIX,
     gone: Gone | str = Gone.KEEP,
+    prompt: str | None = None,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -59,6 +60,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
         same_stem: Names of the sidecars of images such as `x.jpg` and `x.png`: `suffix` (default),
             `first` or `error`.
         gone: `drop` leaves out images that were missing from the source when it was last listed.
+        prompt: The named prompt whose answers to export; None for the first, if the run has any.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -76,7 +78,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
         )
     stems = choose(SameStem, same_stem, "same_stem")
     drops_gone = choose(Gone, gone, "gone") is Gone.DROP
-    source = open_finished(str(output), storage or StorageConfig(), drops_gone=drops_gone)
+    source = open_finished(
+        str(output), storage or StorageConfig(), drops_gone=drops_gone, prompt=prompt
+    )
     if to == ExportFormat.SIDECAR:
         folder = _open_folder(str(destination), source)
         counts = _export_sidecars(source, folder, existing, stems)

@@ -6,7 +6,7 @@ captioned again only if images changed or its transient failures are to be retri
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -39,6 +39,10 @@ class Totals:
     """Images captioned by the second model."""
     num_second_failed: int = 0
     """Images that the second model failed on."""
+    flagged: Counter[str] = field(default_factory=Counter)
+    """Kept answers by the code of their flag."""
+    num_tokens: int = 0
+    num_prompt_tokens: int = 0
 
     def add(self, footer: CaptionsFooter) -> None:
         """Add a part."""
@@ -50,6 +54,9 @@ class Totals:
         self.num_awaiting += footer.num_awaiting
         self.num_second += footer.num_second
         self.num_second_failed += footer.num_second_failed
+        self.flagged.update(footer.flagged)
+        self.num_tokens += footer.num_tokens
+        self.num_prompt_tokens += footer.num_prompt_tokens
 
 
 @dataclass(kw_only=True)
@@ -127,7 +134,7 @@ def retried_codes(retry_failed: RetryFailed) -> frozenset[str]:
     return frozenset(found)
 
 
-def read_ledger(
+def read_ledger(  # noqa: PLR0913  independent choices, by keyword
     store: Store,
     plan: CaptionPlan,
     *,
@@ -135,6 +142,7 @@ def read_ledger(
     num_threads: int,
     is_second: bool = False,
     run: str = "",
+    prompts: Mapping[str, str] | None = None,
 ) -> Ledger:
     """Compare the committed parts with the plan, by their footers only.
 
@@ -149,6 +157,7 @@ def read_ledger(
         num_threads: Footers to read at the same time.
         is_second: After the pass of the first model, caption the images that await the second
             model of a cascade.
+        prompts: Digests of the run's named prompts; a part that lacks one is asked it.
 
     Raises:
         DatasetError: a captions part belongs to another run or manifest.
@@ -166,6 +175,8 @@ def read_ledger(
         if problem is not None:
             raise foreign_part(store, number, problem)
         num_again = footer.num_awaiting if is_second else _count_again(footer, part, codes)
+        if not (prompts or {}).items() <= footer.prompts.items():
+            num_again = footer.num_rows
         ledger.add(number, footer, num_again)
     ledger.missing += sorted(plan.parts.keys() - set(committed))
     ledger.num_pending += sum(plan.parts[number].num_rows for number in ledger.missing)

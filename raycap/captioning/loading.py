@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from threading import Lock
 from typing import Any, Protocol
 
@@ -19,7 +20,14 @@ from ray._private.worker import global_worker  # no public name tells a task's a
 
 from raycap import schema
 from raycap.captioning.cascade import awaits
-from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
+from raycap.captioning.parts import (
+    CAPTIONS,
+    MANIFEST,
+    CaptionsFooter,
+    read_captions_part,
+    read_part,
+)
+from raycap.captioning.prompts import Prompt, is_named
 from raycap.captioning.source import File, with_held_files
 from raycap.config import CaptionConfig, ImageConfig, StorageConfig
 from raycap.errors import (
@@ -136,6 +144,8 @@ class RunSpec:
     """The folder or prefix that was listed; None for a list or one image."""
     retried: frozenset[str] = TRANSIENT_CODES
     """Error codes of rows to caption again in a partial part."""
+    prompts: tuple[Prompt, ...] = (Prompt(name="", text=""),)
+    """What is asked about each image."""
 
     @property
     def block_rows(self) -> int:
@@ -176,33 +186,46 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:
     """Return the rows of a part to caption: all of them, or for a partial part those to repeat.
 
-    Those are rows that changed or failed in a way that is retried, or for the second model of a
-    cascade the rows with weak captions.
+    Those are rows that changed or failed in a way that is retried, rows about which a prompt was
+    not asked yet, or for the second model of a cascade the rows with weak captions.
     """
     store = _store(spec.output, spec.config.storage)
     manifest = read_part(store, MANIFEST, part)
     rows: list[dict[str, Any]] = manifest.to_pylist()
     attempts = [1] * len(rows)
+    asked: list[list[int] | None] = [None] * len(rows)
     chosen = list(range(len(rows)))
-    if partial:
-        old = read_part(store, CAPTIONS, part)
-        if spec.below is None:
-            attempts, chosen = _stale_rows(manifest, old, spec.retried)
+    if partial and spec.below is None:
+        old, footer = read_captions_part(store, part)
+        attempts, changed, failed = _stale_rows(manifest, old, spec.retried)
+        if is_named(spec.prompts):
+            asked = _open_prompts(spec, old, footer, changed)
         else:
-            attempts = old[schema.ATTEMPTS].to_pylist()
-            weak = awaits(old, spec.model.name, spec.below)
-            chosen = pc.indices_nonzero(weak).to_pylist()
+            asked = [None if stale else [] for stale in pc.or_(changed, failed).to_pylist()]
+        # If none is stale (an image changed and changed back), all are repeated: the part must be
+        # rewritten with the revision of its manifest, or it would stay pending forever.
+        chosen = [index for index, prompts in enumerate(asked) if prompts != []]
+        if not chosen:
+            chosen, asked = list(range(len(rows))), [None] * len(rows)
+    elif partial and spec.below is not None:
+        old = read_part(store, CAPTIONS, part)
+        attempts = old[schema.ATTEMPTS].to_pylist()
+        weak = awaits(old, spec.model.name, spec.below)
+        chosen = pc.indices_nonzero(weak).to_pylist()
     ids = [rows[index][schema.IMAGE_ID] for index in chosen]
     whole = {} if spec.addresses is None else ray.get(spec.addresses.of.remote(ids))
+    per_image = len(spec.prompts)
+    num_answers = sum(per_image if asked[n] is None else len(asked[n] or ()) for n in chosen)
     return [
         {
             **rows[index],
             schema.URI: whole.get(rows[index][schema.IMAGE_ID], rows[index][schema.URI]),
             schema.PART: part,
             schema.ROW: index,
-            schema.NUM_ROWS: len(chosen),
+            schema.NUM_ROWS: num_answers,
             schema.PARTIAL: partial,
             schema.ATTEMPTS: attempts[index],
+            schema.PROMPTS: asked[index],
         }
         for index in chosen
     ]
@@ -210,24 +233,41 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
 
 def _stale_rows(
     manifest: pa.Table, old: pa.Table, retried: frozenset[str]
-) -> tuple[list[int], list[int]]:
-    """Return the attempt number of each row, and the indices of the rows to repeat.
-
-    If there are none (an image changed and changed back), all rows are repeated: the part must be
-    rewritten with the revision of its manifest, or it would stay pending forever.
-    """
+) -> tuple[list[int], pa.ChunkedArray, pa.ChunkedArray]:
+    """Return of each row the attempt number, whether its image changed, and whether to retry it."""
     changed = pc.fill_null(pc.not_equal(manifest[schema.ETAG], old[schema.ETAG]), False)
+    failed = _is_retried(old[schema.ERROR_CODE], retried)
+    again = zip(
+        changed.to_pylist(), failed.to_pylist(), old[schema.ATTEMPTS].to_pylist(), strict=True
+    )
+    attempts = [1 if is_changed else count + is_retried for is_changed, is_retried, count in again]
+    return attempts, changed, failed
+
+
+def _is_retried(codes: pa.ChunkedArray, retried: frozenset[str]) -> pa.ChunkedArray:
     # Transient failures too, even if others are to be retried: their part is rewritten anyway.
-    codes = pa.array(sorted(retried | TRANSIENT_CODES), pa.string())
-    failed = pc.is_in(old[schema.ERROR_CODE], value_set=codes)
-    attempts = [
-        1 if is_changed else count + 1
-        for is_changed, count in zip(
-            changed.to_pylist(), old[schema.ATTEMPTS].to_pylist(), strict=True
-        )
-    ]
-    stale = pc.indices_nonzero(pc.or_(changed, failed)).to_pylist()
-    return attempts, stale or list(range(len(manifest)))
+    wanted = pa.array(sorted(retried | TRANSIENT_CODES), pa.string())
+    return pc.is_in(codes, value_set=wanted)
+
+
+def _open_prompts(
+    spec: RunSpec, old: pa.Table, footer: CaptionsFooter, changed: pa.ChunkedArray
+) -> list[list[int] | None]:
+    """Return the prompts to ask about each row of a committed part; None for all of them."""
+    is_open = []
+    for prompt in spec.prompts:
+        if footer.prompts.get(prompt.name) != prompt.digest:
+            is_open.append([True] * len(old))
+            continue
+        answers = old[prompt.name]
+        codes = pc.struct_field(answers, schema.ERROR_CODE)
+        again = pc.or_(_is_retried(codes, spec.retried), pc.is_null(answers))
+        is_open.append(pc.or_(again, changed).to_pylist())
+    found: list[list[int] | None] = []
+    for of_row in zip(*is_open, strict=True):
+        indices = [index for index, is_asked in enumerate(of_row) if is_asked]
+        found.append(None if len(indices) == len(spec.prompts) else indices)
+    return found
 
 
 @lru_cache(maxsize=4)
@@ -276,12 +316,16 @@ def load_image(
         schema.STATUS: schema.STATUS_OK,
         schema.NUM_BYTES: 0,
         schema.ALTERNATIVES: [],
+        # The captioners repeat the row for each prompt.
+        schema.PROMPT: 0,
+        schema.IS_FIRST: True,
     }
     try:
         if isinstance(file, ImageError):
             raise file
         data = _fetch(row, size_bytes, reader, spec) if file is None else file
         loaded[schema.NUM_BYTES] = len(data)
+        loaded[schema.DIGEST] = sha256(data).hexdigest()
         image = decoder(data)
     except ImageError as error:
         return {**loaded, **failure(error)}

@@ -12,8 +12,15 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
 from raycap.captioning.plan import CaptionPlan, read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
-from raycap.results.captioning import read_caption_run, run_setting, source_dataset
+from raycap.results.captioning import (
+    is_complete,
+    read_caption_run,
+    read_summary,
+    run_setting,
+    source_dataset,
+)
 from raycap.runs.records import fingerprint_digest
+from raycap.schema import CAPTIONS as CAPTION_COLUMNS
 from raycap.schema import IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -42,6 +49,8 @@ class FinishedOutput:
     """Largest image file that the run accepted."""
     dataset: str | None
     """Address of the run's source if that is a caption dataset, which may contain the images."""
+    prompt: str | None = None
+    """The named prompt whose answers are read as captions; None in a run without named prompts."""
     dropped: dict[int, list[int]] = field(default_factory=dict)
     """Rows by part that are left out, because their images are gone from the source."""
 
@@ -51,12 +60,12 @@ class FinishedOutput:
         return sum(map(len, self.dropped.values()))
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the captions parts in order, with these columns or all."""
+        """Yield the captions parts in order, with these columns or those of CAPTIONS."""
 
         def read(number: int) -> pa.Table:
-            return self._without_dropped(
-                number, read_part(self.store, CAPTIONS, number, columns=columns)
-            )
+            wanted = CAPTION_COLUMNS.names if columns is None else columns
+            table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
+            return self._without_dropped(number, table)
 
         return ordered_map(read, self.parts, self.read_ahead)
 
@@ -72,7 +81,7 @@ class FinishedOutput:
         Raises:
             DatasetError: its rows are not those of its manifest part.
         """
-        table = read_part(self.store, CAPTIONS, number)
+        table = read_part(self.store, CAPTIONS, number, CAPTION_COLUMNS.names, self.prompt)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
             raise DatasetError(
@@ -90,13 +99,16 @@ class FinishedOutput:
         return table.filter(pa.array([row not in dropped for row in range(len(table))]))
 
 
-def open_finished(uri: str, config: StorageConfig, *, drops_gone: bool = False) -> FinishedOutput:
+def open_finished(
+    uri: str, config: StorageConfig, *, drops_gone: bool = False, prompt: str | None = None
+) -> FinishedOutput:
     """Open the output of a finished run.
 
     Args:
         uri: its address.
         config: how stores are reached.
         drops_gone: leave out images that were missing from the source when it was last listed.
+        prompt: the named prompt whose answers to read; None for the first, if the run has any.
 
     Raises:
         DatasetError: it is not an output of raycap, is damaged, or is unfinished.
@@ -120,7 +132,26 @@ def open_finished(uri: str, config: StorageConfig, *, drops_gone: bool = False) 
         read_ahead=_read_ahead(plan, config),
         max_image_bytes=_max_image_bytes(run),
         dataset=source_dataset(run),
+        prompt=_prompt_of(store, run, prompt),
     )
+
+
+def _prompt_of(store: Store, run: dict[str, Any], asked: str | None) -> str | None:
+    """Return the prompt to read.
+
+    Raises:
+        DatasetError: the run was not asked it.
+    """
+    summary = read_summary(store) if is_complete(store) else None
+    names = list(summary.prompts if summary else run_setting(run, "config", "prompts") or {})
+    if asked is not None and asked not in names:
+        has = f"its prompts are: {', '.join(names)}" if names else "it has no named prompts"
+        raise DatasetError(
+            f"{store.uri}: was not asked a prompt named {asked!r}; {has}",
+            uri=store.uri,
+            setting="prompt",
+        )
+    return asked or next(iter(names), None)
 
 
 def _check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:

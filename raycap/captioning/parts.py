@@ -6,7 +6,7 @@ manifest part, the counts of a captions part. So resuming and totals read footer
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -71,6 +71,15 @@ class CaptionsFooter:
     ids: str = ""
     """Digest of its image ids, as in its manifest part; empty in parts of older versions."""
 
+    prompts: dict[str, str] = field(default_factory=dict)
+    """Named prompts that its rows answer, in order, with the digest of each."""
+    flagged: dict[str, int] = field(default_factory=dict)
+    """Kept answers by the code of their flag."""
+    num_tokens: int = 0
+    """Generated tokens of its answers, as far as known."""
+    num_prompt_tokens: int = 0
+    """Tokens that the model read for its answers, as far as known."""
+
     @property
     def num_transient(self) -> int:
         """Failed rows that a retry may fix."""
@@ -113,7 +122,7 @@ def encode_manifest(table: pa.Table, footer: ManifestFooter) -> bytes:
     return _encode(table.cast(schema.MANIFEST), asdict(footer))
 
 
-def encode_captions(
+def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyword
     table: pa.Table,
     num_bytes: int,
     revision: int,
@@ -121,30 +130,53 @@ def encode_captions(
     cascade: Mapping[str, int] | None = None,
     *,
     run: str = "",
+    prompts: Mapping[str, str] | None = None,
 ) -> tuple[bytes, CaptionsFooter]:
     """Encode the rows of a captions part; return the bytes and the footer.
 
     Args:
-        table: The rows.
+        table: The rows, as they are written.
         num_bytes: Bytes read for its images.
         revision: Of the manifest part that it was captioned from.
         committed_at: Current time in UTC.
         cascade: Counts of a cascade for the footer; None if there is none.
         run: Digest of the run's fingerprint.
+        prompts: Digests of its named prompts, in order.
     """
+    prompts = dict(prompts or {})
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
+    main, *_ = answers = [*map(answers_of(table), prompts)] or [table]
+    flags = [flag for one in answers for flag in one[schema.FLAG].drop_null().to_pylist()]
     footer = CaptionsFooter(
         num_rows=len(table),
-        num_words=pc.sum(table[schema.NUM_WORDS]).as_py() or 0,
+        num_words=_sum(main[schema.NUM_WORDS]),
         num_bytes=num_bytes,
         revision=revision,
         failed=dict(sorted(Counter(failed[schema.ERROR_CODE].to_pylist()).items())),
         committed_at=committed_at,
         run=run,
         ids=ids_digest(table),
+        prompts=prompts,
+        flagged=dict(sorted(Counter(flags).items())),
+        num_tokens=sum(_sum(one[schema.NUM_TOKENS]) for one in answers),
+        num_prompt_tokens=sum(_sum(one[schema.NUM_PROMPT_TOKENS]) for one in answers),
         **(cascade or {}),
     )
-    return _encode(table.cast(schema.CAPTIONS), asdict(footer)), footer
+    return _encode(table, asdict(footer)), footer
+
+
+def answers_of(table: pa.Table) -> Callable[[str], pa.Table]:
+    """Return a function from the name of a prompt to its answers, a column per ANSWER_FIELD."""
+
+    def answers(name: str) -> pa.Table:
+        fields = {field: pc.struct_field(table[name], field) for field in schema.ANSWER_FIELDS}
+        return pa.table(fields)
+
+    return answers
+
+
+def _sum(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(column).as_py() or 0)
 
 
 def read_manifest_footer(store: Store, number: int) -> ManifestFooter:
@@ -164,10 +196,27 @@ def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
     return _read_footer(store, part_key(CAPTIONS, number), CaptionsFooter)
 
 
-def read_part(store: Store, folder: str, number: int, columns: list[str] | None = None) -> pa.Table:
-    """Read the rows of a part. Raises DatasetError with its address if it is damaged."""
+def read_part(
+    store: Store,
+    folder: str,
+    number: int,
+    columns: list[str] | None = None,
+    prompt: str | None = None,
+) -> pa.Table:
+    """Read the rows of a part.
+
+    Args:
+        store: The output.
+        folder: MANIFEST or CAPTIONS.
+        number: Of the part.
+        columns: To read; None for all, further columns of the run included.
+        prompt: The named prompt whose answers the columns of CAPTIONS hold; None for the first.
+
+    Raises:
+        DatasetError: it is damaged, or has no such prompt; with its address.
+    """
     key = part_key(folder, number)
-    return _rows(store, folder, key, store.read(key), columns)
+    return _rows(store, folder, key, store.read(key), columns, prompt)
 
 
 def read_manifest_part(store: Store, number: int) -> tuple[pa.Table, ManifestFooter]:
@@ -178,30 +227,91 @@ def read_manifest_part(store: Store, number: int) -> tuple[pa.Table, ManifestFoo
 
 
 def read_captions_part(store: Store, number: int) -> tuple[pa.Table, CaptionsFooter]:
-    """Read a captions part in one request. Raises as `read_part` does."""
+    """Read a captions part in one request. Raises as `read_part` does.
+
+    With named prompts, `status` and the error are those of the row, which fails with any of its
+    prompts.
+    """
     key = part_key(CAPTIONS, number)
     data = store.read(key)
-    return _rows(store, CAPTIONS, key, data), _footer(store, key, data, CaptionsFooter)
+    rows = _rows(store, CAPTIONS, key, data, of_rows=True)
+    return rows, _footer(store, key, data, CaptionsFooter)
 
 
-def _rows(
-    store: Store, folder: str, key: str, data: bytes, columns: list[str] | None = None
+def _rows(  # noqa: PLR0913  what `read_part` and `read_captions_part` ask for
+    store: Store,
+    folder: str,
+    key: str,
+    data: bytes,
+    columns: list[str] | None = None,
+    prompt: str | None = None,
+    of_rows: bool = False,  # instead of those of a prompt; see _with_answers
 ) -> pa.Table:
-    wanted = columns or _SCHEMAS[folder].names
+    known = _SCHEMAS[folder]
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        table = file.read([name for name in wanted if name != schema.MODEL or name in _names(file)])
-        if schema.MODEL in wanted and schema.MODEL not in table.column_names:
-            table = table.append_column(schema.MODEL, pa.nulls(len(table), pa.string()))
+        stored = file.schema_arrow.names
+        further = [name for name in stored if name not in known.names] if columns is None else []
+        wanted = columns or [*known.names, *further]
+        names = _prompts_of(file) if folder == CAPTIONS else []
+        if names:
+            name = prompt or names[0]
+            if name not in names:
+                raise _no_such_prompt(store, key, name, names)
+            table = file.read([one for one in stored if one in {name, *wanted}])
+            table = _with_answers(table, name, wanted, of_rows=of_rows)
+        elif prompt is not None:
+            raise _no_such_prompt(store, key, prompt, names)
+        else:
+            table = file.read([name for name in wanted if name in stored])
+        for name in wanted:
+            if name in schema.LATER_COLUMNS and name not in table.column_names and names is None:
+                table = table.append_column(name, pa.nulls(len(table), known.field(name).type))
         return table.select(wanted)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(store, key) from error
 
 
-def _names(file: pq.ParquetFile) -> list[str]:
-    """Return the column names of a file; older parts have no `model`."""
-    names: list[str] = file.schema_arrow.names
-    return names
+def _prompts_of(file: pq.ParquetFile) -> list[str] | None:
+    """Return the named prompts of a captions part; None if its version had none yet."""
+    footer = parse_json((file.metadata.metadata or {}).get(_FOOTER_KEY, b"{}"))
+    return list(footer["prompts"]) if "prompts" in footer else None
+
+
+def _with_answers(table: pa.Table, name: str, wanted: list[str], *, of_rows: bool) -> pa.Table:
+    """Add the columns of CAPTIONS that a run with named prompts stores per prompt.
+
+    Args:
+        table: As stored.
+        name: Of the prompt.
+        wanted: Names of the columns to read.
+        of_rows: Whether `status` and the error are to be those of the row, which fails with any of
+            its prompts, instead of those of the prompt.
+    """
+    answers = answers_of(table)(name)
+    failed = pc.is_valid(answers[schema.ERROR_CODE])
+    status = pc.if_else(failed, schema.STATUS_FAILED, schema.STATUS_OK)
+    for one in schema.CAPTIONS:
+        is_own = one.name in schema.ANSWER_FIELDS or one.name == schema.STATUS
+        is_stored = one.name in table.column_names
+        if one.name not in wanted or not is_own or (is_stored and of_rows):
+            continue
+        column = status if one.name == schema.STATUS else answers[one.name]
+        if one.name == schema.ALTERNATIVES:
+            column = pc.coalesce(column, pa.scalar([], one.type))
+        if is_stored:
+            table = table.drop_columns([one.name])
+        table = table.append_column(one, column.cast(one.type))
+    return table
+
+
+def _no_such_prompt(store: Store, key: str, prompt: str, names: list[str] | None) -> DatasetError:
+    has = f"its prompts are: {', '.join(names)}" if names else "it has no named prompts"
+    return DatasetError(
+        f"{store.address(key)}: has no answers to a prompt named {prompt!r}; {has}",
+        uri=store.address(key),
+        setting="prompt",
+    )
 
 
 def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:

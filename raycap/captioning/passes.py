@@ -13,6 +13,7 @@ from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, r
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CaptionsFooter, read_captions_footer
 from raycap.captioning.plan import CaptionPlan
+from raycap.captioning.prompts import prompt_digests, prompts_of
 from raycap.captioning.resources import (
     count_lanes,
     count_workers,
@@ -128,6 +129,7 @@ class CaptionPass:
             below=self._cascade.below if self._cascade and self._is_second else None,
             root=listing.root,
             retried=retried_codes(self._retry_failed),
+            prompts=prompts_of(config),
         )
 
     def _stream(self, described: StreamSpec, on_progress: OnProgress) -> None:
@@ -187,6 +189,7 @@ class CaptionPass:
             num_threads=self._config.storage.list_threads,
             is_second=self._is_second,
             run=self._plan.run,
+            prompts=prompt_digests(self._config),
         )
         done = numbers - {*ledger.missing, *ledger.partial}
         return [(number, read_captions_footer(self._store, number)) for number in sorted(done)]

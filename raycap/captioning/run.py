@@ -19,6 +19,7 @@ from raycap.captioning.ledger import (
 )
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
+from raycap.captioning.prompts import prompt_digests
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
 from raycap.config import CaptionConfig
@@ -184,6 +185,7 @@ def foresee(
         retry_failed=retry_failed,
         num_threads=config.storage.list_threads,
         run=plan.run,
+        prompts=prompt_digests(config),
     )
     return Forecast(
         num_images=plan.num_images,
@@ -251,6 +253,7 @@ class _Invocation:
             num_threads=config.storage.list_threads,
             is_second=cascade is not None and cascade.is_second,
             run=self._plan.run,
+            prompts=prompt_digests(config),
         )
         self._totals = ledger.totals
         num_failed = ledger.totals.failed.total()
@@ -298,6 +301,10 @@ class _Invocation:
             num_gone=self._plan.num_gone,
             is_source_empty=self._plan.is_source_empty,
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
+            prompts=list(self._asked.config.prompts),
+            flagged=dict(sorted(totals.flagged.items())),
+            num_tokens=totals.num_tokens,
+            num_prompt_tokens=totals.num_prompt_tokens,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
             wall_s=round(time.monotonic() - started, 2),

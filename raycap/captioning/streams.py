@@ -25,10 +25,12 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.cascade import Cascade
+from raycap.captioning.columns import AnswerColumns
 from raycap.captioning.commit import Committer
 from raycap.captioning.loading import RunSpec, load_parts
 from raycap.captioning.parts import CaptionsFooter
 from raycap.captioning.plan import PartVersions
+from raycap.captioning.prompts import is_named
 from raycap.captioning.refusals import Refusals
 from raycap.captioning.stream import RUN_STAGES, Resources, Stages, answered_rows
 from raycap.cluster.failures import ClusterFailed
@@ -97,6 +99,7 @@ class Stream:
             RunConflict: another writer has taken over the output.
         """
         described, commits = self._described, self._committed.append
+        prompts = described.spec.prompts
         answered = answered_rows(work, described.spec, described.resources, stages)
         with Committer(
             self._store,
@@ -104,6 +107,7 @@ class Stream:
             described.versions,
             lambda number, footer: commits((number, footer)),
             described.cascade,
+            AnswerColumns(prompts) if is_named(prompts) else None,
         ) as committer:
             try:
                 for table in self._readable(answered):
@@ -134,6 +138,8 @@ class Stream:
 
     def _count(self, answered: pa.Table) -> None:
         cascade = self._described.cascade
+        if len(self._described.spec.prompts) > 1:
+            answered = answered.filter(answered[schema.IS_FIRST])
         # If the second model fails, the first one's caption is kept.
         kept = cascade.kept(answered) if cascade else answered
         self._num_answered += len(answered)

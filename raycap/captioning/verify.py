@@ -132,7 +132,7 @@ class _Check:
         except DatasetError as error:
             check.problems.append(str(error))
             return check
-        if captions.schema.names != schema.CAPTIONS.names:
+        if not set(captions.schema.names) >= set(schema.CAPTIONS.names):
             check.problems.append(f"{name}: has other columns than a captions part")
             return check
         if not captions[schema.IMAGE_ID].equals(manifest[schema.IMAGE_ID]):
@@ -146,7 +146,7 @@ class _Check:
             check.problems.append(f"{name}: {reason}")
             return check
         _check_footer(check, name, captions, footer)
-        _count_rows(check, name, manifest, captions)
+        _count_rows(check, name, manifest, captions, has_prompts=bool(footer.prompts))
         if self._is_cascade and not check.problems:  # the second model is awaited: pending
             check.num_pending += footer.num_awaiting
             check.num_ok -= footer.num_awaiting
@@ -177,18 +177,20 @@ def _check_footer(check: _PartCheck, name: str, rows: pa.Table, footer: Captions
         )
 
 
-def _count_rows(check: _PartCheck, name: str, manifest: pa.Table, captions: pa.Table) -> None:
+def _count_rows(
+    check: _PartCheck, name: str, manifest: pa.Table, captions: pa.Table, *, has_prompts: bool
+) -> None:
     # A null ETag compares as null: without an ETag an image counts as unchanged.
     differs = pc.not_equal(manifest[schema.ETAG], captions[schema.ETAG])
     changed = pc.fill_null(differs, False)
     is_ok = pc.equal(captions[schema.STATUS], schema.STATUS_OK)
+    has_code = pc.is_in(captions[schema.ERROR_CODE], value_set=_CODES)
+    if not has_prompts:  # otherwise one answer may have failed, and another not
+        has_code = pc.and_(pc.is_null(captions[schema.CAPTION]), has_code)
     well_formed = pc.if_else(
         is_ok,
         pc.and_(pc.is_valid(captions[schema.CAPTION]), pc.is_null(captions[schema.ERROR_CODE])),
-        pc.and_(
-            pc.is_null(captions[schema.CAPTION]),
-            pc.is_in(captions[schema.ERROR_CODE], value_set=_CODES),
-        ),
+        has_code,
     )
     for image_id in captions.filter(pc.invert(well_formed))[schema.IMAGE_ID].to_pylist():
         check.problems.append(f"{name}: {image_id!r} is neither captioned nor failed with a code")

@@ -21,8 +21,10 @@ import ray
 from raycap import schema
 from raycap.captioning.captioner import caption_columns, one_line
 from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.prompts import is_named
 from raycap.config import ActorRange
 from raycap.errors import ErrorCode, ImageError, ModelError
+from raycap.models.base import asked_generation
 from raycap.models.load import safe_folder_here
 from raycap.models.vlm.vllm_requests import (
     engine_args,
@@ -59,6 +61,12 @@ def answered_by_vllm(
     requests = _Requests(spec)
     with nullcontext() if spec.debug else _quiet():
         processor = _processor(spec, requests, actors, gpus_per_actor, cpus_per_actor)
+    if is_named(spec.prompts):
+        per_prompt: Any = _per_prompt  # Ray's annotations do not include Arrow tables
+        arguments: Any = {"num_prompts": len(spec.prompts)}
+        loaded = loaded.map_batches(
+            per_prompt, batch_size=None, batch_format="pyarrow", fn_kwargs=arguments, **_RETRIED
+        )
     answered: ray.data.Dataset = processor(loaded)
     to_answered: Any = _to_answered  # Ray's annotations do not include Arrow tables
     return answered.map_batches(to_answered, batch_size=None, batch_format="pyarrow", **_RETRIED)
@@ -135,8 +143,12 @@ class _Requests:
         self.folder = Path(spec.model.folder or "")  # checked on this node when it was found
         self._target = spec.model.target
         self._generation = spec.config.generation
-        self._prompt = prompt_text(self.folder, self._generation.prompt)
-        self._params = sampling_params(self.folder, self._generation)
+        asked = [
+            asked_generation(self._generation, prompt.question(prompt.text))
+            for prompt in spec.prompts
+        ]
+        self._prompts = [prompt_text(self.folder, one.prompt) for one in asked]
+        self._params = [sampling_params(self.folder, one) for one in asked]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # Dropped to save transfers; to Ray, a column `model` would name an adapter.
@@ -146,13 +158,33 @@ class _Requests:
             return {_ERROR: row[schema.ERROR_CODE]}
         shape = self._target.height_px, self._target.width_px, 3
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
-        asked = request(pixels, self._prompt, self._params, self._generation)
+        prompt = row[schema.PROMPT]
+        asked = request(pixels, self._prompts[prompt], self._params[prompt], self._generation)
         return {**asked, _ERROR: ""}
 
     def grey(self) -> dict[str, Any]:
         """Return the request for a plain grey image."""
         pixels = np.full((self._target.height_px, self._target.width_px, 3), 128, np.uint8)
-        return request(pixels, self._prompt, self._params, self._generation)
+        return request(pixels, self._prompts[0], self._params[0], self._generation)
+
+
+def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
+    """Repeat each LOADED row for every prompt to ask; the engine caches what they share."""
+    asked = [
+        list(range(num_prompts)) if prompts is None else prompts
+        for prompts in table[schema.PROMPTS].to_pylist()
+    ]
+    rows = pa.array([index for index, prompts in enumerate(asked) for _ in prompts])
+    columns = {
+        schema.PROMPT: [prompt for prompts in asked for prompt in prompts],
+        schema.IS_FIRST: [prompt == prompts[0] for prompts in asked for prompt in prompts],
+    }
+    repeated = table.take(rows)
+    for name, values in columns.items():
+        place = repeated.schema.get_field_index(name)
+        field = repeated.schema.field(name)
+        repeated = repeated.set_column(place, field, pa.array(values, field.type))
+    return repeated
 
 
 class _Answers:
@@ -160,9 +192,13 @@ class _Answers:
 
     def __init__(self, spec: RunSpec) -> None:
         self._model = spec.model.name
+        self._max_new_tokens = [
+            prompt.max_new_tokens or spec.config.generation.max_new_tokens
+            for prompt in spec.prompts
+        ]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        caption = read_caption(row)
+        caption = read_caption(row, self._max_new_tokens[row[schema.PROMPT]])
         answered = {name: row.get(name) for name in schema.ANSWERED.names}
         if not math.isfinite(caption.logprob):
             reason = "the score of the caption is not a finite number"

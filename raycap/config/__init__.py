@@ -37,6 +37,7 @@ from raycap.config.evaluation import (
     ExternalMetricsConfig,
     ReportConfig,
 )
+from raycap.config.prompts import PromptConfig
 from raycap.config.shared import (
     DEFAULT_MODEL,
     GenerationConfig,
@@ -89,6 +90,7 @@ __all__ = [
     "PreflightConfig",
     "PrepareConfig",
     "PrepareEngineConfig",
+    "PromptConfig",
     "ReportConfig",
     "SameStem",
     "SamplingConfig",

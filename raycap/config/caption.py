@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raycap.config.base import Section
+from raycap.config.prompts import PromptConfig, check_prompt_names
 from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
 
 
@@ -134,3 +135,16 @@ class CaptionConfig(Section):
     """Settings of `--preflight`."""
     cascade: CascadeConfig = CascadeConfig()
     """A second model for weak captions."""
+    prompts: dict[str, PromptConfig] = Field(default_factory=dict)
+    """Several prompts about each image by name, such as `{short: "Describe the image in one
+    sentence.", long: {text: "Describe the image in detail.", max_new_tokens: 300}}`. Each answer is
+    a column of its name. Empty: one caption, by `generation.prompt`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CaptionConfig":
+        check_prompt_names(list(self.prompts))
+        if self.prompts and self.generation.prompt:
+            raise ValueError("prompts replace generation.prompt: set one of them")
+        if self.prompts and self.cascade.model is not None:
+            raise ValueError("cascade.model cannot go with prompts: set one of them")
+        return self

@@ -58,6 +58,9 @@ class ReportConfig(Section):
     """Longer side of the pictures on the page, in pixels."""
     seed: int = Field(default=0, ge=0)
     """Seed of the random images shown."""
+    prompt: str | None = None
+    """Named prompt whose answers a caption output shows as captions. None: the first, if its run
+    has any."""
     image: ImageConfig = ImageConfig()
     """Limits on image files."""
     storage: StorageConfig = StorageConfig()

@@ -23,7 +23,8 @@ def evaluate(
         argument(
             "CAPTIONS",
             "Captions to score: outputs of `raycap caption`, COCO results JSON, JSONL, CSV "
-            "or Parquet files. `NAME=PATH` names a system.",
+            "or Parquet files. `NAME=PATH` names a system, `PATH#PROMPT` "
+            "chooses a named prompt.",
         ),
     ],
     references: Annotated[

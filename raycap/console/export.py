@@ -58,6 +58,12 @@ def export(
             help="Keep or drop images that were no longer in the source when it was last listed.",
         ),
     ] = Gone.KEEP,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Named prompt whose answers to export.", show_default="the first of the run"
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -80,6 +86,7 @@ def export(
             keep_existing=keep_existing,
             same_stem=same_stem,
             gone=gone,
+            prompt=prompt,
             storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])

@@ -17,6 +17,8 @@ from raycap.datasets.readers.files import open_file
 from raycap.errors import ConfigError
 from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
 from raycap.results.captioning import read_run
+from raycap.runs.records import RUN
+from raycap.storage.stores import open_store
 
 _NOT_IN_NAMES = frozenset("/\\:")
 
@@ -61,7 +63,7 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
 
     Args:
         sources: outputs of `raycap caption`, or JSON, JSON Lines, CSV or Parquet files; local or
-            in a bucket; `name=address` gives a name.
+            in a bucket; `name=address` gives a name, `output#prompt` chooses a named prompt.
         config: settings of stores.
 
     Raises:
@@ -167,7 +169,8 @@ def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
         raise ConfigError(
             f"{source}: is not a file of captions: its name must end with {known}", uri=source
         )
-    finished = open_finished(source, config)
+    address, prompt = _split_prompt(source, config)
+    finished = open_finished(address, config, prompt=prompt)
     model = read_run(finished.store).get("fingerprint", {}).get("model", {})
 
     def pages() -> Iterator[pa.Table]:
@@ -177,6 +180,14 @@ def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
     return Captions(
         name=name, source=finished.store.uri, format=CaptionsFormat.RAYCAP, pages=pages, model=model
     )
+
+
+def _split_prompt(source: str, config: StorageConfig) -> tuple[str, str | None]:
+    """Split `output#prompt`; an output whose name contains the sign is an address."""
+    address, sign, prompt = source.rpartition("#")
+    if not sign or open_store(source, config).exists(RUN):
+        return source, None
+    return address, prompt
 
 
 _COLUMN_OF = {FILE: schema.IMAGE_ID}

@@ -30,6 +30,27 @@ class Caption:
     the end token, excluding the prompt. Penalties, temperature and beams do not change it."""
     alternatives: "tuple[Caption, ...]" = ()
     """Further captions, if the settings ask for several."""
+    finish: str | None = None
+    """How it ended: `stop`, or `length` if it reached the maximum number of tokens; None if
+    unknown."""
+    num_tokens: int | None = None
+    """Generated tokens, without the end token; None if unknown."""
+    num_prompt_tokens: int | None = None
+    """Tokens that the model read, those of the image included; None if unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One prompt about one image, complete."""
+
+    text: str
+    """As `generation.prompt`, instead of it."""
+    max_new_tokens: int | None = None
+    """Instead of `generation.max_new_tokens`, if set."""
+    seed: int | None = None
+    """Instead of `generation.sampling.seed`, if set."""
+    json_schema: str | None = None
+    """JSON schema that the answer must satisfy, as JSON; None for text."""
 
 
 @runtime_checkable  # the type checks of the test run use isinstance
@@ -44,6 +65,23 @@ class Captioner(Protocol):
         """Caption a batch: one result per image, in order.
 
         A caption depends on its own image only, not on the rest of the batch.
+        """
+
+
+Questions = Sequence[Sequence[Question]]
+"""What to ask of each image of a batch: the same number of questions per image."""
+
+
+@runtime_checkable  # the type checks of the test run use isinstance
+class AnsweringCaptioner(Captioner, Protocol):
+    """A captioner whose prompts can differ from image to image."""
+
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        """Answer the questions about each image of a batch, in order.
+
+        An answer depends on its own image and question only.
         """
 
 
@@ -161,6 +199,8 @@ class CaptionerKind(ABC):
     """Whether `model.adapter` is supported."""
     runs_on_vllm: ClassVar[bool] = False
     """Whether `model.backend=vllm` is supported."""
+    takes_questions: ClassVar[bool] = False
+    """Whether its models are AnsweringCaptioners: `prompts` are supported."""
     has_files: ClassVar[bool] = True
     """Whether its models have files; a kind without files has one built-in model."""
     extra_files: ClassVar[tuple[str, ...]] = ()
@@ -238,6 +278,17 @@ class TrainableKind(CaptionerKind):
             ConfigError: the settings need an extra that is not installed.
             ModelError: the folder does not hold a complete model of this kind.
         """
+
+
+def asked_generation(generation: GenerationConfig, question: Question) -> GenerationConfig:
+    """Return the settings with which a question is answered."""
+    update: dict[str, Any] = {"prompt": question.text}
+    if question.max_new_tokens is not None:
+        update["max_new_tokens"] = question.max_new_tokens
+        update["min_new_tokens"] = min(generation.min_new_tokens, question.max_new_tokens)
+    if question.seed is not None:
+        update["sampling"] = generation.sampling.model_copy(update={"seed": question.seed})
+    return generation.model_copy(update=update)
 
 
 def image_seed(pixels: UInt8[np.ndarray, "h w 3"], seed: int) -> int:

@@ -14,7 +14,14 @@ from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
-from raycap.models.base import BatchRange, Caption, Captioner, CaptionerKind, ModelSource
+from raycap.models.base import (
+    BatchRange,
+    Caption,
+    Captioner,
+    CaptionerKind,
+    ModelSource,
+    Questions,
+)
 
 _VERSION = "raycap stub 1"  # changed whenever the captions of the stub change
 _TARGET = Target(width_px=64, height_px=64)
@@ -48,6 +55,7 @@ class StubKind(CaptionerKind):
 
     name = "stub"
     has_files = False
+    takes_questions = True
     uses_gpus = False
     is_threadsafe = False
 
@@ -122,6 +130,21 @@ class StubCaptioner:
                 looks, np.ascontiguousarray(pixels), is_faulty, strict=True
             )
         ]
+
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        """Start each answer with its question, instead of with `prompt`."""
+        captions = self.caption(pixels)
+        return [
+            [self._prompted(caption, question.text) for question in asked]
+            for caption, asked in zip(captions, questions, strict=True)
+        ]
+
+    def _prompted(self, caption: Caption, prompt: str) -> Caption:
+        text = f"{prompt.strip()} {caption.text.removeprefix(self._start)}".lstrip()
+        others = tuple(self._prompted(one, prompt) for one in caption.alternatives)
+        return replace(caption, text=text, alternatives=others)
 
     def _fail(self) -> None:
         if self._fault == "raise":

@@ -103,7 +103,7 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
         DatasetError: it is unfinished or damaged.
         StorageError: the store refuses.
     """
-    output = open_finished(store.uri, config.storage)
+    output = open_finished(store.uri, config.storage, prompt=config.prompt)
     summary, run = _read_summary(store), read_run(store)
     overview = look_over(output, config.num_examples, config.seed)
     model = str(summary.model.get("name", "an unknown model"))

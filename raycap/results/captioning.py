@@ -96,7 +96,15 @@ class Summary:
     is_source_empty: bool = False
     """Whether the source gave no image when it was listed; no image was taken for gone then."""
     mean_words: float
-    """Words per caption."""
+    """Words per caption; with named prompts, per answer to the first."""
+    prompts: list[str] = field(default_factory=list)
+    """Names of the prompts, in order; empty for one caption per image."""
+    flagged: dict[str, int] = field(default_factory=dict)
+    """Doubtful answers that were kept, by code."""
+    num_tokens: int = 0
+    """Generated tokens, as far as known."""
+    num_prompt_tokens: int = 0
+    """Tokens that the model read, as far as known."""
     num_bytes: int
     """Bytes read for all images."""
     num_captioned: int

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.captioner import caption_all
+from raycap.captioning.captioner import Answering, Batch, caption_all
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
 from raycap.models.base import BatchRange
@@ -65,8 +65,8 @@ def test_two_batches_in_flight_caption_as_one_after_the_other(num_beams: int) ->
     there = captioner("fp32", GenerationConfig(num_beams=num_beams))
     size = BatchRange.fixed(8)
 
-    one = caption_all(there, images, BatchSize(size))
-    two = caption_all(there, images, BatchSize(size), num_lanes=2)
+    one = caption_all(Answering(there), Batch(images), BatchSize(size))
+    two = caption_all(Answering(there), Batch(images), BatchSize(size), num_lanes=2)
 
     assert one == two
 

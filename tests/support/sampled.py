@@ -22,9 +22,10 @@ def sampled(image_id: str, *rounds: Round, is_ok: bool = True, **changes: Any) -
         for one in rounds
     ]
     position = {schema.PART: 0, schema.ROW: 0, schema.NUM_ROWS: 0, schema.PARTIAL: False}
+    asked = {schema.PROMPT: 0, schema.IS_FIRST: True}
     measures = {schema.NUM_BYTES: 10, schema.FETCH_S: 0.5, schema.DECODE_S: 0.01}
     answered = row(image_id) if is_ok else failed(image_id)
-    return {**answered, **position, **measures, schema.ROUNDS: told, **changes}
+    return {**answered, **position, **asked, **measures, schema.ROUNDS: told, **changes}
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:

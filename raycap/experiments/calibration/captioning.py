@@ -11,14 +11,14 @@ from jaxtyping import UInt8
 from ray.exceptions import RayError
 
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.captioner import WatchedCaptioner, caption_all, hang_limit_s
+from raycap.captioning.captioner import Batch, WatchedCaptioner, caption_all, hang_limit_s
 from raycap.captioning.resources import fit_resources, threads_per_actor
 from raycap.cluster.failures import explain
 from raycap.config import CalibrateConfig, GenerationConfig, ModelConfig
-from raycap.errors import ModelError
+from raycap.errors import ImageError, ModelError
 from raycap.experiments.calibration.trials import REMEDY
 from raycap.images.isolation import HangWatch
-from raycap.models.base import AdjustableCaptioner, BatchRange, Caption, ModelSource
+from raycap.models.base import AdjustableCaptioner, BatchRange, ModelSource
 from raycap.models.load import load_captioner
 from raycap.models.process import use_threads
 
@@ -72,8 +72,8 @@ class CalibrationActor:
                 f"{error}, or search.max_length_ratios", setting="search.max_length_ratios"
             ) from error
         watched = WatchedCaptioner(captioner, self._watch)
-        outcomes = caption_all(watched, pixels, self._batch_size)
-        return [outcome.text if isinstance(outcome, Caption) else None for outcome in outcomes]
+        outcomes = caption_all(watched, Batch(pixels), self._batch_size)
+        return [None if isinstance(found, ImageError) else found[0].text for found in outcomes]
 
     def _captioner(self) -> AdjustableCaptioner:
         if self._loaded is None:

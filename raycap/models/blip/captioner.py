@@ -10,6 +10,7 @@ Source: Li et al. 2022, arXiv:2201.12086. Captions equal those of transformers'
 - decoding is faster: see `blip.decoding`, and `blip.compiled` for `model.compile`.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrained
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
-from raycap.models.base import Caption
+from raycap.models.base import Caption, Question, Questions, asked_generation
 from raycap.models.blip.compiled import CompiledBlip, check_compiler
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.blip.int8 import check_int8, quantize
@@ -64,7 +65,7 @@ class BlipCaptioner:
         self._tokenizer = tokenizer
         self._preprocessing = preprocessing
         self._generation = generation
-        self._prompt = self._start_tokens()
+        self._start = self._start_tokens(generation)
         # Replaces the folder's own settings; saved with the network.
         model.generation_config = transformers_settings(model.config.text_config, generation)
         self._mean = torch.tensor(preprocessing.mean, device=model.device).view(3, 1, 1)
@@ -121,9 +122,23 @@ class BlipCaptioner:
             FloatingPointError: the scores of an image are not finite.
         """
         with own_stream(self._model.device):
-            return caption_with(
-                self._decode, self._text, pixels, self._generation, self._model.device
-            )
+            starts = [self._start] * len(pixels)
+            return self._search(pixels, self._read(pixels), starts, self._generation)
+
+    @torch.inference_mode()
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        """Continue each prompt; images are encoded once.
+
+        Raises:
+            FloatingPointError: the scores of an image are not finite.
+            ModelError: a prompt and its answer are too long for the model.
+        """
+        with own_stream(self._model.device):
+            images = self._read(pixels)
+            by_prompt = [self._ask(pixels, images, asked) for asked in zip(*questions, strict=True)]
+        return [list(answers) for answers in zip(*by_prompt, strict=True)]
 
     def with_generation(self, generation: GenerationConfig) -> "BlipCaptioner":
         """Return a captioner with other settings that shares the weights.
@@ -140,44 +155,87 @@ class BlipCaptioner:
         encoded = self._tokenizer(list(captions), add_special_tokens=False).input_ids
         return [len(tokens) for tokens in encoded]
 
-    def _start_tokens(self) -> Int[Tensor, "1 p"]:
-        """Return the tokens that every caption starts with: the start token, then the prompt."""
+    def _start_tokens(self, generation: GenerationConfig) -> list[int]:
+        """Return the tokens that a caption starts with: the start token, then the prompt."""
         text = self._model.config.text_config
-        prompt = self._tokenizer(self._generation.prompt, add_special_tokens=False).input_ids
+        prompt = self._tokenizer(generation.prompt, add_special_tokens=False).input_ids
         # The last token is written but never read again.
-        num_tokens = len(prompt) + self._generation.max_new_tokens
-        if num_tokens > text.max_position_embeddings:
+        if len(prompt) + generation.max_new_tokens > text.max_position_embeddings:
             raise ModelError(
                 f"generation.max_new_tokens: with the prompt's {len(prompt)} tokens at most "
                 f"{text.max_position_embeddings - len(prompt)} for this model: lower it",
                 setting="generation.max_new_tokens",
             )
-        return torch.tensor([[text.bos_token_id, *prompt]], device=self._model.device)
+        return [text.bos_token_id, *prompt]
 
-    def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
+    def _ask(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], images: Tensor, questions: Sequence[Question]
+    ) -> list[Caption]:
+        """Answer one question about each image; starts of equal length share a batch."""
+        asked = [asked_generation(self._generation, question) for question in questions]
+        starts = [self._start_tokens(generation) for generation in asked]
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for place, (start, generation) in enumerate(zip(starts, asked, strict=True)):
+            key = len(start), generation.max_new_tokens, generation.sampling.seed
+            groups[key].append(place)
+        found: dict[int, Caption] = {}
+        for places in groups.values():
+            captions = self._search(
+                pixels[places],
+                images[places],
+                [starts[place] for place in places],
+                asked[places[0]],
+            )
+            found.update(zip(places, captions, strict=True))
+        return [found[place] for place in range(len(questions))]
+
+    def _search(
+        self,
+        pixels: UInt8[np.ndarray, "b h w 3"],
+        images: Tensor,
+        starts: list[list[int]],
+        generation: GenerationConfig,
+    ) -> list[Caption]:
+        """Caption images that were read, from starts of equal length."""
+        device = self._model.device
+        first = torch.tensor(starts, device=device)
+
+        def decode_batch(some: slice) -> list[list[Decoded]]:
+            return self._decode(images[some], first[some], generation)
+
+        def text(place: int, tokens: list[int]) -> str:
+            # Without the start token: not every tokenizer treats it as special.
+            written = [*starts[place][1:], *tokens]
+            return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+        end_tokens = (self._model.config.text_config.sep_token_id,)
+        return caption_with(decode_batch, text, pixels, generation, device, end_tokens)
+
+    def _read(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Tensor:
+        """Encode images; a compiled network encodes them when it decodes."""
         normal = self._normalise(pixels)
-        start = self._prompt.expand(len(pixels), -1)
+        if self._compiled is not None or not len(pixels):
+            return normal
+        return encode_images(self._model.vision_model, normal)
+
+    def _decode(
+        self, images: Tensor, start: Int[Tensor, "b p"], generation: GenerationConfig
+    ) -> list[list[Decoded]]:
         # The last token is written but never read.
-        num_tokens = start.shape[1] + self._generation.max_new_tokens - 1
+        num_tokens = start.shape[1] + generation.max_new_tokens - 1
         end_token = self._model.config.text_config.sep_token_id
         if self._compiled is not None:
-            num_rows = max(self._generation.num_beams, self._generation.num_captions)
-            with self._compiled.read(normal, num_rows, num_tokens) as static:
-                return decode(static, start, self._generation, end_token)
-        images = encode_images(self._model.vision_model, normal)
+            num_rows = max(generation.num_beams, generation.num_captions)
+            with self._compiled.read(images, num_rows, num_tokens) as static:
+                return decode(static, start, generation, end_token)
         state = BlipDecodingState(self._model.text_decoder, images, num_tokens)
-        return decode(state, start, self._generation, end_token)
+        return decode(state, start, generation, end_token)
 
     def _normalise(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         # Bytes are a quarter of the size of floats. fp32 at first: bf16 cannot represent 0 to 255.
         on_device = upload(pixels, self._model.device).permute(0, 3, 1, 2)
         scaled = on_device.to(torch.float32) * self._preprocessing.rescale
         return ((scaled - self._mean) / self._std).to(self._model.dtype)
-
-    def _text(self, tokens: list[int]) -> str:
-        # Without the start token: not every tokenizer treats it as special.
-        written = [*self._prompt[0, 1:].tolist(), *tokens]
-        return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
 
 
 def load_network(

@@ -33,6 +33,7 @@ class BlipKind(TrainableKind):
     name = "blip"
     compiles = True
     takes_adapters = True
+    takes_questions = True
     has_int8 = True
     default_lr = 1e-5
     default_init = DEFAULT_MODEL

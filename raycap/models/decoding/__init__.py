@@ -5,7 +5,7 @@ Captions equal those of transformers' `generate`, token for token. A captioner i
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -142,11 +142,12 @@ def decode(
 
 
 def caption_with(
-    decode_batch: Callable[[UInt8[np.ndarray, "b h w 3"]], list[list[Decoded]]],
-    text: Callable[[list[int]], str],
+    decode_batch: Callable[[slice], list[list[Decoded]]],
+    text: Callable[[int, list[int]], str],
     pixels: UInt8[np.ndarray, "b h w 3"],
     generation: GenerationConfig,
     device: torch.device,
+    end_tokens: Collection[int],
 ) -> list[Caption]:
     """Caption a batch for a captioner; implements `Captioner.caption`.
 
@@ -155,11 +156,13 @@ def caption_with(
     so that samples do not depend on the batch.
 
     Args:
-        decode_batch: Decodes pixels with `decode`.
-        text: Converts the generated tokens of a caption, including the end token, to its text.
+        decode_batch: Decodes a slice of the images with `decode`.
+        text: Converts the generated tokens of a caption, including the end token, to its text,
+            given the position of its image.
         pixels: The images.
         generation: How captions are generated.
         device: Where tokens are sampled.
+        end_tokens: Tokens that end a caption.
 
     Raises:
         FloatingPointError: the scores of an image are not finite.
@@ -168,15 +171,28 @@ def caption_with(
         return []
     if generation.sampling.enabled:
         found = []
-        for image in pixels:
+        for place, image in enumerate(pixels):
             with _draws_of(image, generation.sampling.seed, device):
-                drawn = decode_batch(image[None])[0]
+                drawn = decode_batch(slice(place, place + 1))[0]
             found.append(sorted(drawn, key=lambda one: -one.logprob))
     else:
-        found = decode_batch(pixels)
+        found = decode_batch(slice(None))
     _check_finite(found)
-    groups = [[Caption(text=text(one.tokens), logprob=one.logprob) for one in of] for of in found]
-    return [replace(best, alternatives=tuple(rest)) for best, *rest in groups]
+    captions = []
+    for place, decoded in enumerate(found):
+        best, *rest = (_caption(one, text(place, one.tokens), end_tokens) for one in decoded)
+        captions.append(replace(best, alternatives=tuple(rest)))
+    return captions
+
+
+def _caption(one: Decoded, text: str, end_tokens: Collection[int]) -> Caption:
+    has_ended = bool(one.tokens) and one.tokens[-1] in end_tokens
+    return Caption(
+        text=text,
+        logprob=one.logprob,
+        finish="stop" if has_ended else "length",
+        num_tokens=len(one.tokens) - has_ended,
+    )
 
 
 def _survivors(running: Sequence[bool]) -> list[int]:

@@ -48,7 +48,12 @@ class ScratchCaptioner:
         """
         with own_stream(self._model.device):
             return caption_with(
-                self._decode, self._text, pixels, self._generation, self._model.device
+                lambda images: self._decode(pixels[images]),
+                lambda _, tokens: self._text(tokens),
+                pixels,
+                self._generation,
+                self._model.device,
+                (END,),
             )
 
     def with_generation(self, generation: GenerationConfig) -> "ScratchCaptioner":

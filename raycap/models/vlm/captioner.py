@@ -9,6 +9,7 @@ captions. raycap adds:
 - images are sampled one by one, with a seed from their pixels, as in `decoding`.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from transformers import (
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
-from raycap.models.base import Caption
+from raycap.models.base import Caption, Question, Questions, asked_generation
 from raycap.models.decoding import caption_with
 from raycap.models.decoding.state import Decoded, search_settings
 from raycap.models.device import pick_device, pick_dtype
@@ -192,7 +193,6 @@ class VlmCaptioner:
         self._generation = generation
         self._prompt = _prompt_for(processor, generation.prompt)
         self._tokens = special_tokens(generating_module(model))
-        self._settings = generation_settings(self._tokens, generation)
         self._check_prompt()
 
     @classmethod
@@ -232,7 +232,19 @@ class VlmCaptioner:
         Raises:
             FloatingPointError: the scores of an image are not finite.
         """
-        return caption_with(self._decode, self._text, pixels, self._generation, self._model.device)
+        return self._search(pixels, [self._prompt] * len(pixels), self._generation)
+
+    @torch.inference_mode()
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        """Answer the questions about each image.
+
+        Raises:
+            FloatingPointError: the scores of an image are not finite.
+        """
+        by_prompt = [self._ask(pixels, asked) for asked in zip(*questions, strict=True)]
+        return [list(answers) for answers in zip(*by_prompt, strict=True)]
 
     def with_generation(self, generation: GenerationConfig) -> "VlmCaptioner":
         """Return a captioner with other settings that shares the weights.
@@ -247,20 +259,61 @@ class VlmCaptioner:
         encoded = self._processor.tokenizer(list(captions), add_special_tokens=False).input_ids
         return [len(tokens) for tokens in encoded]
 
-    def _decode(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
-        inputs = self._inputs(pixels).to(self._model.device, self._model.dtype)
-        generated = self._model.generate(**inputs, generation_config=self._settings)
-        return read_generated(generated, self._tokens, self._generation.num_captions)
+    def _ask(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Sequence[Question]
+    ) -> list[Caption]:
+        """Answer one question about each image; texts of equal length share a batch.
 
-    def _inputs(self, pixels: UInt8[np.ndarray, "b h w 3"]) -> Any:
+        So nothing is padded, and no answer depends on its neighbours.
+        """
+        prompts = [_prompt_for(self._processor, question.text) for question in questions]
+        asked = [asked_generation(self._generation, question) for question in questions]
+        distinct = list(dict.fromkeys(prompts))
+        written = [written_prompt(self._processor, prompt) for prompt in distinct]
+        lengths = dict(zip(distinct, self.count_tokens(written), strict=True))
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for place, (prompt, generation) in enumerate(zip(prompts, asked, strict=True)):
+            key = lengths[prompt], generation.max_new_tokens, generation.sampling.seed
+            groups[key].append(place)
+        found: dict[int, Caption] = {}
+        for places in groups.values():
+            texts = [prompts[place] for place in places]
+            captions = self._search(pixels[places], texts, asked[places[0]])
+            found.update(zip(places, captions, strict=True))
+        return [found[place] for place in range(len(questions))]
+
+    def _search(
+        self,
+        pixels: UInt8[np.ndarray, "b h w 3"],
+        prompts: list[str],
+        generation: GenerationConfig,
+    ) -> list[Caption]:
+        settings = generation_settings(self._tokens, generation)
+
+        def decode_batch(some: slice) -> list[list[Decoded]]:
+            inputs = self._inputs(pixels[some], prompts[some])
+            on_device = inputs.to(self._model.device, self._model.dtype)
+            generated = self._model.generate(**on_device, generation_config=settings)
+            return read_generated(generated, self._tokens, generation.num_captions)
+
+        return caption_with(
+            decode_batch,
+            lambda _, tokens: self._text(tokens),
+            pixels,
+            generation,
+            self._model.device,
+            _ids(self._tokens.get("eos_token_id")),
+        )
+
+    def _inputs(self, pixels: UInt8[np.ndarray, "b h w 3"], prompts: list[str]) -> Any:
         images = [Image.fromarray(image) for image in pixels]
         if self._processor.chat_template is None:
-            text = {"text": [self._prompt] * len(images)} if self._prompt else {}
+            text = {"text": prompts} if any(prompts) else {}
             # One list per image: some processors take a flat list as the images of one text.
             of_texts = [[image] for image in images]
             return self._processor(images=of_texts, return_tensors="pt", **text)
         return self._processor.apply_chat_template(
-            [_conversation(image, self._prompt) for image in images],
+            [_conversation(*one) for one in zip(images, prompts, strict=True)],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -271,7 +324,7 @@ class VlmCaptioner:
         """Try the prompt on grey images: later, an error would look like bad images."""
         size = (2, self._target.height_px, self._target.width_px, 3)
         try:
-            inputs = self._inputs(np.full(size, 128, np.uint8))
+            inputs = self._inputs(np.full(size, 128, np.uint8), [self._prompt] * 2)
         except Exception as error:  # processors and templates raise anything
             reason = " ".join(str(error).split())
             raise ModelError(

@@ -44,6 +44,7 @@ class VlmKind(CaptionerKind):
     is_threadsafe = False  # some keep the positions of a batch in the model itself
     runs_on_vllm = True
     takes_adapters = True
+    takes_questions = True
     extra_files = (
         GENERATION_FILE,  # for its special tokens
         "chat_template.jinja",

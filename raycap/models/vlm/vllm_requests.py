@@ -134,7 +134,7 @@ def engine_args(model: ModelConfig, gpus_per_actor: float) -> dict[str, Any]:
     """
     return {
         "limit_mm_per_prompt": {"image": 1, "video": 0},
-        "mm_processor_cache_gb": 0,  # no image occurs twice
+        "mm_processor_cache_gb": 0,  # an image occurs once, or for some prompts in a row
         **model.vllm_args,
         "dtype": _DTYPES[model.precision],
         "tensor_parallel_size": max(1, int(gpus_per_actor)),
@@ -195,16 +195,21 @@ def request(
     }
 
 
-def read_caption(answer: Mapping[str, Any]) -> Caption:
+def read_caption(answer: Mapping[str, Any], max_new_tokens: int) -> Caption:
     """Convert an answer to a caption.
 
     Args:
         answer: With tokens, their log-probabilities before penalties, and text.
+        max_new_tokens: That it was allowed; an answer of that length counts as cut off.
     """
     chosen = [
         of_step[token]["logprob"]
         for token, of_step in zip(answer["generated_tokens"], answer["logprobs"], strict=True)
     ]
     return Caption(
-        text=" ".join(answer["generated_text"].split()), logprob=sum(chosen) / max(1, len(chosen))
+        text=" ".join(answer["generated_text"].split()),
+        logprob=sum(chosen) / max(1, len(chosen)),
+        finish="stop" if len(chosen) < max_new_tokens else "length",
+        num_tokens=len(chosen),
+        num_prompt_tokens=answer.get("num_input_tokens"),
     )

@@ -12,14 +12,20 @@ from jaxtyping import UInt8
 
 from raycap import schema
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.captioner import CaptionActor, IsolatedCaptioner, caption_all
+from raycap.captioning.captioner import (
+    Answering,
+    Batch,
+    CaptionActor,
+    IsolatedCaptioner,
+    caption_all,
+)
 from raycap.captioning.loading import RunSpec
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.decoding import Target
 from raycap.images.isolation import ProcessDied
-from raycap.models.base import BatchRange, Caption
+from raycap.models.base import BatchRange, Caption, Captioner
 from raycap.models.sources import find_model
 
 
@@ -49,12 +55,24 @@ def numbered(count: int) -> UInt8[np.ndarray, "b 2 2 3"]:
     ).copy()
 
 
+def captioned(
+    captioner: Captioner | IsolatedCaptioner,
+    pixels: UInt8[np.ndarray, "b h w 3"],
+    batch_size: BatchSize,
+    num_lanes: int = 1,
+) -> list[Caption | ImageError]:
+    """Caption images with one caption each."""
+    answers = captioner if isinstance(captioner, IsolatedCaptioner) else Answering(captioner)
+    outcomes = caption_all(answers, Batch(pixels), batch_size, num_lanes)
+    return [one if isinstance(one, ImageError) else one[0] for one in outcomes]
+
+
 def of(size: int) -> BatchSize:
     return BatchSize(BatchRange.fixed(size))
 
 
 def test_every_image_of_a_sound_batch_is_captioned_in_order() -> None:
-    outcomes = caption_all(Picky(), numbered(10), of(4))
+    outcomes = captioned(Picky(), numbered(10), of(4))
     assert [o.text for o in outcomes if isinstance(o, Caption)] == [
         f"number {n}" for n in range(10)
     ]
@@ -62,7 +80,7 @@ def test_every_image_of_a_sound_batch_is_captioned_in_order() -> None:
 
 @pytest.mark.parametrize("bad", [{0}, {9}, {3, 4}, {1, 5, 6, 9}, set(range(10))])
 def test_images_that_break_the_model_become_rows_and_spare_their_neighbours(bad: set[int]) -> None:
-    outcomes = caption_all(Picky(bad=frozenset(bad)), numbered(10), of(10))
+    outcomes = captioned(Picky(bad=frozenset(bad)), numbered(10), of(10))
     rejected = {n for n, o in enumerate(outcomes) if isinstance(o, ImageError)}
     assert rejected == bad
     for number, outcome in enumerate(outcomes):
@@ -75,19 +93,19 @@ def test_images_that_break_the_model_become_rows_and_spare_their_neighbours(bad:
 
 def test_isolating_one_image_takes_few_calls() -> None:
     picky = Picky(bad=frozenset({17}))
-    caption_all(picky, numbered(64), of(64))
+    captioned(picky, numbered(64), of(64))
     assert len(picky.batches) <= 2 + 2 * 6 + 1
 
 
 def test_a_model_that_fails_on_every_image_is_a_crash_not_a_million_bad_rows() -> None:
     with pytest.raises(ModelError, match="ValueError"):
-        caption_all(Picky(bad=frozenset(range(256))), numbered(4), of(4))
+        captioned(Picky(bad=frozenset(range(256))), numbered(4), of(4))
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved_and_stays_small() -> None:
     picky = Picky(max_batch=5)
     batch_size = of(32)
-    outcomes = caption_all(picky, numbered(40), batch_size)
+    outcomes = captioned(picky, numbered(40), batch_size)
     assert batch_size.current == 4
     assert len(outcomes) == 40
     assert picky.batches == [32, 16, 8, 4, *[4] * 9]
@@ -106,7 +124,7 @@ class Meeting(Picky):
 
 
 def test_two_batches_are_in_flight_and_come_back_in_order() -> None:
-    outcomes = caption_all(Meeting(), numbered(16), of(4), num_lanes=2)
+    outcomes = captioned(Meeting(), numbered(16), of(4), num_lanes=2)
 
     assert [o.text for o in outcomes if isinstance(o, Caption)] == [
         f"number {n}" for n in range(16)
@@ -117,7 +135,7 @@ def test_with_two_batches_in_flight_bad_images_are_isolated_and_batches_shrink()
     batch_size = of(8)
     picky = Picky(bad=frozenset({3, 12}), max_batch=4)
 
-    outcomes = caption_all(picky, numbered(40), batch_size, num_lanes=2)
+    outcomes = captioned(picky, numbered(40), batch_size, num_lanes=2)
 
     assert {n for n, o in enumerate(outcomes) if isinstance(o, ImageError)} == {3, 12}
     assert batch_size.current == 4
@@ -128,7 +146,7 @@ def test_the_batch_grows_over_the_images_of_a_run_and_none_is_captioned_twice() 
     picky = Picky()
     batch_size = BatchSize(BatchRange(least=2, most=16))
 
-    outcomes = caption_all(picky, numbered(100), batch_size)
+    outcomes = captioned(picky, numbered(100), batch_size)
 
     assert [o.text for o in outcomes if isinstance(o, Caption)] == [
         f"number {n}" for n in range(100)
@@ -141,7 +159,7 @@ def test_memory_that_runs_out_ends_the_growth() -> None:
     picky = Picky(max_batch=3)
     batch_size = BatchSize(BatchRange(least=2, most=64))
 
-    caption_all(picky, numbered(50), batch_size)
+    captioned(picky, numbered(50), batch_size)
 
     assert batch_size.current == 2
     assert picky.batches.count(4) == 1
@@ -149,7 +167,7 @@ def test_memory_that_runs_out_ends_the_growth() -> None:
 
 def test_no_memory_for_a_single_image_stops_with_what_to_do() -> None:
     with pytest.raises(ModelError) as caught:
-        caption_all(Picky(max_batch=0), numbered(4), of(4))
+        captioned(Picky(max_batch=0), numbered(4), of(4))
     assert caught.value.setting == "model.precision"
 
 
@@ -228,7 +246,7 @@ def test_scores_that_are_no_numbers_cost_their_image_alone() -> None:
                 for caption in super().caption(pixels)
             ]
 
-    outcomes = caption_all(Odd(), numbered(8), of(8))
+    outcomes = captioned(Odd(), numbered(8), of(8))
     (bad,) = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
     assert outcomes[3] is bad
     assert bad.message.startswith("FloatingPointError: ")
@@ -246,7 +264,7 @@ class Mortal(Picky):
 
 def test_images_that_end_the_process_are_found_and_batches_stay_as_large() -> None:
     batch_size = of(8)
-    outcomes = caption_all(Mortal(bad=frozenset({5})), numbered(16), batch_size)
+    outcomes = captioned(Mortal(bad=frozenset({5})), numbered(16), batch_size)
     bad = outcomes[5]
     assert isinstance(bad, ImageError)
     assert "SIGKILL" in bad.message
@@ -257,7 +275,7 @@ def test_images_that_end_the_process_are_found_and_batches_stay_as_large() -> No
 def test_a_process_that_dies_of_a_batch_and_not_of_its_halves_was_short_of_memory() -> None:
     batch_size = of(8)
     picky = Mortal(max_batch=4)
-    outcomes = caption_all(picky, numbered(32), batch_size)
+    outcomes = captioned(picky, numbered(32), batch_size)
     assert all(isinstance(outcome, Caption) for outcome in outcomes)
     assert batch_size.current == 4
     assert picky.batches.count(8) == 1
@@ -294,7 +312,7 @@ def magenta_at(place: int, count: int) -> UInt8[np.ndarray, "b h w 3"]:
 def test_a_real_process_that_dies_or_hangs_costs_one_image(fault: str, told: str) -> None:
     isolated = IsolatedCaptioner(stub_spec(stub_fault=fault))
     try:
-        outcomes = caption_all(isolated, magenta_at(1, 2), of(2))
+        outcomes = captioned(isolated, magenta_at(1, 2), of(2))
     finally:
         isolated.close()
     assert isinstance(outcomes[0], Caption)
@@ -307,7 +325,7 @@ def test_a_model_whose_process_never_starts_ends_the_run() -> None:
     source = replace(spec.model, kind="blip", folder="/nowhere", name="/nowhere")
     isolated = IsolatedCaptioner(replace(spec, model=source))
     with pytest.raises(ModelError) as caught:
-        caption_all(isolated, magenta_at(1, 8), of(8))
+        captioned(isolated, magenta_at(1, 8), of(8))
     assert caught.value.uri == "/nowhere"
     isolated.close()
 
@@ -317,7 +335,7 @@ def test_a_child_process_gets_nothing_that_needs_ray() -> None:
     handle = threading.Lock()  # it cannot be pickled at all
     isolated = IsolatedCaptioner(replace(stub_spec(), queue=handle, addresses=handle))
     try:
-        outcomes = caption_all(isolated, magenta_at(0, 1), of(1))
+        outcomes = captioned(isolated, magenta_at(0, 1), of(1))
     finally:
         isolated.close()
     assert isinstance(outcomes[0], Caption)

@@ -1,5 +1,6 @@
 """A second model for weak captions: which they are, its settings, and what is counted."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, r
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.console.caption import summary_rows
-from raycap.errors import ConfigError, ModelError
+from raycap.errors import ConfigError, DatasetError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
 from raycap.preflights.run import preflight
@@ -126,15 +127,31 @@ def test_parts_without_the_column_are_read_as_of_no_known_model(tmp_path: Path) 
     store = LocalStore(tmp_path)
     data, footer = encode_captions(captions(scored(-1.0, "small")), 1, 0)
     old = pq.read_table(pa.BufferReader(data))
-    metadata = old.schema.metadata
+    of_then = json.loads(old.schema.metadata[b"raycap"])
+    del of_then["prompts"]
+    metadata = {b"raycap": json.dumps(of_then).encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(old.drop_columns([schema.MODEL]).replace_schema_metadata(metadata), sink)
+    columns = old.drop_columns(list(schema.LATER_COLUMNS))
+    pq.write_table(columns.replace_schema_metadata(metadata), sink)
     store.write(part_key(CAPTIONS, 0), sink.getvalue().to_pybytes())
     read = read_part(store, CAPTIONS, 0)
     assert read.column_names == schema.CAPTIONS.names
-    assert read[schema.MODEL].to_pylist() == [None]
+    assert [read[name].to_pylist() for name in schema.LATER_COLUMNS] == [[None]] * 6
     assert read_part(store, CAPTIONS, 0, [schema.URI]).column_names == [schema.URI]
     assert isinstance(footer, CaptionsFooter)
+
+
+def test_a_part_of_now_must_have_all_its_columns(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    data, _ = encode_captions(captions(scored(-1.0, "small")), 1, 0)
+    whole = pq.read_table(pa.BufferReader(data))
+    sink = pa.BufferOutputStream()
+    damaged = whole.drop_columns([schema.FINISH]).replace_schema_metadata(whole.schema.metadata)
+    pq.write_table(damaged, sink)
+    store.write(part_key(CAPTIONS, 0), sink.getvalue().to_pybytes())
+    with pytest.raises(DatasetError) as caught:
+        read_part(store, CAPTIONS, 0)
+    assert caught.value.uri == store.address(part_key(CAPTIONS, 0))
 
 
 def test_the_end_of_a_run_tells_how_many_went_to_the_second_model() -> None:

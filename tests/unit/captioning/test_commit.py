@@ -63,6 +63,8 @@ def answers(
                 schema.NUM_ROWS: num_rows,
                 schema.PARTIAL: partial,
                 schema.NUM_BYTES: 7,
+                schema.PROMPT: 0,
+                schema.IS_FIRST: True,
                 schema.IMAGE_ID: f"{number:02d}/{row:04d}",
                 schema.URI: "u",
                 schema.ETAG: "e",

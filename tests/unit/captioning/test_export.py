@@ -77,7 +77,7 @@ def test_csv_survives_quotes_commas_and_newlines(two_parts: str, tmp_path: Path)
     assert read[0]["logprob"] == "-0.3"
     assert json.loads(read[2]["alternatives"]) == [{"caption": "one\tmore", "logprob": -0.7}]
     assert file.read_bytes().startswith(b"image_id,uri,etag,")
-    assert b"alternatives\r\n" in file.read_bytes()
+    assert b"digest\r\n" in file.read_bytes()
 
 
 @given(st.text())

@@ -57,7 +57,8 @@ def output(s3: S3, make_jpeg: Callable[..., bytes]) -> str:
         store.write(part_key(MANIFEST, number), data)
         etag = s3.client.head_object(Bucket=s3.bucket, Key=f"images/{name}")["ETag"].strip('"')
         rows = [[name], [uri], [etag], ["ok"], [None], [None], [1], [f"image {number}"]]
-        captions = pa.table([*rows, [2], [-0.5], [64], [48], ["m"], [[]]], schema=schema.CAPTIONS)
+        rows += [[2], [-0.5], [64], [48], ["m"], [[]], ["stop"], [3], [None], [None], [None]]
+        captions = pa.table(rows, schema=schema.CAPTIONS)
         data, _ = encode_captions(captions, num_bytes=1, revision=0)
         store.write(part_key(CAPTIONS, number), data)
     return store.uri

@@ -31,7 +31,8 @@ def loaded(**columns: Any) -> dict[str, Any]:
     place = {schema.PART: 0, schema.ROW: 3, schema.NUM_ROWS: 8, schema.PARTIAL: False}
     image = {schema.IMAGE_ID: "a.jpg", schema.URI: "/a.jpg", schema.STATUS: schema.STATUS_OK}
     counts = {schema.NUM_BYTES: 10, schema.ATTEMPTS: 1, schema.ALTERNATIVES: []}
-    return {**row, **place, **image, **counts, **columns}
+    asked = {schema.PROMPT: 0, schema.IS_FIRST: True}
+    return {**row, **place, **image, **counts, **asked, **columns}
 
 
 def answer(logprob: float) -> dict[str, Any]:

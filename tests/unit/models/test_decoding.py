@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from jaxtyping import UInt8
 
 from raycap.config import GenerationConfig, SamplingConfig
 from raycap.models.base import Caption
@@ -121,15 +120,17 @@ def test_draws_stay_among_the_likeliest() -> None:
 def captions(decoded: dict[int, list[float]], generation: GenerationConfig) -> list[Caption]:
     """Turn captions of these logprobs, by the first pixel of their image, into the answer."""
 
-    def decode_batch(pixels: UInt8[np.ndarray, "b h w 3"]) -> list[list[Decoded]]:
+    def decode_batch(images: slice) -> list[list[Decoded]]:
         return [
             [Decoded(tokens=[at], logprob=value, score=value) for at, value in enumerate(values)]
-            for values in (decoded[int(image[0, 0, 0])] for image in pixels)
+            for values in (decoded[int(image[0, 0, 0])] for image in pixels[images])
         ]
 
     pixels = np.zeros((len(decoded), 1, 1, 3), np.uint8)
     pixels[:, 0, 0, 0] = sorted(decoded)
-    return caption_with(decode_batch, str, pixels, generation, CPU)
+    return caption_with(
+        decode_batch, lambda _, tokens: str(tokens), pixels, generation, CPU, (END,)
+    )
 
 
 def test_a_search_says_which_is_best_and_draws_are_sorted() -> None:

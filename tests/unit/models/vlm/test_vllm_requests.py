@@ -44,7 +44,10 @@ def test_the_prompt_is_the_one_that_the_captioner_reads(family: str, tmp_path: P
     images = random_images(1, source.target.width_px)
     text = prompt_text(folder, generation.prompt)
     read = load_processor(folder)(text=[text], images=[[images[0]]], return_tensors="pt")
-    assert read["input_ids"].tolist() == captioner._inputs(images)["input_ids"].tolist()
+    assert (
+        read["input_ids"].tolist()
+        == captioner._inputs(images, [captioner._prompt] * len(images))["input_ids"].tolist()
+    )
 
 
 def test_a_model_that_has_nothing_to_read_is_refused(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_the_engine_gets_the_users_arguments_and_those_that_are_raycaps() -> Non
 def test_an_answer_is_read_with_the_mean_of_its_tokens() -> None:
     steps = [{7: {"logprob": -1.0}}, {2: {"logprob": -0.5}, 9: {"logprob": -0.4}}]
     answer = {"generated_text": " a\n dog ", "generated_tokens": [7, 2], "logprobs": steps}
-    caption = read_caption(answer)
+    caption = read_caption(answer, 20)
     assert (caption.text, caption.logprob) == ("a dog", -0.75)
 
 

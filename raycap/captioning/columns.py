@@ -1,0 +1,122 @@
+"""From answered rows to the columns of a captions part.
+
+In the stream, a row is the answer to one prompt about one image. In a captions part, a row is an
+image: with a column per answer field in a run with one prompt, and with a struct column per prompt
+in a run with named prompts.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int32
+
+from raycap import schema
+from raycap.captioning.prompts import Prompt
+
+_OF_IMAGE = [
+    name
+    for name in schema.CAPTIONS.names
+    if name not in schema.ANSWER_FIELDS or name in (schema.ERROR_CODE, schema.ERROR_MESSAGE)
+]
+"""Columns of an image in a run with named prompts. Its error is the first of its answers."""
+
+
+def replace_rows(old: pa.Table, answered: pa.Table) -> pa.Table:
+    """Replace rows of an existing part, which has one prompt, by newly answered ones."""
+    rows = answered[schema.ROW].to_numpy()
+    new = answered.select(schema.CAPTIONS.names).cast(schema.CAPTIONS)
+    return _replaced(old.select(schema.CAPTIONS.names).cast(schema.CAPTIONS), new, rows)
+
+
+def _replaced(old: pa.Table, new: pa.Table, rows: Int32[np.ndarray, " r"]) -> pa.Table:
+    """Replace the rows at these positions."""
+    source = np.arange(len(old))
+    source[rows] = len(old) + np.arange(len(rows))
+    return pa.concat_tables([old, new]).take(pa.array(source))
+
+
+class AnswerColumns:
+    """The columns of a run with named prompts."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+        self.digests = {prompt.name: prompt.digest for prompt in prompts}
+
+    def rows(self, answered: pa.Table, old: pa.Table | None) -> pa.Table:
+        """Return the rows of a part.
+
+        Args:
+            answered: ANSWERED rows: of a new part, all answers about all its images.
+            old: The rows of the existing part, some answers of which are replaced. Columns of
+                other prompts are kept, except of images that have changed.
+        """
+        first = answered.filter(answered[schema.IS_FIRST]).sort_by(schema.ROW)
+        images = first.select(_OF_IMAGE)
+        others: dict[str, pa.Array] = {}
+        if old is not None:
+            rows = first[schema.ROW].to_numpy()
+            others = self._others(old, _changed(old, images, rows))
+            images = _replaced(old.select(_OF_IMAGE).cast(images.schema), images, rows)
+        columns = {
+            prompt.name: self._answers(index, prompt.name, answered, old, len(images))
+            for index, prompt in enumerate(self.prompts)
+        }
+        for name, column in {**columns, **others}.items():
+            images = images.append_column(name, column)
+        return _with_status(images, [prompt.name for prompt in self.prompts])
+
+    def _others(self, old: pa.Table, changed: Bool[np.ndarray, " n"]) -> dict[str, pa.Array]:
+        """Return the columns of prompts that the run no longer has, without changed images."""
+        kept = {
+            name: old[name].combine_chunks()
+            for name in old.column_names
+            if name not in self.digests and name not in schema.CAPTIONS.names
+        }
+        return {
+            name: pc.if_else(changed, pa.nulls(len(column), column.type), column)
+            for name, column in kept.items()
+        }
+
+    def _answers(
+        self, index: int, name: str, answered: pa.Table, old: pa.Table | None, num_rows: int
+    ) -> pa.Array:
+        """Return the column of a prompt."""
+        of_prompt = answered.filter(pc.equal(answered[schema.PROMPT], index))
+        kind = schema.answer_type()
+        fields = [of_prompt[field.name].combine_chunks().cast(field.type) for field in kind]
+        new = pa.StructArray.from_arrays(fields, fields=list(kind))
+        places = of_prompt[schema.ROW].to_numpy()
+        if old is None or name not in old.column_names:
+            before = pa.nulls(num_rows, kind)
+        else:
+            before = old[name].combine_chunks().cast(kind)
+        return _replaced(pa.table([before], [name]), pa.table([new], [name]), places)[name]
+
+
+def _changed(
+    old: pa.Table, images: pa.Table, rows: Int32[np.ndarray, " r"]
+) -> Bool[np.ndarray, " n"]:
+    """Return which rows of a part are now of another image file than before."""
+    before = old[schema.ETAG].take(pa.array(rows))
+    differs = pc.fill_null(pc.not_equal(before, images[schema.ETAG]), False)
+    changed = np.zeros(len(old), bool)
+    changed[rows] = differs.to_numpy()
+    return changed
+
+
+def _with_status(images: pa.Table, names: list[str]) -> pa.Table:
+    """Set the status of each image: failed if one of its answers is missing, with its reason."""
+    code = message = None
+    for name in names:
+        codes = pc.struct_field(images[name], schema.ERROR_CODE)
+        messages = pc.struct_field(images[name], schema.ERROR_MESSAGE)
+        message = messages if message is None else pc.if_else(pc.is_valid(code), message, messages)
+        code = codes if code is None else pc.coalesce(code, codes)
+    status = pc.if_else(pc.is_valid(code), schema.STATUS_FAILED, schema.STATUS_OK)
+    values = {schema.STATUS: status, schema.ERROR_CODE: code, schema.ERROR_MESSAGE: message}
+    for name, column in values.items():
+        place = images.schema.get_field_index(name)
+        images = images.set_column(place, images.schema.field(name), column)
+    return images

@@ -1,0 +1,67 @@
+"""The prompts of a run: what is asked about each image.
+
+A run without named prompts has one, `generation.prompt`, which belongs to its fingerprint. Named
+prompts do not: each captions part records the digest of every prompt that its rows answer, so that
+a prompt that is added or changed later is asked alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raycap.config import CaptionConfig
+from raycap.models.base import Question, Questions
+from raycap.runs.records import fingerprint_digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a run."""
+
+    name: str
+    """Of its column; empty for the only prompt of a run."""
+    text: str
+    max_new_tokens: int | None = None
+    json_schema: str | None = None
+    """JSON schema of a typed answer, as JSON."""
+
+    @property
+    def digest(self) -> str:
+        """What decides its answers, besides the fingerprint of the run."""
+        return fingerprint_digest(
+            {
+                "text": self.text,
+                "max_new_tokens": self.max_new_tokens,
+                "json_schema": self.json_schema,
+            }
+        )
+
+    def question(self, text: str) -> Question:
+        """Return the question with a text, which is that of the prompt filled in for an image."""
+        return Question(text=text, max_new_tokens=self.max_new_tokens, json_schema=self.json_schema)
+
+
+def prompts_of(config: CaptionConfig) -> tuple[Prompt, ...]:
+    """Return the prompts of a run."""
+    if not config.prompts:
+        return (Prompt(name="", text=config.generation.prompt),)
+    return tuple(
+        Prompt(name=name, text=prompt.text, max_new_tokens=prompt.max_new_tokens)
+        for name, prompt in config.prompts.items()
+    )
+
+
+def prompt_digests(config: CaptionConfig) -> dict[str, str]:
+    """Return the digests of the named prompts of a run, in order."""
+    return {prompt.name: prompt.digest for prompt in prompts_of(config) if prompt.name}
+
+
+def is_named(prompts: Sequence[Prompt]) -> bool:
+    """Whether the prompts of a run have names, and thus columns of their own."""
+    return bool(prompts[0].name)
+
+
+def constant_questions(prompts: Sequence[Prompt], num_images: int) -> Questions | None:
+    """Return the questions about images of which nothing is known; None without named prompts."""
+    if not is_named(prompts):
+        return None
+    return [[prompt.question(prompt.text) for prompt in prompts]] * num_images
