@@ -130,6 +130,8 @@ class RunSpec:
     model: ModelSource
     batches: BatchRange
     """Images per forward pass."""
+    batches_per_block: int = 2
+    """Largest batches per block; see `resources.fit_blocks`."""
     num_lanes: int = 1
     """Batches that a captioner computes at the same time."""
     torch_threads: int
@@ -149,12 +151,12 @@ class RunSpec:
 
     @property
     def block_rows(self) -> int:
-        """Images per block from a load task to a captioner: two of the largest batches.
+        """Images per block from a load task to a captioner.
 
         A captioner passes rows on when a block is done, so this bounds the delay of a commit and
         the work that is repeated after a captioner dies.
         """
-        return 2 * self.batches.most
+        return self.batches_per_block * self.batches.most
 
     def without_actors(self) -> "RunSpec":
         """Return what a child process can receive: it is not connected to Ray."""

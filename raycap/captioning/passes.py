@@ -18,6 +18,7 @@ from raycap.captioning.resources import (
     count_lanes,
     count_workers,
     fit_batches,
+    fit_blocks,
     fit_resources,
     threads_per_actor,
 )
@@ -114,6 +115,7 @@ class CaptionPass:
         self, listing: Listing, addresses: SecretAddresses, resources: Resources, *, debug: bool
     ) -> RunSpec:
         config, kind = self._config, self._model.kind
+        batches = fit_batches(config, kind, resources)
         # On this machine, where the addresses are kept.
         served = start_here(SecretAddresses, addresses.folder) if addresses.has_any else None
         return RunSpec(
@@ -122,7 +124,13 @@ class CaptionPass:
             addresses=served,
             config=config,
             model=self._model,
-            batches=fit_batches(config, kind, resources),
+            batches=batches,
+            batches_per_block=fit_blocks(
+                batches,
+                self._model.target.num_bytes,
+                self._ledger.num_pending,
+                resources.actors.max,
+            ),
             num_lanes=count_lanes(config, kind, resources),
             torch_threads=threads_per_actor(config.engine, resources.actors.max),
             debug=debug,

@@ -15,6 +15,11 @@ from raycap.models.kinds import find_kind
 
 logger = logging.getLogger(__name__)
 
+_FAST_BATCH = 128  # the largest on an accelerator
+_LARGE_BLOCK = 4  # batches
+_MAX_BLOCK_BYTES = 256_000_000
+_MANY_BLOCKS = 200  # per captioner: then the last one idles for at most 5 % of the run
+
 
 def fit_resources(engine: EngineConfig, *, uses_gpus: bool, is_fixed: bool) -> Resources:
     """Return the resources of the captioners, from the settings and the cluster.
@@ -97,6 +102,23 @@ def fit_batches(config: CaptionConfig, kind: str, resources: Resources) -> Batch
         return BatchRange.fixed(config.engine.batch_size)
     on_accelerator = resources.gpus_per_actor > 0
     return find_kind(kind).batch_range(config.model, on_accelerator=on_accelerator)
+
+
+def fit_blocks(batches: BatchRange, image_bytes: int, num_images: int, num_captioners: int) -> int:
+    """Return how many of the largest batches make a block: two, or four in a large run.
+
+    A block costs the process that schedules it about the same whatever its size. In a small run,
+    larger blocks would leave captioners without any; large images would make them too large.
+
+    Args:
+        batches: Of the captioners.
+        image_bytes: Of the pixels of an image.
+        num_images: To caption.
+        num_captioners: That share them.
+    """
+    rows = _LARGE_BLOCK * batches.most
+    is_fast = batches.most >= _FAST_BATCH and rows * image_bytes <= _MAX_BLOCK_BYTES
+    return _LARGE_BLOCK if is_fast and num_images >= _MANY_BLOCKS * rows * num_captioners else 2
 
 
 def count_lanes(config: CaptionConfig, kind: str, resources: Resources) -> int:
