@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raycap.config.base import Section
 from raycap.config.prompts import PromptConfig, check_prompt_names
@@ -140,9 +140,14 @@ class CaptionConfig(Section):
     sentence.", long: {text: "Describe the image in detail.", max_new_tokens: 300}}`. Each answer is
     a column of its name. Empty: one caption, by `generation.prompt`."""
 
+    @field_validator("prompts")
+    @classmethod
+    def _named(cls, prompts: dict[str, PromptConfig]) -> dict[str, PromptConfig]:
+        check_prompt_names(list(prompts))
+        return prompts
+
     @model_validator(mode="after")
     def _consistent(self) -> "CaptionConfig":
-        check_prompt_names(list(self.prompts))
         if self.prompts and self.generation.prompt:
             raise ValueError("prompts replace generation.prompt: set one of them")
         if self.prompts and self.cascade.model is not None:

@@ -143,7 +143,9 @@ def _explain(kind: type[Section], error: Any) -> str:
 
 
 def _section_of(section: type[Section], name: str) -> type[Section]:
-    """Return the type of a section's field, which may be optional."""
+    """Return the type of a section's field, which may be optional, or a mapping of sections."""
+    if name not in section.model_fields:  # a key of a mapping
+        return section
     kind: Any = section.model_fields[name].annotation
     found = next((item for item in (kind, *get_args(kind)) if is_section(item)), section)
     return cast(type[Section], found)

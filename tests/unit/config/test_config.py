@@ -195,3 +195,19 @@ def test_every_setting_is_described() -> None:
                 described(field.annotation, f"{path}{name}.")
 
     described(CaptionConfig)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "setting"),
+    [
+        ({"short": {"text": "a", "foo": 1}}, "prompts.short.foo"),
+        ({"short": {"text": "a", "max_new_tokens": 0}}, "prompts.short.max_new_tokens"),
+        ({"a b": "?"}, "prompts"),
+        ({"caption": "?"}, "prompts"),
+        ("what is it?", "prompts"),
+    ],
+)
+def test_a_wrong_prompt_is_told_by_its_name(prompts: object, setting: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(CaptionConfig, {"prompts": prompts})
+    assert caught.value.setting == setting
