@@ -26,16 +26,18 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
+from transformers import BlipConfig, BlipForConditionalGeneration
 
 from raycap.config import GenerationConfig
 from raycap.images.decoding import Target
 from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.blip.compiled import CompiledBlip
 from raycap.models.blip.decoding import apply_linear, encode_images
+from raycap.models.blip.kind import VOCABULARY_FILE
 from raycap.models.blip.packed import pack
+from raycap.models.blip.tokenizer import BlipTokenizer
 from raycap.models.device import pick_device, pick_dtype
-from raycap.models.folders import Preprocessing
+from raycap.models.folders import CONFIG_FILE, Preprocessing, write_json
 
 NUM_TOKENS = 20
 NUM_WORDS = 30_524
@@ -100,9 +102,9 @@ def captioner(
     num_words = model.config.text_config.vocab_size
     words += [f"word{number}" for number in range(num_words - len(words))]
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.txt"
-        vocabulary.write_text("\n".join(words))
-        tokenizer: Any = BertTokenizer(str(vocabulary))
+        (Path(folder) / VOCABULARY_FILE).write_text("\n".join(words))
+        write_json(Path(folder) / CONFIG_FILE, {})
+        tokenizer = BlipTokenizer.load(Path(folder))
     generation = GenerationConfig(
         num_beams=num_beams, min_new_tokens=num_tokens, max_new_tokens=num_tokens
     )

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.device import pick_device
-from raycap.models.weights import load_complete, load_errors
+from raycap.models.pretrained import load_complete, loading
 
 PROMPT = "A photo depicts "
 """Prefix of every caption and reference, as in the paper."""
@@ -55,7 +55,7 @@ class ClipScorer:
         tokens: Any = AutoTokenizer.from_pretrained
         # Pillow's resizing, as the authors used: torchvision's bicubic filter differs.
         pixels: Any = CLIPImageProcessorPil.from_pretrained
-        with load_errors(folder, "CLIP"):
+        with loading(folder, "CLIP"):
             model = load_complete(CLIPModel, folder, torch.float32)
             tokenizer = tokens(folder, local_files_only=True, trust_remote_code=False)
             parts = tokenizer, pixels(folder, local_files_only=True)

@@ -17,14 +17,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
 from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
 from raycap.parsing import parse_json
 from raycap.runs.records import RUN
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -152,6 +155,27 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{file}: must hold a JSON object: restore the file", uri=str(file))
     return value
+
+
+def read_section(file: Path, kind: type[SectionT], values: object, name: str = "") -> SectionT:
+    """Check values that were read from a JSON file.
+
+    Args:
+        file: For error messages.
+        kind: What the values make.
+        values: The values, a JSON object.
+        name: Key of the values in the file; empty if they are the whole file.
+
+    Raises:
+        ModelError: a value is not allowed.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join((*([name] if name else ()), *map(str, first["loc"])))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ModelError(f"{file}: {place}: {reason}: restore the file", uri=str(file)) from None
 
 
 def _hint(file: Path) -> str:
@@ -394,9 +418,7 @@ def check_layers(folder: Path) -> None:
     Raises:
         ModelError: it does, or a file of weights is damaged.
     """
-    # As transformers: an index beside a whole file is ignored.
-    names = [WEIGHT_FILE] if (folder / WEIGHT_FILE).is_file() else _shards(folder)
-    num_tensors = sum(len(read_shapes(folder / name)) for name in names)
+    num_tensors = sum(len(read_shapes(file)) for file in weight_files(folder))
     most = num_tensors + _SPARE_LAYERS
     for name, value in _counts(read_json(folder / CONFIG_FILE)):
         if value > most:
@@ -495,6 +517,17 @@ def _found_values(value: object, names: frozenset[str]) -> Iterator[Any]:
             if name in names:
                 yield from inner.values() if isinstance(inner, dict) else [inner]
             yield from _found_values(inner, names)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files that hold a model's weights.
+
+    Raises:
+        ModelError: the index is not JSON, or lists no files.
+    """
+    # As transformers: an index beside a whole file is ignored.
+    whole = folder / WEIGHT_FILE
+    return [whole] if whole.is_file() else [folder / name for name in _shards(folder)]
 
 
 def _shards(folder: Path) -> list[str]:

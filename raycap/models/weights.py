@@ -1,77 +1,125 @@
-"""Load folders with transformers: only safetensors, without downloads or code of the folder."""
+"""Load safetensors into a network: each tensor once, checked by name and shape."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from raycap.errors import ModelError, RaycapError
-from raycap.models.adapters import merge_adapter
-from raycap.models.folders import CONFIG_FILE, check_layers
+from raycap.models.folders import CONFIG_FILE, check_layers, weight_files
 
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.")
 """What DistributedDataParallel, torch.compile, FSDP and peft put before the names of tensors."""
 
+_COUNTERS = re.compile(r"(^|\.)position_ids$")
+"""Numbers from 0 on, which transformers stored with the weights until 2023."""
 
-def load_complete(
-    model_class: Any, folder: Path, dtype: torch.dtype, adapter: str | None = None
-) -> Any:
-    """Load a network onto the CPU.
+
+def fill(
+    network: nn.Module, folder: Path, dtype: torch.dtype, tied: Mapping[str, str], prefix: str
+) -> None:
+    """Load the weights of a folder into a network, in place, on the CPU.
+
+    The files stay unused afterwards, so they may change or vanish.
 
     Args:
-        model_class: A model class of transformers.
+        network: On torch's device `meta`.
         folder: Hugging Face folder, already checked.
         dtype: Data type to convert the weights to.
-        adapter: Folder of a LoRA adapter to merge into them.
+        tied: Names of weights that are the same as others, and the names of those. A folder may
+            hold both or either; if they differ, they stay separate.
+        prefix: What names may begin with in the file.
 
     Raises:
-        ModelError: the weights do not fit `config.json`, or the adapter the weights.
-        Exception: another error of transformers, see `load_errors`.
+        ModelError: the weights do not fit the network.
+        Exception: a file is damaged, see `load_errors`.
     """
     check_layers(folder)
-    network, report = model_class.from_pretrained(
-        folder,
-        dtype=dtype if adapter is None else torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reported below, by name
-    )
-    _check_report(folder, report)
-    if adapter is None:
-        return network
-    return merge_adapter(network, Path(adapter)).to(dtype)
+    wanted = {
+        name: tuple(weight.shape)
+        for name, weight in network.named_parameters(remove_duplicate=False)
+    }
+    held: dict[str, Tensor] = {}
+    strange: list[str] = []
+    misfits: list[tuple[str, Any, Any]] = []
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as stored:
+            for stored_name in stored.keys():  # noqa: SIM118  not a mapping
+                bare = stored_name.removeprefix(prefix)
+                name = bare if bare in wanted else stored_name
+                shape = tuple(stored.get_slice(stored_name).get_shape())
+                if name not in wanted:
+                    strange.append(name)
+                elif shape != wanted[name]:
+                    misfits.append((name, shape, wanted[name]))
+                else:
+                    # A copy: the tensor itself is a view of the file.
+                    held[name] = stored.get_tensor(stored_name).to(dtype, copy=True)
+    _join(held, tied)
+    missing = wanted.keys() - held.keys() - {name for name, *_ in misfits}
+    unexpected = {name for name in strange if not _COUNTERS.search(name)}
+    check_names(folder, missing=missing, unexpected=unexpected, misfits=misfits)
+    network.load_state_dict(held, assign=True)
+    for name, source in tied.items():
+        if held[name] is held[source]:
+            module, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(module), attribute, network.get_parameter(source))
 
 
-def _check_report(folder: Path, report: dict[str, Any]) -> None:
-    """Check that all weights were found: transformers initialises others at random."""
-    for name, held, wanted in sorted(report["mismatched_keys"]):
+def _join(held: dict[str, Tensor], tied: Mapping[str, str]) -> None:
+    """Make tied weights one tensor, unless they differ."""
+    for name, source in tied.items():
+        ours, others = held.get(name), held.get(source)
+        if ours is not None and (others is None or not torch.equal(ours, others)):
+            held.setdefault(source, ours)
+        elif others is not None:
+            held[name] = others
+
+
+def check_names(
+    folder: Path,
+    *,
+    missing: set[str],
+    unexpected: set[str],
+    misfits: list[tuple[str, Any, Any]],
+) -> None:
+    """Check that a network got all of its weights.
+
+    Args:
+        folder: Where they came from.
+        missing: Names of weights that the network has and the folder lacks.
+        unexpected: Names of weights that only the folder has. They do no harm by themselves.
+        misfits: Names of weights of another shape; the shapes in the folder and in the network.
+
+    Raises:
+        ModelError: it did not.
+    """
+    for name, held, wanted in sorted(misfits):
         raise ModelError(
             f"{folder}: the weights do not fit {CONFIG_FILE}: {name} has the shape "
             f"{_shape(held)}, and {CONFIG_FILE} asks for {_shape(wanted)}: restore the two files "
             "that belong together",
             uri=str(folder),
         )
-    missing = sorted(report["missing_keys"])
     if not missing:
         return
     for prefix in _WRAPPERS:
-        if any(name.startswith(prefix) for name in report["unexpected_keys"]):
+        if any(name.startswith(prefix) for name in unexpected):
             raise ModelError(
                 f"{folder}: the names of its tensors begin with {prefix!r}, as of a model that was "
                 "saved inside a wrapper: save the model itself (unwrap_model, or model.module, "
                 "then save_pretrained)",
                 uri=str(folder),
             )
-    strange = sorted(report["unexpected_keys"])
-    instead = f", and have others instead, such as {strange[0]}" if strange else ""
+    instead = f", and have others instead, such as {min(unexpected)}" if unexpected else ""
     raise ModelError(
         f"{folder}: the weights lack {len(missing)} tensors that {CONFIG_FILE} asks for, such as "
-        f"{missing[0]}{instead}: restore the two files that belong together",
+        f"{min(missing)}{instead}: restore the two files that belong together",
         uri=str(folder),
     )
 
@@ -82,7 +130,7 @@ def _shape(sides: Any) -> str:
 
 @contextmanager
 def load_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn errors of transformers into a ModelError of one line, and silence its output.
+    """Turn errors of libraries that load a folder into a ModelError of one line.
 
     Args:
         folder: The folder being loaded.
@@ -92,8 +140,7 @@ def load_errors(folder: Path, what: str) -> Iterator[None]:
         ModelError: files are broken or do not fit together, or a package is not installed.
     """
     try:
-        with quiet():
-            yield
+        yield
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -101,25 +148,10 @@ def load_errors(folder: Path, what: str) -> Iterator[None]:
         ) from error
     except RaycapError:
         raise
-    except Exception as error:  # whatever transformers raises for files that are not as it wrote
+    except Exception as error:  # whatever a library raises for files that are not as it wrote
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{folder}: cannot be loaded as {what} ({type(error).__name__}: {reason}): "
             "restore its files or choose another model",
             uri=str(folder),
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and advice of transformers; errors are raised anyway."""
-    logs: Any = transformers.utils.logging
-    verbosity, had_bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(verbosity)
-        if had_bars:
-            logs.enable_progress_bar()

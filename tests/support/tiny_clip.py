@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from raycap.models.weights import quiet
+from raycap.models.pretrained import quiet
 
 SIDE_PX = 32
 CONTEXT = 24

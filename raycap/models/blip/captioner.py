@@ -17,27 +17,30 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
+from raycap.models.adapters import merge_adapter
 from raycap.models.base import Caption, Question, Questions, asked_generation
 from raycap.models.blip.compiled import CompiledBlip, check_compiler
+from raycap.models.blip.config import read_blip_config
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.blip.int8 import check_int8, quantize
 from raycap.models.blip.kind import check_blip_folder
+from raycap.models.blip.network import Group, build_network, tied_weights
 from raycap.models.blip.packed import pack
+from raycap.models.blip.tokenizer import BlipTokenizer
 from raycap.models.decoding import caption_with, decode
-from raycap.models.decoding.state import Decoded, search_settings
+from raycap.models.decoding.state import Decoded
 from raycap.models.device import own_stream, pick_device, pick_dtype, upload
 from raycap.models.folders import Preprocessing
-from raycap.models.weights import load_complete, load_errors
+from raycap.models.weights import fill, load_errors
 
-_Settings: Any = transformers.GenerationConfig  # untyped there
+_PREFIX = "blip."
+"""What names of weights may begin with, as transformers accepts them."""
 
 
 class BlipCaptioner:
@@ -45,8 +48,8 @@ class BlipCaptioner:
 
     def __init__(
         self,
-        model: Any,  # a BlipForConditionalGeneration; transformers' own types are partial
-        tokenizer: PreTrainedTokenizerBase,
+        model: Any,  # a `network.Group`, or transformers' BlipForConditionalGeneration
+        tokenizer: BlipTokenizer,
         preprocessing: Preprocessing,
         generation: GenerationConfig,
         compiled: CompiledBlip | None = None,
@@ -66,8 +69,6 @@ class BlipCaptioner:
         self._preprocessing = preprocessing
         self._generation = generation
         self._start = self._start_tokens(generation)
-        # Replaces the folder's own settings; saved with the network.
-        model.generation_config = transformers_settings(model.config.text_config, generation)
         self._mean = torch.tensor(preprocessing.mean, device=model.device).view(3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=model.device).view(3, 1, 1)
 
@@ -152,13 +153,12 @@ class BlipCaptioner:
 
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Count tokens as `generation.max_new_tokens` does, without the end token."""
-        encoded = self._tokenizer(list(captions), add_special_tokens=False).input_ids
-        return [len(tokens) for tokens in encoded]
+        return [len(tokens) for tokens in self._tokenizer.encode(captions)]
 
     def _start_tokens(self, generation: GenerationConfig) -> list[int]:
         """Return the tokens that a caption starts with: the start token, then the prompt."""
         text = self._model.config.text_config
-        prompt = self._tokenizer(generation.prompt, add_special_tokens=False).input_ids
+        (prompt,) = self._tokenizer.encode([generation.prompt])
         # The last token is written but never read again.
         if len(prompt) + generation.max_new_tokens > text.max_position_embeddings:
             raise ModelError(
@@ -206,7 +206,7 @@ class BlipCaptioner:
         def text(place: int, tokens: list[int]) -> str:
             # Without the start token: not every tokenizer treats it as special.
             written = [*starts[place][1:], *tokens]
-            return str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
+            return self._tokenizer.decode(written).strip()
 
         end_tokens = (self._model.config.text_config.sep_token_id,)
         return caption_with(decode_batch, text, pixels, generation, device, end_tokens)
@@ -240,7 +240,7 @@ class BlipCaptioner:
 
 def load_network(
     folder: Path, dtype: torch.dtype, adapter: str | None = None
-) -> tuple[Any, PreTrainedTokenizerBase]:
+) -> tuple[Group, BlipTokenizer]:
     """Load a BLIP captioning network onto the CPU, and its tokenizer.
 
     Args:
@@ -252,19 +252,10 @@ def load_network(
         ModelError: files are broken or do not fit together.
     """
     with load_errors(folder, "BLIP"):
-        network = load_complete(BlipForConditionalGeneration, folder, dtype, adapter)
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        return network, tokenizer
-
-
-def transformers_settings(text: Any, generation: GenerationConfig) -> Any:
-    """Return the generation settings of transformers, complete, to replace those of the folder."""
-    settings: dict[str, Any] = {
-        "bos_token_id": text.bos_token_id,
-        "eos_token_id": text.sep_token_id,  # BLIP ends a caption with [SEP]
-        "pad_token_id": text.pad_token_id,
-        **search_settings(generation),
-    }
-    return _Settings(**settings)
+        config = read_blip_config(folder)
+        network = build_network(config)
+        loaded = dtype if adapter is None else torch.float32
+        fill(network, folder, loaded, tied_weights(config), _PREFIX)
+        if adapter is not None:
+            network = merge_adapter(network, Path(adapter)).to(dtype)
+        return network, BlipTokenizer.load(folder)

@@ -1,4 +1,4 @@
-"""Fast decoding of BLIP with the modules and weights of transformers.
+"""Fast decoding of BLIP with the modules of `blip.network`, or those of transformers.
 
 It computes the same numbers as `BlipForConditionalGeneration.generate`. The differences:
 
@@ -49,7 +49,8 @@ def apply_linear(module: Any, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*
 
 def _activate(activation: Any, module: Any, states: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
     """Compute `activation(module(states))`, up to rounding."""
-    if isinstance(module, PackedLinear) and getattr(activation, "act", None) is functional.gelu:
+    function = getattr(activation, "act", activation)  # `act` of a module of transformers
+    if isinstance(module, PackedLinear) and function is functional.gelu:
         return module.gelu(states)
     activated: Tensor = activation(apply_linear(module, states))
     return activated

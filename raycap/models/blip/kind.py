@@ -1,6 +1,6 @@
 """The BLIP kind: which folders hold a BLIP captioner, and how it is loaded and trained.
 
-torch and transformers take seconds to import, so they are imported only to load a model.
+torch takes seconds to import, so it is imported only to load a model.
 """
 
 from pathlib import Path
@@ -10,21 +10,19 @@ from raycap.config import DEFAULT_MODEL, GenerationConfig, ModelConfig, TrainCon
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Captioner, TrainableKind
+from raycap.models.blip.config import read_blip_config
 from raycap.models.folders import (
     CONFIG_FILE,
-    GENERATION_FILE,
     TOKENIZER_FILE,
     Preprocessing,
     check_companions,
     check_weights,
     read_json,
     read_preprocessing,
-    read_size,
-    write_json,
 )
+from raycap.models.generation import write_generation
 
-_VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.txt")
-_DEFAULT_SIZE = {"height": 384, "width": 384}  # of transformers' BlipVisionConfig
+VOCABULARY_FILE = "vocab.txt"
 
 
 class BlipKind(TrainableKind):
@@ -53,19 +51,26 @@ class BlipKind(TrainableKind):
 
     def write_generation(self, folder: Path, generation: GenerationConfig) -> None:
         """Write `generation_config.json`."""
-        from transformers import BlipConfig  # noqa: PLC0415
-
-        from raycap.models.blip.captioner import transformers_settings  # noqa: PLC0415
-
-        text = BlipConfig.from_dict(read_json(folder / CONFIG_FILE)).text_config
-        settings = transformers_settings(text, generation)
-        write_json(folder / GENERATION_FILE, settings.to_diff_dict())
+        write_blip_generation(folder, read_blip_config(folder).text_config, generation)
 
     def load_trainable(self, folder: Path, config: TrainConfig) -> Any:
         """Load a folder for training; see `load_blip_trainable`."""
         from raycap.models.blip.training import load_blip_trainable  # noqa: PLC0415
 
         return load_blip_trainable(folder, config)
+
+
+def write_blip_generation(folder: Path, text: Any, generation: GenerationConfig) -> None:
+    """Write `generation_config.json`.
+
+    Args:
+        folder: Of the model.
+        text: Settings of its text decoder: a `TextConfig`, or those of transformers.
+        generation: How captions are generated.
+    """
+    write_generation(
+        folder, generation, pad=text.pad_token_id, start=text.bos_token_id, end=text.sep_token_id
+    )
 
 
 def check_blip_folder(folder: Path) -> Preprocessing:
@@ -77,9 +82,10 @@ def check_blip_folder(folder: Path) -> Preprocessing:
     config = read_json(folder / CONFIG_FILE)
     _check_architecture(folder, config)
     check_weights(folder)
-    check_companions(folder, _VOCABULARY_FILES)
+    check_companions(folder, (TOKENIZER_FILE, VOCABULARY_FILE))
     preprocessing = read_preprocessing(folder)
-    expected = _trained_size(folder, config)
+    side_px = read_blip_config(folder).vision_config.image_size
+    expected = (side_px, side_px)
     found = (preprocessing.target.height_px, preprocessing.target.width_px)
     if found != expected:
         raise ModelError(
@@ -105,13 +111,10 @@ def _check_architecture(folder: Path, config: dict[str, Any]) -> None:
             "choose a BlipForConditionalGeneration model",
             uri=str(folder),
         )
-
-
-def _trained_size(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
-    vision = config.get("vision_config") or {}
-    if not isinstance(vision, dict):
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict):
         raise ModelError(
-            f"{folder / CONFIG_FILE}: vision_config must be a JSON object",
-            uri=str(folder / CONFIG_FILE),
+            f"{folder}: its weights are quantised ({quantization.get('quant_method')}), which "
+            "raycap does not run: choose the original model, and model.precision for fewer bits",
+            uri=str(folder),
         )
-    return read_size(folder / CONFIG_FILE, vision.get("image_size", _DEFAULT_SIZE))

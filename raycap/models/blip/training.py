@@ -12,25 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from raycap.config import GenerationConfig, TrainConfig
 from raycap.errors import ConfigError
 from raycap.images.decoding import Target
 from raycap.models.adapters import with_lora
-from raycap.models.blip.captioner import BlipCaptioner, load_network, transformers_settings
-from raycap.models.blip.kind import BlipKind, check_blip_folder
-from raycap.models.folders import (
-    GENERATION_FILE,
-    KIND_FILE,
-    PREPROCESSOR_FILE,
-    Preprocessing,
-    write_json,
-)
+from raycap.models.blip.captioner import BlipCaptioner
+from raycap.models.blip.kind import BlipKind, check_blip_folder, write_blip_generation
+from raycap.models.blip.tokenizer import BlipTokenizer
+from raycap.models.folders import KIND_FILE, PREPROCESSOR_FILE, Preprocessing, write_json
+from raycap.models.pretrained import load_complete, loading, quiet
 from raycap.models.trainable import TokenBatch, batch_tokens
-from raycap.models.weights import quiet
+
+_GenerationSettings: Any = transformers.GenerationConfig  # untyped there
 
 _LORA_TARGETS = ["query", "key", "value", "qkv"]
 """Projections of the attention layers: of the text decoder, and of the vision tower (`qkv`)."""
@@ -76,13 +74,21 @@ class BlipTrainable:
 
     def __init__(
         self,
-        blip: Any,
-        tokenizer: PreTrainedTokenizerBase,
+        blip: Any,  # a BlipForConditionalGeneration; transformers' own types are partial
+        tokenizers: tuple[BlipTokenizer, PreTrainedTokenizerBase],
         preprocessing: Preprocessing,
         config: TrainConfig,
     ) -> None:
+        """Prepare to train.
+
+        Args:
+            blip: The network.
+            tokenizers: Of its text; and the same as transformers has it, which is saved.
+            preprocessing: Conversion of pixels to its input.
+            config: The settings.
+        """
         self._blip = blip
-        self._tokenizer = tokenizer
+        self._tokenizer, self._saved_tokenizer = tokenizers
         self._preprocessing = preprocessing
         self._prompt = config.generation.prompt
         self._max_tokens = min(
@@ -106,13 +112,10 @@ class BlipTrainable:
         The prompt has no loss, because captioning is given the prompt.
         """
         text = self._blip.config.text_config
-        prompt = self._tokenizer(self._prompt, add_special_tokens=False).input_ids
+        (prompt,) = self._tokenizer.encode([self._prompt])
         start = [text.bos_token_id, *prompt]
         room = max(0, self._max_tokens - len(start))
-        bodies = [
-            tokens[:room]
-            for tokens in self._tokenizer(list(captions), add_special_tokens=False).input_ids
-        ]
+        bodies = [tokens[:room] for tokens in self._tokenizer.encode(captions)]
         return batch_tokens(start, bodies, pad=text.pad_token_id, end=text.sep_token_id)
 
     def captioner(self, generation: GenerationConfig) -> BlipCaptioner:
@@ -125,10 +128,9 @@ class BlipTrainable:
         plain = _merged(self._network.blip, self._blip)
         with quiet():
             plain.save_pretrained(folder)
-            self._tokenizer.save_pretrained(folder)
+            self._saved_tokenizer.save_pretrained(folder)
         write_json(folder / PREPROCESSOR_FILE, self._preprocessing.to_json())
-        settings = transformers_settings(plain.config.text_config, generation)
-        write_json(folder / GENERATION_FILE, settings.to_diff_dict())
+        write_blip_generation(folder, plain.config.text_config, generation)
         mark = {"kind": self.kind, "generation": generation.model_dump(mode="json")}
         write_json(folder / KIND_FILE, {**mark, "training": training})
 
@@ -141,8 +143,14 @@ def load_blip_trainable(folder: Path, config: TrainConfig) -> BlipTrainable:
         ConfigError: the settings ask for LoRA and its package is not installed.
     """
     preprocessing = check_blip_folder(folder)
-    blip, tokenizer = load_network(folder, torch.float32)
-    return BlipTrainable(blip, tokenizer, preprocessing, config)
+    with loading(folder, "BLIP"):
+        blip = load_complete(BlipForConditionalGeneration, folder, torch.float32)
+        load: Any = AutoTokenizer.from_pretrained  # untyped there
+        saved = load(folder, local_files_only=True, trust_remote_code=False)
+        tokenizers = BlipTokenizer.load(folder), saved
+    # Without the folder's own settings: raycap's are written when the model is saved.
+    blip.generation_config = _GenerationSettings()
+    return BlipTrainable(blip, tokenizers, preprocessing, config)
 
 
 def _channels(values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:

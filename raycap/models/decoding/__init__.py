@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor
 from raycap.config import GenerationConfig
 from raycap.models.base import Caption, image_seed
 from raycap.models.decoding.beam_search import BeamSearch, EarlyStopping
-from raycap.models.decoding.state import Decoded, DecodingState, Search, logits_processors
+from raycap.models.decoding.processors import build_process
+from raycap.models.decoding.state import Decoded, DecodingState, Search
 
 # B = remaining images, R = captions per image (1 if greedy), T = start and generated tokens
 
@@ -39,7 +39,7 @@ class TokenSearch:
         self._draws = generation.sampling.enabled
         self._num_start = start.shape[1]
         self._num_rows = generation.num_captions if self._draws else 1
-        self._process: Any = logits_processors(generation, self._num_start, end_token, start.device)
+        self._process = build_process(generation, self._num_start, end_token)
         shape = (len(start), self._num_rows)
         self._tokens = start[:, None].expand(-1, self._num_rows, -1)
         self._totals = torch.zeros(shape, device=start.device)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from raycap.config import GenerationConfig
-from raycap.models.decoding.state import Decoded, DecodingState, logits_processors
+from raycap.models.decoding.processors import build_process
+from raycap.models.decoding.state import Decoded, DecodingState
 
 EarlyStopping = bool | Literal["never"]
 _IMPOSSIBLE = -1.0e9  # score of captions that must not be chosen, as in transformers
@@ -86,7 +87,7 @@ class BeamSearch:
         self._end_token = end_token
         self._early_stopping = early_stopping
         self._num_start = start.shape[1]
-        self._process: Any = logits_processors(generation, self._num_start, end_token, start.device)
+        self._process = build_process(generation, self._num_start, end_token)
         self._beams = _first_beams(start, generation)
         self._found = replace(self._beams, scores=torch.full_like(self._beams.scores, _IMPOSSIBLE))
         self._rows: Int[Tensor, " n"] | None = None  # to continue from; None: all beams are equal

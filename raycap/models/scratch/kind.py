@@ -16,22 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from raycap.config import ArchitectureConfig, GenerationConfig, ModelConfig, TrainConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Captioner, TrainableKind
 from raycap.models.folders import (
     CONFIG_FILE,
-    GENERATION_FILE,
     TOKENIZER_FILE,
     Preprocessing,
     check_weights,
     read_json,
     read_preprocessing,
+    read_section,
     write_json,
 )
+from raycap.models.generation import write_generation
 
 
 class ScratchKind(TrainableKind):
@@ -72,7 +71,7 @@ class ScratchKind(TrainableKind):
         """Write `generation_config.json`."""
         from raycap.models.scratch.tokenizer import END, PAD, START  # noqa: PLC0415
 
-        write_generation(folder, generation, (PAD, START, END))
+        write_generation(folder, generation, pad=PAD, start=START, end=END)
 
     def build_trainable(self, config: TrainConfig, captions: Iterable[str]) -> Any:
         """Build a model; see `build_scratch_trainable`."""
@@ -160,47 +159,8 @@ def write_description(folder: Path, found: ScratchDescription) -> None:
     )
 
 
-def write_generation(
-    folder: Path, generation: GenerationConfig, tokens: tuple[int, int, int]
-) -> None:
-    """Write generation settings in the format of transformers.
-
-    Args:
-        folder: Of the model.
-        generation: The settings.
-        tokens: Padding, start and end.
-    """
-    sampling = generation.sampling
-    settings: dict[str, Any] = {
-        **dict(zip(("pad_token_id", "bos_token_id", "eos_token_id"), tokens, strict=True)),
-        "max_new_tokens": generation.max_new_tokens,
-        "min_new_tokens": generation.min_new_tokens,
-        "num_beams": generation.num_beams,
-        "num_return_sequences": generation.num_captions,
-        "repetition_penalty": generation.repetition_penalty,
-        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
-        "do_sample": sampling.enabled,
-    }
-    if generation.num_beams > 1:
-        settings |= {"length_penalty": generation.length_penalty, "early_stopping": False}
-    if sampling.enabled:
-        settings |= {
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k or 0,
-            "top_p": sampling.top_p,
-        }
-    write_json(folder / GENERATION_FILE, settings)
-
-
 def _read_architecture(file: Path, kind: ScratchKind, values: object) -> ArchitectureConfig:
-    try:
-        architecture = ArchitectureConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(("architecture", *map(str, first["loc"])))
-        raise ModelError(
-            f"{file}: {place}: {first['msg']}: restore the file", uri=str(file)
-        ) from None
+    architecture = read_section(file, ArchitectureConfig, values, "architecture")
     if kind.splits_width and architecture.width % architecture.num_heads:
         raise ModelError(
             f"{file}: architecture.num_heads={architecture.num_heads} does not divide "

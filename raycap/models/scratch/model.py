@@ -20,6 +20,7 @@ from raycap.models.folders import (
     WEIGHT_FILE,
     write_json,
 )
+from raycap.models.generation import write_generation
 from raycap.models.scratch.decoders import Decoder
 from raycap.models.scratch.encoders import (
     Encoder,
@@ -34,7 +35,6 @@ from raycap.models.scratch.kind import (
     ScratchDescription,
     check_scratch_folder,
     write_description,
-    write_generation,
 )
 from raycap.models.scratch.tokenizer import END, PAD, SPECIAL_TOKENS, START, CaptionTokenizer
 
@@ -90,7 +90,7 @@ class ScratchModel:
         self.tokenizer.save(folder / TOKENIZER_FILE)
         write_description(folder, self.description)
         write_json(folder / PREPROCESSOR_FILE, self.description.preprocessing.to_json())
-        write_generation(folder, generation, (PAD, START, END))
+        write_generation(folder, generation, pad=PAD, start=START, end=END)
         mark = {
             "kind": self.description.kind,
             "generation": generation.model_dump(mode="json"),

@@ -32,10 +32,11 @@ from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Caption, Question, Questions, asked_generation
 from raycap.models.decoding import caption_with
-from raycap.models.decoding.state import Decoded, search_settings
+from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
+from raycap.models.generation import search_settings
+from raycap.models.pretrained import load_complete, loading
 from raycap.models.vlm.kind import check_vlm_folder
-from raycap.models.weights import load_complete, load_errors
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
 _WHAT = "a vision-language model"
@@ -358,7 +359,7 @@ def load_vlm(folder: Path, dtype: torch.dtype, adapter: str | None = None) -> tu
         ModelError: files are broken or do not fit together, the model needs code of its own folder,
             or a package that it needs is not installed.
     """
-    with load_errors(folder, _WHAT):
+    with loading(folder, _WHAT):
         network = load_complete(AutoModelForImageTextToText, folder, dtype, adapter)
         return network, _processor(folder)
 
@@ -369,7 +370,7 @@ def load_processor(folder: Path) -> Any:
     Raises:
         ModelError: as `load_vlm`.
     """
-    with load_errors(folder, _WHAT):
+    with loading(folder, _WHAT):
         return _processor(folder)
 
 

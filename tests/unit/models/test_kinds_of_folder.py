@@ -33,6 +33,8 @@ Tensors = dict[str, Tensor]
 
 GREEDY = GenerationConfig(num_beams=1, max_new_tokens=8)
 TIED = "text_decoder.cls.predictions.decoder.weight"
+BIAS = "text_decoder.cls.predictions.decoder.bias"
+OTHER_BIAS = "text_decoder.cls.predictions.bias"
 EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 POSITIONS = "vision_model.embeddings.position_embedding"
 
@@ -173,6 +175,27 @@ CAPTIONED: dict[str, Edit] = {
     "fp16 by its config": settings("config.json", torch_dtype="float16"),
     "tied weights twice": tensors(lambda held: {**held, TIED: held[EMBEDDINGS].clone()}),
     "tied weights once": tensors(lambda held: {k: v for k, v in held.items() if k != TIED}),
+    "only the output weights": tensors(
+        lambda held: {
+            **{name: value for name, value in held.items() if name != EMBEDDINGS},
+            TIED: held[EMBEDDINGS],
+        }
+    ),
+    "output weights of their own": tensors(
+        lambda held: {**held, TIED: held[EMBEDDINGS].flip(1).contiguous()}
+    ),
+    "not tied": both(
+        settings("config.json", tie_word_embeddings=False, text_config__tie_word_embeddings=False),
+        tensors(
+            lambda held: {
+                **held,
+                TIED: held[EMBEDDINGS].flip(1).contiguous(),
+                BIAS: held[OTHER_BIAS].flip(0).contiguous(),
+            }
+        ),
+    ),
+    "named after the kind": renamed("blip."),
+    "more than is needed": tensors(lambda held: {**held, "itm_head.weight": torch.ones(2, 2)}),
     "position ids kept": tensors(
         lambda held: {**held, "vision_model.embeddings.position_ids": torch.arange(5)[None]}
     ),
@@ -280,7 +303,22 @@ REFUSED: dict[str, tuple[Edit, list[str]]] = {
         settings("preprocessor_config.json", size={"height": 10**9, "width": 10**9}),
         ["1000000000"],
     ),
-    "patches of nothing": (settings("config.json", vision_config__patch_size=0), ["blip"]),
+    "heads that do not fit": (
+        settings("config.json", text_config__num_attention_heads=5),
+        ["num_attention_heads=5"],
+    ),
+    "unknown activation": (settings("config.json", text_config__hidden_act="prelu"), ["'prelu'"]),
+    "no text": (settings("config.json", text_config="base"), ["text_config"]),
+    "not tied, tied weights once": (
+        both(
+            settings(
+                "config.json", tie_word_embeddings=False, text_config__tie_word_embeddings=False
+            ),
+            tensors(lambda held: {k: v for k, v in held.items() if k not in (TIED, BIAS)}),
+        ),
+        ["2 tensors", BIAS],
+    ),
+    "patches of nothing": (settings("config.json", vision_config__patch_size=0), ["patch_size"]),
     "cut short": (truncated, [WEIGHT_FILE, " bytes"]),
     "a shard is missing": (
         both(sharded, without("model-00002-of-00003.safetensors")),

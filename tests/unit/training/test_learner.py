@@ -65,7 +65,7 @@ def assert_alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 def transformers_loss(learner: Learner, batch: Batch) -> torch.Tensor:
     """The mean loss of transformers' own model, over whole captions with their end token."""
     blip: Any = learner.trainable.network.blip
-    tokens = learner.trainable._tokenizer(CAPTIONS, padding=True, return_tensors="pt")  # type: ignore[attr-defined]
+    tokens = learner.trainable._saved_tokenizer(CAPTIONS, padding=True, return_tensors="pt")  # type: ignore[attr-defined]
     tokens.input_ids[:, 0] = DEC
     network: Any = learner.network
     pixels = (batch.pixels.float() * network._rescale - network._mean) / network._std

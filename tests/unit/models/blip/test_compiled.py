@@ -242,7 +242,7 @@ def test_really_compiled_captions_are_those_of_generate(folder: Path, pixels: Pi
                 num_beams=num_beams,
                 max_new_tokens=20,
             )
-            texts = plain._tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            texts = [plain._tokenizer.decode(tokens) for tokens in sequences.tolist()]
             assert [caption.text for caption in found] == [text.strip() for text in texts]
 
 

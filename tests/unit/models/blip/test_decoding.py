@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     BlipForConditionalGeneration,
@@ -19,10 +20,11 @@ from transformers import (
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.demo.scenes import render, scene
 from raycap.demo.train import resize
-from raycap.models.blip.captioner import BlipCaptioner, transformers_settings
+from raycap.models.blip.captioner import BlipCaptioner
 from raycap.models.blip.decoding import BlipDecodingState, encode_images
 from raycap.models.decoding.beam_search import EarlyStopping
 from raycap.models.decoding.state import Decoded
+from raycap.models.generation import search_settings
 from raycap.models.sources import DEMO_FOLDER
 from tests.support import tiny_blip
 from tests.support.random_blip import (
@@ -38,6 +40,8 @@ from tests.support.random_blip import (
 
 _one_thread = tiny_blip.one_thread
 
+Settings: Any = transformers.GenerationConfig  # untyped there
+
 NUM_RANDOM = 10
 
 
@@ -49,7 +53,8 @@ def theirs(
     early_stopping: EarlyStopping = False,
 ) -> Any:
     """What transformers makes of it, one row a caption."""
-    settings = transformers_settings(decoder.config, generation)
+    tokens = {"bos_token_id": 1, "eos_token_id": END, "pad_token_id": PAD}
+    settings = Settings(**tokens, **search_settings(generation))
     settings.update(return_dict_in_generate=True, output_scores=True, output_logits=True)
     if generation.num_beams > 1:
         settings.update(early_stopping=early_stopping)
@@ -190,7 +195,7 @@ def test_the_demo_model_captions_as_generate_does(num_beams: int) -> None:
         max_new_tokens=20,
         do_sample=False,
     )
-    expected = captioner._tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    expected = [captioner._tokenizer.decode(tokens) for tokens in sequences.tolist()]
     found = [caption.text for caption in captioner.caption(pixels)]
     assert found == expected
     assert len(set(found)) > 6

@@ -49,7 +49,7 @@ def test_the_loss_equals_that_of_transformers_on_the_same_batch(
     model.network.eval()
     blip: Any = model.network.blip
     # As transformers' own examples prepare a batch: whole captions, padding ignored.
-    tokens = model._tokenizer(CAPTIONS, padding=True, return_tensors="pt")
+    tokens = model._saved_tokenizer(CAPTIONS, padding=True, return_tensors="pt")
     tokens.input_ids[:, 0] = DEC
     labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, IGNORED)
     mean, std = (
