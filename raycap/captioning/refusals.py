@@ -43,12 +43,13 @@ class Refusals:
             StorageError: access to most of the first images is denied, and none was read; or later
                 to that many in a row.
         """
+        images = answered.filter(answered[schema.IS_FIRST])
         if self._is_open:
-            self._count_in_a_row(answered)
+            self._count_in_a_row(images)
             yield answered
             return
         self._held.append(answered)
-        self._num_held += len(answered)
+        self._num_held += len(images)
         unread = pc.is_in(answered[schema.ERROR_CODE], value_set=_UNREAD)
         if not pc.all(unread, min_count=0).as_py():
             yield from self._release()
@@ -66,25 +67,26 @@ class Refusals:
         refused = [
             message
             for table in self._held
-            for code, message in zip(
+            for code, message, is_first in zip(
                 table[schema.ERROR_CODE].to_pylist(),
                 table[schema.ERROR_MESSAGE].to_pylist(),
+                table[schema.IS_FIRST].to_pylist(),
                 strict=True,
             )
-            if code == ErrorCode.FORBIDDEN
+            if code == ErrorCode.FORBIDDEN and is_first
         ]
         if 2 * len(refused) > self._num_held:
             raise _stop(f"none of {self._num_held:,} images can be read: {refused[0]}")
 
-    def _count_in_a_row(self, answered: pa.Table) -> None:
-        refused = pc.equal(answered[schema.ERROR_CODE], ErrorCode.FORBIDDEN)
+    def _count_in_a_row(self, images: pa.Table) -> None:
+        refused = pc.equal(images[schema.ERROR_CODE], ErrorCode.FORBIDDEN)
         if not pc.any(refused, min_count=0).as_py():
             self._num_in_a_row = 0
             return
         for is_refused in refused.to_pylist():
             self._num_in_a_row = self._num_in_a_row + 1 if is_refused else 0
         if self._num_in_a_row >= self._max_refused:
-            message = answered[schema.ERROR_MESSAGE][-1].as_py()
+            message = images[schema.ERROR_MESSAGE][-1].as_py()
             raise _stop(f"{self._num_in_a_row:,} images in a row cannot be read: {message}")
 
     def _release(self) -> Iterator[pa.Table]:

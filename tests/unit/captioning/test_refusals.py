@@ -12,10 +12,12 @@ from raycap.errors import ErrorCode, StorageError
 BAD, LOST, FINE = str(ErrorCode.FORBIDDEN), str(ErrorCode.NOT_FOUND), None
 
 
-def rows(codes: Sequence[str | None]) -> pa.Table:
-    names = [schema.ERROR_CODE, schema.ERROR_MESSAGE]
-    columns = [pa.array(codes, pa.string()), pa.array([f"x: {code}" for code in codes])]
-    return pa.table(columns, names=names)
+def rows(codes: Sequence[str | None], num_prompts: int = 1) -> pa.Table:
+    names = [schema.ERROR_CODE, schema.ERROR_MESSAGE, schema.IS_FIRST]
+    each = [code for code in codes for _ in range(num_prompts)]
+    first = [prompt == 0 for _ in codes for prompt in range(num_prompts)]
+    messages = pa.array([f"x: {code}" for code in each], pa.string())
+    return pa.table([pa.array(each, pa.string()), messages, pa.array(first, pa.bool_())], names)
 
 
 def passed(
@@ -80,3 +82,12 @@ def test_nothing_is_committed_of_a_run_that_stops() -> None:
     assert not list(refusals.passed(rows([BAD] * 5)))
     with pytest.raises(StorageError):
         list(refusals.rest())
+
+
+def test_images_are_counted_not_the_answers_about_them() -> None:
+    refusals = Refusals(10, has_captions=False)
+    assert not list(refusals.passed(rows([BAD] * 5, num_prompts=3)))
+    assert sum(map(len, refusals.passed(rows([FINE], num_prompts=3)))) == 18
+    assert sum(map(len, refusals.passed(rows([BAD] * 9, num_prompts=3)))) == 27
+    with pytest.raises(StorageError, match="10 images in a row"):
+        list(refusals.passed(rows([BAD], num_prompts=3)))
