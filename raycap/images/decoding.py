@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.images.bombs import HeaderReader, check_cost
+from raycap.images.grids import Grid
 from raycap.images.other_files import describe_other, is_text, register_heif
 from raycap.images.scaling import bits_used, is_deep, scale_to_uint8, with_all_bits
 
@@ -52,26 +53,51 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = frozenset({5, 6, 7, 8})
+_COMMON_FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model's input size: every image is resized to it, without keeping its aspect ratio."""
+    """A model's input size. Without `padding` or `grid`, aspect ratios are not kept."""
 
     width_px: int
+    """Width of every image; with a `grid`, of a plain square image for tests of the model."""
     height_px: int
     resample: str = "bicubic"
     """A Pillow filter: nearest, bilinear, bicubic, lanczos, box or hamming."""
+    padding: tuple[int, int, int] | None = None
+    """The RGB colour around an image that keeps its aspect ratio within the size."""
+    grid: Grid | None = None
+    """Gives every image a size of its own, with its aspect ratio."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one image, uint8 `[H, W, 3]`."""
-        return self.width_px * self.height_px * 3
+        """Bytes of the largest image, uint8 `[H, W, 3]`."""
+        return 3 * (self.grid.max_pixels if self.grid else self.width_px * self.height_px)
+
+    def size_of(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Return the width and height to which an image is resized, without its padding.
+
+        Args:
+            width_px: Original width of the image.
+            height_px: Original height.
+        """
+        if self.grid is not None:
+            return self.grid.size_of(width_px, height_px)
+        if self.padding is None:
+            return self.width_px, self.height_px
+        scale = min(self.width_px / width_px, self.height_px / height_px)
+        width, height = round(scale * width_px), round(scale * height_px)
+        return max(1, width), max(1, height)
 
     def describe(self) -> dict[str, Any]:
-        """Return plain values, for fingerprints."""
-        size = {"width_px": self.width_px, "height_px": self.height_px}
-        return {**size, "resample": self.resample}
+        """Return plain values, for fingerprints.
+
+        Padding and grid exist only where they are set, so that older outputs can be continued.
+        """
+        found = {"width_px": self.width_px, "height_px": self.height_px, "resample": self.resample}
+        padding = {} if self.padding is None else {"padding": list(self.padding)}
+        return {**found, **padding, **(self.grid.describe() if self.grid else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,6 +110,9 @@ class DecodedImage:
     """Original width, of the upright image."""
     height_px: int
     """Original height, of the upright image."""
+    stored_as: str | None = None
+    """`JPEG`, `PNG` or `WEBP` if any program reads these very pixels from the file: it is complete,
+    upright, of this size, of 8 bits, opaque and not animated. Otherwise None."""
 
 
 def prepare_process(config: ImageConfig) -> None:
@@ -127,13 +156,12 @@ def decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     except ImageError as error:
         if not _lacks_only_its_end(data, error):
             raise
-    return _decode(_pixel_data(data) + _JPEG_END, target, config)
+    mended = _decode(_pixel_data(data) + _JPEG_END, target, config)
+    return replace(mended, stored_as=None)
 
 
 def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
     resample = Image.Resampling[target.resample.upper()]
-    # The longer side for both dimensions: only EXIF, which is read later, tells the orientation.
-    side = DRAFT_MARGIN * max(target.width_px, target.height_px)
     _check_length(data, config)
     with _pillow_errors(data, config):
         image = Image.open(reader := HeaderReader(data), formats=_formats())
@@ -144,6 +172,8 @@ def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
             check_cost(image, data, config)
             if image.format != "PNG":  # PNGs consist of chunks up to their end
                 reader.stop_counting()
+            # The longer side for both dimensions: only EXIF, read later, tells the orientation.
+            side = DRAFT_MARGIN * max(target.size_of(*size))
             draft = image.draft(None, (side, side))
             # A reduced JPEG is rounded up to whole pixels: the box of the draft is its true edge.
             edge = draft[1][2:] if draft and image.size != size else None
@@ -151,12 +181,34 @@ def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
             image.load()
         orientation = _orientation(image)
         with _pillow_errors(data, config, image.format):
+            is_plain = orientation == 1 and not has_deep_colour and _is_plain(image)
             whole = with_all_bits(image, data) if has_deep_colour else image
-            rgb = _resize(_flatten(whole), target, resample, edge, orientation)
-    width_px, height_px = size
-    if orientation in _SIDEWAYS:
-        width_px, height_px = height_px, width_px
-    return DecodedImage(pixels=np.asarray(rgb), width_px=width_px, height_px=height_px)
+            width_px, height_px = size[::-1] if orientation in _SIDEWAYS else size
+            fitted = target.size_of(width_px, height_px)
+            rgb = _resize(_flatten(whole), fitted, resample, edge, orientation)
+            padded = _pad(rgb, target)
+    return DecodedImage(
+        pixels=np.asarray(padded),
+        width_px=width_px,
+        height_px=height_px,
+        stored_as=image.format if is_plain and padded.size == size == image.size else None,
+    )
+
+
+def _is_plain(image: Image.Image) -> bool:
+    if image.format not in _COMMON_FORMATS or image.mode not in ("L", "RGB"):
+        return False
+    return getattr(image, "n_frames", 1) == 1 and not image.has_transparency_data
+
+
+def _pad(image: Image.Image, target: Target) -> Image.Image:
+    """Centre an image on the target's colour; without one, return it unchanged."""
+    size = (target.width_px, target.height_px)
+    if target.padding is None or image.size == size:
+        return image
+    padded = Image.new("RGB", size, target.padding)
+    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return padded
 
 
 _JPEG_END = b"\xff\xd9"
@@ -302,13 +354,12 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 def _resize(
     image: Image.Image,
-    target: Target,
+    size: tuple[int, int],
     resample: Image.Resampling,
     edge: tuple[float, float] | None,
     orientation: int,
 ) -> Image.Image:
-    """Resize the area within `edge` (None for all) to the target, upright, in RGB."""
-    size = (target.width_px, target.height_px)
+    """Resize the area within `edge` (None for all) to an upright size, in RGB."""
     # Resampling needs 32 bytes of weights per pixel of length, and before Pillow 13 an image with
     # the target's width and the old height: 150 GB for an image of 1 x 100,000,000.
     gap = 3.0 if max(image.size) > LONG_SIDE_PX else None
@@ -317,8 +368,7 @@ def _resize(
         # its two passes, and their order depends on the shape.
         return _turn(image, orientation).resize(size, resample, None, gap).convert("RGB")
     # A reduced JPEG is rotated after resizing: that is cheap and keeps its edge unrotated.
-    if orientation in _SIDEWAYS:
-        size = (target.height_px, target.width_px)
+    size = size[::-1] if orientation in _SIDEWAYS else size
     return _turn(image.resize(size, resample, (0, 0, *edge), gap).convert("RGB"), orientation)
 
 

@@ -1,0 +1,87 @@
+"""Sizes of images that keep their aspect ratio, within a budget of pixels.
+
+The rules are those of the models' own processors: an image at such a size passes its processor
+unresized.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MOST_ELONGATED = 200
+"""The largest ratio of an image's sides; longer images are squeezed to it, as Qwen-VL requires."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchGrid:
+    """Sides that are multiples of a patch, and an area between two bounds, as of Qwen-VL.
+
+    With the default bounds, an image is only ever scaled down.
+    """
+
+    max_pixels: int
+    min_pixels: int = 1
+    multiple_px: int = 1
+    """Both sides are multiples of it: for Qwen-VL, the patch size times the merge size."""
+
+    def size_of(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Return the width and height for an image, as `smart_resize` of Qwen-VL does."""
+        width, height = _squeezed(width_px, height_px)
+        sides = round(width / self.multiple_px), round(height / self.multiple_px)
+        area = math.prod(sides) * self.multiple_px**2
+        if area > self.max_pixels:
+            shrink = math.sqrt(width * height / self.max_pixels) * self.multiple_px
+            most = max(1, self.max_pixels // self.multiple_px**2)  # where the other side is 1
+            sides = _bounded(width / shrink, most), _bounded(height / shrink, most)
+        elif area < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (width * height)) / self.multiple_px
+            sides = math.ceil(width * grow), math.ceil(height * grow)
+        return sides[0] * self.multiple_px, sides[1] * self.multiple_px
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values, for fingerprints."""
+        return {"grid": "patches", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGrid:
+    """Square tiles, as of Idefics3 and SmolVLM.
+
+    Their processors scale an image until its longer side is `longest_px`, then stretch it to whole
+    tiles. An image with fewer pixels than its tiles stays as it is: the processor enlarges it.
+    """
+
+    tile_px: int
+    longest_px: int
+    """A multiple of `tile_px`."""
+
+    @property
+    def max_pixels(self) -> int:
+        """The pixels of a square image."""
+        return self.longest_px**2
+
+    def size_of(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Return the width and height for an image."""
+        short = self.longest_px * min(width_px, height_px) // max(width_px, height_px)
+        side = max(1, math.ceil(short / self.tile_px)) * self.tile_px
+        size = (self.longest_px, side) if width_px >= height_px else (side, self.longest_px)
+        if width_px * height_px <= math.prod(size):
+            return width_px, height_px
+        return size
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values, for fingerprints."""
+        return {"grid": "tiles", **asdict(self)}
+
+
+Grid = PatchGrid | TileGrid
+"""A rule that gives every image its own size."""
+
+
+def _bounded(side: float, most: int) -> int:
+    return min(most, max(1, math.floor(side)))
+
+
+def _squeezed(width_px: int, height_px: int) -> tuple[int, int]:
+    most_px = MOST_ELONGATED * min(width_px, height_px)
+    return min(width_px, most_px), min(height_px, most_px)
