@@ -16,6 +16,7 @@ from raycap.captioning.ledger import Totals
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
+from raycap.models.fitting import fit_images
 from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
 
@@ -99,7 +100,7 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     cascade = config.cascade
     if cascade.model is None or cascade.below is None:
         return None
-    found = find_model(cascade.model)
+    found = _fitted(find_model(cascade.model), config)
     if found.name == first.name:
         raise ConfigError(
             f"cascade.model: {found.name} is model.name too: name a larger model",
@@ -118,3 +119,12 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     settled = {"generation": generation, "model": settled_model(model, found)}
     resolved = config.model_copy(update=settled)
     return Cascade(model=found, below=cascade.below, config=resolved)
+
+
+def _fitted(found: ModelSource, config: CaptionConfig) -> ModelSource:
+    """Return the second model with its target; its own settings replace those of the first."""
+    own = config.cascade
+    if own.fit is None:
+        return fit_images(found, config.image)
+    fitted = {"fit": own.fit, "max_pixels_model": own.max_pixels_model}
+    return fit_images(found, config.image.model_copy(update=fitted), "cascade")

@@ -13,6 +13,7 @@ from raycap.captioning.source import Listing, open_source
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
+from raycap.models.fitting import fit_images
 from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
@@ -63,7 +64,7 @@ def settle(
     """
     listing = open_source(str(source), config.storage, config.source.split)
     announce("finding the model")
-    model = find_model(config.model.name, config.model.adapter)
+    model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
     check_arithmetic(model, config.model)
     cascade = find_cascade(config, model)
     generation = settled_generation(config.generation, model)
@@ -110,7 +111,8 @@ def caption_fingerprint(
         **source,
         "model": {**model.identity(), **config.model.arithmetic()},
         "generation": config.generation.model_dump(mode="json"),
-        "image": config.image.model_dump(mode="json"),
+        # How images are fitted is in the model's preprocessing.
+        "image": config.image.model_dump(mode="json", exclude={"fit", "max_pixels_model"}),
     }
     if config.prompts:
         found["prompts"] = "named"

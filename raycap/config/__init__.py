@@ -13,6 +13,7 @@ from raycap.config.caption import (
     CaptionConfig,
     CascadeConfig,
     EngineConfig,
+    FittedImageConfig,
     PreflightConfig,
     SourceConfig,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportFormat",
     "ExternalMetricsConfig",
+    "FittedImageConfig",
     "GenerationConfig",
     "Gone",
     "ImageConfig",

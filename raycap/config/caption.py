@@ -79,6 +79,19 @@ class EngineConfig(Section):
     """Stop the run with an error after this many seconds without a finished image."""
 
 
+class FittedImageConfig(ImageConfig):
+    """Limits on image files, and how images are fitted to the model."""
+
+    fit: Literal["model", "square", "keep"] = "model"
+    """`model`: resized to the one size that the model expects, without keeping the aspect ratio; a
+    server gets images of their own aspect ratio. `square`: aspect ratio kept, and the rest of that
+    size filled with the model's mean colour. `keep`: a size of its own for every image, with its
+    aspect ratio; for vision-language models that accept any size."""
+    max_pixels_model: int | None = Field(default=None, ge=1)
+    """Largest number of pixels that the model gets of an image, where it accepts any size; larger
+    images are scaled down. None: 1,048,576, and with `square` the size that `model` means."""
+
+
 class PreflightConfig(Section):
     """Settings of `raycap caption --preflight`."""
 
@@ -106,6 +119,11 @@ class CascadeConfig(Section):
     """Backend of the second model, as in `model.backend`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM for the second model, as in `model.vllm_args`."""
+    fit: Literal["model", "square", "keep"] | None = None
+    """How images are fitted to the second model, as in `image.fit`. None: by the section `image`,
+    as for the first model."""
+    max_pixels_model: int | None = Field(default=None, ge=1)
+    """Largest number of pixels for the second model, as in `image.max_pixels_model`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "CascadeConfig":
@@ -113,6 +131,8 @@ class CascadeConfig(Section):
             raise ValueError("model and below go together: set both")
         if self.vllm_args and self.backend != "vllm":
             raise ValueError("vllm_args needs backend=vllm: set both")
+        if self.max_pixels_model is not None and self.fit is None:
+            raise ValueError("max_pixels_model needs fit: set both")
         return self
 
 
@@ -123,8 +143,8 @@ class CaptionConfig(Section):
     """The model."""
     generation: GenerationConfig = GenerationConfig()
     """How captions are generated."""
-    image: ImageConfig = ImageConfig()
-    """Limits on image files."""
+    image: FittedImageConfig = FittedImageConfig()
+    """Image files, and how they are fitted to the model."""
     engine: EngineConfig = EngineConfig()
     """How the work is distributed."""
     storage: StorageConfig = StorageConfig()

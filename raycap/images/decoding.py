@@ -58,22 +58,29 @@ _COMMON_FORMATS = ("JPEG", "PNG", "WEBP")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A model's input size. Without `padding` or `grid`, aspect ratios are not kept."""
+    """A model's input size. Aspect ratios are kept only with `padding` or a `grid`."""
 
     width_px: int
-    """Width of every image; with a `grid`, of a plain square image for tests of the model."""
+    """Width of every image, or with a `grid` alone, of a typical one."""
     height_px: int
+    """Height, likewise."""
     resample: str = "bicubic"
     """A Pillow filter: nearest, bilinear, bicubic, lanczos, box or hamming."""
     padding: tuple[int, int, int] | None = None
-    """The RGB colour around an image that keeps its aspect ratio within the size."""
+    """RGB colour that fills the size around an image."""
     grid: Grid | None = None
-    """Gives every image a size of its own, with its aspect ratio."""
+    """Sizes that the model reads. Without `padding`, every image gets one of its own."""
+
+    @property
+    def varies(self) -> bool:
+        """Whether images have different sizes."""
+        return self.grid is not None and self.padding is None
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the largest image, uint8 `[H, W, 3]`."""
-        return 3 * (self.grid.max_pixels if self.grid else self.width_px * self.height_px)
+        """Bytes of one image, uint8 `[H, W, 3]`; of the largest if sizes vary."""
+        varying = self.grid if self.varies else None
+        return 3 * (varying.max_pixels if varying else self.width_px * self.height_px)
 
     def size_of(self, width_px: int, height_px: int) -> tuple[int, int]:
         """Return the width and height to which an image is resized, without its padding.
@@ -82,13 +89,12 @@ class Target:
             width_px: Original width of the image.
             height_px: Original height.
         """
+        if self.padding is not None:
+            scale = min(self.width_px / width_px, self.height_px / height_px)
+            return max(1, round(scale * width_px)), max(1, round(scale * height_px))
         if self.grid is not None:
             return self.grid.size_of(width_px, height_px)
-        if self.padding is None:
-            return self.width_px, self.height_px
-        scale = min(self.width_px / width_px, self.height_px / height_px)
-        width, height = round(scale * width_px), round(scale * height_px)
-        return max(1, width), max(1, height)
+        return self.width_px, self.height_px
 
     def describe(self) -> dict[str, Any]:
         """Return plain values, for fingerprints.

@@ -47,8 +47,8 @@ class PatchGrid:
 class TileGrid:
     """Square tiles, as of Idefics3 and SmolVLM.
 
-    Their processors scale an image until its longer side is `longest_px`, then stretch it to whole
-    tiles. An image with fewer pixels than its tiles stays as it is: the processor enlarges it.
+    Their processors scale an image up or down until its longer side is `longest_px`, and round the
+    shorter side up to whole tiles.
     """
 
     tile_px: int
@@ -64,10 +64,7 @@ class TileGrid:
         """Return the width and height for an image."""
         short = self.longest_px * min(width_px, height_px) // max(width_px, height_px)
         side = max(1, math.ceil(short / self.tile_px)) * self.tile_px
-        size = (self.longest_px, side) if width_px >= height_px else (side, self.longest_px)
-        if width_px * height_px <= math.prod(size):
-            return width_px, height_px
-        return size
+        return (self.longest_px, side) if width_px >= height_px else (side, self.longest_px)
 
     def describe(self) -> dict[str, Any]:
         """Return plain values, for fingerprints."""

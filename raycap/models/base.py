@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig, TrainConfig
 from raycap.images.decoding import Target
+from raycap.images.grids import Grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +240,25 @@ class CaptionerKind(ABC):
         Raises:
             ModelError: the files cannot be loaded, or do not support the settings.
         """
+
+    def grid(self, source: ModelSource, max_pixels: int) -> Grid | None:  # noqa: ARG002
+        """Return the sizes of images that a model reads, if their aspect ratio is kept.
+
+        Args:
+            source: The model.
+            max_pixels: Pixels of an image that the grid should not exceed.
+
+        Returns:
+            None if the model reads only images of its target's size.
+        """
+        return None
+
+    def fitted(self, captioner: Captioner, target: Target) -> Captioner:  # noqa: ARG002
+        """Return a loaded captioner for images of another target.
+
+        Only kinds with grids get other sizes than a captioner's own.
+        """
+        return captioner
 
     def write_generation(self, folder: Path, generation: GenerationConfig) -> None:  # noqa: B027
         """Write generation settings in the format of transformers, if the kind keeps them there."""

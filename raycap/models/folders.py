@@ -136,6 +136,20 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     )
 
 
+def mean_colour(folder: Path) -> tuple[int, int, int]:
+    """Return the RGB colour that a processor turns into zeros.
+
+    Raises:
+        ModelError: its settings are missing or invalid.
+    """
+    file, settings = read_image_settings(folder)
+    match settings.get("image_mean") or _CLIP_MEAN:
+        case [int() | float(), int() | float(), int() | float()] as mean:
+            red, green, blue = (round(255 * min(1.0, max(0.0, value))) for value in mean)
+            return red, green, blue
+    raise ModelError(f"{file}: image_mean must be three numbers: restore the file", uri=str(file))
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object.
 

@@ -47,7 +47,8 @@ def load_captioner(
     model = model_here(source, model)
     folder = safe_folder_here(source) if kind.has_files else None
     adapter = None if source.adapter is None else str(adapter_here(source.adapter))
-    return kind.load(folder, model.model_copy(update={"adapter": adapter}), generation)
+    captioner = kind.load(folder, model.model_copy(update={"adapter": adapter}), generation)
+    return kind.fitted(captioner, source.target)
 
 
 def model_here(source: ModelSource, model: ModelConfig) -> ModelConfig:

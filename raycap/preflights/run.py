@@ -37,6 +37,7 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
 from raycap.errors import ConfigError
 from raycap.models.base import BatchRange, ModelSource
+from raycap.models.fitting import fit_images
 from raycap.models.kinds import find_kind
 from raycap.models.sources import (
     check_arithmetic,
@@ -139,7 +140,7 @@ def preflight(  # noqa: PLR0913  as `caption`
     _check_single(config)
     listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
-    model = find_model(config.model.name, config.model.adapter)
+    model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
     check_arithmetic(model, config.model)
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)

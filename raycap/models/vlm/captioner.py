@@ -36,7 +36,7 @@ from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.generation import search_settings
 from raycap.models.pretrained import load_complete, loading
-from raycap.models.vlm.kind import check_vlm_folder
+from raycap.models.vlm.kind import check_vlm_folder, processor_settings
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
 _WHAT = "a vision-language model"
@@ -193,6 +193,7 @@ class VlmCaptioner:
         self._target = target
         self._generation = generation
         self._prompt = _prompt_for(processor, generation.prompt)
+        self._images = processor_settings(target)
         self._tokens = special_tokens(generating_module(model))
         self._check_prompt()
 
@@ -255,6 +256,16 @@ class VlmCaptioner:
         """
         return VlmCaptioner(self._model, self._processor, self._target, generation)
 
+    def with_target(self, target: Target) -> "VlmCaptioner":
+        """Return a captioner for images of another size that shares the weights.
+
+        Raises:
+            ModelError: the processor does not accept images of that size.
+        """
+        if target == self._target:
+            return self
+        return VlmCaptioner(self._model, self._processor, target, self._generation)
+
     def count_tokens(self, captions: Sequence[str]) -> list[int]:
         """Count tokens as `generation.max_new_tokens` does, without the end token."""
         encoded = self._processor.tokenizer(list(captions), add_special_tokens=False).input_ids
@@ -312,13 +323,16 @@ class VlmCaptioner:
             text = {"text": prompts} if any(prompts) else {}
             # One list per image: some processors take a flat list as the images of one text.
             of_texts = [[image] for image in images]
-            return self._processor(images=of_texts, return_tensors="pt", **text)
+            return self._processor(
+                images=of_texts, images_kwargs=self._images, return_tensors="pt", **text
+            )
         return self._processor.apply_chat_template(
             [_conversation(*one) for one in zip(images, prompts, strict=True)],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            processor_kwargs={"images_kwargs": self._images},
         )
 
     def _check_prompt(self) -> None:

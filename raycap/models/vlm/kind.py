@@ -1,16 +1,17 @@
 """The vision-language kind: every other model that transformers loads as image-text-to-text.
 
 Their processors accept images of any size and convert them to tiles, patches, or one square of
-fixed size. raycap gives a processor images of one size, so that all images of a batch become the
-same number of tokens: nothing is padded, and no caption depends on the rest of the batch.
+fixed size. raycap gives a processor only batches of images of one size, so that all of them become
+the same number of tokens: nothing is padded, and no caption depends on the rest of the batch.
 
 Folders are checked without torch: transformers' list of models is read from its source, because
 importing that module would import torch.
 """
 
 import ast
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from PIL import Image
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ModelError
 from raycap.images.decoding import Target
-from raycap.models.base import BatchRange, Captioner, CaptionerKind
+from raycap.images.grids import Grid, PatchGrid, TileGrid
+from raycap.models.base import BatchRange, Captioner, CaptionerKind, ModelSource
 from raycap.models.folders import (
     GENERATION_FILE,
     TOKENIZER_FILE,
@@ -31,6 +33,13 @@ from raycap.models.folders import (
 
 ANY_SIZE_PX = 512
 """Side of the images given to a processor that accepts any size; less if it would shrink them."""
+
+_PATCHING = "Qwen2VL"  # the processor of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and later
+_TILING = ("Idefics3", "SmolVLM")
+_TILE_SETTINGS = frozenset(
+    {"image_grid_pinpoints", "do_image_splitting", "max_image_tiles", "max_patches"}
+)
+"""Settings of processors that cut images into as many tiles as their shape asks for."""
 
 _VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.json", "vocab.txt")
 _BICUBIC = int(Image.Resampling.BICUBIC)
@@ -70,6 +79,17 @@ class VlmKind(CaptionerKind):
 
         assert folder is not None
         return VlmCaptioner.from_pretrained(folder, model, generation)
+
+    def grid(self, source: ModelSource, max_pixels: int) -> Grid | None:
+        """Return the sizes of images; see `vlm_grid`."""
+        return vlm_grid(Path(source.folder or ""), max_pixels)
+
+    def fitted(self, captioner: Captioner, target: Target) -> Captioner:
+        """Return a captioner for images of another size; see `VlmCaptioner.with_target`."""
+        from raycap.models.vlm.captioner import VlmCaptioner  # noqa: PLC0415  torch is slow
+
+        assert isinstance(captioner, VlmCaptioner)
+        return captioner.with_target(target)
 
     def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:
         """Return the batch sizes to choose from; vLLM mixes batches itself."""
@@ -126,6 +146,76 @@ def _fixed_size(file: Path, settings: dict[str, Any]) -> tuple[int, int] | None:
         case {"height": int(height_px), "width": int(width_px)} if check_side(height_px, width_px):
             return height_px, width_px
     raise ModelError(f"{file}: {size} is not an image size: restore the file", uri=str(file))
+
+
+def vlm_grid(folder: Path, max_pixels: int) -> Grid | None:
+    """Return the sizes of images that a model reads if their aspect ratio is kept.
+
+    The sizes of Qwen-VL, Idefics3 and SmolVLM are those of their processors. Other processors that
+    accept any size get images within `max_pixels`, and make of them what they do.
+
+    Args:
+        folder: A checked folder.
+        max_pixels: Upper bound; the model's own applies if it is lower.
+
+    Returns:
+        None if the processor makes every image the same size.
+
+    Raises:
+        ModelError: the processor's settings are not as transformers writes them.
+    """
+    file, settings = read_image_settings(folder)
+    processor = str(settings.get("image_processor_type"))
+    if processor.startswith(_PATCHING):
+        return _patch_grid(file, settings, max_pixels)
+    if processor.startswith(_TILING):
+        return _tile_grid(file, settings, max_pixels)
+    if _fixed_size(file, settings) is None or settings.keys() & _TILE_SETTINGS:
+        return PatchGrid(max_pixels=max_pixels)
+    return None
+
+
+def _patch_grid(file: Path, settings: dict[str, Any], max_pixels: int) -> Grid:
+    read = partial(_read_px, file, settings)
+    least = read("min_pixels", None, read("size", "shortest_edge", 56**2))
+    most = read("max_pixels", None, read("size", "longest_edge", 1280 * 28**2))
+    multiple_px = read("patch_size", None, 14) * read("merge_size", None, 2)
+    most = max(least, multiple_px**2, min(most, max_pixels))
+    return PatchGrid(multiple_px=multiple_px, min_pixels=least, max_pixels=most)
+
+
+def _tile_grid(file: Path, settings: dict[str, Any], max_pixels: int) -> Grid | None:
+    if not settings.get("do_image_splitting", True):
+        return None
+    tile_px = _read_px(file, settings, "max_image_size", "longest_edge", 364)
+    longest_px = _read_px(file, settings, "size", "longest_edge", 4 * 364)
+    num_tiles = max(1, min(-(-longest_px // tile_px), isqrt(max_pixels) // tile_px))
+    return TileGrid(tile_px=tile_px, longest_px=num_tiles * tile_px)
+
+
+def _read_px(
+    file: Path, settings: dict[str, Any], name: str, inner: str | None, default: int
+) -> int:
+    """Read a number of pixels from a setting, or from a key of it."""
+    value = settings.get(name)
+    if inner is not None and isinstance(value, dict):
+        value = value.get(inner)
+    value = default if value is None else value
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(
+            f"{file}: {name} is {settings[name]!r}, not a size: restore the file", uri=str(file)
+        )
+    return value
+
+
+def processor_settings(target: Target) -> dict[str, Any]:
+    """Return settings of the image processor that a target needs.
+
+    Processors with tiles enlarge every image to the size that they are set to.
+    """
+    if isinstance(target.grid, TileGrid):
+        return {"size": {"longest_edge": target.grid.longest_px}}
+    return {}
 
 
 def _any_size(settings: dict[str, Any]) -> tuple[int, int]:

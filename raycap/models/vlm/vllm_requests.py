@@ -16,10 +16,12 @@ from PIL import Image
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ConfigError, ModelError
+from raycap.images.decoding import Target
 from raycap.models.base import Caption, ModelSource, image_seed
 from raycap.models.folders import GENERATION_FILE, read_json
 from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import refuse_adapter
+from raycap.models.vlm.kind import processor_settings
 
 _DTYPES = {
     "auto": "auto",
@@ -125,16 +127,19 @@ def prompt_text(folder: Path, prompt: str) -> str:
     return text
 
 
-def engine_args(model: ModelConfig, gpus_per_actor: float) -> dict[str, Any]:
+def engine_args(model: ModelConfig, gpus_per_actor: float, target: Target) -> dict[str, Any]:
     """Return the arguments of vLLM's engine.
 
     Args:
         model: Precision, and arguments of the user.
         gpus_per_actor: If more than one, the model is split over them.
+        target: Sizes of the images.
     """
+    fitted = processor_settings(target)
     return {
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_cache_gb": 0,  # an image occurs once, or for some prompts in a row
+        **({"mm_processor_kwargs": fitted} if fitted else {}),
         **model.vllm_args,
         "dtype": _DTYPES[model.precision],
         "tensor_parallel_size": max(1, int(gpus_per_actor)),
@@ -180,7 +185,7 @@ def request(
     """Return the request for the caption of one image.
 
     Args:
-        pixels: The image, at the model's input size.
+        pixels: The image, at a size of the model's target.
         prompt: From `prompt_text`.
         params: From `sampling_params`.
         generation: For the seed of sampling.
