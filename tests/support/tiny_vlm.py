@@ -1,6 +1,7 @@
 """Small random vision-language models of several families, saved without any network."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,21 +162,22 @@ def _florence2() -> tuple[Any, Any]:
     return model, T.Florence2Processor(images, _tokenizer(image_token="<image>"))
 
 
-def _idefics3() -> tuple[Any, Any]:
-    config = T.Idefics3Config(
+def _idefics3(name: str = "Idefics3") -> tuple[Any, Any]:
+    config = getattr(T, f"{name}Config")(
         vision_config=VISION,
         text_config={**TEXT, "model_type": "llama"},
         image_token_id=IMAGE,
         scale_factor=2,
     )
-    images = T.Idefics3ImageProcessor(
-        size={"longest_edge": 56}, max_image_size={"longest_edge": 28}
-    )
+    sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+    images = getattr(T, f"{name}ImageProcessor")(**sizes)
+    tokenizer = _tokenizer(image_token="<image>")
+    parts = [images, tokenizer]
+    if name == "SmolVLM":
+        parts.append(T.SmolVLMVideoProcessor(**sizes))
     template = TEMPLATE.replace("IMAGE", "<image>")
-    processor = T.Idefics3Processor(
-        images, _tokenizer(image_token="<image>"), image_seq_len=1, chat_template=template
-    )
-    return T.Idefics3ForConditionalGeneration(config), processor
+    processor = getattr(T, f"{name}Processor")(*parts, image_seq_len=1, chat_template=template)
+    return getattr(T, f"{name}ForConditionalGeneration")(config), processor
 
 
 def _llava() -> tuple[Any, Any]:
@@ -196,13 +198,19 @@ def _llava() -> tuple[Any, Any]:
     return T.LlavaForConditionalGeneration(config), processor
 
 
-def _qwen2_vl() -> tuple[Any, Any]:
+def _qwen2_vl(name: str = "Qwen2VL") -> tuple[Any, Any]:
     rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]}
     tokenizer = _tokenizer(image_token="<|image_pad|>", video_token="<|video_pad|>")
     ids = tokenizer.convert_tokens_to_ids
-    config = T.Qwen2VLConfig(
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "num_heads": 2}
+    if name == "Qwen2VL":
+        vision |= {"embed_dim": 32}
+    else:  # windows of four patches, in the first layer only
+        vision |= {"out_hidden_size": 32, "intermediate_size": 48, "window_size": 56}
+        vision |= {"fullatt_block_indexes": [1]}
+    config = getattr(T, f"{name}Config")(
         text_config={**TEXT, "rope_parameters": rope},
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
+        vision_config=vision,
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"),
@@ -210,19 +218,21 @@ def _qwen2_vl() -> tuple[Any, Any]:
     )
     area = {"shortest_edge": 56 * 56, "longest_edge": 56 * 56}
     mark = "<|vision_start|><|image_pad|><|vision_end|>"
-    processor = T.Qwen2VLProcessor(
+    processor = getattr(T, f"{name}Processor")(
         T.Qwen2VLImageProcessor(size=area),
         tokenizer,
         T.Qwen2VLVideoProcessor(size=area),
         chat_template=TEMPLATE.replace("IMAGE", mark),
     )
-    return T.Qwen2VLForConditionalGeneration(config), processor
+    return getattr(T, f"{name}ForConditionalGeneration")(config), processor
 
 
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "blip-2": _blip2,
     "florence2": _florence2,
     "idefics3": _idefics3,
+    "smolvlm": partial(_idefics3, "SmolVLM"),
     "llava": _llava,
     "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": partial(_qwen2_vl, "Qwen2_5_VL"),
 }

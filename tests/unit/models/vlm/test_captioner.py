@@ -22,7 +22,7 @@ from raycap.models.sources import find_model
 from raycap.models.vlm.captioner import INSTRUCTION, TASK, VlmCaptioner
 from raycap.models.vlm.kind import ANY_SIZE_PX, check_vlm_folder
 from tests.support import tiny_blip
-from tests.support.tiny_vlm import ENDS, EOS, FAMILIES, random_images, save_vlm
+from tests.support.tiny_vlm import ENDS, EOS, random_images, save_vlm
 
 _one_thread = tiny_blip.one_thread
 
@@ -39,7 +39,7 @@ NUM_IMAGES = 4
 Load = Callable[[GenerationConfig], VlmCaptioner]
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=list(PROMPTS))
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
