@@ -36,6 +36,8 @@ NUM_ROWS = "num_rows"
 NUM_BYTES = "num_bytes"
 PARTIAL = "partial"
 PIXELS = "pixels"
+INPUT_WIDTH_PX = "input_width_px"
+INPUT_HEIGHT_PX = "input_height_px"
 PROMPT = "prompt_index"
 IS_FIRST = "is_first"
 PROMPTS = "prompts"
@@ -181,13 +183,16 @@ LOADED = pa.schema(
         *ANSWERED,
         pa.field(PROMPTS, pa.list_(pa.int32())),
         pa.field(QUESTIONS, pa.list_(pa.string())),
+        pa.field(INPUT_WIDTH_PX, pa.int32()),
+        pa.field(INPUT_HEIGHT_PX, pa.int32()),
         pa.field(PIXELS, pa.large_binary()),
     ]
 )
 """Rows from the load stage to the captioners, one per image: `pixels` is uint8 `[H, W, 3]` as
-bytes, null for a failed image; the columns of the answer are still null. `prompts` are the indices
-of the prompts to ask, ascending; null for the only prompt of a run. `questions` are their texts for
-this image; null if they are those of the settings."""
+bytes, of the size `input_height_px` and `input_width_px`, null for a failed image; the columns of
+the answer are still null. `prompts` are the indices of the prompts to ask, ascending; null for the
+only prompt of a run. `questions` are their texts for this image; null if they are those of the
+settings."""
 
 SAMPLE_WORK = pa.schema(
     [

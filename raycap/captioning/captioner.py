@@ -24,6 +24,7 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.batching import BatchSize
 from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.pixels import LoadedImages
 from raycap.captioning.prompts import Prompt, constant_questions, is_named
 from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
@@ -211,20 +212,17 @@ class CaptionActor:
         """
         if isinstance(self._captioner, Exception):
             raise self._captioner
-        pixels, rows = _pixels(batch, self._spec)
-        asked = questions_of(batch, rows, self._spec.prompts)
+        images = LoadedImages(batch)
+        asked = questions_of(batch, images.rows, self._spec.prompts)
         num_lanes = 1 if self._isolated else self._spec.num_lanes
-        telemetry.note_in_flight(len(pixels))
-        outcomes: list[Outcome] = [[]] * len(rows)
-        for places, questions in alike(asked, len(rows)):
-            images = pixels if len(places) == len(rows) else pixels[places]
-            found = caption_all(
-                self._captioner, Batch(images, questions), self._batch_size, num_lanes
-            )
-            for place, outcome in zip(places, found, strict=True):
-                outcomes[place] = outcome
+        telemetry.note_in_flight(len(images))
+        outcomes: dict[int, Outcome] = {}
+        for places, questions in alike(asked, images.shapes):
+            group = Batch(images.pixels(places), questions)
+            found = caption_all(self._captioner, group, self._batch_size, num_lanes)
+            outcomes |= zip((images.rows[place] for place in places), found, strict=True)
         telemetry.note_in_flight(0)
-        answered = answered_table(batch, dict(zip(rows, outcomes, strict=True)), self._spec)
+        answered = answered_table(batch, outcomes, self._spec)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
@@ -368,21 +366,6 @@ def _check_alive(captioner: AnswersBatches, image: Batch, error: Exception) -> N
         raise ModelError(f"the model fails on every image: {one_line(inner)}") from error
 
 
-def _pixels(batch: pa.Table, spec: RunSpec) -> tuple[UInt8[np.ndarray, "b h w 3"], list[int]]:
-    """Return the pixels of the loaded images, and their row indices."""
-    column = batch[schema.PIXELS]
-    rows = [index for index, is_loaded in enumerate(column.is_valid().to_pylist()) if is_loaded]
-    target = spec.model.target
-    joined = column.drop_null().combine_chunks()
-    joined = joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
-    shape = (len(rows), target.height_px, target.width_px, 3)
-    if not rows:
-        return np.empty(shape, np.uint8), rows
-    offset = np.frombuffer(joined.buffers()[1], np.int64)[joined.offset]
-    values = np.frombuffer(joined.buffers()[2], np.uint8)
-    return values[offset : offset + len(rows) * target.num_bytes].reshape(shape), rows
-
-
 def questions_of(
     batch: pa.Table, rows: list[int], prompts: Sequence[Prompt]
 ) -> list[tuple[tuple[int, ...], list[Question]]] | None:
@@ -418,17 +401,20 @@ def questions_of(
 
 
 def alike(
-    asked: list[tuple[tuple[int, ...], list[Question]]] | None, num_images: int
+    asked: list[tuple[tuple[int, ...], list[Question]]] | None, shapes: list[tuple[int, int]]
 ) -> Iterator[tuple[list[int], Questions | None]]:
-    """Group images about which the same prompts are asked; yield their positions and questions."""
-    if asked is None:
-        yield list(range(num_images)), None
-        return
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, (indices, _) in enumerate(asked):
-        groups[indices].append(place)
+    """Group images of one shape about which the same prompts are asked.
+
+    So nothing is padded, and no answer depends on the other images of a batch.
+
+    Yields:
+        The positions of a group's images, and their questions.
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for place, shape in enumerate(shapes):
+        groups[shape, None if asked is None else asked[place][0]].append(place)
     for places in groups.values():
-        yield places, [asked[place][1] for place in places]
+        yield places, None if asked is None else [asked[place][1] for place in places]
 
 
 def answered_table(batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec) -> pa.Table:

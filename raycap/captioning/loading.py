@@ -47,6 +47,7 @@ from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
 
+_BLOCK_BYTES = 2**28
 _LIMIT_S = 30.0  # for one image: the largest that `image.max_pixels` allows takes less
 
 
@@ -154,9 +155,24 @@ class RunSpec:
         """Images per block from a load task to a captioner.
 
         A captioner passes rows on when a block is done, so this bounds the delay of a commit and
-        the work that is repeated after a captioner dies.
+        the work that is repeated after a captioner dies. Images that keep their aspect ratio can be
+        large, so that memory is another bound.
         """
-        return self.batches_per_block * self.batches.most
+        num_rows = self.batches_per_block * self.batches.most
+        if not self.model.target.varies:
+            return num_rows
+        return max(1, min(num_rows, _BLOCK_BYTES // self.model.target.num_bytes))
+
+    @property
+    def block_bytes(self) -> int:
+        """Size at which Ray passes a block on.
+
+        Ray gathers images until they have this size, and splits larger tables. Images of varying
+        size may be much smaller than the largest: they would wait, so blocks are smaller. Ray puts
+        `block_rows` of them together for a captioner.
+        """
+        num_rows = self.block_rows // 8 if self.model.target.varies else self.block_rows
+        return max(1, num_rows) * (self.model.target.num_bytes + 1_000)
 
     def without_actors(self) -> "RunSpec":
         """Return what a child process can receive: it is not connected to Ray."""
@@ -332,6 +348,7 @@ def load_image(
     except ImageError as error:
         return {**loaded, **failure(error)}
     loaded[schema.PIXELS] = image.pixels.tobytes()
+    loaded[schema.INPUT_HEIGHT_PX], loaded[schema.INPUT_WIDTH_PX], _ = image.pixels.shape
     loaded[schema.WIDTH_PX] = image.width_px
     loaded[schema.HEIGHT_PX] = image.height_px
     return loaded

@@ -58,7 +58,7 @@ def answered_rows(
     context = stream_context(
         # Load tasks pass blocks of pixels on as soon as they are full, so that captioning starts
         # with the first images and few images are in memory.
-        block_bytes=spec.block_rows * (spec.model.target.num_bytes + 1_000),
+        block_bytes=spec.block_bytes,
         stall_timeout_s=spec.config.engine.stall_timeout_s,
         debug=spec.debug,
     )

@@ -88,7 +88,7 @@ def _processor(
         bundle = {"CPU": 1.0, "GPU": 1.0}  # per worker of an engine
     config: Any = vLLMEngineProcessorConfig(
         model_source=str(requests.folder),
-        engine_kwargs=engine_args(spec.config.model, gpus_per_actor),
+        engine_kwargs=engine_args(spec.config.model, gpus_per_actor, spec.model.target),
         placement_group_config={"bundle_per_worker": bundle},
         concurrency=(actors.min, actors.max),
         batch_size=spec.batches.most,
@@ -156,7 +156,7 @@ class _Requests:
         row.pop(schema.MODEL)
         if data is None:
             return {_ERROR: row[schema.ERROR_CODE]}
-        shape = self._target.height_px, self._target.width_px, 3
+        shape = row.pop(schema.INPUT_HEIGHT_PX), row.pop(schema.INPUT_WIDTH_PX), 3
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
         prompt = row[schema.PROMPT]
         asked = request(pixels, self._prompts[prompt], self._params[prompt], self._generation)

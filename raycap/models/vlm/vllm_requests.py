@@ -135,12 +135,13 @@ def engine_args(model: ModelConfig, gpus_per_actor: float, target: Target) -> di
         gpus_per_actor: If more than one, the model is split over them.
         target: Sizes of the images.
     """
-    fitted = processor_settings(target)
+    own = dict(model.vllm_args)
+    if fitted := processor_settings(target):
+        own["mm_processor_kwargs"] = {**own.get("mm_processor_kwargs", {}), **fitted}
     return {
         "limit_mm_per_prompt": {"image": 1, "video": 0},
         "mm_processor_cache_gb": 0,  # an image occurs once, or for some prompts in a row
-        **({"mm_processor_kwargs": fitted} if fitted else {}),
-        **model.vllm_args,
+        **own,
         "dtype": _DTYPES[model.precision],
         "tensor_parallel_size": max(1, int(gpus_per_actor)),
         "load_format": "safetensors",  # no pickle, which could run code

@@ -201,6 +201,8 @@ def loaded_rows(spec: RunSpec, rows: list[int | None]) -> pa.Table:
                 schema.ROW: index,
                 schema.STATUS: "failed" if value is None else "ok",
                 schema.ERROR_CODE: "empty" if value is None else None,
+                schema.INPUT_WIDTH_PX: target.width_px,
+                schema.INPUT_HEIGHT_PX: target.height_px,
                 schema.PIXELS: None if value is None else bytes([value]) * target.num_bytes,
             }
             for index, value in enumerate(rows)

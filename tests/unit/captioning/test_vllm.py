@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -41,9 +42,11 @@ def answer(logprob: float) -> dict[str, Any]:
 
 
 def test_an_image_goes_in_without_its_bytes_and_comes_out_captioned(spec: RunSpec) -> None:
-    pixels = random_images(1, spec.model.target.width_px)
-    row = loaded(pixels=pixels.tobytes(), width_px=40, height_px=30)
+    pixels = random_images(1, 84)[0, :56]
+    size = {"input_width_px": 84, "input_height_px": 56}
+    row = loaded(pixels=pixels.tobytes(), width_px=40, height_px=30, **size)
     row.update(_Requests(spec)(row))
+    assert np.array_equal(np.asarray(row["multimodal_data"]["image"]), pixels)
     assert schema.PIXELS not in row
     assert schema.MODEL not in row  # Ray would look for an adapter of that name
     found = {**_Answers(spec)({**row, **answer(-0.5)}), "__inference_error__": ""}

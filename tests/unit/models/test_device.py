@@ -150,7 +150,8 @@ def test_on_an_accelerator_fast_is_auto(
     assert model_here(source, settled_model(FAST, source)) == ModelConfig()
     compiled = ModelConfig(precision="fast", compile=True)
     assert model_here(source, compiled) == ModelConfig(compile=True)
-    assert engine_args(ModelConfig(precision="fast", backend="vllm"), 1.0)["dtype"] == "auto"
+    on_vllm = ModelConfig(precision="fast", backend="vllm")
+    assert engine_args(on_vllm, 1.0, source.target)["dtype"] == "auto"
 
 
 def test_8_bits_are_refused_where_the_kind_has_none() -> None:

@@ -137,14 +137,16 @@ def test_the_models_input_is_the_processors_own_of_the_original_image(
     reference = Reference(folder, family, max_pixels)
     spread = np.array(captioner._processor.image_processor.image_std).mean()
     for image, pixels in zip(PICTURES, pixels_of(source), strict=True):
-        ours, theirs = captioner._inputs(pixels[None]), reference.inputs(image)
+        ours, theirs = captioner._inputs(pixels[None], [PROMPT]), reference.inputs(image)
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - {"pixel_values"}:
             assert torch.equal(ours[name], theirs[name]), name
         difference = (ours["pixel_values"] - theirs["pixel_values"]).abs() * spread * LEVELS
         assert difference.mean() < 0.5
         assert difference.max() < 4
-    counts = {captioner._inputs(one[None])["input_ids"].shape for one in pixels_of(source)}
+    counts = {
+        captioner._inputs(one[None], [PROMPT])["input_ids"].shape for one in pixels_of(source)
+    }
     assert len(counts) > 1, "images must differ in their number of tokens"
 
 
@@ -246,7 +248,7 @@ def test_a_square_is_the_image_on_the_models_mean_colour(fixed: Path, folder: Pa
     assert not large.target.varies
     captioner: Any = captioner_of(source, prompt="User : <image> Describe Assistant :")
     wide = decode(png(picture(56, 28, 1)), source.target, FittedImageConfig()).pixels
-    read = captioner._inputs(wide[None])["pixel_values"][0]
+    read = captioner._inputs(wide[None], ["User : <image>"])["pixel_values"][0]
     assert read[:, :7].abs().max() < 0.02, "the margin is zero to the model"
     assert read[:, 21:].abs().max() < 0.02
     plain = Image.fromarray(wide[7:21])

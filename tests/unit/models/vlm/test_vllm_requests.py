@@ -1,5 +1,6 @@
 """What vLLM is asked, what is read of its answers, and what is refused; without vLLM itself."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ConfigError, ModelError, RaycapError
 from raycap.experiments.calibration.run import calibrate
+from raycap.images.decoding import Target
+from raycap.images.grids import TileGrid
 from raycap.models.base import image_seed
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
@@ -33,6 +36,7 @@ PROMPTS = {
     "qwen2_vl": "Describe this picture",
 }
 GREEDY = GenerationConfig(num_beams=1)
+TARGET = Target(width_px=28, height_px=28)
 
 
 @pytest.mark.parametrize("family", PROMPTS)
@@ -78,14 +82,24 @@ def test_sampling_is_by_the_settings_and_the_images_own_seed(tmp_path: Path) -> 
 
 def test_the_engine_gets_the_users_arguments_and_those_that_are_raycaps() -> None:
     model = ModelConfig(precision="bf16", backend="vllm", vllm_args={"max_model_len": 4096})
-    args = engine_args(model, gpus_per_actor=2.0)
+    args = engine_args(model, 2.0, TARGET)
     assert (args["max_model_len"], args["dtype"], args["tensor_parallel_size"]) == (
         4096,
         "bfloat16",
         2,
     )
     assert (args["load_format"], args["trust_remote_code"]) == ("safetensors", False)
-    assert engine_args(model, gpus_per_actor=0.5)["tensor_parallel_size"] == 1
+    assert engine_args(model, 0.5, TARGET)["tensor_parallel_size"] == 1
+
+
+def test_tiles_are_cut_by_the_engine_as_by_the_captioner() -> None:
+    tiled = replace(TARGET, grid=TileGrid(tile_px=512, longest_px=1024))
+    model = ModelConfig(backend="vllm", vllm_args={"max_model_len": 4096})
+    size = {"size": {"longest_edge": 1024}}
+    assert engine_args(model, 1.0, tiled)["mm_processor_kwargs"] == size
+    assert "mm_processor_kwargs" not in engine_args(model, 1.0, TARGET)
+    own = model.model_copy(update={"vllm_args": {"mm_processor_kwargs": {"other": 1}}})
+    assert engine_args(own, 1.0, tiled)["mm_processor_kwargs"] == {"other": 1} | size
 
 
 def test_an_answer_is_read_with_the_mean_of_its_tokens() -> None:
