@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
+from raycap.images.grids import Grid, PatchGrid
 from raycap.models.base import (
     BatchRange,
     Caption,
@@ -86,6 +87,10 @@ class StubKind(CaptionerKind):
     ) -> Captioner:
         """Make the captioner."""
         return StubCaptioner(model, generation)
+
+    def grid(self, source: ModelSource, max_pixels: int) -> Grid | None:  # noqa: ARG002
+        """Return any sizes within the budget."""
+        return PatchGrid(max_pixels=max_pixels)
 
     def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
         """Return one size: the speed of the stub does not depend on it."""

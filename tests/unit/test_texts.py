@@ -44,6 +44,8 @@ MISTAKES: dict[str, list[tuple[int, str]]] = {
         (1, "caption photos out --model 'a b'"),
         (1, "caption photos out --model weights.pt"),
         (1, "caption photos out --model stub --set model.compile=true"),
+        (2, "caption photos out --model demo --set image.fit=keep"),
+        (2, "caption photos out --model stub --set image.max_pixels_model=1000"),
         (2, "caption photos"),
         (2, "caption photos out --below -1.2"),
         (2, "caption photos out --dry-run --preflight 5"),

@@ -116,6 +116,21 @@ def test_the_fingerprint_names_a_cascade_only_where_there_is_one(larger: str) ->
     assert {name: value for name, value in both.items() if name != "cascade"} == alone
 
 
+def test_the_second_model_may_get_its_images_otherwise(larger: str) -> None:
+    alike = cascade_of(larger).model.target
+    settings = config(model=larger, below=-1.2, fit="keep", max_pixels_model=2500)
+    own = find_cascade(settings, find_model("stub"))
+    assert own is not None
+    assert (alike.varies, own.model.target.varies) == (False, True)
+    assert own.model.target.num_bytes == 7500
+    with pytest.raises(ConfigError) as caught:
+        find_cascade(config(model="demo", below=-1.2, fit="keep"), find_model("stub"))
+    assert caught.value.setting == "cascade.fit"
+    with pytest.raises(ConfigError) as caught:
+        config(model=larger, below=-1.2, max_pixels_model=2500)
+    assert caught.value.setting == "cascade"
+
+
 def test_a_preflight_says_that_it_measures_one_model(larger: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--preflight") as caught:
         preflight("photos", tmp_path / "out", 5, config=config(model=larger, below=-1.0))

@@ -13,9 +13,10 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_captions, read_ca
 from raycap.captioning.plan import extend_plan, read_plan, record_plan
 from raycap.captioning.run import caption, forecast
 from raycap.captioning.source import open_source
-from raycap.config import CaptionConfig, StorageConfig
+from raycap.config import CaptionConfig, FittedImageConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.models.fitting import fit_images
 from raycap.models.sources import find_model
 from raycap.preflights.run import check_run, preflight
 from raycap.results.captioning import PLAN, PlanRecord, read_summary, write_plan_record
@@ -156,6 +157,20 @@ def moved(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> Store:
     store.write(part_key(CAPTIONS, 0), encode_captions(captions, 1, 0, run=plan.run)[0])
     (tmp_path / "before").rename(tmp_path / "after")
     return store
+
+
+def test_a_fingerprint_says_how_images_are_fitted_only_where_that_was_set() -> None:
+    before = caption_fingerprint({}, find_model("stub"), STUB)
+    assert before["image"] == {"max_bytes": 100_000_000, "max_pixels": 178_956_970}
+    assert before["model"]["preprocessing"].keys() == {"width_px", "height_px", "resample"}
+    found = []
+    kept = {"fit": "keep"}
+    for values in ({}, kept, {**kept, "max_pixels_model": 9}, {"fit": "square"}):
+        image = validate_config(FittedImageConfig, values)
+        config = STUB.model_copy(update={"image": image})
+        found.append(caption_fingerprint({}, fit_images(find_model("stub"), image), config))
+    assert found[0] == before
+    assert len({fingerprint_digest(one) for one in found}) == len(found)
 
 
 def test_a_dry_run_follows_a_source_that_has_moved(moved: Store, tmp_path: Path) -> None:
