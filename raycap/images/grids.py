@@ -27,16 +27,18 @@ class PatchGrid:
     def size_of(self, width_px: int, height_px: int) -> tuple[int, int]:
         """Return the width and height for an image, as `smart_resize` of Qwen-VL does."""
         width, height = _squeezed(width_px, height_px)
-        sides = round(width / self.multiple_px), round(height / self.multiple_px)
-        area = math.prod(sides) * self.multiple_px**2
+        step = self.multiple_px
+        sides = round(width / step), round(height / step)
+        area = math.prod(sides) * step**2
+        # In the order of operations of `smart_resize`, so that rounding is the same.
         if area > self.max_pixels:
-            shrink = math.sqrt(width * height / self.max_pixels) * self.multiple_px
-            most = max(1, self.max_pixels // self.multiple_px**2)  # where the other side is 1
-            sides = _bounded(width / shrink, most), _bounded(height / shrink, most)
+            beta = math.sqrt(width * height / self.max_pixels)
+            most = max(1, self.max_pixels // step**2)  # where the other side is 1
+            sides = _bounded(width / beta / step, most), _bounded(height / beta / step, most)
         elif area < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (width * height)) / self.multiple_px
-            sides = math.ceil(width * grow), math.ceil(height * grow)
-        return sides[0] * self.multiple_px, sides[1] * self.multiple_px
+            beta = math.sqrt(self.min_pixels / (width * height))
+            sides = math.ceil(width * beta / step), math.ceil(height * beta / step)
+        return sides[0] * step, sides[1] * step
 
     def describe(self) -> dict[str, Any]:
         """Return plain values, for fingerprints."""
