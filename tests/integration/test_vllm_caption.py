@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 import raycap
 from raycap.captioning.verify import verify
@@ -16,6 +17,7 @@ from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
 from raycap.errors import ModelError
 from raycap.images.decoding import decode
+from raycap.models.fitting import fit_images
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
@@ -43,26 +45,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_vlm("qwen2_vl", tmp_path_factory.mktemp("model")))
 
 
-def config_for(model: str, args: dict[str, Any], **engine: float) -> CaptionConfig:
+def config_for(
+    model: str, args: dict[str, Any], fit: str = "model", **engine: float
+) -> CaptionConfig:
     vllm = {"name": model, "backend": "vllm", "precision": "fp32", "vllm_args": args}
-    settings = {"model": vllm, "generation": GENERATION, "engine": engine}
+    settings = {"model": vllm, "generation": GENERATION, "engine": engine, "image": {"fit": fit}}
     return validate_config(CaptionConfig, settings)
 
 
+@pytest.mark.parametrize("fit", ["model", "keep"])
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_vl"])
 def test_the_captions_are_those_of_the_vlm_captioner_and_a_run_goes_on(
-    family: str, tmp_path: Path
+    family: str, fit: str, tmp_path: Path
 ) -> None:
     model = str(save_vlm(family, tmp_path / "model"))
     folder, output = tmp_path / "scenes", tmp_path / "out"
     write_scenes(folder, 9, seed=11)
     (folder / "broken.jpg").write_bytes(b"no image")
-    settings = config_for(model, ARGS, part_size=4, max_failed_share=0.2)
+    for path in sorted(folder.glob("*.jpg"))[:4]:
+        with Image.open(path) as scene:
+            scene.crop((0, 0, scene.width, scene.height // 2)).save(path)
+    settings = config_for(model, ARGS, fit, part_size=4, max_failed_share=0.2)
     assert raycap.caption(folder, output, config=settings, limit=4).num_captioned == 4
     summary = raycap.caption(folder, output, config=settings)
     assert (summary.num_captioned, summary.num_ok, summary.num_failed) == (6, 9, 1)
     assert verify(output).is_complete
-    source = find_model(model)
+    source = fit_images(find_model(model), settings.image)
     torch = settings.model.model_copy(update={"backend": "torch", "vllm_args": {}})
     captioner = load_captioner(source, torch, settings.generation)
     failed, *rows = sorted(rows_of(output), key=lambda row: row["status"])
