@@ -8,12 +8,12 @@ import pytest
 from jaxtyping import UInt8
 
 from raycap import schema
-from raycap.captioning.captioner import CaptionActor
+from raycap.captioning.captioner import CaptionActor, alike
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.pixels import LoadedImages
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.models.base import BatchRange
+from raycap.models.base import BatchRange, Question
 from raycap.models.fitting import fit_images
 from raycap.models.sources import find_model
 from tests.support import tiny_blip
@@ -61,6 +61,19 @@ def test_images_are_read_where_they_lie_in_a_row() -> None:
     assert np.array_equal(pixels, np.stack([known[0], known[3], known[5]]))
     assert not pixels.flags.owndata, "images of one shape are not copied"
     assert len(LoadedImages(loaded([None]))) == 0
+
+
+def test_a_group_has_one_shape_and_the_same_prompts() -> None:
+    wide, tall = (28, 56), (56, 28)
+    one, two = Question(text="one"), Question(text="two")
+    asked = [((0,), [one]), ((0, 1), [one, two]), ((0,), [two]), ((0,), [one])]
+    assert list(alike(asked, [wide, wide, wide, tall])) == [
+        ([0, 2], [[one], [two]]),
+        ([1], [[one, two]]),
+        ([3], [[one]]),
+    ]
+    assert list(alike(None, [wide, tall, wide])) == [([0, 2], None), ([1], None)]
+    assert list(alike(None, [])) == []
 
 
 @pytest.fixture(scope="module", params=["idefics3", "qwen2_vl"])
