@@ -16,7 +16,7 @@ from raycap.models.sources import find_model
 from tests.conftest import MakeJpeg
 from tests.support.commandline import rows_of
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 SIZES = [(64, 48), (48, 64), (200, 40), (31, 17)]
 
