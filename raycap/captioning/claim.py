@@ -21,6 +21,7 @@ from raycap.progress import announce
 from raycap.results.captioning import PLAN, PROGRESS, SUMMARY, read_plan_record
 from raycap.runs.opening import Claim
 from raycap.runs.records import fingerprint_digest
+from raycap.schema import LOADED
 from raycap.storage.base import Store
 from raycap.storage.parts import list_parts
 
@@ -85,7 +86,12 @@ def settle(
 
 
 def _check_prompts(config: CaptionConfig, model: ModelSource) -> None:
-    """Raise ConfigError if the model does not support named prompts."""
+    """Raise ConfigError if the model takes no prompts, or a name of one is that of a column."""
+    for name in config.prompts.keys() & {*LOADED.names}:
+        raise ConfigError(
+            f"prompts.{name}: is the name of another column: choose another name",
+            setting=f"prompts.{name}",
+        )
     if config.prompts and not find_kind(model.kind).takes_questions:
         able = ", ".join(kind.name for kind in KINDS if kind.takes_questions)
         raise ConfigError(

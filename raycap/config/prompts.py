@@ -6,10 +6,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from raycap.config.base import Section
-from raycap.schema import ANSWERED, LOADED
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_TAKEN = frozenset(LOADED.names) | frozenset(ANSWERED.names)
 
 
 class PromptConfig(Section):
@@ -51,5 +49,3 @@ def check_prompt_names(names: list[str]) -> None:
                 f"{name!r} cannot name a prompt: use a letter, then letters, digits and "
                 "underscores, at most 64"
             )
-        if name in _TAKEN:
-            raise ValueError(f"{name!r} is the name of another column: choose another name")

@@ -203,7 +203,6 @@ def test_every_setting_is_described() -> None:
         ({"short": {"text": "a", "foo": 1}}, "prompts.short.foo"),
         ({"short": {"text": "a", "max_new_tokens": 0}}, "prompts.short.max_new_tokens"),
         ({"a b": "?"}, "prompts"),
-        ({"caption": "?"}, "prompts"),
         ("what is it?", "prompts"),
     ],
 )
