@@ -186,7 +186,8 @@ def _listed(items: list[str]) -> str:
 def _settings(section: type[Section], prefix: str) -> str:
     described = section.model_json_schema()["properties"]
     rows: list[Row] = []
-    for name, field in section.model_fields.items():
+    for attribute, field in section.model_fields.items():
+        name = field.alias or attribute
         kind = _schema_type(described[name])
         value = field.get_default(call_default_factory=True)
         default = "required" if field.is_required() else _default(value)

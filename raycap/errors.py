@@ -81,6 +81,8 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
     MODEL_REJECTED = "model_rejected"
+    TEXT_FAILED = "text_failed"
+    WRONG_TYPE = "wrong_type"
     # Transient: the image could not be fetched; `--retry-failed` retries it.
     EXPIRED = "expired"
     TIMEOUT = "timeout"

@@ -1,4 +1,4 @@
-"""Counting words in captions, their script, shortening text, and durations as text."""
+"""Words and sentences of captions, their script, shortening text, and durations as text."""
 
 import re
 import unicodedata
@@ -11,6 +11,47 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")  # noqa: RUF001  a typographic apostro
 def count_words(caption: str) -> int:
     """Count words: runs of letters and digits, with inner apostrophes and hyphens."""
     return len(_WORD.findall(caption))
+
+
+def word_ends(text: str) -> list[int]:
+    """Return the offset behind each word of a text, as `count_words` counts them."""
+    return [word.end() for word in _WORD.finditer(text)]
+
+
+_END = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s|$)|[。！？｡؟।]+["'”’」』）]*|(?=\n)|$""")  # noqa: RUF001
+_TITLES = ["mr", "mrs", "ms", "dr", "prof", "st", "mt", "sgt", "capt", "lt", "gen", "rev"]
+_NEVER_LAST = frozenset([*_TITLES, "vs", "approx", "ca", "cf", "e.g", "i.e"])
+_BEFORE_NUMBERS = frozenset(["no", "fig", "vol", "p", "pp"])
+_SOMETIMES_LAST = frozenset(["etc", "inc", "ltd", "co", "jr", "sr", "a.m", "p.m"])
+_LONGEST_WORD = 16
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Return the offset behind each sentence of a text, of an unfinished last one too.
+
+    A sentence ends at its punctuation or at a line break. Abbreviations such as "Dr." and initials
+    do not end one, nor do dots within numbers, and three dots before a small letter.
+    """
+    ends: list[int] = []
+    for found in _END.finditer(text):
+        if text[ends[-1] if ends else 0 : found.end()].strip() and _is_end(text, found):
+            ends.append(found.end())
+    return ends
+
+
+def _is_end(text: str, mark: re.Match[str]) -> bool:
+    following = text[mark.end() : mark.end() + _LONGEST_WORD].lstrip()[:1]
+    if not following or not mark[0].startswith((".", "…")):
+        return True
+    if mark[0][0] == "…" or mark[0].startswith(".."):
+        return not following.islower()
+    before = text[max(0, mark.start() - _LONGEST_WORD) : mark.start()].split()
+    word = before[-1].lstrip("([\"'“‘") if before else ""  # noqa: RUF001
+    if word.lower() in _BEFORE_NUMBERS:
+        return not following.isdigit()
+    if word.lower() in _SOMETIMES_LAST:
+        return not following.islower()
+    return word.lower() not in _NEVER_LAST and not (len(word) == 1 and word.isupper())
 
 
 _NUM_LETTERS = 50

@@ -48,6 +48,7 @@ from raycap.config.shared import (
     StorageConfig,
 )
 from raycap.config.study import DesignConfig, StudyConfig
+from raycap.config.text import Replacement, TextConfig
 from raycap.config.train import (
     ArchitectureConfig,
     AugmentConfig,
@@ -93,6 +94,7 @@ __all__ = [
     "PrepareConfig",
     "PrepareEngineConfig",
     "PromptConfig",
+    "Replacement",
     "ReportConfig",
     "SameStem",
     "SamplingConfig",
@@ -103,6 +105,7 @@ __all__ = [
     "SplitConfig",
     "StorageConfig",
     "StudyConfig",
+    "TextConfig",
     "TrainConfig",
     "TrainEngineConfig",
     "TuneConfig",

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from raycap.config.base import Section
 from raycap.config.prompts import PromptConfig, check_prompt_names
 from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
+from raycap.config.text import TextConfig
 
 
 class ActorRange(Section):
@@ -159,6 +160,8 @@ class CaptionConfig(Section):
     """Several prompts about each image by name, such as `{short: "Describe the image in one
     sentence.", long: {text: "Describe the image in detail.", max_new_tokens: 300}}`. Each answer is
     a column of its name. Empty: one caption, by `generation.prompt`."""
+    text: TextConfig = TextConfig()
+    """Rules for the text after the model."""
 
     @field_validator("prompts")
     @classmethod

@@ -139,12 +139,13 @@ def _explain(kind: type[Section], error: Any) -> str:
     section = kind
     for name in error["loc"][:-1]:
         section = _section_of(section, str(name))
-    return f"{path}: no such setting; there are: {', '.join(section.model_fields)}"
+    names = ", ".join(field.alias or name for name, field in section.model_fields.items())
+    return f"{path}: no such setting; there are: {names}"
 
 
 def _section_of(section: type[Section], name: str) -> type[Section]:
-    """Return the type of a section's field, which may be optional, or a mapping of sections."""
-    if name not in section.model_fields:  # a key of a mapping
+    """Return the type of a section's field, which may be optional, or a list or mapping of it."""
+    if name not in section.model_fields:  # an index or a key of those
         return section
     kind: Any = section.model_fields[name].annotation
     found = next((item for item in (kind, *get_args(kind)) if is_section(item)), section)

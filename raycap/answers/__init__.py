@@ -1,0 +1,1 @@
+"""What becomes of a model's answer: its type, and the rules for its text."""
