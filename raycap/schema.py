@@ -27,6 +27,7 @@ NUM_PROMPT_TOKENS = "num_prompt_tokens"
 FLAG = "flag"
 DIGEST = "digest"
 ANSWER = "answer"
+OTHER_ANSWERS = "other_answers"
 VALUE = "value"
 
 # Only in the stream between the stages of a run.
@@ -100,7 +101,7 @@ CAPTIONS = pa.schema(
 
 `logprob` is the mean log-probability of the caption's tokens under the model; `width_px` and
 `height_px` are the size of the original image, upright; `model` is the model that wrote the caption
-(null without a caption, and in parts of older versions); `alternatives` has the other captions if
+(null if none was asked, and in parts of older versions); `alternatives` has the other captions if
 `generation.num_captions` is greater than 1.
 
 The last columns are null in parts of older versions: `finish` says how the caption ended (`stop`,
@@ -127,7 +128,20 @@ ANSWER_FIELDS = (
 """Columns that describe the answer to one prompt; the others describe the image."""
 
 
-def answer_type(value: pa.DataType | None = None) -> pa.DataType:
+KEPT = pa.schema(
+    [
+        pa.field(ANSWER, pa.string()),
+        pa.field(
+            OTHER_ANSWERS,
+            pa.list_(pa.struct([pa.field(ANSWER, pa.string()), pa.field(LOGPROB, pa.float32())])),
+        ),
+    ]
+)
+"""Further columns with `text.keep_answer`: what the model wrote, before any rule; and the same of
+the alternatives."""
+
+
+def answer_type(value: pa.DataType | None = None, *, keeps_answer: bool = False) -> pa.DataType:
     """Return the type of a named prompt's column: a struct of ANSWER_FIELDS.
 
     A row is null until the prompt has been asked about its image. It has an `error_code` if the
@@ -135,9 +149,12 @@ def answer_type(value: pa.DataType | None = None) -> pa.DataType:
 
     Args:
         value: The type of the values of a typed answer.
+        keeps_answer: Whether it has the fields of KEPT.
     """
     fields = [CAPTIONS.field(name).with_nullable(True) for name in ANSWER_FIELDS]
-    return pa.struct(fields if value is None else [*fields, pa.field(VALUE, value)])
+    if value is not None:
+        fields.append(pa.field(VALUE, value))
+    return pa.struct([*fields, *(KEPT if keeps_answer else ())])
 
 
 POSITION = pa.schema(
@@ -167,16 +184,16 @@ ANSWERED = pa.schema(
         pa.field(PROMPT, pa.int32(), nullable=False),
         pa.field(IS_FIRST, pa.bool_(), nullable=False),
         *CAPTIONS,
-        pa.field(ANSWER, pa.string()),
+        *KEPT,
         pa.field(VALUE, pa.string()),
     ]
 )
 """Rows from the captioners to the driver: the answer to one prompt about one image.
 
 `prompt_index` is that of the prompt among those of the run, 0 in a run without named prompts;
-`is_first` marks one of the answers about an image, so that images can be counted; `answer` is the
-model's own answer, before anything was changed in it, if the run keeps it; `value` is a typed
-answer as JSON. `num_rows` counts answers."""
+`is_first` marks one of the answers about an image, so that images can be counted; the columns of
+KEPT are null unless the run keeps answers; `value` is a typed answer as JSON. `num_rows` counts
+answers."""
 
 LOADED = pa.schema(
     [

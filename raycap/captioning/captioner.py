@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 
 from raycap import schema
 from raycap.captioning import telemetry
+from raycap.captioning.answering import AnswerRules
 from raycap.captioning.batching import BatchSize
 from raycap.captioning.loading import RunSpec, failure
 from raycap.captioning.pixels import LoadedImages
@@ -32,7 +33,6 @@ from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, Caption, Captioner, Question, Questions
 from raycap.models.load import load_captioner
 from raycap.models.process import is_out_of_memory, use_threads
-from raycap.text import count_words
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +192,7 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
+        self._rules = AnswerRules(spec.config.text, spec.prompts)
         telemetry.begin_run(spec.output)
         use_threads(spec.torch_threads)
         self._watch = HangWatch(hang_limit_s(spec.config.engine, spec.config.model))
@@ -222,7 +223,7 @@ class CaptionActor:
             found = caption_all(self._captioner, group, self._batch_size, num_lanes)
             outcomes |= zip((images.rows[place] for place in places), found, strict=True)
         telemetry.note_in_flight(0)
-        answered = answered_table(batch, outcomes, self._spec)
+        answered = answered_table(batch, outcomes, self._spec, self._rules)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
@@ -417,13 +418,16 @@ def alike(
         yield places, None if asked is None else [asked[place][1] for place in places]
 
 
-def answered_table(batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec) -> pa.Table:
+def answered_table(
+    batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec, rules: AnswerRules
+) -> pa.Table:
     """Return the ANSWERED rows of LOADED rows.
 
     Args:
         batch: The loaded rows.
         outcomes: The answers about the images, by the index of their row; other rows have failed.
         spec: Of the run.
+        rules: Of the run.
     """
     loaded = batch.drop_columns([schema.PIXELS, schema.QUESTIONS]).to_pylist()
     answered: list[dict[str, Any]] = []
@@ -431,32 +435,14 @@ def answered_table(batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec)
         prompts = row.pop(schema.PROMPTS)
         outcome = outcomes.get(index)
         for place, prompt in enumerate(range(len(spec.prompts)) if prompts is None else prompts):
-            numbered = {schema.PROMPT: prompt, schema.IS_FIRST: place == 0}
-            columns = {} if outcome is None else _outcome_columns(outcome, place, spec)
-            answered.append({**row, **numbered, **columns})
+            numbered: dict[str, Any] = {schema.PROMPT: prompt, schema.IS_FIRST: place == 0}
+            if isinstance(outcome, ImageError):
+                numbered |= failure(outcome)
+            elif outcome is not None:
+                numbered |= rules.columns(outcome[place], prompt)
+                numbered[schema.MODEL] = spec.model.name
+            answered.append({**row, **numbered})
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)
-
-
-def _outcome_columns(outcome: Outcome, place: int, spec: RunSpec) -> dict[str, Any]:
-    if isinstance(outcome, ImageError):
-        return failure(outcome)
-    return {**caption_columns(outcome[place]), schema.MODEL: spec.model.name}
-
-
-def caption_columns(caption: Caption) -> dict[str, Any]:
-    """Return the columns of a captioned row."""
-    return {
-        schema.CAPTION: caption.text,
-        schema.NUM_WORDS: count_words(caption.text),
-        schema.LOGPROB: caption.logprob,
-        schema.FINISH: caption.finish,
-        schema.NUM_TOKENS: caption.num_tokens,
-        schema.NUM_PROMPT_TOKENS: caption.num_prompt_tokens,
-        schema.ALTERNATIVES: [
-            {schema.CAPTION: other.text, schema.LOGPROB: other.logprob}
-            for other in caption.alternatives
-        ],
-    }
 
 
 def one_line(error: Exception) -> str:

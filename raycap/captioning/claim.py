@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycap.answers.wording import check_rules
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.ledger import check_adoptable
 from raycap.captioning.moving import Move, find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
+from raycap.captioning.prompts import settled_prompts
 from raycap.captioning.source import Listing, open_source
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError
@@ -70,9 +72,14 @@ def settle(
     cascade = find_cascade(config, model)
     generation = settled_generation(config.generation, model)
     check_backend(model, config.model, generation)
-    _check_prompts(config, model)
-    settled = {"generation": generation, "model": settled_model(config.model, model)}
+    settled = {
+        "generation": generation,
+        "model": settled_model(config.model, model),
+        "prompts": settled_prompts(config),
+    }
     config = config.model_copy(update=settled)
+    _check_prompts(config, model)
+    check_rules(config.text)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
     move = find_move(store, fingerprint, None if former is None else str(former))
     return Asked(
@@ -92,7 +99,10 @@ def _check_prompts(config: CaptionConfig, model: ModelSource) -> None:
             f"prompts.{name}: is the name of another column: choose another name",
             setting=f"prompts.{name}",
         )
-    if config.prompts and not find_kind(model.kind).takes_questions:
+    kind = find_kind(model.kind)
+    if any(prompt.json_schema or prompt.choices for prompt in config.prompts.values()):
+        kind.check_typed(config.model)
+    if config.prompts and not kind.takes_questions:
         able = ", ".join(kind.name for kind in KINDS if kind.takes_questions)
         raise ConfigError(
             f"prompts: {model.name} is a model of kind {model.kind}, which takes no prompts; "
@@ -109,9 +119,9 @@ def caption_fingerprint(
 ) -> dict[str, Any]:
     """Return what decides a run's captions: two runs alike in this may share an output.
 
-    The keys `cascade` and `prompts` exist only with a cascade or named prompts, so that older
-    outputs can be continued. Which named prompts there are is not part of it: they can be added and
-    changed later.
+    The keys `cascade`, `prompts` and `text` exist only with a cascade, named prompts or rules for
+    the text, so that older outputs can be continued. Which named prompts there are is not part of
+    it: they can be added and changed later.
     """
     found = {
         **source,
@@ -122,6 +132,8 @@ def caption_fingerprint(
     }
     if config.prompts:
         found["prompts"] = "named"
+    if rules := config.text.rules():
+        found["text"] = rules
     return found if cascade is None else {**found, "cascade": cascade.describe()}
 
 

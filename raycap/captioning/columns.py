@@ -5,7 +5,7 @@ image: with a column per answer field in a run with one prompt, and with a struc
 in a run with named prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int32
 
 from raycap import schema
-from raycap.captioning.prompts import Prompt
+from raycap.answers.typed import answer_type
+from raycap.captioning.prompts import Prompt, is_named
+from raycap.config import TextConfig
 
 _OF_IMAGE = [
     name
@@ -23,11 +25,28 @@ _OF_IMAGE = [
 """Columns of an image in a run with named prompts. Its error is the first of its answers."""
 
 
-def replace_rows(old: pa.Table, answered: pa.Table) -> pa.Table:
-    """Replace rows of an existing part, which has one prompt, by newly answered ones."""
-    rows = answered[schema.ROW].to_numpy()
-    new = answered.select(schema.CAPTIONS.names).cast(schema.CAPTIONS)
-    return _replaced(old.select(schema.CAPTIONS.names).cast(schema.CAPTIONS), new, rows)
+class CaptionColumns:
+    """The columns of a run with one prompt."""
+
+    num_prompts = 1
+    digests: Mapping[str, str] = {}
+
+    def __init__(self, *, keeps_answer: bool = False) -> None:
+        self._columns = pa.schema([*schema.CAPTIONS, *(schema.KEPT if keeps_answer else ())])
+
+    def rows(self, answered: pa.Table, old: pa.Table | None) -> pa.Table:
+        """Return the rows of a part.
+
+        Args:
+            answered: ANSWERED rows: of a new part, all.
+            old: The rows of the existing part, some of which are replaced.
+        """
+        new = answered.sort_by(schema.ROW)
+        rows = new.select(self._columns.names).cast(self._columns)
+        if old is None:
+            return rows
+        before = old.select(self._columns.names).cast(self._columns)
+        return _replaced(before, rows, new[schema.ROW].to_numpy())
 
 
 def _replaced(old: pa.Table, new: pa.Table, rows: Int32[np.ndarray, " r"]) -> pa.Table:
@@ -40,8 +59,14 @@ def _replaced(old: pa.Table, new: pa.Table, rows: Int32[np.ndarray, " r"]) -> pa
 class AnswerColumns:
     """The columns of a run with named prompts."""
 
-    def __init__(self, prompts: Sequence[Prompt]) -> None:
-        self.prompts = prompts
+    def __init__(self, prompts: Sequence[Prompt], *, keeps_answer: bool = False) -> None:
+        self.num_prompts = len(prompts)
+        self._prompts = prompts
+        self._keeps_answer = keeps_answer
+        self._types = [
+            None if prompt.json_schema is None else answer_type(prompt.json_schema)
+            for prompt in prompts
+        ]
         self.digests = {prompt.name: prompt.digest for prompt in prompts}
 
     def rows(self, answered: pa.Table, old: pa.Table | None) -> pa.Table:
@@ -61,11 +86,11 @@ class AnswerColumns:
             images = _replaced(old.select(_OF_IMAGE).cast(images.schema), images, rows)
         columns = {
             prompt.name: self._answers(index, prompt.name, answered, old, len(images))
-            for index, prompt in enumerate(self.prompts)
+            for index, prompt in enumerate(self._prompts)
         }
         for name, column in {**columns, **others}.items():
             images = images.append_column(name, column)
-        return _with_status(images, [prompt.name for prompt in self.prompts])
+        return with_status(images, [prompt.name for prompt in self._prompts])
 
     def _others(self, old: pa.Table, changed: Bool[np.ndarray, " n"]) -> dict[str, pa.Array]:
         """Return the columns of prompts that the run no longer has, without changed images."""
@@ -84,15 +109,26 @@ class AnswerColumns:
     ) -> pa.Array:
         """Return the column of a prompt."""
         of_prompt = answered.filter(pc.equal(answered[schema.PROMPT], index))
-        kind = schema.answer_type()
-        fields = [of_prompt[field.name].combine_chunks().cast(field.type) for field in kind]
-        new = pa.StructArray.from_arrays(fields, fields=list(kind))
+        typed = self._types[index]
+        kind = schema.answer_type(typed and typed.arrow, keeps_answer=self._keeps_answer)
+        fields = {field.name: of_prompt[field.name].combine_chunks() for field in kind}
+        if typed is not None:
+            fields[schema.VALUE] = typed.array(fields[schema.VALUE].to_pylist())
+        cast = [fields[field.name].cast(field.type) for field in kind]
+        new = pa.StructArray.from_arrays(cast, fields=list(kind))
         places = of_prompt[schema.ROW].to_numpy()
-        if old is None or name not in old.column_names:
-            before = pa.nulls(num_rows, kind)
+        if old is None or name not in old.column_names or old[name].type != kind:
+            before = pa.nulls(num_rows, kind)  # of another type: the prompt is asked again
         else:
-            before = old[name].combine_chunks().cast(kind)
+            before = old[name].combine_chunks()
         return _replaced(pa.table([before], [name]), pa.table([new], [name]), places)[name]
+
+
+def columns_of(prompts: Sequence[Prompt], text: TextConfig) -> CaptionColumns | AnswerColumns:
+    """Return the columns of a run."""
+    if is_named(prompts):
+        return AnswerColumns(prompts, keeps_answer=text.keep_answer)
+    return CaptionColumns(keeps_answer=text.keep_answer)
 
 
 def _changed(
@@ -106,7 +142,7 @@ def _changed(
     return changed
 
 
-def _with_status(images: pa.Table, names: list[str]) -> pa.Table:
+def with_status(images: pa.Table, names: list[str]) -> pa.Table:
     """Set the status of each image: failed if one of its answers is missing, with its reason."""
     code = message = None
     for name in names:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.cascade import Cascade
-from raycap.captioning.columns import AnswerColumns, replace_rows
+from raycap.captioning.columns import AnswerColumns, CaptionColumns
 from raycap.captioning.parts import (
     CAPTIONS,
     CaptionsFooter,
@@ -81,7 +81,7 @@ class Committer:
         versions: PartVersions,
         on_commit: Callable[[int, CaptionsFooter], None],
         cascade: Cascade | None = None,
-        answers: AnswerColumns | None = None,
+        columns: CaptionColumns | AnswerColumns | None = None,
     ) -> None:
         """Prepare to write.
 
@@ -91,14 +91,14 @@ class Committer:
             versions: the run, and the revisions of its manifest parts.
             on_commit: called with the number and footer of each part that is written.
             cascade: the run's cascade.
-            answers: the columns of a run with named prompts.
+            columns: those of the run; None for those of a run with one prompt.
         """
         self._store = store
         self._lock = lock
         self._versions = versions
         self._on_commit = on_commit
         self._cascade = cascade
-        self._answers = answers
+        self._columns = columns or CaptionColumns()
         self._open: dict[int, _OpenPart] = {}
         self._done: set[int] = set()
         self._pool = ThreadPoolExecutor(_WRITE_THREADS, thread_name_prefix="raycap-commit")
@@ -154,7 +154,7 @@ class Committer:
     def _add_to_part(self, number: int, rows: pa.Table) -> pa.Table:
         if number not in self._open:
             first = rows.slice(0, 1).select([schema.NUM_ROWS, schema.PARTIAL]).to_pylist()[0]
-            num_prompts = len(self._answers.prompts) if self._answers else 1
+            num_prompts = self._columns.num_prompts
             is_partial = first[schema.PARTIAL]
             self._open[number] = _OpenPart(first[schema.NUM_ROWS], is_partial, num_prompts)
         part = self._open[number]
@@ -180,12 +180,7 @@ class Committer:
             old, footer = read_captions_part(self._store, number)
             num_bytes = max(num_bytes, footer.num_bytes)
         kept = self._cascade.kept(answered) if self._cascade else answered
-        if self._answers is not None:
-            rows = self._answers.rows(kept, old)
-        elif old is None:
-            rows = kept.sort_by(schema.ROW).select(schema.CAPTIONS.names)
-        else:
-            rows = replace_rows(old, kept)
+        rows = self._columns.rows(kept, old)
         data, footer = encode_captions(
             rows,
             num_bytes,
@@ -193,7 +188,7 @@ class Committer:
             now(),
             self._cascade.counts(rows, answered) if self._cascade else None,
             run=self._versions.run,
-            prompts=self._answers.digests if self._answers else None,
+            prompts=self._columns.digests,
         )
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)

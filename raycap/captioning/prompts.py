@@ -8,8 +8,10 @@ a prompt that is added or changed later is asked alone.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycap.config import CaptionConfig
+from raycap.answers.typed import AnswerType, choices_schema, dump, read_schema
+from raycap.config import CaptionConfig, PromptConfig
 from raycap.models.base import Question, Questions
+from raycap.parsing import parse_json
 from raycap.runs.records import fingerprint_digest
 
 
@@ -45,9 +47,43 @@ def prompts_of(config: CaptionConfig) -> tuple[Prompt, ...]:
     if not config.prompts:
         return (Prompt(name="", text=config.generation.prompt),)
     return tuple(
-        Prompt(name=name, text=prompt.text, max_new_tokens=prompt.max_new_tokens)
+        Prompt(
+            name=name,
+            text=prompt.text,
+            max_new_tokens=prompt.max_new_tokens,
+            json_schema=_schema_of(name, prompt),
+        )
         for name, prompt in config.prompts.items()
     )
+
+
+def settled_prompts(config: CaptionConfig) -> dict[str, PromptConfig]:
+    """Return the named prompts with the schemas of files in place, so that nodes need no files.
+
+    Raises:
+        ConfigError: a file cannot be read, or a schema is wrong or not supported.
+    """
+    settled = {}
+    for name, prompt in config.prompts.items():
+        json_schema = _schema_of(name, prompt)
+        if json_schema is not None:
+            AnswerType(parse_json(json_schema), _setting(name))
+        if isinstance(prompt.json_schema, str):
+            prompt = prompt.model_copy(update={"json_schema": parse_json(json_schema or "")})
+        settled[name] = prompt
+    return settled
+
+
+def _schema_of(name: str, prompt: PromptConfig) -> str | None:
+    if prompt.choices is not None:
+        return dump(choices_schema(prompt.choices))
+    if prompt.json_schema is None:
+        return None
+    return dump(read_schema(prompt.json_schema, _setting(name)))
+
+
+def _setting(name: str) -> str:
+    return f"prompts.{name}.json_schema"
 
 
 def prompt_digests(config: CaptionConfig) -> dict[str, str]:

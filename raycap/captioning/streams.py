@@ -25,12 +25,11 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.cascade import Cascade
-from raycap.captioning.columns import AnswerColumns
+from raycap.captioning.columns import columns_of
 from raycap.captioning.commit import Committer
 from raycap.captioning.loading import RunSpec, load_parts
 from raycap.captioning.parts import CaptionsFooter
 from raycap.captioning.plan import PartVersions
-from raycap.captioning.prompts import is_named
 from raycap.captioning.refusals import Refusals
 from raycap.captioning.stream import RUN_STAGES, Resources, Stages, answered_rows
 from raycap.cluster.failures import ClusterFailed
@@ -99,7 +98,6 @@ class Stream:
             RunConflict: another writer has taken over the output.
         """
         described, commits = self._described, self._committed.append
-        prompts = described.spec.prompts
         answered = answered_rows(work, described.spec, described.resources, stages)
         with Committer(
             self._store,
@@ -107,7 +105,7 @@ class Stream:
             described.versions,
             lambda number, footer: commits((number, footer)),
             described.cascade,
-            AnswerColumns(prompts) if is_named(prompts) else None,
+            columns_of(described.spec.prompts, described.spec.config.text),
         ) as committer:
             try:
                 for table in self._readable(answered):

@@ -19,7 +19,8 @@ import pyarrow as pa
 import ray
 
 from raycap import schema
-from raycap.captioning.captioner import caption_columns, one_line
+from raycap.captioning.answering import AnswerRules
+from raycap.captioning.captioner import one_line
 from raycap.captioning.loading import RunSpec, failure
 from raycap.captioning.prompts import is_named
 from raycap.config import ActorRange
@@ -32,6 +33,7 @@ from raycap.models.vlm.vllm_requests import (
     read_caption,
     request,
     sampling_params,
+    structured_outputs,
 )
 
 _ENGINE_STAGE = "vLLMEngineStage"
@@ -148,7 +150,10 @@ class _Requests:
             for prompt in spec.prompts
         ]
         self._prompts = [prompt_text(self.folder, one.prompt) for one in asked]
-        self._params = [sampling_params(self.folder, one) for one in asked]
+        self._params = [
+            sampling_params(self.folder, one) | structured_outputs(prompt.json_schema)
+            for one, prompt in zip(asked, spec.prompts, strict=True)
+        ]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         # Dropped to save transfers; to Ray, a column `model` would name an adapter.
@@ -192,6 +197,7 @@ class _Answers:
 
     def __init__(self, spec: RunSpec) -> None:
         self._model = spec.model.name
+        self._rules = AnswerRules(spec.config.text, spec.prompts)
         self._max_new_tokens = [
             prompt.max_new_tokens or spec.config.generation.max_new_tokens
             for prompt in spec.prompts
@@ -203,7 +209,8 @@ class _Answers:
         if not math.isfinite(caption.logprob):
             reason = "the score of the caption is not a finite number"
             return answered | failure(ImageError(ErrorCode.MODEL_REJECTED, reason))
-        return answered | caption_columns(caption) | {schema.MODEL: self._model}
+        found = self._rules.columns(caption, row[schema.PROMPT])
+        return answered | found | {schema.MODEL: self._model}
 
 
 def _to_answered(table: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from raycap.config import GenerationConfig, ModelConfig, TrainConfig
+from raycap.errors import ModelError
 from raycap.images.decoding import Target
 from raycap.images.grids import Grid
 
@@ -259,6 +260,21 @@ class CaptionerKind(ABC):
         Only kinds with grids get other sizes than a captioner's own.
         """
         return captioner
+
+    def check_typed(self, model: ModelConfig) -> None:  # noqa: ARG002
+        """Make sure that the models of the kind can write JSON, as prompts with a type want it.
+
+        Args:
+            model: The backend.
+
+        Raises:
+            ModelError: they cannot, or need a package that is not installed.
+        """
+        raise ModelError(
+            f"prompts with a JSON schema or choices need a vision-language model: models of kind "
+            f"{self.name} write plain captions",
+            setting="prompts",
+        )
 
     def write_generation(self, folder: Path, generation: GenerationConfig) -> None:  # noqa: B027
         """Write generation settings in the format of transformers, if the kind keeps them there."""

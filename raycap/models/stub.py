@@ -8,10 +8,12 @@ import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+from raycap.answers.typed import answer_type, dump
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.images.decoding import Target
 from raycap.images.grids import Grid, PatchGrid
@@ -92,6 +94,9 @@ class StubKind(CaptionerKind):
         """Return any sizes within the budget."""
         return PatchGrid(max_pixels=max_pixels)
 
+    def check_typed(self, model: ModelConfig) -> None:
+        """Accept any type."""
+
     def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
         """Return one size: the speed of the stub does not depend on it."""
         return BatchRange.fixed(64)
@@ -100,7 +105,8 @@ class StubKind(CaptionerKind):
 class StubCaptioner:
     """Describes the colour, light and contrast of an image, plus a word derived from its pixels.
 
-    Of the generation settings it uses `prompt` and `num_captions`.
+    Of the generation settings it uses `prompt` and `num_captions`. To a prompt with a type it
+    answers with a value of that type.
     """
 
     def __init__(self, model: ModelConfig, generation: GenerationConfig) -> None:
@@ -139,10 +145,15 @@ class StubCaptioner:
     def answer(
         self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
     ) -> list[list[Caption]]:
-        """Start each answer with its question, instead of with `prompt`."""
+        """Start each answer with its question, instead of with `prompt`; or make up a value."""
         captions = self.caption(pixels)
         return [
-            [self._prompted(caption, question.text) for question in asked]
+            [
+                self._prompted(caption, question.text)
+                if question.json_schema is None
+                else _of_type(caption, question.json_schema)
+                for question in asked
+            ]
             for caption, asked in zip(captions, questions, strict=True)
         ]
 
@@ -169,6 +180,31 @@ class StubCaptioner:
             for rank in range(self._num_captions)
         )
         return best if not rest else replace(best, alternatives=tuple(rest))
+
+
+def _of_type(caption: Caption, json_schema: str) -> Caption:
+    """Return an answer that is a value of a type, derived from a caption."""
+    schema = answer_type(json_schema).json_schema
+    value = _value(schema, caption.text, zlib.crc32(caption.text.encode()))
+    return replace(caption, text=dump(value), alternatives=())
+
+
+def _value(schema: dict[str, Any], text: str, number: int) -> Any:
+    """Return a value of a schema; patterns and multiples are not heeded."""
+    kind = schema["type"] if isinstance(schema["type"], str) else schema["type"][0]
+    if "enum" in schema:
+        return schema["enum"][number % len(schema["enum"])]
+    if kind == "object":
+        properties = enumerate(schema["properties"].items())
+        return {name: _value(inner, text, number + place) for place, (name, inner) in properties}
+    if kind == "array":
+        count = min(max(1, schema.get("minItems", 0)), schema.get("maxItems", number))
+        return [_value(schema["items"], text, number + place) for place in range(count)]
+    if kind == "string":
+        return text[: schema.get("maxLength")].ljust(schema.get("minLength", 0), ".")
+    if kind == "boolean":
+        return number % 2 == 0
+    return min(max(number % 10, schema.get("minimum", 0)), schema.get("maximum", number))
 
 
 def _is_magenta(pixels: UInt8[np.ndarray, "b h w 3"]) -> Bool[np.ndarray, " b"]:

@@ -36,6 +36,7 @@ from raycap.models.decoding.state import Decoded
 from raycap.models.device import pick_device, pick_dtype
 from raycap.models.generation import search_settings
 from raycap.models.pretrained import load_complete, loading
+from raycap.models.vlm.constrained import JsonGrammars
 from raycap.models.vlm.kind import check_vlm_folder, processor_settings
 
 _Settings: Any = transformers.GenerationConfig  # untyped there
@@ -195,6 +196,8 @@ class VlmCaptioner:
         self._prompt = _prompt_for(processor, generation.prompt)
         self._images = processor_settings(target)
         self._tokens = special_tokens(generating_module(model))
+        ends = _ids(self._tokens.get("eos_token_id"))
+        self._grammars = JsonGrammars(processor.tokenizer, ends)
         self._check_prompt()
 
     @classmethod
@@ -285,12 +288,14 @@ class VlmCaptioner:
         lengths = dict(zip(distinct, self.count_tokens(written), strict=True))
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, (prompt, generation) in enumerate(zip(prompts, asked, strict=True)):
-            key = lengths[prompt], generation.max_new_tokens, generation.sampling.seed
+            seed, json_schema = generation.sampling.seed, questions[place].json_schema
+            key = lengths[prompt], generation.max_new_tokens, seed, json_schema
             groups[key].append(place)
         found: dict[int, Caption] = {}
         for places in groups.values():
             texts = [prompts[place] for place in places]
-            captions = self._search(pixels[places], texts, asked[places[0]])
+            json_schema = questions[places[0]].json_schema
+            captions = self._search(pixels[places], texts, asked[places[0]], json_schema)
             found.update(zip(places, captions, strict=True))
         return [found[place] for place in range(len(questions))]
 
@@ -299,13 +304,16 @@ class VlmCaptioner:
         pixels: UInt8[np.ndarray, "b h w 3"],
         prompts: list[str],
         generation: GenerationConfig,
+        json_schema: str | None = None,
     ) -> list[Caption]:
         settings = generation_settings(self._tokens, generation)
 
         def decode_batch(some: slice) -> list[list[Decoded]]:
             inputs = self._inputs(pixels[some], prompts[some])
             on_device = inputs.to(self._model.device, self._model.dtype)
-            generated = self._model.generate(**on_device, generation_config=settings)
+            generated = self._model.generate(
+                **on_device, generation_config=settings, **self._constraint(json_schema)
+            )
             return read_generated(generated, self._tokens, generation.num_captions)
 
         return caption_with(
@@ -316,6 +324,12 @@ class VlmCaptioner:
             self._model.device,
             _ids(self._tokens.get("eos_token_id")),
         )
+
+    def _constraint(self, json_schema: str | None) -> dict[str, Any]:
+        """Return the arguments by which an answer follows a schema; one call of `generate` each."""
+        if json_schema is None:
+            return {}
+        return {"logits_processor": [self._grammars.following(json_schema)]}
 
     def _inputs(self, pixels: UInt8[np.ndarray, "b h w 3"], prompts: list[str]) -> Any:
         images = [Image.fromarray(image) for image in pixels]

@@ -6,7 +6,6 @@ schema, as they are read from the raw logits.
 """
 
 import json
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from transformers import LogitsProcessor
 from raycap.answers.typed import answer_type
 from raycap.errors import ModelError
 
-_EXTRA = "llguidance"
 # Free white space would let a model write it until its tokens are used up.
 _LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -125,17 +123,3 @@ def _allowed(matcher: Any, num_tokens: int) -> Bool[np.ndarray, " v"]:
         return np.ones(num_tokens, bool)
     bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
     return np.unpackbits(bits, bitorder="little", count=num_tokens).astype(bool)
-
-
-def check_constraints() -> None:
-    """Make sure that the package of the extra is installed.
-
-    Raises:
-        ModelError: it is not.
-    """
-    if find_spec(_EXTRA) is None:
-        raise ModelError(
-            "prompts with a JSON schema or choices need llguidance for this model: "
-            "pip install 'raycap[typed]' on every node",
-            setting="prompts",
-        )

@@ -71,6 +71,19 @@ class VlmKind(CaptionerKind):
         """Check a folder; see `check_vlm_folder`."""
         return check_vlm_folder(folder)
 
+    def check_typed(self, model: ModelConfig) -> None:
+        """Make sure that answers can be held to a schema, which vLLM does itself.
+
+        Raises:
+            ModelError: the package for it is not installed.
+        """
+        if model.backend == "torch" and find_spec("llguidance") is None:
+            raise ModelError(
+                "prompts with a JSON schema or choices need llguidance for this model: "
+                "pip install 'raycap[typed]' on every node",
+                setting="prompts",
+            )
+
     def load(
         self, folder: Path | None, model: ModelConfig, generation: GenerationConfig
     ) -> Captioner:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from raycap.answers.typed import answer_type, dump
 from raycap.config import GenerationConfig, ModelConfig
 from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
@@ -175,6 +176,13 @@ def sampling_params(folder: Path, generation: GenerationConfig) -> dict[str, Any
     if suppressed:
         params["logit_bias"] = {int(token): -100.0 for token in suppressed}
     return params
+
+
+def structured_outputs(json_schema: str | None) -> dict[str, Any]:
+    """Return the sampling parameter that holds an answer to a JSON schema; none without one."""
+    if json_schema is None:
+        return {}
+    return {"structured_outputs": {"json": dump(answer_type(json_schema).enforced())}}
 
 
 def request(
