@@ -13,16 +13,25 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.prompts import settled_prompts
 from raycap.captioning.source import Listing, open_source
 from raycap.config import CaptionConfig
-from raycap.errors import ConfigError
+from raycap.errors import ConfigError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
 from raycap.models.fitting import fit_images
 from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import announce
-from raycap.results.captioning import PLAN, PROGRESS, SUMMARY, read_plan_record
-from raycap.runs.opening import Claim
-from raycap.runs.records import fingerprint_digest
+from raycap.results.captioning import (
+    PLAN,
+    PROGRESS,
+    SUMMARY,
+    TEXT,
+    present_text,
+    read_plan_record,
+    run_setting,
+    text_digest,
+)
+from raycap.runs.opening import Claim, difference
+from raycap.runs.records import RUN, fingerprint_digest, read_json
 from raycap.schema import LOADED
 from raycap.storage.base import Store
 from raycap.storage.parts import list_parts
@@ -46,6 +55,11 @@ class Asked:
     def run(self) -> str:
         """The digest by which parts name their run."""
         return fingerprint_digest(self.claim.fingerprint)
+
+    @property
+    def text(self) -> str:
+        """The digest by which parts name the rules for their text."""
+        return text_digest(self.config.text.rules())
 
 
 def settle(
@@ -81,6 +95,7 @@ def settle(
     _check_prompts(config, model)
     check_rules(config.text)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
+    fingerprint = with_first_text(store, fingerprint)
     move = find_move(store, fingerprint, None if former is None else str(former))
     return Asked(
         listing=listing,
@@ -135,6 +150,39 @@ def caption_fingerprint(
     if rules := config.text.rules():
         found["text"] = rules
     return found if cascade is None else {**found, "cascade": cascade.describe()}
+
+
+def with_first_text(store: Store, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """Return a fingerprint with the rules for the text that the output's run began with.
+
+    Those are not the present ones if others were applied since: `run.json` keeps the fingerprint
+    that its parts may name.
+
+    Args:
+        store: the output.
+        fingerprint: that of the run to begin or continue.
+
+    Raises:
+        RunConflict: it has other rules than the output follows now.
+    """
+    try:
+        record = read_json(store, RUN)
+    except ObjectNotFound:
+        return fingerprint
+    if TEXT not in record:
+        return fingerprint
+    ours, present = fingerprint.get(TEXT, {}), present_text(record)
+    if ours != present:
+        raise RunConflict(
+            f"{store.uri}: its captions follow other rules for the text since `--again text`; give "
+            f"those (- present, + given), or apply yours with --again text:\n"
+            f"{difference({TEXT: present}, {TEXT: ours})}",
+            uri=store.uri,
+            setting=TEXT,
+        )
+    found = {name: value for name, value in fingerprint.items() if name != TEXT}
+    first = run_setting(record, "fingerprint", TEXT)
+    return found if first is None else {**found, TEXT: first}
 
 
 class CaptionClaim(Claim):

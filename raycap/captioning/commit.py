@@ -189,6 +189,7 @@ class Committer:
             self._cascade.counts(rows, answered) if self._cascade else None,
             run=self._versions.run,
             prompts=self._columns.digests,
+            text=self._versions.text,
         )
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)

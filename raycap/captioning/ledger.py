@@ -69,6 +69,8 @@ class Ledger:
     """Parts to caption completely."""
     partial: list[int] = field(default_factory=list)
     """Committed parts with rows to caption again."""
+    num_reworded: int = 0
+    """Images of committed parts that follow other rules for the text than the run."""
     num_pending: int = 0
     """Images to caption; for partial parts estimated by their failures to retry."""
 
@@ -143,6 +145,7 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
     is_second: bool = False,
     run: str = "",
     prompts: Mapping[str, str] | None = None,
+    text: str | None = None,
 ) -> Ledger:
     """Compare the committed parts with the plan, by their footers only.
 
@@ -158,6 +161,7 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
         is_second: After the pass of the first model, caption the images that await the second
             model of a cascade.
         prompts: Digests of the run's named prompts; a part that lacks one is asked it.
+        text: Digest of the run's rules for the text; None if it does not matter.
 
     Raises:
         DatasetError: a captions part belongs to another run or manifest.
@@ -174,6 +178,7 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
         problem = foreign_reason(footer, part, run)
         if problem is not None:
             raise foreign_part(store, number, problem)
+        ledger.num_reworded += footer.num_rows if text not in (None, footer.text) else 0
         num_again = footer.num_awaiting if is_second else _count_again(footer, part, codes)
         if not (prompts or {}).items() <= footer.prompts.items():
             num_again = footer.num_rows

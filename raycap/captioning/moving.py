@@ -61,7 +61,7 @@ def find_move(store: Store, fingerprint: dict[str, Any], former: str | None) -> 
     latest = record.get(MOVED_TO, theirs["source"])
     if latest == here:
         return Move(fingerprint=theirs, source=here, is_moved=MOVED_TO in record)
-    if former is not None and _is_address_of(former, latest):
+    if former is not None and is_address_of(former, latest):
         return Move(fingerprint=theirs, source=here, is_moved=True)
     if here == theirs["source"]:
         raise RunConflict(
@@ -72,7 +72,7 @@ def find_move(store: Store, fingerprint: dict[str, Any], former: str | None) -> 
     return same
 
 
-def _is_address_of(given: str, source: str) -> bool:
+def is_address_of(given: str, source: str) -> bool:
     """Return whether a given address, of something that may be gone, is that of a run's source."""
     address = Address.parse(given)
     if not address.is_local:

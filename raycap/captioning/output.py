@@ -14,10 +14,12 @@ from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
 from raycap.results.captioning import (
     is_complete,
+    present_text,
     read_caption_run,
     read_summary,
     run_setting,
     source_dataset,
+    text_digest,
 )
 from raycap.runs.records import fingerprint_digest
 from raycap.schema import CAPTIONS as CAPTION_COLUMNS
@@ -119,9 +121,15 @@ def open_finished(
     plan = read_plan(store, config.list_threads)
     digest = fingerprint_digest(run_setting(run, "fingerprint") or {})
     ledger = read_ledger(
-        store, plan, retry_failed=False, num_threads=config.list_threads, run=digest
+        store,
+        plan,
+        retry_failed=False,
+        num_threads=config.list_threads,
+        run=digest,
+        text=text_digest(present_text(run)),
     )
-    _check_finished(store, plan, ledger)
+    check_finished(store, plan, ledger)
+    _check_reworded(store, ledger)
     dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
     return FinishedOutput(
         store=store,
@@ -154,7 +162,17 @@ def _prompt_of(store: Store, run: dict[str, Any], asked: str | None) -> str | No
     return asked or next(iter(names), None)
 
 
-def _check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:
+def _check_reworded(store: Store, ledger: Ledger) -> None:
+    """Raise DatasetError if the captions do not all follow the same rules for the text."""
+    if ledger.num_reworded:
+        raise DatasetError(
+            f"{store.uri}: {ledger.num_reworded:,} captions do not follow the present rules for "
+            "the text yet; run the same `raycap caption --again text` command again",
+            uri=store.uri,
+        )
+
+
+def check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:
     """Raise DatasetError if a part is pending, or images await the second model."""
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:

@@ -79,6 +79,8 @@ class CaptionsFooter:
     """Generated tokens of its answers, as far as known."""
     num_prompt_tokens: int = 0
     """Tokens that the model read for its answers, as far as known."""
+    text: str = ""
+    """Digest of the rules for the text that its captions follow; empty without rules."""
 
     @property
     def num_transient(self) -> int:
@@ -131,6 +133,7 @@ def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyw
     *,
     run: str = "",
     prompts: Mapping[str, str] | None = None,
+    text: str = "",
 ) -> tuple[bytes, CaptionsFooter]:
     """Encode the rows of a captions part; return the bytes and the footer.
 
@@ -142,6 +145,7 @@ def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyw
         cascade: Counts of a cascade for the footer; None if there is none.
         run: Digest of the run's fingerprint.
         prompts: Digests of its named prompts, in order.
+        text: Digest of the rules for the text.
     """
     prompts = dict(prompts or {})
     failed = table.filter(pc.equal(table[schema.STATUS], schema.STATUS_FAILED))
@@ -158,6 +162,7 @@ def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyw
         ids=ids_digest(table),
         prompts=prompts,
         flagged=dict(sorted(Counter(flags).items())),
+        text=text,
         num_tokens=sum(_sum(one[schema.NUM_TOKENS]) for one in answers),
         num_prompt_tokens=sum(_sum(one[schema.NUM_PROMPT_TOKENS]) for one in answers),
         **(cascade or {}),
@@ -236,6 +241,17 @@ def read_captions_part(store: Store, number: int) -> tuple[pa.Table, CaptionsFoo
     data = store.read(key)
     rows = _rows(store, CAPTIONS, key, data, of_rows=True)
     return rows, _footer(store, key, data, CaptionsFooter)
+
+
+def read_stored_part(store: Store, number: int) -> tuple[pa.Table, CaptionsFooter]:
+    """Read a captions part with the columns that it has. Raises as `read_part` does."""
+    key = part_key(CAPTIONS, number)
+    data = store.read(key)
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, key) from error
+    return table, _footer(store, key, data, CaptionsFooter)
 
 
 def _rows(  # noqa: PLR0913  what `read_part` and `read_captions_part` ask for

@@ -57,6 +57,8 @@ class PartVersions:
     """Digest of the run's fingerprint."""
     revisions: dict[int, int]
     """Of parts in which images have changed; that of others is 0."""
+    text: str = ""
+    """Digest of the run's rules for the text."""
 
 
 @dataclass(kw_only=True)
@@ -73,6 +75,8 @@ class CaptionPlan:
     """One more than the highest number of a part."""
     run: str = field(default="", compare=False)
     """Digest of the run's fingerprint; empty if it was not recorded."""
+    text: str = field(default="", compare=False)
+    """Digest of the rules for the text of the run that captions it."""
     is_source_empty: bool = field(default=False, compare=False)
     """Whether the listing of the whole source gave no image; then none was taken for gone."""
 
@@ -80,7 +84,7 @@ class CaptionPlan:
     def versions(self) -> PartVersions:
         """The versions of its parts."""
         changed = {n: part.revision for n, part in self.parts.items() if part.revision}
-        return PartVersions(run=self.run, revisions=changed)
+        return PartVersions(run=self.run, revisions=changed, text=self.text)
 
     @property
     def num_images(self) -> int:

@@ -7,6 +7,7 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade
@@ -20,6 +21,7 @@ from raycap.captioning.ledger import (
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.prompts import prompt_digests
+from raycap.captioning.rewording import apply_text, reword
 from raycap.captioning.source import Listing, open_source
 from raycap.captioning.status import Heartbeat
 from raycap.config import CaptionConfig
@@ -55,6 +57,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     source_moved_from: str | Path | None = None,
     limit: int | None = None,
     retry_failed: RetryFailed = False,
+    again: Literal["text"] | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> Summary:
@@ -78,6 +81,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         limit: caption only the first images of the source, in key order.
         retry_failed: retry images that failed: True for those that failed for a transient reason;
             or error codes, such as `["forbidden"]`, and `all`.
+        again: `text`: apply the rules in `config.text` to the answers that a finished output
+            keeps, without the model.
         on_progress: called as images are captioned.
         debug: show Ray's and the workers' own output.
 
@@ -100,6 +105,8 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         "cascade.below": below,
     }
     config = override(config or CaptionConfig(), named)
+    if again is not None:
+        return apply_text(source, output, config, on_progress)
     retried_codes(retry_failed)  # a wrong one is refused before anything is written
     store = open_store(str(output), config.storage)  # first: finding a model may download it
     asked = settle(source, store, config, source_moved_from)
@@ -112,6 +119,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
         run.store.remove_leftovers(CAPTIONS)
         asked.listing.tables = addresses.taken_out(asked.listing.tables)
         asked.move.record(run.store)
+        reword(run.store, asked.config)  # if `--again text` was interrupted
         plan = _plan(run.store, asked, limit=limit)
         invocation = _Invocation(
             run, plan, asked, addresses, heartbeat, on_progress or (lambda _: None)
@@ -300,6 +308,7 @@ class _Invocation:
             repeated=list(self._listing.repeated),
             num_gone=self._plan.num_gone,
             is_source_empty=self._plan.is_source_empty,
+            text=self._asked.text,
             mean_words=round(totals.num_words / num_ok, 2) if num_ok else 0.0,
             prompts=list(self._asked.config.prompts),
             flagged=dict(sorted(totals.flagged.items())),
@@ -325,7 +334,7 @@ def _plan(store: Store, asked: Asked, *, limit: int | None) -> CaptionPlan:
             "a new output",
             uri=store.address(PLAN),
         )
-    plan.run = asked.run
+    plan.run, plan.text = asked.run, asked.text
     record_plan(store, plan)
     return plan
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,10 +31,12 @@ from raycap.results.captioning import (
     PLAN,
     Verification,
     is_complete,
+    present_text,
     read_caption_run,
     read_plan_record,
     read_skipped,
     run_setting,
+    text_digest,
 )
 from raycap.runs.records import fingerprint_digest
 from raycap.storage.base import Store
@@ -54,7 +57,7 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     """
     config = storage or StorageConfig()
     store = open_store(str(output), config)
-    fingerprint = run_setting(read_caption_run(store), "fingerprint") or {}
+    run = read_caption_run(store)
     plan = read_plan(store, config.list_threads)
     if not plan.parts:
         raise DatasetError(
@@ -70,7 +73,7 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     )
     committed = set(list_parts(store, CAPTIONS))
     _check_plan(found, store, plan, committed)
-    check = _Check(store, plan, fingerprint)
+    check = _Check(store, plan, run)
     for part in ordered_map(check.part, sorted(committed & plan.parts.keys()), config.list_threads):
         found.num_ok += part.num_ok
         found.failed.update(part.failed)
@@ -115,9 +118,11 @@ class _PartCheck:
 class _Check:
     """The check of one part after the other."""
 
-    def __init__(self, store: Store, plan: CaptionPlan, fingerprint: dict[str, object]) -> None:
+    def __init__(self, store: Store, plan: CaptionPlan, run: dict[str, Any]) -> None:
+        fingerprint = run_setting(run, "fingerprint") or {}
         self._store = store
         self._plan = plan
+        self._text = text_digest(present_text(run))
         self._run = fingerprint_digest(fingerprint)
         self._is_cascade = "cascade" in fingerprint
 
@@ -150,6 +155,8 @@ class _Check:
         if self._is_cascade and not check.problems:  # the second model is awaited: pending
             check.num_pending += footer.num_awaiting
             check.num_ok -= footer.num_awaiting
+        if footer.text != self._text and not check.problems:  # other rules are applied: pending
+            check = _PartCheck(num_pending=len(captions))
         return check
 
 

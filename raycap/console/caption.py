@@ -1,6 +1,6 @@
 """`raycap caption`, with `--dry-run` and `--preflight`."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -103,6 +103,15 @@ def caption(
             show_default=False,
         ),
     ] = None,
+    again: Annotated[
+        Literal["text"] | None,
+        typer.Option(
+            "--again",
+            help="Apply the settings in `text` to the answers that a finished OUTPUT keeps "
+            "(text.keep_answer), without the model.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: CaptionSetOption = None,
     debug: DebugOption = False,
@@ -127,6 +136,8 @@ def caption(
         resolved = load_config(CaptionConfig, config, settings, named)
         if dry_run and preflight is not None:
             raise ConfigError("--dry-run and --preflight cannot be combined: give one of them")
+        if again is not None:
+            _check_alone(dry_run, preflight, limit, retry_failed)
         retried = retry_failed if retry_failed is not None else False
         choice = {
             "config": resolved,
@@ -140,7 +151,7 @@ def caption(
         if preflight is not None:
             failed_share = _preflight(source, output, preflight, choice, debug=debug)
         else:
-            failed_share = _caption(source, output, choice, debug=debug)
+            failed_share = _caption(source, output, {**choice, "again": again}, debug=debug)
         if failed_share > resolved.engine.max_failed_share:
             stderr().print(
                 f"[red]{failed_share:.1%} of the images failed, more than "
@@ -149,6 +160,16 @@ def caption(
                 "--retry-failed=CODE,CODE those with other codes[/red]"
             )
             raise typer.Exit(EXIT_TOO_MANY_FAILED)
+
+
+def _check_alone(*others: object) -> None:
+    """Refuse to combine `--again` with options that concern the captioning of images."""
+    if any(other not in (None, False) for other in others):
+        raise ConfigError(
+            "--again cannot be combined with --dry-run, --preflight, --limit or --retry-failed: "
+            "leave those out",
+            setting="again",
+        )
 
 
 def _print_forecast(source: str, output: str, choice: dict[str, Any]) -> None:
@@ -164,8 +185,14 @@ def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -
 
     with show_progress(stderr()) as on_progress:
         summary = caption_images(source, output, on_progress=on_progress, debug=debug, **choice)
-    print_rows(summary_rows(summary))
+    rows = summary_rows(summary)
+    if choice["again"] is not None:
+        rows = [(name, _AGAIN if name == "this run" else value) for name, value in rows]
+    print_rows(rows)
     return summary.failed_share
+
+
+_AGAIN = "no image captioned: the rules in `text` were applied to the kept answers"
 
 
 def _preflight(

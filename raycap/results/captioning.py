@@ -19,6 +19,7 @@ from raycap.errors import DatasetError, ObjectNotFound
 from raycap.runs.records import (
     RUN,
     encode_json,
+    fingerprint_digest,
     read_as,
     read_fingerprint,
     read_if_any,
@@ -31,6 +32,8 @@ SUMMARY = "summary.json"
 PROGRESS = "progress.json"
 MOVED_TO = "moved_to"
 """Key of `run.json`: the address that the source has moved to since the run began."""
+TEXT = "text"
+"""Key of `run.json`: the rules for the text, if others were applied since the run began."""
 PLAN = "plan.json"
 _MAX_PROBLEMS = 100
 
@@ -113,6 +116,8 @@ class Summary:
     """Seconds of this invocation, including the start of Ray."""
     images_per_s: float
     """Images per second of this invocation, excluding the start of Ray."""
+    text: str = ""
+    """Digest of the rules for the text that all captions follow; empty without rules."""
     model: dict[str, Any] = field(default_factory=dict)
     cascade: dict[str, Any] = field(default_factory=dict)
     """Only with a second model: that `model`, `below`, `num_images` that it received, and
@@ -308,11 +313,35 @@ def source_dataset(run: dict[str, Any]) -> str | None:
     return source if isinstance(source, str) else None
 
 
+def text_digest(rules: dict[str, Any]) -> str:
+    """Return a digest of rules for the text, by which parts name them; empty without rules."""
+    return fingerprint_digest(rules) if rules else ""
+
+
+def present_text(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the rules for the text that an output follows, or is being rewritten by.
+
+    Args:
+        run: content of `run.json`.
+    """
+    found = run[TEXT] if TEXT in run else run_setting(run, "fingerprint", TEXT)
+    return found if isinstance(found, dict) else {}
+
+
 def is_complete(store: Store) -> bool:
-    """Return whether an output has the summary of its plan, so that every image has its row."""
+    """Return whether an output has the summary of its plan, so that every image has its row.
+
+    While other rules for the text are applied, its captions are not those of the summary.
+    """
     try:
         summary = read_summary(store)
     except (ObjectNotFound, DatasetError):  # a damaged one is written again
+        return False
+    try:
+        text = present_text(read_json(store, RUN))
+    except ObjectNotFound:
+        text = {}
+    if summary.text != text_digest(text):
         return False
     plan = read_plan_record(store)
     return plan is None or plan.num_images == summary.num_images

@@ -215,13 +215,13 @@ def _conflict(store: Store, claim: Claim, theirs: dict[str, Any]) -> RunConflict
     noun = claim.noun
     return RunConflict(
         f"{store.uri}: belongs to another {noun}; give another output, or the settings of that "
-        f"{noun} (- that {noun}, + this one):\n{_difference(theirs, claim.fingerprint)}"
+        f"{noun} (- that {noun}, + this one):\n{difference(theirs, claim.fingerprint)}"
         f"{claim.remedy(theirs)}",
         uri=store.uri,
     )
 
 
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """Show how two fingerprints differ: `-` theirs, `+` ours, one setting per line."""
     lines = difflib.unified_diff(_flat(theirs), _flat(ours), lineterm="", n=0)
     # The first two lines are a diff's header; settings that are equal are not shown.
