@@ -73,7 +73,7 @@ def shape_of(schema: Mapping[str, Any], setting: str) -> Shape:
     except SchemaError as error:
         place = ".".join([setting, *map(str, error.absolute_path)])
         raise ConfigError(
-            f"{place}: is not a JSON schema: {brief(error.message, 200)}", setting=setting
+            f"{place}: is not valid in a JSON schema: {brief(error.message, 200)}", setting=setting
         ) from None
     except RecursionError:
         raise ConfigError(f"{setting}: is nested too deeply", setting=setting) from None

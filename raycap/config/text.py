@@ -33,7 +33,9 @@ class Replacement(Section):
                 # A replacement is looked at only where something is found: so find nothing, too.
                 compile_pattern(f"(?:{self.find}\n)|").sub(self.replacement, "")
             except (PatternError, IndexError) as error:
-                raise ValueError(f"no regular expression with its replacement: {error}") from None
+                raise ValueError(
+                    f"not a valid regular expression or replacement: {error}"
+                ) from None
         return self
 
 

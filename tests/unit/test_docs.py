@@ -16,7 +16,8 @@ from pydantic_core import to_jsonable_python
 
 from docs.reference import ROOTS, pages
 from raycap import schema
-from raycap.config import Section, StudyConfig, TuneConfig, is_section
+from raycap.captioning.prompts import settled_prompts
+from raycap.config import CaptionConfig, Section, StudyConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
 from raycap.console import COMMANDS, app
 from raycap.diagnostics import Check
@@ -117,7 +118,7 @@ def test_every_setting_has_type_default_and_meaning(kind: type[Section]) -> None
         table = rows(section(CONFIG, heading))
         for name, field in kind.model_fields.items():
             found = {key.strip("`").rpartition(".")[2]: cells for key, cells in table.items()}
-            told, default, meaning = found[name]
+            told, default, meaning = found[field.alias or name]
             assert told
             assert meaning == words(field.description or "missing")
             value = field.get_default(call_default_factory=True)
@@ -154,6 +155,9 @@ def test_the_settings_shown_are_allowed(block: Block) -> None:
     values = yaml.safe_load(block.text)
     if command == "# raycap tune":
         assert read_space(validate_config(TuneConfig, values))
+        return
+    if command == "# raycap caption":
+        assert settled_prompts(validate_config(CaptionConfig, values))
         return
     assert command == "# raycap study"
     config = validate_config(StudyConfig, values)
