@@ -10,7 +10,7 @@ import tokenizers
 import torch
 import transformers
 from jaxtyping import UInt8
-from tokenizers import models, pre_tokenizers, processors
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 T: Any = transformers  # partly untyped there
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
@@ -94,6 +94,27 @@ def _tokenizer(**named: str) -> Any:
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", BOS)]
     )
+    return T.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_specific_special_tokens=named,
+        extra_special_tokens=[*MARKS, *TILES],
+    )
+
+
+def spelling_tokenizer(**named: str) -> Any:
+    """As many tokens, but instead of words the letters and marks that JSON is written with."""
+    letters = [*'[]{}":,Ġ', *"abcdefghijklmnopqrstuvwxyz", *"0123456789"][: len(WORDS)]
+    assert len(letters) == len(WORDS)
+    vocabulary = [*SPECIALS, *MARKS, *TILES, *letters]
+    backend: Any = tokenizers.Tokenizer(
+        models.BPE({token: at for at, token in enumerate(vocabulary)}, [], unk_token="<unk>")
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     return T.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",

@@ -1,6 +1,7 @@
 """Answers of local models that follow a JSON schema."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,15 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers
 
 from raycap.answers.typed import AnswerType, choices_schema
+from raycap.config import GenerationConfig, SamplingConfig
+from raycap.models.base import Question
+from raycap.models.sources import find_model
+from raycap.models.vlm.captioner import VlmCaptioner, load_vlm
 from raycap.models.vlm.constrained import JsonGrammars
+from tests.support import tiny_blip
+from tests.support.tiny_vlm import EOS, random_images, save_vlm, spelling_tokenizer
 
+_one_thread = tiny_blip.one_thread
 T: Any = transformers  # partly untyped there
 PAD, START, END, OTHER_END = range(4)
 SCHEMAS = [
@@ -96,3 +104,46 @@ def test_every_finished_answer_is_of_the_type(
     assert answers.array([json.dumps(value) for value in values]).null_count == 0
     for text, whole in zip(texts, is_whole, strict=True):
         assert whole or text[0] in "[{"  # cut by the maximum of tokens
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize(
+    "generation",
+    [
+        GenerationConfig(num_beams=1, max_new_tokens=40),
+        GenerationConfig(num_beams=3, max_new_tokens=40),
+        GenerationConfig(
+            num_beams=1, max_new_tokens=40, sampling=SamplingConfig(enabled=True, temperature=3.0)
+        ),
+    ],
+    ids=["greedy", "beams", "sampling"],
+)
+def test_a_captioner_follows_the_type_of_each_question(
+    tmp_path: Path, generation: GenerationConfig
+) -> None:
+    save_vlm("qwen2_vl", tmp_path)
+    target = find_model(str(tmp_path)).target
+    network, processor = load_vlm(tmp_path, torch.float32)
+    processor.tokenizer = spelling_tokenizer(
+        image_token="<|image_pad|>", video_token="<|video_pad|>"
+    )
+    network.generation_config.eos_token_id = EOS
+    captioner = VlmCaptioner(network, processor, target, generation)
+    kind = {"enum": ["dog", "cat", "bird"]}
+    tags = {**choices_schema(["red", "blue"]), "minItems": 1}
+    asked = [
+        Question(text="describe"),
+        Question(text="kind", json_schema=json.dumps(kind)),
+        Question(text="tags", json_schema=json.dumps(tags)),
+    ]
+    pixels = random_images(3, target.width_px)
+    answers = captioner.answer(pixels, [asked] * 3)
+    for plain, one, several in answers:
+        assert one.text in ('"dog"', '"cat"', '"bird"')
+        assert one.finish == "stop"
+        assert several.finish == "length" or AnswerType(tags).parse(several.text)
+        assert plain.text[:1] not in '["'
+    alone = [captioner.answer(image[None], [asked])[0] for image in pixels]
+    assert [[one.text for one in row] for row in alone] == [
+        [one.text for one in row] for row in answers
+    ]

@@ -1,5 +1,6 @@
 """What vLLM is asked, what is read of its answers, and what is refused; without vLLM itself."""
 
+import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import raycap
+from raycap.answers.typed import AnswerType
 from raycap.config import CalibrateConfig, CaptionConfig, GenerationConfig, ModelConfig
 from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
@@ -26,6 +28,7 @@ from raycap.models.vlm.vllm_requests import (
     read_caption,
     request,
     sampling_params,
+    structured_outputs,
 )
 from raycap.preflights.run import preflight
 from tests.support.tiny_vlm import IMAGE, random_images, save_vlm
@@ -78,6 +81,13 @@ def test_sampling_is_by_the_settings_and_the_images_own_seed(tmp_path: Path) -> 
     assert "seed" not in params  # each image has its own
     assert image_seed(pixels, 3) not in (image_seed(other, 3), image_seed(pixels, 4))
     assert np.array_equal(np.asarray(asked["multimodal_data"]["image"]), pixels)
+
+
+def test_an_answer_is_held_to_the_schema_of_its_prompt() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    found = structured_outputs(json.dumps(schema))["structured_outputs"]
+    assert json.loads(found["json"]) == AnswerType(schema).enforced()
+    assert structured_outputs(None) == {}
 
 
 def test_the_engine_gets_the_users_arguments_and_those_that_are_raycaps() -> None:
