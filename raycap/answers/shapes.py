@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 import regex
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from raycap.errors import ConfigError
 from raycap.text import brief
@@ -67,14 +65,16 @@ def shape_of(schema: Mapping[str, Any], setting: str) -> Shape:
     Raises:
         ConfigError: it is not a JSON schema, or says something that is not supported.
     """
+    from raycap.answers.validation import schema_fault  # noqa: PLC0415  jsonschema is slow
+
     try:
-        Draft202012Validator.check_schema(schema)
+        fault = schema_fault(schema)
+        if fault is not None:
+            place = ".".join([setting, *fault[0]])
+            raise ConfigError(
+                f"{place}: is not valid in a JSON schema: {brief(fault[1], 200)}", setting=setting
+            )
         return _Reading(schema, setting).shape(schema, ())
-    except SchemaError as error:
-        place = ".".join([setting, *map(str, error.absolute_path)])
-        raise ConfigError(
-            f"{place}: is not valid in a JSON schema: {brief(error.message, 200)}", setting=setting
-        ) from None
     except RecursionError:
         raise ConfigError(f"{setting}: is nested too deeply", setting=setting) from None
 

@@ -14,10 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import regex
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.exceptions import best_match
-from jsonschema.validators import extend
 
 from raycap.answers.shapes import Shape, shape_of
 from raycap.errors import ConfigError, ErrorCode, ImageError
@@ -27,7 +23,6 @@ from raycap.text import brief
 WRAPPED = "answer"
 """The property of the object in which servers send a value that is not an object."""
 
-_PATTERN_TIMEOUT_S = 2.0
 _MAX_STARTS = 100
 _LONGEST_REASON = 300
 _FENCED = re.compile(r"```[\w-]*[ \t]*\n(.*?)```", re.DOTALL)
@@ -51,8 +46,10 @@ class AnswerType:
         Raises:
             ConfigError: it is not a JSON schema, or says something that is not supported.
         """
+        from raycap.answers.validation import validator  # noqa: PLC0415  jsonschema is slow
+
         self._shape = shape_of(schema, setting)
-        self._validator = _Validator(self._shape.schema)
+        self._fault = validator(self._shape.schema)
 
     @property
     def arrow(self) -> pa.DataType:
@@ -74,10 +71,10 @@ class AnswerType:
         try:
             for value in self._values(answer):
                 cleaned = _cleaned(value, self._shape)
-                error = best_match(self._validator.iter_errors(cleaned))
-                if error is None:
+                fault = self._fault(cleaned)
+                if fault is None:
                     return _filled(cleaned, self._shape)
-                reason = reason or f"{error.json_path}: {error.message}"
+                reason = reason or fault
         except RecursionError:
             reason = "it is nested too deeply"
         reason = reason or f"it has no JSON: {answer!r}"
@@ -292,35 +289,3 @@ def _or_null(shape: Shape, names: set[str]) -> dict[str, Any]:
     if "enum" in found:
         found["enum"] = [*found["enum"], None]
     return {**found, "type": [found["type"], "null"]}
-
-
-def _pattern(
-    validator: Any, pattern: str, instance: Any, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    """Check a pattern as JSON Schema does, within a time limit."""
-    del schema
-    if not validator.is_type(instance, "string"):
-        return
-    try:
-        is_found = regex.search(pattern, instance, timeout=_PATTERN_TIMEOUT_S)
-    except TimeoutError:
-        yield ValidationError(f"{pattern!r} takes over {_PATTERN_TIMEOUT_S:g} s for {instance!r}")
-        return
-    if not is_found:
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _unicode(
-    validator: Any, types: Any, instance: Any, schema: Mapping[str, Any]
-) -> Iterator[ValidationError]:
-    """Check the type, and that a text can be written as UTF-8."""
-    yield from Draft202012Validator.VALIDATORS["type"](validator, types, instance, schema) or ()
-    if isinstance(instance, str):
-        try:
-            instance.encode()
-        except UnicodeEncodeError:
-            yield ValidationError(f"{instance!r} is not Unicode")
-
-
-_extend: Any = extend  # untyped there
-_Validator = _extend(Draft202012Validator, {"pattern": _pattern, "type": _unicode})
