@@ -22,7 +22,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
 from tests.support.commandline import rows_of
-from tests.support.tiny_vlm import save_vlm
+from tests.support.tiny_vlm import save_spelling_vlm, save_vlm
 
 pytest.importorskip("vllm", reason="vLLM needs an environment of its own: make test-vllm")
 pytestmark = [
@@ -81,6 +81,25 @@ def test_the_captions_are_those_of_the_vlm_captioner_and_a_run_goes_on(
         assert (row["caption"], row["model"]) == (caption.text, model)
         assert row["logprob"] == pytest.approx(caption.logprob, abs=1e-3)
     assert len({row["caption"] for row in rows}) > 1
+
+
+def test_answers_follow_the_types_of_their_prompts(tmp_path: Path) -> None:
+    model = str(save_spelling_vlm(tmp_path / "model"))
+    write_scenes(tmp_path / "scenes", 5, seed=4)
+    prompts = {
+        "plain": "describe",
+        "kind": {"text": "kind", "json_schema": {"enum": ["dog", "cat"]}, "max_new_tokens": 12},
+        "tags": {"text": "tags", "choices": ["red", "blue"], "max_new_tokens": 60},
+    }
+    settings = config_for(model, ARGS, part_size=4, max_failed_share=1.0)
+    settings = validate_config(CaptionConfig, {**settings.model_dump(), "prompts": prompts})
+    raycap.caption(tmp_path / "scenes", tmp_path / "out", config=settings)
+    for row in rows_of(tmp_path / "out"):
+        assert row["kind"]["value"] in ("dog", "cat")
+        assert (row["tags"]["error_code"] is None) == (row["tags"]["value"] is not None)
+        assert set(row["tags"]["value"] or ()) <= {"red", "blue"}
+        assert row["plain"]["error_code"] is None
+    assert verify(tmp_path / "out").is_complete
 
 
 def test_as_the_second_model_of_a_cascade_its_draws_are_the_images_own(

@@ -1,5 +1,6 @@
 """Small random vision-language models of several families, saved without any network."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,19 @@ def save_vlm(family: str, folder: Path) -> Path:
     model.generation_config.suppress_tokens = list(range(IMAGE, IMAGE + 1 + len(MARKS + TILES)))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+def save_spelling_vlm(folder: Path) -> Path:
+    """Save a random Qwen2-VL whose tokens are letters, so that it can write JSON."""
+    save_vlm("qwen2_vl", folder)
+    processor = T.AutoProcessor.from_pretrained(folder)
+    processor.tokenizer = spelling_tokenizer(
+        image_token="<|image_pad|>", video_token="<|video_pad|>"
+    )
+    processor.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": EOS}))
     return folder
 
 

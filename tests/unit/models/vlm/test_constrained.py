@@ -17,7 +17,7 @@ from raycap.models.sources import find_model
 from raycap.models.vlm.captioner import VlmCaptioner, load_vlm
 from raycap.models.vlm.constrained import JsonGrammars
 from tests.support import tiny_blip
-from tests.support.tiny_vlm import EOS, random_images, save_vlm, spelling_tokenizer
+from tests.support.tiny_vlm import random_images, save_spelling_vlm
 
 _one_thread = tiny_blip.one_thread
 T: Any = transformers  # partly untyped there
@@ -121,13 +121,9 @@ def test_every_finished_answer_is_of_the_type(
 def test_a_captioner_follows_the_type_of_each_question(
     tmp_path: Path, generation: GenerationConfig
 ) -> None:
-    save_vlm("qwen2_vl", tmp_path)
+    save_spelling_vlm(tmp_path)
     target = find_model(str(tmp_path)).target
     network, processor = load_vlm(tmp_path, torch.float32)
-    processor.tokenizer = spelling_tokenizer(
-        image_token="<|image_pad|>", video_token="<|video_pad|>"
-    )
-    network.generation_config.eos_token_id = EOS
     captioner = VlmCaptioner(network, processor, target, generation)
     kind = {"enum": ["dog", "cat", "bird"]}
     tags = {**choices_schema(["red", "blue"]), "minItems": 1}
