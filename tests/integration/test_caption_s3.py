@@ -187,3 +187,18 @@ def test_a_list_may_mix_kinds_of_addresses_and_retry_failed_mends_what_was_passi
     rows.pop(f"{web_server}/flaky.jpg")
     assert after == rows
     assert verify(output).is_complete
+
+
+def test_other_rules_for_the_text_need_no_image_of_the_bucket(
+    s3: S3, s3_log: RequestLog, make_jpeg: MakeJpeg
+) -> None:
+    put_images(s3, make_jpeg, 7)
+    source, output = f"{s3.uri}/photos", f"{s3.uri}/out"
+    kept = config(engine={"part_size": 3}, text={"keep_answer": True})
+    raycap.caption(source, output, config=kept)
+    before = s3_log.image_reads(s3.bucket)
+    loud = config(text={"keep_answer": True, "case": "upper"})
+    raycap.caption(source, output, config=loud, again="text")
+    assert s3_log.image_reads(s3.bucket) == before
+    assert all(row["caption"] == row["answer"].upper() for row in rows_of(s3, "out"))
+    assert verify(output, storage=loud.storage).is_complete
