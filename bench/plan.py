@@ -34,7 +34,9 @@ def pages(count: int) -> Iterator[pa.Table]:
         keys = [f"2026/photos/{number:09d}.jpg" for number in numbers]
         uris = [f"s3://bucket/{key}" for key in keys]
         etags = [f"{number:032x}" for number in numbers]
-        yield pa.table([keys, uris, [100_000] * len(keys), etags], schema=schema.MANIFEST)
+        contexts = pa.nulls(len(keys), pa.string())
+        columns = [keys, uris, [100_000] * len(keys), etags, contexts]
+        yield pa.table(columns, schema=schema.MANIFEST)
 
 
 def commit(store: LocalStore, plan: CaptionPlan, share: float) -> None:

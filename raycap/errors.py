@@ -83,6 +83,7 @@ class ErrorCode(StrEnum):
     MODEL_REJECTED = "model_rejected"
     TEXT_FAILED = "text_failed"
     WRONG_TYPE = "wrong_type"
+    NO_CONTEXT = "no_context"
     # Transient: the image could not be fetched; `--retry-failed` retries it.
     EXPIRED = "expired"
     TIMEOUT = "timeout"

@@ -29,6 +29,8 @@ DIGEST = "digest"
 ANSWER = "answer"
 OTHER_ANSWERS = "other_answers"
 VALUE = "value"
+CONTEXT = "context"
+CONTEXT_DIGESTS = "context_digests"
 
 # Only in the stream between the stages of a run.
 PART = "part"
@@ -43,6 +45,7 @@ PROMPT = "prompt_index"
 IS_FIRST = "is_first"
 PROMPTS = "prompts"
 QUESTIONS = "questions"
+KEPT_FIELDS = "kept_fields"
 
 # Only in the stream of a preflight.
 IMAGES = "images"
@@ -64,11 +67,14 @@ MANIFEST = pa.schema(
         pa.field(URI, pa.string(), nullable=False),
         pa.field(SIZE_BYTES, pa.int64()),
         pa.field(ETAG, pa.string()),
+        pa.field(CONTEXT, pa.string()),
     ]
 )
 """One image to caption. `image_id` is its key relative to the source. `uri` is its address, or
 `<dataset>#<image_id>` if a caption dataset contains the image. `etag` is the S3 ETag, the size and
-modification time of a local file, or the digest in a caption dataset; null if unknown."""
+modification time of a local file, or the digest in a caption dataset; null if unknown. `context` is
+a JSON object with what the source knows of the image: the values of the fields that the run uses,
+or `{"*": ...}` with the ETags of its sidecars by name; null if the run uses no such field."""
 
 _ALTERNATIVES = pa.list_(
     pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])
@@ -186,6 +192,8 @@ ANSWERED = pa.schema(
         *CAPTIONS,
         *KEPT,
         pa.field(VALUE, pa.string()),
+        pa.field(CONTEXT_DIGESTS, pa.string()),
+        pa.field(KEPT_FIELDS, pa.list_(pa.string())),
     ]
 )
 """Rows from the captioners to the driver: the answer to one prompt about one image.
@@ -193,7 +201,9 @@ ANSWERED = pa.schema(
 `prompt_index` is that of the prompt among those of the run, 0 in a run without named prompts;
 `is_first` marks one of the answers about an image, so that images can be counted; the columns of
 KEPT are null unless the run keeps answers; `value` is a typed answer as JSON. `num_rows` counts
-answers."""
+answers. `context_digests` is a JSON object with a digest for each field of the image's context,
+null if the run uses none; `kept_fields` has the values of the fields that the run keeps, in their
+order."""
 
 LOADED = pa.schema(
     [

@@ -1,1 +1,1 @@
-"""What becomes of a model's answer: its type, and the rules for its text."""
+"""What a model is asked, and what becomes of its answer: its type, and the rules for its text."""

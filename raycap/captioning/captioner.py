@@ -53,6 +53,9 @@ class Batch:
     pixels: UInt8[np.ndarray, "b h w 3"]
     questions: Questions | None = None
     """The same number per image; None for one caption each, by the settings."""
+    unfilled: Sequence[Question] | None = None
+    """What would be asked with the fields of the prompts left as they are; None if they have
+    none."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -60,11 +63,15 @@ class Batch:
     def cut(self, start: int, stop: int) -> "Batch":
         """Return the images from one position to another."""
         questions = None if self.questions is None else self.questions[start:stop]
-        return Batch(self.pixels[start:stop], questions)
+        return Batch(self.pixels[start:stop], questions, self.unfilled)
 
     def greyed(self) -> "Batch":
-        """Return as many plain grey images, with the same questions."""
-        return Batch(np.full_like(self.pixels, 128), self.questions)
+        """Return as many plain grey images, with the same questions.
+
+        Without what is known of the images: it may be at fault.
+        """
+        questions = self.questions if self.unfilled is None else [self.unfilled] * len(self)
+        return Batch(np.full_like(self.pixels, 128), questions)
 
 
 class AnswersBatches(Protocol):
@@ -219,7 +226,8 @@ class CaptionActor:
         telemetry.note_in_flight(len(images))
         outcomes: dict[int, Outcome] = {}
         for places, questions in alike(asked, images.shapes):
-            group = Batch(images.pixels(places), questions)
+            indices = () if asked is None else asked[places[0]][0]
+            group = Batch(images.pixels(places), questions, unfilled(indices, self._spec))
             found = caption_all(self._captioner, group, self._batch_size, num_lanes)
             outcomes |= zip((images.rows[place] for place in places), found, strict=True)
         telemetry.note_in_flight(0)
@@ -416,6 +424,14 @@ def alike(
         groups[shape, None if asked is None else asked[place][0]].append(place)
     for places in groups.values():
         yield places, None if asked is None else [asked[place][1] for place in places]
+
+
+def unfilled(indices: Sequence[int], spec: RunSpec) -> list[Question] | None:
+    """Return questions with their fields left as they are; None if the prompts have no fields."""
+    if spec.context is None or not spec.context.has_fields:
+        return None
+    prompts = [spec.prompts[index] for index in indices]
+    return [prompt.question(prompt.text) for prompt in prompts]
 
 
 def answered_table(

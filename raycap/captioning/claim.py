@@ -7,11 +7,13 @@ from typing import Any
 
 from raycap.answers.wording import check_rules
 from raycap.captioning.cascade import Cascade, find_cascade
+from raycap.captioning.context import Context
+from raycap.captioning.fields import CONTEXT, describe_fields, open_with_fields
 from raycap.captioning.ledger import check_adoptable
 from raycap.captioning.moving import Move, find_move
 from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.prompts import settled_prompts
-from raycap.captioning.source import Listing, open_source
+from raycap.captioning.source import Listing
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
@@ -79,7 +81,7 @@ def settle(
         ModelError: the model cannot be loaded.
         StorageError: a store refuses.
     """
-    listing = open_source(str(source), config.storage, config.source.split)
+    listing, config = open_with_fields(str(source), config, store)
     announce("finding the model")
     model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
     check_arithmetic(model, config.model)
@@ -92,7 +94,7 @@ def settle(
         "prompts": settled_prompts(config),
     }
     config = config.model_copy(update=settled)
-    _check_prompts(config, model)
+    check_prompts(config, model)
     check_rules(config.text)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
     fingerprint = with_first_text(store, fingerprint)
@@ -107,8 +109,8 @@ def settle(
     )
 
 
-def _check_prompts(config: CaptionConfig, model: ModelSource) -> None:
-    """Raise ConfigError if the model takes no prompts, or a name of one is that of a column."""
+def check_prompts(config: CaptionConfig, model: ModelSource) -> None:
+    """Raise ConfigError if the model does not support the prompts, or a name of one is taken."""
     for name in config.prompts.keys() & {*LOADED.names}:
         raise ConfigError(
             f"prompts.{name}: is the name of another column: choose another name",
@@ -117,12 +119,16 @@ def _check_prompts(config: CaptionConfig, model: ModelSource) -> None:
     kind = find_kind(model.kind)
     if any(prompt.json_schema or prompt.choices for prompt in config.prompts.values()):
         kind.check_typed(config.model)
-    if config.prompts and not kind.takes_questions:
+    context = Context.of(config)
+    is_constant = not config.prompts and (context is None or not context.has_fields)
+    if not is_constant and not kind.takes_questions:
         able = ", ".join(kind.name for kind in KINDS if kind.takes_questions)
+        setting = "prompts" if config.prompts else "generation.prompt"
+        what = "prompts" if config.prompts else "prompts with fields"
         raise ConfigError(
-            f"prompts: {model.name} is a model of kind {model.kind}, which takes no prompts; "
+            f"{setting}: {model.name} is a model of kind {model.kind}, which takes no {what}; "
             f"models of kind {able} do",
-            setting="prompts",
+            setting=setting,
         )
 
 
@@ -134,9 +140,9 @@ def caption_fingerprint(
 ) -> dict[str, Any]:
     """Return what decides a run's captions: two runs alike in this may share an output.
 
-    The keys `cascade`, `prompts` and `text` exist only with a cascade, named prompts or rules for
-    the text, so that older outputs can be continued. Which named prompts there are is not part of
-    it: they can be added and changed later.
+    The keys `cascade`, `prompts`, `context` and `text` exist only with a cascade, named prompts,
+    fields or rules for the text, so that older outputs can be continued. Which named prompts there
+    are is not part of it: they can be added and changed later.
     """
     found = {
         **source,
@@ -149,6 +155,8 @@ def caption_fingerprint(
         found["prompts"] = "named"
     if rules := config.text.rules():
         found["text"] = rules
+    if (fields := describe_fields(config)) is not None:
+        found[CONTEXT] = fields
     return found if cascade is None else {**found, "cascade": cascade.describe()}
 
 

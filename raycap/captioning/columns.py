@@ -5,7 +5,7 @@ image: with a column per answer field in a run with one prompt, and with a struc
 in a run with named prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int32
 
 from raycap import schema
 from raycap.answers.typed import answer_type
+from raycap.captioning.context import Context
 from raycap.captioning.prompts import Prompt, is_named
 from raycap.config import TextConfig
 
@@ -25,14 +26,48 @@ _OF_IMAGE = [
 """Columns of an image in a run with named prompts. Its error is the first of its answers."""
 
 
+def recorded_context(rows: pa.Table) -> list[str | None]:
+    """Return the digests of what was filled in for the rows of a captions part."""
+    if schema.CONTEXT_DIGESTS not in rows.column_names:
+        return [None] * len(rows)
+    found: list[str | None] = rows[schema.CONTEXT_DIGESTS].to_pylist()
+    return found
+
+
+def _context_columns(context: Context | None) -> list[pa.Field]:
+    """Return the columns of an image in a run whose prompts have fields, or that keeps fields."""
+    if context is None:
+        return []
+    return [pa.field(name, pa.string()) for name in (schema.CONTEXT_DIGESTS, *context.keep)]
+
+
+def _with_kept(answered: pa.Table, context: Context | None) -> pa.Table:
+    """Give ANSWERED rows the fields that the run keeps as columns."""
+    for index, name in enumerate(() if context is None else context.keep):
+        answered = answered.append_column(
+            name, pc.list_element(answered[schema.KEPT_FIELDS], index)
+        )
+    return answered
+
+
+def _with_columns(rows: pa.Table, columns: Iterable[pa.Field]) -> pa.Table:
+    """Give the rows of a part the columns that it lacks, as it was written without fields."""
+    for field in columns:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
+
+
 class CaptionColumns:
     """The columns of a run with one prompt."""
 
     num_prompts = 1
     digests: Mapping[str, str] = {}
 
-    def __init__(self, *, keeps_answer: bool = False) -> None:
-        self._columns = pa.schema([*schema.CAPTIONS, *(schema.KEPT if keeps_answer else ())])
+    def __init__(self, *, keeps_answer: bool = False, context: Context | None = None) -> None:
+        self._context = context
+        kept = schema.KEPT if keeps_answer else ()
+        self._columns = pa.schema([*schema.CAPTIONS, *kept, *_context_columns(context)])
 
     def rows(self, answered: pa.Table, old: pa.Table | None) -> pa.Table:
         """Return the rows of a part.
@@ -41,7 +76,7 @@ class CaptionColumns:
             answered: ANSWERED rows: of a new part, all.
             old: The rows of the existing part, some of which are replaced.
         """
-        new = answered.sort_by(schema.ROW)
+        new = _with_kept(answered, self._context).sort_by(schema.ROW)
         rows = new.select(self._columns.names).cast(self._columns)
         if old is None:
             return rows
@@ -59,7 +94,16 @@ def _replaced(old: pa.Table, new: pa.Table, rows: Int32[np.ndarray, " r"]) -> pa
 class AnswerColumns:
     """The columns of a run with named prompts."""
 
-    def __init__(self, prompts: Sequence[Prompt], *, keeps_answer: bool = False) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        keeps_answer: bool = False,
+        context: Context | None = None,
+    ) -> None:
+        self._context = context
+        self._of_context = _context_columns(context)
+        self._of_image = [*_OF_IMAGE, *(field.name for field in self._of_context)]
         self.num_prompts = len(prompts)
         self._prompts = prompts
         self._keeps_answer = keeps_answer
@@ -77,13 +121,15 @@ class AnswerColumns:
             old: The rows of the existing part, some answers of which are replaced. Columns of
                 other prompts are kept, except of images that have changed.
         """
+        answered = _with_kept(answered, self._context)
         first = answered.filter(answered[schema.IS_FIRST]).sort_by(schema.ROW)
-        images = first.select(_OF_IMAGE)
+        images = first.select(self._of_image)
         others: dict[str, pa.Array] = {}
         if old is not None:
             rows = first[schema.ROW].to_numpy()
+            old = _with_columns(old, self._of_context)
             others = self._others(old, _changed(old, images, rows))
-            images = _replaced(old.select(_OF_IMAGE).cast(images.schema), images, rows)
+            images = _replaced(old.select(self._of_image).cast(images.schema), images, rows)
         columns = {
             prompt.name: self._answers(index, prompt.name, answered, old, len(images))
             for index, prompt in enumerate(self._prompts)
@@ -97,7 +143,7 @@ class AnswerColumns:
         kept = {
             name: old[name].combine_chunks()
             for name in old.column_names
-            if name not in self.digests and name not in schema.CAPTIONS.names
+            if name not in {*self.digests, *schema.CAPTIONS.names, *self._of_image}
         }
         return {
             name: pc.if_else(changed, pa.nulls(len(column), column.type), column)
@@ -124,11 +170,13 @@ class AnswerColumns:
         return _replaced(pa.table([before], [name]), pa.table([new], [name]), places)[name]
 
 
-def columns_of(prompts: Sequence[Prompt], text: TextConfig) -> CaptionColumns | AnswerColumns:
+def columns_of(
+    prompts: Sequence[Prompt], text: TextConfig, context: Context | None
+) -> CaptionColumns | AnswerColumns:
     """Return the columns of a run."""
     if is_named(prompts):
-        return AnswerColumns(prompts, keeps_answer=text.keep_answer)
-    return CaptionColumns(keeps_answer=text.keep_answer)
+        return AnswerColumns(prompts, keeps_answer=text.keep_answer, context=context)
+    return CaptionColumns(keeps_answer=text.keep_answer, context=context)
 
 
 def _changed(

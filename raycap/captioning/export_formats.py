@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from io import BytesIO, TextIOWrapper
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -231,10 +232,11 @@ def write_csv(pages: Pages, file: BinaryIO) -> int:
     it: spreadsheets would run it as a formula.
     """
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.DictWriter(text, CAPTIONS.names)
+    columns, tables = _with_columns(pages)
+    writer = csv.DictWriter(text, columns.names)
     writer.writeheader()
     num_rows = 0
-    for table in pages(None):
+    for table in tables:
         for row in map(_plain, rows_of(table)):
             alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
             cells = {**row, ALTERNATIVES: alternatives}
@@ -247,11 +249,20 @@ def write_csv(pages: Pages, file: BinaryIO) -> int:
 def write_parquet(pages: Pages, file: BinaryIO) -> int:
     """Write every row to one Parquet file; return their number."""
     num_rows = 0
-    with pq.ParquetWriter(file, CAPTIONS, compression="zstd") as writer:
-        for table in _gathered(pages(None)):
-            writer.write_table(table.cast(CAPTIONS), row_group_size=_ROW_GROUP_ROWS)
+    columns, tables = _with_columns(pages)
+    with pq.ParquetWriter(file, columns, compression="zstd") as writer:
+        for table in _gathered(tables):
+            writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP_ROWS)
             num_rows += len(table)
     return num_rows
+
+
+def _with_columns(pages: Pages) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """Return the columns of all pages, those of fields that the run keeps last, and the pages."""
+    tables = pages(None)
+    first = next(tables, CAPTIONS.empty_table())
+    kept = [field for field in first.schema if field.name not in CAPTIONS.names]
+    return pa.schema([*CAPTIONS, *kept]), chain([first], tables)
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

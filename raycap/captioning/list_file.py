@@ -6,12 +6,13 @@ image that fails, with the place of the row: one bad row never ends a run.
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
+from raycap.captioning.context import Wanted
 from raycap.config import StorageConfig
 from raycap.datasets.readers.files import (
     NOT_UTF8,
@@ -28,6 +29,7 @@ from raycap.datasets.readers.table_rows import (
     VALUE,
     Row,
     TableForm,
+    column_names,
     form_of,
     read_placed_rows,
 )
@@ -49,8 +51,26 @@ _DELIMITERS = ",\t;|"
 _LINES = "txt"  # one address per line
 
 
-def read_list(source: str, config: StorageConfig) -> Iterator[pa.Table]:
+def list_fields(source: str, config: StorageConfig, wanted: Collection[str]) -> list[str]:
+    """Return which columns of a list can be fields of prompts; raises as `column_names`.
+
+    The addresses are none: they may contain signatures.
+    """
+    file = open_file(source, config)
+    form = _form_of(file)
+    names = [] if form.kind == _LINES else column_names(file, form, wanted)
+    return [name for name in names if name != URI]
+
+
+def read_list(
+    source: str, config: StorageConfig, wanted: Wanted | None = None
+) -> Iterator[pa.Table]:
     """Read a list file as MANIFEST tables in file order, with unknown sizes and ETags.
+
+    Args:
+        source: Its address.
+        config: How stores are accessed.
+        wanted: The columns to read for `context`; None for none.
 
     The id of an image is its `image_id`, if there is such a column and it is not empty, and its
     address without secrets otherwise. Relative paths are relative to the list's folder. The address
@@ -61,14 +81,15 @@ def read_list(source: str, config: StorageConfig) -> Iterator[pa.Table]:
         StorageError: the file cannot be read.
     """
     file = open_file(source, config)
-    for page in paged(_images(file), _PAGE_ROWS):
+    for page in paged(_images(file, wanted), _PAGE_ROWS):
         yield _table(page)
 
 
-def _images(file: AnnotationFile) -> Iterator[tuple[str, str]]:
-    """Yield image ids and absolute addresses."""
+def _images(file: AnnotationFile, wanted: Wanted | None) -> Iterator[tuple[str, str, str | None]]:
+    """Yield image ids, absolute addresses, and contexts."""
     num_read, first_fault = 0, ""
-    for place, read in _rows(file, _form_of(file)):
+    columns = () if wanted is None else wanted.names
+    for place, read in _rows(file, _form_of(file), columns):
         row = _named(read)
         try:
             image = _image(file, row)
@@ -77,7 +98,7 @@ def _images(file: AnnotationFile) -> Iterator[tuple[str, str]]:
             first_fault = first_fault or f"{place}: {error}"
         else:
             num_read += 1
-        yield image
+        yield *image, None if wanted is None else wanted.encode(row)
     if first_fault and not num_read:
         raise DatasetError(f"{file.uri}: no row names an image; {first_fault}", uri=file.uri)
 
@@ -111,9 +132,11 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def _rows(file: AnnotationFile, form: TableForm) -> Iterator[tuple[str, Row]]:
+def _rows(
+    file: AnnotationFile, form: TableForm, others: Collection[str]
+) -> Iterator[tuple[str, Row]]:
     if form.kind != _LINES:
-        return read_placed_rows(file, form, lambda columns: _choose(file, columns))
+        return read_placed_rows(file, form, lambda columns: _choose(file, columns, others))
     lines = ((number, line.strip()) for number, line in enumerate(read_lines(file, newline=""), 1))
     rows = ((f"line {number}", {URI: line}) for number, line in lines if line)
     return guarded(file, _LINES, rows)
@@ -124,12 +147,12 @@ def _named(row: Row) -> Row:
     return {URI: row[VALUE]} if VALUE in row else row
 
 
-def _choose(file: AnnotationFile, columns: pa.Schema) -> list[str]:
+def _choose(file: AnnotationFile, columns: pa.Schema, others: Collection[str]) -> list[str]:
     if URI not in columns.names:
         raise DatasetError(
             f"{file.uri}: has no column '{URI}'; name the column of addresses '{URI}'", uri=file.uri
         )
-    return [name for name in (URI, IMAGE_ID) if name in columns.names]
+    return [name for name in columns.names if name in (URI, IMAGE_ID, *others)]
 
 
 def _image(file: AnnotationFile, row: Row) -> tuple[str, str]:
@@ -194,9 +217,9 @@ def _unread(file: AnnotationFile, place: str, row: Row, reason: str) -> tuple[st
     return name or redact(given), unusable(address, reason)
 
 
-def _table(images: list[tuple[str, str]]) -> pa.Table:
-    names, uris = zip(*images, strict=True)
-    unknown = pa.nulls(len(images))
-    columns = [pa.array(names), pa.array(uris), unknown, unknown]
-    arrays = [column.cast(f.type) for column, f in zip(columns, MANIFEST, strict=True)]
+def _table(images: list[tuple[str, str, str | None]]) -> pa.Table:
+    names, uris, contexts = zip(*images, strict=True)
+    unknown = [None] * len(images)
+    columns = [names, uris, unknown, unknown, contexts]
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, MANIFEST, strict=True)]
     return pa.table(arrays, schema=MANIFEST)

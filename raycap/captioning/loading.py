@@ -20,6 +20,8 @@ from ray._private.worker import global_worker  # no public name tells a task's a
 
 from raycap import schema
 from raycap.captioning.cascade import awaits
+from raycap.captioning.columns import recorded_context
+from raycap.captioning.context import Context, digests_of, own_values, stale_fields
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -28,7 +30,7 @@ from raycap.captioning.parts import (
     read_part,
 )
 from raycap.captioning.prompts import Prompt, is_named
-from raycap.captioning.source import File, with_held_files
+from raycap.captioning.source import File, is_held, with_held_files
 from raycap.config import CaptionConfig, ImageConfig, StorageConfig
 from raycap.errors import (
     TRANSIENT_CODES,
@@ -149,6 +151,8 @@ class RunSpec:
     """Error codes of rows to caption again in a partial part."""
     prompts: tuple[Prompt, ...] = (Prompt(name="", text=""),)
     """What is asked about each image."""
+    context: Context | None = None
+    """What is filled into the prompts, and kept; None if they are plain text."""
 
     @property
     def block_rows(self) -> int:
@@ -220,6 +224,9 @@ def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, An
             asked = _open_prompts(spec, old, footer, changed)
         else:
             asked = [None if stale else [] for stale in pc.or_(changed, failed).to_pylist()]
+        if spec.context is not None:
+            again = _other_context(spec.context, manifest, old)
+            asked = [_both(one, other, spec) for one, other in zip(asked, again, strict=True)]
         # If none is stale (an image changed and changed back), all are repeated: the part must be
         # rewritten with the revision of its manifest, or it would stay pending forever.
         chosen = [index for index, prompts in enumerate(asked) if prompts != []]
@@ -288,6 +295,23 @@ def _open_prompts(
     return found
 
 
+def _other_context(
+    context: Context, manifest: pa.Table, old: pa.Table
+) -> Iterator[list[int] | None]:
+    """Yield the prompts to ask about each row because of other values; None for all of them."""
+    recorded = recorded_context(old)
+    for now, before in zip(manifest[schema.CONTEXT].to_pylist(), recorded, strict=True):
+        yield context.open_prompts(stale_fields(now, before))
+
+
+def _both(one: list[int] | None, other: list[int] | None, spec: RunSpec) -> list[int] | None:
+    """Return the prompts to ask for either reason."""
+    if one is None or other is None:
+        return None
+    indices = sorted({*one, *other})
+    return None if len(indices) == len(spec.prompts) else indices
+
+
 @lru_cache(maxsize=4)
 def _store(output: str, config: StorageConfig) -> Store:
     """Keep the client of the output across the tasks of a worker process."""
@@ -327,10 +351,12 @@ def load_image(
 ) -> dict[str, Any]:
     """Decode one image into a LOADED row; fetch it first if no file is given."""
     size_bytes = row.pop(schema.SIZE_BYTES)
+    context = row.pop(schema.CONTEXT, None)
     uri = row[schema.URI]
     loaded: dict[str, Any] = {
         **row,
         schema.URI: redact(uri),
+        schema.CONTEXT_DIGESTS: digests_of(context),
         schema.STATUS: schema.STATUS_OK,
         schema.NUM_BYTES: 0,
         schema.ALTERNATIVES: [],
@@ -338,13 +364,21 @@ def load_image(
         schema.PROMPT: 0,
         schema.IS_FIRST: True,
     }
+    values: dict[str, str] = {}
     try:
+        if spec.context is not None:
+            values = _known_values(row, context, spec.context, spec)
+            loaded[schema.KEPT_FIELDS] = spec.context.kept(values)
         if isinstance(file, ImageError):
             raise file
         data = _fetch(row, size_bytes, reader, spec) if file is None else file
         loaded[schema.NUM_BYTES] = len(data)
         loaded[schema.DIGEST] = sha256(data).hexdigest()
         image = decoder(data)
+        if spec.context is not None:
+            values |= image.exif
+            loaded[schema.KEPT_FIELDS] = spec.context.kept(values)
+            loaded[schema.QUESTIONS] = spec.context.questions(row.get(schema.PROMPTS), values)
     except ImageError as error:
         return {**loaded, **failure(error)}
     loaded[schema.PIXELS] = image.pixels.tobytes()
@@ -352,6 +386,17 @@ def load_image(
     loaded[schema.WIDTH_PX] = image.width_px
     loaded[schema.HEIGHT_PX] = image.height_px
     return loaded
+
+
+def _known_values(
+    row: dict[str, Any], context: str | None, filled: Context, spec: RunSpec
+) -> dict[str, str]:
+    """Return what is known of an image before it is read. Raises ImageError."""
+    uri, image_id = row[schema.URI], row[schema.IMAGE_ID]
+    is_below = spec.root is not None or (spec.dataset is not None and is_held(row, spec.dataset))
+    # Of its own: that of a preflight measures the images.
+    beside = filled.beside(context, uri, image_reader(spec.config.storage).read)
+    return beside | own_values(image_id, uri, filled.max_chars, is_below_source=is_below)
 
 
 def _fetch(

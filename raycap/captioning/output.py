@@ -53,6 +53,8 @@ class FinishedOutput:
     """Address of the run's source if that is a caption dataset, which may contain the images."""
     prompt: str | None = None
     """The named prompt whose answers are read as captions; None in a run without named prompts."""
+    keep: tuple[str, ...] = ()
+    """Fields of the source that the run keeps, as columns of text."""
     dropped: dict[int, list[int]] = field(default_factory=dict)
     """Rows by part that are left out, because their images are gone from the source."""
 
@@ -61,11 +63,16 @@ class FinishedOutput:
         """Images that are left out."""
         return sum(map(len, self.dropped.values()))
 
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns of its rows: those of CAPTIONS, and the fields that the run keeps."""
+        return pa.schema([*CAPTION_COLUMNS, *(pa.field(name, pa.string()) for name in self.keep)])
+
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the captions parts in order, with these columns or those of CAPTIONS."""
+        """Yield the captions parts in order, with these columns or all of `columns`."""
 
         def read(number: int) -> pa.Table:
-            wanted = CAPTION_COLUMNS.names if columns is None else columns
+            wanted = self.columns.names if columns is None else columns
             table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
             return self._without_dropped(number, table)
 
@@ -83,7 +90,7 @@ class FinishedOutput:
         Raises:
             DatasetError: its rows are not those of its manifest part.
         """
-        table = read_part(self.store, CAPTIONS, number, CAPTION_COLUMNS.names, self.prompt)
+        table = read_part(self.store, CAPTIONS, number, self.columns.names, self.prompt)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
             raise DatasetError(
@@ -141,6 +148,7 @@ def open_finished(
         max_image_bytes=_max_image_bytes(run),
         dataset=source_dataset(run),
         prompt=_prompt_of(store, run, prompt),
+        keep=tuple(run_setting(run, "fingerprint", "context", "keep") or ()),
     )
 
 

@@ -281,11 +281,18 @@ def _rows(  # noqa: PLR0913  what `read_part` and `read_captions_part` ask for
         else:
             table = file.read([name for name in wanted if name in stored])
         for name in wanted:
-            if name in schema.LATER_COLUMNS and name not in table.column_names and names is None:
+            if name in _later_columns(folder, names) and name not in table.column_names:
                 table = table.append_column(name, pa.nulls(len(table), known.field(name).type))
         return table.select(wanted)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(store, key) from error
+
+
+def _later_columns(folder: str, prompts: list[str] | None) -> tuple[str, ...]:
+    """Return the columns that a part may lack, of which older versions knew nothing."""
+    if folder == MANIFEST:
+        return (schema.CONTEXT,)
+    return schema.LATER_COLUMNS if prompts is None else ()
 
 
 def _prompts_of(file: pq.ParquetFile) -> list[str] | None:

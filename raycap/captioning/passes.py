@@ -9,6 +9,7 @@ import pyarrow as pa
 from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses
 from raycap.captioning.cascade import Cascade
+from raycap.captioning.context import Context
 from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CaptionsFooter, read_captions_footer
@@ -138,6 +139,7 @@ class CaptionPass:
             root=listing.root,
             retried=retried_codes(self._retry_failed),
             prompts=prompts_of(config),
+            context=Context.of(config),
         )
 
     def _stream(self, described: StreamSpec, on_progress: OnProgress) -> None:

@@ -4,9 +4,9 @@ The manifest consists of one or more *sorted runs* of consecutive parts: each pl
 images in key order, so a sorted run ends where the first id of a part does not follow the last id
 of the part before. The listing is read in chunks; for the key range of a chunk every sorted run is
 read as far as the chunk, and the two are joined. New images become new parts. A changed image (with
-another ETag) gets its new ETag in its part, whose revision is incremented, so that only this row is
-captioned again. If the source has moved, an unchanged image gets its new address in the same way,
-but the revision stays. An interrupted planning is completed by the next one.
+another ETag or context) gets these in its part, whose revision is incremented, so that only this
+row is captioned again. If the source has moved, an unchanged image gets its new address in the same
+way, but the revision stays. An interrupted planning is completed by the next one.
 
 `plan.json` records how many parts and images there are. So a part that is deleted later is missed,
 whichever it is, and a part that a late listing does not show is read all the same. A manifest part
@@ -22,10 +22,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raycap.captioning.context import has_changed
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -38,7 +40,7 @@ from raycap.captioning.parts import (
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.results.captioning import SUMMARY, PlanRecord, read_plan_record, write_plan_record
 from raycap.runs.records import now
-from raycap.schema import ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
+from raycap.schema import CONTEXT, ETAG, IMAGE_ID, PART, ROW, SIZE_BYTES, URI
 from raycap.schema import MANIFEST as MANIFEST_SCHEMA
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -70,7 +72,7 @@ class CaptionPlan:
     num_new: int = 0
     """Images that were not in the manifest before."""
     num_changed: int = 0
-    """Images whose ETag has changed."""
+    """Images whose ETag or context has changed."""
     num_parts: int = field(default=0, compare=False)
     """One more than the highest number of a part."""
     run: str = field(default="", compare=False)
@@ -174,6 +176,7 @@ def extend_plan(  # noqa: PLR0913  independent choices, by keyword
     limit: int | None = None,
     dry_run: bool = False,
     is_moved: bool = False,
+    has_context: bool = False,
 ) -> CaptionPlan:
     """Merge a listing into the manifest and return the complete plan.
 
@@ -185,6 +188,7 @@ def extend_plan(  # noqa: PLR0913  independent choices, by keyword
         limit: Use only the first images of the listing.
         dry_run: Write nothing, but count new parts.
         is_moved: The source has moved: also compare addresses, which takes reading them.
+        has_context: The listing has a context: also compare that.
 
     Raises:
         DatasetError: a part is damaged, or was deleted after its images had been captioned.
@@ -193,7 +197,7 @@ def extend_plan(  # noqa: PLR0913  independent choices, by keyword
     _check_whole(store, plan)
     numbers = list(sorted_runs(plan))
     threads_per_run = max(1, num_threads // max(1, len(numbers)))
-    columns = [IMAGE_ID, ETAG, *([URI] if is_moved else [])]
+    columns = [IMAGE_ID, ETAG, *[URI] * is_moved, *[CONTEXT] * has_context]
     runs = [SortedRun(store, run, threads_per_run, columns) for run in numbers]
     writer = _Writer(store, dry_run=dry_run)
     changes = _Changes(writer, plan, num_threads)
@@ -238,7 +242,15 @@ def _encoded(
         yield number, encode_manifest(table, footer)
 
 
-_Change = tuple[int, str, int | None, str, bool]  # row, uri, size, etag, only moved
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """A row of a part that differs from the listed one."""
+
+    row: int
+    listed: dict[str, Any]
+    """The listed values of its columns."""
+    is_same: bool
+    """Whether image and values are the same: only its address, or which fields it has, differ."""
 
 
 class _Changes:
@@ -260,7 +272,7 @@ class _Changes:
     def note(self, part: int, change: _Change) -> None:
         """Record a changed row."""
         self._rows[part].append(change)
-        self._plan.num_changed += not change[-1]
+        self._plan.num_changed += not change.is_same
 
     def note_gone(self, rows: pa.Table) -> None:
         """Record rows that are missing from the source."""
@@ -292,10 +304,11 @@ class _Changes:
     def _rewrite(self, changed: tuple[int, list[_Change], set[int]]) -> tuple[int, ManifestFooter]:
         number, rows, gone = changed
         columns = read_part(self._writer.store, MANIFEST, number).to_pydict()
-        for row, uri, size, etag, _ in rows:
-            columns[URI][row], columns[SIZE_BYTES][row], columns[ETAG][row] = uri, size, etag
+        for change in rows:
+            for name, value in change.listed.items():
+                columns[name][change.row] = value
         table = pa.table(columns, schema=MANIFEST_SCHEMA)
-        is_changed = not all(only_moved for *_, only_moved in rows)
+        is_changed = not all(change.is_same for change in rows)
         revision = self._plan.parts[number].revision + is_changed
         footer = manifest_footer(table, revision, gone)
         self._writer.write((number, encode_manifest(table, footer)))
@@ -388,14 +401,35 @@ def _note_changes(
     # A null on either side compares as null: without an ETag an image counts as unchanged.
     changed = pc.fill_null(pc.not_equal(chunk[ETAG], old[ETAG].take(index)), False)
     differs = changed
+    if CONTEXT in old.column_names:
+        other, has_other_values = _compare_contexts(chunk[CONTEXT], old[CONTEXT], index)
+        changed, differs = pc.or_(changed, has_other_values), pc.or_(differs, other)
     if URI in old.column_names:
         moved = pc.fill_null(pc.not_equal(chunk[URI], old[URI].take(index)), False)
-        differs = pc.or_(changed, moved)
+        differs = pc.or_(differs, moved)
     found = chunk.append_column("old", index).append_column("changed", changed).filter(differs)
     positions = old.select([PART, ROW]).take(found["old"])
-    for position, row in zip(positions.to_pylist(), found.to_pylist(), strict=True):
-        change = (position[ROW], row[URI], row[SIZE_BYTES], row[ETAG], not row["changed"])
+    listed = found.select([URI, SIZE_BYTES, ETAG, CONTEXT])
+    rows = zip(positions.to_pylist(), listed.to_pylist(), found["changed"].to_pylist(), strict=True)
+    for position, row, is_changed in rows:
+        change = _Change(row=position[ROW], listed=row, is_same=not is_changed)
         changes.note(position[PART], change)
+
+
+def _compare_contexts(
+    listed: pa.ChunkedArray, old: pa.ChunkedArray, index: pa.ChunkedArray
+) -> tuple[pa.Array, pa.Array]:
+    """Return of each listed row whether its context differs, and whether a value has changed.
+
+    A context differs without another value if the run has prompts with other fields than before.
+    """
+    before = old.take(index)
+    is_other = pc.not_equal(pc.fill_null(listed, ""), pc.fill_null(before, ""))
+    other = pc.and_(pc.is_valid(index), is_other).to_numpy()
+    pairs = zip(listed.filter(other).to_pylist(), before.filter(other).to_pylist(), strict=True)
+    changed = other.copy()
+    changed[other] = [has_changed(was, now) for now, was in pairs]
+    return pa.array(other), pa.array(changed)
 
 
 def limited(listing: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:

@@ -6,13 +6,40 @@ a prompt that is added or changed later is asked alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from raycap.answers.template import Template
 from raycap.answers.typed import AnswerType, choices_schema, dump, read_schema
-from raycap.config import CaptionConfig, PromptConfig
+from raycap.config import CaptionConfig, PromptConfig, SourceConfig
 from raycap.models.base import Question, Questions
 from raycap.parsing import parse_json
 from raycap.runs.records import fingerprint_digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledBy:
+    """The settings that decide what is filled into a prompt with fields."""
+
+    origin: str
+    """As `source.context`, settled."""
+    missing: str
+    max_chars: int
+
+    @classmethod
+    def of(cls, text: str, source: SourceConfig) -> "FilledBy | None":
+        """Return the settings for a prompt; None if it has no fields."""
+        if source.context == "off" or not Template.parse(text).fields:
+            return None
+        return cls(
+            origin=source.context,
+            missing=source.missing_context,
+            max_chars=source.max_context_chars,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values, for fingerprints."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +52,20 @@ class Prompt:
     max_new_tokens: int | None = None
     json_schema: str | None = None
     """JSON schema of a typed answer, as JSON."""
+    context: FilledBy | None = None
+    """How its fields are filled in; None if it has none."""
 
     @property
     def digest(self) -> str:
         """What decides its answers, besides the fingerprint of the run."""
-        return fingerprint_digest(
-            {
-                "text": self.text,
-                "max_new_tokens": self.max_new_tokens,
-                "json_schema": self.json_schema,
-            }
-        )
+        found: dict[str, Any] = {
+            "text": self.text,
+            "max_new_tokens": self.max_new_tokens,
+            "json_schema": self.json_schema,
+        }
+        if self.context is not None:
+            found["context"] = self.context.describe()
+        return fingerprint_digest(found)
 
     def question(self, text: str) -> Question:
         """Return the question with a text, which is that of the prompt filled in for an image."""
@@ -45,13 +75,15 @@ class Prompt:
 def prompts_of(config: CaptionConfig) -> tuple[Prompt, ...]:
     """Return the prompts of a run."""
     if not config.prompts:
-        return (Prompt(name="", text=config.generation.prompt),)
+        text = config.generation.prompt
+        return (Prompt(name="", text=text, context=FilledBy.of(text, config.source)),)
     return tuple(
         Prompt(
             name=name,
             text=prompt.text,
             max_new_tokens=prompt.max_new_tokens,
             json_schema=_schema_of(name, prompt),
+            context=FilledBy.of(prompt.text, config.source),
         )
         for name, prompt in config.prompts.items()
     )

@@ -12,6 +12,7 @@ from typing import Literal
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.claim import Asked, settle
+from raycap.captioning.fields import open_with_fields
 from raycap.captioning.ledger import (
     RetryFailed,
     Totals,
@@ -22,7 +23,7 @@ from raycap.captioning.parts import CAPTIONS, MANIFEST
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.prompts import prompt_digests
 from raycap.captioning.rewording import apply_text, reword
-from raycap.captioning.source import Listing, open_source
+from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
@@ -150,20 +151,18 @@ def forecast(
     """
     config = config or CaptionConfig()
     store = open_store(str(output), config.storage)
-    asked = None
+    is_moved = False
     if any(map(len, store.list())):
         # Only then: finding a model may download it.
         asked = settle(source, store, config, source_moved_from)
         check_claim(store, asked.claim)
         if asked.claim.replaces_plan(store):
             store = open_store(f"{store.uri}/{_NO_PREFIX}", config.storage)
+        listing, config, is_moved = asked.listing, asked.config, asked.move.is_moved
+    else:
+        listing, config = open_with_fields(str(source), config, store)
     return foresee(
-        store,
-        asked.listing if asked else open_source(str(source), config.storage, config.source.split),
-        config,
-        limit=limit,
-        retry_failed=retry_failed,
-        is_moved=asked is not None and asked.move.is_moved,
+        store, listing, config, limit=limit, retry_failed=retry_failed, is_moved=is_moved
     )
 
 
@@ -362,6 +361,7 @@ def _extended(
         limit=limit,
         dry_run=dry_run,
         is_moved=is_moved,
+        has_context=listing.wanted is not None,
     )
     logger.info(
         "planned images=%d new=%d changed=%d parts=%d skipped=%d",

@@ -2,7 +2,7 @@
 
 import heapq
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ def _ignore(image_id: str, kept: str, dropped: str) -> None:
 
 def sort_unique(
     tables: Iterable[pa.Table], run_rows: int = _RUN_ROWS, on_repeated: OnRepeated = _ignore
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Sort MANIFEST rows by image id and keep the first row of each id.
 
     More than `run_rows` rows are sorted in runs, which are written to disk and merged, so memory

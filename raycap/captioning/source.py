@@ -22,10 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.captioning.context import Wanted
 from raycap.captioning.list_file import LIST_SUFFIXES, read_list
+from raycap.captioning.metadata import with_metadata, with_sidecars, without
 from raycap.captioning.sorting import sort_unique
 from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
+from raycap.datasets.readers.files import AnnotationFile
 from raycap.datasets.splits import known_split
 from raycap.errors import (
     ConfigError,
@@ -62,13 +65,15 @@ class DatasetSource:
     split: str | None
     """Name of the split; None for all."""
 
-    def tables(self) -> Iterator[pa.Table]:
+    def tables(self, wanted: Wanted | None) -> Iterator[pa.Table]:
         """Yield MANIFEST rows sorted by image id; raises as `CaptionDataset.pages`."""
         splits = None if self.split is None else [self.split]
-        pages = self.dataset.pages(splits, [schema.IMAGE_ID, schema.URI, schema.DIGEST])
-        return sort_unique(map(self._manifest, pages))
+        columns = [schema.IMAGE_ID, schema.URI, schema.DIGEST]
+        names = () if wanted is None else wanted.names
+        pages = self.dataset.pages(splits, list(dict.fromkeys((*columns, *names))))
+        return sort_unique(self._manifest(page, wanted) for page in pages)
 
-    def _manifest(self, page: pa.Table) -> pa.Table:
+    def _manifest(self, page: pa.Table, wanted: Wanted | None) -> pa.Table:
         ids, uris, etags = page[schema.IMAGE_ID], page[schema.URI], page[schema.DIGEST]
         embed = self.dataset.record.config.get("embed", {})
         if embed.get("enabled", True):
@@ -79,7 +84,11 @@ class DatasetSource:
                 etags = pc.binary_join_element_wise(etags, shrunk, "-")
         # Parquet footers do not contain the sizes of embedded files.
         sizes = pa.nulls(len(page), pa.int64())
-        return pa.table([ids, uris, sizes, etags], schema=schema.MANIFEST)
+        contexts = pa.nulls(len(page), pa.string())
+        if wanted is not None:
+            rows = page.select(wanted.names).to_pylist()
+            contexts = pa.array(map(wanted.encode, rows), pa.string())
+        return pa.table([ids, uris, sizes, etags, contexts], schema=schema.MANIFEST)
 
 
 def find_dataset(store: Store, config: StorageConfig, split: str | None) -> DatasetSource | None:
@@ -206,6 +215,14 @@ class Listing:
     """Whether it is a caption dataset, which may contain the images."""
     split: str | None = None
     """The split of the dataset; None for all."""
+    is_list: bool = False
+    """Whether it is a list."""
+    store: Store | None = None
+    """The store of `root`."""
+    wanted: Wanted | None = None
+    """The fields to list with the images."""
+    metadata: AnnotationFile | None = None
+    """The file to take them from."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -275,8 +292,8 @@ def _open_as_is(address: Address, config: StorageConfig) -> Listing | None:
 
     store = S3Store(address, config, is_literal=True)
     if store.holds_any():
-        listing = Listing(source=store.uri, tables=(), root=store.uri)
-        listing.tables = _images(store, store.list(), listing.skipped)
+        listing = Listing(source=store.uri, tables=(), root=store.uri, store=store)
+        listing.tables = _images(listing, store, store.list())
         return listing
     bucket, key = address.bucket_and_key
     whole = open_store(f"s3://{bucket}", config)
@@ -294,13 +311,18 @@ def _exists_as_is(address: Address, config: StorageConfig) -> bool:
 
 def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
     if found := find_dataset(store, config, split):
-        tables = found.tables()
-        return Listing(source=store.uri, tables=tables, is_dataset=True, split=found.split)
-    listing = Listing(source=store.uri, tables=(), root=store.uri)
+        listing = Listing(source=store.uri, tables=(), is_dataset=True, split=found.split)
+        listing.tables = _rows_of(listing, found)
+        return listing
+    listing = Listing(source=store.uri, tables=(), root=store.uri, store=store)
     pages = store.survey(listing.skipped) if isinstance(store, LocalStore) else store.list()
-    images = _images(store, pages, listing.skipped)
+    images = _images(listing, store, pages)
     listing.tables = _or_one_object(images, store, config, listing.skipped)
     return listing
+
+
+def _rows_of(listing: Listing, dataset: DatasetSource) -> Iterator[pa.Table]:
+    yield from dataset.tables(listing.wanted)
 
 
 def _or_one_object(
@@ -322,7 +344,7 @@ def _open_one(store: Store, name: str) -> Listing:
     if Address.parse(store.uri).is_local:
         path = Path(store.address(name))
         _refuse_list(store, name)
-        row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())]]
+        row = [[name], [str(path)], [path.stat().st_size], [etag_of(path.stat())], [None]]
         return Listing(source=str(path), tables=[pa.table(row, schema=MANIFEST)])
     # Of all keys that start with the name, the name itself is the first.
     pages = (table.slice(0, 1) for table in islice(store.list(name), 1))
@@ -359,13 +381,13 @@ def _refuse_list(store: Store, name: str) -> None:
 def _open_glob(pattern: str) -> Listing:
     pattern = os.path.abspath(pattern)
     base = _glob_base(pattern) or "/"
-    listing = Listing(source=pattern, tables=(), root=base)
+    store = LocalStore(Path(base))
+    listing = Listing(source=pattern, tables=(), root=base, store=store)
     inner = pattern.removeprefix(base).lstrip("/")
     pages: Iterator[pa.Table] = iter(())
     if os.path.isdir(base):
-        pages = LocalStore(Path(base)).survey(listing.skipped, _enters(inner))
-    glob = _Glob.parse(pattern, inner)
-    listing.tables = _matching(LocalStore(Path(base)), pages, glob, listing.skipped)
+        pages = store.survey(listing.skipped, _enters(inner))
+    listing.tables = _matching(listing, store, pages, _Glob.parse(pattern, inner))
     return listing
 
 
@@ -376,8 +398,8 @@ def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
         raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
     inner = pattern.removeprefix(base).lstrip("/")
-    listing = Listing(source=pattern, tables=(), root=base)
-    listing.tables = _matching(store, store.list(), _Glob.parse(pattern, inner), listing.skipped)
+    listing = Listing(source=pattern, tables=(), root=base, store=store)
+    listing.tables = _matching(listing, store, store.list(), _Glob.parse(pattern, inner))
     return listing
 
 
@@ -399,16 +421,21 @@ class _Glob:
 
 
 def _matching(
-    store: Store, tables: Iterator[pa.Table], glob: _Glob, skipped: Counter[str]
+    listing: Listing, store: Store, pages: Iterator[pa.Table], glob: _Glob
 ) -> Iterator[pa.Table]:
     """Keep files that match a glob, and count those of a system's folder."""
-    for table in tables:
-        found = table.filter(pa.array([bool(glob.matcher.fullmatch(k)) for k in _keys(table)]))
-        folders = [system_folder(key, glob.folders) for key in _keys(found)]
-        skipped.update(folder for folder in folders if folder is not None)
-        kept = found.filter(pa.array([folder is None for folder in folders], pa.bool_()))
-        if len(kept):
-            yield _manifest(store, kept)
+
+    def matching(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            found = table.filter(pa.array([bool(glob.matcher.fullmatch(k)) for k in _keys(table)]))
+            folders = [system_folder(key, glob.folders) for key in _keys(found)]
+            listing.skipped.update(folder for folder in folders if folder is not None)
+            kept = found.filter(pa.array([folder is None for folder in folders], pa.bool_()))
+            if len(kept):
+                yield _manifest(store, kept)
+
+    # Other files do not count as skipped, and neither do sidecars.
+    yield from _with_fields(listing, pages, matching, skipped=Counter())
 
 
 def _enters(inner: str) -> Callable[[str], bool]:
@@ -429,7 +456,7 @@ def _enters(inner: str) -> Callable[[str], bool]:
 def _open_list(source: str, config: StorageConfig) -> Listing:
     if not Address.parse(source).is_local:
         open_store(source.rpartition("/")[0], config)  # refuse it here, before a run records it
-    listing = Listing(source=source, tables=())
+    listing = Listing(source=source, tables=(), is_list=True)
 
     def note(image_id: str, kept: str, dropped: str) -> None:
         shown, other = redact(kept), redact(dropped)
@@ -444,7 +471,7 @@ def _open_list(source: str, config: StorageConfig) -> Listing:
             listing.repeated.append(image_id)
 
     def tables() -> Iterator[pa.Table]:
-        yield from sort_unique(read_list(source, config), on_repeated=note)
+        yield from sort_unique(read_list(source, config, listing.wanted), on_repeated=note)
         if listing.repeated:
             logger.warning(
                 "listed_again addresses=%d such_as=%s",
@@ -456,19 +483,46 @@ def _open_list(source: str, config: StorageConfig) -> Listing:
     return listing
 
 
-def _images(store: Store, tables: Iterable[pa.Table], skipped: Counter[str]) -> Iterator[pa.Table]:
+def _images(listing: Listing, store: Store, pages: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Keep files that are images by their name, and count the others by the reason."""
-    for table in tables:
-        reasons = [why_no_image(key) for key in _keys(table)]
-        skipped.update(reason for reason in reasons if reason is not None)
-        found = table.filter(pa.array([reason is None for reason in reasons]))
-        if len(found):
-            yield _manifest(store, found)
+
+    def images(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            reasons = [why_no_image(key) for key in _keys(table)]
+            listing.skipped.update(reason for reason in reasons if reason is not None)
+            found = table.filter(pa.array([reason is None for reason in reasons]))
+            if len(found):
+                yield _manifest(store, found)
+
+    yield from _with_fields(listing, pages, images, listing.skipped)
+
+
+def _with_fields(
+    listing: Listing,
+    pages: Iterable[pa.Table],
+    choose: Callable[[Iterable[pa.Table]], Iterator[pa.Table]],
+    skipped: Counter[str],
+) -> Iterator[pa.Table]:
+    """Choose the images of a listing, and add what is beside them if that is wanted.
+
+    A metadata file and sidecars are no images, and do not count as skipped.
+    """
+    wanted, metadata = listing.wanted, listing.metadata
+    if wanted is None:
+        yield from choose(pages)
+    elif metadata is not None:
+        yield from with_metadata(choose(without(pages, metadata.key)), metadata, wanted)
+    else:
+        yield from choose(with_sidecars(pages, skipped))
 
 
 def _manifest(store: Store, table: pa.Table) -> pa.Table:
     uris = pa.array([display_path(store.address(key)) for key in _keys(table)])
-    return pa.table([table[KEY], uris, table[SIZE_BYTES], table[ETAG]], schema=MANIFEST)
+    contexts = pa.nulls(len(table), pa.string())
+    if schema.CONTEXT in table.column_names:
+        contexts = table[schema.CONTEXT]
+    columns = [table[KEY], uris, table[SIZE_BYTES], table[ETAG], contexts]
+    return pa.table(columns, schema=MANIFEST)
 
 
 def _keys(table: pa.Table) -> list[str]:

@@ -105,7 +105,7 @@ class Stream:
             described.versions,
             lambda number, footer: commits((number, footer)),
             described.cascade,
-            columns_of(described.spec.prompts, described.spec.config.text),
+            columns_of(described.spec.prompts, described.spec.config.text, described.spec.context),
         ) as committer:
             try:
                 for table in self._readable(answered):

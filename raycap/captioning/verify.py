@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
+from raycap.captioning.columns import recorded_context
+from raycap.captioning.context import stale_fields
 from raycap.captioning.ledger import foreign_reason
 from raycap.captioning.parts import (
     CAPTIONS,
@@ -189,7 +191,9 @@ def _count_rows(
 ) -> None:
     # A null ETag compares as null: without an ETag an image counts as unchanged.
     differs = pc.not_equal(manifest[schema.ETAG], captions[schema.ETAG])
-    changed = pc.fill_null(differs, False)
+    contexts = zip(manifest[schema.CONTEXT].to_pylist(), recorded_context(captions), strict=True)
+    is_stale = pa.array([bool(stale_fields(now, before)) for now, before in contexts], pa.bool_())
+    changed = pc.or_(pc.fill_null(differs, False), is_stale)
     is_ok = pc.equal(captions[schema.STATUS], schema.STATUS_OK)
     has_code = pc.is_in(captions[schema.ERROR_CODE], value_set=_CODES)
     if not has_prompts:  # otherwise one answer may have failed, and another not

@@ -38,6 +38,7 @@ from raycap.models.vlm.vllm_requests import (
 
 _ENGINE_STAGE = "vLLMEngineStage"
 _RETRIED: Any = {"max_retries": -1}  # as for load tasks
+_QUESTION = "@raycap-question@"  # stands for the filled-in prompt in what surrounds it
 _ERROR = "__inference_error__"  # Ray's column: rows with an error pass its stages unchanged
 
 
@@ -150,6 +151,8 @@ class _Requests:
             for prompt in spec.prompts
         ]
         self._prompts = [prompt_text(self.folder, one.prompt) for one in asked]
+        has_fields = spec.context is not None and spec.context.has_fields
+        self._around = prompt_text(self.folder, _QUESTION) if has_fields else _QUESTION
         self._params = [
             sampling_params(self.folder, one) | structured_outputs(prompt.json_schema)
             for one, prompt in zip(asked, spec.prompts, strict=True)
@@ -163,8 +166,11 @@ class _Requests:
             return {_ERROR: row[schema.ERROR_CODE]}
         shape = row.pop(schema.INPUT_HEIGHT_PX), row.pop(schema.INPUT_WIDTH_PX), 3
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
-        prompt = row[schema.PROMPT]
-        asked = request(pixels, self._prompts[prompt], self._params[prompt], self._generation)
+        number, text = row[schema.PROMPT], self._prompts[row[schema.PROMPT]]
+        if row[schema.QUESTIONS] is not None:
+            (question,) = row.pop(schema.QUESTIONS)
+            text = self._around.replace(_QUESTION, question)
+        asked = request(pixels, text, self._params[number], self._generation)
         return {**asked, _ERROR: ""}
 
     def grey(self) -> dict[str, Any]:
@@ -180,9 +186,15 @@ def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
         for prompts in table[schema.PROMPTS].to_pylist()
     ]
     rows = pa.array([index for index, prompts in enumerate(asked) for _ in prompts])
+    questions = table[schema.QUESTIONS].to_pylist()
     columns = {
         schema.PROMPT: [prompt for prompts in asked for prompt in prompts],
         schema.IS_FIRST: [prompt == prompts[0] for prompts in asked for prompt in prompts],
+        schema.QUESTIONS: [
+            None if texts is None else [texts[place]]
+            for texts, prompts in zip(questions, asked, strict=True)
+            for place in range(len(prompts))
+        ],
     }
     repeated = table.take(rows)
     for name, values in columns.items():

@@ -15,7 +15,6 @@ from raycap.config.caption import (
     EngineConfig,
     FittedImageConfig,
     PreflightConfig,
-    SourceConfig,
 )
 from raycap.config.choices import (
     AnnotationFormatName,
@@ -47,6 +46,7 @@ from raycap.config.shared import (
     SamplingConfig,
     StorageConfig,
 )
+from raycap.config.source import ContextOrigin, MissingContext, SourceConfig
 from raycap.config.study import DesignConfig, StudyConfig
 from raycap.config.text import Replacement, TextConfig
 from raycap.config.train import (
@@ -73,6 +73,7 @@ __all__ = [
     "CalibrateConfig",
     "CaptionConfig",
     "CascadeConfig",
+    "ContextOrigin",
     "DesignConfig",
     "EmbedConfig",
     "EngineConfig",
@@ -86,6 +87,7 @@ __all__ = [
     "LengthSearchConfig",
     "Lines",
     "LoopConfig",
+    "MissingContext",
     "MissingPolicy",
     "ModelConfig",
     "ModelKind",

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from raycap.config.base import Section
 from raycap.config.prompts import PromptConfig, check_prompt_names
 from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
+from raycap.config.source import SourceConfig
 from raycap.config.text import TextConfig
 
 
@@ -37,13 +38,6 @@ def _actor_range(value: object) -> object:
 
 
 _ACTORS = re.compile(r"\s*([0-9]+)\s*(?:\.\.\s*([0-9]+)\s*)?")
-
-
-class SourceConfig(Section):
-    """The part of the source to caption."""
-
-    split: str | None = None
-    """Split of a caption dataset (an output of `raycap prepare`). None: all splits."""
 
 
 class EngineConfig(Section):

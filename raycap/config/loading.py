@@ -39,7 +39,8 @@ def load_config(
                 f"--set {setting}: write it as --set section.field=value",
                 setting=path.strip() or None,
             )
-        _assign(values, path.strip(), _parse_value(path.strip(), text.strip()))
+        is_text = _is_text(kind, path.strip())
+        _assign(values, path.strip(), _parse_value(path.strip(), text.strip(), is_text=is_text))
     _assign_all(values, options or {})
     return validate_config(kind, values)
 
@@ -94,15 +95,24 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-def _parse_value(path: str, text: str) -> Any:
+def _is_text(kind: type[Section], path: str) -> bool:
+    """Whether a setting is text and nothing else, such as a prompt."""
+    *sections, name = path.split(".")
+    for section in sections:
+        kind = _section_of(kind, section)
+    field = kind.model_fields.get(name)
+    return field is not None and field.annotation is str
+
+
+def _parse_value(path: str, text: str, *, is_text: bool) -> Any:
     """Parse a value: as YAML if it is quoted, a mapping, a list or null, otherwise as text.
 
     Numbers and booleans stay text, which the field converts to its own type: a prompt may be
-    "2024" or "no".
+    "2024" or "no". So do braces and brackets in a setting that is text: a prompt may be "{tags}".
     """
     if text.lower() in ("null", "~"):
         return None
-    if not text.startswith(("'", '"', "{", "[")):
+    if not text.startswith(("'", '"') if is_text else ("'", '"', "{", "[")):
         return text
     try:
         return parse_yaml(text)

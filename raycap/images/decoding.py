@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from raycap.config import ImageConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.images.bombs import HeaderReader, check_cost
+from raycap.images.exif import read_exif
 from raycap.images.grids import Grid
 from raycap.images.other_files import describe_other, is_text, register_heif
 from raycap.images.scaling import bits_used, is_deep, scale_to_uint8, with_all_bits
@@ -119,6 +120,8 @@ class DecodedImage:
     stored_as: str | None = None
     """`JPEG`, `PNG` or `WEBP` if any program reads these very pixels from the file: it is complete,
     upright, of this size, of 8 bits, opaque and not animated. Otherwise None."""
+    exif: dict[str, str] = field(default_factory=dict)
+    """What the camera noted, by `exif.EXIF_FIELDS`."""
 
 
 def prepare_process(config: ImageConfig) -> None:
@@ -186,6 +189,7 @@ def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
             has_deep_colour = is_deep(image)
             image.load()
         orientation = _orientation(image)
+        exif = read_exif(image)
         with _pillow_errors(data, config, image.format):
             is_plain = orientation == 1 and not has_deep_colour and _is_plain(image)
             whole = with_all_bits(image, data) if has_deep_colour else image
@@ -198,6 +202,7 @@ def _decode(data: bytes, target: Target, config: ImageConfig) -> DecodedImage:
         width_px=width_px,
         height_px=height_px,
         stored_as=image.format if is_plain and padded.size == size == image.size else None,
+        exif=exif,
     )
 
 

@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.claim import CaptionClaim, caption_fingerprint
+from raycap.captioning.claim import CaptionClaim, caption_fingerprint, check_prompts
+from raycap.captioning.context import Context
+from raycap.captioning.fields import open_with_fields
 from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.ledger import RetryFailed
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.moving import find_move
 from raycap.captioning.plan import limited
+from raycap.captioning.prompts import prompts_of
 from raycap.captioning.resources import (
     count_lanes,
     count_workers,
@@ -31,7 +34,7 @@ from raycap.captioning.resources import (
     threads_per_actor,
 )
 from raycap.captioning.run import foresee, no_images
-from raycap.captioning.source import Listing, is_held, open_source
+from raycap.captioning.source import Listing, is_held
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig
@@ -138,14 +141,15 @@ def preflight(  # noqa: PLR0913  as `caption`
     """
     config = config or CaptionConfig()
     _check_single(config)
-    listing = open_source(str(source), config.storage, config.source.split)
     store = open_store(str(output), config.storage)
+    listing, config = open_with_fields(str(source), config, store)
     model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
     check_arithmetic(model, config.model)
     refuse_vllm(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
     settled = {"generation": generation, "model": settled_model(config.model, model)}
     config = config.model_copy(update=settled)
+    check_prompts(config, model)
     fingerprint = caption_fingerprint(listing.identity, model, config)
     is_moved = check_run(store, fingerprint, config, source_moved_from)
     reservoir = Reservoir(num_images, config.preflight.seed)
@@ -294,6 +298,9 @@ class _Trial:
             num_lanes=count_lanes(self._config, self._model.kind, self._resources),
             torch_threads=threads_per_actor(self._config.engine, self._resources.actors.max),
             debug=self._debug,
+            root=self._listing.root,
+            prompts=prompts_of(self._config),
+            context=Context.of(self._config),
         )
 
 

@@ -160,6 +160,8 @@ def write_examples(folder: Path) -> None:
     results = [
         {"image_id": at, "caption": short_caption(scene)} for at, (_, scene) in enumerate(scenes)
     ]
+    tagged = [f'photos/{name},"{scene.colour}, {scene.shape}"' for name, scene in scenes]
+    (folder / "tagged.csv").write_text("\n".join(["uri,tags", *tagged, ""]))
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "configs").symlink_to(CONFIGS)
 

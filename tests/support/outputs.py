@@ -76,7 +76,8 @@ def write_output(store: Store, *parts: Part) -> str:
     for number, rows in enumerate(parts):
         uris = [item.get("source_uri", item[schema.URI]) for item in rows]
         ids = [item[schema.IMAGE_ID] for item in rows]
-        manifest = pa.table([ids, uris, [1] * len(ids), ["1-2"] * len(ids)], schema=schema.MANIFEST)
+        columns = [ids, uris, [1] * len(ids), ["1-2"] * len(ids), [None] * len(ids)]
+        manifest = pa.table(columns, schema=schema.MANIFEST)
         footer = manifest_footer(manifest)
         store.write(part_key(MANIFEST, number), encode_manifest(manifest, footer))
         captions = pa.Table.from_pylist(rows, schema=schema.CAPTIONS)

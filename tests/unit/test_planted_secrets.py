@@ -122,7 +122,10 @@ def test_of_a_list_no_row_id_or_message_has_a_secret(
     addresses = [*planted(web.url), "a.jpg"]
     lines = "\n".join(addresses).encode()
     write(tmp_path, {name: TABLES[name](table(addresses)) if name in TABLES else lines})
-    reader, spec = ImageReader(CONFIG), SimpleNamespace(config=CaptionConfig(), root=None)
+    reader, spec = (
+        ImageReader(CONFIG),
+        SimpleNamespace(config=CaptionConfig(), root=None, context=None),
+    )
     with secret_addresses() as private:
         shown = pa.concat_tables(private.taken_out(read_list(str(tmp_path / name), CONFIG)))
         whole = private.of(shown[schema.IMAGE_ID].to_pylist())

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -122,6 +122,30 @@ def read_placed_rows(
     rows = _placed_rows(file, form, choose_columns, is_strict=False)
     for number, row in guarded(file, form.kind, rows):
         yield f"{unit} {number}", row
+
+
+def column_names(file: AnnotationFile, form: TableForm, wanted: Collection[str]) -> list[str]:
+    """Return the names of a table's columns.
+
+    Rows of JSON may differ in their names: they are read until all wanted ones have been seen.
+
+    Raises:
+        DatasetError: the file cannot be parsed.
+        StorageError: it cannot be read.
+    """
+    names: dict[str, None] = {}
+
+    def note(columns: pa.Schema) -> list[str]:
+        names.update(dict.fromkeys(columns.names))
+        return list(columns.names[:1])
+
+    for _, row in read_placed_rows(file, form, note):
+        if form.kind in ("csv", "parquet"):
+            break
+        names.update((name, None) for name in row if name not in (FAULT, VALUE))
+        if names.keys() >= set(wanted):
+            break
+    return list(names)
 
 
 def _placed_rows(

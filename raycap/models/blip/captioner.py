@@ -134,11 +134,12 @@ class BlipCaptioner:
 
         Raises:
             FloatingPointError: the scores of an image are not finite.
-            ModelError: a prompt and its answer are too long for the model.
+            ValueError: a prompt and its answer are too long for the model.
         """
+        asked = [self._starts(of_prompt) for of_prompt in zip(*questions, strict=True)]
         with own_stream(self._model.device):
             images = self._read(pixels)
-            by_prompt = [self._ask(pixels, images, asked) for asked in zip(*questions, strict=True)]
+            by_prompt = [self._ask(pixels, images, *one) for one in asked]
         return [list(answers) for answers in zip(*by_prompt, strict=True)]
 
     def with_generation(self, generation: GenerationConfig) -> "BlipCaptioner":
@@ -168,12 +169,25 @@ class BlipCaptioner:
             )
         return [text.bos_token_id, *prompt]
 
+    def _starts(
+        self, questions: Sequence[Question]
+    ) -> tuple[list[GenerationConfig], list[list[int]]]:
+        """Return the settings and first tokens of answers. Raises ValueError as `answer`."""
+        asked = [asked_generation(self._generation, question) for question in questions]
+        try:
+            return asked, [self._start_tokens(generation) for generation in asked]
+        except ModelError as error:
+            # Not the model is at fault, but what was filled into this prompt.
+            raise ValueError(str(error)) from error
+
     def _ask(
-        self, pixels: UInt8[np.ndarray, "b h w 3"], images: Tensor, questions: Sequence[Question]
+        self,
+        pixels: UInt8[np.ndarray, "b h w 3"],
+        images: Tensor,
+        asked: list[GenerationConfig],
+        starts: list[list[int]],
     ) -> list[Caption]:
         """Answer one question about each image; starts of equal length share a batch."""
-        asked = [asked_generation(self._generation, question) for question in questions]
-        starts = [self._start_tokens(generation) for generation in asked]
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, (start, generation) in enumerate(zip(starts, asked, strict=True)):
             key = len(start), generation.max_new_tokens, generation.sampling.seed
@@ -187,7 +201,7 @@ class BlipCaptioner:
                 asked[places[0]],
             )
             found.update(zip(places, captions, strict=True))
-        return [found[place] for place in range(len(questions))]
+        return [found[place] for place in range(len(starts))]
 
     def _search(
         self,

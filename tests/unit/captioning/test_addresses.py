@@ -13,7 +13,7 @@ SIGNED = "https://h/{}.jpg?X-Amz-Signature=abc"
 
 def page(uris: dict[str, str]) -> pa.Table:
     nulls = pa.nulls(len(uris))
-    columns = [pa.array(list(uris)), pa.array(list(uris.values())), nulls, nulls]
+    columns = [pa.array(list(uris)), pa.array(list(uris.values())), nulls, nulls, nulls]
     return pa.table([c.cast(f.type) for c, f in zip(columns, MANIFEST, strict=True)], MANIFEST)
 
 

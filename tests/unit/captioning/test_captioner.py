@@ -25,7 +25,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.decoding import Target
 from raycap.images.isolation import ProcessDied
-from raycap.models.base import BatchRange, Caption, Captioner
+from raycap.models.base import BatchRange, Caption, Captioner, Question, Questions
 from raycap.models.sources import find_model
 
 
@@ -65,6 +65,31 @@ def captioned(
     answers = captioner if isinstance(captioner, IsolatedCaptioner) else Answering(captioner)
     outcomes = caption_all(answers, Batch(pixels), batch_size, num_lanes)
     return [one if isinstance(one, ImageError) else one[0] for one in outcomes]
+
+
+class Listening(Picky):
+    """A captioner that breaks on some questions."""
+
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        if any("bad" in question.text for asked in questions for question in asked):
+            raise ValueError("cannot read this")
+        captions = self.caption(pixels)
+        return [[caption] * len(asked) for caption, asked in zip(captions, questions, strict=True)]
+
+
+def test_what_is_filled_into_a_prompt_can_break_the_model_for_one_image_only() -> None:
+    texts = ["good", "bad", "good", "bad"]
+    questions = [[Question(text=text)] for text in texts]
+    filled = Batch(numbered(4), questions, unfilled=[Question(text="{tags}")])
+    outcomes = caption_all(Answering(Listening()), filled, of(4))
+    assert [isinstance(one, ImageError) for one in outcomes] == [text == "bad" for text in texts]
+    (last,) = outcomes[3:]
+    assert isinstance(last, ImageError)
+    assert last.code is ErrorCode.MODEL_REJECTED
+    with pytest.raises(ModelError, match="cannot read this"):
+        caption_all(Answering(Listening()), Batch(numbered(4), [questions[1]] * 4), of(4))
 
 
 def of(size: int) -> BatchSize:

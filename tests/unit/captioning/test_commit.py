@@ -46,7 +46,8 @@ def planned(store: LocalStore, sizes: list[int]) -> CaptionPlan:
     plan = CaptionPlan()
     for number, size in enumerate(sizes):
         ids = [f"{number:02d}/{row:04d}" for row in range(size)]
-        table = pa.table([ids, ids, [7] * size, ["e"] * size], schema=schema.MANIFEST)
+        columns = [ids, ids, [7] * size, ["e"] * size, [None] * size]
+        table = pa.table(columns, schema=schema.MANIFEST)
         plan.parts[number] = manifest_footer(table)
         store.write(part_key(MANIFEST, number), encode_manifest(table, plan.parts[number]))
     return plan

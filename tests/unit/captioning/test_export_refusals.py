@@ -25,7 +25,8 @@ def test_captions_that_do_not_answer_their_manifest_are_refused(
     output: Callable[..., str], tmp_path: Path
 ) -> None:
     uri = output([row("a.jpg"), row("b.jpg")])
-    other = pa.table([["a.jpg", "c.jpg"], ["x", "y"], [1, 1], ["1-2"] * 2], schema=schema.MANIFEST)
+    columns = [["a.jpg", "c.jpg"], ["x", "y"], [1, 1], ["1-2"] * 2, [None] * 2]
+    other = pa.table(columns, schema=schema.MANIFEST)
     part = Path(uri, part_key(MANIFEST, 0))
     part.write_bytes(encode_manifest(other, manifest_footer(other)))
     with pytest.raises(DatasetError) as caught:

@@ -52,7 +52,7 @@ def output(s3: S3, make_jpeg: Callable[..., bytes]) -> str:
     for number, name in enumerate(("a/1.jpg", "b/2.jpg")):
         s3.put(f"images/{name}", make_jpeg(seed=number))
         uri = f"{s3.uri}/images/{name}"
-        manifest = pa.table([[name], [uri], [1], ["e"]], schema=schema.MANIFEST)
+        manifest = pa.table([[name], [uri], [1], ["e"], [None]], schema=schema.MANIFEST)
         data = encode_manifest(manifest, manifest_footer(manifest))
         store.write(part_key(MANIFEST, number), data)
         etag = s3.client.head_object(Bucket=s3.bucket, Key=f"images/{name}")["ETag"].strip('"')

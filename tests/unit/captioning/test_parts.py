@@ -41,6 +41,7 @@ def manifest(num_rows: int, id_chars: int = 8) -> pa.Table:
         "uri": [f"s3://bucket/{row}" for row in rows],
         "size_bytes": [None if row % 3 == 0 else row for row in rows],
         "etag": [f"etag-{row}" for row in rows],
+        "context": [None if row % 2 else f"context-{row}" for row in rows],
     }
     return pa.table(columns, schema=MANIFEST_SCHEMA)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -321,3 +322,48 @@ def test_a_part_that_was_not_planned_is_not_read_and_is_deleted(tmp_path: Path) 
     again.run = "digest"
     record_plan(store, again)
     assert set(list_parts(store, MANIFEST)) == {0, 1, 2}
+
+
+def in_context(images: dict[str, str | None]) -> Iterator[pa.Table]:
+    (table,) = listing(dict.fromkeys(images, "e"), len(images))
+    contexts = pa.array([context for _, context in sorted(images.items())], pa.string())
+    yield table.set_column(4, MANIFEST_SCHEMA.field(4), contexts)
+
+
+def test_a_row_with_other_values_is_a_changed_row_and_a_missing_value_is_one(
+    tmp_path: Path,
+) -> None:
+    store = LocalStore(tmp_path)
+
+    def plan(images: dict[str, str | None], *, has_context: bool = True) -> CaptionPlan:
+        return extend_plan(
+            store, in_context(images), part_size=2, num_threads=2, has_context=has_context
+        )
+
+    def contexts() -> list[list[str | None]]:
+        return [read_part(store, MANIFEST, n)["context"].to_pylist() for n in range(3)]
+
+    one, two, none = '{"tags":"1"}', '{"tags":"2"}', '{"tags":null}'
+    plan({"a": one, "b": none, "c": one, "d": one, "e": one})
+    same = plan({"a": one, "b": none, "c": one, "d": one, "e": one})
+    assert (same.num_new, same.num_changed) == (0, 0)
+    other = plan({"a": one, "b": two, "c": none, "d": two, "e": one, "f": one})
+    assert (other.num_new, other.num_changed) == (1, 3)
+    assert [part.revision for part in other.parts.values()] == [1, 1, 0, 0]
+    assert contexts() == [[one, two], [none, two], [one]]
+    more = '{"alt":"x","tags":"1"}'
+    added = plan({"a": more, "b": more, "c": none, "d": two, "e": more, "f": one})
+    assert added.num_changed == 1  # the others have another field, not another value
+    assert [part.revision for part in added.parts.values()] == [2, 1, 0, 0]
+    assert contexts() == [[more, more], [none, two], [more]]
+
+
+def test_a_manifest_of_an_older_version_has_no_context(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    extend(store, {"a": "1", "b": "2"})
+    path = Path(store.address(part_key(MANIFEST, 0)))
+    old = pq.read_table(path)
+    pq.write_table(old.drop_columns(["context"]).replace_schema_metadata(old.schema.metadata), path)
+    assert read_part(store, MANIFEST, 0)["context"].to_pylist() == [None, None]
+    assert extend(store, {"a": "1", "b": "3"}).num_changed == 1
+    assert [part.revision for part in read_plan(store, 2).parts.values()] == [1]

@@ -20,6 +20,7 @@ def manifest(rows: list[tuple[str, int]]) -> pa.Table:
         "uri": [f"s3://b/{number}" for _, number in rows],
         "size_bytes": [number if number % 2 else None for _, number in rows],
         "etag": [None for _ in rows],
+        "context": [None if number % 3 else f"c{number}" for _, number in rows],
     }
     return pa.table(columns, schema=MANIFEST)
 
@@ -50,7 +51,7 @@ def test_runs_wait_on_disk_and_go_when_they_are_done(
     found = sort_unique(tables, run_rows=10)
     next(found)
     assert len(list(tmp_path.rglob("*.arrow"))) == 10
-    found.close()  # type: ignore[attr-defined]  # a generator
+    found.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """Rows on their way into vLLM's stage and out of it; the stage itself needs vLLM."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
+from raycap.captioning.context import Context
 from raycap.captioning.loading import RunSpec
-from raycap.captioning.vllm import _Answers, _Requests, _to_answered
+from raycap.captioning.prompts import prompts_of
+from raycap.captioning.vllm import _Answers, _per_prompt, _Requests, _to_answered
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.models.base import BatchRange
 from raycap.models.sources import find_model
+from raycap.models.vlm.captioner import INSTRUCTION
 from tests.support.tiny_vlm import random_images, save_vlm
 
 
@@ -78,3 +82,35 @@ def test_a_score_that_is_no_number_makes_a_failed_row(spec: RunSpec) -> None:
     found = _Answers(spec)({**loaded(), **answer(float("nan"))})
     assert (found[schema.STATUS], found[schema.ERROR_CODE]) == ("failed", "model_rejected")
     assert found[schema.CAPTION] is None
+
+
+def test_a_filled_in_prompt_takes_the_place_of_the_constant_one(spec: RunSpec) -> None:
+    source = {"context": "columns"}
+    config = validate_config(
+        CaptionConfig,
+        {"generation": {"num_beams": 1, "prompt": "See {tags} ."}, "source": source},
+    )
+    prompts = prompts_of(config)
+    filled = replace(spec, config=config, prompts=prompts, context=Context.of(config))
+    side = spec.model.target.width_px
+    image: dict[str, Any] = {"input_width_px": side, "input_height_px": side}
+    image["pixels"] = random_images(1, side).tobytes()
+    asked = [
+        _Requests(filled)(loaded(questions=[f"See {tags} ."], **image))["prompt"]
+        for tags in ("owl", "{tags}")
+    ]
+    constant = _Requests(spec)(loaded(**image))["prompt"]
+    assert [text.count(part) for text, part in zip(asked, ("owl", "{tags}"), strict=True)] == [1, 1]
+    frame = constant.replace(INSTRUCTION, "{}")
+    assert asked == [frame.format("See owl ."), frame.format("See {tags} .")]
+
+
+def test_each_of_several_prompts_has_its_own_question() -> None:
+    rows = [
+        loaded(prompts=[0, 2], questions=["a", "c"]),
+        loaded(prompts=None, questions=["x", "y", "z"]),
+        loaded(prompts=[1], questions=None),
+    ]
+    found = _per_prompt(pa.Table.from_pylist(rows, schema=schema.LOADED), 3)
+    assert found[schema.PROMPT].to_pylist() == [0, 2, 0, 1, 2, 1]
+    assert found[schema.QUESTIONS].to_pylist() == [["a"], ["c"], ["x"], ["y"], ["z"], None]

@@ -46,6 +46,10 @@ def test_the_command_line_wins_over_the_file(file: Path) -> None:
         ("generation.prompt=a picture of", "a picture of"),
         ("generation.prompt=a: b = c", "a: b = c"),
         ("generation.prompt=yes", "yes"),
+        ("generation.prompt={tags}", "{tags}"),
+        ("generation.prompt=[[ {tags}.]] It?", "[[ {tags}.]] It?"),
+        ("generation.prompt='{tags}'", "{tags}"),
+        ("source.keep_columns=[a, b]", ("a", "b")),
         ("generation.prompt=2024", "2024"),
         ("generation.prompt=@home #1", "@home #1"),
         ("generation.prompt='null '", "null "),
@@ -111,8 +115,8 @@ WRONG: dict[str, tuple[str | None, str]] = {  # the setting at fault, and what i
     "engine=3": ("engine", "dictionary"),
     "engine": ("engine", "section.field=value"),
     "=3": (None, "section.field=value"),
-    "generation.prompt=[x": ("generation.prompt", "'[x'"),
-    "generation.prompt=" + "[" + "x, " * 50 + "]": ("generation.prompt", "'..."),
+    "source.keep_columns=[x": ("source.keep_columns", "'[x'"),
+    "source.split=" + "[" + "x, " * 50 + "]": ("source.split", "'..."),
 }
 
 

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from transformers import BlipForConditionalGeneration, BlipProcessor
 
 from raycap.config import GenerationConfig
+from raycap.models.base import Question
 from tests.support import tiny_blip
 from tests.support.tiny_blip import DEC, SEP, SIDE_PX, Load, sampling
 
@@ -168,3 +169,27 @@ def test_pixels_are_normalised_as_the_image_processor_does(
     expected = processor(images=list(pixels), return_tensors="pt").pixel_values
     found = load(GenerationConfig())._normalise(pixels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("generation", [GenerationConfig(), GenerationConfig(num_beams=1)])
+def test_questions_of_any_length_are_answered_as_each_alone(
+    generation: GenerationConfig, load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
+) -> None:
+    captioner = load(generation)
+    texts = ["a", "a picture of a dog and a", "this is", ""]
+    questions = [[Question(text=texts[n % 4]), Question(text=texts[-n % 4])] for n in range(6)]
+    images = pixels[np.arange(6) % len(pixels)]
+    found = captioner.answer(images, questions)
+    for place, asked in enumerate(questions):
+        ((first, second),) = captioner.answer(images[place : place + 1], [asked])
+        for one, alone in zip(found[place], (first, second), strict=True):
+            assert one.text == alone.text
+            assert one.logprob == pytest.approx(alone.logprob, abs=1e-5)
+
+
+def test_a_question_that_is_too_long_is_told(
+    load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
+) -> None:
+    captioner = load(GenerationConfig(num_beams=1))
+    with pytest.raises(ValueError, match="tokens at most"):
+        captioner.answer(pixels[:1], [[Question(text="a dog " * 200)]])

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from raycap.config import GenerationConfig, ModelConfig, SamplingConfig
 from raycap.errors import ModelError
-from raycap.models.base import AdjustableCaptioner
+from raycap.models.base import AdjustableCaptioner, Question
 from raycap.models.load import copy_model, load_captioner
 from raycap.models.sources import find_model
 from raycap.models.vlm.captioner import INSTRUCTION, TASK, VlmCaptioner
@@ -359,3 +359,20 @@ def test_a_copy_with_other_settings_keeps_its_special_tokens(
 
 def edit(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def test_questions_of_any_length_are_answered_as_each_alone(
+    family: str, load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
+) -> None:
+    prompt = PROMPTS[family]
+    captioner = load(GenerationConfig(num_beams=1, max_new_tokens=5, prompt=prompt))
+    longer = prompt.replace("escribe", "escribe this image and this", 1)
+    # Florence-2 takes its tasks only.
+    texts = [prompt] * 4 if family == "florence2" else [f"{prompt} this", prompt, longer, prompt]
+    questions = [[Question(text=text)] for text in texts]
+    found = captioner.answer(pixels, questions)
+    for place, asked in enumerate(questions):
+        ((alone,),) = captioner.answer(pixels[place : place + 1], [asked])
+        (one,) = found[place]
+        assert one.text == alone.text
+        assert one.logprob == pytest.approx(alone.logprob, abs=1e-4)
