@@ -1,1 +1,1 @@
-"""What a model is asked, and what becomes of its answer: its type, and the rules for its text."""
+"""What a model is asked, and what becomes of its answer: its faults, type, and text rules."""

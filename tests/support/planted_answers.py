@@ -186,9 +186,7 @@ def _truncated(rng: Random) -> Planted:
     text = " ".join(words[: rng.randint(4, len(words))])
     if rng.random() < 0.3:
         text = text[: -rng.randint(1, 3)]
-    return Planted(
-        text=text, code=ErrorCode.TRUNCATED, finish="length", prompt=rng.choice(PROMPTS)
-    )
+    return Planted(text=text, code=ErrorCode.TRUNCATED, finish="length", prompt=rng.choice(PROMPTS))
 
 
 def _empty(rng: Random) -> Planted:
@@ -267,13 +265,23 @@ def _numbered_loop(rng: Random) -> str:
 
 
 def _character_loop(rng: Random) -> str:
-    unit = rng.choice(("!", "a", "0", "ha", "的", "哈", "了。", "=-", "01", "\u00e3\u0192", "na", "x", "@"))
+    unit = rng.choice(
+        ("!", "a", "0", "ha", "的", "哈", "了。", "=-", "01", "\u00e3\u0192", "na", "x", "@")
+    )
     loop = unit * rng.randint(40, 300)
     return loop if rng.random() < 0.5 else f"{_sentence(rng)} {loop}"
 
 
 def _cjk_loop(rng: Random) -> str:
-    phrase = rng.choice(("一只狗在沙发上，", "红色的汽车。", "男人和女人，", "白い犬がいます。", "그리고 개가 있다. "))
+    phrase = rng.choice(
+        (
+            "一只狗在沙发上，",
+            "红色的汽车。",
+            "男人和女人，",
+            "白い犬がいます。",
+            "그리고 개가 있다. ",
+        )
+    )
     return "图片中有" + phrase * rng.randint(5, 30)
 
 
