@@ -82,7 +82,17 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "forbidden"
     MODEL_REJECTED = "model_rejected"
     TEXT_FAILED = "text_failed"
+    # Permanent: the model's answer is no caption. `answers` decides which of these fail a row; in
+    # an answer that is kept nevertheless, the code is its flag.
+    TRUNCATED = "truncated"
+    REFUSED = "refused"
+    EMPTY_ANSWER = "empty_answer"
+    REASONING_ONLY = "reasoning_only"
+    REPEATED = "repeated"
+    COPIED_PROMPT = "copied_prompt"
     WRONG_TYPE = "wrong_type"
+    WRONG_LANGUAGE = "wrong_language"
+    # Permanent: the prompt has a field that has no value for this image.
     NO_CONTEXT = "no_context"
     # Transient: the image could not be fetched; `--retry-failed` retries it.
     EXPIRED = "expired"
@@ -106,6 +116,19 @@ TRANSIENT_CODES = frozenset(
         ErrorCode.SERVER_ERROR,
     }
 )
+
+
+ANSWER_CODES = (
+    ErrorCode.TRUNCATED,
+    ErrorCode.REFUSED,
+    ErrorCode.EMPTY_ANSWER,
+    ErrorCode.REASONING_ONLY,
+    ErrorCode.REPEATED,
+    ErrorCode.COPIED_PROMPT,
+    ErrorCode.WRONG_TYPE,
+    ErrorCode.WRONG_LANGUAGE,
+)
+"""Codes of bad answers of a model."""
 
 
 class ImageError(Exception):

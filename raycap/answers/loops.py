@@ -25,7 +25,6 @@ _LEAST_ROUNDS = {1: 6, 2: 5, 3: 4}
 _ROUNDS = 3
 _NUMBERED_ROUNDS = 10
 _COUNTER_DIGITS = 6
-_LEAST_TOKENS = 12
 
 _CHARACTERS = re.compile(r"(\S{1,4}?)\1{9,}", re.DOTALL)
 _LEAST_CHARACTERS = 20
@@ -91,7 +90,7 @@ def _runs(ids: Int[np.ndarray, " t"], period: int) -> list[tuple[int, int]]:
 def _is_loop(words: Sequence[str], exact: Sequence[str], period: int) -> bool:
     """Whether tokens with this period are a loop: they come round often enough."""
     rounds = len(words) // period
-    if rounds < _ROUNDS or len(words) < _LEAST_TOKENS // (2 if period == 1 else 1):
+    if rounds < _ROUNDS:
         return False
     if set(words[:period]) == {_NUMBER}:
         return False  # a table of numbers

@@ -85,8 +85,9 @@ _ENGLISH = (
     r"i (?:must|have to|need to|will have to) (?:respectfully |politely )?(?:decline|refuse)",
     rf"i need (?:to see )?(?:the|an|your) (?:actual )?{_IMAGE}",
     r"(?:it|this|that|doing so)(?: request)? (?:is|goes|would be|would go) against (?:my|our|the)",
-    rf"(?:this|the|that|your) (?:request|content|prompt|{_IMAGE})[^.]{{0,40}}(?:violates?|goes "
-    r"against|is against|conflicts with|breaches)\b[^.]{0,30}(?:polic|guideline|terms|rules)",
+    rf"(?:this|the|that|your) (?:request|content|prompt|{_IMAGE})[^.]{{0,40}}(?:violates?|in "
+    r"violation of|goes against|is against|conflicts with|breaches)\b"
+    r"[^.]{0,30}(?:polic|guideline|terms|rules)",
     r"my (?:programming|guidelines|training|instructions|policies|policy|design) (?:do(?:es)? not|"
     r"prevents?|prohibits?|forbids?)",
     rf"{_SEEMS}?there (?:is|was) (?:no|not an?) (?:\w+ )?{_IMAGE} (?:{_RECEIVED}|here|for me|in "
@@ -97,7 +98,7 @@ _ENGLISH = (
     rf"{_SEEMS}?no {_IMAGE} (?:was|is|has been|were) {_RECEIVED}",
     rf"please (?:try )?{_ASK_FOR_IT} (?:me )?(?:the|an|your|a|it)\b[^.]{{0,30}}(?:{_IMAGE}|again)",
     rf"(?:could|can|would) you (?:please )?(?:try )?{_ASK_FOR_IT}",
-    rf"(?:as|i am(?: just| only| merely)?) {_SURELY_AI}",
+    rf"(?:as|i am(?: just| only| merely| programmed to be)?) {_SURELY_AI}",
 )
 _STRONG = re.compile("|".join(_ENGLISH), re.IGNORECASE)
 _LED = re.compile(f"{_LEAD}(?:{'|'.join(_ENGLISH)})", re.IGNORECASE)
@@ -190,17 +191,32 @@ _FOREIGN_FORMS = (
 _FOREIGN = re.compile("|".join(_FOREIGN_FORMS), re.IGNORECASE)
 
 _BOILERPLATE = re.compile(
-    r"\b(?:you|your|i|i'm|i'd|me|my|privacy|guidelines|policy|policies|respect|ethical|harmful|"
-    r"assist|help|request|upload|identity|consent|sensitive|inappropriate|ai)\b",
+    r"\b(?:you|your|i|me|my|privacy|guidelines|policy|policies|respect|ethical|harmful|assist|help|"
+    r"request|upload|identity|consent|sensitive|inappropriate|ai)\b",
     re.IGNORECASE,
 )
-_DESCRIBES = re.compile(
-    r"\b(?:but|however|though|although|instead|still|nevertheless|that said)\b[^.]{0,40}?\b(?:the "
-    rf"(?:{_IMAGE}|scene)|it) (?:shows?|features?|depicts?|contains?|appears|displays?|is of)\b|"
-    r"\b(?:describe|tell you|say|see|note|provide|offer)\b[^.:]{0,60}:\s*\S|"
-    r"\bhere(?:'s| is)\b[^.:]{0,60}:\s*\S",
-    re.IGNORECASE,
+_PARTIAL = re.compile(
+    r"\b(?:identif|recogni[sz]|name|tell|determin|read|make out|verif|specif)\w*", re.IGNORECASE
 )
+"""What a model may leave out of a description."""
+_DESCRIPTIONS = (
+    rf"\b(?:the|this) (?:{_IMAGE}|scene) (?:\w+ )?(?:shows|features|depicts|contains|captures|"
+    r"displays|appears to|is of)\b",
+    rf"\bin (?:the|this) {_IMAGE},? (?:there|an?|the|two|three|we|i see)\b",
+    r"\bi can (?:\w+ )?(?:see|tell you|describe|say|note|provide|offer)\b[^.:]{0,60}"
+    r"(?: that |:\s*)\w",
+    r"\bhere is\b[^.:]{0,60}:\s*\w",
+    r"\bit (?:shows|depicts|features) (?:an?|the|two)\b",
+    r"(?:das bild|foto) zeigt|auf dem (?:bild|foto) (?:ist|sind|sieht)",
+    r"l'image montre|sur (?:l'image|la photo)",
+    r"la imagen muestra|en la (?:imagen|foto)",
+    r"l'immagine mostra|nell'immagine",
+    r"a imagem mostra|na imagem",
+    r"afbeelding toont|op de (?:foto|afbeelding)",
+    r"на (?:изображении|фото\w*|картинке)",
+    r"图片(?:显示|展示|中有)|画像には|이미지에는",
+)
+_DESCRIBES = re.compile("|".join(_DESCRIPTIONS), re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -209,8 +225,10 @@ def is_refusal(answer: str) -> bool:
     text = _plain(answer[:_MAX_EXAMINED])
     sentences = [sentence for sentence in _ENDS.split(text) if _WORD.search(sentence)]
     for number, sentence in enumerate(sentences[:_NUM_SENTENCES]):
-        if any(form.match(sentence) for form in (_STRONG, _LED, _FOREIGN)):
-            return not _describes(sentence, sentences[number + 1 :], sentences[:number])
+        following = sentences[number + 1 :]
+        is_foreign = _FOREIGN.match(" ".join([sentence, *following[:1]])) is not None
+        if is_foreign or _STRONG.match(sentence) or _LED.match(sentence):
+            return not _describes(sentence, [*sentences[:number], *following])
     return False
 
 
@@ -227,9 +245,11 @@ def _plain(text: str) -> str:
     return text
 
 
-def _describes(refusal: str, following: list[str], before: list[str]) -> bool:
-    """Whether the text around a sentence that refuses is a description nevertheless."""
-    if _DESCRIBES.search(refusal) and len(_WORD.findall(refusal)) > 2 * _LEAST_DESCRIPTION:
+def _describes(refusal: str, others: list[str]) -> bool:
+    """Whether an answer with a sentence that refuses is a description nevertheless."""
+    if _DESCRIBES.search(" ".join([refusal, *others])):
         return True
-    others = [s for s in [*before, *following] if not _BOILERPLATE.search(s)]
-    return sum(len(_WORD.findall(sentence)) for sentence in others) >= _LEAST_DESCRIPTION
+    if _PARTIAL.search(refusal) is None:
+        return False  # what follows are reasons and advice
+    described = [sentence for sentence in others if not _BOILERPLATE.search(sentence)]
+    return sum(len(_WORD.findall(sentence)) for sentence in described) >= _LEAST_DESCRIPTION

@@ -5,6 +5,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 "decide automatically".
 """
 
+from raycap.config.answers import AnswersConfig
 from raycap.config.arguments import renamed
 from raycap.config.base import Section, choose, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
@@ -66,6 +67,7 @@ __all__ = [
     "DEFAULT_MODEL",
     "ActorRange",
     "AnnotationFormatName",
+    "AnswersConfig",
     "ArchitectureConfig",
     "AugmentConfig",
     "BlipTuningConfig",

@@ -14,10 +14,13 @@ ActionWithoutCut = Literal["keep", "fail", "retry_keep", "retry_fail"]
 
 
 class AnswersConfig(Section):
-    """What to do with bad answers: `keep` and flag, `cut` and flag, `fail` the row, or ask once
-    more with twice the tokens and another seed, and then do that (`retry_keep`, `retry_cut`,
-    `retry_fail`). None: `keep` for models with a fixed style, such as BLIP; for vision-language
-    models as each setting says."""
+    """What to do with bad answers.
+
+    Each can be kept and flagged (`keep`), cut and flagged (`cut`), or fail its row (`fail`); or the
+    question is asked once more first, with twice the tokens and another seed (`retry_keep`,
+    `retry_cut`, `retry_fail`). None: `keep` for models with a fixed style, such as BLIP; for
+    vision-language models as each setting says.
+    """
 
     truncated: Action | None = None
     """Answers that reached the maximum number of tokens; `cut`: at the last complete sentence, or

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from raycap.config.answers import AnswersConfig
 from raycap.config.base import Section
 from raycap.config.prompts import PromptConfig, check_prompt_names
 from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
@@ -154,6 +155,8 @@ class CaptionConfig(Section):
     """Several prompts about each image by name, such as `{short: "Describe the image in one
     sentence.", long: {text: "Describe the image in detail.", max_new_tokens: 300}}`. Each answer is
     a column of its name. Empty: one caption, by `generation.prompt`."""
+    answers: AnswersConfig = AnswersConfig()
+    """What to do with bad answers of the model."""
     text: TextConfig = TextConfig()
     """Rules for the text after the model."""
 

@@ -4,6 +4,8 @@ Written before the rules of `raycap.answers`, and not used to tune them: `test_g
 on these. Answers to tune rules on are in the tests of the single modules.
 """
 
+# ruff: noqa: E501, RUF001  phrases as they are, the letters of other scripts are meant
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -391,4 +393,4 @@ def planted_languages(num: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         asked, written = rng.sample(sorted(_FOREIGN), 2)
         chosen = [rng.choice(_FOREIGN[written]) for _ in range(rng.randint(1, 3))]
         filled = [text.format(s=rng.choice(_SUBJECTS), p=rng.choice(_PLACES)) for text in chosen]
-        yield asked, " ".join(filled)
+        yield asked, " ".join(dict.fromkeys(filled))

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001  the letters of other scripts are meant
+
 import pytest
 
 from raycap.answers.loops import find_loop
@@ -43,8 +45,8 @@ def test_sentences_that_return_in_any_order_are_a_loop() -> None:
         "A timetable: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25",
         "Contents ........................................ 3",
         "A board with the number 1000000000000.",
-        "The first person wears a blue shirt. The second person wears a red shirt. The third person "
-        "wears a blue shirt. The fourth person wears a green shirt.",
+        "The first person wears a blue shirt. The second person wears a red shirt. The third "
+        "person wears a blue shirt. The fourth person wears a green shirt.",
         '[{"label": "car", "box": [1, 2, 3, 4]}, {"label": "car", "box": [5, 6, 7, 8]}, '
         '{"label": "car", "box": [9, 2, 3, 4]}, {"label": "car", "box": [5, 1, 7, 8]}]',
         str([{"label": "car", "box": [n, 3, 40 - n, 7 * n]} for n in range(20)]),

@@ -1,3 +1,5 @@
+# ruff: noqa: RUF001  the letters of other scripts are meant
+
 import pytest
 
 from raycap.answers.refusals import is_refusal
@@ -19,6 +21,14 @@ from raycap.answers.refusals import is_refusal
         "I have to respectfully decline. The photo may show a minor.",
         "It looks like you forgot to attach the photo. Please share it again.",
         "No image was uploaded.",
+        "I'm really sorry, but I can't assist with that request. Harming others is illegal and "
+        "morally reprehensible. It poses a significant threat to public safety.",
+        "I'm unable to analyze or identify personal traits from the image provided.",
+        "I'm sorry, but I can't help with identifying or describing the person in the photo.",
+        "I am afraid I cannot comply with that request. Great care is needed with such pictures.",
+        "I must respectfully decline your request.",
+        "That request seems to be in violation of my safety guidelines.",
+        "죄송합니다. 그 사진은 설명해 드릴 수 없습니다.",
         "That goes against my guidelines.",
         '"I cannot generate a caption for this."',
         "**I'm sorry**, but I can't describe it.",
@@ -50,9 +60,13 @@ def test_refusals_are_found(text: str) -> None:
         "in dark suits shaking hands in front of a flag.",
         "I can't name the person, but I can describe the scene: a woman in a blue dress stands on "
         "a stage with a microphone.",
-        '"I\'m sorry, but I can\'t help with that" is written on a laptop screen.',
+        "\"I'm sorry, but I can't help with that\" is written on a laptop screen.",
         'A screenshot of a chat: "As an AI language model, I cannot browse the web."',
         "I can see a dog on a couch.",
+        "I'm sorry, but I can't identify the people here. Two men in dark suits shake hands in "
+        "front of a flag.",
+        "Sorry, I can't help with naming him, but I can tell you that a man in a suit is speaking.",
+        "Lo siento, no puedo identificar a nadie, pero la imagen muestra a dos hombres.",
         "It looks like the dog has not eaten yet.",
         "It seems that the photo was not taken recently, since the cars are old.",
         "As a model walks down the runway, the people behind her cannot be seen.",
