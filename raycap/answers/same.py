@@ -1,23 +1,25 @@
 """Many different images with one and the same caption: a broken cache or model, noticed in a run.
 
-Counted over windows of rows, so that memory is bounded and a fault that begins late is noticed too.
-A set of images that are nearly alike (frames of a video, scans) may have few captions rightly. But
-different images hardly ever give a caption the same score: the model is suspected only if the score
-is the same, too, or unknown. Answers of a few words ("yes") are few by nature, and do not count.
+Images are counted in windows, so that memory is bounded and a fault that begins late is noticed,
+too. A set of images that are nearly alike (frames of a video, scans) may rightly have few captions.
+But different images hardly ever give a caption the same score: a model is suspected only if the
+score is the same as well, or unknown. Short answers ("yes") are few by nature, and do not count.
 """
 
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from raycap.text import count_words
-
-_WINDOW = 4_096
-_LEAST_TOLD = 200
-_LEAST_STOPPED = 1_000
-_TOLD_SHARE = 0.5
-_LEAST_WORDS = 4
-_DECIMALS = 3  # of a score: arithmetic differs by less between batches
+WINDOW = 4_096
+"""Images after which counting begins anew."""
+LEAST_SUSPECTED = 200
+"""Images before a model is suspected."""
+SUSPECTED_SHARE = 0.5
+"""Share of the images with the same caption and score from which on a model is suspected."""
+LEAST_STOPPED = 1_000
+"""Images before `answers.max_same_share` stops a run."""
+_LEAST_BYTES = 20  # in UTF-8: four words, or seven letters of a script without spaces
+_DECIMALS = 3  # of a score, which differs by less between batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +28,9 @@ class SameCaption:
 
     caption: str
     num_images: int
-    """Different images with it, in the window."""
+    """Different images with it."""
     num_of: int
-    """Different images in the window."""
-    prompt: int = 0
-    """Index of the prompt."""
+    """Different images that were counted."""
 
     @property
     def share(self) -> float:
@@ -39,44 +39,47 @@ class SameCaption:
 
 
 class SameCaptions:
-    """Counts images by caption, for one prompt. Memory is bounded by the window."""
+    """Counts different images by their caption, for one prompt."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._seen: set[Hashable] = set()
         self._by_caption: Counter[str] = Counter()
         self._by_score: Counter[tuple[str, float | None]] = Counter()
+        self._most: tuple[int, str] = (0, "")
+        self._most_alike: tuple[int, str] = (0, "")
 
     def add(self, image: Hashable, caption: str, logprob: float | None) -> None:
         """Count a captioned image.
 
         Args:
-            image: The digest of its file, or else its id: files with the same bytes count once.
+            image: The digest of its file, or else its id: files of the same bytes count once.
             caption: Of the image.
             logprob: Of the caption; None if unknown.
         """
-        if len(self._seen) >= _WINDOW:
-            self._seen.clear()
-            self._by_caption.clear()
-            self._by_score.clear()
-        if image in self._seen or count_words(caption) < _LEAST_WORDS:
+        if len(self._seen) >= WINDOW:
+            self._begin()
+        if image in self._seen or len(caption.encode()) < _LEAST_BYTES:
             return
         self._seen.add(image)
+        scored = caption, None if logprob is None else round(logprob, _DECIMALS)
         self._by_caption[caption] += 1
-        score = None if logprob is None else round(logprob, _DECIMALS)
-        self._by_score[caption, score] += 1
+        self._by_score[scored] += 1
+        self._most = max(self._most, (self._by_caption[caption], caption))
+        self._most_alike = max(self._most_alike, (self._by_score[scored], caption))
 
     def suspected(self) -> SameCaption | None:
-        """Return the caption that shows that the model ignores its images; None if none does."""
-        if len(self._seen) < _LEAST_TOLD:
+        """Return the caption for which the model seems to ignore its images; None if none does."""
+        num_images, caption = self._most_alike
+        if len(self._seen) < LEAST_SUSPECTED or num_images < SUSPECTED_SHARE * len(self._seen):
             return None
-        (caption, _), num_images = self._by_score.most_common(1)[0]
-        found = SameCaption(caption=caption, num_images=num_images, num_of=len(self._seen))
-        return found if found.share >= _TOLD_SHARE else None
+        return SameCaption(caption=caption, num_images=num_images, num_of=len(self._seen))
 
     def above(self, max_share: float) -> SameCaption | None:
         """Return the caption that too many images have, whatever its score; None if none does."""
-        if len(self._seen) < _LEAST_STOPPED:
+        num_images, caption = self._most
+        if len(self._seen) < LEAST_STOPPED or num_images <= max_share * len(self._seen):
             return None
-        caption, num_images = self._by_caption.most_common(1)[0]
-        found = SameCaption(caption=caption, num_images=num_images, num_of=len(self._seen))
-        return found if found.share > max_share else None
+        return SameCaption(caption=caption, num_images=num_images, num_of=len(self._seen))
