@@ -1,8 +1,8 @@
 """Progress of long work over images, and the stages before it begins."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +15,8 @@ class Progress:
     num_failed: int
     images_per_s: float
     """Of this invocation, since its first answered image; 0 before it."""
+    flagged: Mapping[str, int] = field(default_factory=dict)
+    """Doubtful answers that were kept and committed, by the code of their flag."""
     stage: str = ""
     """The current stage, such as "setting 3 of at most 31", if the work has stages."""
 

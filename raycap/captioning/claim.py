@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycap.answers.language import check_language
 from raycap.answers.wording import check_rules
 from raycap.captioning.cascade import Cascade, find_cascade
 from raycap.captioning.context import Context
@@ -95,6 +96,7 @@ def settle(
     }
     config = config.model_copy(update=settled)
     check_prompts(config, model)
+    check_language(config.answers.language)
     check_rules(config.text)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
     fingerprint = with_first_text(store, fingerprint)
@@ -140,9 +142,9 @@ def caption_fingerprint(
 ) -> dict[str, Any]:
     """Return what decides a run's captions: two runs alike in this may share an output.
 
-    The keys `cascade`, `prompts`, `context` and `text` exist only with a cascade, named prompts,
-    fields or rules for the text, so that older outputs can be continued. Which named prompts there
-    are is not part of it: they can be added and changed later.
+    The keys `cascade`, `prompts`, `answers`, `context` and `text` exist only with a cascade, named
+    prompts, settings of the gate, fields or rules for the text, so that older outputs can be
+    continued. Which named prompts there are is not part of it: they can be added and changed later.
     """
     found = {
         **source,
@@ -153,6 +155,8 @@ def caption_fingerprint(
     }
     if config.prompts:
         found["prompts"] = "named"
+    if rules := config.answers.rules():
+        found["answers"] = rules
     if rules := config.text.rules():
         found["text"] = rules
     if (fields := describe_fields(config)) is not None:

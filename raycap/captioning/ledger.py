@@ -98,6 +98,7 @@ class Ledger:
             num_total=num_images,
             num_failed=num_failed,
             images_per_s=num_answered / elapsed_s if elapsed_s else 0.0,
+            flagged=dict(sorted(self.totals.flagged.items())),
         )
 
     def work(self) -> pa.Table:

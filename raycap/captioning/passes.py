@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from raycap.answers.same import SameCaption
 from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses
 from raycap.captioning.cascade import Cascade
@@ -23,6 +24,7 @@ from raycap.captioning.resources import (
     fit_resources,
     threads_per_actor,
 )
+from raycap.captioning.same_captions import describe
 from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources
@@ -71,6 +73,8 @@ class CaptionPass:
         self._num_failed = self.totals.failed.total()
         self._cascade: Cascade | None = None
         self.stream_s = 0.0
+        self.same_caption: SameCaption | None = None
+        """The first caption for which the model seemed to ignore its images."""
 
     def answer(
         self,
@@ -209,6 +213,13 @@ class CaptionPass:
         self._num_failed += report.num_failed
         for _, footer in report.committed:
             self.totals.add(footer)
+        if report.same_caption is not None and self.same_caption is None:
+            self.same_caption = report.same_caption
+            logger.warning(
+                "same_caption: %s, as if the model ignored its images; check model, cache and "
+                "prompt",
+                describe(report.same_caption),
+            )
         telemetry.note_remaining(self._ledger.num_pending - self.num_answered)
 
     def describe_stop(self) -> str:

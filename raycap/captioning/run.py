@@ -5,10 +5,11 @@ A run has one pass per model: the pending images are captioned by the model, and
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
+from raycap.answers.same import SameCaption
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.claim import Asked, settle
@@ -233,6 +234,7 @@ class _Invocation:
         self._on_progress = on_progress
         self._totals = Totals()
         self._stream_s = 0.0
+        self._same_caption: SameCaption | None = None
         self.num_answered = 0
         """Images that this invocation captioned."""
 
@@ -289,6 +291,7 @@ class _Invocation:
             # An image that went to both models counts once.
             self.num_answered = self.num_answered or one.num_answered
             self._stream_s += one.stream_s
+            self._same_caption = self._same_caption or one.same_caption
 
     def summary(self, started: float) -> Summary:
         """Return the summary of a run without pending images."""
@@ -319,6 +322,7 @@ class _Invocation:
             images_per_s=round(self.num_answered / self._stream_s, 2) if self._stream_s else 0.0,
             model=model.identity(),
             cascade=cascade.sum_up(totals) if cascade else {},
+            same_caption=asdict(self._same_caption) if self._same_caption else {},
             versions=versions(),
             finished_at=now(),
         )

@@ -87,6 +87,7 @@ class Heartbeat:
             started_at=self._started_at,
             beat_at=now(),
             is_stopped=is_stopped,
+            flagged=dict(found.flagged),
         )
         try:
             self._store.write(PROGRESS, encode_json(asdict(beat)))

@@ -22,6 +22,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError
 
 from raycap import schema
+from raycap.answers.same import SameCaption
 from raycap.captioning import telemetry
 from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.cascade import Cascade
@@ -31,6 +32,7 @@ from raycap.captioning.loading import RunSpec, load_parts
 from raycap.captioning.parts import CaptionsFooter
 from raycap.captioning.plan import PartVersions
 from raycap.captioning.refusals import Refusals
+from raycap.captioning.same_captions import SameCaptionWatch
 from raycap.captioning.stream import RUN_STAGES, Resources, Stages, answered_rows
 from raycap.cluster.failures import ClusterFailed
 from raycap.cluster.start import start_here
@@ -64,6 +66,8 @@ class StreamReport:
     """Images that failed."""
     committed: list[tuple[int, CaptionsFooter]] = field(default_factory=list)
     """Parts, with their footers."""
+    same_caption: SameCaption | None = None
+    """The first caption for which the model seemed to ignore its images, of all reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,8 @@ class Stream:
         self._num_answered = 0
         self._num_failed = 0
         self._committed: list[tuple[int, CaptionsFooter]] = []
+        spec = described.spec
+        self._same_captions = SameCaptionWatch(spec.config.answers.max_same_share, spec.prompts)
 
     def run(self, work: pa.Table, stages: Stages = RUN_STAGES) -> Iterator[None]:
         """Caption what the first stage loads, and yield after each block; `report` tells the rest.
@@ -121,6 +127,7 @@ class Stream:
             num_answered=self._num_answered,
             num_failed=self._num_failed,
             committed=list(self._committed),
+            same_caption=self._same_captions.suspected,
         )
         self._num_answered, self._num_failed = 0, 0
         self._committed.clear()
@@ -135,6 +142,7 @@ class Stream:
         yield from refusals.rest()
 
     def _count(self, answered: pa.Table) -> None:
+        self._same_captions.add(answered)
         cascade = self._described.cascade
         if len(self._described.spec.prompts) > 1:
             answered = answered.filter(answered[schema.IS_FIRST])

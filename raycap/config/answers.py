@@ -1,6 +1,6 @@
 """Settings of the answer gate: what to do with an answer that is no caption."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -45,6 +45,13 @@ class AnswersConfig(Section):
     max_same_share: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Stop the run if more than this share of the last images, at least a thousand of them, have
     the same caption. None: only warn, if the model seems to ignore the images."""
+
+    def rules(self) -> dict[str, Any]:
+        """Return the settings that decide what becomes of answers, for the fingerprint of a run.
+
+        Only those that are set, so that older runs can continue.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"max_same_share"})
 
     @field_validator("language")
     @classmethod

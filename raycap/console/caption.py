@@ -16,7 +16,7 @@ from raycap.console.options import (
     SplitOption,
 )
 from raycap.console.renamed import Command
-from raycap.console.rows import failed_rows, unread_pictures
+from raycap.console.rows import failed_rows, flagged_rows, unread_pictures
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.reporting.numbers import (
@@ -28,6 +28,7 @@ from raycap.reporting.numbers import (
     percent,
     plural,
 )
+from raycap.text import brief as brief_text
 from raycap.text import duration
 
 if TYPE_CHECKING:
@@ -220,6 +221,8 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         *unread_pictures(summary.num_images, summary.skipped),
         ("captioned", f"{summary.num_ok:,}"),
         *failed_rows(summary.num_failed, summary.failed),
+        *flagged_rows(summary.flagged),
+        *_same_caption(summary.same_caption),
         ("mean words", f"{summary.mean_words:g}"),
     ]
     if summary.cascade:
@@ -245,6 +248,14 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         *_repeated(summary.skipped, summary.repeated),
         ("output", summary.output),
     ]
+
+
+def _same_caption(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row about one and the same caption of many images, as a broken model writes it."""
+    if not found:
+        return []
+    counts = f"{found['num_images']:,} of {found['num_of']:,} different images"
+    return [("SAME CAPTION", f"{counts}: {brief_text(found['caption'], 60)!r}; check the model")]
 
 
 def _empty_source(*, is_empty: bool) -> list[tuple[str, str]]:

@@ -43,6 +43,12 @@ def failed_rows(num_failed: int, failed: dict[str, int]) -> Rows:
     return [("failed", f"{num_failed:,}"), *codes]
 
 
+def flagged_rows(flagged: dict[str, int]) -> Rows:
+    """Return the number of doubtful captions that were kept, and that of each code, if any."""
+    codes = ((f"  {code}", f"{count:,}") for code, count in sorted(flagged.items()))
+    return [("flagged", f"{sum(flagged.values()):,}"), *codes] if flagged else []
+
+
 def gone_rows(num_gone: int) -> Rows:
     """Return a row about images that are no longer in the source, if there are any."""
     return [("gone from source", f"{num_gone:,}")] if num_gone else []

@@ -14,7 +14,7 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
-from raycap.console.rows import gone_rows, unread_pictures
+from raycap.console.rows import flagged_rows, gone_rows, unread_pictures
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.text import duration
@@ -104,6 +104,7 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
         *unread_pictures(beat.num_total, found.skipped),
         ("done", f"{beat.num_done:,} ({share:.1%})"),
         ("failed", f"{beat.num_failed:,}"),
+        *flagged_rows(beat.flagged),
     ]
     rows += gone_rows(found.num_gone)
     if found.state == "running":

@@ -50,6 +50,7 @@ from raycap.schema import (
     ERROR_CODE,
     ERROR_MESSAGE,
     ETAG,
+    FLAG,
     HEIGHT_PX,
     IMAGE_ID,
     LOGPROB,
@@ -61,6 +62,7 @@ from raycap.schema import (
 )
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
+from raycap.text import brief
 
 ORDERS = (
     Order(key=LOGPROB, label="Log-probability"),
@@ -75,9 +77,10 @@ _TABS = (
     Tab(key=WORST, label="Least certain", order=LOGPROB, descending=False),
     Tab(key=FAILED, label="Failed"),
 )
-_COLUMNS = [IMAGE_ID, STATUS, ERROR_CODE, ERROR_MESSAGE, NUM_WORDS, LOGPROB]
+_COLUMNS = [IMAGE_ID, STATUS, ERROR_CODE, ERROR_MESSAGE, NUM_WORDS, LOGPROB, FLAG, CAPTION]
 _KEPT = [IMAGE_ID, LOGPROB, PART, DRAW]
 _MESSAGES_SHOWN = 3
+_MESSAGE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,8 @@ class CaptionsSection(Section):
     lengths: Plot
     throughput: Plot | None
     failures: tuple[Failure, ...]
+    flags: tuple[Failure, ...]
+    """Captions that were kept, by the code of their flag."""
     settings: tuple[Fact, ...]
 
 
@@ -121,6 +126,7 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
         ),
         throughput=throughput_plot(f"{anchor}-throughput-plot", _commits(output)),
         failures=failure_table(overview.failed, overview.messages.shown()),
+        flags=failure_table(overview.flagged, overview.flagged_captions.shown()),
         settings=_settings(summary, run),
         gallery=_gallery(output, overview.chosen, config),
     )
@@ -188,20 +194,26 @@ def _repeated(summary: Summary, count: int) -> str:
 
 
 class Messages:
-    """The first few images and error messages for each error code."""
+    """The first few images and texts for each code."""
 
     def __init__(self) -> None:
         self._found: dict[str, list[Fact]] = {}
 
-    def add(self, failed: pa.Table) -> None:
-        """Add rows of failed images."""
-        for row in failed.select([IMAGE_ID, ERROR_CODE, ERROR_MESSAGE]).to_pylist():
-            found = self._found.setdefault(row[ERROR_CODE] or "no code", [])
+    def add(self, rows: pa.Table, code: str, text: str) -> None:
+        """Add rows.
+
+        Args:
+            rows: Of images.
+            code: Name of the column with the code.
+            text: Name of the column with the text, such as the error message.
+        """
+        for row in rows.select([IMAGE_ID, code, text]).to_pylist():
+            found = self._found.setdefault(row[code] or "no code", [])
             if len(found) < _MESSAGES_SHOWN:
-                found.append((row[IMAGE_ID], row[ERROR_MESSAGE] or "no message"))
+                found.append((row[IMAGE_ID], brief(row[text] or "no text", _MESSAGE_CHARACTERS)))
 
     def shown(self) -> dict[str, tuple[Fact, ...]]:
-        """Return them by error code."""
+        """Return them by code."""
         return {code: tuple(facts) for code, facts in self._found.items()}
 
 
@@ -231,6 +243,9 @@ class Overview:
     failed: Counter[str] = field(default_factory=Counter)
     """Number of failed rows by error code."""
     messages: Messages = field(default_factory=Messages)
+    flagged: Counter[str] = field(default_factory=Counter)
+    """Number of captions that were kept, by the code of their flag."""
+    flagged_captions: Messages = field(default_factory=Messages)
     chosen: Picks = field(default_factory=lambda: Picks(ids=[], tabs={}, parts={}))
 
     @property
@@ -251,7 +266,10 @@ class Overview:
         for count in pc.value_counts(ok[NUM_WORDS].combine_chunks()).to_pylist():
             self.lengths[count["values"]] += count["counts"]
         self.failed.update(code or "no code" for code in failed[ERROR_CODE].to_pylist())
-        self.messages.add(failed)
+        self.messages.add(failed, ERROR_CODE, ERROR_MESSAGE)
+        flagged = ok.filter(pc.is_valid(ok[FLAG]))
+        self.flagged.update(flagged[FLAG].to_pylist())
+        self.flagged_captions.add(flagged, FLAG, CAPTION)
 
 
 def look_over(output: FinishedOutput, num_images: int, seed: int) -> Overview:
@@ -376,5 +394,7 @@ def _marks(row: dict[str, Any]) -> Iterator[Fact]:
         yield "logprob", decimal(row[LOGPROB], 2)
     if row[NUM_WORDS] is not None:
         yield "words", str(row[NUM_WORDS])
+    if row.get(FLAG) is not None:
+        yield "flag", row[FLAG]
     if row[WIDTH_PX] is not None:
         yield "pixels", f"{row[WIDTH_PX]} \N{MULTIPLICATION SIGN} {row[HEIGHT_PX]}"

@@ -39,6 +39,7 @@ from raycap.reporting.plots import Histogram, length_plot
 from raycap.results.preflight import DECODE, FETCH, MAX_PICTURES, MODEL, Preflight, Stage
 from raycap.schema import (
     ERROR_CODE,
+    ERROR_MESSAGE,
     PICTURE,
     ROW,
     STATUS,
@@ -88,7 +89,7 @@ def preflight_section(
     rows = drawn.slice(0, MAX_PICTURES).to_pylist()
     model = str(found.model.get("name", "an unknown model"))
     messages = Messages()
-    messages.add(drawn.filter(pc.is_valid(drawn[ERROR_CODE])))
+    messages.add(drawn.filter(pc.is_valid(drawn[ERROR_CODE])), ERROR_CODE, ERROR_MESSAGE)
     histogram = Histogram(counts=found.sample.lengths, mean=found.sample.mean_words)
     return PreflightSection(
         anchor=anchor,

@@ -104,6 +104,9 @@ class Summary:
     """Names of the prompts, in order; empty for one caption per image."""
     flagged: dict[str, int] = field(default_factory=dict)
     """Doubtful answers that were kept, by code."""
+    same_caption: dict[str, Any] = field(default_factory=dict)
+    """Only if the model seemed to ignore its images: the `caption` that `num_images` of `num_of`
+    different images had."""
     num_tokens: int = 0
     """Generated tokens, as far as known."""
     num_prompt_tokens: int = 0
@@ -147,6 +150,8 @@ class Beat:
     """When this was written, in UTC, by the clock of the machine that wrote it."""
     is_stopped: bool = False
     """Whether the run ended: complete, stopped or failed."""
+    flagged: dict[str, int] = field(default_factory=dict)
+    """Doubtful answers that were kept and committed, by the code of their flag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
