@@ -119,8 +119,8 @@ class Gate:
             answer: As the model wrote it.
             finish: `stop`, `length`, `content_filter`, or None if unknown.
             prompt: What was asked, complete.
-            is_typed: Whether a JSON value is asked for: it may repeat itself, has no language, and
-                a part of it is worth nothing.
+            is_typed: Whether a JSON value is asked for: it may repeat itself and has no language,
+                and its type shows whether it is complete.
         """
         text, has_reasoning = without_reasoning(answer)
         if not _has_content(without_special_tokens(text)):
@@ -131,7 +131,7 @@ class Gate:
             return self.found(ErrorCode.COPIED_PROMPT, text, finish=finish)
         if not is_typed and (loop := find_loop(text)) is not None:
             return self.found(ErrorCode.REPEATED, text, finish=finish, end=loop)
-        if finish == FINISH_LENGTH:
+        if finish == FINISH_LENGTH and not is_typed:
             return self.found(ErrorCode.TRUNCATED, text, finish=finish)
         if self._language and not is_typed and is_in_another_language(text, self._language):
             return self.found(ErrorCode.WRONG_LANGUAGE, text, finish=finish)
@@ -165,6 +165,19 @@ class Gate:
             asks_again=action.startswith("retry_") and self._can_differ(code, finish),
             reason=reason or f"{_REASONS[code]}{quoted}",
         )
+
+    def kept_text(self, answer: str, code: ErrorCode | None) -> str:
+        """Return what is kept of an answer that was judged before.
+
+        Args:
+            answer: As the model wrote it.
+            code: Its flag; None for a good answer.
+        """
+        text, _ = without_reasoning(answer)
+        if code is None:
+            return text
+        loop = find_loop(text) if code == ErrorCode.REPEATED else None
+        return self.found(code, text, finish=None, end=loop).text
 
     def _can_differ(self, code: ErrorCode, finish: str | None) -> bool:
         if not self._is_repeatable:

@@ -1,52 +1,199 @@
-"""From the answer of a model to the columns of its row: its value, or its text by the rules.
+"""From the answer of a model to the columns of its row: the gate, then its value or its text.
 
-An answer to a prompt with a type becomes a value of that type. Any other becomes a caption by the
-rules in `text`. If that is not possible, the row fails with a code, as it does for a bad image.
+The gate judges each answer first. An answer to a prompt with a type then becomes a value of that
+type; any other becomes a caption by the rules in `text`. If that is not possible, the row fails
+with a code, as it does for a bad image. The stage asks a question once more where the gate says so.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raycap import schema
+from raycap.answers.gate import FINISH_LENGTH, Gate, Verdict
 from raycap.answers.typed import AnswerType, answer_type, as_text, dump
 from raycap.answers.wording import Wording
-from raycap.captioning.loading import failure
+from raycap.captioning.loading import RunSpec, failure
 from raycap.captioning.prompts import Prompt
-from raycap.config import TextConfig
-from raycap.errors import ImageError
-from raycap.models.base import Caption
+from raycap.config import CaptionConfig
+from raycap.errors import ErrorCode, ImageError
+from raycap.models.base import Caption, Question
+from raycap.models.kinds import find_kind
 from raycap.text import count_words
+
+Asked = tuple[tuple[int, ...], list[Question]]
+"""What is asked about an image: the indices of the prompts, and the complete questions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """An answer with the verdict on it, and the columns of its row."""
+
+    verdict: Verdict
+    columns: dict[str, Any]
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether to ask once more (`AnswerRules.again`) and `settle` the two answers."""
+        return self.verdict.asks_again
+
+    def settle(self, second: "Judged") -> "Judged":
+        """Return the better of two answers to a question."""
+        return second if self.verdict.settle(second.verdict) is second.verdict else self
 
 
 class AnswerRules:
-    """The rules of a run for its answers."""
+    """The rules of a run for its answers: the gate, the types, and the rules for the text."""
 
-    def __init__(self, text: TextConfig, prompts: Sequence[Prompt]) -> None:
-        """Prepare the rules for each prompt of the run."""
-        self._keeps_answer = text.keep_answer
-        self._wording = Wording(text)
+    def __init__(self, config: CaptionConfig, prompts: Sequence[Prompt], kind: str) -> None:
+        """Prepare the rules.
+
+        Args:
+            config: All settings.
+            prompts: Of the run.
+            kind: Name of the kind of the model.
+        """
+        self._generation = config.generation
+        self._keeps_answer = config.text.keep_answer
+        self._wording = Wording(config.text)
+        self._prompts = prompts
+        self.only_question: Asked = ((0,), [prompts[0].question(prompts[0].text)])
+        """What is asked about each image in a run with one constant prompt."""
         self._types = [
             None if prompt.json_schema is None else answer_type(prompt.json_schema)
             for prompt in prompts
         ]
+        self.gate = Gate(
+            config.answers,
+            is_fixed_style=not find_kind(kind).answers_freely,
+            is_repeatable=not config.generation.sampling.enabled,
+        )
 
-    def columns(self, caption: Caption, prompt: int) -> dict[str, Any]:
-        """Return the columns of a row.
+    @classmethod
+    def of(cls, spec: RunSpec) -> "AnswerRules":
+        """Return the rules of a run."""
+        return cls(spec.config, spec.prompts, spec.model.kind)
+
+    def judge(self, caption: Caption, prompt: int, asked: str | None = None) -> Judged:
+        """Judge an answer, and return it with the columns of its row.
 
         Args:
             caption: The model's answer.
             prompt: Index of the prompt that it answers.
+            asked: The text of the question; None for that of the prompt.
         """
-        kept = kept_columns(caption) if self._keeps_answer else {}
+        asked = self._prompts[prompt].text if asked is None else asked
         kind = self._types[prompt]
+        if kind is not None:
+            verdict, columns = self._typed(caption, kind, asked)
+        else:
+            verdict = self._verdict(caption, asked)
+            columns = {} if verdict.error else self._worded(caption, verdict, asked)
+        if verdict.error is not None:
+            columns = {**told_columns(caption), **failure(verdict.error)}
+        elif verdict.code is not None and schema.STATUS not in columns:
+            columns = {**columns, schema.FLAG: str(verdict.code)}
+        kept = kept_columns(caption) if self._keeps_answer else {}
+        return Judged(verdict=verdict, columns={**columns, **kept})
+
+    def again(self, question: Question) -> Question:
+        """Return a question to ask once more: with twice the tokens, and another seed."""
+        num_tokens = question.max_new_tokens or self._generation.max_new_tokens
+        seed = self._generation.sampling.seed if question.seed is None else question.seed
+        return replace(question, max_new_tokens=2 * num_tokens, seed=seed + 1)
+
+    def _verdict(self, caption: Caption, asked: str, *, is_typed: bool = False) -> Verdict:
+        return self.gate.judge(caption.text, finish=caption.finish, prompt=asked, is_typed=is_typed)
+
+    def _worded(self, caption: Caption, verdict: Verdict, asked: str) -> dict[str, Any]:
+        """Return the columns of an answer that is kept, by the rules for its text.
+
+        Of its alternatives, those that the gate would not keep are left out.
+        """
+        judged = [(other, self._verdict(other, asked)) for other in caption.alternatives]
+        others = [replace(other, text=one.text) for other, one in judged if one.error is None]
+        kept = replace(caption, text=verdict.text, alternatives=tuple(others))
         try:
-            found = (
-                worded_columns(caption, self._wording) if kind is None else _typed(caption, kind)
-            )
+            return worded_columns(kept, self._wording)
         except ImageError as error:
-            return {**told_columns(caption), **failure(error), **kept}
-        return {**found, **kept}
+            return {**told_columns(caption), **failure(error)}
+
+    def _typed(
+        self, caption: Caption, kind: AnswerType, asked: str
+    ) -> tuple[Verdict, dict[str, Any]]:
+        """Judge an answer with a type, whose alternatives have no place in its row."""
+        verdict = self._verdict(caption, asked, is_typed=True)
+        if verdict.error is not None:
+            return verdict, {}
+        try:
+            value = kind.parse(verdict.text)
+        except ImageError as error:
+            if verdict.code is None:
+                verdict = self._wrong_type(caption, verdict.text, error)
+            plain = replace(caption, text=verdict.text, alternatives=())
+            return verdict, caption_columns(plain)
+        text = replace(caption, text=as_text(value), alternatives=())
+        return verdict, {**caption_columns(text), schema.VALUE: dump(value)}
+
+    def _wrong_type(self, caption: Caption, text: str, error: ImageError) -> Verdict:
+        is_cut = caption.finish == FINISH_LENGTH
+        more = " (it reached the maximum of tokens: raise max_new_tokens)" if is_cut else ""
+        return self.gate.found(
+            ErrorCode.WRONG_TYPE, text, finish=caption.finish, reason=f"{error.message}{more}"
+        )
+
+
+AskAgain = Callable[[list[int], list[Question]], list[Caption | ImageError]]
+"""Asks one question each about images, given by their positions."""
+
+
+def judge_all(
+    rules: AnswerRules,
+    outcomes: Sequence[Sequence[Caption] | ImageError],
+    asked: Sequence[Asked],
+    ask_again: AskAgain | None,
+) -> list[list[Judged] | ImageError]:
+    """Judge the answers about some images, and ask once more where the gate says so.
+
+    Args:
+        rules: Of the run.
+        outcomes: The answers by image, or why it has none.
+        asked: The questions by image.
+        ask_again: Asks the model; None if it takes no questions: then the first answers count.
+    """
+    judged: list[list[Judged] | ImageError] = []
+    again: list[tuple[int, int]] = []
+    for image, (outcome, (indices, questions)) in enumerate(zip(outcomes, asked, strict=True)):
+        if isinstance(outcome, ImageError):
+            judged.append(outcome)
+            continue
+        answers = [
+            rules.judge(caption, prompt, question.text)
+            for caption, prompt, question in zip(outcome, indices, questions, strict=True)
+        ]
+        again += [(image, place) for place, one in enumerate(answers) if one.asks_again]
+        judged.append(answers)
+    if again and ask_again is not None:
+        _settle(rules, judged, asked, again, ask_again)
+    return judged
+
+
+def _settle(
+    rules: AnswerRules,
+    judged: list[list[Judged] | ImageError],
+    asked: Sequence[Asked],
+    again: list[tuple[int, int]],
+    ask_again: AskAgain,
+) -> None:
+    """Ask some questions once more, and keep the better answers."""
+    questions = [rules.again(asked[image][1][place]) for image, place in again]
+    found = ask_again([image for image, _ in again], questions)
+    for (image, place), question, caption in zip(again, questions, found, strict=True):
+        of_image = judged[image]
+        # An image that the model rejects now has its first answer.
+        if isinstance(of_image, list) and isinstance(caption, Caption):
+            second = rules.judge(caption, asked[image][0][place], question.text)
+            of_image[place] = of_image[place].settle(second)
 
 
 def caption_columns(caption: Caption) -> dict[str, Any]:
@@ -99,14 +246,3 @@ def worded_columns(caption: Caption, wording: Wording) -> dict[str, Any]:
         except ImageError:
             continue  # the row has its caption
     return caption_columns(replace(caption, text=text, alternatives=tuple(others)))
-
-
-def _typed(caption: Caption, kind: AnswerType) -> dict[str, Any]:
-    """Return the columns of an answer with a type; its alternatives have no place there.
-
-    Raises:
-        ImageError: it is not of the type.
-    """
-    value = kind.parse(caption.text)
-    text = replace(caption, text=as_text(value), alternatives=())
-    return {**caption_columns(text), schema.VALUE: dump(value)}

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 
 from raycap import schema
 from raycap.captioning import telemetry
-from raycap.captioning.answering import AnswerRules
+from raycap.captioning.answering import AnswerRules, Asked, Judged, judge_all
 from raycap.captioning.batching import BatchSize
 from raycap.captioning.loading import RunSpec, failure
 from raycap.captioning.pixels import LoadedImages
@@ -31,6 +31,7 @@ from raycap.config import EngineConfig, ModelConfig
 from raycap.errors import ErrorCode, ImageError, ModelError
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, Caption, Captioner, Question, Questions
+from raycap.models.kinds import find_kind
 from raycap.models.load import load_captioner
 from raycap.models.process import is_out_of_memory, use_threads
 
@@ -199,7 +200,8 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
-        self._rules = AnswerRules(spec.config.text, spec.prompts)
+        self._rules = AnswerRules.of(spec)
+        self._takes_questions = find_kind(spec.model.kind).takes_questions
         telemetry.begin_run(spec.output)
         use_threads(spec.torch_threads)
         self._watch = HangWatch(hang_limit_s(spec.config.engine, spec.config.model))
@@ -224,19 +226,42 @@ class CaptionActor:
         asked = questions_of(batch, images.rows, self._spec.prompts)
         num_lanes = 1 if self._isolated else self._spec.num_lanes
         telemetry.note_in_flight(len(images))
-        outcomes: dict[int, Outcome] = {}
+        outcomes: list[Outcome] = [[]] * len(images)
         for places, questions in alike(asked, images.shapes):
             indices = () if asked is None else asked[places[0]][0]
             group = Batch(images.pixels(places), questions, unfilled(indices, self._spec))
             found = caption_all(self._captioner, group, self._batch_size, num_lanes)
-            outcomes |= zip((images.rows[place] for place in places), found, strict=True)
+            for place, outcome in zip(places, found, strict=True):
+                outcomes[place] = outcome
+        judged = judge_all(
+            self._rules,
+            outcomes,
+            asked or [self._rules.only_question] * len(images),
+            partial(self._ask_again, images, num_lanes) if self._takes_questions else None,
+        )
         telemetry.note_in_flight(0)
-        answered = answered_table(batch, outcomes, self._spec, self._rules)
+        answered = answered_table(batch, dict(zip(images.rows, judged, strict=True)), self._spec)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
                 self._end_isolation(self._isolated)
         return answered
+
+    def _ask_again(
+        self, images: LoadedImages, num_lanes: int, places: list[int], questions: list[Question]
+    ) -> list[Caption | ImageError]:
+        """Ask one question each about some of the images, given by their positions."""
+        assert not isinstance(self._captioner, Exception)
+        # Longer answers take longer: they do not count when the batch size is found.
+        size = BatchSize(BatchRange.fixed(self._batch_size.current))
+        answers: dict[int, Caption | ImageError] = {}
+        asked: list[Asked] = [((), [question]) for question in questions]
+        for group, of_group in alike(asked, [images.shapes[place] for place in places]):
+            pixels = images.pixels([places[index] for index in group])
+            found = caption_all(self._captioner, Batch(pixels, of_group), size, num_lanes)
+            for index, one in zip(group, found, strict=True):
+                answers[index] = one if isinstance(one, ImageError) else one[0]
+        return [answers[index] for index in range(len(places))]
 
     def _load(self, batches: BatchRange) -> None:
         spec = self._spec
@@ -375,9 +400,7 @@ def _check_alive(captioner: AnswersBatches, image: Batch, error: Exception) -> N
         raise ModelError(f"the model fails on every image: {one_line(inner)}") from error
 
 
-def questions_of(
-    batch: pa.Table, rows: list[int], prompts: Sequence[Prompt]
-) -> list[tuple[tuple[int, ...], list[Question]]] | None:
+def questions_of(batch: pa.Table, rows: list[int], prompts: Sequence[Prompt]) -> list[Asked] | None:
     """Return what to ask about some images: the indices of the prompts, and the questions.
 
     Args:
@@ -410,7 +433,7 @@ def questions_of(
 
 
 def alike(
-    asked: list[tuple[tuple[int, ...], list[Question]]] | None, shapes: list[tuple[int, int]]
+    asked: list[Asked] | None, shapes: list[tuple[int, int]]
 ) -> Iterator[tuple[list[int], Questions | None]]:
     """Group images of one shape about which the same prompts are asked.
 
@@ -435,7 +458,7 @@ def unfilled(indices: Sequence[int], spec: RunSpec) -> list[Question] | None:
 
 
 def answered_table(
-    batch: pa.Table, outcomes: dict[int, Outcome], spec: RunSpec, rules: AnswerRules
+    batch: pa.Table, outcomes: Mapping[int, Sequence[Judged] | ImageError], spec: RunSpec
 ) -> pa.Table:
     """Return the ANSWERED rows of LOADED rows.
 
@@ -443,7 +466,6 @@ def answered_table(
         batch: The loaded rows.
         outcomes: The answers about the images, by the index of their row; other rows have failed.
         spec: Of the run.
-        rules: Of the run.
     """
     loaded = batch.drop_columns([schema.PIXELS, schema.QUESTIONS]).to_pylist()
     answered: list[dict[str, Any]] = []
@@ -455,7 +477,7 @@ def answered_table(
             if isinstance(outcome, ImageError):
                 numbered |= failure(outcome)
             elif outcome is not None:
-                numbered |= rules.columns(outcome[place], prompt)
+                numbered |= outcome[place].columns
                 numbered[schema.MODEL] = spec.model.name
             answered.append({**row, **numbered})
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)

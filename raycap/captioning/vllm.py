@@ -209,7 +209,7 @@ class _Answers:
 
     def __init__(self, spec: RunSpec) -> None:
         self._model = spec.model.name
-        self._rules = AnswerRules(spec.config.text, spec.prompts)
+        self._rules = AnswerRules.of(spec)
         self._max_new_tokens = [
             prompt.max_new_tokens or spec.config.generation.max_new_tokens
             for prompt in spec.prompts
@@ -221,7 +221,8 @@ class _Answers:
         if not math.isfinite(caption.logprob):
             reason = "the score of the caption is not a finite number"
             return answered | failure(ImageError(ErrorCode.MODEL_REJECTED, reason))
-        found = self._rules.columns(caption, row[schema.PROMPT])
+        # Within Ray's stages no question can be asked once more.
+        found = self._rules.judge(caption, row[schema.PROMPT]).columns
         return answered | found | {schema.MODEL: self._model}
 
 

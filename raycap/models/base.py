@@ -203,6 +203,9 @@ class CaptionerKind(ABC):
     """Whether `model.backend=vllm` is supported."""
     takes_questions: ClassVar[bool] = False
     """Whether its models are AnsweringCaptioners: `prompts` are supported."""
+    answers_freely: ClassVar[bool] = False
+    """Whether its models follow instructions, instead of captioning in the style of their training:
+    it decides the default actions for bad answers."""
     has_files: ClassVar[bool] = True
     """Whether its models have files; a kind without files has one built-in model."""
     extra_files: ClassVar[tuple[str, ...]] = ()

@@ -54,6 +54,7 @@ class VlmKind(CaptionerKind):
     runs_on_vllm = True
     takes_adapters = True
     takes_questions = True
+    answers_freely = True
     extra_files = (
         GENERATION_FILE,  # for its special tokens
         "chat_template.jinja",
