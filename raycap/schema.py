@@ -143,8 +143,8 @@ KEPT = pa.schema(
         ),
     ]
 )
-"""Further columns with `text.keep_answer`: what the model wrote, before any rule; and the same of
-the alternatives."""
+"""Further columns with `text.keep_answer`: the model's answer as the gate kept it, before any rule
+for the text (of a failed row, as the model wrote it); and the same of the alternatives."""
 
 
 def answer_type(value: pa.DataType | None = None, *, keeps_answer: bool = False) -> pa.DataType:

@@ -166,19 +166,6 @@ class Gate:
             reason=reason or f"{_REASONS[code]}{quoted}",
         )
 
-    def kept_text(self, answer: str, code: ErrorCode | None) -> str:
-        """Return what is kept of an answer that was judged before.
-
-        Args:
-            answer: As the model wrote it.
-            code: Its flag; None for a good answer.
-        """
-        text, _ = without_reasoning(answer)
-        if code is None:
-            return text
-        loop = find_loop(text) if code == ErrorCode.REPEATED else None
-        return self.found(code, text, finish=None, end=loop).text
-
     def _can_differ(self, code: ErrorCode, finish: str | None) -> bool:
         if not self._is_repeatable:
             return True

@@ -84,17 +84,17 @@ class AnswerRules:
         """
         asked = self._prompts[prompt].text if asked is None else asked
         kind = self._types[prompt]
-        if kind is not None:
-            verdict, columns = self._typed(caption, kind, asked)
-        else:
+        if kind is None:
             verdict = self._verdict(caption, asked)
-            columns = {} if verdict.error else self._worded(caption, verdict, asked)
+            kept = self._kept(caption, verdict, asked)
+            columns = {} if verdict.error else self._worded(kept, verdict)
+        else:
+            verdict, columns = self._typed(caption, kind, asked)
+            kept = replace(caption, alternatives=())
         if verdict.error is not None:
             columns = {**told_columns(caption), **failure(verdict.error)}
-        elif verdict.code is not None and schema.STATUS not in columns:
-            columns = {**columns, schema.FLAG: str(verdict.code)}
-        kept = kept_columns(caption) if self._keeps_answer else {}
-        return Judged(verdict=verdict, columns={**columns, **kept})
+        answers = kept_columns(kept) if self._keeps_answer else {}
+        return Judged(verdict=verdict, columns={**columns, **answers})
 
     def again(self, question: Question) -> Question:
         """Return a question to ask once more: with twice the tokens, and another seed."""
@@ -105,42 +105,49 @@ class AnswerRules:
     def _verdict(self, caption: Caption, asked: str, *, is_typed: bool = False) -> Verdict:
         return self.gate.judge(caption.text, finish=caption.finish, prompt=asked, is_typed=is_typed)
 
-    def _worded(self, caption: Caption, verdict: Verdict, asked: str) -> dict[str, Any]:
-        """Return the columns of an answer that is kept, by the rules for its text.
+    def _kept(self, caption: Caption, verdict: Verdict, asked: str) -> Caption:
+        """Return what the gate keeps of an answer and of its alternatives.
 
-        Of its alternatives, those that the gate would not keep are left out.
+        A failed answer is returned as the model wrote it; its row shows why it failed.
         """
+        if verdict.error is not None:
+            return replace(caption, alternatives=())
         judged = [(other, self._verdict(other, asked)) for other in caption.alternatives]
         others = [replace(other, text=one.text) for other, one in judged if one.error is None]
-        kept = replace(caption, text=verdict.text, alternatives=tuple(others))
+        return replace(caption, text=verdict.text, alternatives=tuple(others))
+
+    def _worded(self, kept: Caption, verdict: Verdict) -> dict[str, Any]:
+        """Return the columns of an answer that is kept, by the rules for its text."""
         try:
-            return worded_columns(kept, self._wording)
+            return {**worded_columns(kept, self._wording), **_flag(verdict)}
         except ImageError as error:
-            return {**told_columns(caption), **failure(error)}
+            return {**told_columns(kept), **failure(error)}
 
     def _typed(
         self, caption: Caption, kind: AnswerType, asked: str
     ) -> tuple[Verdict, dict[str, Any]]:
-        """Judge an answer with a type, whose alternatives have no place in its row."""
+        """Judge an answer with a type; return the columns of a kept one, with its value."""
         verdict = self._verdict(caption, asked, is_typed=True)
-        if verdict.error is not None:
-            return verdict, {}
+        plain = replace(caption, text=verdict.text, alternatives=())
         try:
             value = kind.parse(verdict.text)
         except ImageError as error:
             if verdict.code is None:
-                verdict = self._wrong_type(caption, verdict.text, error)
-            plain = replace(caption, text=verdict.text, alternatives=())
-            return verdict, caption_columns(plain)
-        text = replace(caption, text=as_text(value), alternatives=())
-        return verdict, {**caption_columns(text), schema.VALUE: dump(value)}
+                verdict = self._wrong_type(plain, error)
+            return verdict, {**caption_columns(plain), **_flag(verdict)}
+        text = replace(plain, text=as_text(value))
+        return verdict, {**caption_columns(text), schema.VALUE: dump(value), **_flag(verdict)}
 
-    def _wrong_type(self, caption: Caption, text: str, error: ImageError) -> Verdict:
-        is_cut = caption.finish == FINISH_LENGTH
+    def _wrong_type(self, plain: Caption, error: ImageError) -> Verdict:
+        is_cut = plain.finish == FINISH_LENGTH
         more = " (it reached the maximum of tokens: raise max_new_tokens)" if is_cut else ""
         return self.gate.found(
-            ErrorCode.WRONG_TYPE, text, finish=caption.finish, reason=f"{error.message}{more}"
+            ErrorCode.WRONG_TYPE, plain.text, finish=plain.finish, reason=f"{error.message}{more}"
         )
+
+
+def _flag(verdict: Verdict) -> dict[str, Any]:
+    return {} if verdict.code is None else {schema.FLAG: str(verdict.code)}
 
 
 AskAgain = Callable[[list[int], list[Question]], list[Caption | ImageError]]

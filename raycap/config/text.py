@@ -63,8 +63,8 @@ class TextConfig(Section):
     suffix: str = ""
     """Text to put behind."""
     keep_answer: bool = False
-    """Keep what the model wrote in the column `answer`. Needed to apply other rules again, by
-    `raycap caption --again text`."""
+    """Keep the answer before these rules in the column `answer`. Needed to apply other rules
+    again, by `raycap caption --again text`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TextConfig":

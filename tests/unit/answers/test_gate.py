@@ -174,17 +174,6 @@ def test_a_json_value_may_repeat_itself() -> None:
     assert gate().judge(boxes, finish="length", prompt=PROMPT, is_typed=True).code is None
 
 
-@pytest.mark.parametrize("action", ["keep", "cut"])
-def test_what_was_kept_is_found_again(action: str) -> None:
-    judged = Gate(
-        AnswersConfig.model_validate({"truncated": action, "repeated": action}),
-        is_fixed_style=False,
-    )
-    for answer in (LOOP, "<think>Hm</think>A dog. It is", "A dog."):
-        verdict = judged.judge(answer, finish="length", prompt=PROMPT)
-        assert judged.kept_text(answer, verdict.code) == verdict.text
-
-
 def test_a_known_fault_gets_its_action() -> None:
     verdict = gate().found(ErrorCode.WRONG_TYPE, '{"a"', finish="stop", reason="no value for b")
     assert (verdict.code, verdict.outcome, verdict.asks_again) == ("wrong_type", "fail", True)
