@@ -182,6 +182,7 @@ class CaptionPass:
                 self._stream_here(described, work, note)
         finally:
             self.stream_s = time.monotonic() - started
+            self._heartbeat.note(self.progress(self.stream_s))  # the last commits are in now
 
     def _stream_here(
         self, described: StreamSpec, work: pa.Table, note: Callable[[StreamReport], None]

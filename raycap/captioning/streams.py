@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,14 +106,20 @@ class Stream:
         """
         described, commits = self._described, self._committed.append
         answered = answered_rows(work, described.spec, described.resources, stages)
-        with Committer(
-            self._store,
-            self._lock,
-            described.versions,
-            lambda number, footer: commits((number, footer)),
-            described.cascade,
-            columns_of(described.spec.prompts, described.spec.config.text, described.spec.context),
-        ) as committer:
+        # Closed, so that Ray ends the stream at once if an error ends this loop.
+        with (
+            closing(answered),
+            Committer(
+                self._store,
+                self._lock,
+                described.versions,
+                lambda number, footer: commits((number, footer)),
+                described.cascade,
+                columns_of(
+                    described.spec.prompts, described.spec.config.text, described.spec.context
+                ),
+            ) as committer,
+        ):
             try:
                 for table in self._readable(answered):
                     self._count(committer.add(table))
