@@ -38,7 +38,10 @@ FREE_ANSWERS: Mapping[ErrorCode, str] = {
 }
 """Default actions for models that answer freely: vision-language models."""
 
-FIXED_STYLE: Mapping[ErrorCode, str] = dict.fromkeys(ANSWER_CODES, "keep")
+FIXED_STYLE: Mapping[ErrorCode, str] = {
+    **dict.fromkeys(ANSWER_CODES, "keep"),
+    ErrorCode.WRONG_TYPE: "fail",  # no caption: a value was asked for
+}
 """Default actions for models that caption in the style of their training: bad captions are flagged
 only, and no text changes."""
 

@@ -22,7 +22,7 @@ from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
 from tests.support.commandline import rows_of
-from tests.support.tiny_vlm import save_spelling_vlm, save_vlm
+from tests.support.tiny_vlm import KEPT_ANSWERS, save_spelling_vlm, save_vlm
 
 pytest.importorskip("vllm", reason="vLLM needs an environment of its own: make test-vllm")
 pytestmark = [
@@ -49,7 +49,13 @@ def config_for(
     model: str, args: dict[str, Any], fit: str = "model", **engine: float
 ) -> CaptionConfig:
     vllm = {"name": model, "backend": "vllm", "precision": "fp32", "vllm_args": args}
-    settings = {"model": vllm, "generation": GENERATION, "engine": engine, "image": {"fit": fit}}
+    settings = {
+        "model": vllm,
+        "generation": GENERATION,
+        "engine": engine,
+        "image": {"fit": fit},
+        "answers": KEPT_ANSWERS,
+    }
     return validate_config(CaptionConfig, settings)
 
 
@@ -116,6 +122,7 @@ def test_as_the_second_model_of_a_cascade_its_draws_are_the_images_own(
             "model": {"name": "stub"},
             "cascade": {**second, "backend": "vllm", "vllm_args": ARGS},
             "generation": {**GENERATION, "sampling": {"enabled": True, "temperature": 2.0}},
+            "answers": KEPT_ANSWERS,
         },
     )
     summary = raycap.caption(folder, output, config=settings)

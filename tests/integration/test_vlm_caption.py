@@ -15,7 +15,7 @@ from raycap.images.decoding import decode
 from raycap.models.fitting import fit_images
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
-from tests.support.tiny_vlm import save_vlm
+from tests.support.tiny_vlm import KEPT_ANSWERS, save_vlm
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
@@ -49,6 +49,7 @@ def test_the_pipeline_says_what_the_model_says(
             },  # all of the stub's
             "generation": searched,
             "engine": {"batch_size": 4},
+            "answers": KEPT_ANSWERS,
         },
     )
     summary = raycap.caption(folder, output, config=settings)

@@ -13,6 +13,12 @@ import transformers
 from jaxtyping import UInt8
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from raycap.errors import ANSWER_CODES
+
+KEPT_ANSWERS = dict.fromkeys(map(str, ANSWER_CODES), "keep")
+"""Settings `answers` with which the answers of random weights stay as they are: many are loops, and
+reach the maximum number of tokens."""
+
 T: Any = transformers  # partly untyped there
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
 PAD, UNK, BOS, EOS, IMAGE = range(5)

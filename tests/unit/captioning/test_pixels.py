@@ -1,5 +1,6 @@
 """Images of several sizes in one block: what captioners get, and that none depends on others."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from raycap import schema
 from raycap.captioning.captioner import CaptionActor, alike
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.pixels import LoadedImages
+from raycap.captioning.prompts import prompts_of
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.models.base import BatchRange, Question
 from raycap.models.fitting import fit_images
 from raycap.models.sources import find_model
 from tests.support import tiny_blip
-from tests.support.tiny_vlm import random_images, save_vlm
+from tests.support.tiny_vlm import KEPT_ANSWERS, random_images, save_vlm
 
 _one_thread = tiny_blip.one_thread
 
@@ -82,7 +84,13 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     generation = {"num_beams": 1, "max_new_tokens": 6, "prompt": "Describe this picture"}
     model = {"name": str(save_vlm(request.param, folder)), "precision": "fp32"}
     config = validate_config(
-        CaptionConfig, {"model": model, "generation": generation, "image": {"fit": "keep"}}
+        CaptionConfig,
+        {
+            "model": model,
+            "generation": generation,
+            "image": {"fit": "keep"},
+            "answers": KEPT_ANSWERS,
+        },
     )
     return RunSpec(
         output=str(folder / "out"),
@@ -90,6 +98,7 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         model=fit_images(find_model(config.model.name), config.image),
         batches=BatchRange.fixed(4),
         torch_threads=1,
+        prompts=prompts_of(config),
     )
 
 
@@ -111,3 +120,15 @@ def test_a_caption_does_not_depend_on_the_images_around_it(spec: RunSpec) -> Non
 def test_blocks_of_large_images_have_fewer_rows(spec: RunSpec) -> None:
     assert spec.block_rows == 8
     assert spec.block_bytes < 8 * spec.model.target.num_bytes
+
+
+def test_images_of_any_shape_are_asked_again_with_twice_the_tokens(spec: RunSpec) -> None:
+    def captions(num_tokens: int, **answers: str) -> list[str | None]:
+        update = {"max_new_tokens": num_tokens}
+        generation = spec.config.generation.model_copy(update=update)
+        kept = spec.config.answers.model_copy(update=answers)
+        config = spec.config.model_copy(update={"generation": generation, "answers": kept})
+        rows = CaptionActor(replace(spec, config=config))(loaded(images())).to_pylist()
+        return [row[schema.CAPTION] for row in rows]
+
+    assert captions(4, truncated="retry_keep") == captions(8) != captions(4)
