@@ -67,10 +67,10 @@ def test_the_captions_are_those_of_the_vlm_captioner_and_a_run_goes_on(
     model = str(save_vlm(family, tmp_path / "model"))
     folder, output = tmp_path / "scenes", tmp_path / "out"
     write_scenes(folder, 9, seed=11)
-    (folder / "broken.jpg").write_bytes(b"no image")
     for path in sorted(folder.glob("*.jpg"))[:4]:
         with Image.open(path) as scene:
             scene.crop((0, 0, scene.width, scene.height // 2)).save(path)
+    (folder / "broken.jpg").write_bytes(b"no image")
     settings = config_for(model, ARGS, fit, part_size=4, max_failed_share=0.2)
     assert raycap.caption(folder, output, config=settings, limit=4).num_captioned == 4
     summary = raycap.caption(folder, output, config=settings)
@@ -106,6 +106,28 @@ def test_answers_follow_the_types_of_their_prompts(tmp_path: Path) -> None:
         assert set(row["tags"]["value"] or ()) <= {"red", "blue"}
         assert row["plain"]["error_code"] is None
     assert verify(tmp_path / "out").is_complete
+
+
+def test_each_of_several_prompts_is_answered_as_it_is_alone(tmp_path: Path) -> None:
+    model = str(save_vlm("qwen2_vl", tmp_path / "model"))
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 5, seed=11)
+    alone = config_for(model, ARGS)
+    texts = {"what": "what is it", "where": "where is it", "why": {"text": "why"}}
+    prompts = validate_config(CaptionConfig, {"prompts": texts}).prompts
+    several = alone.model_copy(update={"prompts": prompts})
+    assert raycap.caption(folder, output, config=several).num_ok == 5
+    assert verify(output).is_complete
+    source = find_model(model)
+    torch = alone.model.model_copy(update={"backend": "torch", "vllm_args": {}})
+    for name, prompt in prompts.items():
+        asked = alone.generation.model_copy(update={"prompt": prompt.text})
+        captioner = load_captioner(source, torch, asked)
+        for row in rows_of(output):
+            image = decode(Path(row["uri"]).read_bytes(), source.target, alone.image)
+            (caption,) = captioner.caption(image.pixels[None])
+            assert row[name]["caption"] == caption.text
+            assert row[name]["logprob"] == pytest.approx(caption.logprob, abs=1e-3)
 
 
 def test_as_the_second_model_of_a_cascade_its_draws_are_the_images_own(
