@@ -85,6 +85,7 @@ bench: $(STAMP)           # all benchmarks; about two hours on idle cores
 	$(BIN)/python -m bench.encoders --json bench-results/encoders.json
 	$(BIN)/python -m bench.scale --json bench-results/scale.json
 	$(BIN)/python -m bench.engine --json bench-results/engine.json
+	$(BIN)/python -m bench.prompts --json bench-results/prompts.json
 	$(BIN)/python -m bench.plan
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.interruption --images 5000
