@@ -1,0 +1,1 @@
+"""Models that servers run, asked through OpenAI's interface for chat completions."""
