@@ -32,6 +32,7 @@ from raycap.config.dataset import (
     SidecarConfig,
     SplitConfig,
 )
+from raycap.config.endpoint import EndpointConfig
 from raycap.config.evaluation import (
     BootstrapConfig,
     EvaluateConfig,

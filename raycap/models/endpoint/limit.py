@@ -53,6 +53,8 @@ class InFlightLimit:
         self.current = min(most, max(least, _FIRST))
         """Requests that may be in flight now."""
         self.num_in_flight = 0
+        self.throughput = 0.0
+        """Answers per second when last measured; 0 if not yet."""
         self._is_doubling = True
         self._base = self.current
         self._base_throughput = 0.0
@@ -63,11 +65,6 @@ class InFlightLimit:
         self._ceiling_age = 0
         self._at_s = now_s
         self._window = _Window(now_s, self.current)
-
-    @property
-    def throughput(self) -> float:
-        """Answers per second when last measured; 0 if not yet."""
-        return self._base_throughput
 
     def sent(self, now_s: float) -> None:
         """Note that a request is sent."""
@@ -105,6 +102,7 @@ class InFlightLimit:
             lower = int(self.current * _ON_REFUSAL)
             self._wait = self._wait_next = _MAX_WAIT
             self._base_throughput = 0.0
+            self.throughput *= _ON_REFUSAL
         self._is_doubling = False
         self._base = min(self._base, self._bounded(lower))
         self._set(self._base, now_s)
@@ -123,7 +121,9 @@ class InFlightLimit:
         throughput = in_flight * window.num_answers / max(1e-9, window.latency_s)
         if in_flight < _FULL_SHARE * self.current:
             self._set(self.current, now_s)  # there was too little work to tell
-        elif self._is_doubling:
+            return
+        self.throughput = throughput
+        if self._is_doubling:
             self._double(throughput, now_s)
         elif self.current == self._base:
             self._continue(throughput, now_s)

@@ -1,0 +1,289 @@
+"""Asks endpoints for captions: retries, other endpoints, and errors that are an image's or not.
+
+A request whose answer is lost may have been paid for. So nothing is asked twice without need: there
+are no requests in advance or in parallel for one image, and a request is repeated only after it
+failed, was refused or timed out.
+"""
+
+import asyncio
+import random
+import ssl
+import time
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import aiohttp
+from PIL import Image
+
+from raycap.config import EndpointConfig
+from raycap.errors import ConfigError, ErrorCode, ImageError, ModelError
+from raycap.models.base import Caption, Question
+from raycap.models.endpoint.messages import (
+    Asking,
+    Dialect,
+    Fault,
+    Picture,
+    Refusal,
+    completions_url,
+    one_line,
+    read_answer,
+)
+from raycap.models.endpoint.pool import Endpoint, Pool, Ticket
+
+_MAX_ATTEMPTS = 4  # of one request that servers fail on while they answer others
+_FIRST_BACKOFF_S = 0.2
+_MAX_CONNECT_S = 30.0
+_MAX_ANSWER_BYTES = 16 * 2**20
+_START_PATIENCE_S = 20.0
+_UNREACHABLE = -1
+_TIMEOUT = 408
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What servers are told and nobody else; never shown, not even in a traceback."""
+
+    key: str | None = field(default=None, repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def hidden(self, text: str) -> str:
+        """Return a text without them: servers quote keys that they refuse."""
+        for secret in (self.key, *self.headers.values()):
+            if secret and len(secret) >= 4:  # shorter ones are words of any text
+                text = text.replace(secret, "[secret]")
+        return text
+
+
+class EndpointClient:
+    """Asks the endpoints of a run. Use it in one event loop, and close it there."""
+
+    def __init__(
+        self,
+        asking: Asking,
+        config: EndpointConfig,
+        secrets: Secrets,
+        *,
+        patience_s: float,
+        start_patience_s: float = _START_PATIENCE_S,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            asking: What to send besides image and question.
+            config: The endpoints.
+            secrets: Key and headers.
+            patience_s: Seconds without any answer after which the run stops.
+            start_patience_s: The same before the first answer.
+        """
+        self._asking = asking
+        self._config = config
+        self._secrets = secrets
+        now = time.monotonic()
+        self._pool = Pool(
+            [
+                Endpoint(completions_url(url), config.min_in_flight, config.max_in_flight, now)
+                for url in config.urls
+            ],
+            time.monotonic,
+            start_patience_s=start_patience_s,
+            patience_s=patience_s,
+        )
+        self._dialect = Dialect(logprobs=config.logprobs is not False)
+        self._session = _session(config, secrets)
+        self._checking = asyncio.Lock()
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints, with what was found out about them."""
+        return self._pool.endpoints
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def answer(self, picture: Picture, question: Question) -> Caption | ImageError:
+        """Ask one question about one image, until an endpoint answers it.
+
+        Raises:
+            ModelError: the endpoints refuse whatever is asked: for their key, model or address.
+            RunStopped: no endpoint answers for too long.
+        """
+        failed_at: Endpoint | None = None
+        num_attempts, begun_s, is_repeated = 0, time.monotonic(), False
+        while True:
+            endpoint, ticket = await self._pool.place(failed_at, is_repeated=is_repeated)
+            dialect, is_repeated = self._dialect, True
+            try:
+                return await self._ask(endpoint, ticket, picture, question, dialect)
+            except Refusal as refusal:
+                if refusal.fault is Fault.REQUEST:
+                    if self._adapt(dialect, refusal):
+                        continue
+                    if await self._is_images_own(endpoint, question):
+                        return ImageError(ErrorCode.MODEL_REJECTED, self._told(endpoint, refusal))
+                if refusal.fault is Fault.SERVER:
+                    failed_at = endpoint
+                    num_attempts += refusal.status != _UNREACHABLE
+                    if num_attempts >= _MAX_ATTEMPTS and self._pool.worked_s > begun_s:
+                        return ImageError(_code(refusal), self._told(endpoint, refusal))
+                    await asyncio.sleep(random.uniform(0, _FIRST_BACKOFF_S * 2**num_attempts))
+
+    async def _ask(
+        self,
+        endpoint: Endpoint,
+        ticket: Ticket,
+        picture: Picture,
+        question: Question,
+        dialect: Dialect,
+    ) -> Caption:
+        """Send a request to an endpoint, and note how it went. Raises Refusal."""
+        body = self._asking.body(picture, question, dialect)
+        try:
+            caption = await self._post(endpoint.url, body)
+        except Refusal as refusal:
+            self._note(endpoint, ticket, refusal)
+            raise
+        except BaseException:
+            endpoint.gave_up(ticket, time.monotonic())
+            self._pool.dispatch()
+            raise
+        endpoint.worked(ticket, time.monotonic(), is_caption=True)
+        self._pool.note_answer()
+        return caption
+
+    def _note(self, endpoint: Endpoint, ticket: Ticket, refusal: Refusal) -> None:
+        """Tell the pool about an answer without a caption; raises if the run cannot go on."""
+        now, fault = time.monotonic(), refusal.fault
+        if fault is Fault.SETTINGS and refusal.status == 404 and endpoint.has_worked:
+            fault = refusal.fault = Fault.SERVER  # a proxy whose server is gone
+        if fault is Fault.REQUEST:
+            endpoint.worked(ticket, now, is_caption=False)
+            self._pool.note_answer()
+            return
+        if fault is Fault.SETTINGS:
+            endpoint.gave_up(ticket, now)
+            raise self._fatal(endpoint, refusal)
+        if fault is Fault.BUSY:
+            endpoint.busy(ticket, now, refusal.wait_s)
+        else:
+            is_timeout = refusal.status == _TIMEOUT
+            endpoint.failed(ticket, now, refusal.wait_s, is_timeout=is_timeout)
+        self._pool.check_patience(self._told(endpoint, refusal))
+
+    async def _post(self, url: str, body: bytes) -> Caption:
+        """Send one request. Raises Refusal; ModelError if the certificate is not trusted."""
+        try:
+            async with self._session.post(url, data=body, allow_redirects=False) as reply:
+                chunks, num_bytes = [], 0
+                async for chunk in reply.content.iter_chunked(2**16):
+                    chunks.append(chunk)
+                    num_bytes += len(chunk)
+                    if num_bytes > _MAX_ANSWER_BYTES:
+                        raise Refusal(Fault.SERVER, f"answers more than {_MAX_ANSWER_BYTES:,} B")
+                return read_answer(reply.status, reply.headers, b"".join(chunks))
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ModelError(
+                f"{url}: its certificate is not trusted ({one_line(str(error.certificate_error))}):"
+                " set endpoint.verify_tls to the file of the authority that signed it",
+                setting="endpoint.verify_tls",
+                uri=url,
+            ) from None
+        except aiohttp.ClientConnectorError as error:
+            reason = f"cannot be reached: {one_line(str(error.os_error or error))}"
+            raise Refusal(Fault.SERVER, reason, status=_UNREACHABLE) from None
+        except TimeoutError:
+            reason = f"no answer within {self._config.timeout_s:g} s (endpoint.timeout_s)"
+            raise Refusal(Fault.SERVER, reason, status=_TIMEOUT) from None
+        except aiohttp.ClientError as error:
+            reason = f"the connection broke: {one_line(str(error)) or type(error).__name__}"
+            raise Refusal(Fault.SERVER, reason) from None
+
+    def _adapt(self, dialect: Dialect, refusal: Refusal) -> bool:
+        """Leave out what a server does not support; return whether to ask again."""
+        if dialect != self._dialect:
+            return True  # learned while this request was on its way
+        found = dialect.understood(refusal.reason)
+        if found is None or (self._config.logprobs and not found.logprobs):
+            return False
+        self._dialect = found
+        return True
+
+    async def _is_images_own(self, endpoint: Endpoint, question: Question) -> bool:
+        """Return whether a rejection is due to the image: whether the endpoint takes another one.
+
+        False if the endpoint fails before it can tell.
+
+        Raises:
+            ModelError: the endpoint rejects a plain grey image too.
+        """
+        async with self._checking:
+            if endpoint.has_worked:
+                return True
+            ticket = endpoint.send(time.monotonic())
+            try:
+                await self._ask(endpoint, ticket, _grey(), question, self._dialect)
+            except Refusal as refusal:
+                if refusal.fault is not Fault.REQUEST:
+                    return False
+                raise ModelError(
+                    f"{self._told(endpoint, refusal)}; it refuses every image: check that "
+                    f"{self._asking.model} reads images, and the settings of generation and "
+                    "endpoint.extra_body",
+                    setting="model.name",
+                    uri=endpoint.url,
+                ) from None
+            return True
+
+    def _fatal(self, endpoint: Endpoint, refusal: Refusal) -> ModelError:
+        setting, remedy = {
+            401: ("endpoint.api_key_env", "set endpoint.api_key_env to the variable with its key"),
+            402: ("endpoint.api_key_env", "add credit to the account"),
+            403: ("endpoint.api_key_env", "check what its key may do"),
+            404: ("model.name", "check model.name, and endpoint.urls"),
+            429: ("endpoint.api_key_env", "add credit to the account"),
+        }.get(refusal.status, ("endpoint.urls", "check endpoint.urls"))
+        return ModelError(
+            f"{self._told(endpoint, refusal)}: {remedy}", setting=setting, uri=endpoint.url
+        )
+
+    def _told(self, endpoint: Endpoint, refusal: Refusal) -> str:
+        return self._secrets.hidden(f"{endpoint.url}: {refusal.reason}")
+
+
+def _session(config: EndpointConfig, secrets: Secrets) -> aiohttp.ClientSession:
+    headers = {"Content-Type": "application/json", "User-Agent": "raycap", **secrets.headers}
+    if secrets.key is not None:
+        headers["Authorization"] = f"Bearer {secrets.key}"
+    connect_s = min(_MAX_CONNECT_S, config.timeout_s)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=_tls(config.verify_tls)),
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=config.timeout_s, sock_connect=connect_s),
+        trust_env=True,  # proxies
+    )
+
+
+def _tls(verify: bool | str) -> ssl.SSLContext | bool:
+    if isinstance(verify, bool):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"endpoint.verify_tls: {verify}: not a file of certificates on this node: {error}",
+            setting="endpoint.verify_tls",
+            uri=verify,
+        ) from None
+
+
+def _grey() -> Picture:
+    """Return a plain grey image, which no server rejects for its content."""
+    sink = BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(sink, "JPEG")
+    return Picture(file=sink.getvalue())
+
+
+def _code(refusal: Refusal) -> ErrorCode:
+    if refusal.status == _TIMEOUT:
+        return ErrorCode.TIMEOUT
+    return ErrorCode.SERVER_ERROR if refusal.status else ErrorCode.NETWORK
