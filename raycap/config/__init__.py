@@ -79,6 +79,7 @@ __all__ = [
     "ContextOrigin",
     "DesignConfig",
     "EmbedConfig",
+    "EndpointConfig",
     "EngineConfig",
     "EvaluateConfig",
     "ExportFormat",

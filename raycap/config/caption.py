@@ -111,7 +111,7 @@ class CascadeConfig(Section):
     """Prompt of the second model, instead of `generation.prompt`."""
     precision: Literal["auto", "fast", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Precision of the second model, as in `model.precision`."""
-    backend: Literal["torch", "vllm"] = "torch"
+    backend: Literal["torch", "vllm", "endpoint"] = "torch"
     """Backend of the second model, as in `model.backend`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM for the second model, as in `model.vllm_args`."""

@@ -42,7 +42,7 @@ class ModelConfig(Section):
     """Experimental: the speed on a GPU has not been measured. Compile the model with torch.compile
     for fixed shapes, with CUDA graphs on CUDA; takes about a minute at the start. BLIP only.
     Batches are rounded up to a power of two."""
-    backend: Literal["torch", "vllm"] = "torch"
+    backend: Literal["torch", "vllm", "endpoint"] = "torch"
     """Software that runs the model. `torch`: raycap's own captioners. `vllm`: vLLM, for
     vision-language models on GPUs, only in `raycap caption`; needs the extra raycap[vllm]."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)

@@ -217,8 +217,9 @@ def _logprob(choice: dict[str, Any]) -> float | None:
 
 
 def _count(value: object) -> int | None:
-    is_count = type(value) is int and 0 <= value < 2**31  # a boolean is an int too
-    return value if is_count else None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        return None
+    return value
 
 
 def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:

@@ -27,8 +27,8 @@ class Simulated:
 
     def run(
         self, num_in_flight: Callable[[], int], num_answers: int, told: "Told | InFlightLimit"
-    ) -> float:
-        """Return the seconds until so many answers, when always asked as much as allowed."""
+    ) -> list[float]:
+        """Return the times of so many answers, when always asked as much as allowed."""
         generator, now = random.Random(self.seed), 0.0
         events: list[tuple[float, int, float, bool]] = []
         queue: deque[float] = deque()

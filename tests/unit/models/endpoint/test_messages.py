@@ -121,7 +121,14 @@ def test_how_an_answer_ended(reason: str) -> None:
 def test_a_score_is_the_mean_over_tokens_or_missing() -> None:
     tokens = [{"logprob": -1.0}, {"logprob": -3.0}]
     assert answer_of({"content": "a"}, logprobs={"content": tokens}).logprob == -2.0
-    for missing in (None, {}, {"content": None}, {"content": []}, {"content": [{"logprob": None}]}):
+    empty: list[Any] = [
+        None,
+        {},
+        {"content": None},
+        {"content": []},
+        {"content": [{"logprob": None}]},
+    ]
+    for missing in empty:
         assert answer_of({"content": "a"}, logprobs=missing).logprob is None
 
 
