@@ -6,6 +6,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a run has spent at endpoints, in all its invocations."""
+
+    num_prompt_tokens: int = 0
+    """Tokens that were read."""
+    num_tokens: int = 0
+    """Tokens that were generated."""
+    cost: float | None = None
+    """In the currency of the prices in the settings; None without prices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Progress of long work over images."""
 
@@ -19,6 +31,8 @@ class Progress:
     """Doubtful answers that were kept and committed, by the code of their flag."""
     stage: str = ""
     """The current stage, such as "setting 3 of at most 31", if the work has stages."""
+    spent: Spent | None = None
+    """Of captioning by endpoints."""
 
     @property
     def eta_s(self) -> float | None:

@@ -5,6 +5,7 @@ type; any other becomes a caption by the rules in `text`. If that is not possibl
 with a code, as it does for a bad image. The stage asks a question once more where the gate says so.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -208,7 +209,7 @@ def caption_columns(caption: Caption) -> dict[str, Any]:
     return {
         schema.CAPTION: caption.text,
         schema.NUM_WORDS: count_words(caption.text),
-        schema.LOGPROB: caption.logprob,
+        schema.LOGPROB: None if math.isnan(caption.logprob) else caption.logprob,
         schema.ALTERNATIVES: [
             {schema.CAPTION: other.text, schema.LOGPROB: other.logprob}
             for other in caption.alternatives

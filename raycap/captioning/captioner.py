@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 Outcome = list[Caption] | ImageError
 """The answers to the questions about an image, in their order, or why it has none."""
+JudgedAnswers = Sequence[Judged | ImageError] | ImageError
+"""The same after the gate; one question about an image may fail alone."""
 AnswerBatch = Callable[["Batch"], list[list[Caption]]]
 
 _ISOLATED_BLOCKS = 4  # more than the few blocks that Ray assigns to an actor ahead of time
@@ -458,7 +460,7 @@ def unfilled(indices: Sequence[int], spec: RunSpec) -> list[Question] | None:
 
 
 def answered_table(
-    batch: pa.Table, outcomes: Mapping[int, Sequence[Judged] | ImageError], spec: RunSpec
+    batch: pa.Table, outcomes: Mapping[int, JudgedAnswers], spec: RunSpec
 ) -> pa.Table:
     """Return the ANSWERED rows of LOADED rows.
 
@@ -474,10 +476,11 @@ def answered_table(
         outcome = outcomes.get(index)
         for place, prompt in enumerate(range(len(spec.prompts)) if prompts is None else prompts):
             numbered: dict[str, Any] = {schema.PROMPT: prompt, schema.IS_FIRST: place == 0}
-            if isinstance(outcome, ImageError):
-                numbered |= failure(outcome)
-            elif outcome is not None:
-                numbered |= outcome[place].columns
+            answer = outcome[place] if isinstance(outcome, Sequence) else outcome
+            if isinstance(answer, ImageError):
+                numbered |= failure(answer)
+            elif answer is not None:
+                numbered |= answer.columns
                 numbered[schema.MODEL] = spec.model.name
             answered.append({**row, **numbered})
     return pa.Table.from_pylist(answered, schema=schema.ANSWERED)

@@ -16,8 +16,15 @@ from raycap.captioning.ledger import Totals
 from raycap.config import CaptionConfig, ModelConfig
 from raycap.errors import ConfigError
 from raycap.models.base import ModelSource
+from raycap.models.endpoint.kind import check_endpoint
 from raycap.models.fitting import fit_images
-from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
+from raycap.models.sources import (
+    ENDPOINT,
+    check_arithmetic,
+    find_model,
+    settled_generation,
+    settled_model,
+)
 from raycap.models.vlm.vllm_requests import check_backend
 
 
@@ -67,10 +74,17 @@ class Cascade:
     def describe(self) -> dict[str, Any]:
         """Return the part of the cascade that belongs to a run's fingerprint."""
         return {
-            "model": {**self.model.identity(), **self.config.model.arithmetic()},
+            "model": {**self.model.identity(), **arithmetic(self.config)},
             "below": self.below,
             "generation": self.config.generation.model_dump(mode="json"),
         }
+
+
+def arithmetic(config: CaptionConfig) -> dict[str, Any]:
+    """Return the settings of a model, or of its servers, that decide its captions."""
+    found = config.model.arithmetic()
+    asked = config.endpoint.answering() if config.model.backend == ENDPOINT else {}
+    return {**found, ENDPOINT: asked} if asked else found
 
 
 def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
@@ -100,7 +114,7 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     cascade = config.cascade
     if cascade.model is None or cascade.below is None:
         return None
-    found = _fitted(find_model(cascade.model), config)
+    found = _fitted(find_model(cascade.model, backend=cascade.backend), config)
     if found.name == first.name:
         raise ConfigError(
             f"cascade.model: {found.name} is model.name too: name a larger model",
@@ -116,7 +130,13 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     prompted = config.generation.model_copy(update={"prompt": cascade.prompt})
     generation = settled_generation(prompted, found)
     check_backend(found, model, generation)
-    settled = {"generation": generation, "model": settled_model(model, found)}
+    endpoint = cascade.endpoint or config.endpoint
+    check_endpoint(model, endpoint, generation, "cascade")
+    settled = {
+        "generation": generation,
+        "model": settled_model(model, found),
+        "endpoint": endpoint,
+    }
     resolved = config.model_copy(update=settled)
     return Cascade(model=found, below=cascade.below, config=resolved)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from raycap.answers.language import check_language
 from raycap.answers.wording import check_rules
-from raycap.captioning.cascade import Cascade, find_cascade
+from raycap.captioning.cascade import Cascade, arithmetic, find_cascade
 from raycap.captioning.context import Context
 from raycap.captioning.fields import CONTEXT, describe_fields, open_with_fields
 from raycap.captioning.ledger import check_adoptable
@@ -18,9 +18,16 @@ from raycap.captioning.source import Listing
 from raycap.config import CaptionConfig
 from raycap.errors import ConfigError, ObjectNotFound, RunConflict
 from raycap.models.base import ModelSource
+from raycap.models.endpoint.kind import check_endpoint
 from raycap.models.fitting import fit_images
 from raycap.models.kinds import KINDS, find_kind
-from raycap.models.sources import check_arithmetic, find_model, settled_generation, settled_model
+from raycap.models.sources import (
+    ENDPOINT,
+    check_arithmetic,
+    find_model,
+    settled_generation,
+    settled_model,
+)
 from raycap.models.vlm.vllm_requests import check_backend
 from raycap.progress import announce
 from raycap.results.captioning import (
@@ -84,11 +91,14 @@ def settle(
     """
     listing, config = open_with_fields(str(source), config, store)
     announce("finding the model")
-    model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
+    named = find_model(config.model.name, config.model.adapter, config.model.backend)
+    model = fit_images(named, config.image)
     check_arithmetic(model, config.model)
     cascade = find_cascade(config, model)
     generation = settled_generation(config.generation, model)
     check_backend(model, config.model, generation)
+    check_endpoint(config.model, config.endpoint, generation, "model")
+    check_asked(config, listing)
     settled = {
         "generation": generation,
         "model": settled_model(config.model, model),
@@ -109,6 +119,25 @@ def settle(
         move=move,
         claim=CaptionClaim(move.fingerprint, config),
     )
+
+
+def check_asked(config: CaptionConfig, listing: Listing) -> None:
+    """Check that servers are asked at all, and that images have addresses if they read them.
+
+    Raises:
+        ConfigError: no backend uses the servers, or the source is a folder, prefix or dataset.
+    """
+    if config.endpoint.urls and ENDPOINT not in (config.model.backend, config.cascade.backend):
+        raise ConfigError(
+            "endpoint.urls needs model.backend=endpoint: set both", setting="model.backend"
+        )
+    sends_uri = config.endpoint.send == "uri" and config.model.backend == ENDPOINT
+    if sends_uri and (listing.is_dataset or listing.root is not None):
+        raise ConfigError(
+            f"endpoint.send=uri: {listing.source} is not a list of https:// addresses: leave it "
+            "out, so that raycap sends the images themselves",
+            setting="endpoint.send",
+        )
 
 
 def check_prompts(config: CaptionConfig, model: ModelSource) -> None:
@@ -148,7 +177,7 @@ def caption_fingerprint(
     """
     found = {
         **source,
-        "model": {**model.identity(), **config.model.arithmetic()},
+        "model": {**model.identity(), **arithmetic(config)},
         "generation": config.generation.model_dump(mode="json"),
         # How images are fitted is in the model's preprocessing.
         "image": config.image.model_dump(mode="json", exclude={"fit", "max_pixels_model"}),

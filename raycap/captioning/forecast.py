@@ -64,6 +64,8 @@ class RunAhead:
     """Whether fetching a sample says how fast all is fetched."""
     price_per_hour: float | None
     """Of a GPU, or of a captioner where there are none."""
+    is_remote: bool = False
+    """Whether servers compute, and not the cores that decode."""
     start_s: float
     """Seconds until the first images are answered: workers start, and load the model."""
 
@@ -122,7 +124,7 @@ def estimate(answered: pa.Table, run: RunAhead) -> Estimate | None:
     if paced is None:
         return None
     stages = _stages(answered, paced, run)
-    rate = run_rate(stages, shares_cores=not run.gpus_per_captioner)
+    rate = run_rate(stages, shares_cores=not run.gpus_per_captioner and not run.is_remote)
     run_s = run.start_s + run.num_images / rate if run.num_images else 0.0
     unit_hours = run_s / 3600 * run.workers.captioners * (run.gpus_per_captioner or 1.0)
     return Estimate(

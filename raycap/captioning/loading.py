@@ -42,8 +42,11 @@ from raycap.errors import (
     StorageError,
 )
 from raycap.images.decoding import DecodedImage, Target, decode, prepare_process
+from raycap.images.encoding import encode
 from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, ModelSource
+from raycap.models.sources import ENDPOINT
+from raycap.progress import Spent
 from raycap.storage.address import Address, redact, redact_text
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
@@ -101,6 +104,7 @@ def _prepared_decode(target: Target, config: ImageConfig) -> "partial[DecodedIma
 
 
 _MESSAGE_CHARS = 500
+_LEAST_FILE_BYTES = 8_000
 
 
 class ReadsImages(Protocol):
@@ -149,6 +153,10 @@ class RunSpec:
     """The folder or prefix that was listed; None for a list or one image."""
     retried: frozenset[str] = TRANSIENT_CODES
     """Error codes of rows to caption again in a partial part."""
+    spent: Spent | None = None
+    """What the run has spent at endpoints before this pass."""
+    account: Any = None
+    """Actor of Account, if the model is at endpoints."""
     prompts: tuple[Prompt, ...] = (Prompt(name="", text=""),)
     """What is asked about each image."""
     context: Context | None = None
@@ -175,12 +183,19 @@ class RunSpec:
         size may be much smaller than the largest: they would wait, so blocks are smaller. Ray puts
         `block_rows` of them together for a captioner.
         """
+        if self.is_remote:
+            return self.block_rows * _LEAST_FILE_BYTES
         num_rows = self.block_rows // 8 if self.model.target.varies else self.block_rows
         return max(1, num_rows) * (self.model.target.num_bytes + 1_000)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model is at endpoints, which get image files instead of pixels."""
+        return self.config.model.backend == ENDPOINT
+
     def without_actors(self) -> "RunSpec":
         """Return what a child process can receive: it is not connected to Ray."""
-        return replace(self, addresses=None, queue=None)
+        return replace(self, addresses=None, queue=None, account=None)
 
 
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
@@ -369,6 +384,8 @@ def load_image(
         if spec.context is not None:
             values = _known_values(row, context, spec.context, spec)
             loaded[schema.KEPT_FIELDS] = spec.context.kept(values)
+        if spec.is_remote and spec.config.endpoint.send == "uri":
+            return _to_send(loaded, uri, values, spec)
         if isinstance(file, ImageError):
             raise file
         data = _fetch(row, size_bytes, reader, spec) if file is None else file
@@ -381,7 +398,7 @@ def load_image(
             loaded[schema.QUESTIONS] = spec.context.questions(row.get(schema.PROMPTS), values)
     except ImageError as error:
         return {**loaded, **failure(error)}
-    loaded[schema.PIXELS] = image.pixels.tobytes()
+    loaded[schema.PIXELS] = _content(image, data, spec)
     loaded[schema.INPUT_HEIGHT_PX], loaded[schema.INPUT_WIDTH_PX], _ = image.pixels.shape
     loaded[schema.WIDTH_PX] = image.width_px
     loaded[schema.HEIGHT_PX] = image.height_px
@@ -397,6 +414,27 @@ def _known_values(
     # Of its own: that of a preflight measures the images.
     beside = filled.beside(context, uri, image_reader(spec.config.storage).read)
     return beside | own_values(image_id, uri, filled.max_chars, is_below_source=is_below)
+
+
+def _content(image: DecodedImage, data: bytes, spec: RunSpec) -> bytes:
+    """Return what the captioner gets of an image: its pixels, or for a server a file."""
+    if not spec.is_remote:
+        return image.pixels.tobytes()
+    endpoint = spec.config.endpoint
+    return encode(image, data, endpoint.image_format, endpoint.quality)
+
+
+def _to_send(
+    loaded: dict[str, Any], uri: str, values: dict[str, str], spec: RunSpec
+) -> dict[str, Any]:
+    """Return a row with the address of its image, which a server reads. Raises ImageError."""
+    if not Address.parse(uri).is_web:
+        raise ImageError(
+            ErrorCode.NOT_FOUND, f"{uri}: not an https:// address, as endpoint.send=uri requires"
+        )
+    if spec.context is not None:
+        loaded[schema.QUESTIONS] = spec.context.questions(loaded.get(schema.PROMPTS), values)
+    return {**loaded, schema.PIXELS: uri.encode()}
 
 
 def _fetch(

@@ -3,14 +3,18 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
+import ray
 
 from raycap.answers.same import SameCaption
 from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.context import Context
+from raycap.captioning.endpoint import open_account
 from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
 from raycap.captioning.loading import RunSpec
 from raycap.captioning.parts import CaptionsFooter, read_captions_footer
@@ -26,6 +30,7 @@ from raycap.captioning.resources import (
 )
 from raycap.captioning.same_captions import describe
 from raycap.captioning.source import Listing
+from raycap.captioning.spending import Spending
 from raycap.captioning.status import Heartbeat
 from raycap.captioning.stream import Resources
 from raycap.captioning.streams import (
@@ -39,7 +44,8 @@ from raycap.cluster.start import ray_cluster, start_here
 from raycap.config import CaptionConfig
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
-from raycap.progress import OnProgress, Progress
+from raycap.models.sources import ENDPOINT
+from raycap.progress import OnProgress, Progress, Spent
 from raycap.runs.opening import Run
 
 logger = logging.getLogger(__name__)
@@ -58,8 +64,12 @@ class CaptionPass:
         heartbeat: Heartbeat,
         *,
         retry_failed: RetryFailed = False,
+        spent: Spent | None = None,
     ) -> None:
         self._store = run.store
+        self._before = spent
+        self._spending = _spending(config, spent)
+        self._account: Any = None
         self._retry_failed = retry_failed
         self._lock = run.lock
         self._heartbeat = heartbeat
@@ -99,7 +109,10 @@ class CaptionPass:
             RaycapError: as a worker raised it.
         """
         self._cascade = cascade
+        if self._spending is not None:
+            self._spending.check()
         with ray_cluster(debug=debug) as is_fixed:
+            self._account = open_account(self._config)
             uses_gpus = find_kind(self._model.kind).uses_gpus
             resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
             spec = self._spec(listing, addresses, resources, debug=debug)
@@ -144,6 +157,8 @@ class CaptionPass:
             retried=retried_codes(self._retry_failed),
             prompts=prompts_of(config),
             context=Context.of(config),
+            spent=self._before,
+            account=self._account,
         )
 
     def _stream(self, described: StreamSpec, on_progress: OnProgress) -> None:
@@ -173,6 +188,8 @@ class CaptionPass:
             self._heartbeat.note(progress)
             if report.num_answered:
                 on_progress(progress)
+            if self._spending is not None:
+                self._spending.check()
 
         try:
             if num_streams > 1:
@@ -212,6 +229,8 @@ class CaptionPass:
     def _add(self, report: StreamReport) -> None:
         self.num_answered += report.num_answered
         self._num_failed += report.num_failed
+        if self._spending is not None:
+            self._spending.correct(*ray.get(self._account.pay.remote(0, 0)))
         for _, footer in report.committed:
             self.totals.add(footer)
         if report.same_caption is not None and self.same_caption is None:
@@ -233,6 +252,19 @@ class CaptionPass:
 
     def progress(self, elapsed_s: float = 0.0) -> Progress:
         """Return how far the pass is."""
-        return self._ledger.progress(
+        found = self._ledger.progress(
             self._num_images, self._num_failed, self.num_answered, elapsed_s
         )
+        return replace(found, spent=self.spent)
+
+    @property
+    def spent(self) -> Spent | None:
+        """What the run has spent at endpoints, earlier invocations included."""
+        return self._before if self._spending is None else self._spending.spent
+
+
+def _spending(config: CaptionConfig, before: Spent | None) -> Spending | None:
+    """Return the counter of a pass; None if its model is not at endpoints."""
+    if config.model.backend != ENDPOINT:
+        return None
+    return Spending(config.endpoint, before or Spent())

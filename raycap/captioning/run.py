@@ -25,11 +25,12 @@ from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
 from raycap.captioning.prompts import prompt_digests
 from raycap.captioning.rewording import apply_text, reword
 from raycap.captioning.source import Listing
-from raycap.captioning.status import Heartbeat
+from raycap.captioning.status import Heartbeat, read_spent
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
 from raycap.errors import ConfigError, DatasetError
 from raycap.models.base import ModelSource
+from raycap.models.sources import ENDPOINT
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.captioning import (
     PLAN,
@@ -115,7 +116,7 @@ def caption(  # noqa: PLR0913  the public call: all but two by keyword
     with (
         open_run(store, asked.claim) as run,
         secret_addresses() as addresses,
-        Heartbeat(run.store, _NOTHING_YET) as heartbeat,
+        Heartbeat(run.store, replace(_NOTHING_YET, spent=read_spent(run.store))) as heartbeat,
     ):
         run.store.remove_leftovers(MANIFEST)
         run.store.remove_leftovers(CAPTIONS)
@@ -208,6 +209,8 @@ def foresee(
     )
 
 
+_PAID_PART_SIZE = 128
+
 _NO_PREFIX = ".nothing"
 """Where an output holds nothing."""
 
@@ -233,6 +236,7 @@ class _Invocation:
         self._heartbeat = heartbeat
         self._on_progress = on_progress
         self._totals = Totals()
+        self._spent = heartbeat.spent
         self._stream_s = 0.0
         self._same_caption: SameCaption | None = None
         self.num_answered = 0
@@ -266,7 +270,8 @@ class _Invocation:
         )
         self._totals = ledger.totals
         num_failed = ledger.totals.failed.total()
-        self._heartbeat.note(ledger.progress(self._plan.num_images, num_failed))
+        progress = ledger.progress(self._plan.num_images, num_failed)
+        self._heartbeat.note(replace(progress, spent=self._spent))
         if not ledger.num_pending:
             return
         self._store.delete(SUMMARY)
@@ -281,6 +286,7 @@ class _Invocation:
             model,
             self._heartbeat,
             retry_failed=retry_failed,
+            spent=self._spent,
         )
         self._run.describe_stop = one.describe_stop
         try:
@@ -292,6 +298,9 @@ class _Invocation:
             self.num_answered = self.num_answered or one.num_answered
             self._stream_s += one.stream_s
             self._same_caption = self._same_caption or one.same_caption
+            self._spent = one.spent
+            # The last heartbeat keeps it for the next invocation.
+            self._heartbeat.note(one.progress())
 
     def summary(self, started: float) -> Summary:
         """Return the summary of a run without pending images."""
@@ -316,6 +325,7 @@ class _Invocation:
             flagged=dict(sorted(totals.flagged.items())),
             num_tokens=totals.num_tokens,
             num_prompt_tokens=totals.num_prompt_tokens,
+            spent=self._spent,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
             wall_s=round(time.monotonic() - started, 2),
@@ -360,7 +370,7 @@ def _extended(
     plan = extend_plan(
         store,
         listing.tables,
-        part_size=config.engine.part_size,
+        part_size=_part_size(config),
         num_threads=config.storage.list_threads,
         limit=limit,
         dry_run=dry_run,
@@ -380,6 +390,15 @@ def _extended(
     if plan.is_source_empty:
         logger.warning("no_images_found source=%s: none was taken for gone", listing.source)
     return plan
+
+
+def _part_size(config: CaptionConfig) -> int:
+    """Return the images per new part: fewer where the answers that a stop loses were paid."""
+    engine = config.engine
+    is_default = "part_size" not in engine.model_fields_set
+    if is_default and config.model.backend == ENDPOINT:
+        return _PAID_PART_SIZE
+    return engine.part_size
 
 
 def no_images(listing: Listing) -> ConfigError:

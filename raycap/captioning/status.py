@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from raycap.captioning.parts import CAPTIONS
 from raycap.config import StorageConfig
 from raycap.errors import DatasetError, RunConflict, StorageError
-from raycap.progress import Progress
+from raycap.progress import Progress, Spent
 from raycap.results.captioning import (
     PROGRESS,
     Beat,
@@ -67,6 +67,11 @@ class Heartbeat:
         if not self._is_lost:
             self._write(is_stopped=True)
 
+    @property
+    def spent(self) -> Spent | None:
+        """What the run has spent at endpoints, by its latest progress."""
+        return self._progress.spent
+
     def note(self, progress: Progress) -> None:
         """Update the progress to be written next."""
         self._progress = progress
@@ -88,6 +93,7 @@ class Heartbeat:
             beat_at=now(),
             is_stopped=is_stopped,
             flagged=dict(found.flagged),
+            spent=found.spent,
         )
         try:
             self._store.write(PROGRESS, encode_json(asdict(beat)))
@@ -96,6 +102,12 @@ class Heartbeat:
         except StorageError as error:
             # Not fatal: the parts, not this file, record what is committed.
             logger.warning("progress_not_written error=%s", error)
+
+
+def read_spent(store: Store) -> Spent | None:
+    """Return what earlier invocations of the output's run have spent; None if nothing is known."""
+    beat = read_if_any(_BEAT_FORM, store, PROGRESS, _REMEDY)
+    return None if beat is None else beat.spent
 
 
 def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> OutputStatus:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 
 from raycap.captioning.captioner import CaptionActor
+from raycap.captioning.endpoint import EndpointActor, num_calls_per_actor
 from raycap.captioning.loading import RunSpec, load_parts
 from raycap.captioning.vllm import answered_by_vllm
 from raycap.cluster.failures import explain
@@ -39,6 +40,8 @@ class Stages:
     load: Callable[[pa.Table, RunSpec], Iterator[pa.Table]]
     """Loads the images for rows of work."""
     captioner: type[CaptionActor]
+    endpoint: type[EndpointActor] = EndpointActor
+    """Instead of `captioner`, if the model is at endpoints."""
 
 
 RUN_STAGES = Stages(load=load_parts, captioner=CaptionActor)
@@ -92,13 +95,18 @@ def _stages(
         if spec.config.model.backend == "vllm":
             taken = resources.gpus_per_actor, resources.cpus_per_actor
             return answered_by_vllm(loaded, spec, resources.actors, *taken)
+        actor: Any = stages.endpoint if spec.is_remote else stages.captioner
+        num_calls = num_calls_per_actor(spec) if spec.is_remote else None
         answered: ray.data.Dataset = loaded.map_batches(
-            stages.captioner,
+            actor,
             batch_size=spec.block_rows,  # the captioner cuts it up
             batch_format="pyarrow",
             fn_constructor_kwargs={"spec": spec},
             compute=ray.data.ActorPoolStrategy(
-                min_size=resources.actors.min, max_size=resources.actors.max
+                min_size=resources.actors.min,
+                max_size=resources.actors.max,
+                max_tasks_in_flight_per_actor=num_calls,
+                max_concurrent_calls_per_actor=num_calls,
             ),
             num_gpus=resources.gpus_per_actor or None,
             num_cpus=resources.cpus_per_actor,

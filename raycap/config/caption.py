@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from raycap.config.answers import AnswersConfig
 from raycap.config.base import Section
+from raycap.config.endpoint import EndpointConfig
 from raycap.config.prompts import PromptConfig, check_prompt_names
 from raycap.config.shared import GenerationConfig, ImageConfig, ModelConfig, StorageConfig
 from raycap.config.source import SourceConfig
@@ -56,7 +57,7 @@ class EngineConfig(Section):
     actors. At most as many as the actors that the cluster has room for at the start."""
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
     """Images per part. A part is committed as a whole; after a crash, at most the parts that were
-    in progress are captioned again."""
+    in progress are captioned again. With `model.backend=endpoint`, 128 unless it is set."""
     fetch_threads: int = Field(default=16, ge=1, le=256)
     """Images that one load task fetches and decodes in parallel."""
     torch_threads: int | None = Field(default=None, ge=1)
@@ -115,6 +116,8 @@ class CascadeConfig(Section):
     """Backend of the second model, as in `model.backend`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM for the second model, as in `model.vllm_args`."""
+    endpoint: EndpointConfig | None = None
+    """Servers of the second model, as in the section `endpoint`. None: that section."""
     fit: Literal["model", "square", "keep"] | None = None
     """How images are fitted to the second model, as in `image.fit`. None: by the section `image`,
     as for the first model."""
@@ -127,6 +130,8 @@ class CascadeConfig(Section):
             raise ValueError("model and below go together: set both")
         if self.vllm_args and self.backend != "vllm":
             raise ValueError("vllm_args needs backend=vllm: set both")
+        if self.endpoint is not None and self.backend != "endpoint":
+            raise ValueError("endpoint needs backend=endpoint: set both")
         if self.max_pixels_model is not None and self.fit is None:
             raise ValueError("max_pixels_model needs fit: set both")
         return self
@@ -151,6 +156,8 @@ class CaptionConfig(Section):
     """Settings of `--preflight`."""
     cascade: CascadeConfig = CascadeConfig()
     """A second model for weak captions."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """Servers that caption, with `model.backend=endpoint`."""
     prompts: dict[str, PromptConfig] = Field(default_factory=dict)
     """Several prompts about each image by name, such as `{short: "Describe the image in one
     sentence.", long: {text: "Describe the image in detail.", max_new_tokens: 300}}`. Each answer is

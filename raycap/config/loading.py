@@ -145,7 +145,10 @@ def _explain(kind: type[Section], error: Any) -> str:
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
         hint = " (write null for none)" if error["input"] in ("None", "none") else ""
-        return f"{path or 'config'}: {reason}, got {_brief(error['input'])}{hint}"
+        # Headers of endpoints may hold a secret, and so may sections.
+        is_shown = not isinstance(error["input"], dict) and "headers" not in error["loc"]
+        got = f", got {_brief(error['input'])}{hint}" if is_shown else ""
+        return f"{path or 'config'}: {reason}{got}"
     section = kind
     for name in error["loc"][:-1]:
         section = _section_of(section, str(name))

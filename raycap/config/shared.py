@@ -25,7 +25,8 @@ class ModelConfig(Section):
     """The model that captions, and its arithmetic."""
 
     name: str = DEFAULT_MODEL
-    """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`."""
+    """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`; with
+    `backend=endpoint`, the name of the model at the server."""
     adapter: str | None = None
     """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. Needs the extra
     raycap[lora]. None: no adapter, unless `name` is itself an adapter."""
@@ -44,7 +45,9 @@ class ModelConfig(Section):
     Batches are rounded up to a power of two."""
     backend: Literal["torch", "vllm", "endpoint"] = "torch"
     """Software that runs the model. `torch`: raycap's own captioners. `vllm`: vLLM, for
-    vision-language models on GPUs, only in `raycap caption`; needs the extra raycap[vllm]."""
+    vision-language models on GPUs, only in `raycap caption`; needs the extra raycap[vllm].
+    `endpoint`: a server with OpenAI's interface, of the section `endpoint`; only in `raycap
+    caption`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's engine, such as `{max_model_len: 4096}`."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)

@@ -16,7 +16,7 @@ from raycap.console.options import (
     SplitOption,
 )
 from raycap.console.renamed import Command
-from raycap.console.rows import failed_rows, flagged_rows, unread_pictures
+from raycap.console.rows import failed_rows, flagged_rows, spent_rows, unread_pictures
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.reporting.numbers import (
@@ -224,6 +224,7 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         *flagged_rows(summary.flagged),
         *_same_caption(summary.same_caption),
         ("mean words", f"{summary.mean_words:g}"),
+        *spent_rows(summary.spent),
     ]
     if summary.cascade:
         rows.append(("to second model", f"{summary.cascade['num_images']:,}"))
@@ -308,6 +309,12 @@ def preflight_rows(found: "Preflight") -> list[tuple[str, str]]:
         rows.append(("mean words", decimal(sample.mean_words, 2)))
     if found.estimate is not None:
         rows += _estimate_rows(found.estimate, found.price_per_hour)
+    if found.tokens is not None:
+        tokens = found.tokens
+        read, written = integer(tokens.num_prompt_tokens), integer(tokens.num_tokens)
+        rows.append(("tokens", f"{read} read, {written} written"))
+        if tokens.cost is not None:
+            rows.append(("cost of tokens", amount(tokens.cost)))
     return [*rows, ("contact sheet", f"{found.contact_sheet}   open it in a browser")]
 
 

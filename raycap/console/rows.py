@@ -1,5 +1,8 @@
 """Rows of a table that several commands print about a captioning run."""
 
+from raycap.progress import Spent
+from raycap.reporting.numbers import amount
+
 Rows = list[tuple[str, str]]
 
 _PICTURE_SUFFIXES = frozenset(
@@ -47,6 +50,14 @@ def flagged_rows(flagged: dict[str, int]) -> Rows:
     """Return the number of doubtful captions that were kept, and that of each code, if any."""
     codes = ((f"  {code}", f"{count:,}") for code, count in sorted(flagged.items()))
     return [("flagged", f"{sum(flagged.values()):,}"), *codes] if flagged else []
+
+
+def spent_rows(spent: Spent | None) -> Rows:
+    """Return what a run has spent at endpoints, if it asks any."""
+    if spent is None:
+        return []
+    rows = [("tokens", f"{spent.num_prompt_tokens:,} read, {spent.num_tokens:,} written")]
+    return rows if spent.cost is None else [*rows, ("cost", amount(spent.cost))]
 
 
 def gone_rows(num_gone: int) -> Rows:

@@ -14,7 +14,7 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
-from raycap.console.rows import flagged_rows, gone_rows, unread_pictures
+from raycap.console.rows import flagged_rows, gone_rows, spent_rows, unread_pictures
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.text import duration
@@ -106,7 +106,7 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
         ("failed", f"{beat.num_failed:,}"),
         *flagged_rows(beat.flagged),
     ]
-    rows += gone_rows(found.num_gone)
+    rows += [*gone_rows(found.num_gone), *spent_rows(beat.spent)]
     if found.state == "running":
         rows.append(("rate", f"{beat.images_per_s:g} images/s"))
         left = beat.num_total - beat.num_done

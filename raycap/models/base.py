@@ -29,7 +29,8 @@ class Caption:
     """Without special tokens; with the prompt, if there is one."""
     logprob: float
     """Mean log-probability (natural logarithm) of the generated tokens under the model, including
-    the end token, excluding the prompt. Penalties, temperature and beams do not change it."""
+    the end token, excluding the prompt. Penalties, temperature and beams do not change it. NaN if
+    a server does not tell."""
     alternatives: "tuple[Caption, ...]" = ()
     """Further captions, if the settings ask for several."""
     finish: str | None = None
@@ -206,6 +207,8 @@ class CaptionerKind(ABC):
     answers_freely: ClassVar[bool] = False
     """Whether its models follow instructions, instead of captioning in the style of their training:
     it decides the default actions for bad answers."""
+    is_remote: ClassVar[bool] = False
+    """Whether its models run on servers, which get image files: `model.backend=endpoint`."""
     has_files: ClassVar[bool] = True
     """Whether its models have files; a kind without files has one built-in model."""
     extra_files: ClassVar[tuple[str, ...]] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from raycap.errors import ModelError
 from raycap.models.base import CaptionerKind, TrainableKind
 from raycap.models.blip.kind import BlipKind
+from raycap.models.endpoint.kind import EndpointKind
 from raycap.models.folders import CONFIG_FILE, KIND_FILE, read_json
 from raycap.models.scratch.kind import SCRATCH_KINDS
 from raycap.models.stub import StubKind
@@ -19,6 +20,7 @@ KINDS: tuple[CaptionerKind, ...] = (
     *SCRATCH_KINDS.values(),
     VlmKind(),  # after BLIP, which transformers counts among the vision-language models
     StubKind(),
+    EndpointKind(),
 )
 """Every kind; the first that recognises a folder's `model_type` reads it."""
 
@@ -60,7 +62,7 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     record = folder / KIND_FILE
     recorded = read_json(record).get("kind") if record.is_file() else None
     for kind in KINDS:
-        if kind.name == recorded and not kind.has_files:
+        if kind.name == recorded and not kind.has_files and not kind.is_remote:
             return kind  # a folder with raycap.json only, which gives the stub another name
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     found = None

@@ -35,13 +35,16 @@ logger = logging.getLogger(__name__)
 DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "model"
 """The small trained captioner that ships with raycap."""
 
+ENDPOINT = "endpoint"
+"""Name of the kind, and value of `model.backend`, of models at servers."""
+
 GENERATION = "generation"
 """Key of the generation settings in `raycap.json`."""
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 
 
-def find_model(name: str, adapter: str | None = None) -> ModelSource:
+def find_model(name: str, adapter: str | None = None, backend: str = "torch") -> ModelSource:
     """Find a model by name, download it from the Hub if necessary, check it and identify it.
 
     Args:
@@ -49,11 +52,15 @@ def find_model(name: str, adapter: str | None = None) -> ModelSource:
             starts with `.`, `/` or `~`, or exists as a path, is a path. If it is a LoRA adapter,
             the model is the one that the adapter names.
         adapter: A LoRA adapter to merge into the model, named likewise.
+        backend: As `model.backend`; for `endpoint`, the name is that of the model at a server, and
+            only the settings are checked: see `check_endpoint`.
 
     Raises:
         ConfigError: there is no such folder, or adapters need an extra that is not installed.
         ModelError: it does not exist, or is not a model that raycap can caption with.
     """
+    if backend == ENDPOINT:
+        return find_kind(ENDPOINT).built_in(name)
     if adapter is None:
         return _find(name)
     found = _find(name)
@@ -86,7 +93,7 @@ def refuse_adapter(source: ModelSource, what: str) -> None:
 
 def _find(name: str) -> ModelSource:
     for kind in KINDS:
-        if name == kind.name and not kind.has_files:
+        if name == kind.name and not kind.has_files and not kind.is_remote:
             return kind.built_in(name)
     if name == "demo":
         return _from_folder(DEMO_FOLDER, name, None)

@@ -4,7 +4,7 @@ Images are read once, by the same code as in a run, so that the measurement appl
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from raycap import schema
 from raycap.captioning.batching import BatchSize
 from raycap.captioning.captioner import CaptionActor
+from raycap.captioning.endpoint import EndpointActor
 from raycap.captioning.loading import (
     DecodesImages,
     IsolatedDecoder,
@@ -108,7 +109,8 @@ def _load_timed(
     stopwatch = _Stopwatch(reader, decoder)
     loaded = load_image(row, file, stopwatch, stopwatch, spec)
     picture = None
-    if loaded[schema.STATUS] == schema.STATUS_OK and row[schema.ROW] < MAX_PICTURES:
+    was_read = loaded[schema.STATUS] == schema.STATUS_OK and bool(stopwatch.data)
+    if was_read and row[schema.ROW] < MAX_PICTURES:
         size = loaded[schema.WIDTH_PX], loaded[schema.HEIGHT_PX]
         picture = shrink(stopwatch.data, size, spec.config.image)
     return {
@@ -192,9 +194,49 @@ class MeasuringActor(CaptionActor):
         return _with_measures(answered, batch, [(self._name, *one) for one in rounds])
 
 
+class MeasuringEndpointActor(EndpointActor):
+    """Answers SAMPLE_LOADED tables by endpoints, and measures the time.
+
+    It answers several blocks at a time: the time of a block is that since the last one ended.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        super().__init__(spec)
+        self._name = uuid4().hex
+        self._ended_s = 0.0
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Answer every row, as a run does. Yields SAMPLE_ANSWERED rows."""
+        started_s = time.perf_counter()
+        async for answered in super().__call__(batch.select(schema.LOADED.names)):
+            now_s = time.perf_counter()
+            seconds = now_s - max(started_s, self._ended_s)
+            self._ended_s = now_s
+            num_loaded = len(batch) - batch[schema.PIXELS].null_count
+            size = self._spec.batches.most
+            rounds = [(self._name, size, num_loaded, seconds)] if num_loaded else []
+            yield _with_measures(answered, batch, rounds)
+
+
+def _per_image(answered: pa.Table) -> pa.Table:
+    """Return one row per image: its first answer, with the tokens of all its answers."""
+    first = answered.filter(answered[schema.IS_FIRST])
+    if len(first) == len(answered):
+        return answered
+    tokens = (schema.NUM_TOKENS, schema.NUM_PROMPT_TOKENS)
+    grouped = answered.group_by(schema.ROW, use_threads=False)  # keeps the order
+    sums = grouped.aggregate([(name, "sum") for name in tokens])
+    for name in tokens:
+        place = first.schema.get_field_index(name)
+        field = first.schema.field(name)
+        first = first.set_column(place, field, sums[f"{name}_sum"].cast(field.type))
+    return first
+
+
 def _with_measures(
     answered: pa.Table, batch: pa.Table, rounds: list[tuple[str, int, int, float]]
 ) -> pa.Table:
+    answered = _per_image(answered)
     names = (schema.CAPTIONER, schema.BATCH_SIZE, schema.NUM_IMAGES, schema.SECONDS)
     records = [dict(zip(names, one, strict=True)) for one in rounds]
     measures = [batch[name] for name in (schema.FETCH_S, schema.DECODE_S, schema.PICTURE)]
@@ -205,4 +247,4 @@ def _with_measures(
     return pa.table([*answered.columns, *measures, column], schema=schema.SAMPLE_ANSWERED)
 
 
-SAMPLE_STAGES = Stages(load=load_sample, captioner=MeasuringActor)
+SAMPLE_STAGES = Stages(load=load_sample, captioner=MeasuringActor, endpoint=MeasuringEndpointActor)

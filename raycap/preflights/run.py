@@ -17,8 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap import schema
-from raycap.captioning.claim import CaptionClaim, caption_fingerprint, check_prompts
+from raycap.captioning.claim import (
+    CaptionClaim,
+    caption_fingerprint,
+    check_asked,
+    check_prompts,
+)
 from raycap.captioning.context import Context
+from raycap.captioning.endpoint import open_account
 from raycap.captioning.fields import open_with_fields
 from raycap.captioning.forecast import RunAhead, count, estimate
 from raycap.captioning.ledger import RetryFailed
@@ -37,24 +43,26 @@ from raycap.captioning.run import foresee, no_images
 from raycap.captioning.source import Listing, is_held
 from raycap.captioning.stream import Resources, answered_rows
 from raycap.cluster.start import ray_cluster
-from raycap.config import ActorRange, CaptionConfig
+from raycap.config import ActorRange, CaptionConfig, EndpointConfig
 from raycap.errors import ConfigError
 from raycap.models.base import BatchRange, ModelSource
+from raycap.models.endpoint.kind import check_endpoint
 from raycap.models.fitting import fit_images
 from raycap.models.kinds import find_kind
 from raycap.models.sources import (
+    ENDPOINT,
     check_arithmetic,
     find_model,
     settled_generation,
     settled_model,
 )
-from raycap.models.vlm.vllm_requests import refuse_vllm
+from raycap.models.vlm.vllm_requests import refuse_backend
 from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
 from raycap.reporting.page import render
 from raycap.reporting.preflight import preflight_section
 from raycap.results.captioning import Forecast
-from raycap.results.preflight import CONTACT_SHEET, Preflight, write_preflight
+from raycap.results.preflight import CONTACT_SHEET, Preflight, TokensAhead, write_preflight
 from raycap.runs.opening import check_claim, stopping
 from raycap.runs.records import now, versions
 from raycap.storage.base import Store
@@ -143,10 +151,14 @@ def preflight(  # noqa: PLR0913  as `caption`
     _check_single(config)
     store = open_store(str(output), config.storage)
     listing, config = open_with_fields(str(source), config, store)
-    model = fit_images(find_model(config.model.name, config.model.adapter), config.image)
+    found = find_model(config.model.name, config.model.adapter, config.model.backend)
+    model = fit_images(found, config.image)
     check_arithmetic(model, config.model)
-    refuse_vllm(config.model, "--preflight")
+    if config.model.backend != ENDPOINT:
+        refuse_backend(config.model, "--preflight")
     generation = settled_generation(config.generation, model)
+    check_endpoint(config.model, config.endpoint, generation, "model")
+    check_asked(config, listing)
     settled = {"generation": generation, "model": settled_model(config.model, model)}
     config = config.model_copy(update=settled)
     check_prompts(config, model)
@@ -163,12 +175,12 @@ def preflight(  # noqa: PLR0913  as `caption`
         resources = fit_resources(config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
         trial = _Trial(store, listing, config, model, ahead, resources, debug=debug)
         trial.caption(images, on_progress or (lambda _: None))
-    found = trial.found()
-    page = render([preflight_section(found, trial.answered, "preflight", config)])
+    result = trial.found()
+    page = render([preflight_section(result, trial.answered, "preflight", config)])
     own = own_store(store)
     own.write(CONTACT_SHEET, page.encode())
-    write_preflight(own, found)
-    return found
+    write_preflight(own, result)
+    return result
 
 
 def check_run(
@@ -268,6 +280,7 @@ class _Trial:
                 fetch_threads=self._config.engine.fetch_threads,
                 fetches_tell=self._fetches_tell,
                 price_per_hour=self._config.preflight.price_per_hour,
+                is_remote=self._config.model.backend == ENDPOINT,
                 start_s=self._start_s,
             ),
         )
@@ -283,10 +296,16 @@ class _Trial:
             estimate=foreseen,
             ends_at=None if foreseen is None else _end(foreseen.run_s),
             price_per_hour=self._config.preflight.price_per_hour,
+            tokens=self._tokens_ahead(),
             model=self._model.identity(),
             versions=versions(),
             made_at=now(),
         )
+
+    def _tokens_ahead(self) -> TokensAhead | None:
+        if self._config.model.backend != ENDPOINT:
+            return None
+        return tokens_ahead(self.answered, self._config.endpoint, self._ahead.num_pending)
 
     def _spec(self, batches: BatchRange) -> RunSpec:
         return RunSpec(
@@ -301,7 +320,30 @@ class _Trial:
             root=self._listing.root,
             prompts=prompts_of(self._config),
             context=Context.of(self._config),
+            account=open_account(self._config),
         )
+
+
+def tokens_ahead(
+    answered: pa.Table, endpoint: EndpointConfig, num_images: int
+) -> TokensAhead | None:
+    """Return what images cost in tokens, by a sample; None if it tells no tokens read.
+
+    Args:
+        answered: SAMPLE_ANSWERED rows.
+        endpoint: The prices.
+        num_images: Images to caption.
+    """
+    into, out = answered[schema.NUM_PROMPT_TOKENS], answered[schema.NUM_TOKENS]
+    if not len(answered) or into.null_count == len(into):
+        return None
+    per_image = [(pc.sum(column).as_py() or 0) / len(answered) for column in (into, out)]
+    tokens = [round(mean * num_images) for mean in per_image]
+    return TokensAhead(
+        num_prompt_tokens=tokens[0],
+        num_tokens=tokens[1],
+        cost=endpoint.cost(tokens[0], tokens[1]),
+    )
 
 
 def spread(batches: BatchRange, num_images: int, num_captioners: int) -> BatchRange:

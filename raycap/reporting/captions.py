@@ -13,6 +13,7 @@ from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.parts import read_captions_footer
 from raycap.config import ReportConfig
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.progress import Spent
 from raycap.reporting.blocks import (
     Fact,
     Failure,
@@ -40,7 +41,7 @@ from raycap.reporting.gallery import (
     random_first,
     tabs_of,
 )
-from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
+from raycap.reporting.numbers import amount, byte_count, decimal, integer, moment, percent
 from raycap.reporting.pictures import Picture, Wanted, fetch_thumbnails, reference_pictures
 from raycap.reporting.plots import Commit, Histogram, length_plot, throughput_plot
 from raycap.results.captioning import SUMMARY, Summary, read_run, read_summary
@@ -158,10 +159,20 @@ def _tiles(summary: Summary, overview: "Overview") -> tuple[Tile, ...]:
     if overview.mean_logprob is not None:
         tiles.append(Tile(label="log-probability", value=decimal(overview.mean_logprob, 2)))
     tiles.append(Tile(label="read", value=byte_count(summary.num_bytes)))
+    tiles += _spent_tiles(summary.spent)
     if summary.num_captioned:
         note = f"{integer(summary.num_captioned)} in the last run"
         tiles.append(Tile(label="images/s", value=decimal(summary.images_per_s, 1), note=note))
     return tuple(tiles)
+
+
+def _spent_tiles(spent: Spent | None) -> list[Tile]:
+    if spent is None:
+        return []
+    note = f"read, and {integer(spent.num_tokens)} written"
+    tiles = [Tile(label="tokens", value=integer(spent.num_prompt_tokens), note=note)]
+    cost = [] if spent.cost is None else [Tile(label="cost", value=amount(spent.cost))]
+    return [*tiles, *cost]
 
 
 def _commits(output: FinishedOutput) -> list[Commit]:

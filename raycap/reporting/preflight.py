@@ -36,7 +36,15 @@ from raycap.reporting.numbers import (
 )
 from raycap.reporting.pictures import Picture
 from raycap.reporting.plots import Histogram, length_plot
-from raycap.results.preflight import DECODE, FETCH, MAX_PICTURES, MODEL, Preflight, Stage
+from raycap.results.preflight import (
+    DECODE,
+    FETCH,
+    MAX_PICTURES,
+    MODEL,
+    Preflight,
+    Stage,
+    TokensAhead,
+)
 from raycap.schema import (
     ERROR_CODE,
     ERROR_MESSAGE,
@@ -163,6 +171,8 @@ def _tiles(found: Preflight) -> list[Tile]:
         if ahead.cost is not None:
             note = f"at {found.price_per_hour:g} per hour"
             tiles.append(Tile(label="cost", value=amount(ahead.cost), note=note))
+    if found.tokens is not None:
+        tiles += _token_tiles(found.tokens)
     return [
         *tiles,
         Tile(
@@ -175,6 +185,14 @@ def _tiles(found: Preflight) -> list[Tile]:
             value=decimal(sample.mean_words if sample.num_ok else None, 1),
         ),
     ]
+
+
+def _token_tiles(tokens: TokensAhead) -> list[Tile]:
+    read, written = integer(tokens.num_prompt_tokens), integer(tokens.num_tokens)
+    tiles = [Tile(label="tokens", value=read, note=f"read, and {written} written")]
+    if tokens.cost is not None:
+        tiles.append(Tile(label="cost of tokens", value=amount(tokens.cost)))
+    return tiles
 
 
 def _stage_table(stages: Sequence[Stage]) -> Table:
@@ -198,7 +216,7 @@ def _tab(row: dict[str, Any]) -> str:
 
 def _picture(row: dict[str, Any]) -> Picture:
     if row[PICTURE] is None:
-        return Picture(reason=str(row[ERROR_CODE]))
+        return Picture(reason=str(row[ERROR_CODE] or "not read"))
     with Image.open(BytesIO(row[PICTURE])) as picture:
         width_px, height_px = picture.size
     data = f"data:image/webp;base64,{b64encode(row[PICTURE]).decode()}"

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
+from raycap.progress import Spent
 from raycap.runs.records import (
     RUN,
     encode_json,
@@ -111,6 +112,9 @@ class Summary:
     """Generated tokens, as far as known."""
     num_prompt_tokens: int = 0
     """Tokens that the model read, as far as known."""
+    spent: Spent | None = None
+    """At endpoints, in all invocations; unlike the tokens above, with answers that were paid and
+    lost or replaced. None if the run asks none."""
     num_bytes: int
     """Bytes read for all images."""
     num_captioned: int
@@ -152,6 +156,8 @@ class Beat:
     """Whether the run ended: complete, stopped or failed."""
     flagged: dict[str, int] = field(default_factory=dict)
     """Doubtful answers that were kept and committed, by the code of their flag."""
+    spent: Spent | None = None
+    """At endpoints, by this run in all its invocations; None if it asks none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,18 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokensAhead:
+    """Predicted tokens of a run at endpoints, and their cost."""
+
+    num_prompt_tokens: int
+    """Tokens that the model will read."""
+    num_tokens: int
+    """Tokens that it will generate."""
+    cost: float | None
+    """By the prices in the settings; None without prices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
     """Result of a preflight. In `preflight/preflight.json` of the output."""
 
@@ -105,6 +117,8 @@ class Preflight:
     """When a run that begins now ends, in UTC; None if unknown or centuries away."""
     price_per_hour: float | None
     """As configured, per GPU or captioner."""
+    tokens: TokensAhead | None = None
+    """Only if the model is at endpoints that tell the tokens."""
     model: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     made_at: str

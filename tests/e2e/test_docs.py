@@ -10,15 +10,21 @@ from tests.support.documents import (
     undescribed_files,
     write_examples,
 )
+from tests.support.endpoint_server import endpoint_server
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ray_session")
-def test_the_examples_of_the_docs_run_page_by_page(cli: InProcess) -> None:
+def test_the_examples_of_the_docs_run_page_by_page(
+    cli: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_examples(cli.folder)
-    for command in docs_commands():
-        run(cli, command)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with endpoint_server(model=None) as (_, url):
+        for command in docs_commands():
+            at_server = f" --set endpoint.urls={url}" if "endpoint" in command else ""
+            run(cli, command + at_server)
     for block in docs_blocks("python"):
         if block.reason is None and block.page != "python.md":
             exec(block.text, {})  # noqa: S102  the project's own documentation

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray._private import state as ray_state
 from ray._private import worker
 
 from raycap.cluster import local
@@ -26,6 +27,7 @@ from tests.support.commandline import (
     wait_until,
     write_images,
 )
+from tests.support.endpoint_server import endpoint_server
 from tests.support.faulty_http import FaultyServer, Reply, faulty_server
 
 pytestmark = pytest.mark.slow
@@ -165,6 +167,32 @@ def test_a_token_that_others_can_read_is_closed_to_them(
     local._close_to_others(token)
     assert mode_of(token) == 0o600
     assert token.read_text() == "0123456789abcdef" * 4
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_key_of_an_endpoint_is_told_to_nobody_else(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = watched.cli.folder
+    write_images(folder / "photos", 6)
+    key = f"sk-{PLANTED}"
+    monkeypatch.setenv("ENDPOINT_KEY", key)
+    monkeypatch.setenv("ENDPOINT_TEAM", f"team-{PLANTED}")
+    told = (
+        *("--set", "endpoint.api_key_env=ENDPOINT_KEY"),
+        *("--set", "endpoint.headers={X-Team: '${ENDPOINT_TEAM}'}"),
+    )
+    asked = ("caption", "photos", "out", "--model", "tiny", "--set", "model.backend=endpoint")
+    with endpoint_server(key=key, latency_s=0.2) as (server, url):
+        watched(*asked, *told, "--set", f"endpoint.urls={url}", "--debug")
+        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+        assert PLANTED not in str(commands)
+    assert {headers["X-Team"] for headers in server.headers} == {f"team-{PLANTED}"}
+    with endpoint_server(key="another") as (_, url):  # it quotes the key that it refuses
+        other = ("--set", f"endpoint.urls={url}", "--set", "generation.prompt=Why?")
+        watched(*asked[:2], "other", *asked[3:], *told, *other, code=1)
+    assert PLANTED not in str(ray_state.actors())
+    assert_nothing_shows(watched, folder / "out", folder / "other")
 
 
 def write_list(web: FaultyServer, s3: S3, folder: Path, make_jpeg: MakeJpeg) -> Path:

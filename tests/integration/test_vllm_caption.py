@@ -1,8 +1,16 @@
-"""Bulk captioning by vLLM, through `ray.data.llm`: needs vLLM, as of `make test-vllm`."""
+"""Bulk captioning by vLLM, in `ray.data.llm` and by its server: needs vLLM (`make test-vllm`)."""
 
+import asyncio
+import http.client
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +23,18 @@ from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
-from raycap.errors import ModelError
+from raycap.errors import ImageError, ModelError
 from raycap.images.decoding import decode
+from raycap.models.base import Caption, Question
+from raycap.models.endpoint.client import EndpointClient
+from raycap.models.endpoint.messages import Asking, Picture
+from raycap.models.endpoint.pool import Patience
+from raycap.models.endpoint.secrets import Secrets
 from raycap.models.fitting import fit_images
 from raycap.models.load import load_captioner
 from raycap.models.sources import find_model
 from raycap.progress import Progress
+from tests.conftest import free_port
 from tests.support.commandline import rows_of
 from tests.support.tiny_vlm import KEPT_ANSWERS, save_spelling_vlm, save_vlm
 
@@ -201,3 +215,97 @@ def test_what_is_wrong_is_told_in_one_line(
         raycap.caption(tmp_path / "scenes", tmp_path / "out", config=settings)
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "out" / "captions").glob("*"))
+
+
+@pytest.fixture(scope="module")
+def served(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run vLLM's server with the model, under the name `tiny`; give its address."""
+    port = free_port()
+    folder = tmp_path_factory.mktemp("served")
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", model, "--served-model-name", "tiny", "--port", str(port)),
+        *("--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager"),
+        *("--max-model-len", "200", "--max-num-seqs", "8", "--gpu-memory-utilization", "0.2"),
+        *("--kv-cache-memory-bytes", str(2**28), "--limit-mm-per-prompt", '{"image": 1}'),
+    ]
+    log = folder / "log.txt"
+    env = {**os.environ, "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("w") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, env=env) as own:
+        try:
+            deadline = time.monotonic() + 300
+            while not answers(port):
+                assert own.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            own.terminate()
+            own.wait(60)
+
+
+def answers(port: int) -> bool:
+    """Whether a server is ready for requests."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
+def served_config(url: str, **sections: Any) -> CaptionConfig:
+    settings = {
+        "model": {"name": "tiny", "backend": "endpoint"},
+        "endpoint": {"urls": [url]},
+        "generation": GENERATION,
+        "image": {"max_pixels_model": 64 * 64},
+        **sections,
+    }
+    return validate_config(CaptionConfig, settings)
+
+
+def test_its_server_captions_every_image_with_tokens_and_score(served: str, tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 9, seed=11)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    settings = served_config(served, engine={"max_failed_share": 0.2})
+    summary = raycap.caption(folder, output, config=settings)
+    assert (summary.num_ok, summary.num_failed) == (9, 1)
+    assert verify(output).is_complete
+    captioned = [row for row in rows_of(output) if row["status"] == "ok"]
+    for row in captioned:
+        assert row["finish"] in ("stop", "length")
+        assert 0 < row["num_tokens"] <= GENERATION["max_new_tokens"]
+        assert row["num_prompt_tokens"] > 5
+        assert row["logprob"] < 0
+    assert len({row["caption"] for row in captioned}) > 1
+    assert summary.spent is not None
+    assert summary.spent.num_tokens == sum(row["num_tokens"] for row in captioned)
+
+
+def test_its_server_holds_answers_to_a_json_schema(served: str) -> None:
+    async def ask() -> Caption | ImageError:
+        settings = served_config(served)
+        asking = Asking(model="tiny", generation=settings.generation)
+        client = EndpointClient(asking, settings.endpoint, Secrets(), Patience(later_s=60.0))
+        sink = BytesIO()
+        Image.new("RGB", (56, 56), "red").save(sink, "PNG")
+        schema = '{"type": "string", "enum": ["day", "night"]}'
+        question = Question(text="Day or night?", max_new_tokens=20, json_schema=schema)
+        try:
+            return await client.answer(Picture(file=sink.getvalue()), question)
+        finally:
+            await client.close()
+
+    answer = asyncio.run(ask())
+    assert isinstance(answer, Caption)
+    assert json.loads(answer.text) in ("day", "night")
+
+
+def test_its_server_does_not_know_another_model(served: str, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 2, seed=2)
+    settings = served_config(served, model={"name": "other", "backend": "endpoint"})
+    with pytest.raises(ModelError) as raised:
+        raycap.caption(tmp_path / "scenes", tmp_path / "out", config=settings)
+    assert raised.value.setting == "model.name"

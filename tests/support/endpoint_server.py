@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 _UNSUPPORTED = {
     "logprobs": "You are not allowed to request logprobs from this model",
+    "response_format": "Invalid parameter: 'response_format' is not supported",
     "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
     "'max_completion_tokens' instead.",
 }
@@ -56,10 +57,11 @@ class Plan:
     retry_after: str | None = None
     key: str | None = None
     """Required, if set."""
-    model: str = "tiny"
+    model: str | None = "tiny"
+    """Its model; None: whatever is asked for."""
     rejected: tuple[str, ...] = ()
     """Digests of images that get 400."""
-    supports: tuple[str, ...] = ("image", "logprobs", "max_tokens")
+    supports: tuple[str, ...] = ("image", "logprobs", "max_tokens", "response_format")
     answer: dict[str, Any] | None = None
     """Updates the message of the answer."""
     finish: str = "stop"
@@ -116,7 +118,7 @@ class EndpointServer:
             self._num_inside -= 1
 
     def _refusal(self, body: dict[str, Any]) -> web.Response | None:
-        if body["model"] != self.plan.model:
+        if self.plan.model not in (None, body["model"]):
             return _error(404, f"The model `{body['model']}` does not exist.")
         if "image" not in self.plan.supports:
             return _error(400, "This model does not support image input.")

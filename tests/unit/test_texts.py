@@ -29,12 +29,25 @@ from tests.support.tuned import search_of, trial
 
 NAMES = [command.__name__ for command in COMMANDS]
 
+_AT_SERVER = "caption photos out --model tiny --set model.backend=endpoint"
+
 MISTAKES: dict[str, list[tuple[int, str]]] = {
     "caption": [
         (2, "caption nowhere out"),
         (2, "caption photos out --set engine.zz=1"),
         (2, "caption photos out --set engine"),
         (2, "caption photos out --set engine.part_size=many"),
+        (2, "caption photos out --set model.backend=endpoint"),
+        (2, f"{_AT_SERVER} --set endpoint.urls=localhost:8000"),
+        (2, f"{_AT_SERVER} --set endpoint.urls=https://me:key@host"),
+        (2, f"{_AT_SERVER} --set endpoint.urls=https://host --set endpoint.api_key_env=sk-1234"),
+        (
+            2,
+            f"{_AT_SERVER} --set endpoint.urls=https://host --set endpoint.api_key_env=NO_SUCH_KEY",
+        ),
+        (2, f"{_AT_SERVER} --set endpoint.urls=https://host --set generation.num_beams=3"),
+        (2, f"{_AT_SERVER} --set endpoint.urls=https://host --set endpoint.send=uri"),
+        (2, "caption photos out --model stub --set endpoint.urls=https://host"),
         (2, "caption photos out --model ./none"),
         (2, "caption photos https://host/out"),
         (2, "caption photos nosuchthing://b/out"),

@@ -27,7 +27,7 @@ from raycap.models.sources import (
     settled_generation,
     settled_model,
 )
-from raycap.models.vlm.vllm_requests import refuse_vllm
+from raycap.models.vlm.vllm_requests import refuse_backend
 from raycap.progress import OnProgress, Progress, announce
 from raycap.results.calibration import (
     TRIALS,
@@ -283,7 +283,7 @@ def _resolved(config: CalibrateConfig, source: ModelSource, model: str) -> Calib
         )
     refuse_adapter(source, "a calibrated model")
     check_arithmetic(source, config.model)
-    refuse_vllm(config.model, "calibration")
+    refuse_backend(config.model, "calibration")
     named = settled_model(config.model, source).model_copy(update={"name": model})
     generation = settled_generation(config.generation, source)
     return config.model_copy(update={"model": named, "generation": generation})

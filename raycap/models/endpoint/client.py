@@ -9,8 +9,8 @@ import asyncio
 import random
 import ssl
 import time
-from dataclasses import dataclass, field
 from io import BytesIO
+from typing import Protocol, runtime_checkable
 
 import aiohttp
 from PIL import Image
@@ -28,30 +28,26 @@ from raycap.models.endpoint.messages import (
     one_line,
     read_answer,
 )
-from raycap.models.endpoint.pool import Endpoint, Pool, Ticket
+from raycap.models.endpoint.pool import Answered, Endpoint, Patience, Pool, Ticket
+from raycap.models.endpoint.secrets import Secrets
 
 _MAX_ATTEMPTS = 4  # of one request that servers fail on while they answer others
 _FIRST_BACKOFF_S = 0.2
 _MAX_CONNECT_S = 30.0
 _MAX_ANSWER_BYTES = 16 * 2**20
-_START_PATIENCE_S = 20.0
 _UNREACHABLE = -1
 _TIMEOUT = 408
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Secrets:
-    """What servers are told and nobody else; never shown, not even in a traceback."""
+@runtime_checkable  # the type checks of the test run use isinstance
+class CountsAnswers(Protocol):
+    """Counts what is paid, and may stop the run."""
 
-    key: str | None = field(default=None, repr=False)
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    def check(self) -> None:
+        """Raise RunStopped if no more may be asked; called before each request."""
 
-    def hidden(self, text: str) -> str:
-        """Return a text without them: servers quote keys that they refuse."""
-        for secret in (self.key, *self.headers.values()):
-            if secret and len(secret) >= 4:  # shorter ones are words of any text
-                text = text.replace(secret, "[secret]")
-        return text
+    def count(self, answer: Caption) -> None:
+        """Count an answer."""
 
 
 class EndpointClient:
@@ -62,9 +58,8 @@ class EndpointClient:
         asking: Asking,
         config: EndpointConfig,
         secrets: Secrets,
-        *,
-        patience_s: float,
-        start_patience_s: float = _START_PATIENCE_S,
+        patience: Patience,
+        meter: CountsAnswers | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -72,8 +67,8 @@ class EndpointClient:
             asking: What to send besides image and question.
             config: The endpoints.
             secrets: Key and headers.
-            patience_s: Seconds without any answer after which the run stops.
-            start_patience_s: The same before the first answer.
+            patience: How long to wait for servers that do not answer.
+            meter: Counts the answers.
         """
         self._asking = asking
         self._config = config
@@ -85,12 +80,12 @@ class EndpointClient:
                 for url in config.urls
             ],
             time.monotonic,
-            start_patience_s=start_patience_s,
-            patience_s=patience_s,
+            patience,
         )
         self._dialect = Dialect(logprobs=config.logprobs is not False)
         self._session = _session(config, secrets)
         self._checking = asyncio.Lock()
+        self._meter = meter
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -101,25 +96,44 @@ class EndpointClient:
         """Close all connections."""
         await self._session.close()
 
-    async def answer(self, picture: Picture, question: Question) -> Caption | ImageError:
+    async def answer(
+        self,
+        picture: Picture,
+        question: Question,
+        *,
+        last: "Answered | None" = None,
+        plain: Question | None = None,
+    ) -> Caption | ImageError:
         """Ask one question about one image, until an endpoint answers it.
+
+        Args:
+            picture: The image.
+            question: What to ask.
+            last: Which endpoint answered the last question about the image, for further ones: it
+                is asked again if it has room, since it may still know the image. Updated.
+            plain: The question without what was filled in for the image, to find out whether the
+                endpoint answers it at all; None if it is the same.
 
         Raises:
             ModelError: the endpoints refuse whatever is asked: for their key, model or address.
             RunStopped: no endpoint answers for too long.
         """
         failed_at: Endpoint | None = None
-        num_attempts, begun_s, is_repeated = 0, time.monotonic(), False
+        last = last or Answered()
+        num_attempts, begun_s = 0, time.monotonic()
         while True:
-            endpoint, ticket = await self._pool.place(failed_at, is_repeated=is_repeated)
-            dialect, is_repeated = self._dialect, True
+            endpoint, ticket = await self._pool.place(
+                avoided=failed_at, preferred=last.endpoint, is_first=last.endpoint is None
+            )
+            last.endpoint = endpoint
+            dialect = self._dialect
             try:
                 return await self._ask(endpoint, ticket, picture, question, dialect)
             except Refusal as refusal:
                 if refusal.fault is Fault.REQUEST:
                     if self._adapt(dialect, refusal):
                         continue
-                    if await self._is_images_own(endpoint, question):
+                    if await self._is_images_own(endpoint, plain or question):
                         return ImageError(ErrorCode.MODEL_REJECTED, self._told(endpoint, refusal))
                 if refusal.fault is Fault.SERVER:
                     failed_at = endpoint
@@ -137,8 +151,10 @@ class EndpointClient:
         dialect: Dialect,
     ) -> Caption:
         """Send a request to an endpoint, and note how it went. Raises Refusal."""
-        body = self._asking.body(picture, question, dialect)
         try:
+            if self._meter is not None:
+                self._meter.check()
+            body = self._asking.body(picture, question, dialect)
             caption = await self._post(endpoint.url, body)
         except Refusal as refusal:
             self._note(endpoint, ticket, refusal)
@@ -147,6 +163,8 @@ class EndpointClient:
             endpoint.gave_up(ticket, time.monotonic())
             self._pool.dispatch()
             raise
+        if self._meter is not None:
+            self._meter.count(caption)
         endpoint.worked(ticket, time.monotonic(), is_caption=True)
         self._pool.note_answer()
         return caption

@@ -1,29 +1,20 @@
 """The endpoint kind: models that servers run. Checks settings, and reads keys, at the start."""
 
 import hashlib
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
-from raycap.config import EndpointConfig, GenerationConfig, ModelConfig
+from raycap.config import DEFAULT_MODEL, EndpointConfig, GenerationConfig, ModelConfig
 from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
 from raycap.images.encoding import target_within
+from raycap.images.grids import Grid, PatchGrid
 from raycap.models.base import BatchRange, Captioner, CaptionerKind, ModelSource
-from raycap.models.endpoint.client import Secrets
+from raycap.models.endpoint.secrets import read_secrets
 from raycap.storage.address import redact
 
-MAX_PIXELS = 768 * 1024
-"""Pixels of the images that are sent, if `image.max_pixels_model` is not set."""
-
+_MAX_PIXELS = 2**20  # as for local models; `image.max_pixels_model` changes it
 _GENERATION = GenerationConfig(num_beams=1, max_new_tokens=256)
 """What differs from the defaults of BLIP: no server searches with beams, and answers are longer."""
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "cookie"})
 
 
 class EndpointKind(CaptionerKind):
@@ -33,6 +24,7 @@ class EndpointKind(CaptionerKind):
     has_files = False
     is_remote = True
     takes_questions = True
+    answers_freely = True
     uses_gpus = False
 
     def recognises(self, model_type: str) -> bool:  # noqa: ARG002
@@ -47,7 +39,7 @@ class EndpointKind(CaptionerKind):
             revision=None,
             folder=None,
             digest=hashlib.sha256(f"endpoint\0{name}".encode()).hexdigest(),
-            target=target_within(MAX_PIXELS),
+            target=target_within(_MAX_PIXELS),
             generation=_GENERATION,
         )
 
@@ -66,6 +58,13 @@ class EndpointKind(CaptionerKind):
             f"{model.name}: model.backend=endpoint works in `raycap caption` only: leave it out",
             setting="model.backend",
         )
+
+    def check_typed(self, model: ModelConfig) -> None:
+        """Accept: servers are asked to follow a schema, and answers are checked."""
+
+    def grid(self, source: ModelSource, max_pixels: int) -> Grid | None:  # noqa: ARG002
+        """Return the sizes of images that are sent: their own, or less."""
+        return PatchGrid(max_pixels=max_pixels)
 
     def batch_range(self, model: ModelConfig, *, on_accelerator: bool) -> BatchRange:  # noqa: ARG002
         """Return the images that travel together; how many are asked about is found out."""
@@ -88,6 +87,11 @@ def check_endpoint(
     """
     if model.backend != "endpoint":
         return
+    if model.name == DEFAULT_MODEL:
+        raise ConfigError(
+            "backend=endpoint needs the name of the model at the server: set model.name",
+            setting="model.name",
+        )
     _check_urls(endpoint.urls, section)
     for name, neutral in (("precision", "auto"), ("adapter", None), ("compile", False)):
         if getattr(model, name) != neutral:
@@ -97,60 +101,6 @@ def check_endpoint(
             )
     _check_search(generation)
     read_secrets(endpoint)
-
-
-def read_secrets(endpoint: EndpointConfig, environment: Mapping[str, str] = os.environ) -> Secrets:
-    """Read the key and the headers from the environment.
-
-    Raises:
-        ConfigError: a variable is not set, or a secret is written in the settings.
-    """
-    key = None
-    if endpoint.api_key_env is not None:
-        name = endpoint.api_key_env
-        if not _NAME.fullmatch(name):  # not shown: it may be the key itself
-            raise ConfigError(
-                "endpoint.api_key_env: must be the name of an environment variable, not a key",
-                setting="endpoint.api_key_env",
-            )
-        key = _variable(name, "endpoint.api_key_env", environment)
-    return Secrets(
-        key=key,
-        headers={
-            name: _header(name, value, environment) for name, value in endpoint.headers.items()
-        },
-    )
-
-
-def _header(name: str, value: str, environment: Mapping[str, str]) -> str:
-    setting = f"endpoint.headers.{name}"
-    if not _HEADER.fullmatch(name):
-        raise ConfigError(f"{setting}: not the name of a header", setting=setting)
-    if name.lower() in _SECRET_HEADERS and not _VARIABLE.search(value):
-        raise ConfigError(
-            f"{setting}: settings are written to the output: put the secret into an environment "
-            "variable, and write ${ITS_NAME} here",
-            setting=setting,
-        )
-    filled = _VARIABLE.sub(lambda found: _variable(found[1], setting, environment), value)
-    if not filled.isprintable():
-        raise ConfigError(f"{setting}: has characters that no header has", setting=setting)
-    return filled
-
-
-def _variable(name: str, setting: str, environment: Mapping[str, str]) -> str:
-    value = environment.get(name, "").strip()
-    if not value:
-        raise ConfigError(
-            f"{setting}: the environment variable {name} is not set: export it, and run the same "
-            "command again",
-            setting=setting,
-        )
-    if not value.isprintable() or not value.isascii():
-        raise ConfigError(
-            f"{setting}: the value of {name} has characters that no header has", setting=setting
-        )
-    return value
 
 
 def _check_urls(urls: tuple[str, ...], section: str) -> None:

@@ -1,7 +1,8 @@
 """Requests to chat completions and their answers, as OpenAI defined them. Does no I/O.
 
 Servers differ in what they support, and answer what they refuse with a text. Only what raycap can
-do without is recognised in such texts: log-probabilities, and the old name of `max_tokens`.
+do without is recognised in such texts: log-probabilities, JSON schemas, and the old name of
+`max_completion_tokens`.
 """
 
 import base64
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from raycap.answers.typed import answer_type
 from raycap.config import GenerationConfig
 from raycap.images.encoding import media_type
 from raycap.models.base import Caption, Question
@@ -23,6 +25,7 @@ INSTRUCTION = "Describe this image in one sentence."
 """The prompt if none is set, as for vision-language models that run in raycap."""
 
 _COMPLETIONS = "/chat/completions"
+_FINISHES = ("stop", "length", "content_filter")
 _SEED_BITS = 31  # llama.cpp reads 32 bits, and OpenAI a signed number
 _MESSAGE_CHARS = 300
 _NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|credit balance", re.IGNORECASE)
@@ -36,6 +39,8 @@ class Dialect:
     """Whether to ask for log-probabilities."""
     length_field: str = "max_tokens"
     """The field for the maximum number of tokens."""
+    schemas: bool = True
+    """Whether to send JSON schemas; answers are checked anyway."""
 
     def understood(self, refusal: str) -> "Dialect | None":
         """Return the dialect without what a server has refused; None if that is the same one."""
@@ -43,6 +48,8 @@ class Dialect:
             return replace(self, length_field="max_completion_tokens")
         if self.logprobs and re.search(r"log_?prob", refusal, re.IGNORECASE):
             return replace(self, logprobs=False)
+        if self.schemas and re.search(r"response_format|json_schema", refusal, re.IGNORECASE):
+            return replace(self, schemas=False)
         return None
 
 
@@ -122,8 +129,8 @@ class Asking:
         }
         if dialect.logprobs:
             fields["logprobs"] = True
-        if question.json_schema is not None:
-            fields["response_format"] = response_format(question.json_schema)
+        if question.json_schema is not None and dialect.schemas:
+            fields["response_format"] = answer_type(question.json_schema).response_format()
         fields |= self.extra_body
         return json.dumps({name: one for name, one in fields.items() if one is not None}).encode()
 
@@ -143,12 +150,6 @@ class Asking:
         if generation.repetition_penalty != 1:
             found["repetition_penalty"] = generation.repetition_penalty
         return found
-
-
-def response_format(json_schema: str) -> dict[str, Any]:
-    """Return the field that makes a server enforce a JSON schema."""
-    schema = {"name": "answer", "schema": json.loads(json_schema), "strict": True}
-    return {"type": "json_schema", "json_schema": schema}
 
 
 def completions_url(url: str) -> str:
@@ -177,14 +178,12 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Caption
         reason = f"not an answer of chat completions: {_brief(body)}"
         raise Refusal(Fault.SERVER, reason, status=status) from None
     finish = choice.get("finish_reason")
-    if finish == "content_filter" and not text:
-        raise Refusal(Fault.REQUEST, "withheld by the server's content filter", status=status)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Caption(
         text=text,
         logprob=_logprob(choice),
-        finish=finish if finish in ("stop", "length") else None,
+        finish=finish if finish in _FINISHES else None,
         num_tokens=_count(usage.get("completion_tokens")),
         num_prompt_tokens=_count(usage.get("prompt_tokens")),
     )
@@ -206,14 +205,14 @@ def _text(message: dict[str, Any]) -> str:
     return f"<think>{reasoning}</think>" if reasoning and not text else text
 
 
-def _logprob(choice: dict[str, Any]) -> float | None:
-    """Return the mean log-probability of the tokens; None if the server gives none."""
+def _logprob(choice: dict[str, Any]) -> float:
+    """Return the mean log-probability of the tokens; NaN if the server gives none."""
     try:
         values = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
     except (LookupError, TypeError, ValueError):
-        return None
+        return math.nan
     mean = sum(values) / len(values) if values else math.nan
-    return mean if math.isfinite(mean) else None
+    return mean if math.isfinite(mean) else math.nan
 
 
 def _count(value: object) -> int | None:

@@ -116,6 +116,25 @@ class Endpoint:
             self._has_trial = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds without any answer after which a run stops."""
+
+    start_s: float = 20.0
+    """Before the first answer: the address may be wrong."""
+    later_s: float
+
+
+_Request = tuple[asyncio.Future[tuple[Endpoint, Ticket]], Endpoint | None, Endpoint | None]
+
+
+@dataclass(slots=True)
+class Answered:
+    """The endpoint that was asked last about an image; None before the first question."""
+
+    endpoint: Endpoint | None = None
+
+
 class Pool:
     """The endpoints of a run. Use it in one event loop."""
 
@@ -123,42 +142,41 @@ class Pool:
         self,
         endpoints: Sequence[Endpoint],
         clock: Clock,
-        *,
-        start_patience_s: float,
-        patience_s: float,
+        patience: Patience,
     ) -> None:
         """Begin.
 
         Args:
             endpoints: At least one.
             clock: Of the endpoints.
-            start_patience_s: Seconds without an answer after which the run stops, before the first.
-            patience_s: The same later.
+            patience: When to give up.
         """
         self.endpoints = tuple(endpoints)
         self._clock = clock
-        self._start_patience_s = start_patience_s
-        self._patience_s = patience_s
+        self._patience = patience
         self.worked_s = clock()
         """When an endpoint last answered."""
-        self._waiting: deque[tuple[asyncio.Future[tuple[Endpoint, Ticket]], Endpoint | None]] = (
-            deque()
-        )
+        self._waiting: deque[_Request] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     async def place(
-        self, avoided: Endpoint | None = None, *, is_repeated: bool = False
+        self,
+        *,
+        avoided: Endpoint | None = None,
+        preferred: Endpoint | None = None,
+        is_first: bool = True,
     ) -> tuple[Endpoint, Ticket]:
         """Wait for an endpoint that can get a request, and note that it is sent.
 
         Args:
             avoided: The endpoint that has just failed on it, taken only if no other has room.
-            is_repeated: Go before requests that are sent for the first time.
+            preferred: The endpoint to take if it has room.
+            is_first: Whether it is the first request about an image: others go before those.
         """
         future: asyncio.Future[tuple[Endpoint, Ticket]]
         future = asyncio.get_running_loop().create_future()
-        add = self._waiting.appendleft if is_repeated else self._waiting.append
-        add((future, avoided))
+        add = self._waiting.append if is_first else self._waiting.appendleft
+        add((future, avoided, preferred))
         self.dispatch()
         try:
             return await future
@@ -173,11 +191,11 @@ class Pool:
         """Hand waiting requests to endpoints with room; call it after every change of one."""
         now = self._clock()
         while self._waiting:
-            future, avoided = self._waiting[0]
+            future, avoided, preferred = self._waiting[0]
             if future.done():  # its task was cancelled
                 self._waiting.popleft()
                 continue
-            endpoint = self._pick(avoided, now)
+            endpoint = self._pick(avoided, preferred, now)
             if endpoint is None:
                 break
             self._waiting.popleft()
@@ -186,9 +204,13 @@ class Pool:
             self._wake_later(now)
 
     def note_answer(self) -> None:
-        """Note that an endpoint has answered."""
+        """Note that an endpoint has answered.
+
+        Its room is given away only when the task that got the answer pauses: it may have another
+        question about the same image.
+        """
         self.worked_s = self._clock()
-        self.dispatch()
+        asyncio.get_running_loop().call_soon(self.dispatch)
 
     def check_patience(self, reason: str) -> None:
         """Raise if nothing has answered for too long, or will not for too long.
@@ -201,7 +223,7 @@ class Pool:
             RunStopped: none has for a long time.
         """
         is_any_there = any(endpoint.is_there for endpoint in self.endpoints)
-        patience_s = self._patience_s if is_any_there else self._start_patience_s
+        patience_s = self._patience.later_s if is_any_there else self._patience.start_s
         soonest_s = min(endpoint.blocked_until_s for endpoint in self.endpoints)
         silent_s = max(self._clock(), soonest_s) - self.worked_s
         if silent_s <= patience_s:
@@ -217,9 +239,13 @@ class Pool:
             "continue"
         )
 
-    def _pick(self, avoided: Endpoint | None, now: float) -> Endpoint | None:
+    def _pick(
+        self, avoided: Endpoint | None, preferred: Endpoint | None, now: float
+    ) -> Endpoint | None:
         free = [endpoint for endpoint in self.endpoints if endpoint.has_room(now)]
-        return min(free, key=lambda one: (one is avoided, one.load), default=None)
+        return min(
+            free, key=lambda one: (one is avoided, one is not preferred, one.load), default=None
+        )
 
     def _wake_later(self, now: float) -> None:
         """Dispatch again when the next blocked endpoint may get requests."""

@@ -74,19 +74,20 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
         )
 
 
-def refuse_vllm(model: ModelConfig, what: str) -> None:
-    """Refuse vLLM for commands that support only raycap's own captioners.
+def refuse_backend(model: ModelConfig, what: str) -> None:
+    """Refuse other backends for commands that support only raycap's own captioners.
 
     Args:
         model: The settings.
         what: Name of the command, for the message.
 
     Raises:
-        ConfigError: `model.backend` is vllm.
+        ConfigError: `model.backend` is not torch.
     """
     if model.backend != "torch":
         raise ConfigError(
-            f"model.backend=vllm: {what} does not support it: leave it out", setting="model.backend"
+            f"model.backend={model.backend}: {what} does not support it: leave it out",
+            setting="model.backend",
         )
 
 

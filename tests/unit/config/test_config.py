@@ -214,3 +214,14 @@ def test_a_wrong_prompt_is_told_by_its_name(prompts: object, setting: str) -> No
     with pytest.raises(ConfigError) as caught:
         validate_config(CaptionConfig, {"prompts": prompts})
     assert caught.value.setting == setting
+
+
+def test_a_secret_in_a_header_is_not_told() -> None:
+    for wrong in ({"min_in_flight": 9, "max_in_flight": 1}, {"nonsense": 1}):
+        endpoint = {"headers": {"X-Key": "s3cret"}, **wrong}
+        with pytest.raises(ConfigError) as raised:
+            validate_config(CaptionConfig, {"endpoint": endpoint})
+        assert "s3cret" not in str(raised.value)
+    with pytest.raises(ConfigError) as raised:
+        validate_config(CaptionConfig, {"endpoint": {"headers": {"X-Key": ["s3cret"]}}})
+    assert "s3cret" not in str(raised.value)

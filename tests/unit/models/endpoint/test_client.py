@@ -1,6 +1,7 @@
 """The client against a real server with planted faults."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -14,14 +15,17 @@ import pytest
 from raycap.config import EndpointConfig, GenerationConfig
 from raycap.errors import ErrorCode, ImageError, ModelError, RaycapError, RunStopped
 from raycap.models.base import Caption, Question
-from raycap.models.endpoint.client import EndpointClient, Secrets
+from raycap.models.endpoint.client import EndpointClient
 from raycap.models.endpoint.messages import Asking, Picture
+from raycap.models.endpoint.pool import Patience
+from raycap.models.endpoint.secrets import Secrets
 from tests.conftest import free_port
 from tests.support.endpoint_server import EndpointServer, digest_of, endpoint_server
 
 JPEG = b"\xff\xd8\xff"
-PICTURES = [Picture(file=JPEG + bytes([number])) for number in range(200)]
+PICTURES = [Picture(file=JPEG + number.to_bytes(2)) for number in range(500)]
 DIGESTS = [digest_of(picture.file) for picture in PICTURES]
+TAGS = '{"type": "array", "items": {"type": "string"}}'
 GREEDY = GenerationConfig(num_beams=1)
 
 
@@ -43,8 +47,7 @@ def ask(
             asking,
             config,
             secrets or Secrets(),
-            patience_s=patience_s,
-            start_patience_s=start_patience_s,
+            Patience(start_s=start_patience_s, later_s=patience_s),
         )
         try:
             return await gather(
@@ -167,7 +170,7 @@ def test_an_image_on_which_servers_fail_is_a_row_if_others_work() -> None:
     async def run(url: str) -> Caption | ImageError:
         config = EndpointConfig(urls=(url,), timeout_s=0.5)
         asking = Asking(model="tiny", generation=GREEDY)
-        client = EndpointClient(asking, config, Secrets(), patience_s=60.0)
+        client = EndpointClient(asking, config, Secrets(), Patience(later_s=60.0))
         good = [client.answer(picture, Question(text="what?")) for picture in PICTURES[1:60]]
         bad = client.answer(PICTURES[0], Question(text="hang"))
         try:
@@ -237,9 +240,30 @@ def test_what_a_server_does_not_support_is_left_out(lacks: str) -> None:
     with endpoint_server(supports=supports) as (server, url):
         answers = ask(url)
     assert_answered(answers)
-    scores = {answer.logprob for answer in answers if isinstance(answer, Caption)}
-    assert scores == ({None} if lacks == "logprobs" else {-0.25})
+    scores = {
+        None if math.isnan(answer.logprob) else answer.logprob
+        for answer in answers
+        if isinstance(answer, Caption)
+    }
+    assert scores == {None if lacks == "logprobs" else -0.25}
     assert ("max_completion_tokens" in server.asked[-1]) == (lacks == "max_tokens")
+
+
+def test_a_server_without_json_schemas_is_asked_without() -> None:
+    async def run(url: str) -> Caption | ImageError:
+        asking = Asking(model="tiny", generation=GREEDY)
+        config = EndpointConfig(urls=(url,))
+        client = EndpointClient(asking, config, Secrets(), Patience(later_s=60.0))
+        try:
+            question = Question(text="tags?", json_schema=TAGS)
+            return await client.answer(PICTURES[0], question)
+        finally:
+            await client.close()
+
+    supports = ("image", "logprobs", "max_tokens")
+    with endpoint_server(supports=supports) as (server, url):
+        assert isinstance(asyncio.run(run(url)), Caption)
+    assert "response_format" not in server.asked[-1]
 
 
 def test_logprobs_that_are_asked_for_are_required() -> None:
@@ -261,8 +285,8 @@ def test_the_throughput_is_near_that_of_the_best_fixed_number() -> None:
 def test_endpoints_get_as_much_as_they_achieve() -> None:
     with ExitStack() as stack:
         servers: list[tuple[EndpointServer, str]] = [
-            stack.enter_context(endpoint_server(latency_s=0.02, slots=slots)) for slots in (2, 8)
+            stack.enter_context(endpoint_server(latency_s=0.05, slots=slots)) for slots in (2, 8)
         ]
-        ask(*(url for _, url in servers), num_images=200)
+        ask(*(url for _, url in servers), num_images=500)
     slow, fast = (len(server.paid_images) for server, _ in servers)
     assert fast > 2 * slow

@@ -6,7 +6,8 @@ import pytest
 
 from raycap.config import EndpointConfig, GenerationConfig, ModelConfig
 from raycap.errors import ConfigError
-from raycap.models.endpoint.kind import EndpointKind, check_endpoint, read_secrets
+from raycap.models.endpoint.kind import EndpointKind, check_endpoint
+from raycap.models.endpoint.secrets import read_secrets
 
 GREEDY = GenerationConfig(num_beams=1)
 MODEL = ModelConfig(name="tiny", backend="endpoint")
