@@ -94,6 +94,9 @@ class ErrorCode(StrEnum):
     WRONG_LANGUAGE = "wrong_language"
     # Permanent: the prompt has a field that has no value for this image.
     NO_CONTEXT = "no_context"
+    # Only while a run goes on (`engine.deduplicate`): the caption of an image with the same bytes
+    # is awaited. The run replaces it before it ends.
+    AWAITS_ORIGINAL = "awaits_original"
     # Transient: the image could not be fetched; `--retry-failed` retries it.
     EXPIRED = "expired"
     TIMEOUT = "timeout"

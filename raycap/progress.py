@@ -29,6 +29,8 @@ class Progress:
     """Of this invocation, since its first answered image; 0 before it."""
     flagged: Mapping[str, int] = field(default_factory=dict)
     """Doubtful answers that were kept and committed, by the code of their flag."""
+    num_copies: int = 0
+    """Images with the captions of others that are the same bytes, or that await them."""
     stage: str = ""
     """The current stage, such as "setting 3 of at most 31", if the work has stages."""
     spent: Spent | None = None

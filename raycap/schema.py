@@ -58,6 +58,9 @@ BATCH_SIZE = "batch_size"
 NUM_IMAGES = "num_images"
 SECONDS = "seconds"
 
+NO_ATTEMPTS = 0
+"""`attempts` of an image whose caption is that of another one with the same bytes."""
+
 STATUS_OK = "ok"
 STATUS_FAILED = "failed"
 
@@ -109,6 +112,9 @@ CAPTIONS = pa.schema(
 `height_px` are the size of the original image, upright; `model` is the model that wrote the caption
 (null if none was asked, and in parts of older versions); `alternatives` has the other captions if
 `generation.num_captions` is greater than 1.
+
+`attempts` counts the times that the image was read to be captioned; 0 if its caption is that of
+another image with the same bytes.
 
 The last columns are null in parts of older versions: `finish` says how the caption ended (`stop`,
 or `length` if the model reached `generation.max_new_tokens`; null if unknown), `num_tokens` counts

@@ -417,8 +417,9 @@ def questions_of(batch: pa.Table, rows: list[int], prompts: Sequence[Prompt]) ->
     if not is_named(prompts) and texts.null_count == len(texts):
         return None
     found = []
+    chosen = pa.array(rows, pa.int64())
     for numbers, written in zip(
-        asked.take(rows).to_pylist(), texts.take(rows).to_pylist(), strict=True
+        asked.take(chosen).to_pylist(), texts.take(chosen).to_pylist(), strict=True
     ):
         indices = tuple(range(len(prompts)) if numbers is None else numbers)
         of_settings = [prompts[index].text for index in indices]
@@ -475,7 +476,8 @@ def answered_table(
         prompts = row.pop(schema.PROMPTS)
         outcome = outcomes.get(index)
         for place, prompt in enumerate(range(len(spec.prompts)) if prompts is None else prompts):
-            numbered: dict[str, Any] = {schema.PROMPT: prompt, schema.IS_FIRST: place == 0}
+            is_first = row[schema.IS_FIRST] and place == 0
+            numbered: dict[str, Any] = {schema.PROMPT: prompt, schema.IS_FIRST: is_first}
             answer = outcome[place] if isinstance(outcome, Sequence) else outcome
             if isinstance(answer, ImageError):
                 numbered |= failure(answer)

@@ -55,7 +55,8 @@ class Cascade:
             answered: The rows that this pass has captioned.
         """
         awaiting = awaits(rows, self.model.name, self.below)
-        own = pc.equal(rows[schema.MODEL], self.model.name)
+        is_own = pc.not_equal(rows[schema.ATTEMPTS], schema.NO_ATTEMPTS)
+        own = pc.and_(is_own, pc.equal(rows[schema.MODEL], self.model.name))
         return {
             "num_awaiting": 0 if self.is_second else pc.sum(awaiting).as_py() or 0,
             "num_second": pc.sum(own).as_py() or 0,
@@ -90,6 +91,8 @@ def arithmetic(config: CaptionConfig) -> dict[str, Any]:
 def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
     """Return which CAPTIONS rows have a weak caption that is not by the second model.
 
+    A copy of an equal image's caption is none of them: the second model had the original.
+
     Args:
         rows: The rows.
         model: Name of the second model.
@@ -97,7 +100,8 @@ def awaits(rows: pa.Table, model: str, below: float) -> pa.ChunkedArray:
     """
     is_weak = pc.less(rows[schema.LOGPROB], pa.scalar(below, pa.float32()))
     is_other = pc.fill_null(pc.not_equal(rows[schema.MODEL], model), True)
-    return pc.and_(pc.fill_null(is_weak, False), is_other)
+    is_own = pc.not_equal(rows[schema.ATTEMPTS], schema.NO_ATTEMPTS)
+    return pc.and_(is_own, pc.and_(pc.fill_null(is_weak, False), is_other))
 
 
 def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:

@@ -151,7 +151,14 @@ def check_prompts(config: CaptionConfig, model: ModelSource) -> None:
     if any(prompt.json_schema or prompt.choices for prompt in config.prompts.values()):
         kind.check_typed(config.model)
     context = Context.of(config)
-    is_constant = not config.prompts and (context is None or not context.has_fields)
+    has_fields = context is not None and context.has_fields
+    if has_fields and config.engine.deduplicate == "content":
+        raise ConfigError(
+            "engine.deduplicate=content: a prompt has fields, so that equal images may be asked "
+            "different questions: set it to off, or leave the fields out",
+            setting="engine.deduplicate",
+        )
+    is_constant = not config.prompts and not has_fields
     if not is_constant and not kind.takes_questions:
         able = ", ".join(kind.name for kind in KINDS if kind.takes_questions)
         setting = "prompts" if config.prompts else "generation.prompt"

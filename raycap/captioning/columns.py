@@ -17,6 +17,7 @@ from raycap.answers.typed import answer_type
 from raycap.captioning.context import Context
 from raycap.captioning.prompts import Prompt, is_named
 from raycap.config import TextConfig
+from raycap.errors import ErrorCode
 
 _OF_IMAGE = [
     name
@@ -51,7 +52,7 @@ def _with_kept(answered: pa.Table, context: Context | None) -> pa.Table:
 
 
 def _with_columns(rows: pa.Table, columns: Iterable[pa.Field]) -> pa.Table:
-    """Give the rows of a part the columns that it lacks, as it was written without fields."""
+    """Give the rows of a part the columns that it lacks, as it was written without them."""
     for field in columns:
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(len(rows), field.type))
@@ -179,6 +180,81 @@ def columns_of(
     return CaptionColumns(keeps_answer=text.keep_answer, context=context)
 
 
+_OF_ANSWER = (schema.STATUS, schema.MODEL, *schema.ANSWER_FIELDS)
+"""Columns of CAPTIONS that describe the caption of an image, and not the image."""
+_COSTS = (schema.NUM_TOKENS, schema.NUM_PROMPT_TOKENS)
+
+
+def answer_columns(rows: pa.Table, prompt: str) -> pa.Table:
+    """Return what the copies of images get of their rows.
+
+    Args:
+        rows: Of a captions part.
+        prompt: Name of the prompt; empty in a run without named prompts.
+
+    Returns:
+        The columns of the caption; of a named prompt its struct as `answer`, the name of the model
+        and the error code.
+    """
+    if prompt:
+        answers = rows[prompt]
+        code = pc.struct_field(answers, schema.ERROR_CODE)
+        columns = {schema.MODEL: rows[schema.MODEL], schema.ERROR_CODE: code}
+        return pa.table({**columns, schema.ANSWER: answers})
+    return _with_columns(rows, schema.KEPT).select([*_OF_ANSWER, *schema.KEPT.names])
+
+
+def copy_answers(
+    rows: pa.Table, answers: pa.Table, prompt: str, prompts: Sequence[str], *, counts: bool = False
+) -> pa.Table:
+    """Return the rows of a part, in which some have other answers.
+
+    Args:
+        rows: Of the part, as `read_captions_part` gives them.
+        answers: Columns of `answer_columns`, and `row` for the rows to complete.
+        prompt: Name of the prompt; empty in a run without named prompts.
+        prompts: Names of all prompts.
+        counts: Copy the counts of tokens, too. For the answers about another image, the model
+            neither read nor generated any.
+    """
+    places = answers[schema.ROW].to_numpy()
+    if prompt:
+        own = (schema.ERROR_CODE, schema.ERROR_MESSAGE)
+        stored = [n for n in rows.column_names if n not in schema.ANSWER_FIELDS or n in own]
+        new = answers[schema.ANSWER] if counts else _without_costs(answers[schema.ANSWER])
+        rows = with_replaced(rows.select(stored), prompt, new, places)
+        model = pc.coalesce(rows[schema.MODEL].take(pa.array(places)), answers[schema.MODEL])
+        return with_status(with_replaced(rows, schema.MODEL, model, places), prompts)
+    for name in {*answers.column_names} & {*rows.column_names}:
+        column = answers[name]
+        is_free = name in _COSTS and not counts
+        new = pa.nulls(len(column), column.type) if is_free else column
+        rows = with_replaced(rows, name, new, places)
+    return rows
+
+
+def _without_costs(answers: pa.ChunkedArray) -> pa.Array:
+    fields = {field.name: pc.struct_field(answers, field.name) for field in answers.type}
+    for name in _COSTS:
+        fields[name] = pa.nulls(len(answers), answers.type.field(name).type)
+    return pa.table(fields).to_struct_array()
+
+
+def with_replaced(
+    rows: pa.Table, name: str, new: pa.Array | pa.ChunkedArray, places: Int32[np.ndarray, " r"]
+) -> pa.Table:
+    """Return rows with other values of a column at some places."""
+    at = rows.schema.get_field_index(name)
+    field = rows.schema.field(name)
+    column = pa.table([_as(new, field.type)], schema=pa.schema([field]))
+    return rows.set_column(at, field, _replaced(rows.select([name]), column, places)[name])
+
+
+def _as(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Cast values to a type that may name the items of its lists otherwise."""
+    return pa.chunked_array([pa.array([], kind), *pa.chunked_array(values).cast(kind).chunks])
+
+
 def _changed(
     old: pa.Table, images: pa.Table, rows: Int32[np.ndarray, " r"]
 ) -> Bool[np.ndarray, " n"]:
@@ -190,14 +266,21 @@ def _changed(
     return changed
 
 
-def with_status(images: pa.Table, names: list[str]) -> pa.Table:
-    """Set the status of each image: failed if one of its answers is missing, with its reason."""
+def with_status(images: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Set the status of each image: failed if one of its answers is missing, with its reason.
+
+    An image that awaits one of its answers from an equal image is counted by that reason.
+    """
     code = message = None
+    awaits = pa.chunked_array([pa.repeat(False, len(images))])
     for name in names:
         codes = pc.struct_field(images[name], schema.ERROR_CODE)
         messages = pc.struct_field(images[name], schema.ERROR_MESSAGE)
         message = messages if message is None else pc.if_else(pc.is_valid(code), message, messages)
         code = codes if code is None else pc.coalesce(code, codes)
+        is_one = pc.equal(codes, str(ErrorCode.AWAITS_ORIGINAL))
+        awaits = pc.or_(awaits, pc.fill_null(is_one, False))
+    code = pc.if_else(awaits, str(ErrorCode.AWAITS_ORIGINAL), code)
     status = pc.if_else(pc.is_valid(code), schema.STATUS_FAILED, schema.STATUS_OK)
     values = {schema.STATUS: status, schema.ERROR_CODE: code, schema.ERROR_MESSAGE: message}
     for name, column in values.items():

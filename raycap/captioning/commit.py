@@ -17,6 +17,7 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.columns import AnswerColumns, CaptionColumns
+from raycap.captioning.copies import with_own_answers
 from raycap.captioning.parts import (
     CAPTIONS,
     CaptionsFooter,
@@ -175,12 +176,14 @@ class Committer:
     def _write(self, number: int, part: _OpenPart) -> tuple[int, CaptionsFooter]:
         answered = pa.concat_tables(part.tables)
         num_bytes = _bytes_read(answered)
-        old = None
+        old = before = None
         if part.is_partial:
-            old, footer = read_captions_part(self._store, number)
-            num_bytes = max(num_bytes, footer.num_bytes)
+            old, before = read_captions_part(self._store, number)
+            num_bytes = max(num_bytes, before.num_bytes)
         kept = self._cascade.kept(answered) if self._cascade else answered
         rows = self._columns.rows(kept, old)
+        if old is not None and before is not None:
+            rows = with_own_answers(rows, old, before, self._columns.digests)
         data, footer = encode_captions(
             rows,
             num_bytes,

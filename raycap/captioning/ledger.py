@@ -43,6 +43,10 @@ class Totals:
     """Kept answers by the code of their flag."""
     num_tokens: int = 0
     num_prompt_tokens: int = 0
+    num_copies: int = 0
+    """Images with the captions of others that are the same bytes."""
+    num_awaiting_original: int = 0
+    """Those of them that still await these."""
 
     def add(self, footer: CaptionsFooter) -> None:
         """Add a part."""
@@ -51,6 +55,9 @@ class Totals:
         self.num_words += footer.num_words
         self.num_bytes += footer.num_bytes
         self.failed.update(footer.failed)
+        self.failed.pop(ErrorCode.AWAITS_ORIGINAL, None)
+        self.num_copies += footer.num_copies
+        self.num_awaiting_original += footer.num_awaiting_original
         self.num_awaiting += footer.num_awaiting
         self.num_second += footer.num_second
         self.num_second_failed += footer.num_second_failed
@@ -144,6 +151,7 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
     retry_failed: RetryFailed,
     num_threads: int,
     is_second: bool = False,
+    of_copies: bool = False,
     run: str = "",
     prompts: Mapping[str, str] | None = None,
     text: str | None = None,
@@ -161,6 +169,8 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
         num_threads: Footers to read at the same time.
         is_second: After the pass of the first model, caption the images that await the second
             model of a cascade.
+        of_copies: After the passes of all models, only complete the rows that await the answers
+            about an equal image.
         prompts: Digests of the run's named prompts; a part that lacks one is asked it.
         text: Digest of the run's rules for the text; None if it does not matter.
 
@@ -180,7 +190,12 @@ def read_ledger(  # noqa: PLR0913  independent choices, by keyword
         if problem is not None:
             raise foreign_part(store, number, problem)
         ledger.num_reworded += footer.num_rows if text not in (None, footer.text) else 0
-        num_again = footer.num_awaiting if is_second else _count_again(footer, part, codes)
+        if of_copies:
+            num_again = footer.num_awaiting_original
+        elif is_second:
+            num_again = footer.num_awaiting
+        else:
+            num_again = _count_again(footer, part, codes)
         if not (prompts or {}).items() <= footer.prompts.items():
             num_again = footer.num_rows
         ledger.add(number, footer, num_again)

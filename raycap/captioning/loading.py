@@ -6,7 +6,7 @@ repeats a dead one decodes in a child process, so that the image that killed it 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -22,6 +22,7 @@ from raycap import schema
 from raycap.captioning.cascade import awaits
 from raycap.captioning.columns import recorded_context
 from raycap.captioning.context import Context, digests_of, own_values, stale_fields
+from raycap.captioning.digests import without_copies
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -149,6 +150,8 @@ class RunSpec:
     """For the second model of a cascade: it captions images whose `logprob` is lower."""
     queue: Any = None
     """Actor of WorkQueue, if several streams share the work."""
+    digests: Any = None
+    """Actor of DigestIndex, if images that are the same bytes are captioned once."""
     root: str | None = None
     """The folder or prefix that was listed; None for a list or one image."""
     retried: frozenset[str] = TRANSIENT_CODES
@@ -195,7 +198,7 @@ class RunSpec:
 
     def without_actors(self) -> "RunSpec":
         """Return what a child process can receive: it is not connected to Ray."""
-        return replace(self, addresses=None, queue=None, account=None)
+        return replace(self, addresses=None, queue=None, account=None, digests=None)
 
 
 def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
@@ -215,9 +218,18 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
                 files,
                 spec.config.engine.fetch_threads,
             )
-            yield from in_blocks(images, spec.block_rows, schema.LOADED)
+            blocks = in_blocks(images, spec.block_rows, schema.LOADED)
+            yield from blocks if spec.digests is None else _without_copies(blocks, spec)
     finally:
         decoder.close()
+
+
+def _without_copies(blocks: Iterator[pa.Table], spec: RunSpec) -> Iterator[pa.Table]:
+    def claim(keys: Sequence[bytes], places: Sequence[int]) -> list[bool]:
+        found: list[bool] = ray.get(spec.digests.claim.remote(keys, places))
+        return found
+
+    return without_copies(blocks, claim, spec.prompts)
 
 
 def rows_to_answer(spec: RunSpec, part: int, partial: bool) -> list[dict[str, Any]]:

@@ -181,12 +181,18 @@ def _check_reworded(store: Store, ledger: Ledger) -> None:
 
 
 def check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:
-    """Raise DatasetError if a part is pending, or images await the second model."""
+    """Raise DatasetError if a part is pending, or images await a caption."""
     num_pending = len(ledger.missing) + len(ledger.partial)
     if num_pending or not plan.parts:
         raise DatasetError(
             f"{store.uri}: {num_pending} of {len(plan.parts)} parts are not captioned yet; "
             "finish the run first: the same `raycap caption` command continues it",
+            uri=store.uri,
+        )
+    if ledger.totals.num_awaiting_original:
+        raise DatasetError(
+            f"{store.uri}: {ledger.totals.num_awaiting_original:,} images await the captions of "
+            "equal images; finish the run first: the same `raycap caption` command continues it",
             uri=store.uri,
         )
     if ledger.totals.num_awaiting:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from raycap import schema
-from raycap.errors import TRANSIENT_CODES, DatasetError, ObjectNotFound
+from raycap.errors import TRANSIENT_CODES, DatasetError, ErrorCode, ObjectNotFound
 from raycap.parsing import parse_json
 from raycap.storage.base import Store
 from raycap.storage.parts import part_key
@@ -81,6 +81,13 @@ class CaptionsFooter:
     """Tokens that the model read for its answers, as far as known."""
     text: str = ""
     """Digest of the rules for the text that its captions follow; empty without rules."""
+    num_copies: int = 0
+    """Rows with the answers about another image that is the same bytes, or that await them."""
+
+    @property
+    def num_awaiting_original(self) -> int:
+        """Rows that await the answers about another image that is the same bytes."""
+        return self.failed.get(ErrorCode.AWAITS_ORIGINAL, 0)
 
     @property
     def num_transient(self) -> int:
@@ -165,6 +172,7 @@ def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyw
         text=text,
         num_tokens=sum(_sum(one[schema.NUM_TOKENS]) for one in answers),
         num_prompt_tokens=sum(_sum(one[schema.NUM_PROMPT_TOKENS]) for one in answers),
+        num_copies=_sum(pc.equal(table[schema.ATTEMPTS], schema.NO_ATTEMPTS)),
         **(cascade or {}),
     )
     return _encode(table, asdict(footer)), footer

@@ -1,9 +1,12 @@
 """One model's pass over the pending images of a run: on Ray, from the stream to committed parts."""
 
 import logging
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +17,7 @@ from raycap.captioning import telemetry
 from raycap.captioning.addresses import SecretAddresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.context import Context
+from raycap.captioning.digests import DigestIndex, write_index
 from raycap.captioning.endpoint import open_account
 from raycap.captioning.ledger import Ledger, RetryFailed, Totals, read_ledger, retried_codes
 from raycap.captioning.loading import RunSpec
@@ -45,7 +49,7 @@ from raycap.config import CaptionConfig
 from raycap.models.base import ModelSource
 from raycap.models.kinds import find_kind
 from raycap.models.sources import ENDPOINT
-from raycap.progress import OnProgress, Progress, Spent
+from raycap.progress import OnProgress, Progress, Spent, announce
 from raycap.runs.opening import Run
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,7 @@ class CaptionPass:
         self.totals: Totals = ledger.totals
         self.num_answered = 0
         self._num_failed = self.totals.failed.total()
+        self._num_copies = self.totals.num_copies
         self._cascade: Cascade | None = None
         self.stream_s = 0.0
         self.same_caption: SameCaption | None = None
@@ -111,11 +116,13 @@ class CaptionPass:
         self._cascade = cascade
         if self._spending is not None:
             self._spending.check()
-        with ray_cluster(debug=debug) as is_fixed:
+        with self._known_digests() as digests, ray_cluster(debug=debug) as is_fixed:
             self._account = open_account(self._config)
             uses_gpus = find_kind(self._model.kind).uses_gpus
             resources = fit_resources(self._config.engine, uses_gpus=uses_gpus, is_fixed=is_fixed)
             spec = self._spec(listing, addresses, resources, debug=debug)
+            if digests is not None:
+                spec = replace(spec, digests=start_here(DigestIndex, digests, restarts=True))
             described = StreamSpec(
                 spec=spec,
                 resources=resources,
@@ -124,6 +131,27 @@ class CaptionPass:
                 has_captions=self._is_second or self._num_failed < self.totals.num_images,
             )
             self._stream(described, on_progress)
+
+    @contextmanager
+    def _known_digests(self) -> Iterator[Path | None]:
+        """Keep an index of digests on disk within the block; None if every image is captioned."""
+        if self._config.engine.deduplicate == "off" or self._is_second:
+            yield None
+            return
+        announce("reading the digests of captions")
+        with tempfile.TemporaryDirectory(prefix="raycap-digests-") as folder:
+            file = Path(folder) / "digests"
+            num_digests = write_index(
+                file,
+                self._store,
+                self._plan,
+                sorted(self._plan.parts.keys() - set(self._ledger.missing)),
+                prompts_of(self._config),
+                retried_codes(self._retry_failed),
+                self._config.storage.list_threads,
+            )
+            logger.info("digests_known answers=%d", num_digests)
+            yield file
 
     @property
     def _is_second(self) -> bool:
@@ -231,6 +259,7 @@ class CaptionPass:
         self._num_failed += report.num_failed
         if self._spending is not None:
             self._spending.correct(*ray.get(self._account.pay.remote(0, 0)))
+        self._num_copies += report.num_copies
         for _, footer in report.committed:
             self.totals.add(footer)
         if report.same_caption is not None and self.same_caption is None:
@@ -255,7 +284,7 @@ class CaptionPass:
         found = self._ledger.progress(
             self._num_images, self._num_failed, self.num_answered, elapsed_s
         )
-        return replace(found, spent=self.spent)
+        return replace(found, spent=self.spent, num_copies=self._num_copies)
 
     @property
     def spent(self) -> Spent | None:

@@ -1,6 +1,7 @@
 """`raycap caption` from end to end: open the run, plan, caption what is pending, write the summary.
 
-A run has one pass per model: the pending images are captioned by the model, and committed.
+A run has one pass per model: the pending images are captioned by the model, and committed. At the
+end, images that are the same bytes as others get their captions.
 """
 
 import logging
@@ -13,6 +14,7 @@ from raycap.answers.same import SameCaption
 from raycap.captioning.addresses import SecretAddresses, secret_addresses
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.claim import Asked, settle
+from raycap.captioning.copies import Copies
 from raycap.captioning.fields import open_with_fields
 from raycap.captioning.ledger import (
     RetryFailed,
@@ -20,15 +22,15 @@ from raycap.captioning.ledger import (
     read_ledger,
     retried_codes,
 )
-from raycap.captioning.parts import CAPTIONS, MANIFEST
+from raycap.captioning.parts import CAPTIONS, MANIFEST, read_captions_footer
 from raycap.captioning.plan import CaptionPlan, extend_plan, record_plan
-from raycap.captioning.prompts import prompt_digests
+from raycap.captioning.prompts import prompt_digests, prompts_of
 from raycap.captioning.rewording import apply_text, reword
 from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat, read_spent
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
-from raycap.errors import ConfigError, DatasetError
+from raycap.errors import ConfigError, DatasetError, ErrorCode, RunStopped
 from raycap.models.base import ModelSource
 from raycap.models.sources import ENDPOINT
 from raycap.progress import OnProgress, Progress, announce
@@ -203,6 +205,7 @@ def foresee(
         num_parts_done=ledger.totals.num_parts,
         num_images_done=plan.num_images - ledger.num_pending,
         num_pending=ledger.num_pending + plan.num_changed + ledger.totals.num_awaiting,
+        num_copies=ledger.totals.num_awaiting_original,
         skipped=dict(listing.skipped),
         repeated=list(listing.repeated),
         is_source_empty=plan.is_source_empty,
@@ -243,12 +246,68 @@ class _Invocation:
         """Images that this invocation captioned."""
 
     def complete(self, *, retry_failed: RetryFailed, debug: bool) -> None:
+        """Caption everything pending, and copy the captions of equal images.
+
+        Raises:
+            RunStopped: images changed while they were captioned, once and again.
+        """
+        self._caption(retry_failed=retry_failed, debug=debug)
+        if not self._copy_answers():
+            return
+        # The images that the model was asked about changed or went before it had answered.
+        self._caption(retry_failed=[ErrorCode.AWAITS_ORIGINAL], debug=debug)
+        if num_left := self._copy_answers():
+            raise RunStopped(
+                f"{num_left:,} images still await the captions of equal images, which changed "
+                "while they were captioned; run the same command to continue"
+            )
+
+    def _caption(self, *, retry_failed: RetryFailed, debug: bool) -> None:
         """Caption everything pending: by the first model, then by the second if there is one."""
         config, cascade = self._asked.config, self._asked.cascade
         self._pass(config, self._asked.model, cascade, retry_failed=retry_failed, debug=debug)
         if cascade is not None:
             second = replace(cascade, is_second=True)
             self._pass(second.config, second.model, second, retry_failed=False, debug=debug)
+
+    def _copy_answers(self) -> int:
+        """Complete the rows that await the answers about equal images; return how many are left."""
+        if not self._totals.num_awaiting_original:
+            return 0
+        config = self._asked.config
+        num_threads = config.storage.list_threads
+        ledger = read_ledger(
+            self._store,
+            self._plan,
+            retry_failed=False,
+            num_threads=num_threads,
+            of_copies=True,
+            run=self._plan.run,
+        )
+        announce("copying the captions of equal images")
+        self._store.delete(SUMMARY)
+        copies = Copies(
+            store=self._store,
+            lock=self._run.lock,
+            awaiting=ledger.partial,
+            committed=sorted(self._plan.parts),
+            num_threads=num_threads,
+        )
+        written = copies.complete(prompts_of(config))
+        self._totals = ledger.totals
+        for footer in written.values():
+            self._totals.add(footer)
+        num_left = self._totals.num_awaiting_original + sum(
+            read_captions_footer(self._store, number).num_awaiting_original
+            for number in ledger.partial
+            if number not in written
+        )
+        num_images = self._plan.num_images
+        self.num_answered = self.num_answered or ledger.num_pending - num_left
+        done = ledger.progress(num_images, self._totals.failed.total(), ledger.num_pending)
+        done = replace(done, num_copies=self._totals.num_copies)
+        self._heartbeat.note(done)
+        return num_left
 
     def _pass(
         self,
@@ -271,7 +330,8 @@ class _Invocation:
         self._totals = ledger.totals
         num_failed = ledger.totals.failed.total()
         progress = ledger.progress(self._plan.num_images, num_failed)
-        self._heartbeat.note(replace(progress, spent=self._spent))
+        found = replace(progress, spent=self._spent, num_copies=ledger.totals.num_copies)
+        self._heartbeat.note(found)
         if not ledger.num_pending:
             return
         self._store.delete(SUMMARY)
@@ -326,6 +386,7 @@ class _Invocation:
             num_tokens=totals.num_tokens,
             num_prompt_tokens=totals.num_prompt_tokens,
             spent=self._spent,
+            num_copies=totals.num_copies,
             num_bytes=totals.num_bytes,
             num_captioned=self.num_answered,
             wall_s=round(time.monotonic() - started, 2),

@@ -86,6 +86,7 @@ class Heartbeat:
             num_done=found.num_done,
             num_total=found.num_total,
             num_failed=found.num_failed,
+            num_copies=found.num_copies,
             images_per_s=round(found.images_per_s, 2),
             host=socket.gethostname(),
             pid=os.getpid(),

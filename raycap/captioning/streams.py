@@ -29,6 +29,7 @@ from raycap.captioning.captioner import CaptionActor
 from raycap.captioning.cascade import Cascade
 from raycap.captioning.columns import columns_of
 from raycap.captioning.commit import Committer
+from raycap.captioning.digests import is_failed
 from raycap.captioning.loading import RunSpec, load_parts
 from raycap.captioning.parts import CaptionsFooter
 from raycap.captioning.plan import PartVersions
@@ -65,6 +66,8 @@ class StreamReport:
     """Images."""
     num_failed: int = 0
     """Images that failed."""
+    num_copies: int = 0
+    """Images that await the captions of others that are the same bytes."""
     committed: list[tuple[int, CaptionsFooter]] = field(default_factory=list)
     """Parts, with their footers."""
     same_caption: SameCaption | None = None
@@ -93,6 +96,7 @@ class Stream:
         self._described = described
         self._num_answered = 0
         self._num_failed = 0
+        self._num_copies = 0
         self._committed: list[tuple[int, CaptionsFooter]] = []
         spec = described.spec
         self._same_captions = SameCaptionWatch(spec.config.answers.max_same_share, spec.prompts)
@@ -133,10 +137,11 @@ class Stream:
         found = StreamReport(
             num_answered=self._num_answered,
             num_failed=self._num_failed,
+            num_copies=self._num_copies,
             committed=list(self._committed),
             same_caption=self._same_captions.suspected,
         )
-        self._num_answered, self._num_failed = 0, 0
+        self._num_answered = self._num_failed = self._num_copies = 0
         self._committed.clear()
         return found
 
@@ -156,8 +161,10 @@ class Stream:
         # If the second model fails, the first one's caption is kept.
         kept = cascade.kept(answered) if cascade else answered
         self._num_answered += len(answered)
-        failed = pc.sum(pc.equal(kept[schema.STATUS], schema.STATUS_FAILED)).as_py() or 0
+        failed = pc.sum(is_failed(kept)).as_py() or 0
         self._num_failed += failed
+        copies = pc.equal(answered[schema.ATTEMPTS], schema.NO_ATTEMPTS)
+        self._num_copies += pc.sum(copies).as_py() or 0
         telemetry.note_answered(kept)
 
 

@@ -7,7 +7,8 @@ list. Ray adds the node and the process.
 
 The driver counts answered images as they reach the committer: an image that is answered again after
 its worker died counts once. An image that the second model of a cascade captions counts once more;
-one that it fails on does not, because its caption is kept.
+one that it fails on does not, because its caption is kept. An image that awaits the caption of an
+equal one counts as captioned.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from ray.util import metrics
 
 from raycap import schema
+from raycap.captioning.digests import is_failed
 
 RUN = "run"
 """The tag of every metric: the run, by `run_label`."""
@@ -146,7 +148,7 @@ def begin_run(output: str) -> str:
 
 def note_answered(rows: pa.Table) -> None:
     """Count new ANSWERED rows."""
-    failed = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_FAILED))
+    failed = rows.filter(is_failed(rows))
     for code, count in Counter(failed[schema.ERROR_CODE].to_pylist()).items():
         _add(FAILED, count, {CODE: code})
     _add(CAPTIONED, len(rows) - len(failed))

@@ -210,6 +210,7 @@ def _count_rows(
     check.num_ok = pc.sum(pc.equal(answered[schema.STATUS], schema.STATUS_OK)).as_py() or 0
     codes = answered.filter(pc.equal(answered[schema.STATUS], schema.STATUS_FAILED))
     check.failed.update(codes[schema.ERROR_CODE].to_pylist())
+    check.num_pending += check.failed.pop(ErrorCode.AWAITS_ORIGINAL, 0)
 
 
 def _repeated_ids(store: Store, plan: CaptionPlan, num_threads: int) -> Iterator[str]:

@@ -189,7 +189,11 @@ def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
     questions = table[schema.QUESTIONS].to_pylist()
     columns = {
         schema.PROMPT: [prompt for prompts in asked for prompt in prompts],
-        schema.IS_FIRST: [prompt == prompts[0] for prompts in asked for prompt in prompts],
+        schema.IS_FIRST: [
+            is_first and prompt == prompts[0]
+            for prompts, is_first in zip(asked, table[schema.IS_FIRST].to_pylist(), strict=True)
+            for prompt in prompts
+        ],
         schema.QUESTIONS: [
             None if texts is None else [texts[place]]
             for texts, prompts in zip(questions, asked, strict=True)

@@ -254,11 +254,18 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def start_here(kind: type, *arguments: Any) -> Any:
-    """Start an actor on this node, without a CPU of the cluster, and return its handle."""
+def start_here(kind: type, *arguments: Any, restarts: bool = False) -> Any:
+    """Start an actor on this node, without a CPU of the cluster, and return its handle.
+
+    Args:
+        kind: its class.
+        arguments: of the constructor.
+        restarts: if its process dies, start it again and repeat its calls.
+    """
+    again = {"max_restarts": -1, "max_task_retries": -1} if restarts else {}
     place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(kind)
-    return actor.options(num_cpus=0, scheduling_strategy=place).remote(*arguments)
+    return actor.options(num_cpus=0, scheduling_strategy=place, **again).remote(*arguments)
 
 
 @contextmanager

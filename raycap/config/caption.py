@@ -42,6 +42,11 @@ def _actor_range(value: object) -> object:
 _ACTORS = re.compile(r"\s*([0-9]+)\s*(?:\.\.\s*([0-9]+)\s*)?")
 
 
+def _without_yaml_off(value: object) -> object:
+    """Read YAML's `off`, which it takes for false, as the word."""
+    return "off" if value is False else value
+
+
 class EngineConfig(Section):
     """How the work is divided and distributed over the cluster."""
 
@@ -58,6 +63,10 @@ class EngineConfig(Section):
     part_size: int = Field(default=1024, ge=1, le=1_000_000)
     """Images per part. A part is committed as a whole; after a crash, at most the parts that were
     in progress are captioned again. With `model.backend=endpoint`, 128 unless it is set."""
+    deduplicate: Annotated[Literal["off", "content"], BeforeValidator(_without_yaml_off)] = "off"
+    """`content`: images whose files are the same bytes are captioned once, and each still has its
+    own row. Can be switched on and off between the invocations of a run; captions that exist are
+    kept, and new images can share them. `off`: every image is captioned."""
     fetch_threads: int = Field(default=16, ge=1, le=256)
     """Images that one load task fetches and decodes in parallel."""
     torch_threads: int | None = Field(default=None, ge=1)

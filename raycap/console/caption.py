@@ -226,6 +226,8 @@ def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
         ("mean words", f"{summary.mean_words:g}"),
         *spent_rows(summary.spent),
     ]
+    if summary.num_copies:
+        rows.append(("same bytes as another", f"{summary.num_copies:,}"))
     if summary.cascade:
         rows.append(("to second model", f"{summary.cascade['num_images']:,}"))
         if summary.cascade["num_failed"]:
@@ -286,6 +288,7 @@ def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
         ("parts done", f"{forecast.num_parts_done:,}"),
         ("images done", f"{forecast.num_images_done:,}"),
         ("images to caption", f"{forecast.num_pending:,}"),
+        *([("captions to copy", f"{forecast.num_copies:,}")] if forecast.num_copies else []),
         *(
             (f"not images {suffix}", f"{n:,}")
             for suffix, n in forecast.skipped.items()

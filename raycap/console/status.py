@@ -106,6 +106,8 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
         ("failed", f"{beat.num_failed:,}"),
         *flagged_rows(beat.flagged),
     ]
+    if beat.num_copies:
+        rows.append(("same bytes as another", f"{beat.num_copies:,}"))
     rows += [*gone_rows(found.num_gone), *spent_rows(beat.spent)]
     if found.state == "running":
         rows.append(("rate", f"{beat.images_per_s:g} images/s"))

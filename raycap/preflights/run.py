@@ -297,6 +297,7 @@ class _Trial:
             ends_at=None if foreseen is None else _end(foreseen.run_s),
             price_per_hour=self._config.preflight.price_per_hour,
             tokens=self._tokens_ahead(),
+            captions_once=self._config.engine.deduplicate == "content",
             model=self._model.identity(),
             versions=versions(),
             made_at=now(),

@@ -158,6 +158,11 @@ def _tiles(summary: Summary, overview: "Overview") -> tuple[Tile, ...]:
     ]
     if overview.mean_logprob is not None:
         tiles.append(Tile(label="log-probability", value=decimal(overview.mean_logprob, 2)))
+    if summary.num_copies:
+        share = percent(summary.num_copies / max(1, overview.num_images))
+        tiles.append(
+            Tile(label="same bytes as another", value=integer(summary.num_copies), note=share)
+        )
     tiles.append(Tile(label="read", value=byte_count(summary.num_bytes)))
     tiles += _spent_tiles(summary.spent)
     if summary.num_captioned:

@@ -143,6 +143,14 @@ def warnings(found: Preflight) -> tuple[Fact, ...]:
                 "images; use a larger --preflight to find out.",
             )
         )
+    if found.captions_once:
+        listed.append(
+            (
+                "The run may be faster.",
+                "Images that are the same bytes as others cost the model nothing "
+                "(engine.deduplicate); a sample does not show how many there are.",
+            )
+        )
     if found.sample.num_images < found.num_wanted:
         listed.append(
             (

@@ -50,6 +50,8 @@ class Forecast:
     num_parts_done: int
     num_images_done: int
     num_pending: int
+    num_copies: int = 0
+    """Images that only await the captions of others that are the same bytes."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Files of the source that are not images, by suffix; `duplicate` counts entries of a list
     whose image is in it already."""
@@ -115,6 +117,8 @@ class Summary:
     spent: Spent | None = None
     """At endpoints, in all invocations; unlike the tokens above, with answers that were paid and
     lost or replaced. None if the run asks none."""
+    num_copies: int = 0
+    """Images with the captions of others that are the same bytes (`engine.deduplicate`)."""
     num_bytes: int
     """Bytes read for all images."""
     num_captioned: int
@@ -158,6 +162,8 @@ class Beat:
     """Doubtful answers that were kept and committed, by the code of their flag."""
     spent: Spent | None = None
     """At endpoints, by this run in all its invocations; None if it asks none."""
+    num_copies: int = 0
+    """Images with the captions of others that are the same bytes, or that await them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +193,8 @@ class Verification:
     num_failed: int = 0
     num_pending: int = 0
     """Images without a current caption: their part has no captions, the image has changed since,
-    or the second model of a cascade has not processed it yet."""
+    the second model of a cascade has not processed it yet, or it awaits the caption of another
+    image that is the same bytes."""
     num_gone: int = 0
     """Images that were missing from the source when it was last listed; their rows count above."""
     has_summary: bool = True

@@ -119,6 +119,8 @@ class Preflight:
     """As configured, per GPU or captioner."""
     tokens: TokensAhead | None = None
     """Only if the model is at endpoints that tell the tokens."""
+    captions_once: bool = False
+    """Whether the run captions images that are the same bytes once, unlike the sample."""
     model: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     made_at: str

@@ -154,3 +154,80 @@ def test_a_worker_is_killed_in_the_middle_and_the_run_goes_on(
     assert killed
     check_verified(output)
     assert told(rows_of(output)) == captions_of(photos)
+
+
+DEDUPLICATE = ("--set", "engine.deduplicate=content")
+NUM_DISTINCT = 20
+
+
+def write_copies(folder: Path, count: int) -> None:
+    """Write images of which each is there several times."""
+    write_images(folder, NUM_DISTINCT)
+    for number in range(NUM_DISTINCT, count):
+        (folder / f"{number:06d}.jpg").write_bytes(
+            (folder / f"{number % NUM_DISTINCT:06d}.jpg").read_bytes()
+        )
+
+
+def test_the_index_of_digests_is_killed_and_no_image_is_captioned_twice(
+    cli: InProcess, s3: S3, sick_s3: FaultyServer
+) -> None:
+    photos, output = cli.folder / "photos", cli.folder / "out"
+    write_copies(photos, 60)
+    for path in photos.iterdir():
+        s3.put(f"photos/{path.name}", path.read_bytes())
+    struck = Event()
+
+    def held(handler: Handler, reply: TrueReply) -> None:
+        struck.wait(60)
+        handler.send(reply())
+
+    sick_s3.rule = lambda handler: held if "/00003" in handler.path else truthful
+
+    def kill_once_committed() -> None:
+        wait_until(lambda: committed_parts(output) >= 1 and bool(workers_named("DigestIndex")))
+        for worker in workers_named("DigestIndex"):
+            worker.kill()
+        struck.set()
+
+    killer = Thread(target=kill_once_committed)
+    killer.start()
+    code, out, err = cli(
+        *("caption", f"{s3.uri}/photos", "out", *SETTINGS, *SLOW, *DEDUPLICATE),
+        *("--set", "engine.fetch_threads=2", "--set", "image.max_bytes=1000000"),
+    )
+    killer.join()
+    assert code == 0, err
+    assert struck.is_set()
+    check_verified(output)
+    rows = rows_of(output)
+    assert told(rows) == captions_of(photos)
+    assert sum(row["attempts"] > 0 for row in rows) == NUM_DISTINCT
+    assert str(60 - NUM_DISTINCT) in out
+
+
+COPYING_MOMENTS: dict[str, Moment] = {
+    "after the first part": lambda output: committed_parts(output) >= 1,
+    "in the middle": lambda output: committed_parts(output) >= 4,
+    "as the last is committed": lambda output: committed_parts(output) == 6,
+}
+
+
+def test_the_driver_is_killed_again_and_again_and_copies_get_their_captions(
+    raycap: CommandLine, cli: InProcess
+) -> None:
+    write_copies(raycap.folder / "photos", 60)
+    output = raycap.folder / "out"
+    for moment in COPYING_MOMENTS.values():
+        process = raycap.start("caption", "photos", "out", *SETTINGS, *SLOW, *DEDUPLICATE)
+        wait_until(lambda moment=moment: moment(output), process)  # type: ignore[misc]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (output / "summary.json").exists()
+        wait_until(lambda: not ray_processes_of(Path(raycap.env["HOME"])))
+    code, _, err = cli("caption", "photos", "out", *SETTINGS, *DEDUPLICATE)
+    assert code == 0, err
+    check_verified(output)
+    rows = rows_of(output)
+    assert told(rows) == captions_of(raycap.folder / "photos")
+    assert not any(row["error_code"] for row in rows)
