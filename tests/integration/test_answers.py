@@ -64,6 +64,8 @@ def test_captions_in_a_fixed_style_are_flagged_only(
     beat = read_status(tmp_path / "out").beat
     assert beat is not None
     assert beat.flagged == counts
+    raycap.report([tmp_path / "out"], tmp_path / "report.html")
+    assert "Doubtful captions" in (tmp_path / "report.html").read_text()
 
 
 def test_a_cut_answer_is_asked_again_with_twice_the_tokens(
