@@ -167,8 +167,7 @@ class _Requests:
         shape = row.pop(schema.INPUT_HEIGHT_PX), row.pop(schema.INPUT_WIDTH_PX), 3
         pixels = np.frombuffer(data, np.uint8).reshape(shape)
         number, text = row[schema.PROMPT], self._prompts[row[schema.PROMPT]]
-        if row[schema.QUESTIONS] is not None:
-            (question,) = row.pop(schema.QUESTIONS)
+        if (question := _question_of(row)) is not None:
             text = self._around.replace(_QUESTION, question)
         asked = request(pixels, text, self._params[number], self._generation)
         return {**asked, _ERROR: ""}
@@ -208,6 +207,12 @@ def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
     return repeated
 
 
+def _question_of(row: dict[str, Any]) -> str | None:
+    """Return the prompt that was filled in for a row of one prompt; None if it has no fields."""
+    questions = row.get(schema.QUESTIONS)
+    return None if questions is None else str(questions[0])
+
+
 class _Answers:
     """Converts an answer of the engine to an ANSWERED row."""
 
@@ -226,7 +231,7 @@ class _Answers:
             reason = "the score of the caption is not a finite number"
             return answered | failure(ImageError(ErrorCode.MODEL_REJECTED, reason))
         # Within Ray's stages no question can be asked once more.
-        found = self._rules.judge(caption, row[schema.PROMPT]).columns
+        found = self._rules.judge(caption, row[schema.PROMPT], _question_of(row)).columns
         return answered | found | {schema.MODEL: self._model}
 
 
