@@ -145,9 +145,9 @@ def _explain(kind: type[Section], error: Any) -> str:
     if error["type"] != "extra_forbidden":
         reason = error["msg"].removeprefix("Value error, ")
         hint = " (write null for none)" if error["input"] in ("None", "none") else ""
-        # Headers of endpoints may hold a secret, and so may sections.
-        is_shown = not isinstance(error["input"], dict) and "headers" not in error["loc"]
-        got = f", got {_brief(error['input'])}{hint}" if is_shown else ""
+        # Headers of endpoints may hold a secret, and so may sections with headers in them.
+        may_hold_secret = "headers" in error["loc"] or "'headers'" in repr(error["input"])
+        got = "" if may_hold_secret else f", got {_brief(error['input'])}{hint}"
         return f"{path or 'config'}: {reason}{got}"
     section = kind
     for name in error["loc"][:-1]:
