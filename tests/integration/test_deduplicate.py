@@ -114,13 +114,14 @@ def test_new_images_get_the_captions_of_equal_ones_even_if_these_are_gone(tmp_pa
 @pytest.mark.slow
 def test_a_changed_image_is_captioned_anew_unless_its_bytes_are_known(tmp_path: Path) -> None:
     images, output = write_images(tmp_path / "images", [0, 0, 1, 2, 2, 5]), tmp_path / "out"
-    raycap.caption(images, output, config=config())
+    one_part = config(engine={"part_size": 8})  # the first of equal images is the original
+    raycap.caption(images, output, config=one_part)
     keep_texts(output)
     write_image(images / "00.png", 7)  # the original of 01.png
     write_image(images / "04.png", 1)
     write_image(images / "05.png", 5)  # the same bytes with another time
     before = rows_of(output)[5]
-    summary = raycap.caption(images, output, config=config())
+    summary = raycap.caption(images, output, config=one_part)
     captions = captions_of(output)
     assert captions.pop("00.png") != "kept"
     assert set(captions.values()) == {"kept"}
