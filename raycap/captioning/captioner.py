@@ -187,7 +187,7 @@ class IsolatedCaptioner:
 def _load_here(spec: RunSpec) -> AnswerBatch:
     """Load the captioner in the process that calls this."""
     use_threads(spec.torch_threads)
-    return Answering(load_captioner(spec.model, spec.config.model, spec.config.generation))
+    return Answering(load_captioner(spec.model, spec.config.model, spec.generation))
 
 
 class CaptionActor:
@@ -268,7 +268,7 @@ class CaptionActor:
     def _load(self, batches: BatchRange) -> None:
         spec = self._spec
         try:
-            captioner = load_captioner(spec.model, spec.config.model, spec.config.generation)
+            captioner = load_captioner(spec.model, spec.config.model, spec.generation)
             self._captioner = WatchedCaptioner(captioner, self._watch)
         except Exception as error:  # noqa: BLE001  raised at the first call
             # Raised in a constructor, it would reach the driver as text only.

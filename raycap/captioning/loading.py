@@ -32,7 +32,7 @@ from raycap.captioning.parts import (
 )
 from raycap.captioning.prompts import Prompt, is_named
 from raycap.captioning.source import File, is_held, with_held_files
-from raycap.config import CaptionConfig, ImageConfig, StorageConfig
+from raycap.config import CaptionConfig, GenerationConfig, ImageConfig, StorageConfig
 from raycap.errors import (
     TRANSIENT_CODES,
     UNREADABLE,
@@ -190,6 +190,14 @@ class RunSpec:
             return self.block_rows * _LEAST_FILE_BYTES
         num_rows = self.block_rows // 8 if self.model.target.varies else self.block_rows
         return max(1, num_rows) * (self.model.target.num_bytes + 1_000)
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """The settings to load the model with: some load only with a prompt that fits them."""
+        generation = self.config.generation
+        if not is_named(self.prompts):
+            return generation
+        return generation.model_copy(update={"prompt": self.prompts[0].text})
 
     @property
     def is_remote(self) -> bool:
