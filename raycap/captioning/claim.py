@@ -132,6 +132,12 @@ def check_asked(config: CaptionConfig, listing: Listing) -> None:
             "endpoint.urls needs model.backend=endpoint: set both", setting="model.backend"
         )
     sends_uri = config.endpoint.send == "uri" and config.model.backend == ENDPOINT
+    if sends_uri and config.engine.deduplicate == "content":
+        raise ConfigError(
+            "engine.deduplicate=content compares the bytes of images, which are not read with "
+            "endpoint.send=uri: set engine.deduplicate=off or endpoint.send=data",
+            setting="engine.deduplicate",
+        )
     if sends_uri and (listing.is_dataset or listing.root is not None):
         raise ConfigError(
             f"endpoint.send=uri: {listing.source} is not a list of https:// addresses: leave it "

@@ -11,7 +11,7 @@ import pytest
 
 from raycap import schema
 from raycap.captioning.captioner import answered_table
-from raycap.captioning.claim import check_prompts
+from raycap.captioning.claim import check_asked, check_prompts
 from raycap.captioning.digests import (
     DigestIndex,
     is_failed,
@@ -30,6 +30,7 @@ from raycap.captioning.parts import (
 )
 from raycap.captioning.plan import read_plan
 from raycap.captioning.prompts import Prompt
+from raycap.captioning.source import open_source
 from raycap.config import CaptionConfig
 from raycap.config.loading import load_config
 from raycap.errors import ConfigError, ErrorCode, StorageError
@@ -227,4 +228,15 @@ def test_prompts_with_fields_are_refused() -> None:
     config = load_config(CaptionConfig, None, [*settings, "source.context=sidecars"], {})
     with pytest.raises(ConfigError) as caught:
         check_prompts(config, find_model("stub"))
+    assert caught.value.setting == "engine.deduplicate"
+
+
+def test_images_that_servers_read_themselves_are_refused(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("https://host/a.jpg\n")
+    servers = ["endpoint.urls=[http://localhost:1/v1]", "endpoint.send=uri"]
+    settings = ["engine.deduplicate=content", "model.backend=endpoint", "model.name=m", *servers]
+    config = load_config(CaptionConfig, None, settings, {})
+    with pytest.raises(ConfigError) as caught:
+        check_asked(config, open_source(str(listed), config.storage, None))
     assert caught.value.setting == "engine.deduplicate"
