@@ -6,8 +6,10 @@ from typing import Literal
 from PIL import Image
 
 from raycap.images.decoding import DecodedImage, Target
+from raycap.images.exif import GPS
 from raycap.images.grids import PatchGrid
 
+_XMP_GPS = b"GPSLatitude"
 _SIGNATURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 
 
@@ -26,7 +28,8 @@ def encode(
     """Return a decoded image as a file that every server reads.
 
     The original file is returned if it stores the same pixels as JPEG, PNG or WebP, in at most as
-    many bytes as the pixels take. It keeps its metadata; other files have none.
+    many bytes as the pixels take, and does not tell where it was taken (EXIF or XMP), which is no
+    business of a server. It keeps its other metadata; other files have none.
 
     Args:
         image: From `decode`, of any target.
@@ -34,7 +37,8 @@ def encode(
         form: Format of files that are not the original.
         quality: Quality of JPEGs, from 1 to 95.
     """
-    if image.stored_as is not None and len(data) <= image.pixels.nbytes:
+    is_located = GPS in image.exif or _XMP_GPS in data
+    if image.stored_as is not None and len(data) <= image.pixels.nbytes and not is_located:
         return data
     sink = BytesIO()
     picture = Image.fromarray(image.pixels)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from raycap.config import ImageConfig
 from raycap.images.decoding import DecodedImage, decode
@@ -46,10 +46,20 @@ def test_a_file_that_fits_is_passed_through(kind: str, mode: str) -> None:
     assert media_type(data) == f"image/{kind.lower()}"
 
 
+def located() -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 40.0)}
+    return saved(scene(), "JPEG", exif=exif)
+
+
 REWRITTEN: dict[str, Callable[[], bytes]] = {
     "bmp": lambda: saved(scene(), "BMP"),
     "gif": lambda: saved(scene(), "GIF"),
     "turned by EXIF": turned,
+    "located by EXIF": located,
+    "located by XMP": lambda: saved(
+        scene(), "JPEG", xmp=b'<rdf exif:GPSLatitude="48,51.5N" exif:GPSLongitude="2,17.6E"/>'
+    ),
     "transparent": lambda: saved(scene("RGBA"), "PNG"),
     "palette": lambda: saved(scene("P"), "PNG"),
     "cmyk": lambda: saved(scene("CMYK"), "JPEG"),
