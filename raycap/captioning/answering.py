@@ -8,19 +8,22 @@ with a code, as it does for a bad image. The stage asks a question once more whe
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycap import schema
 from raycap.answers.gate import FINISH_LENGTH, Gate, Verdict
 from raycap.answers.typed import AnswerType, answer_type, as_text, dump
 from raycap.answers.wording import Wording
-from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.columns import failure
 from raycap.captioning.prompts import Prompt
 from raycap.config import CaptionConfig
 from raycap.errors import ErrorCode, ImageError
 from raycap.models.base import Caption, Question
 from raycap.models.kinds import find_kind
 from raycap.text import count_words
+
+if TYPE_CHECKING:
+    from raycap.captioning.loading import RunSpec  # imports Ray
 
 Asked = tuple[tuple[int, ...], list[Question]]
 """What is asked about an image: the indices of the prompts, and the complete questions."""
@@ -71,7 +74,7 @@ class AnswerRules:
         )
 
     @classmethod
-    def of(cls, spec: RunSpec) -> "AnswerRules":
+    def of(cls, spec: "RunSpec") -> "AnswerRules":
         """Return the rules of a run."""
         return cls(spec.config, spec.prompts, spec.model.kind)
 

@@ -24,7 +24,8 @@ from raycap import schema
 from raycap.captioning import telemetry
 from raycap.captioning.answering import AnswerRules, Asked, Judged, judge_all
 from raycap.captioning.batching import BatchSize
-from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.columns import failure
+from raycap.captioning.loading import RunSpec
 from raycap.captioning.pixels import LoadedImages
 from raycap.captioning.prompts import Prompt, constant_questions, is_named
 from raycap.config import EngineConfig, ModelConfig

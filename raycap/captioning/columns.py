@@ -6,6 +6,7 @@ in a run with named prompts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,8 @@ from raycap.answers.typed import answer_type
 from raycap.captioning.context import Context
 from raycap.captioning.prompts import Prompt, is_named
 from raycap.config import TextConfig
-from raycap.errors import ErrorCode
+from raycap.errors import ErrorCode, ImageError
+from raycap.storage.address import redact_text
 
 _OF_IMAGE = [
     name
@@ -25,6 +27,16 @@ _OF_IMAGE = [
     if name not in schema.ANSWER_FIELDS or name in (schema.ERROR_CODE, schema.ERROR_MESSAGE)
 ]
 """Columns of an image in a run with named prompts. Its error is the first of its answers."""
+_MESSAGE_CHARS = 500
+
+
+def failure(error: ImageError) -> dict[str, Any]:
+    """Return the columns of a failed row."""
+    return {
+        schema.STATUS: schema.STATUS_FAILED,
+        schema.ERROR_CODE: str(error.code),
+        schema.ERROR_MESSAGE: redact_text(error.message)[:_MESSAGE_CHARS],
+    }
 
 
 def recorded_context(rows: pa.Table) -> list[str | None]:

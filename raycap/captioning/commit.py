@@ -191,12 +191,21 @@ class Committer:
             now(),
             self._cascade.counts(rows, answered) if self._cascade else None,
             run=self._versions.run,
-            prompts=self._columns.digests,
+            prompts={**_kept_prompts(rows, before), **self._columns.digests},
             text=self._versions.text,
         )
         self._store.write(part_key(CAPTIONS, number), data)
         telemetry.note_commit(time.monotonic() - part.begun_s)
         return number, footer
+
+
+def _kept_prompts(rows: pa.Table, before: CaptionsFooter | None) -> dict[str, str]:
+    """Return the digests of prompts that the run no longer has, if all rows keep their answers."""
+    return {
+        name: digest
+        for name, digest in ({} if before is None else before.prompts).items()
+        if name in rows.column_names and not rows[name].null_count
+    }
 
 
 def _bytes_read(answered: pa.Table) -> int:

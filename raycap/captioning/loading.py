@@ -20,7 +20,7 @@ from ray._private.worker import global_worker  # no public name tells a task's a
 
 from raycap import schema
 from raycap.captioning.cascade import awaits
-from raycap.captioning.columns import recorded_context
+from raycap.captioning.columns import failure, recorded_context
 from raycap.captioning.context import Context, digests_of, own_values, stale_fields
 from raycap.captioning.digests import without_copies
 from raycap.captioning.parts import (
@@ -48,7 +48,7 @@ from raycap.images.isolation import HangWatch, Isolated, ProcessDied
 from raycap.models.base import BatchRange, ModelSource
 from raycap.models.sources import ENDPOINT
 from raycap.progress import Spent
-from raycap.storage.address import Address, redact, redact_text
+from raycap.storage.address import Address, redact
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader, open_store
@@ -104,7 +104,6 @@ def _prepared_decode(target: Target, config: ImageConfig) -> "partial[DecodedIma
     return partial(decode, target=target, config=config)
 
 
-_MESSAGE_CHARS = 500
 _LEAST_FILE_BYTES = 8_000
 
 
@@ -504,15 +503,6 @@ def _check_source(root: str) -> None:
             "every node, and run the same command to continue",
             uri=root,
         )
-
-
-def failure(error: ImageError) -> dict[str, Any]:
-    """Return the columns of a failed row."""
-    return {
-        schema.STATUS: schema.STATUS_FAILED,
-        schema.ERROR_CODE: str(error.code),
-        schema.ERROR_MESSAGE: redact_text(error.message)[:_MESSAGE_CHARS],
-    }
 
 
 def in_blocks(

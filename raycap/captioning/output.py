@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from raycap.captioning.ledger import Ledger, read_ledger
-from raycap.captioning.parts import CAPTIONS, MANIFEST, read_part
+from raycap.captioning.parts import CAPTIONS, MANIFEST, read_captions_footer, read_part
 from raycap.captioning.plan import CaptionPlan, read_plan
 from raycap.config import ImageConfig, StorageConfig
 from raycap.errors import DatasetError
@@ -53,6 +53,8 @@ class FinishedOutput:
     """Address of the run's source if that is a caption dataset, which may contain the images."""
     prompt: str | None = None
     """The named prompt whose answers are read as captions; None in a run without named prompts."""
+    prompts: tuple[str, ...] = ()
+    """The named prompts of the run, in order."""
     keep: tuple[str, ...] = ()
     """Fields of the source that the run keeps, as columns of text."""
     dropped: dict[int, list[int]] = field(default_factory=dict)
@@ -85,12 +87,13 @@ class FinishedOutput:
             yield page[IMAGE_ID].to_pylist()
 
     def part(self, number: int) -> pa.Table:
-        """Read a captions part, with the row number and SOURCE_URI as further columns.
+        """Read a captions part, with the answers to all prompts, the row number and SOURCE_URI.
 
         Raises:
             DatasetError: its rows are not those of its manifest part.
         """
-        table = read_part(self.store, CAPTIONS, number, self.columns.names, self.prompt)
+        wanted = [*self.columns.names, *self.prompts]
+        table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
             raise DatasetError(
@@ -138,6 +141,7 @@ def open_finished(
     check_finished(store, plan, ledger)
     _check_reworded(store, ledger)
     dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
+    prompts = _prompts_of(store, run)
     return FinishedOutput(
         store=store,
         config=config,
@@ -147,27 +151,44 @@ def open_finished(
         read_ahead=_read_ahead(plan, config),
         max_image_bytes=_max_image_bytes(run),
         dataset=source_dataset(run),
-        prompt=_prompt_of(store, run, prompt),
+        prompt=_chosen(store, prompts, plan, config, prompt),
+        prompts=prompts,
         keep=tuple(run_setting(run, "fingerprint", "context", "keep") or ()),
     )
 
 
-def _prompt_of(store: Store, run: dict[str, Any], asked: str | None) -> str | None:
-    """Return the prompt to read.
+def _prompts_of(store: Store, run: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the prompts that a run was last asked."""
+    if is_complete(store):
+        return tuple(read_summary(store).prompts)
+    return tuple(run_setting(run, "config", "prompts") or ())
+
+
+def _chosen(
+    store: Store,
+    prompts: tuple[str, ...],
+    plan: CaptionPlan,
+    config: StorageConfig,
+    asked: str | None,
+) -> str | None:
+    """Return the prompt to read; one of an earlier invocation will do if all parts have it.
 
     Raises:
-        DatasetError: the run was not asked it.
+        DatasetError: not all images were asked it.
     """
-    summary = read_summary(store) if is_complete(store) else None
-    names = list(summary.prompts if summary else run_setting(run, "config", "prompts") or {})
-    if asked is not None and asked not in names:
-        has = f"its prompts are: {', '.join(names)}" if names else "it has no named prompts"
+    if asked is None or asked in prompts:
+        return asked or next(iter(prompts), None)
+    footers = ordered_map(
+        partial(read_captions_footer, store), sorted(plan.parts), config.list_threads
+    )
+    if not all(asked in footer.prompts for footer in footers):
+        has = f"its prompts are: {', '.join(prompts)}" if prompts else "it has no named prompts"
         raise DatasetError(
             f"{store.uri}: was not asked a prompt named {asked!r}; {has}",
             uri=store.uri,
             setting="prompt",
         )
-    return asked or next(iter(names), None)
+    return asked
 
 
 def _check_reworded(store: Store, ledger: Ledger) -> None:

@@ -19,9 +19,8 @@ from raycap import schema
 from raycap.answers.wording import Wording, check_rules
 from raycap.captioning.answering import worded_columns
 from raycap.captioning.claim import CaptionClaim
-from raycap.captioning.columns import with_status
+from raycap.captioning.columns import failure, with_status
 from raycap.captioning.ledger import Ledger, read_ledger
-from raycap.captioning.loading import failure
 from raycap.captioning.moving import is_address_of
 from raycap.captioning.output import check_finished
 from raycap.captioning.parts import (

@@ -21,7 +21,8 @@ import ray
 from raycap import schema
 from raycap.captioning.answering import AnswerRules
 from raycap.captioning.captioner import one_line
-from raycap.captioning.loading import RunSpec, failure
+from raycap.captioning.columns import failure
+from raycap.captioning.loading import RunSpec
 from raycap.captioning.prompts import is_named
 from raycap.config import ActorRange
 from raycap.errors import ErrorCode, ImageError, ModelError

@@ -119,7 +119,15 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
         title=f"{last_name(summary.source)}, captioned by {last_name(model)}",
         address=store.uri,
         summary=tuple(
-            filter(None, [f"images of {summary.source}", model, moment(summary.finished_at)])
+            filter(
+                None,
+                [
+                    f"images of {summary.source}",
+                    model,
+                    f"prompt {output.prompt}" if output.prompt else "",
+                    moment(summary.finished_at),
+                ],
+            )
         ),
         tiles=_tiles(summary, overview),
         lengths=length_plot(
@@ -339,16 +347,20 @@ def _pick(firsts: Mapping[str, First], num_images: int) -> Picks:
 def _gallery(output: FinishedOutput, chosen: Picks, config: ReportConfig) -> Gallery:
     rows = {row[IMAGE_ID]: row for row in _rows(output, chosen)}
     pictures = _pictures(output, [rows[image_id] for image_id in chosen.ids], config)
+    others = (name for name in output.prompts if name != output.prompt)
+    shown = () if output.prompt is None else (output.prompt, *others)
     examples = [
         caption_example(
             rows[image_id],
             picture,
             tabs_of(image_id, chosen.tabs),
+            shown[1:],
         )
         for image_id, picture in zip(chosen.ids, pictures, strict=True)
     ]
     return Gallery(
-        systems=(),
+        systems=shown,
+        systems_label="Prompt",
         tabs=_TABS,
         orders=ORDERS,
         others_label=OTHERS_LABEL,
@@ -381,27 +393,40 @@ def _rows(output: FinishedOutput, chosen: Picks) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
 
 
-def caption_example(row: dict[str, Any], picture: Picture, tabs: frozenset[str]) -> Example:
+def caption_example(
+    row: dict[str, Any],
+    picture: Picture,
+    tabs: frozenset[str],
+    prompts: Sequence[str] = (),
+) -> Example:
     """Show one caption row.
 
     Args:
         row: with the columns of CAPTIONS.
         picture: the image.
         tabs: keys of the tabs that show it.
+        prompts: further named prompts whose answers to show.
     """
-    is_ok = row[STATUS] == STATUS_OK
-    answer = Answer(
+    not_asked = Answer(caption=None, absence="not asked yet")
+    others = [not_asked if row[name] is None else _answer(row[name]) for name in prompts]
+    answers = [_answer(row), *others]
+    return Example(
+        image_id=row[IMAGE_ID],
+        picture=picture,
+        answers=tuple(answers),
+        others=tuple(other[CAPTION] for other in row[ALTERNATIVES]),
+        tabs=tabs,
+    )
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    """Show an answer: of a row, or of the column of a prompt."""
+    is_ok = row[ERROR_CODE] is None
+    return Answer(
         caption=row[CAPTION] if is_ok else None,
         absence="" if is_ok else f"{row[ERROR_CODE]}: {row[ERROR_MESSAGE]}",
         marks=tuple(_marks(row)),
         values={key: float(row[key]) for key in (LOGPROB, NUM_WORDS) if row[key] is not None},
-    )
-    return Example(
-        image_id=row[IMAGE_ID],
-        picture=picture,
-        answers=(answer,),
-        others=tuple(other[CAPTION] for other in row[ALTERNATIVES]),
-        tabs=tabs,
     )
 
 
@@ -412,5 +437,5 @@ def _marks(row: dict[str, Any]) -> Iterator[Fact]:
         yield "words", str(row[NUM_WORDS])
     if row.get(FLAG) is not None:
         yield "flag", row[FLAG]
-    if row[WIDTH_PX] is not None:
+    if row.get(WIDTH_PX) is not None:
         yield "pixels", f"{row[WIDTH_PX]} \N{MULTIPLICATION SIGN} {row[HEIGHT_PX]}"

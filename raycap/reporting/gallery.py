@@ -81,6 +81,7 @@ class Gallery:
 
     systems: tuple[str, ...]
     """Names of the captioning systems; empty if there is no choice of systems."""
+    systems_label: str = "System"
     tabs: tuple[Tab, ...]
     orders: tuple[Order, ...]
     others_label: str
