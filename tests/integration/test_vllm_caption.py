@@ -218,10 +218,11 @@ def test_what_is_wrong_is_told_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def served(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run vLLM's server with the model, under the name `tiny`; give its address."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run vLLM's server with a model that can spell, under the name `tiny`; give its address."""
     port = free_port()
     folder = tmp_path_factory.mktemp("served")
+    model = str(save_spelling_vlm(folder / "model"))
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model, "--served-model-name", "tiny", "--port", str(port)),
@@ -246,12 +247,14 @@ def served(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 def answers(port: int) -> bool:
     """Whether a server is ready for requests."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
     except OSError:
         return False
+    finally:
+        connection.close()
 
 
 def served_config(url: str, **sections: Any) -> CaptionConfig:
