@@ -2,7 +2,6 @@
 
 import asyncio
 import http.client
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ import pytest
 from PIL import Image
 
 import raycap
+from raycap.answers.typed import answer_type
 from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
@@ -263,6 +263,7 @@ def served_config(url: str, **sections: Any) -> CaptionConfig:
         "endpoint": {"urls": [url]},
         "generation": GENERATION,
         "image": {"max_pixels_model": 64 * 64},
+        "answers": KEPT_ANSWERS,
         **sections,
     }
     return validate_config(CaptionConfig, settings)
@@ -287,6 +288,9 @@ def test_its_server_captions_every_image_with_tokens_and_score(served: str, tmp_
     assert summary.spent.num_tokens == sum(row["num_tokens"] for row in captioned)
 
 
+SCHEMA = '{"type": "string", "enum": ["day", "night"]}'
+
+
 def test_its_server_holds_answers_to_a_json_schema(served: str) -> None:
     async def ask() -> Caption | ImageError:
         settings = served_config(served)
@@ -294,8 +298,7 @@ def test_its_server_holds_answers_to_a_json_schema(served: str) -> None:
         client = EndpointClient(asking, settings.endpoint, Secrets(), Patience(later_s=60.0))
         sink = BytesIO()
         Image.new("RGB", (56, 56), "red").save(sink, "PNG")
-        schema = '{"type": "string", "enum": ["day", "night"]}'
-        question = Question(text="Day or night?", max_new_tokens=20, json_schema=schema)
+        question = Question(text="Day or night?", max_new_tokens=80, json_schema=SCHEMA)
         try:
             return await client.answer(Picture(file=sink.getvalue()), question)
         finally:
@@ -303,7 +306,7 @@ def test_its_server_holds_answers_to_a_json_schema(served: str) -> None:
 
     answer = asyncio.run(ask())
     assert isinstance(answer, Caption)
-    assert json.loads(answer.text) in ("day", "night")
+    assert answer_type(SCHEMA).parse(answer.text) in ("day", "night")
 
 
 def test_its_server_does_not_know_another_model(served: str, tmp_path: Path) -> None:
