@@ -124,7 +124,9 @@ def test_of_a_list_no_row_id_or_message_has_a_secret(
     write(tmp_path, {name: TABLES[name](table(addresses)) if name in TABLES else lines})
     reader, spec = (
         ImageReader(CONFIG),
-        SimpleNamespace(config=CaptionConfig(), root=None, context=None),
+        SimpleNamespace(
+            config=CaptionConfig(), root=None, context=None, is_remote=False, digests=None
+        ),
     )
     with secret_addresses() as private:
         shown = pa.concat_tables(private.taken_out(read_list(str(tmp_path / name), CONFIG)))

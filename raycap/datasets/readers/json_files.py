@@ -43,8 +43,7 @@ class JsonText:
 
     def __init__(self, data: BufferedReader) -> None:
         self._data = data
-        if data.peek(len(_BOM)).startswith(_BOM):
-            data.read(len(_BOM))
+        self._is_begun = False
         self._depth = 0
         self._is_in_text = False
         self._escape = b""
@@ -63,6 +62,10 @@ class JsonText:
                 times as deep passes), or has a number that is too long.
             StorageError: the store refuses.
         """
+        if not self._is_begun:  # here, where errors of a damaged file are expected
+            self._is_begun = True
+            if self._data.peek(len(_BOM)).startswith(_BOM):
+                self._data.read(len(_BOM))
         while True:
             block = self._data.read(size)
             is_in_text, is_escaped = self._is_in_text, bool(self._escape)

@@ -5,6 +5,7 @@ from typing import Any
 from raycap.config import (
     CalibrateConfig,
     CaptionConfig,
+    FittedImageConfig,
     ModelConfig,
     SourceConfig,
     StudyConfig,
@@ -71,7 +72,7 @@ def caption_config(model: str, config: StudyConfig) -> CaptionConfig:
     return CaptionConfig(
         model=ModelConfig(name=model),
         engine=config.captioning,
-        image=config.training.image,
+        image=FittedImageConfig(**config.training.image.model_dump()),
         storage=config.storage,
         source=SourceConfig(split=_SPLIT),
     )

@@ -36,9 +36,9 @@ def actions(statement: dict[str, Any]) -> set[str]:
 
 
 def methods_called() -> set[str]:
-    """Methods of a client that the code of stores names."""
+    """Methods of a client of S3 that the code names."""
     called = set()
-    for file in (ROOT / "raycap").rglob("*.py"):
+    for file in (ROOT / "raycap/storage").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
                 owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raycap.datasets.readers.json_files import MAX_DEPTH, JsonText
@@ -73,6 +73,7 @@ PATCHES = st.lists(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(patches=PATCHES, kept=st.one_of(st.just(1.0), st.floats(0, 1)))
+@example(patches=[(0.0, b"\x1f\x8b")], kept=1.0)  # as gzip begins
 def test_damage_at_random_gives_rows_or_one_clear_line(
     tmp_path: Path, name: str, patches: list[tuple[float, bytes]], kept: float
 ) -> None:
