@@ -143,13 +143,14 @@ class AnnotationFile:
         """Open a text as UTF-8, with or without its mark: decompressed, and of any marked encoding.
 
         Raises:
-            DatasetError: it is UTF-16 without a mark.
+            DatasetError: it is UTF-16 without a mark, or begins as gzip does and is none.
             StorageError: as `open`.
         """
         data = self.open()
         if data.peek(len(_GZIP)).startswith(_GZIP):
             unzipped: Any = gzip.GzipFile(fileobj=data)
             data = BufferedReader(unzipped, _LOCAL_BLOCK_BYTES)
+            self._check_unpacks(data)
         head = _peek(data)
         for mark, encoding in _ENCODINGS.items():
             if head.startswith(mark):
@@ -162,6 +163,18 @@ class AnnotationFile:
                 uri=self.uri,
             )
         return data
+
+    def _check_unpacks(self, data: BufferedReader) -> None:
+        """Raise DatasetError if not even the beginning of a gzip file can be unpacked."""
+        try:
+            data.peek(1)
+        except (OSError, EOFError, zlib.error) as error:
+            data.close()
+            raise DatasetError(
+                f"{self.uri}: begins as gzip does, but cannot be unpacked ({error}); replace it by "
+                "an undamaged file",
+                uri=self.uri,
+            ) from error
 
 
 def decoded(text: bytes) -> str:

@@ -130,7 +130,7 @@ WRONG: list[tuple[str, bytes, str]] = [
     (
         "l.csv.gz",
         gzip.compress(b"uri\n" + bytes(range(256)) * 99)[:-20],
-        r"row 1: .*Compressed file",
+        r"unpacked .*Compressed file",
     ),
     ("l.parquet", b"PAR1 no, not really", r"row 1: .*parquet: "),
     ("l.parquet", b"", r"row 1: .*parquet: "),
