@@ -180,27 +180,30 @@ class _Requests:
 
 
 def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
-    """Repeat each LOADED row for every prompt to ask; the engine caches what they share."""
+    """Repeat each LOADED row for every prompt to ask.
+
+    All images come with their first prompt, then with their second: the engine caches what prompts
+    about an image share, but only once it has read it.
+    """
     asked = [
         list(range(num_prompts)) if prompts is None else prompts
         for prompts in table[schema.PROMPTS].to_pylist()
     ]
-    rows = pa.array([index for index, prompts in enumerate(asked) for _ in prompts])
-    questions = table[schema.QUESTIONS].to_pylist()
+    places = [
+        (place, row)
+        for place in range(num_prompts)
+        for row, prompts in enumerate(asked)
+        if place < len(prompts)
+    ]
+    is_first, questions = table[schema.IS_FIRST].to_pylist(), table[schema.QUESTIONS].to_pylist()
     columns = {
-        schema.PROMPT: [prompt for prompts in asked for prompt in prompts],
-        schema.IS_FIRST: [
-            is_first and prompt == prompts[0]
-            for prompts, is_first in zip(asked, table[schema.IS_FIRST].to_pylist(), strict=True)
-            for prompt in prompts
-        ],
+        schema.PROMPT: [asked[row][place] for place, row in places],
+        schema.IS_FIRST: [place == 0 and is_first[row] for place, row in places],
         schema.QUESTIONS: [
-            None if texts is None else [texts[place]]
-            for texts, prompts in zip(questions, asked, strict=True)
-            for place in range(len(prompts))
+            None if questions[row] is None else [questions[row][place]] for place, row in places
         ],
     }
-    repeated = table.take(rows)
+    repeated = table.take(pa.array([row for _, row in places], pa.int64()))
     for name, values in columns.items():
         place = repeated.schema.get_field_index(name)
         field = repeated.schema.field(name)
