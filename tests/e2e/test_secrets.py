@@ -186,7 +186,8 @@ def test_the_key_of_an_endpoint_is_told_to_nobody_else(
     with endpoint_server(key=key, latency_s=0.2) as (server, url):
         watched(*asked, *told, "--set", f"endpoint.urls={url}", "--debug")
         commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-        assert PLANTED not in str(commands)
+        assert key not in str(commands)
+        assert f"team-{PLANTED}" not in str(commands)
     assert {headers["X-Team"] for headers in server.headers} == {f"team-{PLANTED}"}
     with endpoint_server(key="another") as (_, url):  # it quotes the key that it refuses
         other = ("--set", f"endpoint.urls={url}", "--set", "generation.prompt=Why?")

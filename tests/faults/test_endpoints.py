@@ -99,7 +99,8 @@ def test_of_four_servers_one_dies_one_hangs_and_one_refuses(tmp_path: Path) -> N
     assert set(asked) == set(names)
     # Requests that a server had begun when it was killed, or hung, count as paid too.
     assert asked.total() <= MOST_PAID * NUM_IMAGES
-    assert all(one.total() > 20 for one in paid)
+    # Each has answered; one that refuses half of the requests is asked little.
+    assert all(one.total() for one in paid)
 
 
 def is_quiet(server: EndpointServer) -> bool:
