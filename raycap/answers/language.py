@@ -1,8 +1,8 @@
-"""The language of answers, told by py3langid: 139 languages, without any download.
+"""The language of answers, detected by py3langid: 139 languages, without any download.
 
-Short texts are told wrongly now and then, and so are neighbouring languages (Danish and Norwegian).
-An answer therefore counts as written in another language only if the language that was asked for is
-far less likely than the best one.
+The detector sometimes misjudges short texts and related languages (Danish and Norwegian). An answer
+therefore counts as written in another language only if the language that was asked for is far less
+likely than the best one.
 """
 
 import re

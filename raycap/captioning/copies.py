@@ -22,7 +22,8 @@ from raycap.captioning.digests import have_answers, have_captions, key_of, salt_
 from raycap.captioning.parts import (
     CAPTIONS,
     CaptionsFooter,
-    encode_captions,
+    encode_again,
+    in_pages,
     read_captions_part,
 )
 from raycap.captioning.prompts import Prompt
@@ -98,7 +99,7 @@ class Copies:
             return _located(rows, number, _await(rows, prompt.name), salt)
 
         database.execute("CREATE TABLE wanted (key BLOB, part BIGINT, row INTEGER)")
-        for page in _in_pages(ordered_map(read, self.awaiting, self.num_threads)):
+        for page in in_pages(ordered_map(read, self.awaiting, self.num_threads), _PAGE_ROWS):
             with _registered(database, page):
                 database.execute("INSERT INTO wanted SELECT * FROM page")
         database.execute("CREATE TABLE missing AS SELECT DISTINCT key FROM wanted")
@@ -120,7 +121,7 @@ class Copies:
             )
 
         has_any = False
-        for page in _in_pages(ordered_map(read, self.committed, self.num_threads)):
+        for page in in_pages(ordered_map(read, self.committed, self.num_threads), _PAGE_ROWS):
             with _registered(database, page):
                 if not has_any:
                     database.execute("CREATE TABLE found AS SELECT * FROM page LIMIT 0")
@@ -140,19 +141,10 @@ class Copies:
         """Write a part in which some rows have got their answers."""
         self.lock.check()
         rows, before = read_captions_part(self.store, number)
-        data, footer = encode_captions(
-            copy_answers(rows, answers, prompt.name, list(before.prompts)),
-            before.num_bytes,
-            before.revision,
-            before.committed_at,  # of its captions, from which a report derives the speed
-            {
-                "num_awaiting": before.num_awaiting,
-                "num_second": before.num_second,
-                "num_second_failed": before.num_second_failed,
-            },
-            run=before.run,
-            prompts=before.prompts,
-            text=before.text,
+        copied = copy_answers(rows, answers, prompt.name, list(before.prompts))
+        # With the time of its captions, from which a report derives the speed.
+        data, footer = encode_again(
+            copied, before, committed_at=before.committed_at, text=before.text
         )
         self.store.write(part_key(CAPTIONS, number), data)
         return number, footer
@@ -201,20 +193,6 @@ def _located(rows: pa.Table, part: int, chosen: pa.ChunkedArray, salt: bytes) ->
     places = pc.indices_nonzero(chosen)
     keys = [key_of(digest, salt) for digest in rows[schema.DIGEST].take(places).to_pylist()]
     return pa.table([keys, [part] * len(keys), places.cast(pa.int32())], schema=_LOCATED)
-
-
-def _in_pages(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Gather tables, so that there are fewer statements than parts."""
-    gathered: list[pa.Table] = []
-    num_rows = 0
-    for table in tables:
-        gathered.append(table)
-        num_rows += len(table)
-        if num_rows >= _PAGE_ROWS:
-            yield pa.concat_tables(gathered)
-            gathered, num_rows = [], 0
-    if num_rows:
-        yield pa.concat_tables(gathered)
 
 
 def by_part(pages: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:

@@ -44,7 +44,7 @@ _AWAITS = {
 
 
 def salt_of(prompt: Prompt) -> bytes:
-    """Return what tells the keys of a prompt from those of others; none without named prompts."""
+    """Return the bytes that set the keys of a prompt apart; none without named prompts."""
     return prompt.digest.encode() if prompt.name else b""
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt64
 from PIL import Image, UnidentifiedImageError
 
+from raycap.captioning.parts import in_pages
 from raycap.config import SameStem
 from raycap.images.names import IMAGE_SUFFIXES
 from raycap.schema import (
@@ -251,7 +252,7 @@ def write_parquet(pages: Pages, file: BinaryIO) -> int:
     num_rows = 0
     columns, tables = _with_columns(pages)
     with pq.ParquetWriter(file, columns, compression="zstd") as writer:
-        for table in _gathered(tables):
+        for table in in_pages(tables, _ROW_GROUP_ROWS):
             writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP_ROWS)
             num_rows += len(table)
     return num_rows
@@ -263,20 +264,6 @@ def _with_columns(pages: Pages) -> tuple[pa.Schema, Iterator[pa.Table]]:
     first = next(tables, CAPTIONS.empty_table())
     kept = [field for field in first.schema if field.name not in CAPTIONS.names]
     return pa.schema([*CAPTIONS, *kept]), chain([first], tables)
-
-
-def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Gather small tables into row groups."""
-    gathered: list[pa.Table] = []
-    num_rows = 0
-    for table in tables:
-        gathered.append(table)
-        num_rows += len(table)
-        if num_rows >= _ROW_GROUP_ROWS:
-            yield pa.concat_tables(gathered)
-            gathered, num_rows = [], 0
-    if gathered:
-        yield pa.concat_tables(gathered)
 
 
 def write_coco(pages: Pages, file: BinaryIO) -> int:

@@ -6,7 +6,7 @@ manifest part, the counts of a captions part. So resuming and totals read footer
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeVar
@@ -176,6 +176,48 @@ def encode_captions(  # noqa: PLR0913  independent facts about the part, by keyw
         **(cascade or {}),
     )
     return _encode(table, asdict(footer)), footer
+
+
+def encode_again(
+    table: pa.Table, before: CaptionsFooter, *, committed_at: str, text: str
+) -> tuple[bytes, CaptionsFooter]:
+    """Encode a captions part that was changed without asking a model; see `encode_captions`.
+
+    Args:
+        table: The rows, as they are written.
+        before: The footer of the part, which says what it was captioned from.
+        committed_at: Time of its captions in UTC.
+        text: Digest of the rules for the text that it follows now.
+    """
+    cascade = {
+        "num_awaiting": before.num_awaiting,
+        "num_second": before.num_second,
+        "num_second_failed": before.num_second_failed,
+    }
+    return encode_captions(
+        table,
+        before.num_bytes,
+        before.revision,
+        committed_at,
+        cascade,
+        run=before.run,
+        prompts=before.prompts,
+        text=text,
+    )
+
+
+def in_pages(tables: Iterable[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """Gather small tables into tables of at least `num_rows` rows, the last one shorter."""
+    gathered: list[pa.Table] = []
+    found = 0
+    for table in tables:
+        gathered.append(table)
+        found += len(table)
+        if found >= num_rows:
+            yield pa.concat_tables(gathered)
+            gathered, found = [], 0
+    if gathered:
+        yield pa.concat_tables(gathered)
 
 
 def answers_of(table: pa.Table) -> Callable[[str], pa.Table]:

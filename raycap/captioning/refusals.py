@@ -18,6 +18,9 @@ _UNREAD = pa.array(sorted({*TRANSIENT_CODES, ErrorCode.FORBIDDEN, ErrorCode.NOT_
 then it is the size that keeps the image from its caption."""
 
 
+_NEEDED = [schema.ERROR_CODE, schema.ERROR_MESSAGE]
+
+
 class Refusals:
     """Passes answered rows on from the first readable image."""
 
@@ -43,7 +46,7 @@ class Refusals:
             StorageError: access to most of the first images is denied, and none was read; or later
                 to that many in a row.
         """
-        images = answered.filter(answered[schema.IS_FIRST])
+        images = answered.select(_NEEDED).filter(answered[schema.IS_FIRST])
         if self._is_open:
             self._count_in_a_row(images)
             yield answered

@@ -25,7 +25,7 @@ from raycap.captioning.moving import is_address_of
 from raycap.captioning.output import check_finished
 from raycap.captioning.parts import (
     CAPTIONS,
-    encode_captions,
+    encode_again,
     read_captions_footer,
     read_stored_part,
 )
@@ -163,20 +163,8 @@ class _Rewriting:
     def part(self, number: int) -> tuple[int, int]:
         """Rewrite a part; return the numbers of its rows and of its failed ones."""
         table, footer = read_stored_part(self._store, number)
-        data, footer = encode_captions(
-            self._reworded(table, list(footer.prompts), number),
-            footer.num_bytes,
-            footer.revision,
-            now(),
-            {
-                "num_awaiting": footer.num_awaiting,
-                "num_second": footer.num_second,
-                "num_second_failed": footer.num_second_failed,
-            },
-            run=footer.run,
-            prompts=footer.prompts,
-            text=self.digest,
-        )
+        reworded = self._reworded(table, list(footer.prompts), number)
+        data, footer = encode_again(reworded, footer, committed_at=now(), text=self.digest)
         self._store.write(part_key(CAPTIONS, number), data)
         return footer.num_rows, sum(footer.failed.values())
 

@@ -1,9 +1,13 @@
-"""Generation settings under their names in transformers' `generate`. Imports no torch."""
+"""Generation settings: their names in transformers' `generate`, and what backends support.
+
+Imports no torch.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from raycap.config import GenerationConfig
+from raycap.errors import ConfigError
 from raycap.models.folders import GENERATION_FILE, write_json
 
 
@@ -48,3 +52,22 @@ def write_generation(
     settings = {**tokens, **search_settings(generation)}
     given = {name: value for name, value in settings.items() if value is not None}
     write_json(folder / GENERATION_FILE, given)
+
+
+def check_single_search(backend: str, generation: GenerationConfig) -> None:
+    """Check the settings of a backend that writes one answer, token by token.
+
+    Raises:
+        ConfigError: they ask for beams, several captions, or a penalty that it does not have.
+    """
+    wrong = {
+        "num_beams": (generation.num_beams > 1, "1", "no beam search"),
+        "num_captions": (generation.num_captions > 1, "1", "one caption per image"),
+        "no_repeat_ngram_size": (generation.no_repeat_ngram_size > 0, "0", "no such penalty"),
+    }
+    for name, (is_wrong, value, reason) in wrong.items():
+        if is_wrong:
+            raise ConfigError(
+                f"backend={backend} has {reason}: set generation.{name}={value}",
+                setting=f"generation.{name}",
+            )

@@ -328,7 +328,7 @@ class _Trial:
 def tokens_ahead(
     answered: pa.Table, endpoint: EndpointConfig, num_images: int
 ) -> TokensAhead | None:
-    """Return what images cost in tokens, by a sample; None if it tells no tokens read.
+    """Estimate the tokens of the run from a sample; None if its server reports none.
 
     Args:
         answered: SAMPLE_ANSWERED rows.

@@ -148,7 +148,7 @@ def test_the_failure_of_the_model_is_shared_and_so_is_the_retry(tmp_path: Path) 
 
 
 class Stop:
-    """Stops a run as soon as so many images are done."""
+    """Stops a run once a given number of images is done."""
 
     def __init__(self, num_done: int) -> None:
         self._num_done = num_done

@@ -193,7 +193,7 @@ def digest_of(file: bytes) -> str:
 
 
 def caption_of(body: dict[str, Any]) -> str:
-    """Return what the server answers: it tells the image and the question."""
+    """Return the answer of the server, which names the image and the question."""
     texts = [one["text"] for one in body["messages"][0]["content"] if one["type"] == "text"]
     return f"image {image_digest(body)} on {' '.join(texts)}"
 

@@ -10,6 +10,7 @@ from raycap.images.encoding import target_within
 from raycap.images.grids import Grid, PatchGrid
 from raycap.models.base import BatchRange, Captioner, CaptionerKind, ModelSource
 from raycap.models.endpoint.secrets import read_secrets
+from raycap.models.generation import check_single_search
 from raycap.storage.address import redact
 
 _MAX_PIXELS = 2**20  # as for local models; `image.max_pixels_model` changes it
@@ -99,7 +100,7 @@ def check_endpoint(
                 f"{section}.{name}: the server decides it with backend=endpoint: leave it out",
                 setting=f"{section}.{name}",
             )
-    _check_search(generation)
+    check_single_search("endpoint", generation)
     read_secrets(endpoint)
 
 
@@ -124,17 +125,3 @@ def _check_urls(urls: tuple[str, ...], section: str) -> None:
             )
     if len(set(urls)) < len(urls):
         raise ConfigError("endpoint.urls: names a server twice", setting="endpoint.urls")
-
-
-def _check_search(generation: GenerationConfig) -> None:
-    wrong = {
-        "num_beams": (generation.num_beams > 1, "1", "no beam search"),
-        "num_captions": (generation.num_captions > 1, "1", "one caption per image"),
-        "no_repeat_ngram_size": (generation.no_repeat_ngram_size > 0, "0", "no such penalty"),
-    }
-    for name, (is_wrong, value, reason) in wrong.items():
-        if is_wrong:
-            raise ConfigError(
-                f"backend=endpoint has {reason}: set generation.{name}={value}",
-                setting=f"generation.{name}",
-            )

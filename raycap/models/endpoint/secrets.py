@@ -16,7 +16,7 @@ _SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "cookie"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What servers are told and nobody else; never shown, not even in a traceback."""
+    """Keys and headers for servers; never shown, not even in a traceback."""
 
     key: str | None = field(default=None, repr=False)
     headers: dict[str, str] = field(default_factory=dict, repr=False)

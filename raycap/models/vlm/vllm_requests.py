@@ -20,6 +20,7 @@ from raycap.errors import ConfigError, ModelError
 from raycap.images.decoding import Target
 from raycap.models.base import Caption, ModelSource, image_seed
 from raycap.models.folders import GENERATION_FILE, read_json
+from raycap.models.generation import check_single_search
 from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import refuse_adapter
 from raycap.models.vlm.kind import processor_settings
@@ -59,7 +60,7 @@ def check_backend(source: ModelSource, model: ModelConfig, generation: Generatio
             setting="model.backend",
         )
     refuse_adapter(source, "backend=vllm")
-    _check_search(generation)
+    check_single_search("vllm", generation)
     for name in model.vllm_args.keys() & _OWN_ARGS.keys():
         remedy = f"set {_OWN_ARGS[name]}" if _OWN_ARGS[name] else "leave it out"
         raise ConfigError(
@@ -89,20 +90,6 @@ def refuse_backend(model: ModelConfig, what: str) -> None:
             f"model.backend={model.backend}: {what} does not support it: leave it out",
             setting="model.backend",
         )
-
-
-def _check_search(generation: GenerationConfig) -> None:
-    wrong = {
-        "num_beams": (generation.num_beams > 1, "1", "no beam search"),
-        "num_captions": (generation.num_captions > 1, "1", "one caption per image"),
-        "no_repeat_ngram_size": (generation.no_repeat_ngram_size > 0, "0", "no such penalty"),
-    }
-    for name, (is_wrong, value, reason) in wrong.items():
-        if is_wrong:
-            raise ConfigError(
-                f"backend=vllm has {reason}: set generation.{name}={value}",
-                setting=f"generation.{name}",
-            )
 
 
 def prompt_text(folder: Path, prompt: str) -> str:
