@@ -1,7 +1,8 @@
 """What further prompts cost: one prompt about each image, and three in one pass.
 
-Both runs caption the same rendered scenes with the same model, in turns. A rate counts the images
-between the first and the last block of a run, so the start of Ray and of the model does not count.
+Both caption the same rendered scenes with the same model, in turns. The seconds per image are the
+difference in time between a run with all images and one with a quarter of them, over the difference
+in images, so the start of Ray and of the model does not count.
 
     python -m bench.prompts [--model demo] [--backend torch] [--images 400] [--rounds 2]
                             [--new-tokens 16] [--json FILE]
@@ -19,7 +20,6 @@ import raycap
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
 from raycap.demo.scenes import write_scenes
-from raycap.progress import Progress
 
 PROMPTS = {
     "short": "Describe the image in one sentence.",
@@ -47,17 +47,14 @@ def settings(arguments: argparse.Namespace, num_prompts: int) -> CaptionConfig:
     )
 
 
-def seconds_per_image(images: Path, output: Path, config: CaptionConfig) -> float:
-    """Caption a folder; return the seconds per image between the first and the last block."""
-    seen: list[tuple[float, int]] = []
-
-    def note(progress: Progress) -> None:
-        if progress.num_done:
-            seen.append((time.monotonic(), progress.num_done))
-
-    raycap.caption(images, output, config=config, on_progress=note)
-    (first_s, first), (last_s, last) = seen[0], seen[-1]
-    return (last_s - first_s) / (last - first)
+def seconds_per_image(images: Path, output: Path, config: CaptionConfig, num_images: int) -> float:
+    """Caption a quarter of a folder, then all of it; return the seconds per further image."""
+    seconds = []
+    for limit in (num_images // 4, num_images):
+        started = time.monotonic()
+        raycap.caption(images, output / str(limit), config=config, limit=limit)
+        seconds.append(time.monotonic() - started)
+    return (seconds[1] - seconds[0]) / (num_images - num_images // 4)
 
 
 def main() -> None:
@@ -80,7 +77,8 @@ def main() -> None:
         for number in range(arguments.rounds):
             for count in (1, 3) if number % 2 else (3, 1):
                 output = Path(scratch) / f"{count}-{number}"
-                times[count].append(seconds_per_image(images, output, settings(arguments, count)))
+                config = settings(arguments, count)
+                times[count].append(seconds_per_image(images, output, config, arguments.images))
     pairs = zip(times[3], times[1], strict=True)
     ratio = statistics.median(three / one for three, one in pairs)
     one, three = (statistics.median(times[count]) for count in (1, 3))
