@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycap.captioning.export import export
     from raycap.captioning.run import caption, forecast
     from raycap.config import (
         CalibrateConfig,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from raycap.experiments.calibration.run import calibrate
     from raycap.experiments.study.run import study
     from raycap.experiments.tuning.run import tune
+    from raycap.exporting.export import export
     from raycap.inspection import status, verify
     from raycap.preflights.run import preflight
     from raycap.reporting.report import report
@@ -55,7 +55,7 @@ _SOURCES = {
     "caption": "raycap.captioning.run",
     "doctor": "raycap.diagnostics",
     "evaluate": "raycap.evaluation.evaluate",
-    "export": "raycap.captioning.export",
+    "export": "raycap.exporting.export",
     "forecast": "raycap.captioning.run",
     "load_config": "raycap.config.loading",
     "preflight": "raycap.preflights.run",

@@ -1,1 +1,1 @@
-"""Bulk captioning: plan, stream through Ray Data, commit, verify, export."""
+"""Bulk captioning: plan, stream through Ray Data, commit, verify."""

@@ -76,7 +76,7 @@ def export(
     wrong usage or settings.
     """
     with told_errors(debug=debug):
-        from raycap.captioning.export import export as export_output
+        from raycap.exporting.export import export as export_output
 
         counts = export_output(
             output,

@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from raycap import schema
-from raycap.captioning.export_formats import unquoted
 from raycap.config import StorageConfig
 from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
 from raycap.datasets.readers.table_rows import Row, read_rows
 from raycap.errors import DatasetError
+from raycap.exporting.formats import unquoted
 from raycap.storage.address import Address, redact, redact_id
 
 FILE = "file"

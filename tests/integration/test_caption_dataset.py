@@ -12,7 +12,6 @@ import pytest
 
 import raycap
 from raycap import schema
-from raycap.captioning.export import export
 from raycap.captioning.parts import encode_captions
 from raycap.captioning.run import forecast
 from raycap.captioning.source import held_files, open_source
@@ -30,6 +29,7 @@ from raycap.errors import (
     TransientError,
 )
 from raycap.evaluation.evaluate import evaluate
+from raycap.exporting.export import export
 from raycap.progress import Progress
 from raycap.reporting.pictures import reference_pictures
 from raycap.results.dataset import DATASET, INDEX, PLAN

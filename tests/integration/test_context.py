@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 import raycap
-from raycap.captioning.export import export
 from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig, GenerationConfig, PrepareConfig, StorageConfig
 from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, RunConflict
+from raycap.exporting.export import export
 from raycap.models.folders import write_json
 from raycap.storage.base import KEY
 from raycap.storage.stores import open_store

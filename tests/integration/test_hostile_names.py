@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import raycap
-from raycap.captioning.export import export
 from raycap.captioning.source import open_source
 from raycap.captioning.verify import verify
 from raycap.config import CaptionConfig, ExportFormat, StorageConfig
 from raycap.config.loading import validate_config
+from raycap.exporting.export import export
 from tests.conftest import S3, MakeJpeg
 from tests.fuzz.seeds import encode, fits_in_gzip, scene
 from tests.support.outputs import files_under

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import export
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import DatasetError, ObjectNotFound, StorageError
 from raycap.evaluation import caption_file as captionfile
 from raycap.evaluation.caption_file import FILE_NAMES, ROWS, read_captions, read_file_names
+from raycap.exporting.export import export
 from tests.conftest import S3
 from tests.support import outputs
 from tests.support.annotated import BOM

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import export
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -22,6 +21,7 @@ from raycap.captioning.parts import (
 )
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import BucketNotFound, ConfigError
+from raycap.exporting.export import export
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 

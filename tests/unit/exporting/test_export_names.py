@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from raycap.captioning import export_formats as formats
-from raycap.captioning.export import export
-from raycap.captioning.export_formats import SidecarNames, safe_path
 from raycap.config import ExportFormat
 from raycap.errors import ConfigError
+from raycap.exporting import formats
+from raycap.exporting.export import export
+from raycap.exporting.formats import SidecarNames, safe_path
 from tests.support import outputs
 from tests.support.outputs import AWKWARD, failed, files_under, row
 

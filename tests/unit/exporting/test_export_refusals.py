@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import export
 from raycap.captioning.parts import CAPTIONS, MANIFEST, encode_manifest, manifest_footer, read_part
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError, DatasetError, StorageError
+from raycap.exporting.export import export
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support import outputs

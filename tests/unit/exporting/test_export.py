@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO  # type: ignore[import-untyped]
 
 from raycap import schema
-from raycap.captioning import export_formats as formats
-from raycap.captioning.export import export
-from raycap.captioning.export_formats import quoted, unquoted
 from raycap.captioning.parts import (
     CAPTIONS,
     MANIFEST,
@@ -27,6 +24,9 @@ from raycap.captioning.parts import (
 )
 from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
+from raycap.exporting import formats
+from raycap.exporting.export import export
+from raycap.exporting.formats import quoted, unquoted
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support import outputs

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from raycap import schema
-from raycap.captioning.export import export
-from raycap.captioning.export_formats import image_suffix
 from raycap.config import ExportFormat
 from raycap.errors import ConfigError
+from raycap.exporting.export import export
+from raycap.exporting.formats import image_suffix
 from raycap.storage.local import etag_of
 from tests.support import outputs
 from tests.support.outputs import Part, failed, files_under, row

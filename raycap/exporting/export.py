@@ -18,11 +18,11 @@ from tarfile import USTAR_FORMAT, TarFile
 from tempfile import gettempdir
 from typing import Any, BinaryIO
 
-from raycap.captioning import export_formats as formats
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
 from raycap.config import ExportFormat, Gone, SameStem, StorageConfig, choose
 from raycap.errors import UNREADABLE, ConfigError, ImageError, ObjectNotFound, StorageError
+from raycap.exporting import formats
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, ETAG, IMAGE_ID, ROW, STATUS, URI
 from raycap.storage.base import Store

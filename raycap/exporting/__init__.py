@@ -1,0 +1,1 @@
+"""Export of captions to formats of other tools."""
