@@ -182,19 +182,14 @@ class _Requests:
 def _per_prompt(table: pa.Table, num_prompts: int) -> pa.Table:
     """Repeat each LOADED row for every prompt to ask.
 
-    All images come with their first prompt, then with their second: the engine caches what prompts
-    about an image share, but only once it has read it.
+    The prompts about an image follow one another: the engine reads what they share once, and may
+    have to give up what it has cached of an image before a later prompt about it arrives.
     """
     asked = [
         list(range(num_prompts)) if prompts is None else prompts
         for prompts in table[schema.PROMPTS].to_pylist()
     ]
-    places = [
-        (place, row)
-        for place in range(num_prompts)
-        for row, prompts in enumerate(asked)
-        if place < len(prompts)
-    ]
+    places = [(place, row) for row, prompts in enumerate(asked) for place in range(len(prompts))]
     is_first, questions = table[schema.IS_FIRST].to_pylist(), table[schema.QUESTIONS].to_pylist()
     columns = {
         schema.PROMPT: [asked[row][place] for place, row in places],

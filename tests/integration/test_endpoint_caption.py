@@ -1,5 +1,6 @@
 """Bulk captioning by endpoints, on test servers that count what they are paid."""
 
+import json
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -203,3 +204,44 @@ def test_a_bad_answer_is_asked_for_once_more_and_both_are_paid(tmp_path: Path) -
     assert sum(summary.flagged.values()) + summary.failed.get("truncated", 0) == 3
     assert summary.spent is not None
     assert summary.spent.num_prompt_tokens == 600
+
+
+def test_equal_images_are_paid_once(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 6)
+    files = sorted(photos.iterdir())
+    for number, file in enumerate([*files, *files[:4]]):
+        (photos / f"copy-{number}.jpg").write_bytes(file.read_bytes())
+    engine = {"part_size": 4, "deduplicate": "content"}
+    with endpoint_server() as (server, url):
+        summary = raycap.caption(photos, tmp_path / "out", config=config(url, engine=engine))
+    assert (summary.num_ok, summary.num_copies) == (16, 10)
+    digests = {path.name: digest_of(path.read_bytes()) for path in photos.iterdir()}
+    assert Counter(server.paid_images) == Counter(set(digests.values()))
+    for row in rows_of(tmp_path / "out"):
+        assert row["caption"].startswith(f"image {digests[row['image_id']]} on ")
+
+
+def test_fields_are_filled_in_and_only_images_with_other_values_are_paid_again(
+    tmp_path: Path,
+) -> None:
+    photos = write_images(tmp_path / "photos", 8)
+    for number in range(8):
+        tags = ["red", "it is {file_name}"][number % 2]
+        (photos / f"{number:05d}.json").write_text(json.dumps({"tags": tags}))
+    prompts = {"tagged": "Tags: {tags}. Name: {file_name}.", "plain": "In brief?"}
+    with endpoint_server() as (server, url):
+        settings = config(url, prompts=prompts)
+        raycap.caption(photos, tmp_path / "out", config=settings)
+        assert len(server.asked) == 16
+        (photos / "00003.json").write_text('{"tags": "blue"}')
+        raycap.caption(photos, tmp_path / "out", config=settings)
+    assert len(server.asked) == 17
+    rows = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
+    for name, tags in {
+        "00002.jpg": "red",
+        "00003.jpg": "blue",
+        "00005.jpg": "it is {file_name}",
+    }.items():
+        digest = digest_of((photos / name).read_bytes())
+        assert rows[name]["tagged"]["caption"] == f"image {digest} on Tags: {tags}. Name: {name}."
+        assert rows[name]["plain"]["caption"] == f"image {digest} on In brief?"

@@ -144,6 +144,23 @@ def test_each_of_several_prompts_is_answered_as_it_is_alone(tmp_path: Path) -> N
             assert row[name]["logprob"] == pytest.approx(caption.logprob, abs=1e-3)
 
 
+def test_fields_of_the_row_are_part_of_the_question(model: str, tmp_path: Path) -> None:
+    folder, output = tmp_path / "scenes", tmp_path / "out"
+    write_scenes(folder, 4, seed=11)
+    settings = config_for(model, ARGS)
+    asked = settings.generation.model_copy(update={"prompt": "what is in {file_name}"})
+    raycap.caption(folder, output, config=settings.model_copy(update={"generation": asked}))
+    source = find_model(model)
+    torch = settings.model.model_copy(update={"backend": "torch", "vllm_args": {}})
+    for row in rows_of(output):
+        prompt = f"what is in {row['image_id']}"
+        filled = settings.generation.model_copy(update={"prompt": prompt})
+        image = decode(Path(row["uri"]).read_bytes(), source.target, settings.image)
+        (caption,) = load_captioner(source, torch, filled).caption(image.pixels[None])
+        assert row["caption"] == caption.text
+        assert row["logprob"] == pytest.approx(caption.logprob, abs=1e-3)
+
+
 def test_as_the_second_model_of_a_cascade_its_draws_are_the_images_own(
     model: str, tmp_path: Path
 ) -> None:

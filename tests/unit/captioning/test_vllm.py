@@ -112,5 +112,5 @@ def test_each_of_several_prompts_has_its_own_question() -> None:
         loaded(prompts=[1], questions=None),
     ]
     found = _per_prompt(pa.Table.from_pylist(rows, schema=schema.LOADED), 3)
-    assert found[schema.PROMPT].to_pylist() == [0, 0, 1, 2, 1, 2]
-    assert found[schema.QUESTIONS].to_pylist() == [["a"], ["x"], None, ["c"], ["y"], ["z"]]
+    assert found[schema.PROMPT].to_pylist() == [0, 2, 0, 1, 2, 1]
+    assert found[schema.QUESTIONS].to_pylist() == [["a"], ["c"], ["x"], ["y"], ["z"], None]
