@@ -10,7 +10,8 @@
     ├── DatasetError       1    an input or output file is missing or damaged
     ├── ModelError         1    a model cannot be found, loaded or run
     ├── RunConflict        1    the output belongs to another run, or another writer holds it
-    └── RunStopped         1    a run ended before every image had its row
+    ├── RunStopped         1    a run ended before every image had its row
+    └── EditConflict       1    somebody else has edited the caption (`edits/writing.py`)
 
     ImageError                  one image failed: recorded in its row, never ends a run
 

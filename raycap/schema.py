@@ -31,6 +31,9 @@ OTHER_ANSWERS = "other_answers"
 VALUE = "value"
 CONTEXT = "context"
 CONTEXT_DIGESTS = "context_digests"
+EDITED = "edited"
+REVIEW = "review"
+STALE = "stale"
 
 # Only in the stream between the stages of a run.
 PART = "part"
@@ -121,6 +124,17 @@ or `length` if the model reached `generation.max_new_tokens`; null if unknown), 
 its tokens without the end token, `num_prompt_tokens` those that the model read (null if unknown);
 `flag` is the code of a doubtful answer that was kept; `digest` is the SHA-256 of the image file in
 hex, null if it was not read."""
+
+EDIT_MARKS = pa.schema(
+    [
+        pa.field(EDITED, pa.bool_(), nullable=False),
+        pa.field(REVIEW, pa.string()),
+        pa.field(STALE, pa.bool_(), nullable=False),
+    ]
+)
+"""What reviewers have made of a caption, beside its row: `edited` if the caption is a reviewer's;
+`review` is `approved`, `rejected`, `edited`, or null if nobody has reviewed this caption of this
+image; `stale` if somebody has, but the image or the caption of the run has changed since."""
 
 LATER_COLUMNS = (MODEL, FINISH, NUM_TOKENS, NUM_PROMPT_TOKENS, FLAG, DIGEST)
 """Columns that parts of older versions lack; they read as null."""

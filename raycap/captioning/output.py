@@ -1,7 +1,7 @@
 """Reading of the output of a finished run, part by part in order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 from raycap.captioning.ledger import Ledger, read_ledger
 from raycap.captioning.parts import CAPTIONS, MANIFEST, read_captions_footer, read_part
 from raycap.captioning.plan import CaptionPlan, read_plan
-from raycap.config import ImageConfig, StorageConfig
+from raycap.config import EditsMode, ImageConfig, StorageConfig
+from raycap.edits.overlay import NEEDED, Overlay
 from raycap.errors import DatasetError
 from raycap.results.captioning import (
     is_complete,
@@ -23,7 +24,7 @@ from raycap.results.captioning import (
 )
 from raycap.runs.records import fingerprint_digest
 from raycap.schema import CAPTIONS as CAPTION_COLUMNS
-from raycap.schema import IMAGE_ID, ROW, URI
+from raycap.schema import EDIT_MARKS, IMAGE_ID, ROW, URI
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.parts import part_key
@@ -44,7 +45,7 @@ class FinishedOutput:
     parts: list[int]
     """Numbers of the parts, ascending."""
     num_images: int
-    """Without those that are dropped."""
+    """Without those that are dropped or, with `EditsMode.ONLY`, have no edit."""
     read_ahead: int
     """Parts to read at the same time."""
     max_image_bytes: int
@@ -60,6 +61,16 @@ class FinishedOutput:
     dropped: dict[int, list[int]] = field(default_factory=dict)
     """Rows by part that are left out, because their images are gone from the source."""
 
+    overlay: Overlay = field(default_factory=lambda: Overlay({}))
+    """The edits of reviewers."""
+    edits: EditsMode = EditsMode.APPLY
+    """What becomes of them."""
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether its rows are read through edits."""
+        return self.edits is not EditsMode.IGNORE and not self.overlay.is_empty
+
     @property
     def num_dropped(self) -> int:
         """Images that are left out."""
@@ -67,16 +78,20 @@ class FinishedOutput:
 
     @property
     def columns(self) -> pa.Schema:
-        """The columns of its rows: those of CAPTIONS, and the fields that the run keeps."""
-        return pa.schema([*CAPTION_COLUMNS, *(pa.field(name, pa.string()) for name in self.keep)])
+        """The columns of its rows: those of CAPTIONS, and the fields that the run keeps.
+
+        Those of EDIT_MARKS too, if there are edits.
+        """
+        kept = [pa.field(name, pa.string()) for name in self.keep]
+        marks = [mark for mark in EDIT_MARKS if self.is_edited and mark.name not in self.keep]
+        return pa.schema([*CAPTION_COLUMNS, *kept, *marks])
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Yield the captions parts in order, with these columns or all of `columns`."""
 
         def read(number: int) -> pa.Table:
             wanted = self.columns.names if columns is None else columns
-            table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
-            return self._without_dropped(number, table)
+            return self._read(number, wanted).select(wanted)
 
         return ordered_map(read, self.parts, self.read_ahead)
 
@@ -92,7 +107,7 @@ class FinishedOutput:
         Raises:
             DatasetError: its rows are not those of its manifest part.
         """
-        wanted = [*self.columns.names, *self.prompts]
+        wanted = [*CAPTION_COLUMNS.names, *self.keep, *self.prompts]
         table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):
@@ -102,7 +117,26 @@ class FinishedOutput:
                 uri=self.store.address(part_key(CAPTIONS, number)),
             )
         numbered = table.append_column(ROW, pa.array(range(len(table)), pa.int32()))
-        return self._without_dropped(number, numbered.append_column(SOURCE_URI, manifest[URI]))
+        numbered = numbered.append_column(SOURCE_URI, manifest[URI])
+        return self._as_edited(self._without_dropped(number, numbered))
+
+    def _read(self, number: int, columns: list[str]) -> pa.Table:
+        """Read a part with these columns, and others if edits need them."""
+        marks = set(EDIT_MARKS.names) - set(self.keep) if self.is_edited else ()
+        stored = [name for name in columns if name not in marks]
+        needed = NEEDED if self.is_edited or self.edits is EditsMode.ONLY else ()
+        wanted = list(dict.fromkeys([*stored, *needed]))
+        table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
+        return self._as_edited(self._without_dropped(number, table))
+
+    def _as_edited(self, table: pa.Table) -> pa.Table:
+        """Apply the edits to rows, those of other prompts in their columns."""
+        if not self.is_edited and self.edits is not EditsMode.ONLY:
+            return table
+        for name in self.prompts:
+            if name in table.column_names:
+                table = self.overlay.apply_to_answers(table, name)
+        return self.overlay.apply(table, self.prompt, self.edits, marks=self.is_edited)
 
     def _without_dropped(self, number: int, table: pa.Table) -> pa.Table:
         if number not in self.dropped:
@@ -112,7 +146,12 @@ class FinishedOutput:
 
 
 def open_finished(
-    uri: str, config: StorageConfig, *, drops_gone: bool = False, prompt: str | None = None
+    uri: str,
+    config: StorageConfig,
+    *,
+    drops_gone: bool = False,
+    prompt: str | None = None,
+    edits: EditsMode = EditsMode.APPLY,
 ) -> FinishedOutput:
     """Open the output of a finished run.
 
@@ -121,9 +160,11 @@ def open_finished(
         config: how stores are reached.
         drops_gone: leave out images that were missing from the source when it was last listed.
         prompt: the named prompt whose answers to read; None for the first, if the run has any.
+        edits: what becomes of the edits of reviewers.
 
     Raises:
-        DatasetError: it is not an output of raycap, is damaged, or is unfinished.
+        DatasetError: it is not an output of raycap, is damaged, or is unfinished; or its edits are
+            damaged.
         StorageError: it cannot be read.
     """
     store = open_store(uri, config)
@@ -142,7 +183,8 @@ def open_finished(
     _check_reworded(store, ledger)
     dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
     prompts = _prompts_of(store, run)
-    return FinishedOutput(
+    is_read = edits is not EditsMode.IGNORE
+    output = FinishedOutput(
         store=store,
         config=config,
         parts=sorted(plan.parts),
@@ -154,7 +196,12 @@ def open_finished(
         prompt=_chosen(store, prompts, plan, config, prompt),
         prompts=prompts,
         keep=tuple(run_setting(run, "fingerprint", "context", "keep") or ()),
+        overlay=Overlay.open(store, config) if is_read else Overlay({}),
+        edits=edits,
     )
+    if edits is EditsMode.ONLY:
+        return replace(output, num_images=sum(map(len, output.pages([IMAGE_ID]))))
+    return output
 
 
 def _prompts_of(store: Store, run: dict[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 
 from raycap.captioning.parts import CAPTIONS
 from raycap.config import StorageConfig
+from raycap.edits.history import History
+from raycap.edits.log import EditLog
 from raycap.errors import DatasetError, RunConflict, StorageError
 from raycap.progress import Progress, Spent
 from raycap.results.captioning import (
@@ -118,17 +120,20 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
         DatasetError: it is not an output of `raycap caption`, or a record in it is damaged.
         StorageError: it cannot be read.
     """
-    store = open_store(str(output), storage or StorageConfig())
+    config = storage or StorageConfig()
+    store = open_store(str(output), config)
     run = read_caption_run(store)
     beat = read_if_any(_BEAT_FORM, store, PROGRESS, _REMEDY)
     age_s = _age_of(run) if beat is None else _seconds_since(store, beat)
     plan = read_plan_record(store)
+    reviews = History(EditLog(store, config.list_threads).read_new()).counts()
     return OutputStatus(
         state=_state(store, beat, age_s, plan),
         beat=beat,
         age_s=None if beat is None else age_s,
         num_gone=0 if plan is None else plan.num_gone,
         skipped=read_skipped(store),
+        edits={str(review): reviews[review] for review in sorted(reviews)},
     )
 
 

@@ -28,6 +28,8 @@ from raycap.captioning.parts import (
 )
 from raycap.captioning.plan import CaptionPlan, SortedRun, read_plan, sorted_runs
 from raycap.config import StorageConfig
+from raycap.edits.history import History
+from raycap.edits.log import EDITS, EditLog
 from raycap.errors import DatasetError, ErrorCode
 from raycap.results.captioning import (
     PLAN,
@@ -47,6 +49,7 @@ from raycap.storage.parts import list_parts, part_key
 from raycap.storage.stores import open_store
 
 _CODES = pa.array([str(code) for code in ErrorCode])
+_SHOWN = 5
 
 
 def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verification:
@@ -76,16 +79,37 @@ def verify(output: str | Path, *, storage: StorageConfig | None = None) -> Verif
     committed = set(list_parts(store, CAPTIONS))
     _check_plan(found, store, plan, committed)
     check = _Check(store, plan, run)
+    history = _read_edits(found, store, config.list_threads)
+    unknown = {image_id for _, image_id in history.keys}
+    check.edited = frozenset(unknown)
     for part in ordered_map(check.part, sorted(committed & plan.parts.keys()), config.list_threads):
         found.num_ok += part.num_ok
         found.failed.update(part.failed)
         found.num_pending += part.num_pending
+        unknown -= part.edited
         for problem in part.problems:
             found.report(problem)
     found.num_failed = found.failed.total()
     for image_id in _repeated_ids(store, plan, config.list_threads):
         found.report(f"{image_id!r}: occurs more than once in the manifest")
+    found.num_edits = len(history)
+    if unknown:
+        some = ", ".join(map(repr, sorted(unknown)[:_SHOWN]))
+        more = ", ..." if len(unknown) > _SHOWN else ""
+        found.notes.append(
+            f"{EDITS}: edits of {len(unknown):,} images that have no caption here ({some}{more}); "
+            "they are kept"
+        )
     return found
+
+
+def _read_edits(found: Verification, store: Store, num_threads: int) -> History:
+    """Read the edits; what is wrong with them is a problem."""
+    try:
+        return History(EditLog(store, num_threads).read_new())
+    except DatasetError as error:
+        found.report(str(error))
+        return History()
 
 
 def _check_plan(found: Verification, store: Store, plan: CaptionPlan, committed: set[int]) -> None:
@@ -115,6 +139,8 @@ class _PartCheck:
     failed: Counter[str] = field(default_factory=Counter)
     num_pending: int = 0
     problems: list[str] = field(default_factory=list)
+    edited: frozenset[str] = frozenset()
+    """Its images that have edits."""
 
 
 class _Check:
@@ -127,6 +153,8 @@ class _Check:
         self._text = text_digest(present_text(run))
         self._run = fingerprint_digest(fingerprint)
         self._is_cascade = "cascade" in fingerprint
+        self.edited: frozenset[str] = frozenset()
+        """Images that have edits."""
 
     def part(self, number: int) -> _PartCheck:
         """Check a part: its two files, and their footers."""
@@ -134,6 +162,8 @@ class _Check:
         name = part_key(CAPTIONS, number)
         manifest, planned = read_manifest_part(self._store, number)
         _check_manifest(check, part_key(MANIFEST, number), manifest, planned)
+        if self.edited:
+            check.edited = self.edited.intersection(manifest[schema.IMAGE_ID].to_pylist())
         try:
             captions, footer = read_captions_part(self._store, number)
         except DatasetError as error:
@@ -158,7 +188,7 @@ class _Check:
             check.num_pending += footer.num_awaiting
             check.num_ok -= footer.num_awaiting
         if footer.text != self._text and not check.problems:  # other rules are applied: pending
-            check = _PartCheck(num_pending=len(captions))
+            check = _PartCheck(num_pending=len(captions), edited=check.edited)
         return check
 
 

@@ -19,6 +19,7 @@ from raycap.config.caption import (
 )
 from raycap.config.choices import (
     AnnotationFormatName,
+    EditsMode,
     ExportFormat,
     Gone,
     MissingPolicy,
@@ -78,6 +79,7 @@ __all__ = [
     "CascadeConfig",
     "ContextOrigin",
     "DesignConfig",
+    "EditsMode",
     "EmbedConfig",
     "EndpointConfig",
     "EngineConfig",

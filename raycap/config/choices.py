@@ -47,6 +47,17 @@ class Gone(StrEnum):
     DROP = "drop"
 
 
+class EditsMode(StrEnum):
+    """What becomes of the edits of reviewers where captions are read."""
+
+    APPLY = "apply"
+    """Captions are as reviewers left them."""
+    IGNORE = "ignore"
+    """Captions are those of the run."""
+    ONLY = "only"
+    """Only captions that a reviewer has written or approved; not those rejected."""
+
+
 class MissingPolicy(StrEnum):
     """Treatment of images of the references for which a system has no caption."""
 

@@ -63,3 +63,9 @@ def spent_rows(spent: Spent | None) -> Rows:
 def gone_rows(num_gone: int) -> Rows:
     """Return a row about images that are no longer in the source, if there are any."""
     return [("gone from source", f"{num_gone:,}")] if num_gone else []
+
+
+def edit_rows(edits: dict[str, int]) -> Rows:
+    """Return a row about the captions that people have reviewed, if there are any."""
+    counts = ", ".join(f"{count:,} {review}" for review, count in edits.items())
+    return [("reviewed by people", counts)] if counts else []

@@ -14,7 +14,7 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
-from raycap.console.rows import flagged_rows, gone_rows, spent_rows, unread_pictures
+from raycap.console.rows import edit_rows, flagged_rows, gone_rows, spent_rows, unread_pictures
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.text import duration
@@ -108,7 +108,7 @@ def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
     ]
     if beat.num_copies:
         rows.append(("same bytes as another", f"{beat.num_copies:,}"))
-    rows += [*gone_rows(found.num_gone), *spent_rows(beat.spent)]
+    rows += [*gone_rows(found.num_gone), *spent_rows(beat.spent), *edit_rows(found.edits)]
     if found.state == "running":
         rows.append(("rate", f"{beat.images_per_s:g} images/s"))
         left = beat.num_total - beat.num_done

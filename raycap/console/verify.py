@@ -54,6 +54,8 @@ def verify(
         else:
             print_rows(verification_rows(found))
             _print_problems(found.problems, found.num_problems)
+            for note in found.notes:
+                stderr().print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
         if not found.is_complete:
             raise typer.Exit(EXIT_STOPPED)
 
@@ -107,5 +109,6 @@ def verification_rows(found: "Verification") -> list[tuple[str, str]]:
         *failed_rows(found.num_failed, found.failed),
         ("pending", f"{found.num_pending:,}"),
         *gone_rows(found.num_gone),
+        *([("edits", f"{found.num_edits:,}")] if found.num_edits else []),
         ("verdict", verdict),
     ]

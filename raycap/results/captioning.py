@@ -7,6 +7,7 @@ progress.json                  the Heartbeat below, rewritten every few seconds
 manifest/part-000000.parquet   the images of a part; and so on for every part
 captions/part-000000.parquet   its captions or errors, row by row
 summary.json                   the Summary below; written last: with it, the run is complete
+edits/000000001.jsonl          corrections by people, one file per saving (`edits/log.py`)
 """
 
 from collections import Counter
@@ -181,6 +182,9 @@ class OutputStatus:
     """Images that are no longer in the source; their rows are kept."""
     skipped: dict[str, int] = field(default_factory=dict)
     """As the summary has it; empty without one."""
+    edits: dict[str, int] = field(default_factory=dict)
+    """Captions that people have reviewed, by what they made of them: `edited`, `approved`,
+    `rejected`."""
 
 
 @dataclass(kw_only=True)
@@ -206,6 +210,10 @@ class Verification:
     problems: list[str] = field(default_factory=list)
     """The first hundred problems, one line each."""
     num_problems: int = 0
+    num_edits: int = 0
+    """Edits by people, those that are undone included."""
+    notes: list[str] = field(default_factory=list)
+    """What is remarkable, but no problem, one line each."""
 
     @property
     def is_sound(self) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 
 import pyarrow as pa
 
 from raycap.config import Lines, StorageConfig
 from raycap.datasets.grouping import Notes
-from raycap.datasets.readers.base import Source
+from raycap.datasets.readers.base import Reader, Source
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.datasets.readers.image_folders import folder_address
 from raycap.datasets.readers.recognition import AnnotationFormat, find_files, open_place, recognise
@@ -29,30 +30,16 @@ class Annotations:
 
     source: str
     """Its absolute address."""
-    format: AnnotationFormat
+    format: str
+    """An AnnotationFormat, or `raycap` for captions of a run."""
     tables: Iterable[pa.Table]
     """ANNOTATIONS, a few rows in memory at a time. Each iteration reads the source again, in the
     same order, and raises DatasetError if a file is damaged, StorageError if a store refuses."""
     notes: Notes
     """What is notable about the source; filled by reading it."""
-    place: Source
-
-    def state(self) -> str:
-        """Return a digest that changes with the files that are read: they are listed or read again.
-
-        Raises:
-            StorageError: a store refuses.
-        """
-        digest = blake2b(digest_size=16)
-        source, reader = self.place, self.format.reader
-        for file in source.files:
-            for read in (file, *(found for found in reader.beside(file) if found.exists())):
-                _add_file(digest, read)
-        if not source.files:
-            _add_folder(digest, source.store, reader.reads)
-            if source.images is not None and not Address.parse(source.images).is_web:
-                _add_folder(digest, open_store(source.images, source.config), reader.reads)
-        return digest.hexdigest()
+    state: Callable[[], str]
+    """Returns a digest that changes with the files that are read: they are listed or read again.
+    Raises StorageError if a store refuses."""
 
 
 def open_annotations(
@@ -91,8 +78,21 @@ def open_annotations(
         format=kind,
         tables=_Tables(kind, found),
         notes=found.notes,
-        place=found,
+        state=partial(_state, kind.reader, found),
     )
+
+
+def _state(reader: Reader, source: Source) -> str:
+    """Return the digest of `Annotations.state`."""
+    digest = blake2b(digest_size=16)
+    for file in source.files:
+        for read in (file, *(found for found in reader.beside(file) if found.exists())):
+            _add_file(digest, read)
+    if not source.files:
+        _add_folder(digest, source.store, reader.reads)
+        if source.images is not None and not Address.parse(source.images).is_web:
+            _add_folder(digest, open_store(source.images, source.config), reader.reads)
+    return digest.hexdigest()
 
 
 def _add_file(digest: blake2b, file: AnnotationFile) -> None:
