@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import to_jsonable_python
+from typer.core import TyperCommand
 from typer.main import get_group
 from typer.models import ArgumentInfo
 
@@ -28,7 +29,7 @@ from raycap.config import (
     TuneConfig,
     is_section,
 )
-from raycap.console import COMMANDS, app
+from raycap.console import ALL_COMMANDS, app
 
 DOCS = Path(__file__).parent
 ROOTS: dict[str, type[Section]] = {
@@ -88,7 +89,7 @@ def pages() -> dict[str, str]:
 
 def cli_page() -> str:
     """Return the page that describes every command with its arguments and options."""
-    return "\n".join([_CLI_HEAD, *(_command(command) for command in COMMANDS)])
+    return "\n".join([_CLI_HEAD, *(_command(*command) for command in ALL_COMMANDS.items())])
 
 
 def config_page() -> str:
@@ -104,11 +105,20 @@ def config_page() -> str:
     return "\n".join([_CONFIG_HEAD, *commands, head, *sections])
 
 
-def _command(command: Callable[..., None]) -> str:
+def command_named(name: str) -> TyperCommand:
+    """Return a command of the command line, such as `edits list`."""
+    found: Any = get_group(app)
+    for word in name.split():
+        found = found.commands[word]
+    assert isinstance(found, TyperCommand)
+    return found
+
+
+def _command(title: str, command: Callable[..., None]) -> str:
     arguments: list[Row] = []
     options: list[Row] = []
-    usage = [f"raycap {command.__name__}"]
-    written = {found.name: found.opts for found in get_group(app).commands[command.__name__].params}
+    usage = [f"raycap {title}"]
+    written = {found.name: found.opts for found in command_named(title).params}
     for parameter in inspect.signature(command).parameters.values():
         kind, info = get_args(parameter.annotation)[:2]
         if isinstance(info, ArgumentInfo):
@@ -118,7 +128,7 @@ def _command(command: Callable[..., None]) -> str:
         else:
             names = ", ".join(f"`{option}`" for option in written[parameter.name])
             options.append((names, _type(kind), _option_default(parameter), info.help or ""))
-    text = [f"## raycap {command.__name__}\n", "```", " ".join([*usage, "[OPTIONS]"]), "```\n"]
+    text = [f"## raycap {title}\n", "```", " ".join([*usage, "[OPTIONS]"]), "```\n"]
     text.append(f"{inspect.getdoc(command)}\n")
     if arguments:
         text.append(_table(("argument", "", "meaning"), arguments))

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
         TuneConfig,
     )
     from raycap.config.loading import load_config
-    from raycap.datasets.prepare import prepare
     from raycap.diagnostics import doctor
     from raycap.errors import RaycapError
     from raycap.evaluation.evaluate import evaluate
     from raycap.experiments.calibration.run import calibrate
     from raycap.experiments.study.run import study
     from raycap.experiments.tuning.run import tune
+    from raycap.exporting.dataset import prepare
+    from raycap.exporting.edits import export_edits, list_edits, undo_edits
     from raycap.exporting.export import export
     from raycap.inspection import status, verify
     from raycap.preflights.run import preflight
@@ -56,15 +57,18 @@ _SOURCES = {
     "doctor": "raycap.diagnostics",
     "evaluate": "raycap.evaluation.evaluate",
     "export": "raycap.exporting.export",
+    "export_edits": "raycap.exporting.edits",
     "forecast": "raycap.captioning.run",
+    "list_edits": "raycap.exporting.edits",
     "load_config": "raycap.config.loading",
     "preflight": "raycap.preflights.run",
-    "prepare": "raycap.datasets.prepare",
+    "prepare": "raycap.exporting.dataset",
     "report": "raycap.reporting.report",
     "status": "raycap.inspection",
     "study": "raycap.experiments.study.run",
     "train": "raycap.training.run",
     "tune": "raycap.experiments.tuning.run",
+    "undo_edits": "raycap.exporting.edits",
     "verify": "raycap.inspection",
 }
 """Public names, and the module of each."""
@@ -85,7 +89,9 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "export_edits",
     "forecast",
+    "list_edits",
     "load_config",
     "preflight",
     "prepare",
@@ -94,6 +100,7 @@ __all__ = [
     "study",
     "train",
     "tune",
+    "undo_edits",
     "verify",
 ]
 

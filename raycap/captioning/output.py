@@ -72,6 +72,11 @@ class FinishedOutput:
         return self.edits is not EditsMode.IGNORE and not self.overlay.is_empty
 
     @property
+    def marks(self) -> list[str]:
+        """The columns of EDIT_MARKS that its rows have: none without edits."""
+        return [name for name in EDIT_MARKS.names if self.is_edited and name not in self.keep]
+
+    @property
     def num_dropped(self) -> int:
         """Images that are left out."""
         return sum(map(len, self.dropped.values()))
@@ -83,7 +88,7 @@ class FinishedOutput:
         Those of EDIT_MARKS too, if there are edits.
         """
         kept = [pa.field(name, pa.string()) for name in self.keep]
-        marks = [mark for mark in EDIT_MARKS if self.is_edited and mark.name not in self.keep]
+        marks = [EDIT_MARKS.field(name) for name in self.marks]
         return pa.schema([*CAPTION_COLUMNS, *kept, *marks])
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -122,8 +127,7 @@ class FinishedOutput:
 
     def _read(self, number: int, columns: list[str]) -> pa.Table:
         """Read a part with these columns, and others if edits need them."""
-        marks = set(EDIT_MARKS.names) - set(self.keep) if self.is_edited else ()
-        stored = [name for name in columns if name not in marks]
+        stored = [name for name in columns if name not in self.marks]
         needed = NEEDED if self.is_edited or self.edits is EditsMode.ONLY else ()
         wanted = list(dict.fromkeys([*stored, *needed]))
         table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)

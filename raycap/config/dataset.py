@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycap.config.base import Section
+from raycap.config.choices import EditsMode
 from raycap.config.shared import ImageConfig, StorageConfig
 
 
@@ -75,6 +76,13 @@ class PrepareConfig(Section):
     """Caption files beside images, or in tars."""
     embed: EmbedConfig = EmbedConfig()
     """How images are stored in the dataset."""
+    edits: EditsMode = EditsMode.APPLY
+    """If the source is an output of `raycap caption`: `apply` takes captions as people left them,
+    without those that they rejected, `ignore` those of the run, `only` those that people have
+    written or approved."""
+    prompt: str | None = None
+    """If the source is an output of `raycap caption`: the named prompt whose answers to take as
+    captions. None: the first, if its run has any."""
     image: ImageConfig = ImageConfig()
     """Limits on image files."""
     engine: PrepareEngineConfig = PrepareEngineConfig()

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from raycap.config.base import Section
+from raycap.config.choices import EditsMode
 from raycap.config.shared import ImageConfig, StorageConfig
 
 
@@ -45,6 +46,9 @@ class EvaluateConfig(Section):
     spread_images: int = Field(default=50_000, ge=0)
     """From this number of captions (images times systems) on, Ray distributes the scoring; below
     it, one process does all."""
+    edits: EditsMode = EditsMode.APPLY
+    """Corrections of people in outputs of `raycap caption`: `apply` scores captions as people left
+    them, `ignore` those of the run, `only` those that people have written or approved."""
     storage: StorageConfig = StorageConfig()
     """Access to stores."""
 
@@ -61,6 +65,9 @@ class ReportConfig(Section):
     prompt: str | None = None
     """Named prompt whose answers a caption output shows as captions. None: the first, if its run
     has any."""
+    edits: EditsMode = EditsMode.APPLY
+    """Corrections of people in a caption output: `apply` shows captions as people left them,
+    `ignore` those of the run, `only` those that people have written or approved."""
     image: ImageConfig = ImageConfig()
     """Limits on image files."""
     storage: StorageConfig = StorageConfig()

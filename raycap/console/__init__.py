@@ -14,6 +14,7 @@ from raycap.console.calibrate import calibrate
 from raycap.console.caption import CaptionCommand, caption
 from raycap.console.demo import demo
 from raycap.console.doctor import doctor
+from raycap.console.edits import EDITS_COMMANDS
 from raycap.console.evaluate import evaluate
 from raycap.console.export import export
 from raycap.console.prepare import prepare
@@ -52,6 +53,21 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command(cls=CaptionCommand if command is caption else Command)(command)
+
+edits = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List, undo and export the corrections that people made to captions.",
+)
+for name, command in EDITS_COMMANDS.items():
+    edits.command(name, cls=Command)(command)
+app.add_typer(edits, name="edits")
+
+ALL_COMMANDS = {
+    **{command.__name__: command for command in COMMANDS},
+    **{f"edits {name}": command for name, command in EDITS_COMMANDS.items()},
+}
+"""Every command by its name, those of groups too."""
 
 
 def _print_version(is_asked: bool) -> None:

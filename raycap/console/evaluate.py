@@ -10,7 +10,13 @@ from rich.table import Table
 
 from raycap.config import EvaluateConfig, MissingPolicy
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, argument, set_option
+from raycap.console.options import (
+    ConfigOption,
+    DebugOption,
+    EditsOption,
+    argument,
+    set_option,
+)
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--split", help="Use only this split of the references; can be repeated."),
     ] = None,
+    edits: EditsOption = None,
     config: ConfigOption = None,
     settings: Annotated[list[str] | None, set_option("bootstrap.num_resamples=200")] = None,
     debug: DebugOption = False,
@@ -69,7 +76,7 @@ def evaluate(
     2 wrong usage or settings.
     """
     with told_errors(debug=debug):
-        resolved = load_config(EvaluateConfig, config, settings)
+        resolved = load_config(EvaluateConfig, config, settings, {"edits": edits})
         from raycap.console.progress import show_progress
         from raycap.evaluation.evaluate import evaluate as evaluate_captions
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import ExportFormat, Gone, SameStem
+from raycap.config import EditsMode, ExportFormat, Gone, SameStem
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
     DebugOption,
+    EditsOption,
     StorageSetOption,
     argument,
     load_storage,
@@ -64,6 +65,7 @@ def export(
             help="Named prompt whose answers to export.", show_default="the first of the run"
         ),
     ] = None,
+    edits: EditsOption = None,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -87,6 +89,7 @@ def export(
             same_stem=same_stem,
             gone=gone,
             prompt=prompt,
+            edits=edits or EditsMode.APPLY,
             storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raycap.config import CaptionConfig, ModelKind, StorageConfig
+from raycap.config import CaptionConfig, EditsMode, ModelKind, StorageConfig
 from raycap.config.loading import load_config
 
 
@@ -80,6 +80,15 @@ ConfigOption = Annotated[
 CaptionSetOption = Annotated[list[str] | None, set_option("generation.num_beams=5")]
 TrainSetOption = Annotated[list[str] | None, set_option("train.num_epochs=5")]
 StorageSetOption = Annotated[list[str] | None, set_option("storage.num_retries=3")]
+EditsOption = Annotated[
+    EditsMode | None,
+    typer.Option(
+        "--edits",
+        help="Corrections of people in an output of `raycap caption`: apply them, ignore them, or "
+        "read only captions that people have written or approved.",
+        show_default="apply",
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(

@@ -6,7 +6,14 @@ import typer
 
 from raycap.config import AnnotationFormatName, PrepareConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, OutputArg, argument, set_option
+from raycap.console.options import (
+    ConfigOption,
+    DebugOption,
+    EditsOption,
+    OutputArg,
+    argument,
+    set_option,
+)
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ def prepare(
             "SOURCE",
             "Annotations: COCO or Karpathy JSON, Flickr `captions.txt`, a folder with "
             "`metadata.jsonl` or `.txt` sidecars, a Parquet, JSONL or CSV table, or WebDataset "
-            "tars; local or `s3://`.",
+            "tars; or an output of `raycap caption`; local or `s3://`.",
         ),
     ],
     output: OutputArg,
@@ -47,11 +54,12 @@ def prepare(
             "same images; a larger share includes them.",
         ),
     ] = None,
+    edits: EditsOption = None,
     config: ConfigOption = None,
     settings: Annotated[list[str] | None, set_option("split.seed=1")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Convert annotated images to a Parquet caption dataset.
+    """Convert annotated images, or images that raycap captioned, to a Parquet caption dataset.
 
     Each caption and image is either kept, or listed in `rejected.parquet` with the reason. Run the
     same command again to continue an interrupted run.
@@ -61,9 +69,9 @@ def prepare(
     Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
-        resolved = load_config(PrepareConfig, config, settings, {"subset": subset})
+        resolved = load_config(PrepareConfig, config, settings, {"subset": subset, "edits": edits})
         from raycap.console.progress import show_progress
-        from raycap.datasets.prepare import prepare as prepare_dataset
+        from raycap.exporting.dataset import prepare as prepare_dataset
 
         with show_progress(stderr()) as on_progress:
             record = prepare_dataset(

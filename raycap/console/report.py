@@ -7,7 +7,13 @@ import typer
 
 from raycap.config import ReportConfig
 from raycap.config.loading import load_config
-from raycap.console.options import ConfigOption, DebugOption, argument, set_option
+from raycap.console.options import (
+    ConfigOption,
+    DebugOption,
+    EditsOption,
+    argument,
+    set_option,
+)
 from raycap.console.terminal import print_rows, told_errors
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ def report(
     output: Annotated[
         str, typer.Option("--output", "-o", help="HTML file to write, local or `s3://`.")
     ] = "report.html",
+    edits: EditsOption = None,
     config: ConfigOption = None,
     settings: Annotated[list[str] | None, set_option("num_examples=24")] = None,
     debug: DebugOption = False,
@@ -39,7 +46,7 @@ def report(
     Exit codes: 0 written; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
-        resolved = load_config(ReportConfig, config, settings)
+        resolved = load_config(ReportConfig, config, settings, {"edits": edits})
         from raycap.reporting.report import report as write_report
 
         print_rows(

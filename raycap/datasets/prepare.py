@@ -229,7 +229,7 @@ _HOPELESS_IMAGES = 1_024
 
 
 def prepare(  # noqa: PLR0913  the public call: all but two by keyword
-    source: str | Path,
+    source: str | Path | Annotations,
     output: str | Path,
     *,
     format: AnnotationFormat | str | None = None,
@@ -247,7 +247,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     same call fetches only these.
 
     Args:
-        source: annotations, in a folder or bucket.
+        source: annotations, in a folder or bucket, or opened.
         output: a new folder or `s3://bucket/prefix`.
         format: format of the source; None: recognised.
         images: folder of the images, if not beside the annotations.
@@ -270,8 +270,12 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
     config = override(config or PrepareConfig(), {"subset": subset})
     root = None if images is None else str(images)
     known = None if format is None else choose(AnnotationFormat, format, "format")
-    annotations = open_annotations(
-        str(source), config.storage, format=known, images=root, lines=config.sidecar.lines
+    annotations = (
+        source
+        if isinstance(source, Annotations)
+        else open_annotations(
+            str(source), config.storage, format=known, images=root, lines=config.sidecar.lines
+        )
     )
     store = open_store(str(output), config.storage)
     claim = DatasetClaim(dataset_fingerprint(annotations, root, config), config)
@@ -300,6 +304,7 @@ def dataset_fingerprint(
         "source": annotations.source,
         "format": str(annotations.format),
         "images": None if images is None else folder_address(images, config.storage),
+        **annotations.choices,
         **config.model_dump(mode="json", include=names),
     }
 

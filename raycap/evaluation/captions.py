@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raycap import schema
 from raycap.captioning.output import open_finished
-from raycap.config import StorageConfig
+from raycap.config import EditsMode, StorageConfig
 from raycap.datasets.readers.files import open_file
 from raycap.errors import ConfigError
 from raycap.evaluation.caption_file import FILE, ROWS, read_captions, read_file_names
@@ -58,13 +58,18 @@ class Captions:
     """The model that wrote the captions, if known."""
 
 
-def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[Captions]:
+def open_captions(
+    sources: Sequence[str | Path],
+    config: StorageConfig,
+    edits: EditsMode = EditsMode.APPLY,
+) -> list[Captions]:
     """Open sets of captions, each with a unique name.
 
     Args:
         sources: outputs of `raycap caption`, or JSON, JSON Lines, CSV or Parquet files; local or
             in a bucket; `name=address` gives a name, `output#prompt` chooses a named prompt.
         config: settings of stores.
+        edits: what becomes of the edits of reviewers in outputs.
 
     Raises:
         ConfigError: no source, two with the same name, or one of another kind.
@@ -75,7 +80,9 @@ def open_captions(sources: Sequence[str | Path], config: StorageConfig) -> list[
         raise ConfigError("no captions to evaluate; give at least one output or file of captions")
     given = [_split_name(source) for source in sources]
     names = _unique_names([name for name, _ in given], [source for _, source in given])
-    return [_open(name, source, config) for name, (_, source) in zip(names, given, strict=True)]
+    return [
+        _open(name, source, config, edits) for name, (_, source) in zip(names, given, strict=True)
+    ]
 
 
 def check_files(captions: Sequence[Captions], config: StorageConfig) -> None:
@@ -149,10 +156,10 @@ def _numbered(found: list[str], names: list[str | None]) -> list[str]:
     return unique
 
 
-def _open(name: str, source: str, config: StorageConfig) -> Captions:
+def _open(name: str, source: str, config: StorageConfig, edits: EditsMode) -> Captions:
     suffix = os.path.splitext(source)[1].lower()
     if suffix not in _SUFFIXES:
-        return _open_output(name, source, config)
+        return _open_output(name, source, config, edits)
     kind = _SUFFIXES[suffix]
     return Captions(
         name=name,
@@ -163,14 +170,14 @@ def _open(name: str, source: str, config: StorageConfig) -> Captions:
     )
 
 
-def _open_output(name: str, source: str, config: StorageConfig) -> Captions:
+def _open_output(name: str, source: str, config: StorageConfig, edits: EditsMode) -> Captions:
     if os.path.isfile(source):
         known = ", ".join(_SUFFIXES)
         raise ConfigError(
             f"{source}: is not a file of captions: its name must end with {known}", uri=source
         )
     address, prompt = _split_prompt(source, config)
-    finished = open_finished(address, config, prompt=prompt)
+    finished = open_finished(address, config, prompt=prompt, edits=edits)
     model = read_run(finished.store).get("fingerprint", {}).get("model", {})
 
     def pages() -> Iterator[pa.Table]:

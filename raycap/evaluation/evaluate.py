@@ -9,7 +9,8 @@ from pathlib import Path
 
 import duckdb
 
-from raycap.config import BootstrapConfig, EvaluateConfig, MissingPolicy, choose, renamed
+from raycap.config import BootstrapConfig, EditsMode, EvaluateConfig, MissingPolicy, choose, renamed
+from raycap.config.loading import override
 from raycap.datasets.references import References, read_references
 from raycap.datasets.splits import known_split
 from raycap.evaluation.captions import Captions, check_files, open_captions
@@ -165,6 +166,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     output: str | Path | None = None,
     missing: MissingPolicy | str = MissingPolicy.ERROR,
     split: str | Sequence[str] | None = None,
+    edits: EditsMode | str | None = None,
     config: EvaluateConfig | None = None,
     on_progress: OnProgress | None = None,
     debug: bool = False,
@@ -178,6 +180,7 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
             existing evaluation is overwritten. None: nothing is written.
         missing: treatment of images without a caption.
         split: only this split of the references, or these; None: all.
+        edits: shorthand for the setting `edits`.
         config: all settings; None: the defaults.
         on_progress: called as images are scored.
         debug: show the output of Ray and of the workers.
@@ -188,10 +191,10 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
         ModelError: the CLIP cannot be found or run.
         StorageError: a store refuses.
     """
-    config = config or EvaluateConfig()
+    config = override(config or EvaluateConfig(), {"edits": edits})
     policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
-    systems = open_captions(captions, config.storage)
+    systems = open_captions(captions, config.storage, config.edits)
     check_files(systems, config.storage)
     splits = [split] if isinstance(split, str) else list(split or ())
     written = read_references(references, config.storage, splits=splits)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
 from raycap.captioning.source import File, with_held_files
-from raycap.config import ExportFormat, Gone, SameStem, StorageConfig, choose
+from raycap.config import EditsMode, ExportFormat, Gone, SameStem, StorageConfig, choose
 from raycap.errors import UNREADABLE, ConfigError, ImageError, ObjectNotFound, StorageError
 from raycap.exporting import formats
 from raycap.results.captioning import ExportCounts
@@ -45,6 +45,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     same_stem: SameStem | str = SameStem.SUFFIX,
     gone: Gone | str = Gone.KEEP,
     prompt: str | None = None,
+    edits: EditsMode | str = EditsMode.APPLY,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -61,6 +62,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             `first` or `error`.
         gone: `drop` leaves out images that were missing from the source when it was last listed.
         prompt: The named prompt whose answers to export; None for the first, if the run has any.
+        edits: `apply` exports captions as reviewers left them, and what they made of each in the
+            columns `edited`, `review` and `stale`; `ignore` exports those of the run; `only`
+            exports those that reviewers have written or approved.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -79,7 +83,11 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     stems = choose(SameStem, same_stem, "same_stem")
     drops_gone = choose(Gone, gone, "gone") is Gone.DROP
     source = open_finished(
-        str(output), storage or StorageConfig(), drops_gone=drops_gone, prompt=prompt
+        str(output),
+        storage or StorageConfig(),
+        drops_gone=drops_gone,
+        prompt=prompt,
+        edits=choose(EditsMode, edits, "edits"),
     )
     if to == ExportFormat.SIDECAR:
         folder = _open_folder(str(destination), source)

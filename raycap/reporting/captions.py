@@ -48,6 +48,7 @@ from raycap.results.captioning import SUMMARY, Summary, read_run, read_summary
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,
+    EDITED,
     ERROR_CODE,
     ERROR_MESSAGE,
     ETAG,
@@ -57,6 +58,8 @@ from raycap.schema import (
     LOGPROB,
     NUM_WORDS,
     PART,
+    REVIEW,
+    STALE,
     STATUS,
     STATUS_OK,
     WIDTH_PX,
@@ -109,7 +112,7 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
         DatasetError: it is unfinished or damaged.
         StorageError: the store refuses.
     """
-    output = open_finished(store.uri, config.storage, prompt=config.prompt)
+    output = open_finished(store.uri, config.storage, prompt=config.prompt, edits=config.edits)
     summary, run = _read_summary(store), read_run(store)
     overview = look_over(output, config.num_examples, config.seed)
     model = str(summary.model.get("name", "an unknown model"))
@@ -129,7 +132,7 @@ def captions_section(store: Store, anchor: str, config: ReportConfig) -> Caption
                 ],
             )
         ),
-        tiles=_tiles(summary, overview),
+        tiles=_tiles(summary, overview, mean),
         lengths=length_plot(
             f"{anchor}-length-plot", "words", Histogram(counts=overview.lengths, mean=mean)
         ),
@@ -152,7 +155,7 @@ def _read_summary(store: Store) -> Summary:
         ) from None
 
 
-def _tiles(summary: Summary, overview: "Overview") -> tuple[Tile, ...]:
+def _tiles(summary: Summary, overview: "Overview", mean_words: float) -> tuple[Tile, ...]:
     num_failed = overview.num_images - overview.num_ok
     tiles = [
         Tile(label="images", value=integer(overview.num_images)),
@@ -162,10 +165,17 @@ def _tiles(summary: Summary, overview: "Overview") -> tuple[Tile, ...]:
             value=integer(num_failed),
             note=percent(num_failed / max(1, overview.num_images)),
         ),
-        Tile(label="words per caption", value=decimal(summary.mean_words, 1)),
+        Tile(label="words per caption", value=decimal(mean_words, 1)),
     ]
     if overview.mean_logprob is not None:
         tiles.append(Tile(label="log-probability", value=decimal(overview.mean_logprob, 2)))
+    tiles += [
+        Tile(
+            label="stale reviews" if review == STALE else f"{review} by people",
+            value=integer(count),
+        )
+        for review, count in sorted(overview.reviews.items())
+    ]
     if summary.num_copies:
         share = percent(summary.num_copies / max(1, overview.num_images))
         tiles.append(
@@ -267,6 +277,8 @@ class Overview:
     failed: Counter[str] = field(default_factory=Counter)
     """Number of failed rows by error code."""
     messages: Messages = field(default_factory=Messages)
+    reviews: Counter[str] = field(default_factory=Counter)
+    """Number of captions by what people have made of them, stale ones as `stale`."""
     flagged: Counter[str] = field(default_factory=Counter)
     """Number of captions that were kept, by the code of their flag."""
     flagged_captions: Messages = field(default_factory=Messages)
@@ -294,6 +306,10 @@ class Overview:
         flagged = ok.filter(pc.is_valid(ok[FLAG]))
         self.flagged.update(flagged[FLAG].to_pylist())
         self.flagged_captions.add(flagged, FLAG, CAPTION)
+        if REVIEW in table.column_names:
+            self.reviews.update(table[REVIEW].drop_null().to_pylist())
+            stale = table.filter(table[STALE])
+            self.reviews.update([STALE] * len(stale))
 
 
 def look_over(output: FinishedOutput, num_images: int, seed: int) -> Overview:
@@ -316,7 +332,7 @@ def look_over(output: FinishedOutput, num_images: int, seed: int) -> Overview:
         WORST: First(quarter, LOGPROB, "ascending"),
         FAILED: First(quarter, DRAW, "ascending"),
     }
-    for number, page in zip(output.parts, output.pages(_COLUMNS), strict=True):
+    for number, page in zip(output.parts, output.pages([*_COLUMNS, *output.marks]), strict=True):
         overview.add(page)
         numbered = page.append_column(PART, pa.array([number] * len(page), pa.int64()))
         rows = draws.append_to(numbered)
@@ -435,6 +451,12 @@ def _marks(row: dict[str, Any]) -> Iterator[Fact]:
         yield "logprob", decimal(row[LOGPROB], 2)
     if row[NUM_WORDS] is not None:
         yield "words", str(row[NUM_WORDS])
+    if row.get(EDITED):
+        yield "text", "by a person"
+    if row.get(REVIEW) is not None:
+        yield REVIEW, row[REVIEW]
+    if row.get(STALE):
+        yield REVIEW, STALE
     if row.get(FLAG) is not None:
         yield "flag", row[FLAG]
     if row.get(WIDTH_PX) is not None:

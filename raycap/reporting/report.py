@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.config import ReportConfig, renamed
+from raycap.config import EditsMode, ReportConfig, renamed
+from raycap.config.loading import override
 from raycap.errors import ConfigError, DatasetError
 from raycap.images.decoding import prepare_process
 from raycap.reporting.blocks import Section
@@ -65,6 +66,7 @@ def report(
     paths: Sequence[str | Path],
     output: str | Path = "report.html",
     *,
+    edits: EditsMode | str | None = None,
     config: ReportConfig | None = None,
 ) -> ReportSummary:
     """Write one HTML file about any outputs of raycap; it works without a network.
@@ -76,6 +78,7 @@ def report(
             `study`, local or in buckets. Each becomes a section; several training runs are
             compared in a further one.
         output: the file to write or overwrite, local or in a bucket.
+        edits: shorthand for the setting `edits`.
         config: number and size of images; None for the defaults.
 
     Raises:
@@ -83,7 +86,7 @@ def report(
         DatasetError: a path is none of these outputs, is unfinished, or is damaged.
         StorageError: a store refuses.
     """
-    config = config or ReportConfig()
+    config = override(config or ReportConfig(), {"edits": edits})
     if not paths:
         raise ConfigError("nothing to report on; give the output of a raycap command")
     prepare_process(config.image)

@@ -8,6 +8,12 @@ from typer.testing import CliRunner
 from raycap.console import app
 
 
+def function_name(command: str) -> str:
+    """Return the name of a command's function: `edits list` is `list_edits`."""
+    group, _, verb = command.rpartition(" ")
+    return f"{verb}_{group}" if group else verb
+
+
 @dataclass(frozen=True)
 class InProcess:
     """Run commands as `tests.support.commandline.CommandLine` does; the working folder is `folder`.

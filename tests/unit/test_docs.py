@@ -10,16 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import typer.main
 import yaml
 from pydantic_core import to_jsonable_python
 
-from docs.reference import ROOTS, pages
+from docs.reference import ROOTS, command_named, pages
 from raycap import schema
 from raycap.captioning.prompts import settled_prompts
 from raycap.config import CaptionConfig, Section, StudyConfig, TuneConfig, is_section
 from raycap.config.loading import validate_config
-from raycap.console import COMMANDS, app
+from raycap.console import ALL_COMMANDS
 from raycap.diagnostics import Check
 from raycap.errors import ErrorCode
 from raycap.experiments.study.planning import CALIBRATED, PRETRAINED, plan_systems, train_config
@@ -95,9 +94,9 @@ def test_a_reference_is_what_the_code_makes(name: str) -> None:
     assert (DOCS / name).read_text() == made, "run: python -m docs.reference"
 
 
-@pytest.mark.parametrize("name", [command.__name__ for command in COMMANDS])
+@pytest.mark.parametrize("name", ALL_COMMANDS)
 def test_the_reference_has_all_that_a_command_says_of_itself(name: str) -> None:
-    command = typer.main.get_group(app).commands[name]
+    command = command_named(name)
     text = words(section(CLI, f"## raycap {name}"))
     assert words(inspect.cleandoc(command.help or "missing")) in text
     for parameter in command.params:

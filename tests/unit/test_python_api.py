@@ -6,9 +6,10 @@ from typing import get_type_hints
 import pytest
 
 import raycap
-from raycap.console import COMMANDS
+from raycap.console import ALL_COMMANDS
+from tests.support.cli import function_name
 
-FUNCTIONS = [command.__name__ for command in COMMANDS if command.__name__ != "demo"] + ["preflight"]
+FUNCTIONS = [function_name(name) for name in ALL_COMMANDS if name != "demo"] + ["preflight"]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

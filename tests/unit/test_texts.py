@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raycap.config import StorageConfig
-from raycap.console import COMMANDS
+from raycap.console import ALL_COMMANDS
 from raycap.console.calibrate import print_calibration
 from raycap.console.study import print_study
 from raycap.console.train import print_training
@@ -27,7 +27,7 @@ from tests.support.texts import assert_as_before
 from tests.support.training_samples import write_calibration_sample, write_run
 from tests.support.tuned import search_of, trial
 
-NAMES = [command.__name__ for command in COMMANDS]
+NAMES = list(ALL_COMMANDS)
 
 _AT_SERVER = "caption photos out --model tiny --set model.backend=endpoint"
 
@@ -108,7 +108,7 @@ def test_the_list_of_commands(cli: InProcess) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_help_of_a_command_has_an_example(cli: InProcess, name: str) -> None:
-    code, out, _ = cli(name, "--help")
+    code, out, _ = cli(*name.split(), "--help")
     assert code == 0
     assert f"Example: raycap {name}" in out
     assert_as_before(f"help/{name}", out)

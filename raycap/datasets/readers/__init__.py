@@ -1,7 +1,7 @@
 """Captions of images in any of the formats that raycap reads, as one table."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 
@@ -40,6 +40,8 @@ class Annotations:
     state: Callable[[], str]
     """Returns a digest that changes with the files that are read: they are listed or read again.
     Raises StorageError if a store refuses."""
+    choices: dict[str, str | None] = field(default_factory=dict)
+    """What was chosen from the source, which makes it another source."""
 
 
 def open_annotations(

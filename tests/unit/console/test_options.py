@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import typer.main
 
 import raycap
-from docs.reference import ROOTS, pages
+from docs.reference import ROOTS, command_named, pages
 from raycap.config import AnnotationFormatName, CaptionConfig, StorageConfig
 from raycap.config.loading import load_config
-from raycap.console import COMMANDS, app
+from raycap.console import ALL_COMMANDS
 from raycap.datasets.readers.recognition import AnnotationFormat
 from raycap.results.captioning import write_summary
 from raycap.storage.stores import open_store
-from tests.support.cli import InProcess
+from tests.support.cli import InProcess, function_name
 from tests.support.outputs import row, summary, write_output
 
-NAMES = [command.__name__ for command in COMMANDS]
+NAMES = list(ALL_COMMANDS)
 CLI_ONLY = {"config", "settings", "debug", "json", "help"}
 """Of the command line itself: Python takes settings as one object, and returns results."""
 OTHER_FUNCTIONS = {"dry_run", "preflight"}
@@ -30,15 +29,15 @@ OTHER_FUNCTIONS = {"dry_run", "preflight"}
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
 def test_an_option_has_the_name_of_the_argument_in_python(name: str) -> None:
-    command = typer.main.get_group(app).commands[name]
+    command = command_named(name)
     options = {str(parameter.name) for parameter in command.params} - CLI_ONLY
-    arguments = set(inspect.signature(getattr(raycap, name)).parameters)
+    arguments = set(inspect.signature(getattr(raycap, function_name(name))).parameters)
     assert options - OTHER_FUNCTIONS <= arguments
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_example_of_set_is_a_setting_of_the_command(name: str) -> None:
-    command = typer.main.get_group(app).commands[name]
+    command = command_named(name)
     helps = [getattr(parameter, "help", "") for parameter in command.params]
     (example,) = [
         match[1]
@@ -55,7 +54,7 @@ def test_the_example_of_set_is_a_setting_of_the_command(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_in_capitals_without_braces(name: str, cli: InProcess) -> None:
-    code, out, _ = cli(name, "--help")
+    code, out, _ = cli(*name.split(), "--help")
     assert code == 0
     (usage,) = [line for line in out.splitlines() if "Usage:" in line]
     assert not set("{}") & set(usage)

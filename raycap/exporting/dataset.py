@@ -1,26 +1,34 @@
-"""The captions of a finished run as annotations, such as to train on what reviewers corrected."""
+"""`raycap prepare`, of annotations or of the captions of a finished run.
+
+So a model can be trained on what reviewers have corrected.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import pyarrow as pa
 
 from raycap import schema
 from raycap.captioning.output import SOURCE_URI, FinishedOutput, open_finished
-from raycap.captioning.parts import CAPTIONS
-from raycap.config import EditsMode, StorageConfig
+from raycap.captioning.parts import CAPTIONS, MANIFEST
+from raycap.config import EditsMode, PrepareConfig, StorageConfig
+from raycap.config.loading import override
 from raycap.datasets.grouping import AnnotationRow, Notes
-from raycap.datasets.readers import Annotations
+from raycap.datasets.prepare import prepare as prepare_annotations
+from raycap.datasets.readers import AnnotationFormat, Annotations
 from raycap.datasets.readers.rows import tables_of
 from raycap.edits.log import EDITS
 from raycap.edits.records import Review
 from raycap.errors import ConfigError, DatasetError
-from raycap.results.captioning import read_caption_run
+from raycap.progress import OnProgress
+from raycap.results.dataset import DatasetRecord
 from raycap.runs.records import RUN
 from raycap.storage.address import Address
 from raycap.storage.base import KEY
 from raycap.storage.parallel import ordered_map
+from raycap.storage.parts import list_parts
 from raycap.storage.stores import open_store
 
 FORMAT = "raycap"
@@ -38,7 +46,73 @@ def is_output(source: str, config: StorageConfig) -> bool:
     address = Address.parse(source)
     if address.fault or address.is_web:
         return False
-    return open_store(address, config).exists(RUN)
+    store = open_store(address, config)
+    return store.exists(RUN) and next(list_parts(store, MANIFEST), None) is not None
+
+
+def prepare(  # noqa: PLR0913  the public call: all but two by keyword
+    source: str | Path,
+    output: str | Path,
+    *,
+    format: AnnotationFormat | str | None = None,
+    images: str | Path | None = None,
+    subset: float | None = None,
+    edits: EditsMode | str | None = None,
+    config: PrepareConfig | None = None,
+    on_progress: OnProgress | None = None,
+    debug: bool = False,
+) -> DatasetRecord:
+    """Convert annotations, or the captions of a finished run, to a Parquet caption dataset.
+
+    The same call continues an interrupted run, with the annotations as they were when it began,
+    and does nothing if the dataset is complete. Images that fail for a transient reason (network,
+    throttled, timeout) are not rejected: everything else is built, then the run stops, and the
+    same call fetches only these.
+
+    Args:
+        source: annotations, in a folder or bucket, or an output of `raycap caption`.
+        output: a new folder or `s3://bucket/prefix`.
+        format: format of the annotations; None: recognised.
+        images: folder of the images, if not beside the annotations.
+        subset: shorthand for the setting `subset`.
+        edits: shorthand for the setting `edits`.
+        config: all settings; None: the defaults.
+        on_progress: called as images are done; never if there is nothing to do.
+        debug: show the output of Ray and of the workers.
+
+    Returns:
+        the record, as written to `dataset.json`.
+
+    Raises:
+        ConfigError: a setting, the source or the output is wrong.
+        DatasetError: the annotations are damaged, the run is unfinished, or no image can be read.
+        RunConflict: the output is another dataset, or another run writes it, or the annotations of
+            a complete one have changed.
+        RunStopped: the run was interrupted, or images failed for a transient reason.
+        StorageError: a store refuses.
+    """
+    config = override(config or PrepareConfig(), {"subset": subset, "edits": edits})
+    found: str | Annotations = str(source)
+    if is_output(str(source), config.storage):
+        for name, value in (("format", format), ("images", images)):
+            if value is not None:
+                raise ConfigError(
+                    f"--{name}: {source} is an output of `raycap caption`, which knows its images; "
+                    "leave the option out",
+                    setting=name,
+                )
+        found = annotations_of(
+            str(source), config.storage, prompt=config.prompt, edits=config.edits
+        )
+    return prepare_annotations(
+        found,
+        output,
+        format=format,
+        images=images,
+        config=config,
+        on_progress=on_progress,
+        debug=debug,
+    )
 
 
 def annotations_of(
@@ -62,9 +136,8 @@ def annotations_of(
             caption dataset.
         StorageError: it cannot be read.
     """
-    store = open_store(source, config)
-    read_caption_run(store)
     output = open_finished(source, config, prompt=prompt, edits=edits)
+    store = output.store
     if output.dataset is not None:
         raise DatasetError(
             f"{store.uri}: its images are in the caption dataset {output.dataset}; export the "
@@ -77,6 +150,7 @@ def annotations_of(
         tables=_Tables(output),
         notes=Notes(),
         state=lambda: _state(output),
+        choices={"edits": str(edits), "prompt": output.prompt},
     )
 
 
@@ -110,7 +184,7 @@ def _rows(part: pa.Table) -> Iterator[AnnotationRow]:
 
 def _state(output: FinishedOutput) -> str:
     """Return a digest that changes with the captions and their edits."""
-    digest = blake2b(f"{output.prompt}\0{output.edits}".encode(), digest_size=16)
+    digest = blake2b(digest_size=16)
     folders = (CAPTIONS,) if output.edits is EditsMode.IGNORE else (CAPTIONS, EDITS)
     for folder in folders:
         for page in output.store.list(folder):
@@ -119,14 +193,3 @@ def _state(output: FinishedOutput) -> str:
                     f"{row[KEY]}\0{row[schema.SIZE_BYTES]}\0{row[schema.ETAG]}\0".encode()
                 )
     return digest.hexdigest()
-
-
-def check_plain(format: str | None, images: str | None, source: str) -> None:
-    """Raise ConfigError if options were given that only other annotations have."""
-    for name, value in (("format", format), ("images", images)):
-        if value is not None:
-            raise ConfigError(
-                f"--{name}: {source} is an output of `raycap caption`, which knows its images; "
-                "leave the option out",
-                setting=name,
-            )

@@ -1,0 +1,166 @@
+"""`raycap edits`: the commands `list`, `undo` and `export`."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raycap.console.options import (
+    CaptionsArg,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    StorageSetOption,
+    argument,
+    load_storage,
+    print_json,
+)
+from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.text import brief
+
+if TYPE_CHECKING:
+    from raycap.edits.records import Edit
+    from raycap.exporting.edits import ListedEdit
+
+_TEXT_WIDTH = 60
+
+
+def list_edits(
+    output: CaptionsArg,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", help="Only edits of the image with this id.", show_default=False),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Only edits of this reviewer.", show_default=False)
+    ] = None,
+    last: Annotated[
+        int, typer.Option("--last", min=1, help="Show this many edits, the latest.")
+    ] = 50,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+    settings: StorageSetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """List the corrections that people made to the captions in OUTPUT.
+
+    Example: `raycap edits list captions/ --by ann`
+
+    Exit codes: 0 listed; 1 stopped; 2 wrong usage or settings.
+    """
+    with told_errors(debug=debug):
+        from raycap.exporting.edits import list_edits as read_edits
+
+        storage = load_storage(config, settings)
+        found = read_edits(output, image=image, by=by, storage=storage)
+        if json:
+            shown = [{**asdict(one.edit), "is_undone": one.is_undone} for one in found[-last:]]
+            print_json({"num_edits": len(found), "edits": shown})
+            return
+        Console().print(edits_table(found[-last:]))
+        if len(found) > last:
+            stderr().print(f"{len(found) - last:,} earlier edits: raise --last to see them")
+
+
+def edits_table(found: "list[ListedEdit]") -> Table:
+    """Build the table of edits, the latest last."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in ("edit", "saved (UTC)", "by", "image", "what"):
+        table.add_column(title, overflow="fold")
+    for one in found:
+        edit = one.edit
+        image = edit.image_id if edit.prompt is None else f"{edit.image_id} ({edit.prompt})"
+        what = _what(edit) + (" [undone]" if one.is_undone else "")
+        named = edit.edit_id if edit.batch is None else f"{edit.edit_id} {edit.batch}"
+        cells = (named, edit.at[:19].replace("T", " "), edit.by, image, what)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _what(edit: "Edit") -> str:
+    if edit.undoes is not None:
+        return f"undo {edit.undoes}"
+    if edit.new is None:
+        return str(edit.action)
+    old = "(no caption)" if edit.old is None else brief(edit.old, _TEXT_WIDTH)
+    return f"{old} -> {brief(edit.new, _TEXT_WIDTH)}"
+
+
+def undo(
+    output: CaptionsArg,
+    edits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EDITS",
+            help="Ids of edits or batches, as `raycap edits list` shows them.",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="Undo the edits of this reviewer instead.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            help="With `--by`: only edits saved at this time (UTC) or later, such as "
+            "`2026-03-31T14:00`.",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    settings: StorageSetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Undo corrections, as if they had never been made. An undoing can be undone, too.
+
+    Later edits of the same captions remain.
+
+    Example: `raycap edits undo captions/ 000000012-000001`
+
+    Exit codes: 0 undone; 1 stopped; 2 wrong usage or settings, or no such edit.
+    """
+    with told_errors(debug=debug):
+        from raycap.exporting.edits import undo_edits
+
+        storage = load_storage(config, settings)
+        undone = undo_edits(output, edits or [], by=by, since=since, storage=storage)
+        names = ", ".join(dict.fromkeys(edit.batch or edit.edit_id for edit in undone))
+        print_rows([("undone", f"{len(undone):,}"), ("undo that with", names)])
+
+
+def export_edits(
+    output: CaptionsArg,
+    destination: Annotated[
+        str,
+        argument("DESTINATION", "File to write, `.jsonl` or `.csv`: local or `s3://bucket/key`."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite an existing destination.")
+    ] = False,
+    config: ConfigOption = None,
+    settings: StorageSetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write all corrections to a file: who changed what, when, and whether it was undone.
+
+    `raycap export` writes the captions as people left them.
+
+    Example: `raycap edits export captions/ edits.csv`
+
+    Exit codes: 0 written; 1 stopped; 2 wrong usage or settings.
+    """
+    with told_errors(debug=debug):
+        from raycap.exporting.edits import export_edits as write_edits
+
+        storage = load_storage(config, settings)
+        num_edits = write_edits(output, destination, force=force, storage=storage)
+        print_rows([("edits", f"{num_edits:,}"), ("written to", destination)])
+
+
+EDITS_COMMANDS = {"list": list_edits, "undo": undo, "export": export_edits}
+"""The commands below `raycap edits`, by name."""
