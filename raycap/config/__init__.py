@@ -6,7 +6,7 @@ A setting is given in a YAML file (`--config run.yaml`) or on the command line
 """
 
 from raycap.config.answers import AnswersConfig
-from raycap.config.arguments import renamed
+from raycap.config.arguments import renamed, renamed_flags
 from raycap.config.base import Section, choose, is_section
 from raycap.config.calibrate import CalibrateConfig, LengthSearchConfig
 from raycap.config.caption import (
@@ -20,6 +20,7 @@ from raycap.config.caption import (
 from raycap.config.choices import (
     AnnotationFormatName,
     EditsMode,
+    Existing,
     ExportFormat,
     Gone,
     MissingPolicy,
@@ -84,6 +85,7 @@ __all__ = [
     "EndpointConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "Existing",
     "ExportFormat",
     "ExternalMetricsConfig",
     "FittedImageConfig",
@@ -121,4 +123,5 @@ __all__ = [
     "choose",
     "is_section",
     "renamed",
+    "renamed_flags",
 ]

@@ -29,6 +29,23 @@ class ExportFormat(StrEnum):
     """One file: a list of COCO results, as `loadRes` of pycocotools reads it."""
 
 
+class Existing(StrEnum):
+    """What an export does with files that exist at its destination."""
+
+    REFUSE = "refuse"
+    """Stop before anything is written, unless their content is the same."""
+    SKIP = "skip"
+    """Keep them, and write the others."""
+    APPEND = "append"
+    """Keep their content, and add to it: a line to a sidecar, lines for images that
+    `metadata.jsonl` lacks."""
+    OVERWRITE = "overwrite"
+    """Replace them."""
+    IMPORT = "import"
+    """Keep every caption in them, and write only what they lack: sidecars that are empty, fields
+    and lines of `metadata.jsonl`, properties of XMP."""
+
+
 class SameStem(StrEnum):
     """Names of the sidecars of images whose names differ only in the suffix."""
 

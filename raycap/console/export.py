@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import EditsMode, ExportFormat, Gone, SameStem
+from raycap.config import EditsMode, Existing, ExportFormat, Gone, SameStem
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -33,17 +33,14 @@ def export(
         ),
     ],
     to: Annotated[ExportFormat, typer.Option("--to", help="Format to write.", show_default=False)],
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an existing destination.")
-    ] = False,
-    keep_existing: Annotated[
-        bool,
+    existing: Annotated[
+        Existing,
         typer.Option(
-            "--keep-existing",
-            help="Keep existing sidecars with different content, such as edited ones, and write "
-            "the others.",
+            "--existing",
+            help="Files that exist at the destination: stop before anything is written (refuse), "
+            "replace them (overwrite), or keep them and write the others (skip: sidecar).",
         ),
-    ] = False,
+    ] = Existing.REFUSE,
     same_stem: Annotated[
         SameStem,
         typer.Option(
@@ -84,8 +81,7 @@ def export(
             output,
             destination,
             to=to,
-            force=force,
-            keep_existing=keep_existing,
+            existing=existing,
             same_stem=same_stem,
             gone=gone,
             prompt=prompt,

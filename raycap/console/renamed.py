@@ -18,8 +18,10 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "tune": _KIND,
     "calibrate": _OUTPUT,
     "demo": _OUTPUT,
+    "export": {"--force": "--existing=overwrite", "--keep-existing": "--existing=skip"},
 }
-"""Old and new spellings, by command. Remove them in the version after 0.2."""
+"""Old and new spellings, by command; a flag has a new one with a value. Remove them in the version
+after 0.2."""
 
 
 class Command(TyperCommand):
@@ -47,6 +49,10 @@ def rewritten(command: str, arguments: list[str]) -> list[str]:
         new = renamed.get(option)
         if new is None:
             found.append(word)
+            continue
+        if "=" in new:
+            found.append(new)
+            _warn(command, option, new.replace("=", " "))
             continue
         values = [value] if value is not None else left[:1]
         left = left if value is not None else left[1:]

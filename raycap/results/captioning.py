@@ -249,7 +249,7 @@ class ExportCounts:
     num_same_stem: int = 0
     """Captioned images whose name differs from another's only in the suffix (sidecar)."""
     num_kept: int = 0
-    """Files with other content that were kept as they were (`keep_existing`)."""
+    """Files with other content that were kept as they were (`existing="skip"`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the files should know, one sentence each."""
     num_gone_skipped: int = 0

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from raycap.config import ExportFormat
 from raycap.errors import ConfigError
-from raycap.exporting import formats
+from raycap.exporting import names
 from raycap.exporting.export import export
-from raycap.exporting.formats import SidecarNames, safe_path
+from raycap.exporting.names import SidecarNames, safe_path
 from tests.support import outputs
 from tests.support.outputs import AWKWARD, failed, files_under, row
 
@@ -96,7 +96,7 @@ def test_edited_sidecars_are_kept_and_the_others_written(
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a.txt").write_text("edited\n")
     (tmp_path / "x" / "b.txt").write_text("b.jpg\n")  # as it would be written
-    counts = export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, keep_existing=True)
+    counts = export(uri, tmp_path / "x", to=ExportFormat.SIDECAR, existing="skip")
     assert files_under(tmp_path / "x") == {
         "a.txt": "edited\n",
         "b.txt": "b.jpg\n",
@@ -105,12 +105,26 @@ def test_edited_sidecars_are_kept_and_the_others_written(
     assert (counts.num_exported, counts.num_kept, counts.num_failed_skipped) == (2, 1, 0)
 
 
-@pytest.mark.parametrize("choice", [{"to": "sidecar", "force": True}, {"to": "csv"}])
-def test_what_is_kept_is_not_overwritten(
-    choice: dict[str, Any], output: Callable[..., str], tmp_path: Path
+@pytest.mark.parametrize("to", ["csv", "coco", "webdataset"])
+def test_what_a_format_cannot_do_with_existing_files_is_refused(
+    to: str, output: Callable[..., str], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError):
-        export(output([row("a.jpg")]), tmp_path / "x", keep_existing=True, **choice)
+    with pytest.raises(ConfigError) as caught:
+        export(output([row("a.jpg")]), tmp_path / "x", to=to, existing="append")
+    assert caught.value.setting == "existing"
+
+
+def test_former_flags_of_python_still_work(output: Callable[..., str], tmp_path: Path) -> None:
+    uri = output([row("a.jpg", "new")])
+    old: Any = export
+    (tmp_path / "a.txt").write_text("edited\n")
+    with pytest.warns(DeprecationWarning):
+        assert old(uri, tmp_path, to="sidecar", force=False, keep_existing=True).num_kept == 1
+    with pytest.warns(DeprecationWarning):
+        assert old(uri, tmp_path, to="sidecar", force=True).num_kept == 0
+    assert (tmp_path / "a.txt").read_text() == "new\n"
+    with pytest.raises(TypeError):
+        old(uri, tmp_path, to="sidecar", force=True, existing="skip")
 
 
 def test_a_full_name_never_meets_the_stem_of_another_image(
@@ -160,7 +174,7 @@ def test_sidecars_never_replace_foreign_files_without_force(
         export(uri, folder, to=ExportFormat.SIDECAR)
     assert files_under(folder) == before
     (folder / "8.txt").rmdir()
-    export(uri, folder, to=ExportFormat.SIDECAR, force=True)
+    export(uri, folder, to=ExportFormat.SIDECAR, existing="overwrite")
     assert set(files_under(folder).values()) == {"mine\n"}
 
 
@@ -261,9 +275,9 @@ def test_a_shared_hash_makes_names_long_and_never_the_same(
         def digest(self) -> bytes:
             return b"\1" * self._size
 
-    monkeypatch.setattr(formats, "blake2b", OneDigest)
-    names = SidecarNames([["a.jpg", "b.jpg"]])
-    keys = [key for key, _ in names.of(["a.jpg", "b.jpg"], set())]
+    monkeypatch.setattr(names, "blake2b", OneDigest)
+    sidecars = SidecarNames([["a.jpg", "b.jpg"]])
+    keys = [key for key, _ in sidecars.of(["a.jpg", "b.jpg"], set())]
     assert keys == ["a.jpg.txt", "b.jpg.txt"]
 
 

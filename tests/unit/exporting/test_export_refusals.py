@@ -45,11 +45,12 @@ def test_a_standing_file_is_replaced_only_by_force(
     file = tmp_path / "deep" / "captions"
     file.parent.mkdir()
     file.write_text("precious")
-    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\).*--force") as caught:
+    with pytest.raises(ConfigError, match=r"\b1 .*\(captions\)") as caught:
         export(two_parts, file, to=to)
     assert caught.value.uri == str(file.parent)
+    assert caught.value.setting == "existing"
     assert files_under(file.parent) == {"captions": "precious"}
-    export(two_parts, file, to=to, force=True)
+    export(two_parts, file, to=to, existing="overwrite")
     assert list(file.parent.iterdir()) == [file]
     assert file.read_bytes() != b"precious"
 
@@ -62,7 +63,7 @@ def test_a_damaged_part_leaves_the_destination_untouched(two_parts: str, tmp_pat
     file.parent.mkdir()
     file.write_text("precious")
     with pytest.raises(DatasetError) as caught:
-        export(two_parts, file, to=ExportFormat.CSV, force=True)
+        export(two_parts, file, to=ExportFormat.CSV, existing="overwrite")
     assert caught.value.uri == str(part)
     assert files_under(file.parent) == {"captions.csv": "precious"}
 

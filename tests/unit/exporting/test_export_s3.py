@@ -81,7 +81,7 @@ def test_a_bucket_is_exported_to_one_object_and_replaced_only_by_force(
     s3.put("x/captions.jsonl", b"precious")
     with pytest.raises(ConfigError, match=r"\b1 .*\(captions\.jsonl\)"):
         export(output, target, to=ExportFormat.JSONL, storage=CONFIG)
-    export(output, target, to=ExportFormat.JSONL, force=True, storage=CONFIG)
+    export(output, target, to=ExportFormat.JSONL, existing="overwrite", storage=CONFIG)
     lines = read(s3, "x/captions.jsonl").splitlines()
     assert [json.loads(line)["caption"] for line in lines] == ["image 0", "image 1"]
     assert list(tmp_path.iterdir()) == []  # the local temporary files are gone
@@ -103,7 +103,7 @@ def test_sidecars_go_beside_the_images_of_a_bucket(s3: S3, output: str) -> None:
     s3.put("images/a/1.txt", b"")
     with pytest.raises(ConfigError, match=r"\b1 .*\(a/1\.txt\)"):
         export(output, images, to=ExportFormat.SIDECAR, storage=CONFIG)
-    export(output, images, to=ExportFormat.SIDECAR, force=True, storage=CONFIG)
+    export(output, images, to=ExportFormat.SIDECAR, existing="overwrite", storage=CONFIG)
     assert read(s3, "images/a/1.txt") == b"image 0\n"
 
 
@@ -137,6 +137,6 @@ def test_a_bucket_that_does_not_exist_is_told_in_one_line(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     target = "s3://no-such-bucket/x.csv"
     with pytest.raises(BucketNotFound) as caught:
-        export(output, target, to=ExportFormat.CSV, force=True, storage=CONFIG)
+        export(output, target, to=ExportFormat.CSV, existing="overwrite", storage=CONFIG)
     assert caught.value.uri == target
     assert list(tmp_path.iterdir()) == []

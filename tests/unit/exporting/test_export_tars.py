@@ -117,7 +117,7 @@ def test_standing_tars_are_replaced_only_by_force(
     with pytest.raises(ConfigError, match=r"\b1 .*\(part-000001\.tar\)"):
         export(uri, folder, to=ExportFormat.WEBDATASET)
     assert files_under(folder) == {"part-000001.tar": "precious"}
-    export(uri, folder, to=ExportFormat.WEBDATASET, force=True)
+    export(uri, folder, to=ExportFormat.WEBDATASET, existing="overwrite")
     assert [path.name for path in sorted(folder.iterdir())] == [
         "part-000000.tar",
         "part-000001.tar",

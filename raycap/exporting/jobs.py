@@ -1,0 +1,27 @@
+"""What an export is asked to do, as every exporter gets it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raycap.captioning.output import FinishedOutput
+from raycap.config import Existing, SameStem
+from raycap.results.captioning import ExportCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportJob:
+    """One export."""
+
+    rows: FinishedOutput
+    destination: str
+    existing: Existing
+    same_stem: SameStem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exporter:
+    """A format of an export."""
+
+    write: Callable[[ExportJob], ExportCounts]
+    existing: frozenset[Existing] = frozenset({Existing.REFUSE, Existing.OVERWRITE})
+    """What it can do with files that exist."""
