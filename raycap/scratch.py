@@ -1,4 +1,7 @@
-"""Scratch tables: sorting, grouping and joining data larger than memory, with DuckDB."""
+"""Scratch tables: sorting, grouping and joining data larger than memory, with DuckDB.
+
+Conditions that users write in SQL are evaluated here too.
+"""
 
 import os
 import tempfile
@@ -7,8 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 if TYPE_CHECKING:
     import duckdb
+
+_NUMBER = "raycap_row_number"
 
 
 @contextmanager
@@ -38,3 +45,38 @@ def scratch_database(memory_bytes: int) -> Iterator["duckdb.DuckDBPyConnection"]
             yield connection
         finally:
             connection.close()
+
+
+class SqlError(ValueError):
+    """A condition that cannot be evaluated; its message is one line."""
+
+
+def confine(database: "duckdb.DuckDBPyConnection") -> None:
+    """Forbid a database files, the network and changes of its settings from here on."""
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+
+
+def matching_rows(
+    database: "duckdb.DuckDBPyConnection", table: pa.Table, condition: str
+) -> pa.ChunkedArray:
+    """Return the numbers of the rows of a table for which a condition holds, in any order.
+
+    Args:
+        database: confined, because the condition is a user's.
+        table: its columns are those that the condition may name.
+        condition: an expression of SQL.
+
+    Raises:
+        SqlError: it is no such expression, names other columns, or cannot be computed.
+    """
+    import duckdb  # noqa: PLC0415  most commands need none of it
+
+    numbered = table.append_column(_NUMBER, pa.array(range(len(table)), pa.int64()))
+    try:
+        with database.cursor() as cursor:
+            found = cursor.from_arrow(numbered).filter(condition).project(_NUMBER)
+            return found.to_arrow_table()[_NUMBER]
+    except duckdb.Error as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise SqlError(lines[0] if lines else type(error).__name__) from error

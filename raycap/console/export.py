@@ -63,6 +63,38 @@ def export(
         ),
     ] = None,
     edits: EditsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Export only images that meet a condition in SQL, such as `logprob > -1 and "
+            "num_words >= 8`.",
+            show_default=False,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="What to write, in this order, such as `image_id, caption as text, "
+            "short.caption`; `*` is all that is written by default.",
+            show_default=False,
+        ),
+    ] = None,
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE",
+            help="Add the columns of a table (.parquet, .csv, .tsv, .json or .jsonl), one row per "
+            "image.",
+            show_default=False,
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Column by which the table is joined, or `ours=theirs`.",
+            show_default="image_id",
+        ),
+    ] = None,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -86,6 +118,10 @@ def export(
             gone=gone,
             prompt=prompt,
             edits=edits or EditsMode.APPLY,
+            where=where,
+            columns=columns,
+            join=join,
+            on=on,
             storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])
@@ -102,6 +138,8 @@ def export_rows(counts: "ExportCounts") -> list[tuple[str, str]]:
     rows = [("exported", f"{counts.num_exported:,}"), ("files", f"{counts.num_files:,}")]
     if counts.num_failed_skipped:
         rows.append(("without a caption", f"{counts.num_failed_skipped:,}"))
+    if counts.num_left_out:
+        rows.append(("left out", f"{counts.num_left_out:,}"))
     if counts.num_kept:
         rows.append(("kept as they were", f"{counts.num_kept:,}"))
     if counts.num_gone_skipped:

@@ -14,7 +14,7 @@ from raycap.datasets.readers.files import AnnotationFile, open_file, paged
 from raycap.datasets.readers.json_files import ANNOTATIONS, IMAGES, JsonKind, is_json
 from raycap.datasets.readers.table_rows import Row, read_rows
 from raycap.errors import DatasetError
-from raycap.exporting.formats import unquoted
+from raycap.exporting.values import unquoted
 from raycap.storage.address import Address, redact, redact_id
 
 FILE = "file"

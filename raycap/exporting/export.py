@@ -5,7 +5,7 @@ bytes per image to keep names unique. It does not use Ray: captions are text, an
 by the speed of the stores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from raycap.config import (
 from raycap.errors import ConfigError
 from raycap.exporting import files, sidecars, tars
 from raycap.exporting.jobs import Exporter, ExportJob
+from raycap.exporting.selection import Selection, selected
 from raycap.results.captioning import ExportCounts
 
 EXPORTERS: Mapping[ExportFormat, Exporter] = {
@@ -44,6 +45,10 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     gone: Gone | str = Gone.KEEP,
     prompt: str | None = None,
     edits: EditsMode | str = EditsMode.APPLY,
+    where: str | None = None,
+    columns: Sequence[str] | str | None = None,
+    join: str | Path | None = None,
+    on: str | None = None,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -62,6 +67,12 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
         edits: `apply` exports captions as reviewers left them, and what they made of each in the
             columns `edited`, `review` and `stale`; `ignore` exports those of the run; `only`
             exports those that reviewers have written or approved.
+        where: A condition on the columns in SQL: images that do not meet it are left out.
+        columns: What to write, in this order, such as `["image_id", "caption as text"]`, or as one
+            text with commas. The answer to a named prompt is a struct, `short.caption` one of its
+            fields; `*` is all that is written by default.
+        join: Address of a table whose columns are added: Parquet, CSV, TSV, JSON or JSON Lines.
+        on: The column by which it is joined, or `ours=theirs`; None for `image_id`.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -72,20 +83,41 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     """
     to = choose(ExportFormat, to, "to")
     exporter = EXPORTERS[to]
-    rows = open_finished(
+    choice = _allowed(to, exporter, choose(Existing, existing, "existing"))
+    if columns is not None and not exporter.has_columns:
+        raise ConfigError(f"--columns is not for --to {to}: leave it out", setting="columns")
+    stems = choose(SameStem, same_stem, "same_stem")
+    source = open_finished(
         str(output),
         storage or StorageConfig(),
         drops_gone=choose(Gone, gone, "gone") is Gone.DROP,
         prompt=prompt,
         edits=choose(EditsMode, edits, "edits"),
     )
-    job = ExportJob(
-        rows=rows,
-        destination=str(destination),
-        existing=_allowed(to, exporter, choose(Existing, existing, "existing")),
-        same_stem=choose(SameStem, same_stem, "same_stem"),
+    table = None if join is None else str(join)
+    with selected(source, where=where, columns=columns, join=table, on=on) as rows:
+        job = ExportJob(rows=rows, destination=str(destination), existing=choice, same_stem=stems)
+        counts = exporter.write(job)
+    return replace(
+        counts,
+        num_gone_skipped=source.num_dropped,
+        num_left_out=rows.num_left_out,
+        notes=(*counts.notes, *_describe_join(rows)),
     )
-    return replace(exporter.write(job), num_gone_skipped=rows.num_dropped)
+
+
+def _describe_join(rows: Selection) -> tuple[str, ...]:
+    joined = rows.joined
+    if joined is None:
+        return ()
+    notes = [
+        f"joined: the table has no row for {joined.num_images_without:,} images, and there are no "
+        f"images for {joined.num_rows_without:,} of its rows"
+    ]
+    if joined.renamed:
+        names = ", ".join(f"{old} as {new}" for old, new in joined.renamed.items())
+        notes.append(f"joined: columns whose names the output has too are renamed: {names}")
+    return tuple(notes)
 
 
 def _allowed(to: ExportFormat, exporter: Exporter, existing: Existing) -> Existing:

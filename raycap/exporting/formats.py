@@ -5,13 +5,11 @@ Independent of stores: functions read pages of caption rows and write to an open
 
 import csv
 import json
-import math
 import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOWrapper
-from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,14 +20,12 @@ from PIL import Image, UnidentifiedImageError
 
 from raycap.captioning.parts import in_pages
 from raycap.exporting.names import SIDECAR_SUFFIX
+from raycap.exporting.values import as_json, cell_of, plain_rows, quoted, rows_of
 from raycap.images.names import IMAGE_SUFFIXES
 from raycap.schema import (
-    ALTERNATIVES,
     CAPTION,
-    CAPTIONS,
     HEIGHT_PX,
     IMAGE_ID,
-    LOGPROB,
     STATUS,
     STATUS_OK,
     WIDTH_PX,
@@ -38,7 +34,6 @@ from raycap.schema import (
 Pages = Callable[[list[str] | None], Iterator[pa.Table]]
 """Starts a pass over all caption rows in order, with the named columns or all."""
 
-_BATCH_ROWS = 1024
 _ROW_GROUP_ROWS = 65_536
 
 _NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}\Z")  # fits into an int64
@@ -53,98 +48,48 @@ _SIGNATURES = {
 }
 
 
-def rows_of(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table as mappings, converted in batches to save memory."""
-    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
-        yield from batch.to_pylist()
-
-
 def captioned(table: pa.Table) -> pa.Table:
     """Return the rows that have a caption."""
     return table.filter(pc.equal(table[STATUS], STATUS_OK))
 
 
-def as_json(row: dict[str, Any]) -> str:
-    """Return a caption row as one line of JSON."""
-    return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    alternatives = [{**item, LOGPROB: _shortest(item[LOGPROB])} for item in row[ALTERNATIVES]]
-    return {**row, LOGPROB: _shortest(row[LOGPROB]), ALTERNATIVES: alternatives}
-
-
-def _shortest(value: float | None) -> float | None:
-    """Return the shortest decimal for a float32; None if not finite, which JSON cannot express."""
-    return float(str(np.float32(value))) if value is not None and math.isfinite(value) else None
-
-
-def write_jsonl(pages: Pages, file: BinaryIO) -> int:
+def write_jsonl(tables: Iterator[pa.Table], columns: pa.Schema, file: BinaryIO) -> int:
     """Write every row as a line of JSON; return their number."""
+    del columns  # every line names its own
     num_rows = 0
-    for table in pages(None):
-        for row in rows_of(table):
+    for table in tables:
+        for row in plain_rows(table):
             file.write(as_json(row).encode() + b"\n")
         num_rows += len(table)
     return num_rows
 
 
-# Apostrophes included, so that `unquoted` gives back every text.
-_RUN_BY_SPREADSHEETS = re.compile(r"'*[=+\-@\t\r]")
-
-
-def quoted(cell: Any) -> Any:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula.
-
-    Captions and names come from whoever made the images. OWASP, "CSV Injection".
-    """
-    return f"'{cell}" if isinstance(cell, str) and _RUN_BY_SPREADSHEETS.match(cell) else cell
-
-
-def unquoted(cell: Any) -> Any:
-    """Take away the apostrophe that `quoted` has put before a text."""
-    is_quoted = isinstance(cell, str) and cell[:1] == "'" and _RUN_BY_SPREADSHEETS.match(cell)
-    return cell[1:] if is_quoted else cell
-
-
-def write_csv(pages: Pages, file: BinaryIO) -> int:
-    """Write every row as CSV (RFC 4180), `alternatives` as JSON text; return their number.
+def write_csv(tables: Iterator[pa.Table], columns: pa.Schema, file: BinaryIO) -> int:
+    """Write every row as CSV (RFC 4180), lists and structs as JSON text; return their number.
 
     A text that begins with `=`, `+`, `-`, `@`, a tab or a carriage return gets an apostrophe before
-    it: spreadsheets would run it as a formula.
+    it: spreadsheets would run it as a formula. The names of the columns are such texts too.
     """
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    columns, tables = _with_columns(pages)
-    writer = csv.DictWriter(text, columns.names)
-    writer.writeheader()
+    writer = csv.writer(text)
+    writer.writerow(map(quoted, columns.names))
     num_rows = 0
     for table in tables:
-        for row in map(_plain, rows_of(table)):
-            alternatives = json.dumps(row[ALTERNATIVES], ensure_ascii=False)
-            cells = {**row, ALTERNATIVES: alternatives}
-            writer.writerow({name: quoted(cell) for name, cell in cells.items()})
+        for row in plain_rows(table):
+            writer.writerow(map(cell_of, row.values()))
         num_rows += len(table)
     text.detach()  # flushes, and leaves the file open for its owner
     return num_rows
 
 
-def write_parquet(pages: Pages, file: BinaryIO) -> int:
+def write_parquet(tables: Iterator[pa.Table], columns: pa.Schema, file: BinaryIO) -> int:
     """Write every row to one Parquet file; return their number."""
     num_rows = 0
-    columns, tables = _with_columns(pages)
     with pq.ParquetWriter(file, columns, compression="zstd") as writer:
         for table in in_pages(tables, _ROW_GROUP_ROWS):
             writer.write_table(table.cast(columns), row_group_size=_ROW_GROUP_ROWS)
             num_rows += len(table)
     return num_rows
-
-
-def _with_columns(pages: Pages) -> tuple[pa.Schema, Iterator[pa.Table]]:
-    """Return the columns of all pages, those of fields that the run keeps last, and the pages."""
-    tables = pages(None)
-    first = next(tables, CAPTIONS.empty_table())
-    kept = [field for field in first.schema if field.name not in CAPTIONS.names]
-    return pa.schema([*CAPTIONS, *kept]), chain([first], tables)
 
 
 def write_coco(pages: Pages, file: BinaryIO) -> int:
@@ -229,11 +174,21 @@ def _number(image_id: str) -> int | None:
     return int(match[0]) if match else None
 
 
-def add_sample(tar: tarfile.TarFile, key: str, image: bytes, row: dict[str, Any]) -> None:
-    """Add an image, its caption and its row to a tar, with reproducible bytes."""
+def add_sample(
+    tar: tarfile.TarFile, key: str, image: bytes, row: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    """Add an image, its caption and its row to a tar, with reproducible bytes.
+
+    Args:
+        tar: The tar.
+        key: Name of the sample.
+        image: The image file.
+        row: Its id and caption.
+        shown: What the `.json` has of the row, as plain values.
+    """
     members = {
         image_suffix(row[IMAGE_ID], image): image,
-        ".json": as_json(row).encode(),
+        ".json": as_json(shown).encode(),
         SIDECAR_SUFFIX: row[CAPTION].encode(),
     }
     for suffix, data in sorted(members.items()):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycap.captioning.output import FinishedOutput
 from raycap.config import Existing, SameStem
+from raycap.exporting.selection import Selection
 from raycap.results.captioning import ExportCounts
 
 
@@ -12,7 +12,7 @@ from raycap.results.captioning import ExportCounts
 class ExportJob:
     """One export."""
 
-    rows: FinishedOutput
+    rows: Selection
     destination: str
     existing: Existing
     same_stem: SameStem
@@ -25,3 +25,5 @@ class Exporter:
     write: Callable[[ExportJob], ExportCounts]
     existing: frozenset[Existing] = frozenset({Existing.REFUSE, Existing.OVERWRITE})
     """What it can do with files that exist."""
+    has_columns: bool = True
+    """Whether its columns can be chosen."""

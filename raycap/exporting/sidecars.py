@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from raycap.captioning.output import FinishedOutput
 from raycap.config import Existing, SameStem
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.exporting.destination import few, open_folder, refuse
 from raycap.exporting.formats import captioned
 from raycap.exporting.jobs import Exporter, ExportJob
 from raycap.exporting.names import SidecarNames, safe_path
+from raycap.exporting.selection import Selection
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, IMAGE_ID, STATUS
 from raycap.storage.base import Store
@@ -54,7 +54,7 @@ def _export_sidecars(job: ExportJob) -> ExportCounts:
     )
 
 
-def _find_shared(source: FinishedOutput, names: SidecarNames) -> list[str]:
+def _find_shared(source: Selection, names: SidecarNames) -> list[str]:
     """Return the captioned images whose sidecars would share a name."""
     found: list[str] = []
     taken: set[str] = set()
@@ -82,7 +82,7 @@ def _describe_shared(shared: list[str], same_stem: SameStem) -> tuple[str, ...]:
     )
 
 
-def _sidecars(source: FinishedOutput, names: SidecarNames) -> Iterator[tuple[str, bytes]]:
+def _sidecars(source: Selection, names: SidecarNames) -> Iterator[tuple[str, bytes]]:
     taken: set[str] = set()
     for page in source.pages([IMAGE_ID, STATUS, CAPTION]):
         table = captioned(page)

@@ -5,13 +5,15 @@ from itertools import compress
 from tarfile import USTAR_FORMAT, TarFile
 from typing import Any, BinaryIO
 
-from raycap.captioning.output import SOURCE_URI, FinishedOutput
+from raycap.captioning.output import SOURCE_URI
 from raycap.captioning.source import File, with_held_files
 from raycap.config import Existing
 from raycap.errors import UNREADABLE, ImageError
 from raycap.exporting import formats
 from raycap.exporting.destination import NUM_SHOWN, exists, open_folder, refuse, staged
 from raycap.exporting.jobs import Exporter, ExportJob
+from raycap.exporting.selection import Selection
+from raycap.exporting.values import plainer, rows_of
 from raycap.results.captioning import ExportCounts
 from raycap.schema import ETAG, IMAGE_ID, ROW, URI
 from raycap.storage.parallel import ordered_map
@@ -24,47 +26,59 @@ _FETCH_THREADS = 4  # images per tar at the same time; twice as many are in memo
 def _export_tars(job: ExportJob) -> ExportCounts:
     rows = job.rows
     store = open_folder(job.destination, rows.config)
-    keys = [f"part-{number:06d}.tar" for number in rows.parts]
+    keys = {number: f"part-{number:06d}.tar" for number in rows.parts}
+    standing: set[int] = set()
+    if job.existing is not Existing.OVERWRITE:
+        found = ordered_map(partial(exists, store), keys.values(), rows.config.list_threads)
+        standing = set(compress(keys, found))
     if job.existing is Existing.REFUSE:
-        standing = ordered_map(partial(exists, store), keys, rows.config.list_threads)
-        refuse(store, compress(keys, standing))
+        refuse(store, iter([keys[number] for number in keys if number in standing]))
     reader = ImageReader(rows.config)
 
     def write(number: int) -> ExportCounts:
-        with staged(store, f"part-{number:06d}.tar") as file:
+        with staged(store, keys[number]) as file:
             return _write_tar(rows, reader, number, file)
 
-    parts = list(ordered_map(write, rows.parts, _TAR_THREADS))
+    missing = [number for number in keys if number not in standing]
+    parts = list(ordered_map(write, missing, _TAR_THREADS))
     return ExportCounts(
         num_exported=sum(part.num_exported for part in parts),
         num_failed_skipped=sum(part.num_failed_skipped for part in parts),
         num_unreadable=sum(part.num_unreadable for part in parts),
         unreadable=tuple(message for part in parts for message in part.unreadable)[:NUM_SHOWN],
         num_files=len(parts),
+        num_kept=len(standing),
     )
 
 
-def _write_tar(
-    source: FinishedOutput, reader: ImageReader, number: int, file: BinaryIO
-) -> ExportCounts:
+def _write_tar(source: Selection, reader: ImageReader, number: int, file: BinaryIO) -> ExportCounts:
     part = source.part(number)
     rows = formats.captioned(part)
     unreadable: list[str] = []
     fetch = partial(fetch_image, reader, source.max_image_bytes)
+    plain = plainer(rows.schema)
     with TarFile(fileobj=file, mode="w", format=USTAR_FORMAT) as tar:
-        files = with_held_files(formats.rows_of(rows), source.dataset, source.config)
+        files = with_held_files(rows_of(rows), source.dataset, source.config)
         for row, image in ordered_map(fetch, files, _FETCH_THREADS):
             if isinstance(image, str):
                 unreadable.append(image)
                 continue
             # No dot in the key: WebDataset treats everything after the first dot as the suffix.
-            formats.add_sample(tar, f"{number:06d}_{row.pop(ROW):06d}", image, row)
+            key = f"{number:06d}_{row.pop(ROW):06d}"
+            formats.add_sample(tar, key, image, row, _shown(source, plain(row)))
     return ExportCounts(
         num_exported=len(rows) - len(unreadable),
         num_failed_skipped=len(part) - len(rows),
         num_unreadable=len(unreadable),
         unreadable=tuple(unreadable[:NUM_SHOWN]),
     )
+
+
+def _shown(source: Selection, row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the `.json` of a sample has: the chosen columns, or else all."""
+    if source.chosen is None:
+        return row
+    return {column.name: column.in_row(row) for column in source.chosen}
 
 
 def fetch_image(
@@ -102,4 +116,7 @@ def _difference(image: bytes, is_same: bool | None) -> str | None:
     return None
 
 
-EXPORTER = Exporter(write=_export_tars)
+EXPORTER = Exporter(
+    write=_export_tars,
+    existing=frozenset({Existing.REFUSE, Existing.SKIP, Existing.OVERWRITE}),
+)

@@ -254,6 +254,8 @@ class ExportCounts:
     """What a reader of the files should know, one sentence each."""
     num_gone_skipped: int = 0
     """Images omitted because they are no longer in the source (`gone="drop"`)."""
+    num_left_out: int = 0
+    """Images omitted because they do not meet the condition (`where`)."""
 
 
 _SUMMARY_FORM = TypeAdapter(Summary)

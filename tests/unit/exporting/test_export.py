@@ -26,7 +26,7 @@ from raycap.config import ExportFormat, StorageConfig
 from raycap.errors import ConfigError
 from raycap.exporting import formats
 from raycap.exporting.export import export
-from raycap.exporting.formats import quoted, unquoted
+from raycap.exporting.values import quoted, unquoted
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support import outputs

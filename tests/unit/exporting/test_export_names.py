@@ -118,9 +118,9 @@ def test_former_flags_of_python_still_work(output: Callable[..., str], tmp_path:
     uri = output([row("a.jpg", "new")])
     old: Any = export
     (tmp_path / "a.txt").write_text("edited\n")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="existing"):
         assert old(uri, tmp_path, to="sidecar", force=False, keep_existing=True).num_kept == 1
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="existing"):
         assert old(uri, tmp_path, to="sidecar", force=True).num_kept == 0
     assert (tmp_path / "a.txt").read_text() == "new\n"
     with pytest.raises(TypeError):
