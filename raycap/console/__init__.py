@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -59,11 +60,11 @@ edits = typer.Typer(
     rich_markup_mode="markdown",
     help="List, undo and export the corrections that people made to captions.",
 )
-for name, command in EDITS_COMMANDS.items():
-    edits.command(name, cls=Command)(command)
+for name, edits_command in EDITS_COMMANDS.items():
+    edits.command(name, cls=Command)(edits_command)
 app.add_typer(edits, name="edits")
 
-ALL_COMMANDS = {
+ALL_COMMANDS: dict[str, Callable[..., None]] = {
     **{command.__name__: command for command in COMMANDS},
     **{f"edits {name}": command for name, command in EDITS_COMMANDS.items()},
 }

@@ -15,7 +15,7 @@ from raycap.edits.log import EditLog
 from raycap.edits.records import Edit
 from raycap.edits.writing import EditWriter
 from raycap.errors import ConfigError
-from raycap.exporting.formats import quoted
+from raycap.exporting.values import quoted
 from raycap.results.captioning import read_caption_run
 from raycap.storage.base import Store
 from raycap.storage.stores import open_file, open_store

@@ -29,7 +29,7 @@ def read(
     return rows
 
 
-def format_of(source: Path | str) -> AnnotationFormat:
+def format_of(source: Path | str) -> str:
     """Say what a source is recognised as."""
     return open_annotations(str(source), CONFIG).format
 
