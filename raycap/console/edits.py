@@ -1,5 +1,6 @@
 """`raycap edits`: the commands `list`, `undo` and `export`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,5 +163,9 @@ def export_edits(
         print_rows([("edits", f"{num_edits:,}"), ("written to", destination)])
 
 
-EDITS_COMMANDS = {"list": list_edits, "undo": undo, "export": export_edits}
+EDITS_COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_edits,
+    "undo": undo,
+    "export": export_edits,
+}
 """The commands below `raycap edits`, by name."""
