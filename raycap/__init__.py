@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raycap.captioning.local import Captioner, load_captioner
     from raycap.captioning.run import caption, forecast
     from raycap.config import (
         CalibrateConfig,
@@ -35,21 +36,28 @@ if TYPE_CHECKING:
     from raycap.exporting.dataset import prepare
     from raycap.exporting.edits import export_edits, list_edits, undo_edits
     from raycap.exporting.export import export
+    from raycap.images.decoding import Target
     from raycap.inspection import status, verify
+    from raycap.models.base import Caption
     from raycap.preflights.run import preflight
     from raycap.reporting.report import report
+    from raycap.results.caption_result import CaptionResult
     from raycap.results.captioning import Summary
     from raycap.training.run import train
 
 _SOURCES = {
     "CalibrateConfig": "raycap.config",
+    "Caption": "raycap.models.base",
     "CaptionConfig": "raycap.config",
+    "CaptionResult": "raycap.results.caption_result",
+    "Captioner": "raycap.captioning.local",
     "EvaluateConfig": "raycap.config",
     "PrepareConfig": "raycap.config",
     "RaycapError": "raycap.errors",
     "ReportConfig": "raycap.config",
     "StudyConfig": "raycap.config",
     "Summary": "raycap.results.captioning",
+    "Target": "raycap.images.decoding",
     "TrainConfig": "raycap.config",
     "TuneConfig": "raycap.config",
     "calibrate": "raycap.experiments.calibration.run",
@@ -60,6 +68,7 @@ _SOURCES = {
     "export_edits": "raycap.exporting.edits",
     "forecast": "raycap.captioning.run",
     "list_edits": "raycap.exporting.edits",
+    "load_captioner": "raycap.captioning.local",
     "load_config": "raycap.config.loading",
     "preflight": "raycap.preflights.run",
     "prepare": "raycap.exporting.dataset",
@@ -75,13 +84,17 @@ _SOURCES = {
 
 __all__ = [
     "CalibrateConfig",
+    "Caption",
     "CaptionConfig",
+    "CaptionResult",
+    "Captioner",
     "EvaluateConfig",
     "PrepareConfig",
     "RaycapError",
     "ReportConfig",
     "StudyConfig",
     "Summary",
+    "Target",
     "TrainConfig",
     "TuneConfig",
     "calibrate",
@@ -92,6 +105,7 @@ __all__ = [
     "export_edits",
     "forecast",
     "list_edits",
+    "load_captioner",
     "load_config",
     "preflight",
     "prepare",

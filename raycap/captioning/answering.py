@@ -212,9 +212,9 @@ def caption_columns(caption: Caption) -> dict[str, Any]:
     return {
         schema.CAPTION: caption.text,
         schema.NUM_WORDS: count_words(caption.text),
-        schema.LOGPROB: None if math.isnan(caption.logprob) else caption.logprob,
+        schema.LOGPROB: _logprob(caption),
         schema.ALTERNATIVES: [
-            {schema.CAPTION: other.text, schema.LOGPROB: other.logprob}
+            {schema.CAPTION: other.text, schema.LOGPROB: _logprob(other)}
             for other in caption.alternatives
         ],
         **told_columns(caption),
@@ -235,10 +235,14 @@ def kept_columns(caption: Caption) -> dict[str, Any]:
     return {
         schema.ANSWER: caption.text,
         schema.OTHER_ANSWERS: [
-            {schema.ANSWER: other.text, schema.LOGPROB: other.logprob}
+            {schema.ANSWER: other.text, schema.LOGPROB: _logprob(other)}
             for other in caption.alternatives
         ],
     }
+
+
+def _logprob(caption: Caption) -> float | None:
+    return None if math.isnan(caption.logprob) else caption.logprob
 
 
 def worded_columns(caption: Caption, wording: Wording) -> dict[str, Any]:

@@ -191,6 +191,69 @@ def _load_here(spec: RunSpec) -> AnswerBatch:
     return Answering(load_captioner(spec.model, spec.config.model, spec.generation))
 
 
+class TableCaptioner:
+    """Answers LOADED tables with a captioner, and judges the answers by the rules of a run."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._rules = AnswerRules.of(spec)
+        self._takes_questions = find_kind(spec.model.kind).takes_questions
+
+    def __call__(
+        self, captioner: AnswersBatches, batch: pa.Table, batch_size: BatchSize, num_lanes: int
+    ) -> pa.Table:
+        """Answer for every row that has pixels and pass failed rows on. Returns ANSWERED rows.
+
+        Args:
+            captioner: The model.
+            batch: The rows.
+            batch_size: As of `caption_all`, like the number of lanes.
+            num_lanes: Batches computed at the same time.
+
+        Raises:
+            ModelError: the model fails on every image.
+        """
+        images = LoadedImages(batch)
+        asked = questions_of(batch, images.rows, self._spec.prompts)
+        outcomes: list[Outcome] = [[]] * len(images)
+        for places, questions in alike(asked, images.shapes):
+            indices = () if asked is None else asked[places[0]][0]
+            group = Batch(images.pixels(places), questions, unfilled(indices, self._spec))
+            found = caption_all(captioner, group, batch_size, num_lanes)
+            for place, outcome in zip(places, found, strict=True):
+                outcomes[place] = outcome
+        # Longer answers take longer: they do not count when the batch size is found.
+        again = BatchSize(BatchRange.fixed(batch_size.current))
+        judged = judge_all(
+            self._rules,
+            outcomes,
+            asked or [self._rules.only_question] * len(images),
+            partial(_ask_again, captioner, again, images, num_lanes)
+            if self._takes_questions
+            else None,
+        )
+        return answered_table(batch, dict(zip(images.rows, judged, strict=True)), self._spec)
+
+
+def _ask_again(
+    captioner: AnswersBatches,
+    size: BatchSize,
+    images: LoadedImages,
+    num_lanes: int,
+    places: list[int],
+    questions: list[Question],
+) -> list[Caption | ImageError]:
+    """Ask one question each about some of the images, given by their positions."""
+    answers: dict[int, Caption | ImageError] = {}
+    asked: list[Asked] = [((), [question]) for question in questions]
+    for group, of_group in alike(asked, [images.shapes[place] for place in places]):
+        pixels = images.pixels([places[index] for index in group])
+        found = caption_all(captioner, Batch(pixels, of_group), size, num_lanes)
+        for index, one in zip(group, found, strict=True):
+            answers[index] = one if isinstance(one, ImageError) else one[0]
+    return [answers[index] for index in range(len(places))]
+
+
 class CaptionActor:
     """Captions LOADED tables. Ray Data creates one per captioner process.
 
@@ -203,8 +266,7 @@ class CaptionActor:
 
     def __init__(self, spec: RunSpec) -> None:
         self._spec = spec
-        self._rules = AnswerRules.of(spec)
-        self._takes_questions = find_kind(spec.model.kind).takes_questions
+        self._answer = TableCaptioner(spec)
         telemetry.begin_run(spec.output)
         use_threads(spec.torch_threads)
         self._watch = HangWatch(hang_limit_s(spec.config.engine, spec.config.model))
@@ -225,46 +287,16 @@ class CaptionActor:
         """
         if isinstance(self._captioner, Exception):
             raise self._captioner
-        images = LoadedImages(batch)
-        asked = questions_of(batch, images.rows, self._spec.prompts)
         num_lanes = 1 if self._isolated else self._spec.num_lanes
-        telemetry.note_in_flight(len(images))
-        outcomes: list[Outcome] = [[]] * len(images)
-        for places, questions in alike(asked, images.shapes):
-            indices = () if asked is None else asked[places[0]][0]
-            group = Batch(images.pixels(places), questions, unfilled(indices, self._spec))
-            found = caption_all(self._captioner, group, self._batch_size, num_lanes)
-            for place, outcome in zip(places, found, strict=True):
-                outcomes[place] = outcome
-        judged = judge_all(
-            self._rules,
-            outcomes,
-            asked or [self._rules.only_question] * len(images),
-            partial(self._ask_again, images, num_lanes) if self._takes_questions else None,
-        )
+        pixels = batch[schema.PIXELS]
+        telemetry.note_in_flight(len(pixels) - pixels.null_count)
+        answered = self._answer(self._captioner, batch, self._batch_size, num_lanes)
         telemetry.note_in_flight(0)
-        answered = answered_table(batch, dict(zip(images.rows, judged, strict=True)), self._spec)
         if self._isolated is not None:
             self._num_isolated += 1
             if self._num_isolated == _ISOLATED_BLOCKS:
                 self._end_isolation(self._isolated)
         return answered
-
-    def _ask_again(
-        self, images: LoadedImages, num_lanes: int, places: list[int], questions: list[Question]
-    ) -> list[Caption | ImageError]:
-        """Ask one question each about some of the images, given by their positions."""
-        assert not isinstance(self._captioner, Exception)
-        # Longer answers take longer: they do not count when the batch size is found.
-        size = BatchSize(BatchRange.fixed(self._batch_size.current))
-        answers: dict[int, Caption | ImageError] = {}
-        asked: list[Asked] = [((), [question]) for question in questions]
-        for group, of_group in alike(asked, [images.shapes[place] for place in places]):
-            pixels = images.pixels([places[index] for index in group])
-            found = caption_all(self._captioner, Batch(pixels, of_group), size, num_lanes)
-            for index, one in zip(group, found, strict=True):
-                answers[index] = one if isinstance(one, ImageError) else one[0]
-        return [answers[index] for index in range(len(places))]
 
     def _load(self, batches: BatchRange) -> None:
         spec = self._spec
@@ -369,7 +401,8 @@ def _captions(captioner: AnswersBatches, batch: Batch) -> list[list[Caption]]:
     started = time.perf_counter()
     answers = captioner(batch)
     telemetry.note_batch(time.perf_counter() - started)
-    if not all(math.isfinite(caption.logprob) for of in answers for caption in of):
+    told = (one.logprob for of in answers for one in of if one.has_logprob)
+    if not all(map(math.isfinite, told)):
         raise FloatingPointError("the score of a caption is not a finite number")
     return answers
 

@@ -21,7 +21,7 @@ from raycap.models.fitting import fit_images
 from raycap.models.sources import (
     ENDPOINT,
     check_arithmetic,
-    find_model,
+    find_asked,
     settled_generation,
     settled_model,
 )
@@ -118,18 +118,20 @@ def find_cascade(config: CaptionConfig, first: ModelSource) -> Cascade | None:
     cascade = config.cascade
     if cascade.model is None or cascade.below is None:
         return None
-    found = _fitted(find_model(cascade.model, backend=cascade.backend), config)
+    model = ModelConfig(
+        name=cascade.model,
+        trust=config.model.trust,
+        args=cascade.args,
+        precision=cascade.precision,
+        backend=cascade.backend,
+        vllm_args=cascade.vllm_args,
+    )
+    found = _fitted(find_asked(model), config)
     if found.name == first.name:
         raise ConfigError(
             f"cascade.model: {found.name} is model.name too: name a larger model",
             setting="cascade.model",
         )
-    model = ModelConfig(
-        name=cascade.model,
-        precision=cascade.precision,
-        backend=cascade.backend,
-        vllm_args=cascade.vllm_args,
-    )
     check_arithmetic(found, model)
     prompted = config.generation.model_copy(update={"prompt": cascade.prompt})
     generation = settled_generation(prompted, found)

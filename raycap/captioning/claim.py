@@ -24,7 +24,7 @@ from raycap.models.kinds import KINDS, find_kind
 from raycap.models.sources import (
     ENDPOINT,
     check_arithmetic,
-    find_model,
+    find_asked,
     settled_generation,
     settled_model,
 )
@@ -89,25 +89,11 @@ def settle(
         ModelError: the model cannot be loaded.
         StorageError: a store refuses.
     """
-    listing, config = open_with_fields(str(source), config, store)
+    listing, asked = open_with_fields(str(source), config, store)
     announce("finding the model")
-    named = find_model(config.model.name, config.model.adapter, config.model.backend)
-    model = fit_images(named, config.image)
-    check_arithmetic(model, config.model)
-    cascade = find_cascade(config, model)
-    generation = settled_generation(config.generation, model)
-    check_backend(model, config.model, generation)
-    check_endpoint(config.model, config.endpoint, generation, "model")
-    check_asked(config, listing)
-    settled = {
-        "generation": generation,
-        "model": settled_model(config.model, model),
-        "prompts": settled_prompts(config),
-    }
-    config = config.model_copy(update=settled)
-    check_prompts(config, model)
-    check_language(config.answers.language)
-    check_rules(config.text)
+    check_asked(asked, listing)
+    model, config = settle_model(asked)
+    cascade = find_cascade(asked, model)
     fingerprint = caption_fingerprint(listing.identity, model, config, cascade)
     fingerprint = with_first_text(store, fingerprint)
     move = find_move(store, fingerprint, None if former is None else str(former))
@@ -119,6 +105,36 @@ def settle(
         move=move,
         claim=CaptionClaim(move.fingerprint, config),
     )
+
+
+def settle_model(config: CaptionConfig) -> tuple[ModelSource, CaptionConfig]:
+    """Find the model of some settings, settle every default, and refuse whatever cannot work.
+
+    Args:
+        config: all settings, as they were set.
+
+    Returns:
+        The model, with the images that it gets; and the settings.
+
+    Raises:
+        ConfigError: the model or a setting does not exist or does not fit.
+        ModelError: the model cannot be loaded.
+    """
+    model = fit_images(find_asked(config.model), config.image)
+    check_arithmetic(model, config.model)
+    generation = settled_generation(config.generation, model)
+    check_backend(model, config.model, generation)
+    check_endpoint(config.model, config.endpoint, generation, "model")
+    settled = {
+        "generation": generation,
+        "model": settled_model(config.model, model),
+        "prompts": settled_prompts(config),
+    }
+    config = config.model_copy(update=settled)
+    check_prompts(config, model)
+    check_language(config.answers.language)
+    check_rules(config.text)
+    return model, config
 
 
 def check_asked(config: CaptionConfig, listing: Listing) -> None:

@@ -31,7 +31,7 @@ from raycap.models.sources import ENDPOINT
 from raycap.progress import Spent
 
 if TYPE_CHECKING:
-    from raycap.models.endpoint.client import EndpointClient
+    from raycap.models.endpoint.client import CountsAnswers
 
 _MAX_CALLS = 64  # each is a thread of the actor
 _REPORT_EVERY_S = 1.0
@@ -92,10 +92,9 @@ class Meter:
 
     def count(self, answer: Caption) -> None:
         """Count an answer."""
-        tokens = answer.num_prompt_tokens or 0, answer.num_tokens or 0
-        self._num_prompt_tokens += tokens[0]
-        self._num_tokens += tokens[1]
-        self._spending.add(*tokens)
+        self._num_prompt_tokens += answer.num_prompt_tokens or 0
+        self._num_tokens += answer.num_tokens or 0
+        self._spending.count(answer)
 
     async def report(self) -> None:
         """Report what was not reported yet."""
@@ -118,65 +117,43 @@ def num_calls_per_actor(spec: RunSpec) -> int:
     return min(_MAX_CALLS, max(2, -(-num_images // spec.block_rows)))
 
 
-class EndpointActor:
-    """Answers LOADED tables by endpoints. Ray Data creates one, unless settings ask for more."""
+class TableAsker:
+    """Answers LOADED tables by endpoints, and judges the answers by the rules of a run.
 
-    def __init__(self, spec: RunSpec) -> None:
+    Make, use and close it in one event loop.
+    """
+
+    def __init__(self, spec: RunSpec, secrets: Secrets, meter: "CountsAnswers") -> None:
+        # Imports aiohttp, which takes long, and which only these runs need.
+        from raycap.models.endpoint.client import EndpointClient  # noqa: PLC0415
+
         self._spec = spec
-        self._client: EndpointClient | None = None
-        self._num_in_flight = 0
         self._rules = AnswerRules.of(spec)
-        self._meter = Meter(spec)
-        self._reporting: asyncio.Task[None] | None = None
-        telemetry.begin_run(spec.output)
-        try:
-            self._secrets: Secrets | Exception = ray.get(spec.account.secrets.remote())
-        except Exception as error:  # noqa: BLE001  raised at the first call
-            # Raised in a constructor, it would reach the driver as text only.
-            self._secrets = error
+        config = spec.config
+        self._client = EndpointClient(
+            Asking(
+                model=spec.model.name,
+                generation=config.generation,
+                extra_body=config.endpoint.extra_body,
+            ),
+            config.endpoint,
+            secrets,
+            Patience(later_s=_PATIENCE * config.engine.stall_timeout_s),
+            meter,
+        )
 
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Answer for every row that has an image and pass failed rows on. Yields ANSWERED rows.
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Answer for every row that has an image and pass failed rows on. Returns ANSWERED rows.
 
         Raises:
             RaycapError: the endpoints refuse whatever is asked, or do not answer.
         """
-        client = self._connected()
-        asked = self._asked(batch)
-        self._note_in_flight(len(asked))
-        started = time.perf_counter()
-        try:
-            calls = {row: self._judged(client, *one) for row, one in asked.items()}
-            outcomes = await _all(calls)
-        finally:
-            self._note_in_flight(-len(asked))
-            await self._meter.report()
-        if asked:
-            telemetry.note_batch(time.perf_counter() - started)
-        yield answered_table(batch, outcomes, self._spec)
+        calls = {row: self._judged(*one) for row, one in self._asked(batch).items()}
+        return answered_table(batch, await _all(calls), self._spec)
 
-    def _connected(self) -> "EndpointClient":
-        """Return the client, which belongs to the event loop of this call."""
-        # Imports aiohttp, which takes long, and which only these runs need.
-        from raycap.models.endpoint.client import EndpointClient  # noqa: PLC0415
-
-        if isinstance(self._secrets, Exception):
-            raise self._secrets
-        if self._client is None:
-            self._reporting = asyncio.create_task(self._meter.report_forever())
-            config = self._spec.config
-            self._client = EndpointClient(
-                Asking(
-                    model=self._spec.model.name,
-                    generation=config.generation,
-                    extra_body=config.endpoint.extra_body,
-                ),
-                config.endpoint,
-                self._secrets,
-                Patience(later_s=_PATIENCE * config.engine.stall_timeout_s),
-                self._meter,
-            )
-        return self._client
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
 
     def _asked(self, batch: pa.Table) -> dict[int, tuple[Picture, Asked]]:
         """Return what to ask: by row, its image, and its prompts with their questions."""
@@ -192,9 +169,7 @@ class EndpointActor:
             for place, row in enumerate(rows)
         }
 
-    async def _judged(
-        self, client: "EndpointClient", picture: Picture, asked: Asked
-    ) -> list[Judged | ImageError]:
+    async def _judged(self, picture: Picture, asked: Asked) -> list[Judged | ImageError]:
         """Ask the questions about an image one after the other, and once more where the gate says.
 
         They go to one endpoint if it has room, which then reads the image only once.
@@ -203,7 +178,7 @@ class EndpointActor:
         found: list[Judged | ImageError] = []
         plain = unfilled(asked[0], self._spec) or asked[1]
         for prompt, question, unfilled_question in zip(*asked, plain, strict=True):
-            ask = partial(client.answer, picture, last=last, plain=unfilled_question)
+            ask = partial(self._client.answer, picture, last=last, plain=unfilled_question)
             answer = await ask(question)
             if isinstance(answer, ImageError):
                 found.append(answer)
@@ -215,6 +190,52 @@ class EndpointActor:
                     judged = judged.settle(self._rules.judge(second, prompt, question.text))
             found.append(judged)
         return found
+
+
+class EndpointActor:
+    """Answers LOADED tables by endpoints. Ray Data creates one, unless settings ask for more."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._asker: TableAsker | None = None
+        self._num_in_flight = 0
+        self._meter = Meter(spec)
+        self._reporting: asyncio.Task[None] | None = None
+        telemetry.begin_run(spec.output)
+        try:
+            self._secrets: Secrets | Exception = ray.get(spec.account.secrets.remote())
+        except Exception as error:  # noqa: BLE001  raised at the first call
+            # Raised in a constructor, it would reach the driver as text only.
+            self._secrets = error
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Answer for every row that has an image and pass failed rows on. Yields ANSWERED rows.
+
+        Raises:
+            RaycapError: the endpoints refuse whatever is asked, or do not answer.
+        """
+        asker = self._connected()
+        pixels = batch[schema.PIXELS]
+        num_images = len(pixels) - pixels.null_count
+        self._note_in_flight(num_images)
+        started = time.perf_counter()
+        try:
+            answered = await asker(batch)
+        finally:
+            self._note_in_flight(-num_images)
+            await self._meter.report()
+        if num_images:
+            telemetry.note_batch(time.perf_counter() - started)
+        yield answered
+
+    def _connected(self) -> TableAsker:
+        """Return what asks, which belongs to the event loop of this call."""
+        if isinstance(self._secrets, Exception):
+            raise self._secrets
+        if self._asker is None:
+            self._reporting = asyncio.create_task(self._meter.report_forever())
+            self._asker = TableAsker(self._spec, self._secrets, self._meter)
+        return self._asker
 
     def _note_in_flight(self, num_more: int) -> None:
         self._num_in_flight += num_more

@@ -6,6 +6,7 @@ were paid and lost, as those of parts that an interrupted run had not committed.
 
 from raycap.config import EndpointConfig
 from raycap.errors import RunStopped
+from raycap.models.base import Caption
 from raycap.progress import Spent
 
 
@@ -31,6 +32,10 @@ class Spending:
     def correct(self, num_prompt_tokens: int, num_tokens: int) -> None:
         """Replace the counted tokens by those of all that count."""
         self._num_prompt_tokens, self._num_tokens = num_prompt_tokens, num_tokens
+
+    def count(self, answer: Caption) -> None:
+        """Count the tokens of an answer."""
+        self.add(answer.num_prompt_tokens or 0, answer.num_tokens or 0)
 
     @property
     def spent(self) -> Spent:

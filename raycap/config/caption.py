@@ -119,6 +119,8 @@ class CascadeConfig(Section):
     """Images whose caption has a lower `logprob` go to the second model. Required with `model`."""
     prompt: str = ""
     """Prompt of the second model, instead of `generation.prompt`."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments for a second model that is a class of your own, as in `model.args`."""
     precision: Literal["auto", "fast", "fp32", "bf16", "fp16", "int8"] = "auto"
     """Precision of the second model, as in `model.precision`."""
     backend: Literal["torch", "vllm", "endpoint"] = "torch"

@@ -25,8 +25,15 @@ class ModelConfig(Section):
     """The model that captions, and its arithmetic."""
 
     name: str = DEFAULT_MODEL
-    """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`; with
-    `backend=endpoint`, the name of the model at the server."""
+    """A Hub name, `name@revision`, a local folder, `demo` (ships with raycap) or `stub`; a class of
+    your own, `package.module:Class`; or with `backend=endpoint`, the name of the model at the
+    server."""
+    trust: bool = False
+    """Import and run the class of your own that `name` or `cascade.model` gives. Classes that
+    installed packages register as entry points need no such permission."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments for the constructor of a class of your own. They are saved with the run, so do not
+    put secrets here."""
     adapter: str | None = None
     """A LoRA adapter (peft) to merge into the model: a local folder or a Hub name. Needs the extra
     raycap[lora]. None: no adapter, unless `name` is itself an adapter."""
@@ -80,6 +87,8 @@ class ModelConfig(Section):
         if self.backend != "torch":
             found["backend"] = self.backend
             found |= {key: self.vllm_args[key] for key in self.vllm_args.keys() - _VLLM_ROOM}
+        if self.args:
+            found["args"] = self.args
         return found
 
 

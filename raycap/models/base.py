@@ -30,7 +30,7 @@ class Caption:
     logprob: float
     """Mean log-probability (natural logarithm) of the generated tokens under the model, including
     the end token, excluding the prompt. Penalties, temperature and beams do not change it. NaN if
-    a server does not tell."""
+    the model or a server does not tell."""
     alternatives: "tuple[Caption, ...]" = ()
     """Further captions, if the settings ask for several."""
     finish: str | None = None
@@ -40,6 +40,8 @@ class Caption:
     """Generated tokens, without the end token; None if unknown."""
     num_prompt_tokens: int | None = None
     """Tokens that the model read, those of the image included; None if unknown."""
+    has_logprob: bool = True
+    """Whether `logprob` is told. If so, NaN means that the model broke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +159,8 @@ class ModelSource:
     """The generation settings saved with the model; None if it has none."""
     adapter: AdapterSource | None = None
     """The adapter to merge into the weights when they are loaded."""
+    root: str | None = None
+    """Folder to import a class of the user's own from; None if its package is installed."""
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the model that belongs to a run's fingerprint."""
@@ -210,7 +214,9 @@ class CaptionerKind(ABC):
     is_remote: ClassVar[bool] = False
     """Whether its models run on servers, which get image files: `model.backend=endpoint`."""
     has_files: ClassVar[bool] = True
-    """Whether its models have files; a kind without files has one built-in model."""
+    """Whether its models have files."""
+    is_built_in: ClassVar[bool] = False
+    """Whether it has one model, which ships with raycap under the name of the kind."""
     extra_files: ClassVar[tuple[str, ...]] = ()
     """Files that decide captions, besides those of `folders.digest_folder`."""
 
@@ -219,8 +225,27 @@ class CaptionerKind(ABC):
         return model_type == self.name
 
     def built_in(self, name: str) -> ModelSource:
-        """Return the model of a kind without files, under the name that the user gave."""
+        """Return the model of a built-in or remote kind, under the name that the user gave."""
         raise NotImplementedError
+
+    def check_settings(self, model: ModelConfig) -> None:
+        """Make sure that the models of the kind support the settings of the model.
+
+        Raises:
+            ModelError: they do not.
+        """
+        if model.args:
+            raise ModelError(
+                f"model.args: {model.name} is of kind {self.name}, which takes none: leave it out",
+                setting="model.args",
+            )
+
+    def check_here(self, source: ModelSource, model: ModelConfig) -> None:  # noqa: B027
+        """Make sure that this node has the model that was found; for kinds without files.
+
+        Raises:
+            ModelError: it has not.
+        """
 
     @abstractmethod
     def check(self, folder: Path) -> Target:

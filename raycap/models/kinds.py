@@ -9,6 +9,7 @@ from pathlib import Path
 from raycap.errors import ModelError
 from raycap.models.base import CaptionerKind, TrainableKind
 from raycap.models.blip.kind import BlipKind
+from raycap.models.custom import CustomAnsweringKind, CustomKind
 from raycap.models.endpoint.kind import EndpointKind
 from raycap.models.folders import CONFIG_FILE, KIND_FILE, read_json
 from raycap.models.scratch.kind import SCRATCH_KINDS
@@ -21,6 +22,8 @@ KINDS: tuple[CaptionerKind, ...] = (
     VlmKind(),  # after BLIP, which transformers counts among the vision-language models
     StubKind(),
     EndpointKind(),
+    CustomKind(),
+    CustomAnsweringKind(),
 )
 """Every kind; the first that recognises a folder's `model_type` reads it."""
 
@@ -62,7 +65,7 @@ def kind_of_folder(folder: Path) -> CaptionerKind:
     record = folder / KIND_FILE
     recorded = read_json(record).get("kind") if record.is_file() else None
     for kind in KINDS:
-        if kind.name == recorded and not kind.has_files and not kind.is_remote:
+        if kind.name == recorded and kind.is_built_in:
             return kind  # a folder with raycap.json only, which gives the stub another name
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     found = None

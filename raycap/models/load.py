@@ -45,6 +45,7 @@ def load_captioner(
     kind = find_kind(source.kind)
     check_arithmetic(source, model)
     model = model_here(source, model)
+    kind.check_here(source, model)
     folder = safe_folder_here(source) if kind.has_files else None
     adapter = None if source.adapter is None else str(adapter_here(source.adapter))
     captioner = kind.load(folder, model.model_copy(update={"adapter": adapter}), generation)

@@ -1,6 +1,7 @@
 """Find, check and identify the model that a user named, without loading it. Imports no torch.
 
-A name is, in this order: `stub`, `demo`, a local folder, a Hub name or `name@revision`.
+A name is, in this order: `stub`, `demo`, a local folder, a class of the user's own
+(`package.module:Class`, or the name of an entry point), a Hub name or `name@revision`.
 
 A folder that was trained or calibrated also holds generation settings (`generation` in its
 `raycap.json`). They apply to every setting that the user has not set. `generation_config.json` is
@@ -18,6 +19,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ModelError
 from raycap.models.adapters import check_peft, find_adapter, is_adapter, read_adapter
 from raycap.models.base import AdapterSource, ModelSource
+from raycap.models.custom import find_custom
 from raycap.models.folders import (
     CONFIG_FILE,
     KIND_FILE,
@@ -41,6 +43,8 @@ ENDPOINT = "endpoint"
 GENERATION = "generation"
 """Key of the generation settings in `raycap.json`."""
 
+_DEMO = "demo"
+_SHIPPED = (_DEMO, *(kind.name for kind in KINDS if kind.is_built_in))
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@\S+)?")
 
 
@@ -73,6 +77,21 @@ def find_model(name: str, adapter: str | None = None, backend: str = "torch") ->
     return _adapted(found, find_adapter(adapter))
 
 
+def find_asked(model: ModelConfig) -> ModelSource:
+    """Find the model of some settings, as `find_model` does; it may be a class of the user's own.
+
+    Raises:
+        ConfigError: as `find_model`.
+        ModelError: as `find_model`; or the class is not trusted, or cannot be imported.
+    """
+    is_named = model.backend == "torch" and model.name not in _SHIPPED
+    if is_named and local_folder(model.name) is None:
+        own = find_custom(model)
+        if own is not None:
+            return own
+    return find_model(model.name, model.adapter, model.backend)
+
+
 def refuse_adapter(source: ModelSource, what: str) -> None:
     """Refuse an adapter where only whole models are supported.
 
@@ -93,9 +112,9 @@ def refuse_adapter(source: ModelSource, what: str) -> None:
 
 def _find(name: str) -> ModelSource:
     for kind in KINDS:
-        if name == kind.name and not kind.has_files and not kind.is_remote:
+        if name == kind.name and kind.is_built_in:
             return kind.built_in(name)
-    if name == "demo":
+    if name == _DEMO:
         return _from_folder(DEMO_FOLDER, name, None)
     if local_folder(name) is None and not _HUB_NAME.fullmatch(name):
         raise ModelError(
@@ -113,6 +132,7 @@ def check_arithmetic(source: ModelSource, model: ModelConfig) -> None:
         ModelError: it does not.
     """
     kind = find_kind(source.kind)
+    kind.check_settings(model)
     if model.backend == "torch" and source.folder is not None:
         _refuse_quantized(Path(source.folder))
     if model.compile and not kind.compiles:

@@ -58,6 +58,7 @@ class StubKind(CaptionerKind):
 
     name = "stub"
     has_files = False
+    is_built_in = True
     takes_questions = True
     uses_gpus = False
     is_threadsafe = False

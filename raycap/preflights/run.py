@@ -21,7 +21,7 @@ from raycap.captioning.claim import (
     CaptionClaim,
     caption_fingerprint,
     check_asked,
-    check_prompts,
+    settle_model,
 )
 from raycap.captioning.context import Context
 from raycap.captioning.endpoint import open_account
@@ -46,16 +46,8 @@ from raycap.cluster.start import ray_cluster
 from raycap.config import ActorRange, CaptionConfig, EndpointConfig
 from raycap.errors import ConfigError
 from raycap.models.base import BatchRange, ModelSource
-from raycap.models.endpoint.kind import check_endpoint
-from raycap.models.fitting import fit_images
 from raycap.models.kinds import find_kind
-from raycap.models.sources import (
-    ENDPOINT,
-    check_arithmetic,
-    find_model,
-    settled_generation,
-    settled_model,
-)
+from raycap.models.sources import ENDPOINT
 from raycap.models.vlm.vllm_requests import refuse_backend
 from raycap.preflights.clocks import SAMPLE_STAGES, sample_work
 from raycap.progress import OnProgress, Progress
@@ -151,17 +143,10 @@ def preflight(  # noqa: PLR0913  as `caption`
     _check_single(config)
     store = open_store(str(output), config.storage)
     listing, config = open_with_fields(str(source), config, store)
-    found = find_model(config.model.name, config.model.adapter, config.model.backend)
-    model = fit_images(found, config.image)
-    check_arithmetic(model, config.model)
     if config.model.backend != ENDPOINT:
         refuse_backend(config.model, "--preflight")
-    generation = settled_generation(config.generation, model)
-    check_endpoint(config.model, config.endpoint, generation, "model")
     check_asked(config, listing)
-    settled = {"generation": generation, "model": settled_model(config.model, model)}
-    config = config.model_copy(update=settled)
-    check_prompts(config, model)
+    model, config = settle_model(config)
     fingerprint = caption_fingerprint(listing.identity, model, config)
     is_moved = check_run(store, fingerprint, config, source_moved_from)
     reservoir = Reservoir(num_images, config.preflight.seed)

@@ -180,9 +180,11 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Caption
     finish = choice.get("finish_reason")
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
+    logprob = _logprob(choice)
     return Caption(
         text=text,
-        logprob=_logprob(choice),
+        logprob=logprob,
+        has_logprob=not math.isnan(logprob),
         finish=finish if finish in _FINISHES else None,
         num_tokens=_count(usage.get("completion_tokens")),
         num_prompt_tokens=_count(usage.get("prompt_tokens")),
