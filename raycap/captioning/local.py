@@ -261,7 +261,7 @@ class Captioner:
             schema.URI: uri,
             schema.CONTEXT: self._wanted.encode(fields) if self._wanted.names else None,
             schema.PART: 0,
-            schema.ROW: number,
+            schema.ROW: number % self._spec.block_rows,  # each block becomes a part
             schema.NUM_ROWS: len(self._spec.prompts),
             schema.PARTIAL: False,
             schema.ATTEMPTS: 1,
