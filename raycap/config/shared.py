@@ -54,7 +54,7 @@ class ModelConfig(Section):
     """Software that runs the model. `torch`: raycap's own captioners. `vllm`: vLLM, for
     vision-language models on GPUs, only in `raycap caption`; needs the extra raycap[vllm].
     `endpoint`: a server with OpenAI's interface, of the section `endpoint`; only in `raycap
-    caption`."""
+    caption` and for `raycap.load_captioner`."""
     vllm_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's engine, such as `{max_model_len: 4096}`."""
     stub_latency_s: float = Field(default=0.0, ge=0.0, le=60.0)

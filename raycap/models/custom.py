@@ -243,8 +243,9 @@ def _find_class(model: ModelConfig) -> type:
             "allow it",
             setting="model.trust",
         )
-    path = model.name if point is None else point.value
-    module, _, attribute = path.partition(":")
+    module, _, attribute = model.name.partition(":")
+    if point is not None:
+        module, attribute = point.module, point.attr
     if module == "__main__":
         raise ModelError(
             f"{model.name}: workers cannot import a class of the main program: put it into a "
@@ -254,7 +255,7 @@ def _find_class(model: ModelConfig) -> type:
     try:
         _search(str(Path.cwd()), module)
         found: Any = import_module(module)
-        for part in attribute.strip().split("."):
+        for part in attribute.split("."):
             found = getattr(found, part)
     except Exception as error:
         raise ModelError(

@@ -181,6 +181,7 @@ def test_a_class_of_ones_own_captions_a_run_that_continues_with_the_same_class_o
         raycap.caption(photos, output, config=other)
 
 
+@pytest.mark.slow
 def test_an_image_that_breaks_a_class_of_ones_own_is_a_failed_row(
     own: Callable[..., CaptionConfig], tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_class_that_answers_takes_prompts_a_preflight_and_a_cascade(
     assert {row["model"] for row in rows_of(tmp_path / "both")} == {second, None}
 
 
+@pytest.mark.slow
 def test_a_class_that_workers_cannot_import_ends_the_run_with_one_line(
     own: Callable[..., CaptionConfig], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

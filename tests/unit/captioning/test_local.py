@@ -158,14 +158,15 @@ def test_settings_override_the_configuration() -> None:
     assert "stub" in repr(captioner)
     (found,) = captioner.caption(png("red"))
     assert found.alternatives == ()
-    for settings, setting in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"generaton": {}}, "generaton"),
         ({"generation": {"num_beams": 0}}, "generation.num_beams"),
         ({"cascade": {"model": "demo", "below": -1.0}}, "cascade.model"),
         ({"source": {"keep_columns": ["a"]}}, "source.keep_columns"),
         ({"source": {"context": "sidecars"}}, "source.context"),
         ({"model": {"name": "stub", "backend": "vllm"}}, "model.backend"),
-    ):
+    ]
+    for settings, setting in wrong:
         with pytest.raises(ConfigError) as refused:
             raycap.load_captioner(**{"model": "stub", **settings})
         assert refused.value.setting == setting
