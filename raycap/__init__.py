@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from raycap.inspection import status, verify
     from raycap.models.base import Caption
     from raycap.preflights.run import preflight
+    from raycap.reading.read import read
+    from raycap.reading.rows import Rows
     from raycap.reporting.report import report
     from raycap.results.caption_result import CaptionResult
     from raycap.results.captioning import Summary
@@ -54,6 +56,7 @@ _SOURCES = {
     "EvaluateConfig": "raycap.config",
     "PrepareConfig": "raycap.config",
     "RaycapError": "raycap.errors",
+    "Rows": "raycap.reading.rows",
     "ReportConfig": "raycap.config",
     "StudyConfig": "raycap.config",
     "Summary": "raycap.results.captioning",
@@ -72,6 +75,7 @@ _SOURCES = {
     "load_config": "raycap.config.loading",
     "preflight": "raycap.preflights.run",
     "prepare": "raycap.exporting.dataset",
+    "read": "raycap.reading.read",
     "report": "raycap.reporting.report",
     "status": "raycap.inspection",
     "study": "raycap.experiments.study.run",
@@ -92,6 +96,7 @@ __all__ = [
     "PrepareConfig",
     "RaycapError",
     "ReportConfig",
+    "Rows",
     "StudyConfig",
     "Summary",
     "Target",
@@ -109,6 +114,7 @@ __all__ = [
     "load_config",
     "preflight",
     "prepare",
+    "read",
     "report",
     "status",
     "study",

@@ -1,4 +1,4 @@
-"""Words and sentences of captions, their script, shortening text, and durations as text."""
+"""Words and sentences of captions, their script, shortening text, durations and amounts as text."""
 
 import re
 import unicodedata
@@ -87,3 +87,8 @@ def duration(seconds: float | None) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
+
+
+def amount(value: float) -> str:
+    """Return hours or money: 12.345 as `12.35`, 0.00123 as `0.0012`."""
+    return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"

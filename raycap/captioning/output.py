@@ -186,7 +186,7 @@ def open_finished(
     check_finished(store, plan, ledger)
     _check_reworded(store, ledger)
     dropped = {n: part.gone for n, part in plan.parts.items() if part.gone and drops_gone}
-    prompts = _prompts_of(store, run)
+    prompts = prompts_of_run(store, run)
     is_read = edits is not EditsMode.IGNORE
     output = FinishedOutput(
         store=store,
@@ -194,7 +194,7 @@ def open_finished(
         parts=sorted(plan.parts),
         num_images=plan.num_images - sum(map(len, dropped.values())),
         dropped=dropped,
-        read_ahead=_read_ahead(plan, config),
+        read_ahead=read_ahead(plan, config),
         max_image_bytes=_max_image_bytes(run),
         dataset=source_dataset(run),
         prompt=_chosen(store, prompts, plan, config, prompt),
@@ -208,7 +208,7 @@ def open_finished(
     return output
 
 
-def _prompts_of(store: Store, run: dict[str, Any]) -> tuple[str, ...]:
+def prompts_of_run(store: Store, run: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the prompts that a run was last asked."""
     if is_complete(store):
         return tuple(read_summary(store).prompts)
@@ -232,14 +232,20 @@ def _chosen(
     footers = ordered_map(
         partial(read_captions_footer, store), sorted(plan.parts), config.list_threads
     )
-    if not all(asked in footer.prompts for footer in footers):
-        has = f"its prompts are: {', '.join(prompts)}" if prompts else "it has no named prompts"
-        raise DatasetError(
-            f"{store.uri}: was not asked a prompt named {asked!r}; {has}",
-            uri=store.uri,
-            setting="prompt",
-        )
+    check_asked(store, asked, prompts, is_asked=all(asked in footer.prompts for footer in footers))
     return asked
+
+
+def check_asked(store: Store, prompt: str, prompts: tuple[str, ...], *, is_asked: bool) -> None:
+    """Raise DatasetError if an output was not asked a prompt; `prompts` are those that it was."""
+    if is_asked:
+        return
+    has = f"its prompts are: {', '.join(prompts)}" if prompts else "it has no named prompts"
+    raise DatasetError(
+        f"{store.uri}: was not asked a prompt named {prompt!r}; {has}",
+        uri=store.uri,
+        setting="prompt",
+    )
 
 
 def _check_reworded(store: Store, ledger: Ledger) -> None:
@@ -275,7 +281,7 @@ def check_finished(store: Store, plan: CaptionPlan, ledger: Ledger) -> None:
         )
 
 
-def _read_ahead(plan: CaptionPlan, config: StorageConfig) -> int:
+def read_ahead(plan: CaptionPlan, config: StorageConfig) -> int:
     """Return how many parts to read at once: bounds the rows in memory, whatever their size."""
     largest = max(part.num_rows for part in plan.parts.values())
     return max(1, min(config.list_threads, _ROWS_AHEAD // largest))

@@ -251,6 +251,13 @@ def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
     return _read_footer(store, part_key(CAPTIONS, number), CaptionsFooter)
 
 
+def read_captions_head(store: Store, number: int) -> tuple[CaptionsFooter, pa.Schema]:
+    """Read the footer and the columns of a captions part. Raises DatasetError if it is damaged."""
+    key = part_key(CAPTIONS, number)
+    tail = _read_tail(store, key)
+    return _footer(store, key, tail, CaptionsFooter), _columns(store, key, tail)
+
+
 def read_part(
     store: Store,
     folder: str,
@@ -397,12 +404,24 @@ def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:
 
 
 def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
+    return _footer(store, key, _read_tail(store, key), kind)
+
+
+def _read_tail(store: Store, key: str) -> bytes:
+    """Read the end of a part, with the whole of its footer."""
     tail = store.read_tail(key, _TAIL_BYTES)
     # The last 8 bytes are the length of the footer and "PAR1"; statistics can make it long.
     footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] == b"PAR1" and footer_bytes > len(tail) == _TAIL_BYTES:
         tail = store.read_tail(key, footer_bytes)
-    return _footer(store, key, tail, kind)
+    return tail
+
+
+def _columns(store: Store, key: str, tail: bytes) -> pa.Schema:
+    try:
+        return pq.read_schema(pa.BufferReader(tail))
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, key) from error
 
 
 def _footer(store: Store, key: str, tail: bytes, kind: type[FooterT]) -> FooterT:

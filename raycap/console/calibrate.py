@@ -16,6 +16,7 @@ from raycap.console.options import (
     set_option,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.shown.experiments import calibration_rows
 
 if TYPE_CHECKING:
     from raycap.results.calibration import Calibration, ScoredSetting
@@ -87,34 +88,6 @@ def trial_table(found: "Calibration") -> Table:
     for trial in sorted(found.trials, key=lambda trial: (trial.length_gap, trial.cider_d)):
         table.add_row(*_cells(trial), _marks(trial, found, best))
     return table
-
-
-def calibration_rows(found: "Calibration") -> list[tuple[str, str]]:
-    """Return what was compared, and the gain and cost of the choice, as names and values."""
-    start, chosen, images = found.start, found.chosen, found.images
-    left_out = f", {images.num_unreadable:,} unreadable" if images.num_unreadable else ""
-    rows = [
-        ("tried", f"{len(found.trials)} settings on {images.num_images:,} images{left_out}"),
-        ("references", f"{images.lengths.metric_tokens:.1f} tokens"),
-        ("length gap", f"{start.length_gap:+z.2f} -> {chosen.length_gap:+z.2f} tokens"),
-        ("CIDEr-D", f"{start.cider_d:.3f} -> {chosen.cider_d:.3f}"),
-        ("repetitive", f"{start.repetition:.1%} -> {chosen.repetition:.1%} of the captions"),
-    ]
-    failed = max(trial.num_failed for trial in found.trials)
-    if failed:
-        rows.append(("failed", f"up to {failed:,} images, scored 0"))
-    if chosen == start:
-        rows.append(("chosen", "the starting settings: no others qualify"))
-    elif abs(chosen.length_gap) > found.closed_gap:
-        rows.append(("chosen", f"the smallest gap that {_condition(found)}"))
-    else:
-        rows.append(("chosen", "the best CIDEr-D among the settings that close the gap"))
-    return [*rows, ("model", found.output)]
-
-
-def _condition(found: "Calibration") -> str:
-    loss = found.max_cider_loss
-    return f"loses at most {loss:.0%} of CIDEr-D" if loss else "loses no CIDEr-D"
 
 
 def _cells(trial: "ScoredSetting") -> list[str]:

@@ -16,11 +16,9 @@ from raycap.console.options import (
     SplitOption,
 )
 from raycap.console.renamed import Command
-from raycap.console.rows import failed_rows, flagged_rows, spent_rows, unread_pictures
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
 from raycap.reporting.numbers import (
-    amount,
     brief,
     decimal,
     integer,
@@ -28,11 +26,10 @@ from raycap.reporting.numbers import (
     percent,
     plural,
 )
-from raycap.text import brief as brief_text
-from raycap.text import duration
+from raycap.results.shown.captioning import forecast_rows, summary_rows
+from raycap.text import amount, duration
 
 if TYPE_CHECKING:
-    from raycap.results.captioning import Forecast, Summary
     from raycap.results.preflight import Estimate, Preflight, Stage
 
 
@@ -212,91 +209,6 @@ def _preflight(
     for note in preflight_notes(found):
         print(note)
     return found.sample.failed_share
-
-
-def summary_rows(summary: "Summary") -> list[tuple[str, str]]:
-    """Return the summary of a run as names and values."""
-    rows = [
-        ("images", f"{summary.num_images:,}"),
-        *unread_pictures(summary.num_images, summary.skipped),
-        ("captioned", f"{summary.num_ok:,}"),
-        *failed_rows(summary.num_failed, summary.failed),
-        *flagged_rows(summary.flagged),
-        *_same_caption(summary.same_caption),
-        ("mean words", f"{summary.mean_words:g}"),
-        *spent_rows(summary.spent),
-    ]
-    if summary.num_copies:
-        rows.append(("same bytes as another", f"{summary.num_copies:,}"))
-    if summary.cascade:
-        rows.append(("to second model", f"{summary.cascade['num_images']:,}"))
-        if summary.cascade["num_failed"]:
-            rows.append(("  kept first caption", f"{summary.cascade['num_failed']:,}"))
-    if summary.num_captioned:
-        rows += [
-            ("this run", f"{summary.num_captioned:,} images in {summary.wall_s:.1f} s"),
-            ("rate", f"{summary.images_per_s:g} images/s"),
-        ]
-    else:
-        rows.append(("this run", "nothing to do: every image already has a row"))
-    files = {name: count for name, count in summary.skipped.items() if name != _REPEATED}
-    if files:
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in files.items())
-        rows.append(("not images", skipped))
-    if summary.num_gone:
-        rows.append(("gone from source", f"{summary.num_gone:,} (their rows are kept)"))
-    return [
-        *rows,
-        *_empty_source(is_empty=summary.is_source_empty),
-        *_repeated(summary.skipped, summary.repeated),
-        ("output", summary.output),
-    ]
-
-
-def _same_caption(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a row about one and the same caption of many images, as a broken model writes it."""
-    if not found:
-        return []
-    counts = f"{found['num_images']:,} of {found['num_of']:,} different images"
-    return [("SAME CAPTION", f"{counts}: {brief_text(found['caption'], 60)!r}; check the model")]
-
-
-def _empty_source(*, is_empty: bool) -> list[tuple[str, str]]:
-    """Return a row about a source that has lost all its images, such as a mount that is gone."""
-    return [("source", "no images found: none was taken for gone")] if is_empty else []
-
-
-_REPEATED = "duplicate"
-
-
-def _repeated(skipped: dict[str, int], names: list[str]) -> list[tuple[str, str]]:
-    """Return a row about images that a list has more than once, with the names of some."""
-    count = skipped.get(_REPEATED, 0)
-    if not count:
-        return []
-    more = ", ..." if count > len(names) else ""
-    return [("listed again", f"{count:,}: {', '.join(names)}{more}" if names else f"{count:,}")]
-
-
-def forecast_rows(forecast: "Forecast") -> list[tuple[str, str]]:
-    """Return what a run would do as names and values."""
-    return [
-        ("images", f"{forecast.num_images:,}"),
-        *unread_pictures(forecast.num_images, forecast.skipped),
-        ("bytes", f"{forecast.num_bytes:,}"),
-        ("parts", f"{forecast.num_parts:,}"),
-        ("parts done", f"{forecast.num_parts_done:,}"),
-        ("images done", f"{forecast.num_images_done:,}"),
-        ("images to caption", f"{forecast.num_pending:,}"),
-        *([("captions to copy", f"{forecast.num_copies:,}")] if forecast.num_copies else []),
-        *(
-            (f"not images {suffix}", f"{n:,}")
-            for suffix, n in forecast.skipped.items()
-            if n and suffix != _REPEATED
-        ),
-        *_empty_source(is_empty=forecast.is_source_empty),
-        *_repeated(forecast.skipped, forecast.repeated),
-    ]
 
 
 def preflight_rows(found: "Preflight") -> list[tuple[str, str]]:

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from raycap.console.caption import summary_rows
 from raycap.console.options import DebugOption
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.console.verify import verification_rows
 from raycap.errors import EXIT_STOPPED
 from raycap.progress import Progress
+from raycap.results.shown.captioning import summary_rows, verification_rows
 
 if TYPE_CHECKING:
     from raycap.demo.outcome import DemoResult

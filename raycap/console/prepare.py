@@ -1,6 +1,6 @@
 """`raycap prepare`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,7 @@ from raycap.console.options import (
     set_option,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-
-if TYPE_CHECKING:
-    from raycap.results.dataset import DatasetRecord
-
+from raycap.results.shown.work import dataset_rows
 
 FormatOption = Annotated[
     AnnotationFormatName | None,
@@ -84,34 +81,3 @@ def prepare(
                 debug=debug,
             )
         print_rows([*dataset_rows(record), ("output", output)])
-
-
-def dataset_rows(record: "DatasetRecord") -> list[tuple[str, str]]:
-    """Return the contents of a dataset, and what was rejected, as names and values."""
-    rows = [("images", f"{record.num_images:,}"), ("captions", f"{record.num_captions:,}")]
-    rows += [("note", note) for note in record.notes]
-    for name, split in record.splits.items():
-        told = f"{split.num_images:,} images, {split.num_captions:,} captions"
-        rows.append((f"  {name}", f"{told}, {split.mean_tokens:.1f} tokens each"))
-    rejected = {
-        "images rejected": record.rejected_images,
-        "captions rejected": record.rejected_captions,
-    }
-    for name, reasons in rejected.items():
-        if reasons:
-            told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-            rows.append((name, told))
-    if record.num_images_not_in_subset:
-        rows.append(("not in the subset", f"{record.num_images_not_in_subset:,} images"))
-    if record.duplicates.num_groups:
-        duplicates = record.duplicates
-        told = f"{duplicates.num_images:,} images in {duplicates.num_groups:,} groups"
-        rows.append(("duplicates", f"{told}, {duplicates.num_moved:,} moved to one split"))
-    if record.leakage.num_groups:
-        rows.append(
-            (
-                "LEAKAGE",
-                f"{record.leakage.num_images:,} images appear in more than one of the given splits",
-            )
-        )
-    return [*rows, ("vocabulary", f"{record.vocabulary_size:,} tokens")]

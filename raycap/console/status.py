@@ -14,10 +14,10 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
-from raycap.console.rows import edit_rows, flagged_rows, gone_rows, spent_rows, unread_pictures
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
-from raycap.text import duration
+from raycap.results.shown.captioning import status_rows
+from raycap.results.shown.work import work_rows
 
 if TYPE_CHECKING:
     from raycap.results.captioning import OutputStatus
@@ -61,61 +61,3 @@ def status_fields(found: "OutputStatus | WorkStatus") -> dict[str, object]:
 
     kind = {} if isinstance(found, WorkStatus) else {"kind": OutputKind.CAPTIONS}
     return {**kind, **asdict(found)}
-
-
-_STATES = {
-    "complete": "complete: every image has a row",
-    "running": "running",
-    "silent": "silent: no heartbeat; the run died or cannot reach its output: run the same command",
-    "unfinished": "unfinished: every image has a row, but no summary: run the same command",
-    "stopped": "stopped: run the same command to continue",
-    "starting": "starting: listing images",
-}
-_WORK_STATES = {
-    **_STATES,
-    "complete": "complete",
-    "unknown": "not complete: running elsewhere (another machine or container), or stopped",
-}
-
-
-def work_rows(found: "WorkStatus") -> list[tuple[str, str]]:
-    """Return the state of an output that is not of `raycap caption` as names and values."""
-    rows = [("kind", str(found.kind)), ("state", _WORK_STATES[found.state])]
-    if found.num_total is None:
-        rows.append((found.unit, f"{found.num_done:,} done"))
-    else:
-        rows.append((found.unit, f"{found.num_done:,} of {found.num_total:,} done"))
-    if found.num_failed:
-        rows.append(("failed", f"{found.num_failed:,}"))
-    if found.best:
-        rows.append(("best", found.best))
-    return rows
-
-
-def status_rows(found: "OutputStatus") -> list[tuple[str, str]]:
-    """Return the progress of a captioning run as names and values."""
-    rows = [("state", _STATES.get(found.state, found.state))]
-    beat = found.beat
-    if beat is None or found.age_s is None:
-        return rows
-    share = beat.num_done / beat.num_total if beat.num_total else 1.0
-    rows += [
-        ("images", f"{beat.num_total:,}"),
-        *unread_pictures(beat.num_total, found.skipped),
-        ("done", f"{beat.num_done:,} ({share:.1%})"),
-        ("failed", f"{beat.num_failed:,}"),
-        *flagged_rows(beat.flagged),
-    ]
-    if beat.num_copies:
-        rows.append(("same bytes as another", f"{beat.num_copies:,}"))
-    rows += [*gone_rows(found.num_gone), *spent_rows(beat.spent), *edit_rows(found.edits)]
-    if found.state == "running":
-        rows.append(("rate", f"{beat.images_per_s:g} images/s"))
-        left = beat.num_total - beat.num_done
-        if beat.images_per_s:
-            rows.append(("ETA", duration(left / beat.images_per_s)))
-    return [
-        *rows,
-        ("started", beat.started_at),
-        ("last heartbeat", f"{duration(found.age_s)} ago, from {beat.host}, pid {beat.pid}"),
-    ]

@@ -22,8 +22,9 @@ from raycap.console.options import (
 )
 from raycap.console.progress import LINE_EVERY_S, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.shown.experiments import STUDY_HEADINGS, study_cells, study_rows
 from raycap.results.status import Status
-from raycap.text import brief, duration
+from raycap.text import brief
 
 if TYPE_CHECKING:
     from raycap.results.study import OnStudyProgress, Study, StudyProgress, SystemRecord
@@ -61,46 +62,16 @@ _REASON_CHARS = 40
 
 def print_study(found: "Study") -> None:
     """Print the systems and the recommendation."""
-    from raycap.results.study import REPORT, SUMMARY
-
     Console().print(study_table(found, {}))
-    rows = [
-        ("people", f"{found.reference_mean_words:.1f} words on {found.num_images:,} test images"),
-        *(("decide" if place == 0 else "", line) for place, line in enumerate(found.decision)),
-        ("time", duration(found.wall_s)),
-        ("report", f"{found.output}/{REPORT}"),
-        ("summary", f"{found.output}/{SUMMARY}"),
-    ]
-    print_rows(rows)
+    print_rows(study_rows(found))
 
 
 def study_table(found: "Study", stages: Mapping[str, tuple[str, float]]) -> Table:
     """Build the table of systems: scores where available, otherwise the status."""
-    table = Table("system", "words", "CIDEr-D", "BLEU-4", "gap", "overfits", "time", "", box=None)
+    table = Table(*STUDY_HEADINGS, box=None)
     for system in found.systems:
-        table.add_row(*_cells(system), _state(system, found, stages))
+        table.add_row(*study_cells(system), _state(system, found, stages))
     return table
-
-
-def _cells(system: "SystemRecord") -> list[str]:
-    scores, training = system.scores, system.training
-    since = training.overfits_since if training else None
-    return [
-        system.name,
-        *(_value(system, name, digits) for name, digits in _SCORES),
-        f"{training.gap:+z.3f}" if training else "-",
-        f"epoch {since}" if since else "-",
-        duration(system.wall_s) if scores or system.status is Status.FINISHED else "-",
-    ]
-
-
-_SCORES = (("mean_words", 1), ("cider_d", 3), ("bleu_4", 3))
-"""Scores of the table, and their decimal places."""
-
-
-def _value(system: "SystemRecord", name: str, digits: int) -> str:
-    score = system.scores.get(name)
-    return "-" if score is None else f"{score.value:.{digits}f}"
 
 
 def _state(system: "SystemRecord", found: "Study", stages: Mapping[str, tuple[str, float]]) -> str:

@@ -18,6 +18,7 @@ from raycap.console.options import (
     TrainSetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.shown.experiments import EPOCH_HEADINGS, epoch_cells, training_rows
 
 if TYPE_CHECKING:
     from raycap.results.training import EpochRecord, Training
@@ -53,12 +54,6 @@ def train(
         print_training(found)
 
 
-_SCORES = ("cider_d", "bleu_4", "mean_tokens", "length_gap")
-_LOSSES = ("train", "fitted", "validation", "gap")
-_HEADINGS = ("epoch", *_LOSSES, "CIDEr-D", "BLEU-4", "tokens", "length gap", "")
-"""Fits 80 columns."""
-
-
 def print_training(found: "Training") -> None:
     """Print the epochs, the summary, and what to try next."""
     Console().print(epoch_table(found.history, best=found.best.epoch))
@@ -73,35 +68,7 @@ def print_training(found: "Training") -> None:
 
 def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
     """Build the table of losses and scores, one row per epoch."""
-    table = Table(*_HEADINGS, box=None, padding=(0, 1, 0, 0))
+    table = Table(*EPOCH_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
-        losses = (record.train_loss, record.fitted_loss, record.validation_loss, record.gap)
-        scores = [record.scores[name] for name in _SCORES]
-        numbers = [f"{value:z.3f}" for value in (*losses, *scores)]
-        table.add_row(str(record.epoch), *numbers, "best" if record.epoch == best else "")
+        table.add_row(*epoch_cells(record, best=best))
     return table
-
-
-def training_rows(found: "Training") -> list[tuple[str, str]]:
-    """Return the summary of a training run as names and values."""
-    from raycap.results.training import chosen_by, judge_fit
-
-    metric = found.metric
-    rows = [
-        ("images", f"{found.num_images:,}"),
-        ("steps", f"{found.num_steps:,} of {found.global_batch:,} images"),
-        ("ended", _END[found.end].format(metric=metric, epochs=found.num_epochs)),
-        ("best epoch", f"{found.best.epoch} by {chosen_by(found.history, found.best, metric)}"),
-    ]
-    num_unreadable = found.last.num_unreadable
-    if num_unreadable:
-        rows.append(("unreadable", f"{num_unreadable:,} images per epoch"))
-    losses = [record.losses for record in found.history]
-    rows.append(("watch", judge_fit(losses, found.overfits_since)))
-    return [*rows, ("rate", f"{found.images_per_s:g} images/s"), ("output", found.output)]
-
-
-_END = {
-    "finished": "after all {epochs} epochs",
-    "exhausted": "early: {metric} stopped improving",
-}

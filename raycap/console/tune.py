@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,12 @@ from raycap.console.options import (
 )
 from raycap.console.progress import short_duration, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
+from raycap.results.shown.experiments import (
+    describe_params,
+    search_rows,
+    show,
+    shown_trials,
+)
 from raycap.results.status import Status
 from raycap.text import brief, duration
 
@@ -60,7 +66,6 @@ def tune(
         print_search(found)
 
 
-_MAX_ROWS = 20
 _COLOURS = {Status.RUNNING: "cyan", Status.STOPPED: "dim", Status.FAILED: "red"}
 _SHOWN_REASON_CHARS = 60
 
@@ -86,7 +91,7 @@ def search_table(found: "Search") -> Table:
     """Build the table of trials: running ones first, then by value."""
     names = short_names(found)
     table = Table("trial", *names.values(), "epochs", found.metric, "gap", "status", box=None)
-    for trial in _shown(found):
+    for trial in shown_trials(found):
         best = trial.best
         numbers = [
             str(len(trial.history)),
@@ -98,25 +103,6 @@ def search_table(found: "Search") -> Table:
     return table
 
 
-def search_rows(found: "Search") -> list[tuple[str, str]]:
-    """Return the summary of a search as names and values."""
-    counts = [f"{found.count(it)} {it}" for it in Status if found.count(it)]
-    shown = len(_shown(found))
-    left_out = f"; the {shown} best are shown" if shown < len(found.trials) else ""
-    rows = [("trials", f"{', '.join(counts) or 'none'} of {found.num_planned} planned{left_out}")]
-    if found.end == "budget":
-        rows.append(("ended", "budget reached; raise it to continue"))
-    if found.best:
-        best = found.trial(found.best)
-        rows.append(("best", f"{describe_params(best)}: {found.metric} {best.value:z.3f}"))
-    return [*rows, ("output", found.output)]
-
-
-def describe_params(trial: "Trial") -> str:
-    """Format a trial's settings as `name=value`."""
-    return " ".join(f"{name}={show(value)}" for name, value in sorted(trial.params.items()))
-
-
 def short_names(found: "Search") -> dict[str, str]:
     """Map each searched setting to its last name where that is unique."""
     lasts = [name.rpartition(".")[2] for name in found.space]
@@ -124,20 +110,6 @@ def short_names(found: "Search") -> dict[str, str]:
         name: last if lasts.count(last) == 1 else name
         for name, last in zip(found.space, lasts, strict=True)
     }
-
-
-def show(value: object) -> str:
-    """Format a setting's value."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _shown(found: "Search") -> "Sequence[Trial]":
-    from raycap.results.search import by_value
-
-    metric = found.metric
-    running = [trial for trial in found.trials if trial.status is Status.RUNNING]
-    others = [trial for trial in found.trials if trial.status is not Status.RUNNING]
-    return [*running, *by_value(others, metric)][:_MAX_ROWS]
 
 
 def _status(trial: "Trial", found: "Search") -> str:

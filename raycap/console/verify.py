@@ -15,10 +15,10 @@ from raycap.console.options import (
     load_storage,
     print_json,
 )
-from raycap.console.rows import failed_rows, gone_rows, unread_pictures
-from raycap.console.status import work_rows
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
+from raycap.results.shown.captioning import verification_rows
+from raycap.results.shown.work import completeness_rows
 
 if TYPE_CHECKING:
     from raycap.results.captioning import Verification
@@ -76,39 +76,3 @@ def verification_fields(found: "Verification | Completeness") -> dict[str, objec
         fields = {**asdict(found.status), "problems": found.problems}
     verdicts = {"is_complete": found.is_complete, "is_sound": found.is_sound}
     return {"kind": OutputKind.CAPTIONS, **fields, **verdicts}
-
-
-def completeness_rows(found: "Completeness") -> list[tuple[str, str]]:
-    """Return whether an output that is not of `raycap caption` is complete."""
-    if not found.is_sound:
-        verdict = f"{len(found.problems):,} problems"
-    elif not found.is_complete:
-        verdict = "sound but not complete: run the same command again"
-    else:
-        verdict = "complete"
-    return [*work_rows(found.status), ("verdict", verdict)]
-
-
-def verification_rows(found: "Verification") -> list[tuple[str, str]]:
-    """Return the result of a verification as names and values."""
-    if not found.is_sound:
-        verdict = f"{found.num_problems:,} problems"
-    elif found.num_pending:
-        verdict = "sound but not complete: run the same `raycap caption` command again"
-    elif not found.has_summary:
-        verdict = (
-            "every image has exactly one row, but the run wrote no summary: run the same `raycap "
-            "caption` command again"
-        )
-    else:
-        verdict = "complete: every image has exactly one row"
-    return [
-        ("images", f"{found.num_images:,}"),
-        *unread_pictures(found.num_images, found.skipped),
-        ("ok", f"{found.num_ok:,}"),
-        *failed_rows(found.num_failed, found.failed),
-        ("pending", f"{found.num_pending:,}"),
-        *gone_rows(found.num_gone),
-        *([("edits", f"{found.num_edits:,}")] if found.num_edits else []),
-        ("verdict", verdict),
-    ]

@@ -41,7 +41,7 @@ from raycap.reporting.gallery import (
     random_first,
     tabs_of,
 )
-from raycap.reporting.numbers import amount, byte_count, decimal, integer, moment, percent
+from raycap.reporting.numbers import byte_count, decimal, integer, moment, percent
 from raycap.reporting.pictures import Picture, Wanted, fetch_thumbnails, reference_pictures
 from raycap.reporting.plots import Commit, Histogram, length_plot, throughput_plot
 from raycap.results.captioning import SUMMARY, Summary, read_run, read_summary
@@ -66,7 +66,7 @@ from raycap.schema import (
 )
 from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
-from raycap.text import brief
+from raycap.text import amount, brief
 
 ORDERS = (
     Order(key=LOGPROB, label="Log-probability"),

@@ -27,11 +27,6 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return text.replace("-", _MINUS)
 
 
-def amount(value: float) -> str:
-    """Format hours or money: 12.345 as `12.35`, 0.00123 as `0.0012`."""
-    return decimal(value, 2) if value >= 0.1 or not value else f"{value:.2g}"
-
-
 def signed(value: float | None, digits: int = 3) -> str:
     """Format a number with its sign; 0 has none."""
     text = decimal(value, digits)

@@ -26,7 +26,6 @@ from raycap.reporting.charts import Plot
 from raycap.reporting.gallery import FAILED, Gallery, Tab
 from raycap.reporting.numbers import (
     NONE,
-    amount,
     brief,
     decimal,
     integer,
@@ -53,7 +52,7 @@ from raycap.schema import (
     STATUS,
     STATUS_OK,
 )
-from raycap.text import duration
+from raycap.text import amount, duration
 
 _CAPTIONED = "captioned"
 _TABS = (Tab(key=_CAPTIONED, label="Captioned"), Tab(key=FAILED, label="Failed"))

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raycap.config import GenerationConfig
+from raycap.results.display import Displayed
 from raycap.runs.records import encode_json, read_as
 from raycap.storage.base import Store
 
@@ -65,8 +66,8 @@ class SliceRecord:
     lengths: ReferenceLengths
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Calibration(Displayed):
     """Result of a calibration. In `calibration.json`."""
 
     output: str

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter
 
 from raycap.errors import DatasetError, ObjectNotFound
 from raycap.progress import Spent
+from raycap.results.display import Displayed
 from raycap.runs.records import (
     RUN,
     encode_json,
@@ -40,8 +41,8 @@ PLAN = "plan.json"
 _MAX_PROBLEMS = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Forecast(Displayed):
     """Result of a dry run, which writes nothing and loads no model."""
 
     num_images: int
@@ -82,8 +83,8 @@ class PlanRecord:
     planned_at: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Summary(Displayed):
     """Result of a run. In `summary.json`, which exists only if every image has its row."""
 
     output: str
@@ -167,8 +168,8 @@ class Beat:
     """Images with the captions of others that are the same bytes, or that await them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputStatus:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OutputStatus(Displayed):
     """State of an output."""
 
     state: str
@@ -187,8 +188,8 @@ class OutputStatus:
     `rejected`."""
 
 
-@dataclass(kw_only=True)
-class Verification:
+@dataclass(kw_only=True, repr=False)
+class Verification(Displayed):
     """Result of verifying an output."""
 
     num_images: int = 0

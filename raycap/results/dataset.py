@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raycap.errors import DatasetError
+from raycap.results.display import Displayed
 from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.address import check_exists
 from raycap.storage.base import Store
@@ -89,8 +90,8 @@ class Leakage:
     """For the first few groups, one image id per split."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetRecord:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class DatasetRecord(Displayed):
     """Content and origin of a caption dataset. In `dataset.json`.
 
     Each image and each caption of the source is either in it, rejected, or not in the subset.

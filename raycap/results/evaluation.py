@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raycap.errors import DatasetError
+from raycap.results.display import Displayed
 from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.base import Store
 
@@ -124,8 +125,8 @@ class Comparison:
     """Two-sided: twice the share of resamples that reverse the sign; 1 for no difference."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Evaluation(Displayed):
     """Result of evaluating systems against one set of references. In `evaluation.json`."""
 
     references: str

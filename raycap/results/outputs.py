@@ -7,6 +7,8 @@ has rows to count. The types here describe the others, by the pieces that their 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from raycap.results.display import Displayed
+
 
 class OutputKind(StrEnum):
     """What an output is: the command that wrote it."""
@@ -38,8 +40,8 @@ class State(StrEnum):
     """Not complete. Whether a process writes to it cannot be seen from here."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkStatus:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WorkStatus(Displayed):
     """State of an output, and how far its work is."""
 
     kind: OutputKind
@@ -57,8 +59,8 @@ class WorkStatus:
     """The best piece so far, and its score; empty if there is none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completeness:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Completeness(Displayed):
     """Whether an output is complete, and what is wrong with it."""
 
     status: WorkStatus

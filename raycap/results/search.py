@@ -68,7 +68,7 @@ class Trial:
         return has_value and self.status is not Status.FAILED
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Search(ExperimentRecord):
     """Result of a search, finished or not. In `tune.json`.
 

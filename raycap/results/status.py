@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from raycap.results.display import Displayed
+
 
 class Status(StrEnum):
     """Status of a trial or system."""
@@ -27,8 +29,8 @@ class HasStatus(Protocol):
         """Its status."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExperimentRecord:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExperimentRecord(Displayed):
     """What the records of a search and of a study have in common, finished or not."""
 
     output: str

@@ -123,7 +123,7 @@ class SystemRecord:
         return None if found is None else found.value
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Study(ExperimentRecord):
     """Result of a study, finished or not. In `study.json`.
 

@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from raycap.errors import DatasetError
+from raycap.results.display import Displayed
 from raycap.runs.records import encode_json, read_if_any
 from raycap.storage.base import Store
 
@@ -117,8 +118,8 @@ class EpochRecord:
         return Losses(fitted=self.fitted_loss, validation=self.validation_loss)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Training(Displayed):
     """Result of a training run. In `training.json`."""
 
     output: str

@@ -15,12 +15,12 @@ from raycap.captioning.claim import caption_fingerprint
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, encode_captions, read_part
 from raycap.config import CaptionConfig
 from raycap.config.loading import validate_config
-from raycap.console.caption import summary_rows
 from raycap.errors import ConfigError, DatasetError, ModelError
 from raycap.models.folders import write_json
 from raycap.models.sources import find_model
 from raycap.preflights.run import preflight
 from raycap.results.captioning import Summary
+from raycap.results.shown.captioning import summary_rows
 from raycap.storage.local import LocalStore
 from raycap.storage.parts import part_key
 from tests.support.outputs import failed, row

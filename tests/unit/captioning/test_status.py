@@ -14,7 +14,6 @@ from raycap.captioning import status as heartbeat
 from raycap.captioning.parts import CAPTIONS
 from raycap.captioning.status import Heartbeat, read_status
 from raycap.config import StorageConfig
-from raycap.console.status import status_rows
 from raycap.errors import ConfigError, DatasetError
 from raycap.progress import Progress
 from raycap.results.captioning import (
@@ -24,6 +23,7 @@ from raycap.results.captioning import (
     write_plan_record,
     write_summary,
 )
+from raycap.results.shown.captioning import status_rows
 from raycap.storage.base import Store
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store

@@ -20,7 +20,6 @@ from raycap.captioning.parts import (
 )
 from raycap.captioning.verify import verify
 from raycap.config import StorageConfig
-from raycap.console.verify import verification_rows
 from raycap.errors import DatasetError
 from raycap.results.captioning import (
     PLAN,
@@ -29,6 +28,7 @@ from raycap.results.captioning import (
     write_plan_record,
     write_summary,
 )
+from raycap.results.shown.captioning import verification_rows
 from raycap.runs.records import encode_json, fingerprint_digest
 from raycap.storage.base import Store
 from raycap.storage.parts import part_key

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from raycap.console.caption import forecast_rows, summary_rows
 from raycap.results.captioning import Forecast, Summary
+from raycap.results.shown.captioning import forecast_rows, summary_rows
 
 
 def summary_of(num_images: int, skipped: dict[str, int], repeated: list[str]) -> Summary:

@@ -11,14 +11,12 @@ from rich.console import Console
 
 from raycap.console.tune import (
     Pace,
-    describe_params,
     print_search,
-    search_rows,
     search_table,
-    show,
     show_search,
 )
 from raycap.results.search import Search, SearchProgress
+from raycap.results.shown.experiments import describe_params, search_rows, show
 from raycap.results.status import Status
 from tests.support.tuned import search_of, trial
 

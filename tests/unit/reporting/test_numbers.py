@@ -3,7 +3,6 @@
 import pytest
 
 from raycap.reporting.numbers import (
-    amount,
     brief,
     byte_count,
     decimal,
@@ -14,6 +13,7 @@ from raycap.reporting.numbers import (
     probability,
     signed,
 )
+from raycap.text import amount
 
 
 @pytest.mark.parametrize(

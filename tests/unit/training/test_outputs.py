@@ -15,8 +15,9 @@ from tensorboardX.proto.event_pb2 import Event
 from raycap.config import StorageConfig, TrainConfig
 from raycap.config.loading import load_config
 from raycap.console.progress import show_training
-from raycap.console.train import epoch_table, training_rows
+from raycap.console.train import epoch_table
 from raycap.errors import ConfigError, DatasetError, RunConflict
+from raycap.results.shown.experiments import training_rows
 from raycap.results.training import (
     EpochRecord,
     Training,

@@ -1,0 +1,1 @@
+"""Reading of outputs from Python: `raycap.read`."""

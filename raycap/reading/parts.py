@@ -1,0 +1,182 @@
+"""What all readable outputs have in common: rows in parts, each of which is read as a whole."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycap.errors import ConfigError
+from raycap.schema import IMAGE_ID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One file of rows, sorted by image id."""
+
+    key: str
+    first: str
+    """The first image id."""
+    last: str
+    """The last image id."""
+    num_rows: int
+    num_bytes: int = 0
+    """Size of the file; 0 if it is not needed to read it."""
+    number: int = 0
+    columns: frozenset[str] = frozenset()
+    """The columns of the file; empty if all files of the output have the same."""
+
+    def may_have(self, image_id: str) -> bool:
+        """Whether it is where an image's row would be."""
+        return self.first <= image_id <= self.last
+
+
+class Content(ABC):
+    """The rows of an output. It goes to Ray's workers, so it can be pickled."""
+
+    schema: pa.Schema
+    """All columns of its rows."""
+    default_columns: list[str]
+    """What is read unless columns are named."""
+    read_ahead: int
+    """Parts to read at the same time."""
+    changes_count: bool = False
+    """Whether a part may yield fewer rows than its file has."""
+    is_keyed: bool = True
+    """Whether each image has one row."""
+
+    @abstractmethod
+    def tables(self, part: Part, columns: list[str]) -> Iterator[pa.Table]:
+        """Read these columns of a part.
+
+        Raises:
+            DatasetError: the part is damaged.
+            StorageError: the store refuses, or the part does not exist any more.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReader:
+    """Reads parts as the user asked for them."""
+
+    content: Content
+    columns: list[str]
+    where: pc.Expression | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that it yields."""
+        return pa.schema([self.content.schema.field(name) for name in self.columns])
+
+    @property
+    def counts(self) -> bool:
+        """Whether rows have to be read to be counted."""
+        return self.where is not None or self.content.changes_count
+
+    def __call__(self, part: Part) -> Iterator[pa.Table]:
+        """Yield the rows of a part."""
+        # A condition may name any column: they are not known from outside of Arrow.
+        wanted = self.columns if self.where is None else self.content.schema.names
+        for table in self.content.tables(part, wanted):
+            found = table if self.where is None else table.filter(self.where)
+            if len(found):
+                yield found.select(self.columns)
+
+    def only(self, columns: list[str]) -> "PartReader":
+        """Return a reader of other columns of the same rows."""
+        return PartReader(content=self.content, columns=columns, where=self.where)
+
+    def find(self, parts: Iterable[Part], image_id: str) -> dict[str, Any] | None:
+        """Return the row of an image; None if no part has it."""
+        names = [IMAGE_ID, *(name for name in self.columns if name != IMAGE_ID)]
+        for part in parts:
+            if part.may_have(image_id):
+                for table in self.only(names)(part):
+                    found = table.filter(pc.equal(table[IMAGE_ID], image_id))
+                    if len(found):
+                        row: dict[str, Any] = found.select(self.columns).to_pylist()[0]
+                        return row
+        return None
+
+
+def choose_columns(content: Content, columns: Sequence[str] | None, uri: str) -> list[str]:
+    """Return the columns to read.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    names = list(content.default_columns if columns is None else columns)
+    for name in names:
+        if name not in content.schema.names:
+            raise ConfigError(
+                f"{uri}: has no column {name!r}; its columns are: "
+                f"{', '.join(content.schema.names)}",
+                uri=uri,
+                setting="columns",
+            )
+    return list(dict.fromkeys(names))
+
+
+def check_where(content: Content, where: pc.Expression | None, uri: str) -> None:
+    """Make sure that a condition can be evaluated on the rows.
+
+    Raises:
+        ConfigError: it is no condition, or names a column that does not exist.
+    """
+    if where is None:
+        return
+    if not isinstance(where, pc.Expression):
+        raise ConfigError(
+            f"where={where!r} is not a condition of pyarrow, such as "
+            'pyarrow.compute.field("status") == "failed"',
+            setting="where",
+        )
+    try:
+        content.schema.empty_table().filter(where)
+    except (pa.ArrowException, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{uri}: the condition `where` does not fit its rows: {reason}",
+            uri=uri,
+            setting="where",
+        ) from error
+
+
+def unified(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """Return the columns of several files: those of the first, then those that others add.
+
+    Raises:
+        pa.ArrowException: a column has types that have nothing in common.
+    """
+    return pa.unify_schemas(list(schemas), promote_options="permissive").remove_metadata()
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with the columns of a schema; those that it lacks are null."""
+    columns = [
+        _as(table[field.name].combine_chunks(), field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _as(array: Any, kind: pa.DataType) -> pa.Array:
+    """Return values with another type, which may have more fields."""
+    if isinstance(array, pa.ChunkedArray):  # what `combine_chunks` gives for some sizes
+        array = pa.concat_arrays(array.chunks)
+    if array.type == kind:
+        return array
+    if not (pa.types.is_struct(kind) and pa.types.is_struct(array.type)):
+        return array.cast(kind)
+    has = {field.name for field in array.type}
+    fields = [
+        _as(array.field(field.name), field.type)
+        if field.name in has
+        else pa.nulls(len(array), field.type)
+        for field in kind
+    ]
+    return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
