@@ -7,9 +7,11 @@ Every command of the command line is a function of the same name:
     summary = raycap.caption("photos/", "captions/", model="demo")
     raycap.export("captions/", "captions.jsonl", to="jsonl")
 
-Modules are loaded on first use, so `import raycap` is quick.
+Modules are loaded on first use, so `import raycap` is quick. In a notebook and at an interactive
+prompt, long functions show their progress.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,9 @@ _SOURCES = {
 }
 """Public names, and the module of each."""
 
+_WATCHED = {"calibrate", "caption", "evaluate", "preflight", "prepare", "study", "train", "tune"}
+"""Functions that show their progress where a person watches."""
+
 __all__ = [
     "CalibrateConfig",
     "Caption",
@@ -128,7 +133,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _SOURCES:
         raise AttributeError(f"module 'raycap' has no attribute {name!r}")
-    return getattr(import_module(_SOURCES[name]), name)
+    found = getattr(import_module(_SOURCES[name]), name)
+    # Set by every interactive Python, the kernels of notebooks among them; scripts have none.
+    if name in _WATCHED and hasattr(sys, "ps1"):
+        return import_module("raycap.console.interactive").with_progress(found)
+    return found
 
 
 def __dir__() -> list[str]:

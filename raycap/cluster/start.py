@@ -32,6 +32,7 @@ from raycap.progress import announce
 _ANSWER_WAIT_S = 10.0
 _GONE_AFTER_S = 30.0
 _NODE_GROUP = "ray.io/node-group"
+_LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune")
 
 
 @contextmanager
@@ -52,9 +53,29 @@ def ray_cluster(*, debug: bool = False, with_dashboard: bool = False) -> Iterato
         ConfigError: the named cluster does not answer or refuses, or the address is Ray Client's.
         RunStopped: Ray does not start on this machine, or has ended.
     """
-    if ray.is_initialized():
-        yield not can_grow(_nodes())
-        return
+    with _levels_kept():
+        if ray.is_initialized():
+            yield not can_grow(_nodes())
+            return
+        with _connected(debug=debug, with_dashboard=with_dashboard) as is_fixed:
+            yield is_fixed
+
+
+@contextmanager
+def _levels_kept() -> Iterator[None]:
+    """Keep the log levels of Ray, which is silenced within the block, for the caller's own use."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _connected(*, debug: bool, with_dashboard: bool) -> Iterator[bool]:
+    """Connect to Ray or start it; see `ray_cluster`."""
     # By default, Ray reports usage to its makers when it starts a cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # `models.device.use_threads` does the same, too late for workers of Ray Train, which import
@@ -184,7 +205,8 @@ def _handler_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        # None: of a handler that is not Python's, which cannot be set from here.
+        if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
 
 

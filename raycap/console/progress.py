@@ -33,7 +33,7 @@ def show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
                     task,
                     total=progress.num_total,
                     completed=progress.num_done,
-                    description=_describe(progress),
+                    description=describe(progress),
                 )
     else:
         yield _Lines()
@@ -102,9 +102,9 @@ class _TrainingBar:
 
     def __call__(self, progress: "TrainingProgress") -> None:
         if progress.epoch_record is not None:
-            self._bar.console.print(_describe_epoch(progress.epoch_record, progress.num_epochs))
+            self._bar.console.print(describe_epoch(progress.epoch_record, progress.num_epochs))
         self._bar.update(
-            self._task, completed=progress.share, description=_describe_training(progress)
+            self._task, completed=progress.share, description=describe_training(progress)
         )
 
 
@@ -120,7 +120,8 @@ class _TrainingLines:
             logger.info("progress %s", _training_line(progress))
 
 
-def _describe_training(progress: "TrainingProgress") -> str:
+def describe_training(progress: "TrainingProgress") -> str:
+    """Describe training as one line."""
     place = "validating" if progress.is_validating else f"step {progress.step}/{progress.num_steps}"
     return (
         f"epoch {progress.epoch}/{progress.num_epochs}  {place}  loss {_loss(progress)}  "
@@ -136,7 +137,8 @@ def _training_line(progress: "TrainingProgress") -> str:
     )
 
 
-def _describe_epoch(record: "EpochRecord", num_epochs: int) -> str:
+def describe_epoch(record: "EpochRecord", num_epochs: int) -> str:
+    """Describe a finished epoch as one line, in Rich's markup."""
     best = "  [green]best so far[/green]" if record.is_best else ""
     return (
         f"epoch {record.epoch}/{num_epochs}  train loss {record.train_loss:.3f}  "
@@ -159,7 +161,8 @@ def _bar(console: Console) -> Bar:
     )
 
 
-def _describe(progress: Progress) -> str:
+def describe(progress: Progress) -> str:
+    """Describe progress as one line, in Rich's markup."""
     failed = f"  [red]{progress.num_failed:,} failed[/red]" if progress.num_failed else ""
     stage = f"{progress.stage}  " if progress.stage else ""
     return (

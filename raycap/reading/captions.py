@@ -40,7 +40,6 @@ class CaptionRows(Content):
     config: StorageConfig
     prompt: str | None
     schema: pa.Schema
-    default_columns: list[str]
     read_ahead: int
 
     @cached_property
@@ -116,7 +115,6 @@ def open_captions(store: Store, config: StorageConfig, prompt: str | None) -> Op
         config=config,
         prompt=chosen,
         schema=columns,
-        default_columns=columns.names,
         read_ahead=read_ahead(plan, config) if plan.parts else 1,
     )
     names = {stored: frozenset(stored.names) for stored in {stored for _, _, stored in shown}}
@@ -178,4 +176,4 @@ def _columns_of(
 
 
 def _has_field(kind: pa.DataType, name: str) -> bool:
-    return pa.types.is_struct(kind) and kind.get_field_index(name) >= 0
+    return bool(pa.types.is_struct(kind)) and kind.get_field_index(name) >= 0

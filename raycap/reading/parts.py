@@ -38,14 +38,23 @@ class Content(ABC):
 
     schema: pa.Schema
     """All columns of its rows."""
-    default_columns: list[str]
-    """What is read unless columns are named."""
     read_ahead: int
     """Parts to read at the same time."""
-    changes_count: bool = False
-    """Whether a part may yield fewer rows than its file has."""
-    is_keyed: bool = True
-    """Whether each image has one row."""
+
+    @property
+    def default_columns(self) -> list[str]:
+        """What is read unless columns are named."""
+        return list(self.schema.names)
+
+    @property
+    def changes_count(self) -> bool:
+        """Whether a part may yield fewer rows than its file has."""
+        return False
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether each image has one row."""
+        return True
 
     @abstractmethod
     def tables(self, part: Part, columns: list[str]) -> Iterator[pa.Table]:

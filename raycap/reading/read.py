@@ -1,6 +1,6 @@
 """`raycap.read`: an output of raycap as rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -19,7 +19,12 @@ from raycap.results.outputs import OutputKind
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 
-_OTHERS = {OutputKind.DATASET: open_dataset_rows, OutputKind.EVALUATION: open_scores}
+_Open = Callable[[Store, StorageConfig], tuple[Content, list[Part], DatasetRecord | Evaluation]]
+
+_OTHERS: dict[OutputKind, _Open] = {
+    OutputKind.DATASET: open_dataset_rows,
+    OutputKind.EVALUATION: open_scores,
+}
 """How outputs other than captions are opened; the other kinds have no rows."""
 
 
@@ -78,15 +83,9 @@ def read(
             uri=store.uri,
             setting="prompt",
         )
-    content, parts, summary = _open_other(kind, store, config)
+    content, parts, summary = _OTHERS[kind](store, config)
     reader = _reader(content, columns, where, store)
     return Rows(reader, parts, output=store.uri, kind=kind, summary=summary)
-
-
-def _open_other(
-    kind: OutputKind, store: Store, config: StorageConfig
-) -> tuple[Content, list[Part], DatasetRecord | Evaluation]:
-    return _OTHERS[kind](store, config)
 
 
 def _reader(

@@ -20,14 +20,15 @@ def dataset_of(reader: PartReader, parts: Sequence[Part]) -> ray.data.Dataset:
         if not parts:
             return ray.data.from_arrow(reader.schema.empty_table())
         source = _Parts(reader, parts)
-        return ray.data.read_datasource(source, override_num_blocks=len(parts))
+        found: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=len(parts))
+        return found
 
 
 class _Parts(Datasource):
     """The parts of an output, as Ray Data asks for them."""
 
     def __init__(self, reader: PartReader, parts: Sequence[Part]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reader = reader
         self._parts = parts
 

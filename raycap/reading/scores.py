@@ -33,11 +33,6 @@ class ScoreRows(Content):
     read_ahead: int = _SYSTEMS_AHEAD
 
     @property
-    def default_columns(self) -> list[str]:
-        """All columns."""
-        return list(self.schema.names)
-
-    @property
     def is_keyed(self) -> bool:
         """Whether there is only one system."""
         return len(self.systems) == 1

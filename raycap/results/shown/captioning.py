@@ -231,7 +231,7 @@ def show_summary(found: Summary) -> Shown:
 
 def show_forecast(found: Forecast) -> Shown:
     """Show what a run would do."""
-    return Shown(title=Forecast, rows=forecast_rows(found))
+    return Shown(title="Forecast", rows=forecast_rows(found))
 
 
 def show_status(found: OutputStatus) -> Shown:

@@ -123,4 +123,4 @@ def show_evaluation(found: Evaluation) -> Shown:
     headings = ["", *(system.name for system in found.systems)]
     figures = system_figures(found.systems, is_short=False)
     table = Table(headings=headings, rows=[[label, *cells] for label, cells in figures])
-    return Shown(title=Evaluation, rows=evaluation_rows(found), tables=[table])
+    return Shown(title="Evaluation", rows=evaluation_rows(found), tables=[table])

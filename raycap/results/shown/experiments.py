@@ -135,7 +135,7 @@ def show_search(found: Search) -> Shown:
         for trial in shown_trials(found)
     ]
     table = Table(headings=("trial", "settings", "epochs", found.metric, "status"), rows=rows)
-    return Shown(title=Search, rows=search_rows(found), tables=[table])
+    return Shown(title="Search", rows=search_rows(found), tables=[table])
 
 
 def study_rows(found: Study) -> Rows:
@@ -189,4 +189,4 @@ def show_study(found: Study) -> Shown:
 
 def show_calibration(found: Calibration) -> Shown:
     """Show the gain and cost of the chosen settings."""
-    return Shown(title=Calibration, rows=calibration_rows(found))
+    return Shown(title="Calibration", rows=calibration_rows(found))
