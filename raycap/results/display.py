@@ -67,7 +67,7 @@ class Displayed:
 
 def _lines(rows: Iterable[Sequence[str]]) -> list[str]:
     """Lay out rows in columns."""
-    told = [[" ".join(cell.split()) for cell in row] for row in rows]
+    told = [[" ".join(cell.splitlines()) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*told, strict=True)]
     return [
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
