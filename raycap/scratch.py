@@ -5,8 +5,9 @@ Conditions that users write in SQL are evaluated here too.
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,28 @@ class SqlError(ValueError):
     """A condition that cannot be evaluated; its message is one line."""
 
 
+@cache
+def condition_database() -> "duckdb.DuckDBPyConnection":
+    """Return a confined database of this process in memory, for conditions on small tables."""
+    import duckdb  # noqa: PLC0415  most commands need none of it
+
+    database = duckdb.connect(config={"autoinstall_known_extensions": False})
+    database.execute("SET enable_progress_bar = false")
+    confine(database)
+    return database
+
+
 def confine(database: "duckdb.DuckDBPyConnection") -> None:
     """Forbid a database files, the network and changes of its settings from here on."""
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
+
+
+def named_columns(condition: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that a condition in SQL may use: they are spelled in it, whatever case."""
+    text = condition.lower()
+    is_any = "columns" in text or '"' in text
+    return [name for name in names if is_any or name.lower() in text]
 
 
 def matching_rows(

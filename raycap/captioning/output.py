@@ -1,6 +1,6 @@
 """Reading of the output of a finished run, part by part in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -135,18 +135,38 @@ class FinishedOutput:
 
     def _as_edited(self, table: pa.Table) -> pa.Table:
         """Apply the edits to rows, those of other prompts in their columns."""
-        if not self.is_edited and self.edits is not EditsMode.ONLY:
-            return table
-        for name in self.prompts:
-            if name in table.column_names:
-                table = self.overlay.apply_to_answers(table, name)
-        return self.overlay.apply(table, self.prompt, self.edits, marks=self.is_edited)
+        return as_edited(table, self.overlay, self.edits, self.prompt, self.prompts)
 
     def _without_dropped(self, number: int, table: pa.Table) -> pa.Table:
         if number not in self.dropped:
             return table
         dropped = set(self.dropped[number])
         return table.filter(pa.array([row not in dropped for row in range(len(table))]))
+
+
+def as_edited(
+    table: pa.Table,
+    overlay: Overlay,
+    edits: EditsMode,
+    prompt: str | None,
+    prompts: Sequence[str],
+) -> pa.Table:
+    """Apply the edits of reviewers to rows with NEEDED, those of other prompts in their columns.
+
+    Args:
+        table: the rows.
+        overlay: the edits.
+        edits: what becomes of them.
+        prompt: the named prompt whose answers CAPTIONS has.
+        prompts: all named prompts.
+    """
+    is_edited = edits is not EditsMode.IGNORE and not overlay.is_empty
+    if not is_edited and edits is not EditsMode.ONLY:
+        return table
+    for name in prompts:
+        if name in table.column_names:
+            table = overlay.apply_to_answers(table, name)
+    return overlay.apply(table, prompt, edits, marks=is_edited)
 
 
 def open_finished(

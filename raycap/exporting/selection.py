@@ -14,7 +14,7 @@ from raycap.errors import ConfigError
 from raycap.exporting.columns import Column, chosen_columns, described, split_columns
 from raycap.exporting.joining import JoinedTable, join_table
 from raycap.schema import IMAGE_ID
-from raycap.scratch import SqlError, confine, matching_rows, scratch_database
+from raycap.scratch import SqlError, confine, matching_rows, named_columns, scratch_database
 from raycap.storage.base import Store
 
 if TYPE_CHECKING:
@@ -194,10 +194,7 @@ def _filtered(whole: Selection, database: "duckdb.DuckDBPyConnection", condition
     """Return the rows for which a condition holds. It is computed once, also if it is random."""
     types = whole.types
     _matching(database, pa.schema(list(types.items())).empty_table(), condition, types)
-    # To read less: a column that a condition uses is spelled in it.
-    text = condition.lower()
-    is_any = "columns" in text or '"' in text
-    needed = [name for name in types if is_any or name.lower() in text] or [IMAGE_ID]
+    needed = named_columns(condition, list(types)) or [IMAGE_ID]
     kept: dict[int, pa.BooleanArray] = {}
     num_rows = 0
     for number, page in zip(whole.parts, whole.pages(needed), strict=True):

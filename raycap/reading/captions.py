@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.captioning.ledger import foreign_part, foreign_reason
-from raycap.captioning.output import check_asked, prompts_of_run, read_ahead
+from raycap.captioning.output import as_edited, check_asked, prompts_of_run, read_ahead
 from raycap.captioning.parts import CAPTIONS, CaptionsFooter, read_captions_head, read_part
 from raycap.captioning.plan import CaptionPlan, read_plan
-from raycap.config import StorageConfig
+from raycap.config import EditsMode, StorageConfig
+from raycap.edits.overlay import NEEDED, Overlay
 from raycap.errors import DatasetError
 from raycap.reading.parts import Content, Part, conformed, unified
 from raycap.results.captioning import (
@@ -39,8 +40,18 @@ class CaptionRows(Content):
     uri: str
     config: StorageConfig
     prompt: str | None
+    prompts: tuple[str, ...]
+    overlay: Overlay
+    """The edits of reviewers."""
+    edits: EditsMode
+    """What becomes of them."""
     schema: pa.Schema
     read_ahead: int
+
+    @property
+    def changes_count(self) -> bool:
+        """Whether rows without an edit are left out."""
+        return self.edits is EditsMode.ONLY
 
     @cached_property
     def _store(self) -> Store:
@@ -55,13 +66,14 @@ class CaptionRows(Content):
     def tables(self, part: Part, columns: list[str]) -> Iterator[pa.Table]:
         """Read columns of a part, as a table."""
         known = part.columns | set(schema.CAPTIONS.names)
+        needed = () if self.edits is EditsMode.IGNORE else NEEDED
         fields = [name for name in columns if name not in part.columns and name in _OF_ANSWER]
-        stored = [name for name in columns if name in known]
+        stored = [*(name for name in columns if name in known), *needed]
         if fields and self.prompt is not None:
-            stored = list(dict.fromkeys([*stored, self.prompt]))
-        table = read_part(
-            self._store, CAPTIONS, part.number, stored or [schema.IMAGE_ID], self.prompt
-        )
+            stored.append(self.prompt)
+        wanted = list(dict.fromkeys(stored)) or [schema.IMAGE_ID]
+        table = read_part(self._store, CAPTIONS, part.number, wanted, self.prompt)
+        table = as_edited(table, self.overlay, self.edits, self.prompt, self.prompts)
         for name in fields:
             if self.prompt is not None and _has_field(table[self.prompt].type, name):
                 table = table.append_column(name, pc.struct_field(table[self.prompt], name))
@@ -79,13 +91,16 @@ class OpenedCaptions:
     """None if the run has not ended, or its captions are being rewritten."""
 
 
-def open_captions(store: Store, config: StorageConfig, prompt: str | None) -> OpenedCaptions:
+def open_captions(
+    store: Store, config: StorageConfig, prompt: str | None, edits: EditsMode = EditsMode.APPLY
+) -> OpenedCaptions:
     """Open an output by its footers.
 
     Args:
         store: The output.
         config: How it is reached.
         prompt: The named prompt whose answers are columns; None for the first, if there is any.
+        edits: What becomes of the edits of reviewers.
 
     Raises:
         DatasetError: it was not asked this prompt, or is damaged.
@@ -109,11 +124,18 @@ def open_captions(store: Store, config: StorageConfig, prompt: str | None) -> Op
         for number, (footer, stored) in zip(numbers, heads, strict=True)
         if chosen is None or chosen in footer.prompts
     ]
+    overlay = Overlay({}) if edits is EditsMode.IGNORE else Overlay.open(store, config)
     columns = _columns_of(store, [stored for _, _, stored in shown], prompts, chosen)
+    if not overlay.is_empty:
+        marks = [mark for mark in schema.EDIT_MARKS if mark.name not in columns.names]
+        columns = pa.schema([*columns, *marks])
     rows = CaptionRows(
         uri=store.uri,
         config=config,
         prompt=chosen,
+        prompts=tuple(asked),
+        overlay=overlay,
+        edits=edits,
         schema=columns,
         read_ahead=read_ahead(plan, config) if plan.parts else 1,
     )

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from raycap.errors import ConfigError
 from raycap.schema import IMAGE_ID
+from raycap.scratch import SqlError, condition_database, matching_rows, named_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,8 @@ class PartReader:
 
     content: Content
     columns: list[str]
-    where: pc.Expression | None = None
+    where: str | None = None
+    """A condition in SQL."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -86,10 +88,10 @@ class PartReader:
 
     def __call__(self, part: Part) -> Iterator[pa.Table]:
         """Yield the rows of a part."""
-        # A condition may name any column: they are not known from outside of Arrow.
-        wanted = self.columns if self.where is None else self.content.schema.names
+        used = [] if self.where is None else named_columns(self.where, self.content.schema.names)
+        wanted = list(dict.fromkeys([*self.columns, *used])) or self.content.schema.names[:1]
         for table in self.content.tables(part, wanted):
-            found = table if self.where is None else table.filter(self.where)
+            found = table if self.where is None else _matching(table, self.where)
             if len(found):
                 yield found.select(self.columns)
 
@@ -128,29 +130,31 @@ def choose_columns(content: Content, columns: Sequence[str] | None, uri: str) ->
     return list(dict.fromkeys(names))
 
 
-def check_where(content: Content, where: pc.Expression | None, uri: str) -> None:
+def check_where(content: Content, where: str | None, uri: str) -> None:
     """Make sure that a condition can be evaluated on the rows.
 
     Raises:
-        ConfigError: it is no condition, or names a column that does not exist.
+        ConfigError: it is no condition in SQL, or names a column that does not exist.
     """
     if where is None:
         return
-    if not isinstance(where, pc.Expression):
-        raise ConfigError(
-            f"where={where!r} is not a condition of pyarrow, such as "
-            'pyarrow.compute.field("status") == "failed"',
-            setting="where",
-        )
     try:
-        content.schema.empty_table().filter(where)
-    except (pa.ArrowException, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        matching_rows(condition_database(), content.schema.empty_table(), where)
+    except SqlError as error:
         raise ConfigError(
-            f"{uri}: the condition `where` does not fit its rows: {reason}",
+            f"{uri}: where: {error}; the columns are: {', '.join(content.schema.names)}",
             uri=uri,
             setting="where",
         ) from error
+
+
+def _matching(table: pa.Table, where: str) -> pa.Table:
+    """Return the rows for which a condition holds, in their order."""
+    try:
+        found = matching_rows(condition_database(), table, where)
+    except SqlError as error:  # a value that cannot be computed with
+        raise ConfigError(f"where: {error}", setting="where") from error
+    return table.take(found.take(pc.sort_indices(found)))
 
 
 def unified(schemas: Iterable[pa.Schema]) -> pa.Schema:

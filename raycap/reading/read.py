@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pyarrow.compute as pc
-
-from raycap.config import StorageConfig
+from raycap.config import EditsMode, StorageConfig, choose
 from raycap.errors import ConfigError, DatasetError
 from raycap.inspection import find_kind
 from raycap.reading.captions import open_captions
@@ -33,7 +31,8 @@ def read(
     prompt: str | None = None,
     *,
     columns: Sequence[str] | None = None,
-    where: pc.Expression | None = None,
+    where: str | None = None,
+    edits: EditsMode | str = EditsMode.APPLY,
     storage: StorageConfig | None = None,
 ) -> Rows:
     """Open an output to read its rows; nothing but footers is read yet.
@@ -45,8 +44,11 @@ def read(
         prompt: The named prompt whose answers are the columns `caption`, `status` and so on; None
             for the first. The answers to each prompt are also a column with the name of the prompt.
         columns: The columns to read; None for all, of a dataset for all but `bytes`.
-        where: Only rows for which this condition holds, such as
-            `pyarrow.compute.field("status") == "failed"`. It may name columns that are not read.
+        where: Only rows for which this condition holds: an expression of SQL, as of `raycap export
+            --where`, such as `status = 'failed'`. It may name columns that are not read.
+        edits: `apply` gives captions as reviewers left them, and if there are edits, what they made
+            of each in the columns `edited`, `review` and `stale`; `ignore` those of the run; `only`
+            those that a reviewer has written or approved.
         storage: How stores are accessed; None for the defaults.
 
     Returns:
@@ -57,11 +59,12 @@ def read(
         DatasetError: it is not an output with rows, is damaged, or was not asked this prompt.
         StorageError: it cannot be read.
     """
+    mode = choose(EditsMode, edits, "edits")
     config = storage or StorageConfig()
     store = open_store(str(output), config)
     kind = find_kind(store)
     if kind is OutputKind.CAPTIONS:
-        opened = open_captions(store, config, prompt)
+        opened = open_captions(store, config, prompt, mode)
         return Rows(
             _reader(opened.rows, columns, where, store),
             opened.parts,
@@ -91,7 +94,7 @@ def read(
 def _reader(
     content: Content,
     columns: Sequence[str] | None,
-    where: pc.Expression | None,
+    where: str | None,
     store: Store,
 ) -> PartReader:
     names = choose_columns(content, columns, store.uri)

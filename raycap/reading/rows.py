@@ -118,7 +118,7 @@ class Rows(Displayed):
         if not self._reader.content.is_keyed:
             raise ConfigError(
                 f"{self.output}: an image has a row for each system; choose one with "
-                'where=pyarrow.compute.field("system") == NAME, and iterate',
+                "where=\"system = 'NAME'\", and iterate",
                 uri=self.output,
             )
         return self._reader.find(self._parts, image_id)

@@ -242,4 +242,6 @@ def show_status(found: OutputStatus) -> Shown:
 def show_verification(found: Verification) -> Shown:
     """Show whether an output is complete."""
     problems = [("problem", problem) for problem in found.problems]
-    return Shown(title="Verification of captions", rows=[*verification_rows(found), *problems])
+    notes = [("note", note) for note in found.notes]
+    rows = [*verification_rows(found), *problems, *notes]
+    return Shown(title="Verification of captions", rows=rows)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
 
 import raycap
@@ -29,7 +28,7 @@ def test_a_dataset_gives_its_captions_and_its_images_only_by_name(dataset: str) 
     assert schema.BYTES not in rows.columns
     assert rows["a.jpg"]["captions"] == ["a cat", "one cat"]
     assert rows["c.jpg"]["split"] == "train"
-    images = raycap.read(dataset, columns=["bytes"], where=pc.field("split") == "test")
+    images = raycap.read(dataset, columns=["bytes"], where="split = 'test'")
     assert list(images) == [{"bytes": b"b" * 9}]
     assert {item["image_id"] for item in rows} == {"a.jpg", "b.jpg", "c.jpg"}
     assert getattr(rows.summary, "num_captions") == 4  # noqa: B009  of a record of a dataset
@@ -45,7 +44,7 @@ def test_an_evaluation_gives_the_scores_of_each_image_and_system(tmp_path: Path)
     one = raycap.read(
         tmp_path / "both",
         columns=["cider_d", "image_id"],
-        where=pc.field("system") == "system-1",
+        where="system = 'system-1'",
     )
     expected = scores_of(tmp_path / "both", 1)
     assert [row["cider_d"] for row in one] == expected["cider_d"].to_pylist()
