@@ -1,5 +1,6 @@
 """`raycap.read` of captions: every way to the same rows, and no more parts read than it takes."""
 
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import ray
 
 import raycap
 from raycap import schema
@@ -20,6 +20,7 @@ from raycap.reading.rows import Rows
 from raycap.results.captioning import write_summary
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
+from tests.conftest import S3
 from tests.support import outputs
 from tests.support.outputs import failed, row, summary
 
@@ -102,21 +103,6 @@ def test_duckdb_reads_the_parts_each_time_a_relation_is_evaluated(two_parts: str
         own = rows.to_duckdb(connection)
         assert own.aggregate("count(*)").fetchall() == [(4,)]
         assert connection.sql("SELECT max(image_id) FROM rows").fetchall() == [("b/ü 4.png",)]
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of its own settings
-@pytest.mark.usefixtures("ray_session")
-def test_ray_data_reads_a_part_per_task(two_parts: str) -> None:
-    rows = raycap.read(two_parts)
-    dataset = rows.to_ray()
-    assert dataset.count() == 4
-    assert sorted(item[schema.IMAGE_ID] for item in dataset.take_all()) == NAMES
-    assert dataset.schema().names == rows.columns
-    assert dataset.materialize().num_blocks() == rows.num_parts
-    failures = raycap.read(two_parts, where=IS_FAILED).to_ray()
-    assert [item[schema.IMAGE_ID] for item in failures.take_all()] == ["a/2.jpg"]
-    assert failures.count() == 1
-    assert ray.is_initialized()
 
 
 def test_the_row_of_an_image_is_found_in_one_part(two_parts: str) -> None:
@@ -243,6 +229,15 @@ def test_a_damaged_part_is_named(two_parts: str) -> None:
     with pytest.raises(DatasetError) as caught:
         list(rows)
     assert caught.value.uri == str(part)
+
+
+def test_a_bucket_is_read_like_a_folder_here_and_in_a_worker(s3: S3) -> None:
+    store = open_store(f"{s3.uri}/out", StorageConfig())
+    uri = outputs.write_output(store, [row("1.jpg")], [row("2.jpg"), failed("3.jpg")])
+    rows = raycap.read(uri)
+    assert [item["image_id"] for item in rows] == ["1.jpg", "2.jpg", "3.jpg"]
+    sent = pickle.loads(pickle.dumps(rows))  # noqa: S301  after its store was opened
+    assert sent["3.jpg"] == rows["3.jpg"]
 
 
 def test_what_has_no_rows_is_refused(tmp_path: Path) -> None:
