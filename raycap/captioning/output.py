@@ -112,7 +112,8 @@ class FinishedOutput:
         Raises:
             DatasetError: its rows are not those of its manifest part.
         """
-        wanted = [*CAPTION_COLUMNS.names, *self.keep, *self.prompts]
+        prompts = self.prompts if self.prompt is None else (*self.prompts, self.prompt)
+        wanted = [*CAPTION_COLUMNS.names, *self.keep, *dict.fromkeys(prompts)]
         table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
         manifest = read_part(self.store, MANIFEST, number, [IMAGE_ID, URI])
         if not table[IMAGE_ID].equals(manifest[IMAGE_ID]):

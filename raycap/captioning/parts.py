@@ -254,7 +254,7 @@ def read_captions_footer(store: Store, number: int) -> CaptionsFooter:
 def read_captions_head(store: Store, number: int) -> tuple[CaptionsFooter, pa.Schema]:
     """Read the footer and the columns of a captions part. Raises DatasetError if it is damaged."""
     key = part_key(CAPTIONS, number)
-    tail = _read_tail(store, key)
+    tail = read_footer_bytes(store, key)
     return _footer(store, key, tail, CaptionsFooter), _columns(store, key, tail)
 
 
@@ -404,11 +404,11 @@ def _encode(table: pa.Table, footer: dict[str, object]) -> bytes:
 
 
 def _read_footer(store: Store, key: str, kind: type[FooterT]) -> FooterT:
-    return _footer(store, key, _read_tail(store, key), kind)
+    return _footer(store, key, read_footer_bytes(store, key), kind)
 
 
-def _read_tail(store: Store, key: str) -> bytes:
-    """Read the end of a part, with the whole of its footer."""
+def read_footer_bytes(store: Store, key: str) -> bytes:
+    """Read the end of a Parquet file with its whole footer, if it is such a file."""
     tail = store.read_tail(key, _TAIL_BYTES)
     # The last 8 bytes are the length of the footer and "PAR1"; statistics can make it long.
     footer_bytes = int.from_bytes(tail[-8:-4], "little") + 8

@@ -23,6 +23,7 @@ from raycap.config.choices import (
     Existing,
     ExportFormat,
     Gone,
+    HubImages,
     MissingPolicy,
     SameStem,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "FittedImageConfig",
     "GenerationConfig",
     "Gone",
+    "HubImages",
     "ImageConfig",
     "LengthSearchConfig",
     "Lines",

@@ -27,6 +27,8 @@ class ExportFormat(StrEnum):
     """One file: a COCO captions JSON, a dataset of images and annotations."""
     COCO_RESULTS = "coco-results"
     """One file: a list of COCO results, as `loadRes` of pycocotools reads it."""
+    HF = "hf"
+    """A folder that `datasets.load_dataset` reads, with a card for the Hugging Face Hub."""
 
 
 class Existing(StrEnum):
@@ -44,6 +46,15 @@ class Existing(StrEnum):
     IMPORT = "import"
     """Keep every caption in them, and write only what they lack: sidecars that are empty, fields
     and lines of `metadata.jsonl`, properties of XMP."""
+
+
+class HubImages(StrEnum):
+    """Where a dataset for the Hugging Face Hub has its images."""
+
+    EMBED = "embed"
+    """In its files."""
+    ADDRESSES = "addresses"
+    """At their addresses: whoever reads an image needs access to it."""
 
 
 class SameStem(StrEnum):

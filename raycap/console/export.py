@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import EditsMode, Existing, ExportFormat, Gone, SameStem
+from raycap.config import EditsMode, Existing, ExportFormat, Gone, HubImages, SameStem
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -28,7 +28,7 @@ def export(
         str,
         argument(
             "DESTINATION",
-            "File (jsonl, csv, parquet, coco, coco-results) or folder (sidecar, webdataset) to "
+            "File (jsonl, csv, parquet, coco, coco-results) or folder (sidecar, webdataset, hf) to "
             "write, local or `s3://bucket/key`.",
         ),
     ],
@@ -95,6 +95,29 @@ def export(
             show_default="image_id",
         ),
     ] = None,
+    images: Annotated[
+        HubImages | None,
+        typer.Option(
+            "--images",
+            help="Store the images in the dataset (embed), or only their addresses (hf).",
+            show_default="embed",
+        ),
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option("--license", help="License for the dataset card, such as `cc-by-4.0` (hf)."),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            help="Upload the dataset to `user/name` on the Hugging Face Hub, which is created as a "
+            "private repository unless it exists (hf).",
+        ),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Create that repository as a public one.")
+    ] = False,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -122,6 +145,10 @@ def export(
             columns=columns,
             join=join,
             on=on,
+            images=images,
+            license=license,
+            push=push,
+            public=public,
             storage=load_storage(config, settings),
         )
         print_rows([*export_rows(counts), ("written to", destination)])
@@ -146,4 +173,7 @@ def export_rows(counts: "ExportCounts") -> list[tuple[str, str]]:
         rows.append(("gone from source", f"{counts.num_gone_skipped:,} dropped"))
     if counts.num_unreadable:
         rows.append(("unreadable now", f"{counts.num_unreadable:,}"))
+    if counts.pushed is not None:
+        sent = f"{counts.pushed.num_files:,} files, {counts.pushed.num_bytes:,} bytes"
+        rows += [("pushed to", counts.pushed.url), ("sent", sent)]
     return rows

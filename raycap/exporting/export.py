@@ -15,14 +15,15 @@ from raycap.config import (
     Existing,
     ExportFormat,
     Gone,
+    HubImages,
     SameStem,
     StorageConfig,
     choose,
     renamed_flags,
 )
 from raycap.errors import ConfigError
-from raycap.exporting import files, sidecars, tars
-from raycap.exporting.jobs import Exporter, ExportJob
+from raycap.exporting import files, hf, sidecars, tars
+from raycap.exporting.jobs import Exporter, ExportJob, HubOptions
 from raycap.exporting.selection import Selection, selected
 from raycap.results.captioning import ExportCounts
 
@@ -30,6 +31,7 @@ EXPORTERS: Mapping[ExportFormat, Exporter] = {
     **files.EXPORTERS,
     ExportFormat.SIDECAR: sidecars.EXPORTER,
     ExportFormat.WEBDATASET: tars.EXPORTER,
+    ExportFormat.HF: hf.EXPORTER,
 }
 """What writes each format."""
 
@@ -49,6 +51,10 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     columns: Sequence[str] | str | None = None,
     join: str | Path | None = None,
     on: str | None = None,
+    images: HubImages | str | None = None,
+    license: str | None = None,
+    push: str | None = None,
+    public: bool = False,
     storage: StorageConfig | None = None,
 ) -> ExportCounts:
     """Export the captions of a finished run.
@@ -56,14 +62,16 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     Args:
         output: The output of `raycap caption`, a folder or `s3://bucket/prefix`.
         destination: A file for `jsonl`, `csv`, `parquet`, `coco` and `coco-results`; a folder for
-            `sidecar` (such as the folder of the images) and `webdataset`. Local or in a bucket.
+            `sidecar` (such as the folder of the images), `webdataset` and `hf`. Local or in a
+            bucket.
         to: The format.
         existing: What becomes of files that exist at the destination: `refuse` (default),
             `overwrite`, or `skip` (`sidecar`), which keeps them and writes the others.
         same_stem: Names of the sidecars of images such as `x.jpg` and `x.png`: `suffix` (default),
             `first` or `error`.
         gone: `drop` leaves out images that were missing from the source when it was last listed.
-        prompt: The named prompt whose answers to export; None for the first, if the run has any.
+        prompt: The named prompt whose answers to export; None for the first, if the run has any, or
+            for all (`hf`).
         edits: `apply` exports captions as reviewers left them, and what they made of each in the
             columns `edited`, `review` and `stale`; `ignore` exports those of the run; `only`
             exports those that reviewers have written or approved.
@@ -73,6 +81,12 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             fields; `*` is all that is written by default.
         join: Address of a table whose columns are added: Parquet, CSV, TSV, JSON or JSON Lines.
         on: The column by which it is joined, or `ours=theirs`; None for `image_id`.
+        images: Of a dataset for the Hugging Face Hub (`hf`): `embed` (default) stores the images in
+            it, `addresses` where to read them.
+        license: For the card of such a dataset, such as `cc-by-4.0`.
+        push: Name of a dataset repository on the Hub, `user/name`, to upload such a dataset to; it
+            is created if it does not exist. The destination must be local.
+        public: Whether a repository that is created is public; else it is private.
         storage: How stores are accessed; None for the defaults.
 
     Raises:
@@ -83,6 +97,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     """
     to = choose(ExportFormat, to, "to")
     exporter = EXPORTERS[to]
+    _check_hub_options(to, images=images, license=license, push=push, public=public or None)
     choice = _allowed(to, exporter, choose(Existing, existing, "existing"))
     if columns is not None and not exporter.has_columns:
         raise ConfigError(f"--columns is not for --to {to}: leave it out", setting="columns")
@@ -96,7 +111,19 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     )
     table = None if join is None else str(join)
     with selected(source, where=where, columns=columns, join=table, on=on) as rows:
-        job = ExportJob(rows=rows, destination=str(destination), existing=choice, same_stem=stems)
+        job = ExportJob(
+            rows=rows,
+            destination=str(destination),
+            existing=choice,
+            same_stem=stems,
+            hub=HubOptions(
+                images=choose(HubImages, images or HubImages.EMBED, "images"),
+                prompt=prompt,
+                license=license,
+                push=push,
+                public=public,
+            ),
+        )
         counts = exporter.write(job)
     return replace(
         counts,
@@ -118,6 +145,14 @@ def _describe_join(rows: Selection) -> tuple[str, ...]:
         names = ", ".join(f"{old} as {new}" for old, new in joined.renamed.items())
         notes.append(f"joined: columns whose names the output has too are renamed: {names}")
     return tuple(notes)
+
+
+def _check_hub_options(to: ExportFormat, **options: str | bool | None) -> None:
+    for name, value in options.items():
+        if value is not None and to is not ExportFormat.HF:
+            raise ConfigError(f"--{name} is for --to hf: leave it out", setting=name)
+    if options["public"] and options["push"] is None:
+        raise ConfigError("--public is for --push: give the repository to create", setting="public")
 
 
 def _allowed(to: ExportFormat, exporter: Exporter, existing: Existing) -> Existing:

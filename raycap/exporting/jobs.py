@@ -3,9 +3,28 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycap.config import Existing, SameStem
+from raycap.config import Existing, HubImages, SameStem
 from raycap.exporting.selection import Selection
 from raycap.results.captioning import ExportCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """What is asked of a dataset for the Hugging Face Hub."""
+
+    images: HubImages = HubImages.EMBED
+    prompt: str | None = None
+    """The named prompt whose answers to export; None for all of the run."""
+    license: str | None = None
+    """For the card: the Hub's name of a license, such as `cc-by-4.0`."""
+    push: str | None = None
+    """Name of the repository to push to, `user/name`; None to push nothing."""
+    public: bool = False
+    """Whether that repository is public if it is created."""
+
+    def prompts(self, rows: Selection) -> tuple[str, ...]:
+        """Return the named prompts that are columns of the dataset; none in a run without them."""
+        return rows.output.prompts if self.prompt is None else (self.prompt,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +35,7 @@ class ExportJob:
     destination: str
     existing: Existing
     same_stem: SameStem
+    hub: HubOptions = HubOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

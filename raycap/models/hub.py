@@ -28,12 +28,13 @@ _RECORD = "raycap-conversion.json"
 _WEIGHTS = (WEIGHT_FILE, WEIGHT_INDEX_FILE, "adapter_model.safetensors")
 _OFFLINE_HINT = "--model demo works offline, and so does a local folder"
 
-_HUB_ERRORS = (
+HUB_ERRORS = (
     OSError,
     ValueError,
     errors.HTTPError,  # type: ignore[attr-defined]  # of httpx or httpx2, by the hub's version
     getattr(errors, "XetDownloadError", OSError),  # newer hubs only
 )
+"""What `huggingface_hub` raises if the Hub refuses or cannot be reached."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def download(name: str, revision: str | None) -> Path:
         folder = _snapshot(name, revision) if revision else _main(name)
         if revision is None and not _has_weights(folder):
             folder = _converted(name, folder) or folder
-    except _HUB_ERRORS as error:
+    except HUB_ERRORS as error:
         raise ModelError(_explain(redact(name), revision, error), uri=redact(name)) from None
     if not _has_weights(folder):
         raise ModelError(
@@ -78,7 +79,7 @@ def _main(name: str) -> Path:
     """Download the main branch; without it, use the only conversion that the cache has."""
     try:
         return _snapshot(name, None)
-    except _HUB_ERRORS:
+    except HUB_ERRORS:
         constants = huggingface_hub.constants
         folder = huggingface_hub.file_download.repo_folder_name(repo_id=name, repo_type="model")
         repository = Path(constants.HF_HUB_CACHE) / folder
@@ -106,7 +107,7 @@ def _converted(name: str, main: Path) -> Path | None:
         return _snapshot(name, commit)
     try:
         revision = _converted_revision(name)
-    except _HUB_ERRORS:
+    except HUB_ERRORS:
         # Downloaded by another program, or by a version of raycap that kept no record.
         cached = _cached_conversion(main.parents[1])
         if cached is None:

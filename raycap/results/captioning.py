@@ -234,6 +234,22 @@ class Verification(Displayed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed:
+    """Result of pushing a dataset to the Hugging Face Hub."""
+
+    repository: str
+    """Its name, `user/name`."""
+    url: str
+    """Its page."""
+    num_files: int
+    """Files that were sent; those that the repository had already are not."""
+    num_bytes: int
+    """Size of those files."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the repository should know, one sentence each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportCounts:
     """Result of an export."""
 
@@ -242,7 +258,7 @@ class ExportCounts:
     num_failed_skipped: int = 0
     """Images without a caption, omitted from formats that have no place for them."""
     num_unreadable: int = 0
-    """Captioned images that can no longer be read (webdataset)."""
+    """Captioned images that can no longer be read (hf, webdataset)."""
     unreadable: tuple[str, ...] = ()
     """Messages about the first few of those."""
     num_files: int = 1
@@ -257,6 +273,8 @@ class ExportCounts:
     """Images omitted because they are no longer in the source (`gone="drop"`)."""
     num_left_out: int = 0
     """Images omitted because they do not meet the condition (`where`)."""
+    pushed: Pushed | None = None
+    """What was sent to the Hugging Face Hub (hf)."""
 
 
 _SUMMARY_FORM = TypeAdapter(Summary)
