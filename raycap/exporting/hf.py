@@ -152,7 +152,8 @@ class _Writer:
         }
 
     def _chosen(self, number: int) -> Chosen:
-        return choose_rows(self._source.part(number), self._prompts, self._source.keep)
+        source = self._source
+        return choose_rows(source.part(number), self._prompts, [*source.keep, *source.marks])
 
     def find_standing(self) -> _Standing:
         """Find the files that `data/part-*.parquet` matches, and read whose they are."""

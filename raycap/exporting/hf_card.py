@@ -150,7 +150,8 @@ def _card(job: ExportJob, schema: pa.Schema, counts: Counts) -> Iterator[str]:
     run = _public(read_caption_run(job.rows.store))
     yield from ("---", _header(job, counts).rstrip(), "---", "")
     yield from ("# Captions by raycap", "")
-    yield f"{counts.num_rows:,} images with captions written by a model, not by people."
+    by_people = ", and reviewed by people" if job.rows.is_edited else ", not by people"
+    yield f"{counts.num_rows:,} images with captions written by a model{by_people}."
     yield ""
     yield from _use(job)
     yield from _columns(job, schema, run)

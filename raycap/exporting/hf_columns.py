@@ -20,6 +20,7 @@ from raycap.schema import (
     ALTERNATIVES,
     CAPTION,
     DIGEST,
+    EDITED,
     ERROR_CODE,
     ETAG,
     FINISH,
@@ -30,6 +31,8 @@ from raycap.schema import (
     MODEL,
     NUM_TOKENS,
     NUM_WORDS,
+    REVIEW,
+    STALE,
     STATUS,
     STATUS_OK,
     URI,
@@ -70,7 +73,7 @@ def choose_rows(part: pa.Table, prompts: Sequence[str], keep: Sequence[str]) -> 
     Args:
         part: Rows as `FinishedOutput.part` gives them.
         prompts: The named prompts; empty in a run without them.
-        keep: Fields of the source that the run keeps.
+        keep: Fields of the source that the run keeps, and what reviewers have made of the rows.
 
     Raises:
         ConfigError: a prompt or field has the name of the column of images.
@@ -160,5 +163,8 @@ MEANINGS = {
     HEIGHT_PX: "height of the image, upright",
     MODEL: "model that wrote the caption",
     DIGEST: "SHA-256 of the image file that was captioned",
+    EDITED: "whether a person has written the caption",
+    REVIEW: "what a person has made of the caption: `approved`, `rejected` or `edited`",
+    STALE: "whether the image or the model's caption has changed since",
 }
 """What the columns mean; those of prompts and kept fields are named by the run."""

@@ -16,6 +16,8 @@ from raycap import schema
 from raycap.captioning.parts import CAPTIONS, encode_captions
 from raycap.config import CaptionConfig, ExportFormat, HubImages, StorageConfig
 from raycap.config.loading import load_config
+from raycap.edits.records import Edit, EditAction
+from raycap.edits.writing import EditWriter
 from raycap.errors import ConfigError
 from raycap.exporting.export import export
 from raycap.exporting.hf_card import bars, size_category
@@ -235,6 +237,22 @@ def test_an_edited_card_is_kept(output: Callable[..., str], photos: Path, tmp_pa
     assert "# My photos" in card.read_text()
     to_hf(uri, tmp_path / "x", existing="overwrite")
     assert card.read_text() == written
+
+
+def test_captions_of_reviewers_are_exported_and_marked(
+    output: Callable[..., str], photos: Path, tmp_path: Path
+) -> None:
+    parts = photo_rows(photos)
+    parts[1][0][schema.DIGEST] = "d"
+    uri = output(*parts)
+    to_hf(uri, tmp_path / "x")
+    edit = Edit(
+        image_id="2.jpg", action=EditAction.TEXT, old="photo 2.jpg", new="a cat", digest="d"
+    )
+    EditWriter(open_store(uri, StorageConfig()), by="ann").save([edit])
+    to_hf(uri, tmp_path / "x")
+    (found,) = pq.read_table(tmp_path / "x" / "data" / "part-000001.parquet").to_pylist()
+    assert (found["caption"], found["edited"], found["review"]) == ("a cat", True, "edited")
 
 
 def named(name: str, answer: str | None, value: Any = None) -> dict[str, Any]:
