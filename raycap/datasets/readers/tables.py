@@ -70,6 +70,7 @@ _METADATA_NAMES = (
 )  # Hugging Face's names, and two plain ones
 _NOT_READ = "tables in folders of splits are not read, because there is one above them"
 _PART_SUFFIX = ".parquet"
+_PATH = ".path"
 _NUM_PEEKED = 32
 _MESSAGE_CHARS = 500
 
@@ -100,7 +101,15 @@ def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Itera
         DatasetError: it has no column of images or of captions, an unknown split, or cannot be
             parsed any further.
     """
-    rows: Iterator[Row] = read_rows(file, choose_columns=lambda found: _wanted_columns(file, found))
+    nested: list[str] = []  # columns of images as `datasets` stores them
+
+    def choose_columns(found: pa.Schema) -> list[str]:
+        chosen = _wanted_columns(file, found)
+        nested.extend(name.removesuffix(_PATH) for name in chosen if name.endswith(_PATH))
+        return chosen
+
+    rows: Iterator[Row] = read_rows(file, choose_columns=choose_columns)
+    rows = (row | {name: (row[name] or {}).get("path") for name in nested} for row in rows)
     if file.suffix in (".csv", ".tsv"):
         rows = map(_parse_fields, rows)
     first = list(islice(rows, _NUM_PEEKED))
@@ -108,6 +117,8 @@ def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Itera
         return
     columns = _choose_columns(file, list(dict.fromkeys(chain.from_iterable(first))))
     names = [name for row in first if (name := text_of(row.get(columns.image)))]
+    if columns.image in nested and source.images is None and not any(map(is_absolute, names)):
+        raise _embedded(file, columns.image)
     folder, convert = find_images(layout.folders, names, source.config)
     for number, row in enumerate(chain(first, rows), start=1):
         name = convert(text_of(row.get(columns.image)))
@@ -210,15 +221,28 @@ def _wanted_columns(file: AnnotationFile, columns: pa.Schema) -> list[str]:
     """Return the columns to read: not those that contain the images themselves."""
     wanted = {*IMAGE_COLUMNS, *CAPTION_COLUMNS, *_OTHER_COLUMNS}
     found = [field for field in columns if field.name.lower() in wanted]
-    binary = [field for field in found if field.name.lower() in IMAGE_COLUMNS and _is_data(field)]
+    images = [field for field in found if field.name.lower() in IMAGE_COLUMNS]
+    binary = [field for field in images if _is_data(field)]
     kept = [field.name for field in found if field not in binary]
-    if binary and not any(name.lower() in IMAGE_COLUMNS for name in kept):
-        raise DatasetError(
-            f"{file.uri}: column '{binary[0].name}' contains the images themselves; raycap reads "
-            "tables that name them: write them to files, and their paths to a column 'file_name'",
-            uri=file.uri,
-        )
+    if all(field in binary or field.name.lower() == schema.IMAGE_ID for field in images):
+        paths = [f"{field.name}{_PATH}" for field in binary if _has_path(field)]
+        if binary and not paths and images == binary:
+            raise _embedded(file, binary[0].name)
+        kept += paths
     return kept
+
+
+def _has_path(field: pa.Field) -> bool:
+    """Whether it is an image as `datasets` stores it: its bytes, or the path to read it from."""
+    return bool(pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0)
+
+
+def _embedded(file: AnnotationFile, column: str) -> DatasetError:
+    return DatasetError(
+        f"{file.uri}: column '{column}' contains the images themselves; raycap reads tables that "
+        "name them: write them to files, and their paths to a column 'file_name'",
+        uri=file.uri,
+    )
 
 
 def _is_data(field: pa.Field) -> bool:

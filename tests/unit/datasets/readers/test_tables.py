@@ -336,6 +336,17 @@ def test_embedded_images_in_a_table_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="'image'") as caught:
         read(tmp_path / "list.parquet")
     assert caught.value.uri == str(tmp_path / "list.parquet")
+    (found,) = read(tmp_path / "list.parquet", images=write(tmp_path / "photos", {"1.jpg": "x"}))
+    assert found["uri"] == f"{tmp_path}/photos/1.jpg"
+
+
+def test_images_that_datasets_reads_from_addresses_are_read_from_there(tmp_path: Path) -> None:
+    address = "https://host/1.jpg"
+    images = [{"bytes": None, "path": address}, {"bytes": None, "path": None}, None]
+    columns = {"image": images, "image_id": ["1.jpg", "2.jpg", "3.jpg"], "caption": ["x"] * 3}
+    write(tmp_path, {"list.parquet": parquet(pa.table(columns))})
+    found = read(tmp_path / "list.parquet")
+    assert brief(found, "image_id", "uri") == [("1.jpg", address), ("2.jpg", None), ("3.jpg", None)]
 
 
 @pytest.mark.parametrize(
