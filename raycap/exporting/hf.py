@@ -138,6 +138,8 @@ class _Writer:
 
     def __init__(self, job: ExportJob, store: Store) -> None:
         source = job.rows
+        if not source.parts:
+            raise ConfigError("--where: no image meets the condition", setting="where")
         self.keys = [shard_key(number) for number in source.parts]
         self.run = fingerprint_digest(read_caption_run(source.store).get("fingerprint", {}))
         self._source = source
@@ -152,8 +154,7 @@ class _Writer:
         }
 
     def _chosen(self, number: int) -> Chosen:
-        source = self._source
-        return choose_rows(source.part(number), self._prompts, [*source.keep, *source.marks])
+        return choose_rows(self._source.part(number), self._source, self._prompts)
 
     def find_standing(self) -> _Standing:
         """Find the files that `data/part-*.parquet` matches, and read whose they are."""

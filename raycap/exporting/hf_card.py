@@ -150,7 +150,7 @@ def _card(job: ExportJob, schema: pa.Schema, counts: Counts) -> Iterator[str]:
     run = _public(read_caption_run(job.rows.store))
     yield from ("---", _header(job, counts).rstrip(), "---", "")
     yield from ("# Captions by raycap", "")
-    by_people = ", and reviewed by people" if job.rows.is_edited else ", not by people"
+    by_people = ", and reviewed by people" if job.rows.output.is_edited else ", not by people"
     yield f"{counts.num_rows:,} images with captions written by a model{by_people}."
     yield ""
     yield from _use(job)
@@ -193,14 +193,18 @@ def _use(job: ExportJob) -> Iterator[str]:
 
 
 def _columns(job: ExportJob, schema: pa.Schema, run: Mapping[str, Any]) -> Iterator[str]:
-    texts = _texts(job.rows, run)
+    texts = _texts(job.rows.output, run)
+    origins = {column.name: ".".join(column.path) for column in job.rows.chosen or ()}
     yield from ("## Columns", "", "| column | meaning |", "|---|---|")
     for name in schema.names:
-        if name in job.hub.prompts(job.rows):
-            asked = _inline(texts[name]) if name in texts else "its text is not recorded"
+        origin = origins.get(name, name)
+        if origin in job.hub.prompts(job.rows):
+            asked = _inline(texts[origin]) if origin in texts else "its text is not recorded"
             meaning = f"answer to the prompt: {asked}"
+        elif "." in origin:
+            meaning = f"`{origin}`"
         else:
-            meaning = MEANINGS.get(name, "from the source")
+            meaning = MEANINGS.get(origin, "given with the images")
         yield f"| `{name}` | {meaning} |"
     yield ""
 

@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 
 from raycap.captioning.output import SOURCE_URI
 from raycap.errors import ConfigError
+from raycap.exporting.selection import Selection, renamed
 from raycap.schema import (
     ALTERNATIVES,
     CAPTION,
+    CAPTIONS,
     DIGEST,
     EDITED,
     ERROR_CODE,
@@ -65,26 +67,19 @@ class Chosen:
     """Words of the answer in each row, by prompt; "" in a run without named ones."""
 
 
-def choose_rows(part: pa.Table, prompts: Sequence[str], keep: Sequence[str]) -> Chosen:
+def choose_rows(part: pa.Table, selection: Selection, prompts: Sequence[str]) -> Chosen:
     """Choose the captioned rows and the columns of the dataset.
 
     With named prompts, a row is captioned if any of them has an answer.
 
     Args:
-        part: Rows as `FinishedOutput.part` gives them.
+        part: Rows as `Selection.part` gives them.
+        selection: What is exported.
         prompts: The named prompts; empty in a run without them.
-        keep: Fields of the source that the run keeps, and what reviewers have made of the rows.
 
     Raises:
-        ConfigError: a prompt or field has the name of the column of images.
+        ConfigError: a column has the name of that of the images.
     """
-    for name in (*prompts, *keep):
-        if name == IMAGE:
-            raise ConfigError(
-                f"a column of the dataset would be named {IMAGE!r} as the images are: choose other "
-                "prompts with --prompt, or rename it in the run",
-                setting="prompt",
-            )
     if prompts:
         answers = {name: _answers(part[name]) for name in prompts}
         is_captioned = reduce(pc.or_, (answer.is_given for answer in answers.values()))
@@ -96,10 +91,22 @@ def choose_rows(part: pa.Table, prompts: Sequence[str], keep: Sequence[str]) -> 
         columns = {name: part[name] for name in _OF_CAPTION}
         words = {"": part[NUM_WORDS]}
         codes = part[ERROR_CODE]
-    image = {name: part[name] for name in (*_OF_IMAGE, *keep)}
+    if selection.chosen is not None:
+        rows = renamed(part, selection.chosen)
+    else:
+        # Fields of the source, marks of reviewers, and columns of a join.
+        others = [name for name in selection.columns.names if name not in CAPTIONS.names]
+        image = {name: part[name] for name in (*_OF_IMAGE, *others)}
+        rows = pa.table({IMAGE_ID: part[IMAGE_ID], **columns, **image})
+    if IMAGE in rows.column_names:
+        raise ConfigError(
+            f"a column of the dataset would be named {IMAGE!r}, as the images are: choose columns "
+            "and their names with --columns",
+            setting="columns",
+        )
     failed = codes.filter(pc.invert(is_captioned)).to_pylist()
     return Chosen(
-        rows=pa.table({IMAGE_ID: part[IMAGE_ID], **columns, **image}).filter(is_captioned),
+        rows=rows.filter(is_captioned),
         sources=part.select(_SOURCE).filter(is_captioned),
         failed=Counter(code or "unknown" for code in failed),
         num_words={name: column.filter(is_captioned) for name, column in words.items()},

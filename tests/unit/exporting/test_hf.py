@@ -239,6 +239,34 @@ def test_an_edited_card_is_kept(output: Callable[..., str], photos: Path, tmp_pa
     assert card.read_text() == written
 
 
+def test_rows_and_columns_can_be_chosen_and_joined(
+    output: Callable[..., str], photos: Path, tmp_path: Path
+) -> None:
+    uri = output(*photo_rows(photos))
+    (tmp_path / "table.csv").write_text("image_id,place\n0.jpg,Rome\n2.jpg,Oslo\n")
+    counts = to_hf(
+        uri,
+        tmp_path / "x",
+        where="place is not null",
+        columns="caption as text, place",
+        join=tmp_path / "table.csv",
+    )
+    assert counts.num_exported == 2
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "x" / "data").iterdir())]
+    rows = [found for table in tables for found in table.drop_columns("image").to_pylist()]
+    assert rows == [
+        {"text": "photo 0.jpg", "place": "Rome"},
+        {"text": "photo 2.jpg", "place": "Oslo"},
+    ]
+    for name, options in {
+        "columns": {"columns": "caption as image"},
+        "where": {"where": "caption = 'none'"},
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            to_hf(uri, tmp_path / "y", **options)
+        assert caught.value.setting == name
+
+
 def test_captions_of_reviewers_are_exported_and_marked(
     output: Callable[..., str], photos: Path, tmp_path: Path
 ) -> None:
