@@ -99,6 +99,7 @@ def _export_dataset(job: ExportJob) -> ExportCounts:
     keeps_card = card is CardState.EDITED and job.existing is not Existing.OVERWRITE
     if not keeps_card:
         write_card(store, job, writer.schema, counts, writer.run)
+    store.remove_leftovers(DATA)
     notes = [_CARD_KEPT] if keeps_card else []
     stood = {id(shard) for shard in standing.shards.values()}
     if num_kept := sum(id(shard) in stood for shard in shards):

@@ -27,6 +27,7 @@ from raycap.config.loading import validate_config
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.exporting.hf_columns import MEANINGS
 from raycap.exporting.jobs import ExportJob
+from raycap.models.sources import ENDPOINT
 from raycap.results.captioning import SUMMARY, read_caption_run, run_setting
 from raycap.runs.records import RUN, encode_json, read_json
 from raycap.schema import CAPTION
@@ -186,7 +187,8 @@ def size_category(num_rows: int) -> str:
 
 def _use(job: ExportJob) -> Iterator[str]:
     yield from ("```python", "from datasets import load_dataset", "")
-    yield from ('dataset = load_dataset("FOLDER OR USER/NAME", split="train")', "```", "")
+    name = job.hub.push or "FOLDER OR USER/NAME"
+    yield from (f'dataset = load_dataset("{name}", split="train")', "```", "")
     if job.hub.images is HubImages.ADDRESSES:
         yield "The images are not in this dataset: they are read from their addresses."
         yield ""
@@ -290,7 +292,10 @@ def _reproduction(run: Mapping[str, Any]) -> Iterator[str]:
     yield f"`{RECORDS}{RUN}` records what decides the captions."
     if isinstance(run.get("config"), dict):
         yield "With the same images and the same model:"
-        yield from ("", "```bash", f"raycap caption IMAGES/ captions/ --config {RECORDS}{SETTINGS}")
+        is_asked = run_setting(dict(run), "config", "model", "backend") == ENDPOINT
+        servers = " --set endpoint.urls=SERVER" if is_asked else ""
+        yield from ("", "```bash")
+        yield f"raycap caption IMAGES/ captions/ --config {RECORDS}{SETTINGS}{servers}"
         yield "```"
     yield from ("", "## Cite", "", "```bibtex", "@software{raycap,")
     yield "  title = {raycap: distributed image captioning on Ray},"

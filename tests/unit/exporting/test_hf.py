@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ from raycap.storage.local import etag_of
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 from tests.support import outputs
+from tests.support.commandline import RAYCAP
 from tests.support.outputs import Part, failed, files_under, row
 
 # The fixture of tests/outputs.py, which pytest looks for under this name.
@@ -164,7 +167,6 @@ def test_a_second_export_writes_only_what_is_missing_or_has_changed(
     counts = to_hf(uri, folder)
     assert counts.num_exported == 3
     after = state(folder)
-    del after["data/.0123.raycap-tmp"]
     assert {key: digest for key, (_, digest) in after.items()} == {
         key: digest for key, (_, digest) in whole.items()
     }
@@ -178,6 +180,26 @@ def test_a_second_export_writes_only_what_is_missing_or_has_changed(
     assert state(folder)["data/part-000000.parquet"] == whole["data/part-000000.parquet"]
     (found,) = pq.read_table(folder / "data" / "part-000001.parquet").to_pylist()
     assert found["caption"] == "another caption"
+
+
+def test_a_killed_export_continues(
+    output: Callable[..., str], photos: Path, tmp_path: Path
+) -> None:
+    parts = [part for rows in photo_rows(photos) for part in zip(rows, strict=True)]
+    uri = output(*(list(part) for part in parts * 10))
+    to_hf(uri, tmp_path / "whole")
+    command = [RAYCAP, "export", uri, str(tmp_path / "x"), "--to", "hf"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "x").glob("data/part-*")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    to_hf(uri, tmp_path / "x")
+    whole, after = (
+        {key: digest for key, (_, digest) in state(folder).items()}
+        for folder in (tmp_path / "whole", tmp_path / "x")
+    )
+    assert after == whole
 
 
 def test_images_that_could_not_be_read_are_tried_again(
