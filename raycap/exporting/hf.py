@@ -26,7 +26,6 @@ from raycap.captioning.parts import read_footer_bytes
 from raycap.captioning.source import is_held, with_held_files
 from raycap.config import Existing, HubImages
 from raycap.errors import ConfigError
-from raycap.exporting import formats
 from raycap.exporting.destination import NUM_SHOWN, open_folder, refuse, staged
 from raycap.exporting.hf_card import CARD, CardState, Counts, card_state, records, write_card
 from raycap.exporting.hf_columns import IMAGE_TYPE, Chosen, choose_rows, dataset_schema
@@ -34,6 +33,7 @@ from raycap.exporting.hf_push import open_repository
 from raycap.exporting.jobs import Exporter, ExportJob
 from raycap.exporting.names import safe_path
 from raycap.exporting.tars import fetch_image
+from raycap.exporting.values import rows_of
 from raycap.parsing import parse_json
 from raycap.results.captioning import ExportCounts, read_caption_run
 from raycap.runs.records import fingerprint_digest
@@ -209,7 +209,7 @@ class _Writer:
     def _digest(self, chosen: Chosen) -> str:
         digest = blake2b(json.dumps(self._form).encode(), digest_size=16)
         for table in (chosen.rows, chosen.sources.select([URI, ETAG])):
-            for row in formats.rows_of(table):
+            for row in rows_of(table):
                 digest.update(json.dumps(row, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -241,7 +241,7 @@ class _Writer:
     def _read(self, chosen: Chosen) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """Yield the index of each row and its image, or why it cannot be read."""
         numbered = chosen.sources.append_column(_ROW_INDEX, pa.array(range(len(chosen.sources))))
-        rows = formats.rows_of(numbered)
+        rows = rows_of(numbered)
         if self._images is HubImages.ADDRESSES:
             for row in rows:
                 yield row[_ROW_INDEX], self._address(row)
