@@ -194,11 +194,12 @@ def _listed(items: list[str]) -> str:
 
 
 def _settings(section: type[Section], prefix: str) -> str:
-    described = section.model_json_schema()["properties"]
+    document = section.model_json_schema()
+    described, shared = document["properties"], document.get("$defs", {})
     rows: list[Row] = []
     for attribute, field in section.model_fields.items():
         name = field.alias or attribute
-        kind = _schema_type(described[name])
+        kind = _schema_type(described[name], shared)
         value = field.get_default(call_default_factory=True)
         default = "required" if field.is_required() else _default(value)
         rows.append((f"`{prefix}{name}`", kind, default, _one_line(field.description or "")))
@@ -211,18 +212,19 @@ def _default(value: Any) -> str:
     return f"`{json.dumps(to_jsonable_python(value), ensure_ascii=False)}`"
 
 
-def _schema_type(schema: dict[str, Any]) -> str:
-    """Return in words what a JSON schema allows."""
+def _schema_type(schema: dict[str, Any], shared: dict[str, Any]) -> str:
+    """Return in words what a JSON schema allows; `shared` has the schemas that it refers to."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        is_choice = "enum" in shared[name]
+        return _schema_type(shared[name], shared) if is_choice else f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
-        return " or ".join(_schema_type(item) for item in schema["anyOf"])
+        return " or ".join(_schema_type(item, shared) for item in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         return ", ".join(f"`{value}`" for value in values)
     if schema.get("type") == "array":
-        return f"list of {_schema_type(schema['items'])}"
+        return f"list of {_schema_type(schema['items'], shared)}"
     if schema.get("format") == "path":
         return "path"
     names = {
