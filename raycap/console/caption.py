@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from raycap.config import CaptionConfig
+from raycap.config import CaptionConfig, StorageConfig
 from raycap.config.loading import load_config
 from raycap.console.options import (
     CaptionSetOption,
@@ -17,7 +17,7 @@ from raycap.console.options import (
 )
 from raycap.console.renamed import Command
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError
+from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError, DatasetError
 from raycap.reporting.numbers import (
     brief,
     decimal,
@@ -26,7 +26,8 @@ from raycap.reporting.numbers import (
     percent,
     plural,
 )
-from raycap.results.shown.captioning import forecast_rows, summary_rows
+from raycap.results.display import Rows
+from raycap.results.shown.captioning import edit_rows, forecast_rows, summary_rows
 from raycap.text import amount, duration
 
 if TYPE_CHECKING:
@@ -186,8 +187,18 @@ def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -
     rows = summary_rows(summary)
     if choice["again"] is not None:
         rows = [(name, _AGAIN if name == "this run" else value) for name, value in rows]
-    print_rows(rows)
+    print_rows([*rows, *_edit_rows(output, choice["config"].storage)])
     return summary.failed_share
+
+
+def _edit_rows(output: str, storage: StorageConfig) -> Rows:
+    """Return a row about the corrections in an output; the run is complete, whatever they are."""
+    from raycap.captioning.status import read_status
+
+    try:
+        return edit_rows(read_status(output, storage=storage).edits)
+    except DatasetError as error:
+        return [("corrections", str(error))]
 
 
 _AGAIN = "no image captioned: the rules in `text` were applied to the kept answers"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raycap.config import Existing
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -140,9 +141,10 @@ def export_edits(
         str,
         argument("DESTINATION", "File to write, `.jsonl` or `.csv`: local or `s3://bucket/key`."),
     ],
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an existing destination.")
-    ] = False,
+    existing: Annotated[
+        Existing,
+        typer.Option("--existing", help="If the file exists: stop (refuse), or replace it."),
+    ] = Existing.REFUSE,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
     debug: DebugOption = False,
@@ -159,7 +161,7 @@ def export_edits(
         from raycap.exporting.edits import export_edits as write_edits
 
         storage = load_storage(config, settings)
-        num_edits = write_edits(output, destination, force=force, storage=storage)
+        num_edits = write_edits(output, destination, existing=existing, storage=storage)
         print_rows([("edits", f"{num_edits:,}"), ("written to", destination)])
 
 

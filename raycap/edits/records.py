@@ -6,7 +6,7 @@ of an image and a prompt, in the order of their ids.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from pydantic import TypeAdapter, ValidationError
@@ -95,6 +95,13 @@ def _text_fault(text: str | None) -> str | None:
     return "has a null character" if "\0" in text else None
 
 
+_REVIEWS = {
+    EditAction.TEXT: Review.EDITED,
+    EditAction.APPROVE: Review.APPROVED,
+    EditAction.REJECT: Review.REJECTED,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditState:
     """The state of a caption after its edits."""
@@ -118,24 +125,26 @@ class EditState:
         """Return the state after one more edit, which is not undone and undoes nothing."""
         # Of another image than before, so that what was written about that one is history.
         changed = version_differs(self.digest, self.etag, edit.digest, edit.etag)
-        kept = None if changed else self.text
-        state = replace(
-            self,
-            text=kept,
-            review=None,
-            seen=None,
+        text = None if changed else self.text
+        seen, review = None, _REVIEWS.get(edit.action)
+        if edit.action == EditAction.TEXT:
+            text = edit.new
+        elif edit.action == EditAction.CLEAR:
+            text = None
+        elif text is None:
+            seen = edit.old
+        return EditState(
+            image_id=self.image_id,
+            prompt=self.prompt,
+            text=text,
+            review=review,
+            seen=seen,
             digest=edit.digest,
             etag=edit.etag,
             by=edit.by,
             at=edit.at,
             last=edit.edit_id,
         )
-        if edit.action == EditAction.TEXT:
-            return replace(state, text=edit.new, review=Review.EDITED)
-        if edit.action == EditAction.CLEAR:
-            return replace(state, text=None)
-        review = Review.APPROVED if edit.action == EditAction.APPROVE else Review.REJECTED
-        return replace(state, review=review, seen=edit.old if kept is None else None)
 
     def is_stale(self, *, digest: str | None, etag: str | None, caption: str | None) -> bool:
         """Return whether it is about another image, or about another caption of the run.
@@ -189,7 +198,11 @@ def encode_edits(edits: Iterable[Edit]) -> bytes:
     """Encode edits as JSON Lines, without fields that have their default."""
     return b"".join(
         json.dumps(
-            {name: value for name, value in asdict(edit).items() if value != _DEFAULTS[name]},
+            {
+                name: value
+                for name, default in _DEFAULTS.items()
+                if (value := getattr(edit, name)) != default
+            },
             ensure_ascii=False,
         ).encode()
         + b"\n"

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -209,29 +208,3 @@ def test_an_output_is_verified_with_its_edits(output: Path) -> None:
     assert isinstance(found, Verification)
     assert not found.is_sound
     assert str(file) in found.problems[0]
-
-
-def test_the_command_line_lists_undoes_and_exports_edits(output: Path, cli: InProcess) -> None:
-    code, out, _ = cli("edits", "list", output, "--json")
-    assert code == 0
-    listed = json.loads(out)
-    assert [one["action"] for one in listed["edits"]] == ["text", "approve", "reject"]
-    first = listed["edits"][0]["edit_id"]
-    assert cli("edits", "list", output, "--by", "ann", "--last", 2)[0] == 0
-    before = exported(output, edits="ignore")
-    code, _, _ = cli("edits", "undo", output, first)
-    assert code == 0
-    rows = exported(output)
-    assert rows[NAMES[0]]["caption"] == before[NAMES[0]]["caption"]
-    assert cli("edits", "undo", output, first)[0] == 2
-    assert cli("edits", "undo", output)[0] == 2
-    assert cli("edits", "undo", output, "--by", "ann", "--since", "yesterday")[0] == 2
-    assert cli("edits", "undo", output, "--by", "ann", "--since", "2020-01-01")[0] == 0
-    assert exported(output) == before  # as if nobody had reviewed anything
-    file = output.parent / "edits.csv"
-    assert cli("edits", "export", output, file)[0] == 0
-    assert file.read_text().count("\n") == 1 + 3 + 1 + 2
-    assert cli("edits", "export", output, file)[0] == 2
-    assert cli("edits", "export", output, output.parent / "edits.txt")[0] == 2
-    assert cli("edits", "list", output.parent / "photos")[0] == 1
-    assert pq.ParquetFile(next((output / "captions").iterdir())).metadata.num_rows

@@ -111,7 +111,7 @@ def test_the_help_of_a_command_has_an_example(cli: InProcess, name: str) -> None
     code, out, _ = cli(*name.split(), "--help")
     assert code == 0
     assert f"Example: raycap {name}" in out
-    assert_as_before(f"help/{name}", out)
+    assert_as_before(f"help/{name.replace(' ', '-')}", out)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
