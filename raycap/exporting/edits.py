@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from raycap.config import StorageConfig
+from raycap.config import Existing, StorageConfig, choose
 from raycap.edits.history import History
 from raycap.edits.log import EditLog
 from raycap.edits.records import Edit
@@ -131,7 +131,7 @@ def export_edits(
     output: str | Path,
     destination: str | Path,
     *,
-    force: bool = False,
+    existing: Existing | str = Existing.REFUSE,
     storage: StorageConfig | None = None,
 ) -> int:
     """Write all corrections of the captions in an output to a file, one per row.
@@ -139,18 +139,25 @@ def export_edits(
     Args:
         output: the output of `raycap caption`.
         destination: a file that ends with `.jsonl` or `.csv`, local or in a bucket.
-        force: overwrite an existing file.
+        existing: what happens if the file exists: `refuse` or `overwrite`.
         storage: how stores are accessed; None for the defaults.
 
     Returns:
         their number.
 
     Raises:
-        ConfigError: the name of the file ends otherwise, or the file exists.
+        ConfigError: the name of the file ends otherwise, the file exists, or `existing` is
+            another.
         DatasetError: it is not an output of `raycap caption`, or its edits are damaged.
         StorageError: a store refuses.
     """
     config = storage or StorageConfig()
+    choice = choose(Existing, existing, "existing")
+    if choice not in (Existing.REFUSE, Existing.OVERWRITE):
+        raise ConfigError(
+            f"existing={choice}: a file of edits is written as a whole; give refuse or overwrite",
+            setting="existing",
+        )
     encode = _ENCODINGS.get(Path(str(destination)).suffix.lower())
     if encode is None:
         raise ConfigError(
@@ -159,12 +166,12 @@ def export_edits(
     history = _read(output, config)
     store, key = open_file(str(destination), config, example="edits.jsonl")
     data = encode({**asdict(edit), UNDONE: history.is_undone(edit)} for edit in history)
-    if force:
+    if choice is Existing.OVERWRITE:
         store.write(key, data)
     elif not store.create(key, data):
         raise ConfigError(
-            f"{store.address(key)}: exists already; move it away, give another file, or overwrite "
-            "it with --force",
+            f"{store.address(key)}: exists already; move it away, give another file, or replace "
+            "it with --existing overwrite",
             uri=store.address(key),
         )
     return len(history)

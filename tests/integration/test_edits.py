@@ -34,7 +34,7 @@ def settings(**sections: Any) -> CaptionConfig:
 def exported(output: Path, **options: Any) -> dict[str, dict[str, Any]]:
     """Give the rows that an export has, by image."""
     file = output.parent / "exported.jsonl"
-    raycap.export(output, file, to="jsonl", force=True, **options)
+    raycap.export(output, file, to="jsonl", existing="overwrite", **options)
     rows = map(json.loads, file.read_text().splitlines())
     return {row["image_id"]: row for row in rows}
 

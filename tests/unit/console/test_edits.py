@@ -36,7 +36,7 @@ def output(tmp_path: Path) -> Path:
 
 def captions(output: Path) -> list[str]:
     file = output.parent / "x.jsonl"
-    raycap.export(output, file, to="jsonl", force=True)
+    raycap.export(output, file, to="jsonl", existing="overwrite")
     return [json.loads(line)["caption"] for line in file.read_text().splitlines()]
 
 
@@ -104,7 +104,10 @@ def test_edits_are_exported_and_no_file_is_overwritten(output: Path, cli: InProc
         with pytest.raises(ConfigError) as caught:
             raycap.export_edits(output, destination)
         assert caught.value.uri == str(destination)
-    assert raycap.export_edits(output, lines, force=True) == 4
+    assert raycap.export_edits(output, lines, existing="overwrite") == 4
+    with pytest.raises(ConfigError) as caught:
+        raycap.export_edits(output, lines, existing="append")
+    assert caught.value.setting == "existing"
 
 
 def test_only_outputs_of_captioning_have_edits(output: Path, cli: InProcess) -> None:
