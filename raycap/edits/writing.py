@@ -80,12 +80,18 @@ class EditWriter:
             raise ConfigError("the name of the reviewer is empty", setting="by")
         self._log = EditLog(store)
         self.history = History(self._log.read_new())
+        self._unseen: list[Edit] = []
 
     def refresh(self) -> list[Edit]:
-        """Read what others have saved since; return it."""
+        """Return what others have saved since the last call; `history` has it, too."""
+        self._read_new()
+        unseen, self._unseen = self._unseen, []
+        return unseen
+
+    def _read_new(self) -> None:
         new = self._log.read_new()
         self.history.add(new)
-        return new
+        self._unseen += new
 
     def save(self, edits: Sequence[Edit]) -> list[Edit]:
         """Save edits at once: all of them or none.
@@ -113,7 +119,7 @@ class EditWriter:
         self, edits: Sequence[Edit], check: Callable[[Sequence[Edit]], None] | None = None
     ) -> list[Edit]:
         for _ in range(_MAX_ATTEMPTS):
-            self.refresh()
+            self._read_new()
             if check is not None:
                 check(edits)
             number, at = self._log.next_number, _now()
@@ -157,7 +163,7 @@ class EditWriter:
             ConfigError: there is no such edit, or it is undone already.
             StorageError: the store refuses.
         """
-        self.refresh()
+        self._read_new()
         found = self.history.find(name)
         if not found:
             raise ConfigError(
@@ -187,7 +193,7 @@ class EditWriter:
         Returns:
             the edits that undo them; none if there is nothing to undo.
         """
-        self.refresh()
+        self._read_new()
         batch = new_batch()
         undoing = [
             Edit(

@@ -56,6 +56,9 @@ def test_what_is_saved_is_read_by_others(store: Store) -> None:
     assert keys(store) == [edit_key(1)]
     assert other.refresh() == saved
     assert other.refresh() == []
+    more = writer.save([text("c.jpg", None, "a bird")])
+    other.save([text("d.jpg", None, "a fish")])
+    assert other.refresh() == more  # though `save` has read it
     assert reread(store).state("a.jpg").text == "a tabby cat"
     assert datetime.fromisoformat(saved[0].at) <= datetime.now(UTC)
 
