@@ -65,7 +65,10 @@ def test_only_rows_of_a_condition_are_written_in_order(
     assert counts.num_failed_skipped == 0
 
 
-@pytest.mark.parametrize("to", [to for to in ExportFormat if to is not ExportFormat.WEBDATASET])
+WITH_IMAGES = (ExportFormat.HF, ExportFormat.WEBDATASET)
+
+
+@pytest.mark.parametrize("to", [to for to in ExportFormat if to not in WITH_IMAGES])
 def test_every_format_takes_a_condition(to: ExportFormat, five: str, tmp_path: Path) -> None:
     counts = export(five, tmp_path / "x", to=to, where="image_id IN ('b.jpg', 'c.jpg')")
     assert (counts.num_exported, counts.num_left_out, counts.num_failed_skipped) == (2, 3, 0)
