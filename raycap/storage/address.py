@@ -6,7 +6,7 @@ says who asks and until when.
 
 | part of a web address | shown |
 |---|---|
-| user and password, fragment | left out |
+| user and password, fragment (but the span of a member of a tar) | left out |
 | parameters of a known way to sign (`_SCHEMES`), where its signature is there | left out |
 | passwords and bearer tokens, by name (`_CREDENTIALS`) | left out |
 | other parameters whose name may be a secret's: `key`, `author`, `session` | with a digest |
@@ -24,6 +24,7 @@ from hashlib import blake2b
 from urllib.parse import quote, unquote, unquote_plus
 
 from raycap.errors import ConfigError
+from raycap.storage.members import member_of
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _MISTYPED = re.compile(
@@ -154,6 +155,8 @@ class Address:
         """Its text without secrets, which is also its identity; see the top of this module."""
         if self.scheme == _UNUSABLE:
             return redact(self.path.partition("/")[2])
+        if (member := member_of(self.text)) is not None:
+            return member._replace(tar=redact(member.tar)).uri
         return self._shown(_MOST_NESTED)
 
     def _shown(self, most_nested: int) -> str:

@@ -1,14 +1,20 @@
 """A stored object as a seekable file, so that only the needed parts are read."""
 
 from io import SEEK_CUR, SEEK_END, SEEK_SET, RawIOBase
+from typing import Any, Protocol
 
-from raycap.storage.base import Store
+
+class ReadsRanges(Protocol):
+    """The method that `RangedFile` needs of a store, or of an `ImageReader`."""
+
+    def read_range(self, key: str, offset_bytes: int, num_bytes: int, /) -> bytes:
+        """Read `num_bytes` of an object from an offset on; fewer, or none, where it ends."""
 
 
 class RangedFile(RawIOBase):
     """An object read by ranges; `num_bytes` is its size. Not safe to use from several threads."""
 
-    def __init__(self, store: Store, key: str, num_bytes: int) -> None:
+    def __init__(self, store: ReadsRanges, key: str, num_bytes: int) -> None:
         super().__init__()
         self._store = store
         self._key = key
@@ -42,3 +48,9 @@ class RangedFile(RawIOBase):
         data = self._store.read_range(self._key, self._position, wanted)
         self._position += len(data)
         return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as many bytes as fit into a buffer, for `BufferedReader`."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

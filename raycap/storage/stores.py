@@ -15,7 +15,7 @@ from tenacity import Retrying
 
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError, ObjectNotFound
-from raycap.storage.address import Address
+from raycap.storage.address import Address, redact
 from raycap.storage.base import Store, check_whole, retrying
 from raycap.storage.foreign import (
     ForeignStore,
@@ -26,7 +26,8 @@ from raycap.storage.foreign import (
 )
 from raycap.storage.limits import Connections, within
 from raycap.storage.local import LocalStore, file_version, read_file, read_file_range
-from raycap.storage.web import WebReader
+from raycap.storage.members import member_of, member_version
+from raycap.storage.web import WebFile, WebReader
 
 if TYPE_CHECKING:
     from raycap.storage.s3 import S3Images
@@ -164,6 +165,8 @@ class ImageReader:
     def read(self, uri: str, max_bytes: int, size_bytes: int | None = None) -> bytes:
         """Read at most `max_bytes + 1` bytes of an image file: one more shows that it is too large.
 
+        Of a tar's member, read that span of the tar.
+
         Args:
             uri: Its address.
             max_bytes: Limit of its size.
@@ -175,6 +178,12 @@ class ImageReader:
             TransientError: it could not be read, even after the configured retries, or in time.
             StorageError: no image of that store can be read: no credentials, or no such bucket.
         """
+        if (member := member_of(uri)) is not None:
+            num_bytes = min(member.size_bytes, max_bytes + 1)
+            data = self.read_range(member.tar, member.offset_bytes, num_bytes)
+            if len(data) < num_bytes:
+                raise ObjectNotFound(f"{redact(uri)}: the tar ends before it", uri=redact(uri))
+            return data
         address = _readable(uri)
         scheme = address.scheme
         if address.is_local:
@@ -232,6 +241,8 @@ class ImageReader:
 
         Raises as `read` does.
         """
+        if (member := member_of(uri)) is not None:
+            return member_version(self.tar_version(member.tar), member)
         address = Address.parse(uri)
         scheme = address.scheme
         if address.is_local:
@@ -242,6 +253,17 @@ class ImageReader:
             return None
         version: str | None = self._retrying(foreign_version, self._foreign(scheme), uri)
         return version
+
+    def tar_version(self, uri: str) -> str | None:
+        """Return the version of a tar; raises as `read` does. The web tells one of these, too."""
+        address = Address.parse(uri)
+        if address.is_web:
+            return self._web(address.scheme).describe(uri).version
+        return self.version(uri)
+
+    def describe_web(self, uri: str) -> WebFile:
+        """Return what a server says of a file at a web address; raises as `read` does."""
+        return self._web(Address.parse(uri).scheme).describe(uri)
 
     def is_version(self, uri: str, etag: str | None, data: bytes) -> bool | None:
         """Return whether a file that was just read is the listed one; None where nothing tells.

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import urllib3
@@ -24,7 +25,8 @@ from raycap.storage.base import retry_after_s, retrying
 from raycap.storage.limits import Connections, within
 from raycap.storage.proxies import Pools
 
-_Receive = Callable[[urllib3.BaseHTTPResponse], bytes]
+T = TypeVar("T")
+_Receive = Callable[[urllib3.BaseHTTPResponse], T]
 
 _USER_AGENT = "raycap (+image captioning; python-urllib3)"
 
@@ -36,6 +38,19 @@ _EXPIRED = re.compile(
     rb"|[Ss]ignature (?:has )?expired|not valid in the specified time frame"
 )
 _REFUSAL_BYTES = 4_096
+
+
+class WebFile(NamedTuple):
+    """What a server says of a file."""
+
+    num_bytes: int
+    version: str | None
+    """Its ETag, or else the time of its last modification."""
+    has_ranges: bool
+    """Whether the server sends the part of a file that is asked for."""
+
+
+_EMPTY = WebFile(num_bytes=0, version=None, has_ranges=True)
 
 
 class WebReader:
@@ -63,7 +78,7 @@ class WebReader:
             TransientError: it stayed unreachable after the configured retries or beyond the time
                 limit, or its signature has expired.
         """
-        return self._within_limit(uri, {}, lambda reply: _read_body(reply, max_bytes))
+        return self._within_limit(uri, {}, lambda reply: _read_body(reply, max_bytes), b"")
 
     def read_range(self, uri: str, offset_bytes: int, num_bytes: int) -> bytes:
         """Read `num_bytes` of a web address from an offset on; raises as `read` does.
@@ -78,17 +93,30 @@ class WebReader:
                 return _read_body(reply, num_bytes - 1)
             return _read_body(reply, end - 1)[offset_bytes:]
 
-        return self._within_limit(uri, span, receive)
+        return self._within_limit(uri, span, receive, b"")
 
-    def _within_limit(self, uri: str, extra: dict[str, str], receive: _Receive) -> bytes:
-        def work(connections: Connections) -> bytes:
-            return self._retrying(self._attempt, uri, extra, receive, connections)
+    def describe(self, uri: str) -> WebFile:
+        """Return what the server says of a file, by a request for its first byte.
+
+        Raises as `read` does.
+        """
+        return self._within_limit(uri, {"Range": "bytes=0-0"}, _describe, _EMPTY)
+
+    def _within_limit(self, uri: str, extra: dict[str, str], receive: _Receive[T], at_end: T) -> T:
+        def work(connections: Connections) -> T:
+            found: T = self._retrying(self._attempt, uri, extra, receive, connections, at_end)
+            return found
 
         return within(self._limit_s, work, redact(uri))
 
     def _attempt(
-        self, uri: str, extra: dict[str, str], receive: _Receive, connections: Connections
-    ) -> bytes:
+        self,
+        uri: str,
+        extra: dict[str, str],
+        receive: _Receive[T],
+        connections: Connections,
+        at_end: T,
+    ) -> T:
         shown = redact(uri)
         try:
             address, headers = _authorized(uri)
@@ -96,7 +124,7 @@ class WebReader:
             try:
                 connections.hold(reply.shutdown)
                 if reply.status == 416:  # the file ends before the range
-                    return b""
+                    return at_end
                 _check(reply, uri, shown)
                 return receive(reply)
             finally:
@@ -129,6 +157,14 @@ def _explain(error: Exception, shown: str) -> StorageError:
     name = type(cause).__name__
     through = " to the proxy" if isinstance(cause, errors.ProxyError) else ""
     return TransientError(ErrorCode.NETWORK, f"{shown}: connection{through} failed ({name})")
+
+
+def _describe(reply: urllib3.BaseHTTPResponse) -> WebFile:
+    version = reply.headers.get("ETag") or reply.headers.get("Last-Modified")
+    version = version.removeprefix("W/").strip('"') if version else None
+    total = reply.headers.get("Content-Range", "").rpartition("/")[2]
+    has_ranges = reply.status == 206 and total.isdecimal()
+    return WebFile(int(total) if has_ranges else 0, version, has_ranges)
 
 
 def _read_body(reply: urllib3.BaseHTTPResponse, max_bytes: int) -> bytes:

@@ -50,15 +50,6 @@ NOT_UTF8 = (
 """Why text cannot be read, and what to do."""
 
 
-class _BlockFile(RangedFile):
-    """A RangedFile as BufferedReader needs it."""
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
 class _Transcoded(RawIOBase):
     """Text of another encoding as UTF-8; it cannot seek."""
 
@@ -137,7 +128,7 @@ class AnnotationFile:
         is_local = isinstance(self.store, LocalStore)
         block_bytes = _LOCAL_BLOCK_BYTES if is_local else _REMOTE_BLOCK_BYTES
         size = self.store.size(self.key)
-        return BufferedReader(_BlockFile(self.store, self.key, size), block_bytes)
+        return BufferedReader(RangedFile(self.store, self.key, size), block_bytes)
 
     def open_text(self) -> BufferedReader:
         """Open a text as UTF-8, with or without its mark: decompressed, and of any marked encoding.

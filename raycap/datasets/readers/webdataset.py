@@ -7,9 +7,8 @@ Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
 
 import json
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from io import BufferedReader
-from tarfile import BLOCKSIZE, TarError, TarFile, TarInfo
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -37,6 +36,7 @@ from raycap.errors import DatasetError
 from raycap.images.names import IMAGE_SUFFIXES
 from raycap.storage.local import display
 from raycap.storage.parallel import ordered_chain
+from raycap.storage.tars import DamagedTar, sample_of, tar_members
 
 _SUFFIX = ".tar"
 _CAPTION_SUFFIXES = (".json", ".txt", ".caption")  # of a sample, the first that has captions
@@ -127,7 +127,7 @@ class _Scan:
         self._captions.add(pa.Table.from_pylist(captions, schema=_CAPTIONS))
 
     def _image_rows(self, member: _Member) -> Iterator[dict[str, Any]]:
-        key, dotted, suffix = _sample_of(member.name, IMAGE_SUFFIXES)
+        key, dotted, suffix = sample_of(member.name, IMAGE_SUFFIXES)
         if suffix and member.target is None:
             row = {KEY: key, _DOTTED: dotted, schema.IMAGE_ID: member.name} | member._asdict()
             if member.offset_bytes is not None:
@@ -182,53 +182,19 @@ _CHOOSE_CAPTIONS = f"""
 def _members(file: AnnotationFile, data: BufferedReader, lines: Lines) -> Iterator[_Member]:
     """Read a tar's headers, and its captions on the way."""
     try:
-        tar = TarFile(fileobj=data, mode="r", encoding="utf-8", errors="surrogateescape")
-        while (header := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-            name = _path(header.name)
-            if header.isreg():
-                place = (name, header.offset_data, header.size)
+        for member in tar_members(data):
+            name = display(member.name)
+            if member.target is None:
+                place = (name, member.offset_bytes, member.size_bytes)
                 yield _Member(*place, None, _read_captions(data, place, lines))
-            elif header.islnk() or header.issym():
-                yield _Member(name, None, None, _target(header), [])
-        data.seek(tar.offset)
-        if (end := data.read(BLOCKSIZE)).strip(b"\0") or not end:
-            raise ValueError("there is neither a member nor the end of the tar")
-    except (TarError, ValueError) as error:
-        raise DatasetError(
-            f"{file.uri}: is damaged before byte {data.tell():,}, or not an uncompressed tar: "
-            f"{error}",
-            uri=file.uri,
-        ) from error
-
-
-def _path(name: str) -> str:
-    return display(name.removeprefix("./"))
-
-
-def _target(header: TarInfo) -> str:
-    if header.islnk():
-        return _path(header.linkname)
-    folder = posixpath.dirname(header.name)
-    return _path(posixpath.normpath(posixpath.join(folder, header.linkname)))
-
-
-def _sample_of(name: str, suffixes: Collection[str]) -> tuple[str, str | None, str]:
-    """Split a member's name into key, key up to the first dot if that differs, and suffix.
-
-    The suffix is "" if it is not one of `suffixes`.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, rest = base.partition(".")
-    suffix = posixpath.splitext(base)[1]
-    if not stem or suffix.lower() not in suffixes:
-        return name, None, ""
-    is_dotted = f".{rest}" != suffix
-    return name.removesuffix(suffix), folder + slash + stem if is_dotted else None, suffix.lower()
+            else:
+                yield _Member(name, None, None, display(member.target), [])
+    except DamagedTar as error:
+        raise DatasetError(f"{file.uri}: {error}", uri=file.uri) from error
 
 
 def _caption_rows(member: _Member) -> Iterator[dict[str, Any]]:
-    key, dotted, suffix = _sample_of(member.name, _CAPTION_SUFFIXES)
+    key, dotted, suffix = sample_of(member.name, _CAPTION_SUFFIXES)
     for caption in member.captions:
         rank = _CAPTION_SUFFIXES.index(suffix)
         if all(other.text is None for other in member.captions):
@@ -242,7 +208,7 @@ def _read_captions(
 ) -> list[Caption]:
     """Read the captions of a member; empty if there are none."""
     name, offset_bytes, size_bytes = place
-    suffix = _sample_of(name, _CAPTION_SUFFIXES)[2]
+    suffix = sample_of(name, _CAPTION_SUFFIXES)[2]
     if not suffix or offset_bytes is None or size_bytes is None or size_bytes > _MAX_TEXT_BYTES:
         return []
     data.seek(offset_bytes)
