@@ -61,6 +61,10 @@ BATCH_SIZE = "batch_size"
 NUM_IMAGES = "num_images"
 SECONDS = "seconds"
 
+# Only in indexes of tars.
+NAME = "name"
+BESIDE = "beside"
+
 NO_ATTEMPTS = 0
 """`attempts` of an image whose caption is that of another one with the same bytes."""
 
@@ -77,10 +81,11 @@ MANIFEST = pa.schema(
     ]
 )
 """One image to caption. `image_id` is its key relative to the source. `uri` is its address, or
-`<dataset>#<image_id>` if a caption dataset contains the image. `etag` is the S3 ETag, the size and
-modification time of a local file, or the digest in a caption dataset; null if unknown. `context` is
-a JSON object with what the source knows of the image: the values of the fields that the run uses,
-or `{"*": ...}` with the ETags of its sidecars by name; null if the run uses no such field."""
+`<dataset>#<image_id>` if a caption dataset contains the image, or that of its span in a tar. `etag`
+is the S3 ETag, the size and modification time of a local file, both of its tar with the offset, or
+the digest in a caption dataset; null if unknown. `context` is a JSON object with what the source
+knows of the image: the values of the fields that the run uses, or `{"*": ...}` with the ETags of its
+sidecars by name; null if the run uses no such field."""
 
 _ALTERNATIVES = pa.list_(
     pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])
@@ -386,3 +391,15 @@ scores are null if there is nothing to score or the metric was skipped; `num_tok
 of the caption in tokens, `reference_tokens` are those of the references."""
 
 STATUS_MISSING = "missing"
+
+_PLACE = [pa.field(OFFSET_BYTES, pa.int64()), pa.field(SIZE_BYTES, pa.int64())]
+
+TAR_INDEX = pa.schema(
+    [
+        pa.field(NAME, pa.string(), nullable=False),
+        *_PLACE,
+        pa.field(BESIDE, pa.list_(pa.struct([pa.field(NAME, pa.string()), *_PLACE]))),
+    ]
+)
+"""The images of a tar, sorted by name: names of members, and where in the tar their content is;
+`beside` are the `.json` and `.txt` members of the same sample."""

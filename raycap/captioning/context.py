@@ -22,6 +22,7 @@ from raycap.errors import UNREADABLE, ErrorCode, ImageError
 from raycap.images.exif import EXIF_FIELDS
 from raycap.parsing import parse_json
 from raycap.storage.address import Address, redact_text
+from raycap.storage.members import member_of, span_of
 
 FILE_NAME = "file_name"
 FOLDER = "folder"
@@ -165,11 +166,9 @@ class Context:
             return {name: value for name, value in values if value is not None}
         used = {*self.keep, *(name for template in self.templates for name in template.fields)}
         found: dict[str, Any] = {}
-        folder = uri.rpartition("/")[0]
-        # JSON first: the text of a .txt precedes a field of that name.
-        for name in sorted(_decode(context).get(SIDECARS, {})):
+        for name, sidecar in sidecar_uris(context, uri).items():
             try:
-                data = read(f"{folder}/{name}", MAX_SIDECAR_BYTES)
+                data = read(sidecar, MAX_SIDECAR_BYTES)
             except UNREADABLE as error:
                 raise ImageError.of(error) from error
             found |= fields_of_sidecar(name, data)
@@ -195,6 +194,22 @@ class Context:
     def kept(self, values: Mapping[str, str]) -> list[str | None]:
         """Return the values to keep, in the order of `keep`."""
         return [values.get(name) for name in self.keep]
+
+
+def sidecar_uris(context: str | None, uri: str) -> dict[str, str]:
+    """Return the addresses of an image's sidecars by name.
+
+    JSON comes first: the text of a .txt precedes a field of that name.
+
+    Args:
+        context: Of its manifest row.
+        uri: Its address.
+    """
+    versions: dict[str, str] = _decode(context).get(SIDECARS, {})
+    if (member := member_of(uri)) is not None:  # the version says where in the tar it is
+        return {name: member.tar + span_of(versions[name]) for name in sorted(versions)}
+    folder = uri.rpartition("/")[0]
+    return {name: f"{folder}/{name}" for name in sorted(versions)}
 
 
 def own_values(image_id: str, uri: str, max_chars: int, *, is_below_source: bool) -> dict[str, str]:

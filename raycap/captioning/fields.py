@@ -5,6 +5,7 @@ exception is a run that was begun with its prompt as plain text, such as one of 
 it continues with plain text.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,11 +22,13 @@ from raycap.captioning.metadata import (
 )
 from raycap.captioning.prompts import FilledBy, Prompt, prompts_of
 from raycap.captioning.source import Listing, open_source
+from raycap.captioning.tar_index import tar_fields
 from raycap.config import CaptionConfig, ContextOrigin
 from raycap.errors import ConfigError, ObjectNotFound
 from raycap.results.captioning import run_setting
 from raycap.runs.records import RUN, read_json
 from raycap.storage.base import Store
+from raycap.storage.stores import ImageReader
 
 CONTEXT = "context"
 """Key of a run's fingerprint; it is there if its prompts have fields, or fields are kept."""
@@ -182,9 +185,13 @@ def _origin(listing: Listing, asked: str) -> ContextOrigin | None:
     kind = "one image"
     if listing.is_list or listing.is_dataset:
         allowed, kind = ["columns"], "a list or caption dataset, whose fields are its columns"
+    elif listing.tars is not None:
+        allowed, kind = ["sidecars"], "tars, whose fields are the .json and .txt of each sample"
     elif listing.store is not None:
         allowed, kind = ["metadata", "sidecars"], "a folder or prefix"
         listing.metadata = None if asked == "sidecars" else find_metadata(listing.store)
+    if asked == "auto" and listing.tars is not None:
+        return "sidecars"
     if asked == "auto":
         has_rows = listing.store is None or listing.metadata is not None
         return next(iter(allowed if has_rows else allowed[1:]), None)
@@ -214,6 +221,11 @@ def _known_fields(
         return listing.source, list_fields(listing.source, config.storage, names)
     if listing.metadata is not None:
         return listing.metadata.uri, metadata_fields(listing.metadata, names)
+    if listing.tars is not None:
+        shards = listing.tars.shards(Counter())[:1]
+        reader = ImageReader(config.storage)
+        known = [n for shard in shards for n in tar_fields(shard, reader, names, NUM_PROBED)]
+        return f"the first {NUM_PROBED} samples of {listing.source}", known
     if origin is None or listing.store is None:
         return listing.source, []
     found = sidecar_fields(listing.store, names, config.storage.list_threads)

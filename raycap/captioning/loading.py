@@ -31,7 +31,8 @@ from raycap.captioning.parts import (
     read_part,
 )
 from raycap.captioning.prompts import Prompt, is_named
-from raycap.captioning.source import File, is_held, with_held_files
+from raycap.captioning.read_ahead import in_tar, with_member_files
+from raycap.captioning.source import File, Row, is_held, with_held_files
 from raycap.config import CaptionConfig, GenerationConfig, ImageConfig, StorageConfig
 from raycap.errors import (
     TRANSIENT_CODES,
@@ -219,7 +220,7 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
     try:
         for part, partial in zip(*(column.to_pylist() for column in work.columns), strict=True):
             rows = rows_to_answer(spec, part, partial)
-            files = with_held_files(rows, spec.dataset, spec.config.storage)
+            files = _files(rows, spec, reader)
             images = ordered_map(
                 lambda item: load_image(*item, reader, decoder, spec),
                 files,
@@ -229,6 +230,17 @@ def load_parts(work: pa.Table, spec: RunSpec) -> Iterator[pa.Table]:
             yield from blocks if spec.digests is None else _without_copies(blocks, spec)
     finally:
         decoder.close()
+
+
+def _files(
+    rows: list[Row], spec: RunSpec, reader: ImageReader
+) -> Iterator[tuple[Row, File | None]]:
+    """Pair rows with their files, where those of many are read together."""
+    members = [row for row in rows if in_tar(row)]
+    others = [row for row in rows if not in_tar(row)] if members else rows
+    limit, num_threads = spec.config.image.max_bytes, spec.config.engine.fetch_threads
+    yield from with_member_files(members, reader, limit, num_threads)
+    yield from with_held_files(others, spec.dataset, spec.config.storage)
 
 
 def _without_copies(blocks: Iterator[pa.Table], spec: RunSpec) -> Iterator[pa.Table]:
@@ -386,6 +398,7 @@ def load_image(
     """Decode one image into a LOADED row; fetch it first if no file is given."""
     size_bytes = row.pop(schema.SIZE_BYTES)
     context = row.pop(schema.CONTEXT, None)
+    beside: dict[str, bytes] = row.pop(schema.BESIDE, {})
     uri = row[schema.URI]
     loaded: dict[str, Any] = {
         **row,
@@ -401,7 +414,7 @@ def load_image(
     values: dict[str, str] = {}
     try:
         if spec.context is not None:
-            values = _known_values(row, context, spec.context, spec)
+            values = _known_values(row, context, beside, spec)
             loaded[schema.KEPT_FIELDS] = spec.context.kept(values)
         if spec.is_remote and spec.config.endpoint.send == "uri":
             return _to_send(loaded, uri, values, spec)
@@ -425,13 +438,27 @@ def load_image(
 
 
 def _known_values(
-    row: dict[str, Any], context: str | None, filled: Context, spec: RunSpec
+    row: dict[str, Any], context: str | None, texts: dict[str, bytes], spec: RunSpec
 ) -> dict[str, str]:
-    """Return what is known of an image before it is read. Raises ImageError."""
+    """Return what is known of an image before it is read. Raises ImageError.
+
+    Args:
+        row: Of the image.
+        context: Of its manifest row.
+        texts: Sidecars that were read already, by their addresses.
+        spec: Of a run with a context.
+    """
+    filled = spec.context
+    assert filled is not None
     uri, image_id = row[schema.URI], row[schema.IMAGE_ID]
     is_below = spec.root is not None or (spec.dataset is not None and is_held(row, spec.dataset))
     # Of its own: that of a preflight measures the images.
-    beside = filled.beside(context, uri, image_reader(spec.config.storage).read)
+    reader = image_reader(spec.config.storage)
+
+    def read(sidecar: str, max_bytes: int) -> bytes:
+        return texts[sidecar] if sidecar in texts else reader.read(sidecar, max_bytes)
+
+    beside = filled.beside(context, uri, read)
     return beside | own_values(image_id, uri, filled.max_chars, is_below_source=is_below)
 
 

@@ -28,6 +28,7 @@ from raycap.captioning.prompts import prompt_digests, prompts_of
 from raycap.captioning.rewording import apply_text, reword
 from raycap.captioning.source import Listing
 from raycap.captioning.status import Heartbeat, read_spent
+from raycap.captioning.tar_index import KnownShards
 from raycap.config import CaptionConfig
 from raycap.config.loading import override
 from raycap.errors import ConfigError, DatasetError, ErrorCode, RunStopped
@@ -428,6 +429,7 @@ def _extended(
         ConfigError: the source has no images.
     """
     announce("listing images")
+    listing.known_shards = KnownShards(store, is_written=not dry_run)
     plan = extend_plan(
         store,
         listing.tables,

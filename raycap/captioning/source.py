@@ -1,4 +1,4 @@
-"""Sources of images: a folder, glob, bucket prefix, image, list, or caption dataset.
+"""Sources of images: a folder, glob, bucket prefix, image, list, tars, or caption dataset.
 
 Every source is listed as a stream of MANIFEST tables, sorted by image id in UTF-8 byte order.
 
@@ -9,7 +9,6 @@ that each of its row groups is read about once.
 
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -23,9 +22,12 @@ import pyarrow.compute as pc
 
 from raycap import schema
 from raycap.captioning.context import Wanted
+from raycap.captioning.globs import WILDCARD, Glob, enters, glob_base
 from raycap.captioning.list_file import LIST_SUFFIXES, read_list
 from raycap.captioning.metadata import with_metadata, with_sidecars, without
+from raycap.captioning.shards import ShardSource, find_shards, folder_shards
 from raycap.captioning.sorting import sort_unique
+from raycap.captioning.tar_index import KnownShards, Shard, shard_tables
 from raycap.config import StorageConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.datasets.readers.files import AnnotationFile
@@ -46,7 +48,8 @@ from raycap.storage.address import Address, redact
 from raycap.storage.base import KEY, Store
 from raycap.storage.fence import LockObjectStore
 from raycap.storage.local import LocalStore, display_path, etag_of
-from raycap.storage.stores import open_store
+from raycap.storage.members import TAR
+from raycap.storage.stores import ImageReader, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +196,6 @@ REPEATED = "duplicate"
 
 _NUM_NAMED = 5
 _PAGE_ROWS = 10_000
-_WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass
@@ -223,6 +225,10 @@ class Listing:
     """The fields to list with the images."""
     metadata: AnnotationFile | None = None
     """The file to take them from."""
+    tars: ShardSource | None = None
+    """The tars of a WebDataset that its address names."""
+    known_shards: KnownShards | None = None
+    """The indexes that the output keeps of tars."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -258,10 +264,12 @@ def _recognise(source: str, config: StorageConfig, split: str | None) -> Listing
     address = Address.parse(source)
     if address.fault:  # before it is cut into pieces, which might show it
         raise ConfigError(f"{address.shown}: {address.fault}", uri=address.shown)
+    if (tars := find_shards(source, config)) is not None:
+        return _open_tars(tars, config)
     is_local = address.is_local
     path = Path(os.path.expanduser(address.path))
     if is_local and not os.path.exists(path):
-        if not _WILDCARD.search(source):
+        if not WILDCARD.search(source):
             raise ConfigError(f"{source}: no such file or folder", uri=source)
         return _open_glob(str(path))
     if source.lower().endswith(LIST_SUFFIXES) and not (is_local and os.path.isdir(path)):
@@ -277,9 +285,9 @@ def _recognise_remote(address: Address, config: StorageConfig, split: str | None
     """Recognise a prefix, glob or object; a name that exists is taken as it is."""
     if address.is_s3 and "//" in f"{address.path}/" and (found := _open_as_is(address, config)):
         return found
-    is_glob = bool(_WILDCARD.search(address.text))
+    is_glob = bool(WILDCARD.search(address.text))
     # A wildcard in the name of a bucket is refused below.
-    if is_glob and not Address.parse(_glob_base(address.text)).is_local:
+    if is_glob and not Address.parse(glob_base(address.text)).is_local:
         is_glob = not _exists_as_is(address, config)
     if is_glob:
         return _open_remote_glob(address.text, config)
@@ -309,6 +317,28 @@ def _exists_as_is(address: Address, config: StorageConfig) -> bool:
     return not parent.endswith("/") and open_store(parent, config).exists(name)
 
 
+def _open_tars(tars: ShardSource, config: StorageConfig) -> Listing:
+    listing = Listing(source=tars.source, tables=(), root=tars.root, tars=tars)
+
+    def tables() -> Iterator[pa.Table]:
+        yield from _tar_tables(listing, tars.shards(listing.skipped), config)
+
+    listing.tables = tables()
+    return listing
+
+
+def _tar_tables(listing: Listing, shards: list[Shard], config: StorageConfig) -> Iterator[pa.Table]:
+    reader, num_threads = ImageReader(config), config.list_threads
+    yield from shard_tables(
+        shards,
+        reader,
+        num_threads,
+        listing.skipped,
+        listing.known_shards,
+        has_context=listing.wanted is not None,
+    )
+
+
 def _open_store_source(store: Store, config: StorageConfig, split: str | None) -> Listing:
     if found := find_dataset(store, config, split):
         listing = Listing(source=store.uri, tables=(), is_dataset=True, split=found.split)
@@ -317,7 +347,9 @@ def _open_store_source(store: Store, config: StorageConfig, split: str | None) -
     listing = Listing(source=store.uri, tables=(), root=store.uri, store=store)
     pages = store.survey(listing.skipped) if isinstance(store, LocalStore) else store.list()
     images = _images(listing, store, pages)
-    listing.tables = _or_one_object(images, store, config, listing.skipped)
+    listing.tables = _or_one_object(
+        _or_tars(images, listing, store, config), store, config, listing
+    )
     return listing
 
 
@@ -325,15 +357,28 @@ def _rows_of(listing: Listing, dataset: DatasetSource) -> Iterator[pa.Table]:
     yield from dataset.tables(listing.wanted)
 
 
+def _or_tars(
+    tables: Iterator[pa.Table], listing: Listing, store: Store, config: StorageConfig
+) -> Iterator[pa.Table]:
+    """Yield the images of a folder or prefix, or if there are none those in its tars."""
+    empty = True
+    for table in tables:
+        empty = False
+        yield table
+    if empty and listing.skipped.pop(TAR, 0):
+        pages = store.survey(Counter()) if isinstance(store, LocalStore) else store.list()
+        yield from _tar_tables(listing, folder_shards(store, pages), config)
+
+
 def _or_one_object(
-    tables: Iterator[pa.Table], store: Store, config: StorageConfig, skipped: Counter[str]
+    tables: Iterator[pa.Table], store: Store, config: StorageConfig, listing: Listing
 ) -> Iterator[pa.Table]:
     """Yield the images of a prefix, or if there are none the object with exactly that key."""
     empty = True
     for table in tables:
         empty = False
         yield table
-    if empty and skipped[".parquet"]:
+    if empty and listing.skipped[".parquet"]:
         refuse_unfinished(store)
     parent, _, name = store.uri.rpartition("/")
     if empty and name and not Address.parse(store.uri).is_local and not parent.endswith("/"):
@@ -380,48 +425,31 @@ def _refuse_list(store: Store, name: str) -> None:
 
 def _open_glob(pattern: str) -> Listing:
     pattern = os.path.abspath(pattern)
-    base = _glob_base(pattern) or "/"
+    base = glob_base(pattern) or "/"
     store = LocalStore(Path(base))
     listing = Listing(source=pattern, tables=(), root=base, store=store)
     inner = pattern.removeprefix(base).lstrip("/")
     pages: Iterator[pa.Table] = iter(())
     if os.path.isdir(base):
-        pages = store.survey(listing.skipped, _enters(inner))
-    listing.tables = _matching(listing, store, pages, _Glob.parse(pattern, inner))
+        pages = store.survey(listing.skipped, enters(inner))
+    listing.tables = _matching(listing, store, pages, Glob.parse(pattern, inner))
     return listing
 
 
 def _open_remote_glob(pattern: str, config: StorageConfig) -> Listing:
-    base = _glob_base(pattern)
+    base = glob_base(pattern)
     if Address.parse(base).is_local:
         shown = redact(pattern)
         raise ConfigError(f"{shown}: the name of a bucket cannot contain a wildcard", uri=shown)
     store = open_store(base, config)
     inner = pattern.removeprefix(base).lstrip("/")
     listing = Listing(source=pattern, tables=(), root=base, store=store)
-    listing.tables = _matching(listing, store, store.list(), _Glob.parse(pattern, inner))
+    listing.tables = _matching(listing, store, store.list(), Glob.parse(pattern, inner))
     return listing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Glob:
-    """What a glob asks for, below its first wildcard."""
-
-    matcher: re.Pattern[str]
-    folders: frozenset[str]
-    """The folders that it names: a system's folder is one to list only if it is named."""
-
-    @classmethod
-    def parse(cls, pattern: str, inner: str) -> "_Glob":
-        try:
-            matcher = re.compile(_glob_regex(inner))
-        except re.error as error:
-            raise ConfigError(f"{pattern}: not a glob: {error}", uri=pattern) from error
-        return cls(matcher=matcher, folders=frozenset(inner.split("/")[:-1]))
-
-
 def _matching(
-    listing: Listing, store: Store, pages: Iterator[pa.Table], glob: _Glob
+    listing: Listing, store: Store, pages: Iterator[pa.Table], glob: Glob
 ) -> Iterator[pa.Table]:
     """Keep files that match a glob, and count those of a system's folder."""
 
@@ -436,21 +464,6 @@ def _matching(
 
     # Other files do not count as skipped, and neither do sidecars.
     yield from _with_fields(listing, pages, matching, skipped=Counter())
-
-
-def _enters(inner: str) -> Callable[[str], bool]:
-    """Return which folders, by their keys, may hold files that match a glob."""
-    *folders, _ = parts = inner.split("/")
-    deep = parts.index("**") if "**" in parts else len(parts)
-    names = [re.compile(_name_regex(name)) for name in folders[:deep]]
-
-    def enters(key: str) -> bool:
-        depth = key.count("/")
-        if depth >= deep:
-            return True
-        return depth < len(names) and bool(names[depth].fullmatch(key.rpartition("/")[2]))
-
-    return enters
 
 
 def _open_list(source: str, config: StorageConfig) -> Listing:
@@ -528,39 +541,3 @@ def _manifest(store: Store, table: pa.Table) -> pa.Table:
 def _keys(table: pa.Table) -> list[str]:
     keys: list[str] = table[KEY].to_pylist()
     return keys
-
-
-def _glob_base(pattern: str) -> str:
-    """Return the folder above the first wildcard."""
-    first = _WILDCARD.search(pattern)
-    return pattern[: first.start() if first else None].rpartition("/")[0]
-
-
-def _glob_regex(pattern: str) -> str:
-    """Translate a glob over keys to a regular expression, with the rules of Python's `glob`.
-
-    `*`, `?` and `[...]` match within a folder, `**` matches any depth of folders; a leading dot is
-    matched by a dot only.
-    """
-    *folders, name = pattern.split("/")
-    above = "".join(_DEEP if f == "**" else _name_regex(f) + "/" for f in folders)
-    return above + (_DEEP + _name_regex("*") if name == "**" else _name_regex(name))
-
-
-_DEEP = r"(?:(?!\.)[^/]+/)*"
-_WILD = re.compile(r"(\*+)|(\?)|\[(!?)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
-
-
-def _name_regex(name: str) -> str:
-    hides_dot = r"(?!\.)" if name.startswith(("*", "?", "[")) else ""
-    return hides_dot + _WILD.sub(_wild_regex, name)
-
-
-def _wild_regex(found: re.Match[str]) -> str:
-    star, one, negated, chars, literal = found.groups()
-    if literal:
-        return re.escape(literal)
-    if star or one:
-        return "[^/]*" if star else "[^/]"
-    escaped = "".join(char if char == "-" else re.escape(char) for char in chars)
-    return f"[{'^/' if negated else ''}{escaped}]"

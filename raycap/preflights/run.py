@@ -32,6 +32,7 @@ from raycap.captioning.loading import RunSpec
 from raycap.captioning.moving import find_move
 from raycap.captioning.plan import limited
 from raycap.captioning.prompts import prompts_of
+from raycap.captioning.read_ahead import in_tar
 from raycap.captioning.resources import (
     count_lanes,
     count_workers,
@@ -230,9 +231,12 @@ class _Trial:
     def caption(self, images: pa.Table, on_progress: OnProgress) -> None:
         """Caption MANIFEST rows, for as long as `preflight.max_time_s` allows."""
         self._num_wanted = len(images)
-        # Images in a caption dataset are read by row groups, of which a sample needs few images.
-        held = (is_held(row, self._listing.source) for row in images.to_pylist())
-        self._fetches_tell = not (self._listing.is_dataset and any(held))
+        # Images in a caption dataset are read by row groups, and those in tars with their
+        # neighbours, of which a sample needs few images.
+        rows = images.to_pylist()
+        held = (is_held(row, self._listing.source) for row in rows)
+        is_held_any = self._listing.is_dataset and any(held)
+        self._fetches_tell = not (is_held_any or any(map(in_tar, rows)))
         num_fetched = _ROUNDS_OF_FETCHES * self._config.engine.fetch_threads
         num_tasks = min(self._workers.load_tasks, -(-len(images) // num_fetched))
         num_actors = min(self._workers.captioners, len(images))

@@ -11,7 +11,14 @@ import psutil
 import pytest
 
 from tests.conftest import S3
-from tests.faults.drills import SETTINGS, SLOW, captions_of, check_verified, told
+from tests.faults.drills import (
+    SETTINGS,
+    SLOW,
+    caption_of,
+    captions_of,
+    check_verified,
+    told,
+)
 from tests.support.cli import InProcess
 from tests.support.commandline import (
     CommandLine,
@@ -23,6 +30,7 @@ from tests.support.commandline import (
     write_images,
 )
 from tests.support.faulty_http import FaultyServer, Handler, TrueReply, truthful
+from tests.support.tars import jpeg, write_shard
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
@@ -62,6 +70,27 @@ def test_the_driver_is_killed_at_every_moment_one_after_the_other(
     check_verified(raycap.folder / "out")
     assert told(rows_of(output)) == captions_of(raycap.folder / "photos")
     assert not list(output.rglob("*raycap-tmp"))
+
+
+def test_a_run_over_tars_is_killed_in_the_middle_of_one_and_the_same_command_goes_on(
+    raycap: CommandLine, cli: InProcess
+) -> None:
+    for number in range(2):
+        seeds = range(60 * number, 60 * number + 60)
+        write_shard(raycap.folder / f"shards/{number}.tar", seeds)
+    output = raycap.folder / "out"
+    process = raycap.start("caption", "shards/{0..1}.tar", "out", *SETTINGS, *SLOW)
+    wait_until(lambda: committed_parts(output) >= 2, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    written = {path: path.stat().st_mtime_ns for path in output.glob("captions/part-*")}
+    assert 2 <= len(written) < NUM_PARTS
+    code, _, err = cli("caption", "shards/{0..1}.tar", "out", *SETTINGS)
+    assert code == 0, err
+    check_verified(output)
+    names = {f"{seed // 60}.tar/{seed:06d}.jpg": seed for seed in range(NUM_IMAGES)}
+    assert told(rows_of(output)) == {name: caption_of(jpeg(n)) for name, n in names.items()}
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items())
 
 
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
