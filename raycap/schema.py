@@ -84,8 +84,8 @@ MANIFEST = pa.schema(
 `<dataset>#<image_id>` if a caption dataset contains the image, or that of its span in a tar. `etag`
 is the S3 ETag, the size and modification time of a local file, both of its tar with the offset, or
 the digest in a caption dataset; null if unknown. `context` is a JSON object with what the source
-knows of the image: the values of the fields that the run uses, or `{"*": ...}` with the ETags of its
-sidecars by name; null if the run uses no such field."""
+knows of the image: the values of the fields that the run uses, or `{"*": ...}` with the ETags of
+its sidecars by name; null if the run uses no such field."""
 
 _ALTERNATIVES = pa.list_(
     pa.struct([pa.field(CAPTION, pa.string()), pa.field(LOGPROB, pa.float32())])

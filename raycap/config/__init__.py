@@ -26,6 +26,7 @@ from raycap.config.choices import (
     HubImages,
     MissingPolicy,
     SameStem,
+    Shards,
 )
 from raycap.config.dataset import (
     EmbedConfig,
@@ -112,6 +113,7 @@ __all__ = [
     "SamplingConfig",
     "SearchConfig",
     "Section",
+    "Shards",
     "SidecarConfig",
     "SourceConfig",
     "SplitConfig",

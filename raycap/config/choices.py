@@ -22,7 +22,7 @@ class ExportFormat(StrEnum):
     SIDECAR = "sidecar"
     """A folder with the structure of the images: `a/b.jpg` has its caption in `a/b.txt`."""
     WEBDATASET = "webdataset"
-    """A folder of tars, one per part, with images, captions and rows."""
+    """A folder of tars with images, captions and rows."""
     COCO = "coco"
     """One file: a COCO captions JSON, a dataset of images and annotations."""
     COCO_RESULTS = "coco-results"
@@ -66,6 +66,17 @@ class SameStem(StrEnum):
     """The first by image id is `x.txt`; the others get no sidecar."""
     ERROR = "error"
     """Stop, and name them, before anything is written."""
+
+
+class Shards(StrEnum):
+    """Tars of an export to WebDataset."""
+
+    PARTS = "parts"
+    """One per part of the output, with images, captions and rows."""
+    WHOLE = "whole"
+    """One per tar of the source, with the samples that have a caption."""
+    CAPTIONS = "captions"
+    """One per tar of the source, with the captions and rows alone."""
 
 
 class Gone(StrEnum):

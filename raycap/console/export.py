@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import EditsMode, Existing, ExportFormat, Gone, HubImages, SameStem
+from raycap.config import EditsMode, Existing, ExportFormat, Gone, HubImages, SameStem, Shards
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -95,6 +95,16 @@ def export(
             show_default="image_id",
         ),
     ] = None,
+    shards: Annotated[
+        Shards | None,
+        typer.Option(
+            "--shards",
+            help="Tars of `webdataset`: one per part of the output (parts); or if the source is "
+            "tars, one for each of them, with the samples that have a caption (whole), or with "
+            "the captions alone (captions).",
+            show_default="whole if the source is tars",
+        ),
+    ] = None,
     images: Annotated[
         HubImages | None,
         typer.Option(
@@ -145,6 +155,7 @@ def export(
             columns=columns,
             join=join,
             on=on,
+            shards=shards,
             images=images,
             license=license,
             push=push,

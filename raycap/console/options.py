@@ -30,9 +30,9 @@ SourceArg = Annotated[
     str,
     argument(
         "SOURCE",
-        "Images: a folder, a glob, `s3://bucket/prefix`, one image, a list of addresses "
-        "(.txt, or .csv, .tsv, .json, .jsonl, .parquet with a column `uri`), or a dataset of "
-        "`raycap prepare`.",
+        "Images: a folder, a glob, `s3://bucket/prefix`, one image, tars of a "
+        "WebDataset (`'shards/{00000..00999}.tar'`), a list of addresses (.txt, or .csv, .tsv, "
+        ".json, .jsonl, .parquet with a column `uri`), or a dataset of `raycap prepare`.",
     ),
 ]
 OutputArg = Annotated[str, argument("OUTPUT", "Folder or `s3://bucket/prefix` to write to.")]

@@ -125,3 +125,10 @@ def described(types: Mapping[str, pa.DataType]) -> str:
         for name, kind in types.items()
     ]
     return f"the columns are: {', '.join(names)}"
+
+
+def shown_in(chosen: Sequence[Column] | None, row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the `.json` of a sample has of a row: the chosen columns, or else all."""
+    if chosen is None:
+        return row
+    return {column.name: column.in_row(row) for column in chosen}

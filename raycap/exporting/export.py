@@ -17,6 +17,7 @@ from raycap.config import (
     Gone,
     HubImages,
     SameStem,
+    Shards,
     StorageConfig,
     choose,
     renamed_flags,
@@ -51,6 +52,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     columns: Sequence[str] | str | None = None,
     join: str | Path | None = None,
     on: str | None = None,
+    shards: Shards | str | None = None,
     images: HubImages | str | None = None,
     license: str | None = None,
     push: str | None = None,
@@ -81,6 +83,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             fields; `*` is all that is written by default.
         join: Address of a table whose columns are added: Parquet, CSV, TSV, JSON or JSON Lines.
         on: The column by which it is joined, or `ours=theirs`; None for `image_id`.
+        shards: Tars of `webdataset`. If the source is tars, `whole` (default) writes a tar for each
+            of them, with the samples that have a caption, and `captions` one with the captions
+            alone. `parts` (default for other sources) writes one per part.
         images: Of a dataset for the Hugging Face Hub (`hf`): `embed` (default) stores the images in
             it, `addresses` where to read them.
         license: For the card of such a dataset, such as `cc-by-4.0`.
@@ -98,6 +103,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     to = choose(ExportFormat, to, "to")
     exporter = EXPORTERS[to]
     _check_hub_options(to, images=images, license=license, push=push, public=public or None)
+    if shards is not None and to is not ExportFormat.WEBDATASET:
+        raise ConfigError("--shards is for --to webdataset: leave it out", setting="shards")
+    tars_like = None if shards is None else choose(Shards, shards, "shards")
     choice = _allowed(to, exporter, choose(Existing, existing, "existing"))
     if columns is not None and not exporter.has_columns:
         raise ConfigError(f"--columns is not for --to {to}: leave it out", setting="columns")
@@ -116,6 +124,7 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             destination=str(destination),
             existing=choice,
             same_stem=stems,
+            shards=tars_like,
             hub=HubOptions(
                 images=choose(HubImages, images or HubImages.EMBED, "images"),
                 prompt=prompt,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycap.config import Existing, HubImages, SameStem
+from raycap.config import Existing, HubImages, SameStem, Shards
 from raycap.exporting.selection import Selection
 from raycap.results.captioning import ExportCounts
 
@@ -35,6 +35,8 @@ class ExportJob:
     destination: str
     existing: Existing
     same_stem: SameStem
+    shards: Shards | None = None
+    """Tars of a WebDataset; None for those that suit the source."""
     hub: HubOptions = HubOptions()
 
 

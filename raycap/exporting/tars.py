@@ -1,5 +1,6 @@
-"""Export to WebDataset: a tar per part, with images, captions and rows."""
+"""Export to WebDataset: tars as those of the source, or a tar per part of the output."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from tarfile import USTAR_FORMAT, TarFile
@@ -7,15 +8,18 @@ from typing import Any, BinaryIO
 
 from raycap.captioning.output import SOURCE_URI
 from raycap.captioning.source import File, with_held_files
-from raycap.config import Existing
-from raycap.errors import UNREADABLE, ImageError
+from raycap.config import Existing, Shards
+from raycap.errors import UNREADABLE, ConfigError, ImageError
 from raycap.exporting import formats
+from raycap.exporting.columns import shown_in
 from raycap.exporting.destination import NUM_SHOWN, exists, open_folder, refuse, staged
 from raycap.exporting.jobs import Exporter, ExportJob
 from raycap.exporting.selection import Selection
+from raycap.exporting.shards import export_shards, tars_of
 from raycap.exporting.values import plainer, rows_of
 from raycap.results.captioning import ExportCounts
 from raycap.schema import ETAG, IMAGE_ID, ROW, URI
+from raycap.storage.base import Store
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader
 
@@ -23,23 +27,48 @@ _TAR_THREADS = 4  # tars at the same time
 _FETCH_THREADS = 4  # images per tar at the same time; twice as many are in memory
 
 
-def _export_tars(job: ExportJob) -> ExportCounts:
+def _export(job: ExportJob) -> ExportCounts:
+    """Write tars as those of the source, if there are any, or else a tar per part."""
     rows = job.rows
     store = open_folder(job.destination, rows.config)
-    keys = {number: f"part-{number:06d}.tar" for number in rows.parts}
-    standing: set[int] = set()
-    if job.existing is not Existing.OVERWRITE:
-        found = ordered_map(partial(exists, store), keys.values(), rows.config.list_threads)
-        standing = set(compress(keys, found))
+    tars = [] if job.shards is Shards.PARTS else tars_of(rows)
+    if not tars:
+        if job.shards in (Shards.WHOLE, Shards.CAPTIONS):
+            raise ConfigError(
+                f"{rows.store.uri}: its images are in no tars, so there are none to write alike; "
+                "leave --shards out",
+                uri=rows.store.uri,
+                setting="shards",
+            )
+        return _export_tars(job, store)
+    standing = _standing(job, store, [tar.key for tar in tars])
+    missing = [tar for tar in tars if tar.key not in standing]
+    counts = export_shards(rows, missing, store, is_whole=job.shards is not Shards.CAPTIONS)
+    return replace(counts, num_kept=len(standing))
+
+
+def _standing(job: ExportJob, store: Store, keys: list[str]) -> set[str]:
+    """Return which files exist and stay. Raises ConfigError if none may exist."""
+    if job.existing is Existing.OVERWRITE:
+        return set()
+    found = ordered_map(partial(exists, store), keys, job.rows.config.list_threads)
+    standing = list(compress(keys, found))
     if job.existing is Existing.REFUSE:
-        refuse(store, iter([keys[number] for number in keys if number in standing]))
+        refuse(store, iter(standing))
+    return set(standing)
+
+
+def _export_tars(job: ExportJob, store: Store) -> ExportCounts:
+    rows = job.rows
+    keys = {number: f"part-{number:06d}.tar" for number in rows.parts}
+    standing = _standing(job, store, list(keys.values()))
     reader = ImageReader(rows.config)
 
     def write(number: int) -> ExportCounts:
         with staged(store, keys[number]) as file:
             return _write_tar(rows, reader, number, file)
 
-    missing = [number for number in keys if number not in standing]
+    missing = [number for number, key in keys.items() if key not in standing]
     parts = list(ordered_map(write, missing, _TAR_THREADS))
     return ExportCounts(
         num_exported=sum(part.num_exported for part in parts),
@@ -65,20 +94,13 @@ def _write_tar(source: Selection, reader: ImageReader, number: int, file: Binary
                 continue
             # No dot in the key: WebDataset treats everything after the first dot as the suffix.
             key = f"{number:06d}_{row.pop(ROW):06d}"
-            formats.add_sample(tar, key, image, row, _shown(source, plain(row)))
+            formats.add_sample(tar, key, image, row, shown_in(source.chosen, plain(row)))
     return ExportCounts(
         num_exported=len(rows) - len(unreadable),
         num_failed_skipped=len(part) - len(rows),
         num_unreadable=len(unreadable),
         unreadable=tuple(unreadable[:NUM_SHOWN]),
     )
-
-
-def _shown(source: Selection, row: dict[str, Any]) -> dict[str, Any]:
-    """Return what the `.json` of a sample has: the chosen columns, or else all."""
-    if source.chosen is None:
-        return row
-    return {column.name: column.in_row(row) for column in source.chosen}
 
 
 def fetch_image(
@@ -117,6 +139,6 @@ def _difference(image: bytes, is_same: bool | None) -> str | None:
 
 
 EXPORTER = Exporter(
-    write=_export_tars,
+    write=_export,
     existing=frozenset({Existing.REFUSE, Existing.SKIP, Existing.OVERWRITE}),
 )
