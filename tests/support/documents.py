@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,10 +161,21 @@ def write_examples(folder: Path) -> None:
     results = [
         {"image_id": at, "caption": short_caption(scene)} for at, (_, scene) in enumerate(scenes)
     ]
+    write_tars(folder)
     tagged = [f'photos/{name},"{scene.colour}, {scene.shape}"' for name, scene in scenes]
     (folder / "tagged.csv").write_text("\n".join(["uri,tags", *tagged, ""]))
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "configs").symlink_to(CONFIGS)
+
+
+def write_tars(folder: Path) -> None:
+    """Pack the images into two tars, as a WebDataset has them."""
+    images = sorted((folder / "photos").iterdir())
+    (folder / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(folder / f"shards/{number:05d}.tar", "w") as tar:
+            for image in images[number::2]:
+                tar.add(image, image.name)
 
 
 def undescribed_files(output: Path, table: str) -> list[str]:
