@@ -31,7 +31,7 @@ def packed(members: list[tuple[str, bytes, bytes]], form: int) -> bytes:
 
 
 def found_in(data: bytes, *, has_size: bool = True) -> list[TarMember]:
-    reader: Any = BufferedReader(BytesIO(data), 512)  # type: ignore[type-var]
+    reader: Any = BufferedReader(BytesIO(data), 512)
     return list(tar_members(reader, len(data) if has_size else None))
 
 
@@ -60,7 +60,7 @@ def test_of_a_tar_that_is_cut_only_whole_members_are_found(
     whole = packed(members, form)
     data = whole[: draw.draw(st.integers(0, len(whole) - 1))]
     found: list[TarMember] = []
-    reader: Any = BufferedReader(BytesIO(data), 512)  # type: ignore[type-var]
+    reader: Any = BufferedReader(BytesIO(data), 512)
     try:
         for member in tar_members(reader, len(data)):
             found.append(member)
