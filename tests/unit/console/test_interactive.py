@@ -43,5 +43,5 @@ def test_at_a_prompt_long_functions_show_progress_and_others_do_not() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     shown, parameters = done.stdout.splitlines()
     assert {*shown.split()} >= raycap._WATCHED
-    assert not {"read", "status", "export"} & {*shown.split()}
+    assert not {"read", "status", "verify"} & {*shown.split()}
     assert parameters == "source output"
