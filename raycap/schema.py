@@ -315,7 +315,8 @@ ANNOTATIONS = pa.schema(
 
 `image_id` is the image's key relative to its folder; `source_id` the id in the annotation file, if
 different (COCO's number); `uri` the image's absolute address, null if the source has no image for
-the caption; `offset_bytes` and `size_bytes` its position in that object, for the member of a tar;
+the caption; `offset_bytes` and `size_bytes` its position in that object, for the member of a tar
+(in a Parquet file, `offset_bytes` is its row);
 `split` as in the source, or null; `caption` unchanged, null for an image without captions; `fault`
 is the reason why a caption cannot be read, which is null then."""
 

@@ -36,6 +36,8 @@ from raycap.datasets.parts import (
     read_part,
     read_table,
 )
+from raycap.datasets.readers.embedded import SUFFIX, EmbeddedImages
+from raycap.datasets.readers.tables import IMAGE_COLUMNS
 from raycap.errors import (
     TRANSIENT_CODES,
     UNREADABLE,
@@ -185,9 +187,7 @@ class Outage:
         return self._in_a_row >= GIVE_UP_AFTER
 
 
-def answer(
-    question: Question, reader: ImageReader, config: PrepareConfig, outage: Outage
-) -> Answer:
+def answer(question: Question, readers: "Readers", config: PrepareConfig, outage: Outage) -> Answer:
     """Reuse the earlier result of an image, or fetch and check it.
 
     Raises:
@@ -201,7 +201,7 @@ def answer(
     try:
         if outage.is_lasting:
             raise ImageError(ErrorCode.NETWORK, f"not tried: the {GIVE_UP_AFTER} before it failed")
-        data = _fetch(question.planned, reader, config)
+        data = _fetch(question.planned, readers, config)
         outage.note(is_unreached=False)
         image = store_image(data, config)
     except ImageError as error:
@@ -213,7 +213,15 @@ def answer(
     return _kept(question, _row(question, data, image, config), {schema.NUM_BYTES: len(data)})
 
 
-def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """What reads images; it keeps connections open."""
+
+    files: ImageReader
+    embedded: EmbeddedImages
+
+
+def _fetch(planned: Row, readers: Readers, config: PrepareConfig) -> bytes:
     limit = config.image.max_bytes
     uri, offset_bytes = planned[schema.URI], planned[schema.OFFSET_BYTES]
     size_bytes = planned[schema.SIZE_BYTES]
@@ -221,8 +229,11 @@ def _fetch(planned: Row, reader: ImageReader, config: PrepareConfig) -> bytes:
         raise ImageError(ErrorCode.TOO_LARGE, f"{size_bytes:,} bytes, more than {limit:,}")
     try:
         if offset_bytes is None:
-            return reader.read(uri, limit)
-        return reader.read_range(uri, offset_bytes, limit if size_bytes is None else size_bytes)
+            return readers.files.read(uri, limit)
+        if uri.lower().endswith(SUFFIX):
+            return readers.embedded.read(uri, offset_bytes)
+        num_bytes = limit if size_bytes is None else size_bytes
+        return readers.files.read_range(uri, offset_bytes, num_bytes)
     except UNREADABLE as error:
         raise ImageError.of(error) from error
     except ConfigError as error:  # a package is missing for this kind of address
@@ -323,7 +334,7 @@ def build_parts(work: pa.Table, spec: BuildSpec) -> Iterator[pa.Table]:
 
 
 def _build_part(store: Store, number: int, spec: BuildSpec) -> Iterator[pa.Table]:
-    reader, config, outage = _reader(spec.config.storage), spec.config, Outage()
+    readers, config, outage = _readers(spec.config.storage), spec.config, Outage()
     before = _rows_before(store, number)
     questions = _questions(store, number, before, is_moving=spec.is_moving)
     steps = _Steps(number)
@@ -331,7 +342,7 @@ def _build_part(store: Store, number: int, spec: BuildSpec) -> Iterator[pa.Table
     words: set[str] = set()
     with SplitWriter(store, number) as writer:
         for found in ordered_map(
-            lambda question: answer(question, reader, config, outage),
+            lambda question: answer(question, readers, config, outage),
             questions,
             config.engine.fetch_threads,
         ):
@@ -470,9 +481,9 @@ def _store(output: str, config: StorageConfig, lock_token: str) -> Store:
 
 
 @lru_cache(maxsize=4)
-def _reader(config: StorageConfig) -> ImageReader:
+def _readers(config: StorageConfig) -> Readers:
     """Keep connections open between the tasks of a process."""
-    return ImageReader(config)
+    return Readers(files=ImageReader(config), embedded=EmbeddedImages(config, IMAGE_COLUMNS))
 
 
 _REMEDY = "built parts are kept: run the same command to continue"

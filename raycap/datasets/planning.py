@@ -117,7 +117,7 @@ def write_plan(
         notes: what is notable about the source, filled by reading it.
 
     Raises:
-        ConfigError: images in tars are to be referenced, but have no address.
+        ConfigError: images in tars or tables are to be referenced, but have no address.
         DatasetError: the source has no image with a caption.
     """
     notes = Notes() if notes is None else notes
@@ -197,7 +197,7 @@ class _Planner:
     def _row(self, image: AnnotatedImage, rank: int) -> dict[str, Any]:
         if image.offset_bytes is not None and not self._config.embed.enabled:
             raise ConfigError(
-                f"{redact(image.uri or '')}: images in tars cannot be referenced; set "
+                f"{redact(image.uri or '')}: images in tars and tables cannot be referenced; set "
                 "embed.enabled=true",
                 uri=image.uri,
             )

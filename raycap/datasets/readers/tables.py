@@ -1,10 +1,12 @@
 """Tables of captions, by the names of their columns.
 
 The output of `raycap export` is read too: a failed row is an image without a caption. Folders may
-contain `metadata.jsonl` or similar beside the images, or Parquet parts.
+contain `metadata.jsonl` or similar beside the images, or Parquet parts, which may contain the
+images, as datasets of the Hugging Face Hub do.
 """
 
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -15,6 +17,7 @@ import pyarrow as pa
 from raycap import schema
 from raycap.datasets.grouping import AnnotationRow, Notes
 from raycap.datasets.readers.base import Folder, Reader, Source
+from raycap.datasets.readers.embedded import image_path
 from raycap.datasets.readers.files import AnnotationFile
 from raycap.datasets.readers.flickr import is_flickr
 from raycap.datasets.readers.image_folders import find_images, image_uri, is_absolute
@@ -102,10 +105,12 @@ def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Itera
             parsed any further.
     """
     nested: list[str] = []  # columns of images as `datasets` stores them
+    embedded: list[str] = []  # columns that contain images
 
     def choose_columns(found: pa.Schema) -> list[str]:
-        chosen = _wanted_columns(file, found)
+        chosen = _wanted_columns(found)
         nested.extend(name.removesuffix(_PATH) for name in chosen if name.endswith(_PATH))
+        embedded.extend(_embedded_columns(found))
         return chosen
 
     rows: Iterator[Row] = read_rows(file, choose_columns=choose_columns)
@@ -115,10 +120,11 @@ def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Itera
     first = list(islice(rows, _NUM_PEEKED))
     if not first:
         return
-    columns = _choose_columns(file, list(dict.fromkeys(chain.from_iterable(first))))
+    columns = _choose_columns(file, [*dict.fromkeys(chain.from_iterable(first)), *embedded])
     names = [name for row in first if (name := text_of(row.get(columns.image)))]
-    if columns.image in nested and source.images is None and not any(map(is_absolute, names)):
-        raise _embedded(file, columns.image)
+    if columns.image in embedded and source.images is None and not any(map(is_absolute, names)):
+        yield from _embedded(file, layout, columns, chain(first, rows))
+        return
     folder, convert = find_images(layout.folders, names, source.config)
     for number, row in enumerate(chain(first, rows), start=1):
         name = convert(text_of(row.get(columns.image)))
@@ -126,6 +132,23 @@ def _annotations(file: AnnotationFile, layout: _Layout, source: Source) -> Itera
         image = _image(file, layout, columns, given, number)
         image = image._replace(uri=image_uri(folder, name) if name else None)
         image = _in_split_of_folder(image, name, folder, source.notes)
+        for caption in _captions(columns, row):
+            yield image._replace(caption=caption.text, fault=caption.fault)
+
+
+def _embedded(
+    file: AnnotationFile, layout: _Layout, columns: _Columns, rows: Iterable[Row]
+) -> Iterator[AnnotationRow]:
+    """Read the rows of a table that contains the images: each is at its row of the file.
+
+    Images without an id are named by their row, so that they are built in the order of the file.
+    """
+    stem = posixpath.splitext(file.key)[0]
+    for number, row in enumerate(rows, start=1):
+        place = f"{stem}/{number - 1:08d}"
+        given = row if schema.IMAGE_ID in columns.others else row | {columns.image: place}
+        image = _image(file, layout, columns, given, number)
+        image = image._replace(uri=file.uri, offset_bytes=number - 1, source_id=place)
         for caption in _captions(columns, row):
             yield image._replace(caption=caption.text, fault=caption.fault)
 
@@ -217,32 +240,33 @@ def _as_list(text: str | None) -> Any:
         return text
 
 
-def _wanted_columns(file: AnnotationFile, columns: pa.Schema) -> list[str]:
+def _wanted_columns(columns: pa.Schema) -> list[str]:
     """Return the columns to read: not those that contain the images themselves."""
     wanted = {*IMAGE_COLUMNS, *CAPTION_COLUMNS, *_OTHER_COLUMNS}
     found = [field for field in columns if field.name.lower() in wanted]
     images = [field for field in found if field.name.lower() in IMAGE_COLUMNS]
     binary = [field for field in images if _is_data(field)]
     kept = [field.name for field in found if field not in binary]
-    if all(field in binary or field.name.lower() == schema.IMAGE_ID for field in images):
-        paths = [f"{field.name}{_PATH}" for field in binary if _has_path(field)]
-        if binary and not paths and images == binary:
-            raise _embedded(file, binary[0].name)
-        kept += paths
+    if not _are_named(images):
+        kept += [f"{field.name}{_PATH}" for field in binary if _has_path(field)]
     return kept
+
+
+def _are_named(images: list[pa.Field]) -> bool:
+    """Whether a column other than the id says where images are."""
+    return any(not _is_data(field) and field.name.lower() != schema.IMAGE_ID for field in images)
+
+
+def _embedded_columns(columns: pa.Schema) -> list[str]:
+    """Return the columns that contain the images, unless another says where they are."""
+    images = [field for field in columns if field.name.lower() in IMAGE_COLUMNS]
+    found = [field.name for field in images if image_path(field) is not None]
+    return [] if _are_named(images) else found
 
 
 def _has_path(field: pa.Field) -> bool:
     """Whether it is an image as `datasets` stores it: its bytes, or the path to read it from."""
     return bool(pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0)
-
-
-def _embedded(file: AnnotationFile, column: str) -> DatasetError:
-    return DatasetError(
-        f"{file.uri}: column '{column}' contains the images themselves; raycap reads tables that "
-        "name them: write them to files, and their paths to a column 'file_name'",
-        uri=file.uri,
-    )
 
 
 def _is_data(field: pa.Field) -> bool:

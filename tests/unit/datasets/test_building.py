@@ -238,6 +238,21 @@ def test_members_of_a_tar_are_read_where_they_lie(tmp_path: Path) -> None:
         make_dataset(tmp_path / "referenced", rows, config(embed={"enabled": False}))
 
 
+def test_images_in_a_table_are_read_at_their_rows(tmp_path: Path) -> None:
+    files = {f"{n}.jpg": picture(tmp_path / f"{n}.jpg", n) for n in range(5)}
+    path = tmp_path / "set.parquet"
+    images = [{"bytes": data, "path": name} for name, data in files.items()]
+    pq.write_table(pa.table({"image": images}), path, row_group_size=2)
+    rows = [
+        {"image_id": name, "uri": str(path), "offset_bytes": n, "caption": "a row"}
+        for n, name in enumerate([*files, "beyond.jpg"])
+    ]
+    record = make_dataset(tmp_path / "out", rows, config())
+    found = rows_of(tmp_path / "out")
+    assert {image_id: row["bytes"] for image_id, row in found.items()} == files
+    assert record.rejected_images == {"decode_failed": 1}
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
 def test_duplicates_share_a_split_that_is_the_same_in_every_subset(
     tmp_path: Path, share: float

@@ -330,14 +330,22 @@ def test_the_error_for_a_missing_column_lists_the_existing_ones(
     assert caught.value.uri == str(tmp_path / f"list.{kind}")
 
 
-def test_embedded_images_in_a_table_are_an_error(tmp_path: Path) -> None:
-    table = pa.table({"image": [{"bytes": b"x", "path": "1.jpg"}], "caption": ["x"]})
-    write(tmp_path, {"list.parquet": parquet(table)})
-    with pytest.raises(DatasetError, match="'image'") as caught:
-        read(tmp_path / "list.parquet")
-    assert caught.value.uri == str(tmp_path / "list.parquet")
-    (found,) = read(tmp_path / "list.parquet", images=write(tmp_path / "photos", {"1.jpg": "x"}))
-    assert found["uri"] == f"{tmp_path}/photos/1.jpg"
+def test_embedded_images_in_a_table_are_read_at_their_rows(tmp_path: Path) -> None:
+    images = [{"bytes": b"x", "path": "1.jpg"}, {"bytes": b"y", "path": None}]
+    structs = pa.table({"image": images, "caption": ["one", "two"]})
+    binary = pa.table({"image": [b"x", b"y"], "text": ["three", "four"]})
+    parts = {"train-0.parquet": parquet(structs), "test-0.parquet": parquet(binary)}
+    write(tmp_path, {f"data/{name}": data for name, data in parts.items()})
+    found = read(tmp_path)
+    assert brief(found, "image_id", "uri", "offset_bytes", "split", "caption") == [
+        ("data/test-0/00000000", f"{tmp_path}/data/test-0.parquet", 0, "test", "three"),
+        ("data/test-0/00000001", f"{tmp_path}/data/test-0.parquet", 1, "test", "four"),
+        ("data/train-0/00000000", f"{tmp_path}/data/train-0.parquet", 0, "train", "one"),
+        ("data/train-0/00000001", f"{tmp_path}/data/train-0.parquet", 1, "train", "two"),
+    ]
+    folder = write(tmp_path / "photos", {"1.jpg": "x"})
+    first, _ = read(tmp_path / "data" / "train-0.parquet", images=folder)
+    assert (first["uri"], first["offset_bytes"]) == (f"{folder}/1.jpg", None)
 
 
 def test_images_that_datasets_reads_from_addresses_are_read_from_there(tmp_path: Path) -> None:
