@@ -21,6 +21,10 @@ class ExportFormat(StrEnum):
     """One file with all columns, including failed images."""
     SIDECAR = "sidecar"
     """A folder with the structure of the images: `a/b.jpg` has its caption in `a/b.txt`."""
+    METADATA = "metadata"
+    """A folder of images gets `metadata.jsonl`, which names each image and its caption."""
+    XMP = "xmp"
+    """A folder with the structure of the images: `a/b.jpg` has its metadata in `a/b.jpg.xmp`."""
     WEBDATASET = "webdataset"
     """A folder of tars with images, captions and rows."""
     COCO = "coco"
@@ -77,6 +81,24 @@ class Shards(StrEnum):
     """One per tar of the source, with the samples that have a caption."""
     CAPTIONS = "captions"
     """One per tar of the source, with the captions and rows alone."""
+
+
+class Naming(StrEnum):
+    """Names of the files that an export writes beside images."""
+
+    STEM = "stem"
+    """The suffix of the image is replaced: `a/b.jpg` has `a/b.txt`."""
+    FULL = "full"
+    """A suffix is added: `a/b.jpg` has `a/b.jpg.txt`."""
+
+
+class Layout(StrEnum):
+    """Where an export writes `metadata.jsonl`."""
+
+    ROOT = "root"
+    """One file for all images."""
+    FOLDER = "folder"
+    """One in each folder of images."""
 
 
 class Gone(StrEnum):

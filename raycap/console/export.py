@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from raycap.config import EditsMode, Existing, ExportFormat, Gone, HubImages, SameStem, Shards
+from raycap.config import (
+    EditsMode,
+    Existing,
+    ExportFormat,
+    Gone,
+    HubImages,
+    Layout,
+    Naming,
+    SameStem,
+    Shards,
+)
 from raycap.console.options import (
     CaptionsArg,
     ConfigOption,
@@ -28,8 +38,8 @@ def export(
         str,
         argument(
             "DESTINATION",
-            "File (jsonl, csv, parquet, coco, coco-results) or folder (sidecar, webdataset, hf) to "
-            "write, local or `s3://bucket/key`.",
+            "File (jsonl, csv, parquet, coco, coco-results) or folder (sidecar, metadata, xmp, "
+            "webdataset, hf) to write, local or `s3://bucket/key`.",
         ),
     ],
     to: Annotated[ExportFormat, typer.Option("--to", help="Format to write.", show_default=False)],
@@ -38,7 +48,8 @@ def export(
         typer.Option(
             "--existing",
             help="Files that exist at the destination: stop before anything is written (refuse), "
-            "replace them (overwrite), or keep them and write the others (skip: sidecar).",
+            "keep them and write the others (skip), add to them (append), replace them "
+            "(overwrite), or keep all captions in them and add what they lack (import).",
         ),
     ] = Existing.REFUSE,
     same_stem: Annotated[
@@ -93,6 +104,24 @@ def export(
         typer.Option(
             help="Column by which the table is joined, or `ours=theirs`.",
             show_default="image_id",
+        ),
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(help="Suffix of sidecars, such as `.caption`.", show_default=".txt"),
+    ] = None,
+    naming: Annotated[
+        Naming | None,
+        typer.Option(
+            help="Replace the suffix of the image (stem) or add one (full), for sidecar and xmp.",
+            show_default="stem for sidecar, full for xmp",
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            help="One metadata.jsonl for all images (root), or one in each folder (folder).",
+            show_default="root",
         ),
     ] = None,
     shards: Annotated[
@@ -155,6 +184,9 @@ def export(
             columns=columns,
             join=join,
             on=on,
+            suffix=suffix,
+            naming=naming,
+            layout=layout,
             shards=shards,
             images=images,
             license=license,

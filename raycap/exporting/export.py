@@ -16,6 +16,8 @@ from raycap.config import (
     ExportFormat,
     Gone,
     HubImages,
+    Layout,
+    Naming,
     SameStem,
     Shards,
     StorageConfig,
@@ -23,7 +25,7 @@ from raycap.config import (
     renamed_flags,
 )
 from raycap.errors import ConfigError
-from raycap.exporting import files, hf, sidecars, tars
+from raycap.exporting import files, hf, metadata, sidecars, tars, xmp
 from raycap.exporting.jobs import Exporter, ExportJob, HubOptions
 from raycap.exporting.selection import Selection, selected
 from raycap.results.captioning import ExportCounts
@@ -31,6 +33,8 @@ from raycap.results.captioning import ExportCounts
 EXPORTERS: Mapping[ExportFormat, Exporter] = {
     **files.EXPORTERS,
     ExportFormat.SIDECAR: sidecars.EXPORTER,
+    ExportFormat.METADATA: metadata.EXPORTER,
+    ExportFormat.XMP: xmp.EXPORTER,
     ExportFormat.WEBDATASET: tars.EXPORTER,
     ExportFormat.HF: hf.EXPORTER,
 }
@@ -52,6 +56,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     columns: Sequence[str] | str | None = None,
     join: str | Path | None = None,
     on: str | None = None,
+    suffix: str | None = None,
+    naming: Naming | str | None = None,
+    layout: Layout | str | None = None,
     shards: Shards | str | None = None,
     images: HubImages | str | None = None,
     license: str | None = None,
@@ -64,11 +71,11 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     Args:
         output: The output of `raycap caption`, a folder or `s3://bucket/prefix`.
         destination: A file for `jsonl`, `csv`, `parquet`, `coco` and `coco-results`; a folder for
-            `sidecar` (such as the folder of the images), `webdataset` and `hf`. Local or in a
-            bucket.
+            `sidecar`, `metadata`, `xmp` (such as the folder of the images), `webdataset` and `hf`.
+            Local or in a bucket.
         to: The format.
-        existing: What becomes of files that exist at the destination: `refuse` (default),
-            `overwrite`, or `skip` (`sidecar`), which keeps them and writes the others.
+        existing: What becomes of files that exist at the destination: `refuse` (default), `skip`,
+            `append`, `overwrite` or `import`; not every format has all of them.
         same_stem: Names of the sidecars of images such as `x.jpg` and `x.png`: `suffix` (default),
             `first` or `error`.
         gone: `drop` leaves out images that were missing from the source when it was last listed.
@@ -83,6 +90,10 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             fields; `*` is all that is written by default.
         join: Address of a table whose columns are added: Parquet, CSV, TSV, JSON or JSON Lines.
         on: The column by which it is joined, or `ours=theirs`; None for `image_id`.
+        suffix: Of the files of `sidecar`; None for `.txt`.
+        naming: Of the files of `sidecar` and `xmp`: `stem` replaces the suffix of the image, `full`
+            adds one; None for `stem` with `sidecar` and `full` with `xmp`.
+        layout: `root` (default) writes one `metadata.jsonl`, `folder` one per folder.
         shards: Tars of `webdataset`. If the source is tars, `whole` (default) writes a tar for each
             of them, with the samples that have a caption, and `captions` one with the captions
             alone. `parts` (default for other sources) writes one per part.
@@ -102,14 +113,16 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
     """
     to = choose(ExportFormat, to, "to")
     exporter = EXPORTERS[to]
-    _check_hub_options(to, images=images, license=license, push=push, public=public or None)
-    if shards is not None and to is not ExportFormat.WEBDATASET:
-        raise ConfigError("--shards is for --to webdataset: leave it out", setting="shards")
+    given: dict[str, object] = {"columns": columns, "suffix": suffix, "naming": naming}
+    given |= {"layout": layout, "shards": shards, "images": images, "license": license}
+    _check_options(to, exporter, given | {"push": push, "public": public or None})
+    if public and push is None:
+        raise ConfigError("--public is for --push: give the repository to create", setting="public")
     tars_like = None if shards is None else choose(Shards, shards, "shards")
     choice = _allowed(to, exporter, choose(Existing, existing, "existing"))
-    if columns is not None and not exporter.has_columns:
-        raise ConfigError(f"--columns is not for --to {to}: leave it out", setting="columns")
     stems = choose(SameStem, same_stem, "same_stem")
+    named = None if naming is None else choose(Naming, naming, "naming")
+    laid_out = None if layout is None else choose(Layout, layout, "layout")
     source = open_finished(
         str(output),
         storage or StorageConfig(),
@@ -124,6 +137,9 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             destination=str(destination),
             existing=choice,
             same_stem=stems,
+            suffix=suffix,
+            naming=named,
+            layout=laid_out,
             shards=tars_like,
             hub=HubOptions(
                 images=choose(HubImages, images or HubImages.EMBED, "images"),
@@ -156,12 +172,16 @@ def _describe_join(rows: Selection) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check_hub_options(to: ExportFormat, **options: str | bool | None) -> None:
+def _check_options(to: ExportFormat, exporter: Exporter, options: Mapping[str, object]) -> None:
+    """Raise ConfigError if an option is given that the format does not have."""
     for name, value in options.items():
-        if value is not None and to is not ExportFormat.HF:
-            raise ConfigError(f"--{name} is for --to hf: leave it out", setting=name)
-    if options["public"] and options["push"] is None:
-        raise ConfigError("--public is for --push: give the repository to create", setting="public")
+        if value is not None and name not in exporter.options:
+            others = ", ".join(
+                format for format in ExportFormat if name in EXPORTERS[format].options
+            )
+            raise ConfigError(
+                f"--{name} is not for --to {to}, but for {others}: leave it out", setting=name
+            )
 
 
 def _allowed(to: ExportFormat, exporter: Exporter, existing: Existing) -> Existing:

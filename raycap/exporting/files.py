@@ -29,7 +29,7 @@ def _table_exporter(
 
         return _export_file(job, write_rows, suffix)
 
-    return Exporter(write=export)
+    return Exporter(write=export, options=frozenset({"columns"}))
 
 
 def _coco_exporter(write: Callable[[formats.Pages, BinaryIO], int]) -> Exporter:
@@ -38,7 +38,7 @@ def _coco_exporter(write: Callable[[formats.Pages, BinaryIO], int]) -> Exporter:
         is_named = formats.has_numbers(job.rows.pages)
         return replace(counts, notes=() if is_named else (_NOT_NUMBERED,))
 
-    return Exporter(write=export, has_columns=False)
+    return Exporter(write=export)
 
 
 def _export_file(job: ExportJob, write: Callable[[BinaryIO], int], suffix: str) -> ExportCounts:

@@ -308,4 +308,7 @@ def _count(shards: list[Shard]) -> Counts:
     )
 
 
-EXPORTER = Exporter(write=_export_dataset)
+EXPORTER = Exporter(
+    write=_export_dataset,
+    options=frozenset({"columns", "images", "license", "push", "public"}),
+)

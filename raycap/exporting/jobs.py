@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycap.config import Existing, HubImages, SameStem, Shards
+from raycap.config import Existing, HubImages, Layout, Naming, SameStem, Shards
 from raycap.exporting.selection import Selection
 from raycap.results.captioning import ExportCounts
 
@@ -34,7 +34,11 @@ class ExportJob:
     rows: Selection
     destination: str
     existing: Existing
-    same_stem: SameStem
+    same_stem: SameStem = SameStem.SUFFIX
+    suffix: str | None = None
+    naming: Naming | None = None
+    layout: Layout | None = None
+    """None: what is usual for the format, as with the suffix and the naming."""
     shards: Shards | None = None
     """Tars of a WebDataset; None for those that suit the source."""
     hub: HubOptions = HubOptions()
@@ -47,5 +51,5 @@ class Exporter:
     write: Callable[[ExportJob], ExportCounts]
     existing: frozenset[Existing] = frozenset({Existing.REFUSE, Existing.OVERWRITE})
     """What it can do with files that exist."""
-    has_columns: bool = True
-    """Whether its columns can be chosen."""
+    options: frozenset[str] = frozenset()
+    """Names of the arguments that it takes and others do not."""

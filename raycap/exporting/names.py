@@ -4,6 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt64
@@ -20,20 +21,23 @@ _UNSAFE = re.compile(
     r"|(?<=^[A-Za-z]):|:(?=//)"  # of a drive, of an address
 )
 _MARK = "%7E"  # an escaped `~`, which is never escaped otherwise: no other path contains it
-_NAME_BYTES = 255 - len(SIDECAR_SUFFIX)
+_NAME_BYTES = 255  # of most file systems, the suffix of a sidecar included
 _PATH_BYTES = 900  # S3 allows 1,024, including the prefix of the destination
 _SUFFIX_BYTES = 16
 
 
-def safe_path(image_id: str) -> str:
+def safe_path(image_id: str, suffix: str = SIDECAR_SUFFIX) -> str:
     """Convert an image id to a relative path that cannot leave its folder.
+
+    There is room for a suffix after it.
 
     Ids are untrusted: `../x`, `/etc/x`, `https://host/a.jpg`. Characters that could leave a folder
     or break a tool are percent-encoded, ordinary names do not change, and two ids never share a
     path. Names and paths that are too long for a store are cut and end with a digest.
     """
     path = _UNSAFE.sub(_escape, image_id) or _MARK
-    short = "/".join(_shortened(name) for name in path.split("/"))
+    room = _NAME_BYTES - max(len(suffix.encode()), len(SIDECAR_SUFFIX))
+    short = "/".join(_shortened(name, room) for name in path.split("/"))
     head = short.encode()[:_PATH_BYTES]
     if len(short.encode()) == len(head):
         return short
@@ -46,11 +50,11 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
-def _shortened(name: str) -> str:
+def _shortened(name: str, num_bytes: int) -> str:
     data = name.encode()
-    if len(data) <= _NAME_BYTES:
+    if len(data) <= num_bytes:
         return name
-    head = data[: _NAME_BYTES - 64].decode(errors="ignore")
+    head = data[: num_bytes - 64].decode(errors="ignore")
     return f"{head}{_MARK}{_digest(name)}{_short_suffix(name)}"
 
 
@@ -63,19 +67,58 @@ def _short_suffix(name: str) -> str:
     return suffix if len(suffix.encode()) <= _SUFFIX_BYTES else ""
 
 
+class Names(Protocol):
+    """Gives each image the name of its file."""
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether any images would share a name."""
+
+    def of(self, image_ids: list[str], taken: set[str]) -> list[tuple[str | None, bool]]:
+        """Return the names of the files of images, no two of them the same.
+
+        Args:
+            image_ids: the images, in the order of the output.
+            taken: what this pass over the images has given away; empty before the first call.
+
+        Returns:
+            The name of each image's file (None: it gets none), and whether it would share one.
+        """
+
+
+class FullNames:
+    """Adds a suffix: `a/b.jpg` has `a/b.jpg.txt`. No two images share such a name."""
+
+    has_shared = False
+
+    def __init__(self, suffix: str = SIDECAR_SUFFIX) -> None:
+        self._suffix = suffix
+
+    def of(self, image_ids: list[str], taken: set[str]) -> list[tuple[str | None, bool]]:
+        """Return the names of the files of images, see `Names`."""
+        del taken
+        return [(safe_path(one, self._suffix) + self._suffix, False) for one in image_ids]
+
+
 class SidecarNames:
-    """Gives each image the name of its caption file: `a/b.jpg` has `a/b.txt`.
+    """Replaces the suffix: `a/b.jpg` has `a/b.txt`.
 
     Images that would share a name are treated as `same_stem` says: by default they keep their
     suffix, `a.jpg.txt` and `a.png.txt`. Finding them takes one pass over all ids and up to 16 bytes
     per image.
     """
 
-    def __init__(self, pages: Iterable[list[str]], same_stem: SameStem = SameStem.SUFFIX) -> None:
+    def __init__(
+        self,
+        pages: Iterable[list[str]],
+        same_stem: SameStem = SameStem.SUFFIX,
+        suffix: str = SIDECAR_SUFFIX,
+    ) -> None:
         self._same_stem = same_stem
+        self._suffix = suffix
         gathered = bytearray()
         for image_ids in pages:
-            paths = [safe_path(image_id) for image_id in image_ids]
+            paths = [safe_path(image_id, suffix) for image_id in image_ids]
             stems = [posixpath.splitext(path)[0] for path in paths]
             # `a.jpg.png` would share `a.jpg.txt` with an `a.jpg` that keeps its suffix.
             suffixed = [path for path, stem in zip(paths, stems, strict=True) if path != stem]
@@ -92,16 +135,8 @@ class SidecarNames:
         return bool(len(self._shared))
 
     def of(self, image_ids: list[str], taken: set[str]) -> list[tuple[str | None, bool]]:
-        """Return the unique names of the caption files of images.
-
-        Args:
-            image_ids: the images, in the order of the output.
-            taken: what this pass over the images has given away; empty before the first call.
-
-        Returns:
-            The name of each image's file (None: it gets none), and whether it would share one.
-        """
-        paths = [safe_path(image_id) for image_id in image_ids]
+        """Return the names of the files of images, see `Names`."""
+        paths = [safe_path(image_id, self._suffix) for image_id in image_ids]
         stems = [posixpath.splitext(path)[0] for path in paths]
         hashes = _hashes(stems)
         places = np.searchsorted(self._shared, hashes)
@@ -114,13 +149,13 @@ class SidecarNames:
 
     def _name(self, path: str, stem: str, taken: set[str], *, is_shared: bool) -> str | None:
         if not is_shared:
-            return stem + SIDECAR_SUFFIX
+            return stem + self._suffix
         if self._same_stem is SameStem.SUFFIX:
-            return path + SIDECAR_SUFFIX
+            return path + self._suffix
         if stem in taken:
             return None
         taken.add(stem)
-        return stem + SIDECAR_SUFFIX
+        return stem + self._suffix
 
 
 def _hashes(names: list[str]) -> UInt64[np.ndarray, " n"]:

@@ -141,4 +141,5 @@ def _difference(image: bytes, is_same: bool | None) -> str | None:
 EXPORTER = Exporter(
     write=_export,
     existing=frozenset({Existing.REFUSE, Existing.SKIP, Existing.OVERWRITE}),
+    options=frozenset({"columns", "shards"}),
 )

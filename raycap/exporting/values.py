@@ -128,7 +128,9 @@ def unquoted(cell: Any) -> Any:
 
 def cell_of(value: Any) -> Any:
     """Return a plain value as a cell of CSV: lists, structs and truth values as JSON."""
-    return as_json(value) if isinstance(value, list | dict | bool) else quoted(value)
+    if isinstance(value, str):
+        return quoted(value)
+    return as_json(value) if isinstance(value, list | dict | bool) else value
 
 
 def texts_of(value: Any) -> list[str]:
