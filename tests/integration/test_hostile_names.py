@@ -92,8 +92,7 @@ def export_all(output: Path, folder: Path) -> dict[ExportFormat, Path]:
     """Export in every format, each into a folder of its own below the given one."""
     found = {}
     for to in ExportFormat:
-        is_folder = to in (ExportFormat.SIDECAR, ExportFormat.WEBDATASET)
-        found[to] = folder / to / ("x" if is_folder else f"x.{to}")
+        found[to] = folder / to / f"x.{to}"
         export(output, found[to], to=to)
     return found
 
@@ -118,6 +117,12 @@ def assert_exports_hold(captions: dict[str, str], exports: dict[ExportFormat, Pa
     assert {image["file_name"] for image in coco["images"]} == captions.keys()
     sidecars = files_under(exports[ExportFormat.SIDECAR])
     assert sorted(sidecars.values()) == sorted(f"{caption}\n" for caption in captions.values())
+    metadata = (exports[ExportFormat.METADATA] / "metadata.jsonl").read_text(encoding="utf-8")
+    named = [json.loads(line) for line in metadata.split("\n")[:-1]]
+    assert sorted(item["text"] for item in named) == sorted(captions.values())
+    assert len({item["file_name"] for item in named}) == len(captions)
+    assert not any(".." in item["file_name"].split("/") for item in named)
+    assert len(files_of(exports[ExportFormat.XMP])) == len(captions)
     names = [name for tar in exports[ExportFormat.WEBDATASET].iterdir() for name in members(tar)]
     assert len(names) == 3 * len(captions)
     assert all(set(name) <= set("0123456789_.abcdefghijklmnopqrstuvwxyz") for name in names)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pytest
 
-from raycap.scratch import scratch_database
+from raycap.scratch import SqlError, confine, matching_rows, scratch_database
 
 
 @pytest.fixture
@@ -53,3 +55,38 @@ def test_nothing_is_printed_and_nothing_fetched(folder: Path) -> None:
     with scratch_database(100_000_000) as database:
         for name in ("enable_progress_bar", "autoinstall_known_extensions"):
             assert database.execute("SELECT current_setting(?)", [name]).fetchone() == (False,)
+
+
+def test_a_confined_database_reads_no_files_spills_and_keeps_its_settings(folder: Path) -> None:
+    (folder / "secret.txt").write_text("secret")
+    with scratch_database(100_000_000) as database:
+        confine(database)
+        for statement in (
+            f"SELECT * FROM read_text('{folder}/secret.txt')",
+            f"COPY (SELECT 1) TO '{folder}/other.csv'",
+            f"ATTACH '{folder}/other.duckdb'",
+            "SET enable_external_access = true",
+            "SET memory_limit = '1GB'",
+            "INSTALL httpfs",
+        ):
+            with pytest.raises(duckdb.Error):
+                database.execute(statement)
+        database.execute(
+            "CREATE TABLE rows AS SELECT md5(range::VARCHAR) || repeat('x', 200) AS text "
+            "FROM range(500_000)"
+        )
+        database.execute("CREATE TABLE sorted AS SELECT text FROM rows ORDER BY text")
+        assert database.execute("SELECT count(*) FROM sorted").fetchall() == [(500_000,)]
+    assert [path.name for path in folder.iterdir()] == ["secret.txt"]
+
+
+def test_the_rows_of_a_condition_are_found_by_their_number(folder: Path) -> None:
+    del folder
+    table = pa.table({"a": [3, None, 1, 2], "b": [{"c": "x"}, {"c": "y"}, None, {"c": "x"}]})
+    with scratch_database(100_000_000) as database:
+        confine(database)
+        found = matching_rows(database, table, "a > 1 OR b.c = 'y'").to_pylist()
+        assert sorted(found) == [0, 1, 3]
+        with pytest.raises(SqlError) as caught:
+            matching_rows(database, table, "nothing > 1")
+        assert "\n" not in str(caught.value)

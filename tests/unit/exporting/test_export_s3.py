@@ -6,7 +6,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pytest
@@ -105,6 +105,32 @@ def test_sidecars_go_beside_the_images_of_a_bucket(s3: S3, output: str) -> None:
         export(output, images, to=ExportFormat.SIDECAR, storage=CONFIG)
     export(output, images, to=ExportFormat.SIDECAR, existing="overwrite", storage=CONFIG)
     assert read(s3, "images/a/1.txt") == b"image 0\n"
+
+
+def test_files_of_people_beside_the_images_of_a_bucket_are_added_to(s3: S3, output: str) -> None:
+    images = f"{s3.uri}/images"
+    s3.put("images/a/1.txt", b"mine")
+    s3.put("images/b/2.txt", b"")
+    s3.put("images/metadata.jsonl", b'{"file_name": "a/1.jpg", "text": "mine"}\n')
+    choice: dict[str, Any] = {"existing": "import", "storage": CONFIG}
+    for _ in range(2):
+        export(output, images, to="metadata", columns="caption as text, width_px", **choice)
+        export(output, images, to="sidecar", **choice)
+        export(output, images, to="xmp", **choice)
+    assert read(s3, "images/metadata.jsonl") == (
+        b'{"file_name": "a/1.jpg", "text": "mine", "width_px": 64}\n'
+        b'{"file_name": "b/2.jpg", "text": "image 1", "width_px": 64}\n'
+    )
+    assert (read(s3, "images/a/1.txt"), read(s3, "images/b/2.txt")) == (b"mine", b"image 1\n")
+    assert b">image 0<" in read(s3, "images/a/1.jpg.xmp")
+    s3.put("tables/t.csv", b"image_id,stars\na/1.jpg,5\n")
+    table = f"{s3.uri}/tables/t.csv"
+    target = f"{s3.uri}/x/best.csv"
+    counts = export(
+        output, target, to="csv", join=table, where="stars > 4", columns="image_id", storage=CONFIG
+    )
+    assert (counts.num_exported, counts.num_left_out) == (1, 1)
+    assert read(s3, "x/best.csv") == b"image_id\r\na/1.jpg\r\n"
 
 
 def test_tars_are_made_of_a_bucket_in_a_bucket(s3: S3, output: str) -> None:

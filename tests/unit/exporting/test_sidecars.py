@@ -1,5 +1,8 @@
 """Sidecars: their suffix and names, several captions, and files of people that exist already."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +155,30 @@ def test_sidecars_of_any_store_are_added_to(output: Callable[..., str], tmp_path
     store.write("a.txt", b"mine\n")
     export(uri, target, to="sidecar", existing="append")
     assert store.read("a.txt") == b"mine\none\n"
+
+
+def test_an_export_that_was_killed_is_continued_and_adds_nothing_twice(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output(*([row(f"{part}-{n}.jpg", "new") for n in range(150)] for part in range(4)))
+    folder = tmp_path / "x"
+    folder.mkdir()
+    names = [f"{part}-{n}.txt" for part in range(4) for n in range(150)]
+    for name in names:
+        (folder / name).write_text("mine\n")
+    command = [sys.executable, "-m", "raycap", "export", uri, str(folder), "--to", "sidecar"]
+    with subprocess.Popen([*command, "--existing", "append"]) as process:
+        ends = time.monotonic() + 60
+        while (folder / "0-20.txt").read_text() == "mine\n":
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+        process.kill()
+    found = {(folder / name).read_text() for name in names}
+    assert found <= {"mine\n", "mine\nnew\n"}, "no file is half-written"
+    counts = export(uri, folder, to="sidecar", existing="append")
+    assert {(folder / name).read_text() for name in names} == {"mine\nnew\n"}
+    assert counts.num_exported + counts.num_kept == len(names)
+    assert counts.num_kept > 0
 
 
 lines = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=20)
