@@ -49,7 +49,7 @@ def scratch_database(memory_bytes: int) -> Iterator["duckdb.DuckDBPyConnection"]
 
 
 class SqlError(ValueError):
-    """A condition that cannot be evaluated; its message is one line."""
+    """What SQL cannot compute; its message is one line."""
 
 
 @cache
@@ -89,30 +89,19 @@ def matching_rows(
     Raises:
         SqlError: it is no such expression, names other columns, or cannot be computed.
     """
+    numbered = table.append_column(_NUMBER, pa.array(range(len(table)), pa.int64()))
+    with sql_errors(), database.cursor() as cursor:
+        found = cursor.from_arrow(numbered).filter(condition).project(_NUMBER)
+        return found.to_arrow_table()[_NUMBER]
+
+
+@contextmanager
+def sql_errors() -> Iterator[None]:
+    """Raise SqlError for what DuckDB, or Arrow on the way to it, cannot compute in the block."""
     import duckdb  # noqa: PLC0415  most commands need none of it
 
-    numbered = table.append_column(_NUMBER, pa.array(range(len(table)), pa.int64()))
     try:
-        with database.cursor() as cursor:
-            found = cursor.from_arrow(numbered).filter(condition).project(_NUMBER)
-            return found.to_arrow_table()[_NUMBER]
-    except duckdb.Error as error:
+        yield
+    except (duckdb.Error, pa.ArrowException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SqlError(lines[0] if lines else type(error).__name__) from error
-
-
-def relation_of(
-    rows: object, connection: "duckdb.DuckDBPyConnection | None" = None
-) -> "duckdb.DuckDBPyRelation":
-    """Return a relation over rows that have Arrow's stream interface; each evaluation reads them.
-
-    Args:
-        rows: that `__arrow_c_stream__` gives.
-        connection: that the relation belongs to; None for a new database in memory.
-    """
-    import duckdb  # noqa: PLC0415  as above
-
-    if connection is None:
-        connection = duckdb.connect(config={"autoinstall_known_extensions": False})
-        connection.execute("SET enable_progress_bar = false")
-    return connection.from_arrow(rows)

@@ -16,6 +16,7 @@ from raycap.datasets.readers.rows import text_of
 from raycap.datasets.readers.table_rows import TABLE_SUFFIXES, read_rows
 from raycap.errors import ConfigError, DatasetError
 from raycap.schema import PART, ROW
+from raycap.scratch import SqlError, sql_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -122,7 +123,11 @@ def _load(database: "duckdb.DuckDBPyConnection", file: AnnotationFile, key: str)
     texts: set[str] = set()
     names: dict[str, str] = {}
     for page in pages or _text_pages(file, texts):
-        _add_page(database, page, names)
+        try:
+            with sql_errors():
+                _add_page(database, page, names)
+        except SqlError as error:
+            raise DatasetError(f"{file.uri}: cannot be joined: {error}", uri=file.uri) from error
     by_name = {name: column for column, name in names.items()}
     if key not in by_name:
         raise ConfigError(
@@ -168,6 +173,9 @@ def _parquet_pages(file: AnnotationFile) -> Iterator[pa.Table]:
 
 def _batches(data: Any) -> Iterator[pa.RecordBatch]:
     parquet = pq.ParquetFile(data, buffer_size=1_048_576)
+    names = parquet.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise ValueError("it has two columns of the same name")
     empty = parquet.schema_arrow.empty_table().to_batches(max_chunksize=1)
     first = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
     yield from chain(empty or [first], parquet.iter_batches(batch_size=_PAGE_ROWS))

@@ -317,6 +317,22 @@ def test_a_table_that_is_missing_or_damaged_is_told(five: str, tmp_path: Path) -
     assert caught.value.uri == str(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table([pa.array(["a.jpg"]), [1], [2]], ["image_id", "x", "x"]),
+        pa.table({"image_id": ["a.jpg"], "x": pa.array([1], pa.decimal256(60, 0))}),
+    ],
+)
+def test_a_table_of_what_cannot_be_joined_is_told(
+    table: pa.Table, five: str, tmp_path: Path
+) -> None:
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(DatasetError) as caught:
+        export(five, tmp_path / "x.csv", to="csv", join=tmp_path / "t.parquet")
+    assert caught.value.uri == str(tmp_path / "t.parquet")
+
+
 def test_an_empty_table_joins_nothing(five: str, tmp_path: Path) -> None:
     empty = pa.table({"image_id": pa.array([], pa.string()), "x": pa.array([], pa.int32())})
     pq.write_table(empty, tmp_path / "t.parquet")
