@@ -105,3 +105,20 @@ def sql_errors() -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise SqlError(lines[0] if lines else type(error).__name__) from error
+
+
+def relation_of(
+    rows: object, connection: "duckdb.DuckDBPyConnection | None" = None
+) -> "duckdb.DuckDBPyRelation":
+    """Return a relation over rows that have Arrow's stream interface; each evaluation reads them.
+
+    Args:
+        rows: that `__arrow_c_stream__` gives.
+        connection: that the relation belongs to; None for a new database in memory.
+    """
+    import duckdb  # noqa: PLC0415  as above
+
+    if connection is None:
+        connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+        connection.execute("SET enable_progress_bar = false")
+    return connection.from_arrow(rows)
