@@ -7,7 +7,7 @@ both, `.txt` is the caption and `.json` its row.
 Each tar is read once, from its beginning to its end.
 """
 
-import posixpath
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,6 +32,7 @@ from raycap.exporting.values import as_json, plainer, rows_of
 from raycap.images.names import IMAGE_SUFFIXES
 from raycap.results.captioning import ExportCounts
 from raycap.schema import CAPTION, ETAG, IMAGE_ID, ROW, URI
+from raycap.storage.address import Address
 from raycap.storage.base import Store
 from raycap.storage.local import display
 from raycap.storage.members import Member, member_of, path_of, tar_version_of
@@ -80,8 +81,9 @@ def tars_of(source: Selection) -> list[SourceTar]:
     def found(number: int) -> dict[tuple[str, str], None]:
         table = read_part(source.store, MANIFEST, number, [IMAGE_ID, URI])
         rows = zip(table[IMAGE_ID].to_pylist(), table[URI].to_pylist(), strict=True)
-        members = ((image_id, member_of(uri)) for image_id, uri in rows)
-        return dict.fromkeys((_key_of(i, m), m.tar) for i, m in members if m is not None)
+        members = [(image_id, m.tar) for image_id, uri in rows if (m := member_of(uri)) is not None]
+        keys = ((_key_of(image_id, tar), tar) for image_id, tar in members)
+        return dict.fromkeys((key, tar) for key, tar in keys if key is not None)
 
     pages = ordered_map(found, source.parts, source.output.read_ahead)
     for number, tars in zip(source.parts, pages, strict=True):
@@ -90,12 +92,16 @@ def tars_of(source: Selection) -> list[SourceTar]:
     return [SourceTar(key=k, uri=uri, parts=tuple(n)) for (k, uri), n in sorted(parts.items())]
 
 
-def _key_of(image_id: str, member: Member) -> str:
-    """Return the path of the tar in the id of an image: the longest that the tar's address has."""
-    tar = path_of(member.tar)
+def _key_of(image_id: str, tar: str) -> str | None:
+    """Return the path of a tar in the id of an image: the longest with which its address ends.
+
+    None if there is none: a list may name members of tars by any id.
+    """
+    path = f"/{path_of(tar)}"
     pieces = image_id.split("/")
-    paths = ["/".join(pieces[:end]) for end in range(len(pieces) - 1, 0, -1)]
-    return next(p for p in paths if f"/{tar}".endswith(f"/{p}") or unquote(tar).endswith(f"/{p}"))
+    keys = ("/".join(pieces[:end]) for end in range(len(pieces) - 1, 0, -1))
+    ends = (path, unquote(path))
+    return next((key for key in keys if key and any(end.endswith(f"/{key}") for end in ends)), None)
 
 
 def export_shards(
@@ -162,7 +168,9 @@ def export_shards(
 
 
 def _is_same(destination: str, tar: str) -> bool:
-    return posixpath.normpath(destination) == posixpath.normpath(tar)
+    if Address.parse(tar).is_local:
+        return os.path.realpath(destination) == os.path.realpath(tar)
+    return destination == tar
 
 
 def _rows_of(tar: SourceTar, part: Callable[[int], pa.Table], source: Selection) -> _Rows:

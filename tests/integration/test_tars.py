@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +55,8 @@ def expected(shards: dict[str, range]) -> dict[str, str | None]:
 def reads(server: FaultyServer) -> list[tuple[str, str, str]]:
     """Give the requests for tars: method, path and range."""
     found = ((how, path, said.get("Range", "")) for how, path, said in server.requests)
-    return [one for one in found if one[1].endswith(".tar")]
+    # That there is no tar with braces in its name is asked, too.
+    return [one for one in found if one[1].endswith(".tar") and "%7B" not in one[1]]
 
 
 def num_bytes(span: str) -> int:
@@ -68,11 +69,12 @@ def test_a_bucket_of_tars_is_captioned_by_few_requests_and_again_where_a_tar_cha
     s3: S3, sick_s3: FaultyServer, tmp_path: Path
 ) -> None:
     shards = {f"{n:05d}.tar": range(40 * n, 40 * n + 40) for n in range(3)}
-    put: Callable[[str, range], None] = lambda key, of: s3.put(  # noqa: E731
-        f"shards/{key}", write_shard(tmp_path / key, of).read_bytes()
-    )
-    for key, of in shards.items():
-        put(key, of)
+
+    def put(key: str) -> None:
+        s3.put(f"shards/{key}", write_shard(tmp_path / key, shards[key]).read_bytes())
+
+    for key in shards:
+        put(key)
     source, output = f"{s3.uri}/shards/{{00000..00002}}.tar", tmp_path / "out"
     settings = config(engine={"part_size": 50})
     summary = raycap.caption(source, output, config=settings)
@@ -86,10 +88,10 @@ def test_a_bucket_of_tars_is_captioned_by_few_requests_and_again_where_a_tar_cha
     assert member.tar == f"{s3.uri}/shards/00001.tar"
     assert ImageReader(StorageConfig()).read(row["uri"], 100_000) == jpeg(50)
 
-    # One request asks for a tar of that very name. Then one reads the headers of each tar, and one
-    # what a part has of it; after each, one tells the version that was read.
-    spans = [span for how, _, span in found[1:] if how == "GET"]
-    assert len(found) == 1 + 2 * 3 + 2 * 5
+    # One request reads the headers of each tar, and one what a part has of it; after each, one asks
+    # for the version that was read.
+    spans = [span for how, _, span in found if how == "GET"]
+    assert len(found) == 2 * 3 + 2 * 5
     listing, images = sorted(map(num_bytes, spans))[-3:], sorted(map(num_bytes, spans))[:-3]
     assert sum(listing) <= sum(path.stat().st_size for path in tmp_path.glob("*.tar"))
     assert sum(images) <= sum(listing)
@@ -97,11 +99,11 @@ def test_a_bucket_of_tars_is_captioned_by_few_requests_and_again_where_a_tar_cha
     # The second time, no tar is read: the output has an index of each.
     sick_s3.requests.clear()
     assert raycap.caption(source, output, config=settings).num_captioned == 0
-    assert len(reads(sick_s3)) == 1
+    assert reads(sick_s3) == []
 
     # A tar that has changed is listed and captioned again, and no other.
     shards["00001.tar"] = range(41, 83)
-    put("00001.tar", shards["00001.tar"])
+    put("00001.tar")
     again = raycap.caption(source, output, config=settings)
     assert (again.num_captioned, again.num_gone, again.num_failed) == (42, 1, 0)
     assert {path for _, path, _ in reads(sick_s3)} == {f"/{s3.bucket}/shards/00001.tar"}

@@ -9,6 +9,7 @@ from raycap.captioning.shards import find_shards
 from raycap.captioning.source import open_source
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
+from raycap.storage.stores import ImageReader
 from tests.support.tars import jpeg, write_shard
 
 CONFIG = StorageConfig()
@@ -99,3 +100,14 @@ def test_the_web_takes_no_wildcard(pattern: str) -> None:
     with pytest.raises(ConfigError) as caught:
         find_shards(f"https://user:secret@host/{pattern}?token=secret", CONFIG)
     assert "secret" not in str(caught.value)
+
+
+def test_a_list_may_name_members_of_tars(root: Path) -> None:
+    (table,) = open_source(str(root / "val/*.tar"), CONFIG).tables
+    uri = table["uri"][0].as_py()
+    (root / "list.txt").write_text(f"{uri}\nval/00000.tar\n")
+    rows = [
+        row for t in open_source(str(root / "list.txt"), CONFIG).tables for row in t.to_pylist()
+    ]
+    assert [row["uri"] for row in rows] == [str(root / "val/00000.tar"), uri]
+    assert ImageReader(CONFIG).read(rows[1]["uri"], 100_000) == jpeg(9)

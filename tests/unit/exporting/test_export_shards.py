@@ -128,6 +128,16 @@ def test_parts_are_tars_of_any_source(finished: str, tmp_path: Path) -> None:
     }
 
 
+def test_members_that_a_list_names_by_other_ids_are_images_of_parts(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = rows_of(write_shard(tmp_path / "s/0.tar", range(2)), "0.tar")
+    named = [{**one, schema.IMAGE_ID: one["source_uri"]} for one in rows]
+    counts = export(output(named), tmp_path / "x", to="webdataset")
+    assert (counts.num_exported, counts.num_files) == (2, 1)
+    assert (tmp_path / "x/part-000000.tar").exists()
+
+
 def test_images_in_no_tar_have_no_tars_to_mirror(
     output: Callable[..., str], tmp_path: Path
 ) -> None:
