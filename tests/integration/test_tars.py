@@ -251,6 +251,7 @@ def test_the_commands_about_an_output_work_with_tars(cli: InProcess) -> None:
         ("report", "out", "--output", "report.html"),
         ("export", "out", "new", "--to", "webdataset"),
         ("export", "out", "texts", "--to", "sidecar"),
+        ("prepare", "out", "dataset"),
     ):
         code, out, err = cli(*command)
         assert code == 0, f"{command}\n{out}\n{err}"
