@@ -102,6 +102,7 @@ def test_answers_of_endpoints_are_those_of_a_run(photos: Path, tmp_path: Path) -
         check_same(photos, tmp_path / "out", settings)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data's own settings
 def test_a_pipeline_of_ray_data_gets_captions(photos: Path, tmp_path: Path) -> None:
     raycap.caption(photos, tmp_path / "out", model="demo")
     expected = {row["image_id"]: row for row in rows_of(tmp_path / "out")}
@@ -118,6 +119,7 @@ def test_a_pipeline_of_ray_data_gets_captions(photos: Path, tmp_path: Path) -> N
         assert row["logprob"] == pytest.approx(theirs["logprob"], abs=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data's own settings
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_format", ["numpy", "pyarrow"])
 def test_columns_of_paths_and_of_pixels_are_captioned(photos: Path, batch_format: str) -> None:
