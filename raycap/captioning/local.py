@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -71,6 +71,7 @@ _ADDED = (
 )
 """Columns of a captions part that batches of Ray Data get, besides those of named prompts."""
 _CLOSE_WAIT_S = 5.0
+_NOTHING = object()
 
 
 class Captioner:
@@ -116,7 +117,9 @@ class Captioner:
         self._backend = _Endpoints(self._spec) if self._spec.is_remote else _Model(self._spec)
 
     def caption(
-        self, images: Any, fields: Iterable[Mapping[str, Any]] | None = None
+        self,
+        images: Any,
+        fields: Iterable[Mapping[str, Any]] | Mapping[str, Any] | None = None,
     ) -> list[CaptionResult]:
         """Caption images, in batches that suit the model.
 
@@ -136,21 +139,21 @@ class Captioner:
             StorageError: a store refuses all requests.
         """
         is_one = isinstance(images, _ONE_IMAGE) or (
-            isinstance(images, np.ndarray) and images.ndim < 4
+            isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object
         )
         if not is_one and not isinstance(images, Iterable):
             file_of(images)  # raises
         each: Iterable[Any] = [images] if is_one else images
-        if self._wanted.names and fields is None:
+        if bool(self._wanted.names) != (fields is not None):
+            names = ", ".join(self._wanted.names) or "none"
             raise ConfigError(
-                f"fields: the prompts need {', '.join(self._wanted.names)}: give a mapping of "
-                "values per image",
+                f"fields: the prompts name {names}: give a mapping of values per image for "
+                "these, and nothing without them",
                 setting="fields",
             )
-        known = repeat({}) if fields is None else fields
-        rows = chain.from_iterable(
-            table.to_pylist() for table in self._rows(zip(each, known, strict=fields is not None))
-        )
+        known = [fields] if isinstance(fields, Mapping) else fields
+        pairs = zip(each, repeat({})) if known is None else _paired(each, known)
+        rows = chain.from_iterable(table.to_pylist() for table in self._rows(pairs))
         return [CaptionResult.of(row, self._names) for row in rows]
 
     def __call__(self, batch: Any) -> pa.Table:
@@ -461,6 +464,18 @@ def _has_accelerator() -> bool:
     from raycap.models.device import pick_device  # noqa: PLC0415
 
     return pick_device().type != "cpu"
+
+
+def _paired(
+    images: Iterable[Any], fields: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield images with their fields. Raises ConfigError if they are not as many."""
+    for image, values in zip_longest(images, fields, fillvalue=_NOTHING):
+        if image is _NOTHING or not isinstance(values, Mapping):
+            raise ConfigError(
+                "fields: must be one mapping of values per image, in order", setting="fields"
+            )
+        yield image, values
 
 
 def _located(image: object) -> tuple[str, bytes | None]:

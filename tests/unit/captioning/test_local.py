@@ -56,6 +56,9 @@ def test_all_forms_of_an_image_have_one_caption_and_no_ray(
         assert stub.caption(form) == found[:1]
     assert stub.caption(np.stack([np.asarray(image)] * 3)) == found[:3]
     assert stub.caption(form for form in forms[:2]) == found[:2]
+    files = np.empty(2, dtype=object)
+    files[:] = [path.read_bytes()] * 2
+    assert stub.caption(files) == found[:2]
     assert stub.caption([]) == []
     assert not ray.is_initialized()
 
@@ -133,7 +136,7 @@ def test_rules_for_answers_and_text_hold() -> None:
     assert found.alternatives[0].text.startswith("Seen: ")
 
 
-def test_fields_of_prompts_come_with_the_images(tmp_path: Path) -> None:
+def test_fields_of_prompts_come_with_the_images(stub: raycap.Captioner, tmp_path: Path) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(png("red"))
     captioner = raycap.load_captioner(
@@ -145,9 +148,14 @@ def test_fields_of_prompts_come_with_the_images(tmp_path: Path) -> None:
     assert str(found[0].text).startswith("red.png, a, b: ")
     assert found[1].error is not None
     assert found[1].error.code is ErrorCode.NO_CONTEXT
-    with pytest.raises(ConfigError) as missing:
-        captioner.caption(path)
-    assert missing.value.setting == "fields"
+    assert captioner.caption(path, fields={"tags": ["a", "b"]}) == found[:1]
+    wrong: list[Any] = [None, [], [{"tags": "a"}] * 2, ["a"], {}.keys()]
+    for fields in wrong:
+        with pytest.raises(ConfigError) as missing:
+            captioner.caption(path, fields=fields)
+        assert missing.value.setting == "fields"
+    with pytest.raises(ConfigError):
+        stub.caption(path, fields={"tags": "a"})
 
 
 def test_settings_override_the_configuration() -> None:
