@@ -41,11 +41,20 @@ def scratch_database(memory_bytes: int) -> Iterator["duckdb.DuckDBPyConnection"]
             },
         )
         try:
-            # DuckDB prints one if Python looks interactive: in notebooks, in spawned processes.
-            connection.execute("SET enable_progress_bar = false")
+            _hide_progress(connection)
             yield connection
         finally:
             connection.close()
+
+
+def _hide_progress(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Switch DuckDB's progress bar off, which it shows if Python looks interactive.
+
+    In a notebook without `ipywidgets` it shows none, and lets nobody set that.
+    """
+    asked = connection.execute("SELECT current_setting('enable_progress_bar')")
+    if asked.fetchall() != [(False,)]:
+        connection.execute("SET enable_progress_bar = false")
 
 
 class SqlError(ValueError):
@@ -58,7 +67,7 @@ def condition_database() -> "duckdb.DuckDBPyConnection":
     import duckdb  # noqa: PLC0415  most commands need none of it
 
     database = duckdb.connect(config={"autoinstall_known_extensions": False})
-    database.execute("SET enable_progress_bar = false")
+    _hide_progress(database)
     confine(database)
     return database
 
@@ -120,5 +129,5 @@ def relation_of(
 
     if connection is None:
         connection = duckdb.connect(config={"autoinstall_known_extensions": False})
-        connection.execute("SET enable_progress_bar = false")
+        _hide_progress(connection)
     return connection.from_arrow(rows)

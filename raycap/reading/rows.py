@@ -27,7 +27,7 @@ _ROWS = 1024
 
 
 class Rows(Displayed):
-    """The rows of an output as it was when it was opened, in the order of the image ids.
+    """The rows of an output as it was when it was opened, part by part; sorted within each.
 
     Nothing but footers has been read. Iterating gives the rows as dictionaries and reads part by
     part; `rows["a.jpg"]` reads the part that has the row of this image. Every consumer of the Arrow

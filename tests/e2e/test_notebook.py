@@ -1,5 +1,6 @@
 """raycap in a notebook: progress, displays, and a cell that is interrupted and run again."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ def settings():
     loggers = [logging.getLogger(name) for name in NAMES]
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     return (
-        [(logger.level, logger.propagate) for logger in loggers],
-        [list(logger.handlers) for logger in loggers[:3]],
+        [logger.level for logger in loggers],
+        [(list(logger.handlers), logger.propagate) for logger in loggers[:3]],  # raycap's, root
         [signal.getsignal(number) for number in numbers],
     )
 logging.getLogger().setLevel(logging.ERROR)  # the caller's own choice
@@ -41,6 +42,11 @@ def test_a_notebook_captions_is_interrupted_goes_on_and_reads(
     raycap: CommandLine, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "photos", _NUM_IMAGES)
+    lines = [
+        json.dumps({"file_name": f"{number:06d}.jpg", "captions": ["a bright red picture"]})
+        for number in range(_NUM_IMAGES)
+    ]
+    (tmp_path / "refs.jsonl").write_text("\n".join(lines))
     with started_kernel(tmp_path, raycap.env) as kernel:
         assert kernel.run(_SETUP).error == ""
 
@@ -59,13 +65,18 @@ def test_a_notebook_captions_is_interrupted_goes_on_and_reads(
         assert "" in done.html  # the bar has vanished
         assert f'<td style="text-align:left">{_NUM_IMAGES}</td>' in done.html[-1]
         assert "captioned" in done.text
-        assert kernel.run("print(settings() == before)").printed.strip() == "True"
+        changed = "print([(a, b) for a, b in zip(before, settings()) if a != b])"
+        assert kernel.run(changed).printed.strip() == "[]"
         assert kernel.run("print(raycap.verify('out').is_complete)").printed.strip() == "True"
 
         shown = kernel.run("raycap.read('out')")
         assert "000000.jpg" in shown.html[0]
         asked = "raycap.read('out').to_duckdb().aggregate('count(*)').fetchall()"
         assert kernel.run(asked).text == f"[({_NUM_IMAGES},)]"
+        assert kernel.run("len(raycap.read('out', where='num_words > 99'))").text == "0"
+        scored = kernel.run("raycap.evaluate('out', 'refs.jsonl')")
+        assert (scored.error, scored.warned) == ("", "")
+        assert "CIDEr-D" in scored.html[-1]
 
 
 @pytest.mark.slow
