@@ -133,11 +133,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _SOURCES:
         raise AttributeError(f"module 'raycap' has no attribute {name!r}")
-    found = getattr(import_module(_SOURCES[name]), name)
     # Set by every interactive Python, the kernels of notebooks among them; scripts have none.
-    if name in _WATCHED and hasattr(sys, "ps1"):
-        return import_module("raycap.console.interactive").with_progress(found)
-    return found
+    if not hasattr(sys, "ps1"):
+        return getattr(import_module(_SOURCES[name]), name)
+    interactive = import_module("raycap.console.interactive")
+    with interactive.quiet_about_widgets():
+        found = getattr(import_module(_SOURCES[name]), name)
+    return interactive.with_progress(found) if name in _WATCHED else found
 
 
 def __dir__() -> list[str]:

@@ -68,7 +68,7 @@ def _shown(name: str) -> Iterator[OnAnyProgress | None]:
     """Show progress where it can be seen; None if there is no such place."""
     if _is_notebook():
         bar = _NotebookBar()
-        with _quiet_about_widgets(), stages_shown(bar.show_stage):
+        with quiet_about_widgets(), stages_shown(bar.show_stage):
             try:
                 yield bar
             finally:
@@ -88,7 +88,7 @@ def _is_notebook() -> bool:
 
 
 @contextmanager
-def _quiet_about_widgets() -> Iterator[None]:
+def quiet_about_widgets() -> Iterator[None]:
     """Hide advice to install `ipywidgets`, which Ray and tqdm give when they are imported."""
     logger = logging.getLogger("ray.widgets.util")
     before = logger.level

@@ -160,7 +160,7 @@ _MEMORY_BYTES = 1_000_000_000
 
 @renamed(splits="split")
 def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
-    captions: Sequence[str | Path],
+    captions: str | Path | Sequence[str | Path],
     references: str | Path,
     *,
     output: str | Path | None = None,
@@ -174,7 +174,8 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     """Score the captions of one or more systems against references.
 
     Args:
-        captions: outputs of `raycap caption`, or files of captions; `name=address` gives a name.
+        captions: outputs of `raycap caption` or files of captions, or one of them;
+            `name=address` gives a name.
         references: a caption dataset, or anything that `raycap prepare` reads.
         output: a folder or `s3://bucket/prefix` for `evaluation.json` and the scores of images; an
             existing evaluation is overwritten. None: nothing is written.
@@ -194,7 +195,8 @@ def evaluate(  # noqa: PLR0913  the public call: all but two by keyword
     config = override(config or EvaluateConfig(), {"edits": edits})
     policy = choose(MissingPolicy, missing, "missing")
     started = time.monotonic()
-    systems = open_captions(captions, config.storage, config.edits)
+    named = [captions] if isinstance(captions, str | Path) else captions
+    systems = open_captions(named, config.storage, config.edits)
     check_files(systems, config.storage)
     splits = [split] if isinstance(split, str) else list(split or ())
     written = read_references(references, config.storage, splits=splits)

@@ -63,7 +63,7 @@ class ReportSummary:
 
 @renamed(destination="output")
 def report(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     output: str | Path = "report.html",
     *,
     edits: EditsMode | str | None = None,
@@ -75,8 +75,8 @@ def report(
 
     Args:
         paths: outputs of `raycap caption`, `evaluate`, `prepare`, `train`, `tune`, `calibrate` or
-            `study`, local or in buckets. Each becomes a section; several training runs are
-            compared in a further one.
+            `study`, local or in buckets, or one of them. Each becomes a section; several training
+            runs are compared in a further one.
         output: the file to write or overwrite, local or in a bucket.
         edits: shorthand for the setting `edits`.
         config: number and size of images; None for the defaults.
@@ -89,10 +89,12 @@ def report(
     config = override(config or ReportConfig(), {"edits": edits})
     if not paths:
         raise ConfigError("nothing to report on; give the output of a raycap command")
+    outputs = [paths] if isinstance(paths, str | Path) else paths
     prepare_process(config.image)
     store, key = open_file(str(output), config.storage, example="report.html")
     sections = [
-        _section(str(path), f"part-{number}", config) for number, path in enumerate(paths, start=1)
+        _section(str(path), f"part-{number}", config)
+        for number, path in enumerate(outputs, start=1)
     ]
     page = render(_with_comparison(sections)).encode()
     store.write(key, page)
