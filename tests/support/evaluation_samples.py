@@ -71,7 +71,7 @@ def write_corpus(folder: Path, num_images: int, num_systems: int = 1) -> tuple[l
 
 
 def run(
-    captions: Sequence[str | Path],
+    captions: str | Sequence[str | Path],
     references: str | Path,
     *,
     settings: dict[str, Any] | None = None,

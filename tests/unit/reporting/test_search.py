@@ -38,7 +38,7 @@ NAN = float("nan")
 
 def page_of(folder: Path, *args: Any, **changes: Any) -> Page:
     """Report on a search; its page stands in `page.html`."""
-    report([write_search(folder / "search", *args, **changes)], folder / "page.html")
+    report(write_search(folder / "search", *args, **changes), folder / "page.html")
     return Page(folder / "page.html")
 
 
