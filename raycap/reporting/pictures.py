@@ -3,23 +3,16 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
-
-from PIL import Image
 
 from raycap.config import ReportConfig
 from raycap.datasets.dataset import CaptionDataset, open_dataset
 from raycap.errors import ConfigError, ImageError, RaycapError, StorageError, TransientError
-from raycap.images.decoding import Target, decode
+from raycap.images import thumbnails
 from raycap.storage.parallel import ordered_map
 from raycap.storage.stores import ImageReader
 
 _THREADS = 8
 _MAX_UNREACHABLE = 8
-_PROBE = Target(width_px=1, height_px=1, resample="nearest")  # cheap, and tells the image's size
-_QUALITIES = (80, 60, 40)
-_BYTES_PER_PX = 0.33  # of a square thumbnail: 200 of 320 pixels stay below 10 MB, even white noise
-_LEAST_BYTES = 4_000
 
 
 Wanted = tuple[str, str | None]
@@ -41,17 +34,13 @@ class Picture:
 def thumbnail(image: bytes, config: ReportConfig) -> Picture:
     """Shrink an image file, decoded with the limits of captioning. Small images keep their size."""
     try:
-        size = decode(image, _PROBE, config.image)
-        target = _fitting(size.width_px, size.height_px, config.thumbnail_px)
-        pixels = decode(image, target, config.image).pixels
+        small = thumbnails.thumbnail(image, config.thumbnail_px, config.image)
     except ImageError as error:
         return Picture(reason=str(error))
-    max_bytes = max(_LEAST_BYTES, int(_BYTES_PER_PX * config.thumbnail_px**2))
-    data = _encode(Image.fromarray(pixels), max_bytes)
     return Picture(
-        data=f"data:image/webp;base64,{b64encode(data).decode()}",
-        width_px=target.width_px,
-        height_px=target.height_px,
+        data=f"data:image/webp;base64,{b64encode(small.data).decode()}",
+        width_px=small.width_px,
+        height_px=small.height_px,
     )
 
 
@@ -137,26 +126,3 @@ class _Fetcher:
         if is_same is False:
             return Picture(reason="it has changed in the meantime")
         return thumbnail(image, self._config)
-
-
-def _fitting(width_px: int, height_px: int, side_px: int) -> Target:
-    scale = min(1.0, side_px / max(width_px, height_px))
-    return Target(
-        width_px=max(1, round(width_px * scale)), height_px=max(1, round(height_px * scale))
-    )
-
-
-def _encode(image: Image.Image, max_bytes: int) -> bytes:
-    """Encode as WebP; if too large, in lower quality, and finally at half the size."""
-    data = b""
-    for quality in _QUALITIES:
-        data = _webp(image, quality)
-        if len(data) <= max_bytes:
-            return data
-    return _webp(image.reduce(2), _QUALITIES[-1])
-
-
-def _webp(image: Image.Image, quality: int) -> bytes:
-    sink = BytesIO()
-    image.save(sink, "WEBP", quality=quality, method=4)
-    return sink.getvalue()
