@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         EvaluateConfig,
         PrepareConfig,
         ReportConfig,
+        ReviewConfig,
         StudyConfig,
         TrainConfig,
         TuneConfig,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from raycap.reporting.report import report
     from raycap.results.caption_result import CaptionResult
     from raycap.results.captioning import Summary
+    from raycap.review.review import review
     from raycap.training.run import train
 
 _SOURCES = {
@@ -60,6 +62,7 @@ _SOURCES = {
     "RaycapError": "raycap.errors",
     "Rows": "raycap.reading.rows",
     "ReportConfig": "raycap.config",
+    "ReviewConfig": "raycap.config",
     "StudyConfig": "raycap.config",
     "Summary": "raycap.results.captioning",
     "Target": "raycap.images.decoding",
@@ -79,6 +82,7 @@ _SOURCES = {
     "prepare": "raycap.exporting.dataset",
     "read": "raycap.reading.read",
     "report": "raycap.reporting.report",
+    "review": "raycap.review.review",
     "status": "raycap.inspection",
     "study": "raycap.experiments.study.run",
     "train": "raycap.training.run",
@@ -101,6 +105,7 @@ __all__ = [
     "PrepareConfig",
     "RaycapError",
     "ReportConfig",
+    "ReviewConfig",
     "Rows",
     "StudyConfig",
     "Summary",
@@ -121,6 +126,7 @@ __all__ = [
     "prepare",
     "read",
     "report",
+    "review",
     "status",
     "study",
     "train",

@@ -46,6 +46,7 @@ from raycap.config.evaluation import (
     ReportConfig,
 )
 from raycap.config.prompts import PromptConfig
+from raycap.config.review import ReviewConfig
 from raycap.config.shared import (
     DEFAULT_MODEL,
     GenerationConfig,
@@ -113,6 +114,7 @@ __all__ = [
     "PromptConfig",
     "Replacement",
     "ReportConfig",
+    "ReviewConfig",
     "SameStem",
     "SamplingConfig",
     "SearchConfig",

@@ -21,6 +21,7 @@ from raycap.console.export import export
 from raycap.console.prepare import prepare
 from raycap.console.renamed import Command
 from raycap.console.report import report
+from raycap.console.review import review
 from raycap.console.status import status
 from raycap.console.study import study
 from raycap.console.train import train
@@ -45,6 +46,7 @@ COMMANDS = (
     prepare,
     evaluate,
     report,
+    review,
     train,
     tune,
     study,

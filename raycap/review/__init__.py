@@ -1,0 +1,1 @@
+"""A local web page to look through captions and correct them."""
