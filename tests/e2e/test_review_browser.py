@@ -291,8 +291,7 @@ def test_all_controls_have_names_and_states_are_told(
     expect(view.page.get_by_role("img", name="Image scene-000000.jpg")).to_be_visible()
     view.page.get_by_role("button", name="Approve", exact=True).click()
     view.is_saved("Approved.")
-    for role in ("banner", "main"):
-        assert view.page.get_by_role(role).count() == 1  # type: ignore[arg-type]
+    assert view.page.get_by_role("banner").count() == view.page.get_by_role("main").count() == 1
     view.press("Escape")
     expect(view.page.get_by_role("button", name="Open scene-000001.jpg")).to_be_focused()
     assert view.page.get_by_role("search").is_visible()

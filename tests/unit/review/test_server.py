@@ -10,16 +10,16 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from raycap import schema
-from raycap.config import ReviewConfig
+from raycap.config import ReviewConfig, StorageConfig
 from raycap.errors import ConfigError
 from raycap.images.isolation import Isolated
 from raycap.review.pictures import DiskCache, NoPicture, Pictures, open_pictures
 from raycap.review.review import review
 from raycap.review.server import POLICY, Server
+from raycap.storage.stores import open_store
 from tests.conftest import MakeJpeg
 from tests.support import outputs
-from tests.support.outputs import failed, row
+from tests.support.outputs import failed, row, write_output
 from tests.support.reviewed import Client, open_session, served
 
 output = outputs.output
@@ -33,13 +33,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     Image.linear_gradient("L").resize((640, 480)).save(folder / "a.jpg")
     (folder / "b.jpg").write_bytes(b"no image")
     rows = [
-        row("a.jpg", source_uri=str(folder / "a.jpg"), **{schema.ETAG: None}),
-        row("b.jpg", source_uri=str(folder / "b.jpg"), **{schema.ETAG: None}),
+        row("a.jpg", source_uri=str(folder / "a.jpg"), etag=None),
+        row("b.jpg", source_uri=str(folder / "b.jpg"), etag=None),
         row(HOSTILE, HOSTILE, source_uri=str(folder / "none.jpg")),
         failed("d.jpg"),
     ]
-    store = outputs.open_store(str(folder / "output"), outputs.StorageConfig())
-    with served(outputs.write_output(store, rows), thumbnail_px=64) as (server, _):
+    store = open_store(str(folder / "output"), StorageConfig())
+    with served(write_output(store, rows), thumbnail_px=64) as (server, _):
         yield Client(server)
 
 
@@ -272,7 +272,7 @@ def test_an_image_that_hangs_its_decoder_is_only_without_a_picture(
     output: Callable[..., str], tmp_path: Path, make_jpeg: MakeJpeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_jpeg(tmp_path / "a.jpg")
-    uri = output([row("a", source_uri=str(tmp_path / "a.jpg"), **{schema.ETAG: None})])
+    uri = output([row("a", source_uri=str(tmp_path / "a.jpg"), etag=None)])
     monkeypatch.setattr("raycap.review.pictures._DECODE_LIMIT_S", 0.5)
     with open_session(uri) as session:
         pictures = Pictures(session.output, ReviewConfig(), tmp_path)
