@@ -13,7 +13,7 @@ from raycap.captioning.output import FinishedOutput, open_finished
 from raycap.config import EditsMode, StorageConfig
 from raycap.datasets.dataset import open_dataset
 from raycap.errors import DatasetError, RaycapError
-from raycap.evaluation.captions import Captions, open_captions
+from raycap.evaluation.captions import Captions, check_files, open_captions
 from raycap.results.evaluation import EVALUATION, Evaluation, System, read_evaluation
 from raycap.review.index import TEXTS, Beside, Scores
 from raycap.storage.base import Store
@@ -52,7 +52,9 @@ def open_sources(addresses: Sequence[str], config: StorageConfig) -> Sources:
     captions = [one for one in addresses[1:] if one not in evaluations]
     found = Sources(output=output)
     if captions:
-        found.beside.extend(map(_captions, open_captions(captions, config)))
+        opened = open_captions(captions, config)
+        check_files(opened, config)
+        found.beside.extend(map(_captions, opened))
     references, scores = _of_dataset(output), None
     for address in evaluations:
         store = open_store(address, config)
