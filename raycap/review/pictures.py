@@ -1,5 +1,6 @@
 """Pictures of a review: images are read and shrunk when they are shown, and kept on disk."""
 
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,6 +144,8 @@ class _Shrinker:
         """Prepare the process; return the function."""
         limits = self._limits
         prepare_process(limits)
+        # Ctrl-C reaches all processes of a terminal; this one is ended by the one that started it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def shrink(asked: tuple[bytes, int]) -> bytes:
             data, side_px = asked

@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from urllib.request import urlopen
+from pathlib import Path
+from urllib.request import HTTPCookieProcessor, build_opener
 
+from tests.conftest import MakeJpeg
 from tests.support import outputs
 from tests.support.outputs import row
 
 output = outputs.output
 
 
-def test_it_serves_the_printed_address_until_ctrl_c(output: Callable[..., str]) -> None:
-    command = [sys.executable, "-m", "raycap", "review", output([row("a.jpg"), row("b.jpg")])]
+def test_it_serves_the_printed_address_until_ctrl_c(
+    output: Callable[..., str], tmp_path: Path, make_jpeg: MakeJpeg
+) -> None:
+    make_jpeg(tmp_path / "a.jpg")
+    rows = [row("a.jpg", source_uri=str(tmp_path / "a.jpg"), etag=None), row("b.jpg")]
+    command = [sys.executable, "-m", "raycap", "review", output(rows)]
     options = ["--set", "open_browser=false", "--set", "reviewer=ada"]
     process = subprocess.Popen(
         [*command, *options],
@@ -23,6 +29,7 @@ def test_it_serves_the_printed_address_until_ctrl_c(output: Callable[..., str]) 
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
+        start_new_session=True,
     )
     assert process.stderr is not None
     address = ""
@@ -30,9 +37,12 @@ def test_it_serves_the_printed_address_until_ctrl_c(output: Callable[..., str]) 
         if found := re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", line):
             address = found[0]
             break
-    with urlopen(address) as page:  # noqa: S310  http of this machine
+    opener = build_opener(HTTPCookieProcessor())
+    with opener.open(address) as page:
         assert b"<main" in page.read()
-    process.send_signal(signal.SIGINT)
+    with opener.open(address.partition("?")[0] + "pictures/small/0") as picture:
+        assert picture.read().startswith(b"RIFF")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the decoders get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
