@@ -41,7 +41,7 @@ def prompted(output: Callable[..., str]) -> str:
     error = [schema.CAPTIONS.field(name) for name in (schema.ERROR_CODE, schema.ERROR_MESSAGE)]
     kinds = {"short": schema.answer_type(), "long": schema.answer_type()}
     columns = pa.schema([*of_image, *error, *kinds.items(), pa.field("album", pa.string())])
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"short": answer("a cat"), "long": answer("a cat that sleeps"), "album": "holiday"},
         {"short": answer("a dog"), "long": answer(None), "album": None},
     ]
