@@ -109,5 +109,5 @@ def test_a_list_may_name_members_of_tars(root: Path) -> None:
     rows = [
         row for t in open_source(str(root / "list.txt"), CONFIG).tables for row in t.to_pylist()
     ]
-    assert [row["uri"] for row in rows] == [str(root / "val/00000.tar"), uri]
-    assert ImageReader(CONFIG).read(rows[1]["uri"], 100_000) == jpeg(9)
+    assert [row["uri"] for row in rows] == [uri, str(root / "val/00000.tar")]
+    assert ImageReader(CONFIG).read(rows[0]["uri"], 100_000) == jpeg(9)

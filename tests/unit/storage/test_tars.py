@@ -7,7 +7,7 @@ from io import BufferedReader, BytesIO
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.storage.members import Member, member_of
@@ -35,6 +35,7 @@ def found_in(data: bytes, *, has_size: bool = True) -> list[TarMember]:
     return list(tar_members(reader, len(data) if has_size else None))
 
 
+@settings(deadline=None)
 @given(MEMBERS, FORMATS)
 def test_every_file_is_where_tarfile_finds_it(
     members: list[tuple[str, bytes, bytes]], form: int
@@ -53,6 +54,7 @@ def test_every_file_is_where_tarfile_finds_it(
                 assert data[one.offset_bytes : end] == content.read()
 
 
+@settings(deadline=None)
 @given(MEMBERS.filter(bool), FORMATS, st.data())
 def test_of_a_tar_that_is_cut_only_whole_members_are_found(
     members: list[tuple[str, bytes, bytes]], form: int, draw: st.DataObject
@@ -72,6 +74,7 @@ def test_of_a_tar_that_is_cut_only_whole_members_are_found(
     assert all(m.offset_bytes + m.size_bytes <= len(data) for m in found)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3_000).filter(lambda data: bool(data.strip(b"\0"))))
 def test_bytes_that_are_no_tar_are_a_damaged_one(data: bytes) -> None:
     with pytest.raises(DamagedTar):
