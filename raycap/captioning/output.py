@@ -92,7 +92,10 @@ class FinishedOutput:
         return pa.schema([*CAPTION_COLUMNS, *kept, *marks])
 
     def pages(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the captions parts in order, with these columns or all of `columns`."""
+        """Yield the captions parts in order, with these columns or all of `columns`.
+
+        The columns of EDIT_MARKS can be read from any output.
+        """
 
         def read(number: int) -> pa.Table:
             wanted = self.columns.names if columns is None else columns
@@ -128,11 +131,15 @@ class FinishedOutput:
 
     def _read(self, number: int, columns: list[str]) -> pa.Table:
         """Read a part with these columns, and others if edits need them."""
-        stored = [name for name in columns if name not in self.marks]
-        needed = NEEDED if self.is_edited or self.edits is EditsMode.ONLY else ()
+        marks = [name for name in columns if name in EDIT_MARKS.names and name not in self.keep]
+        stored = [name for name in columns if name not in marks]
+        needed = NEEDED if marks or self.is_edited or self.edits is EditsMode.ONLY else ()
         wanted = list(dict.fromkeys([*stored, *needed]))
         table = read_part(self.store, CAPTIONS, number, wanted, self.prompt)
-        return self._as_edited(self._without_dropped(number, table))
+        table = self._as_edited(self._without_dropped(number, table))
+        if marks and not self.is_edited:  # whoever asks for them need not know of edits
+            table = self.overlay.apply(table, self.prompt, EditsMode.IGNORE, marks=True)
+        return table
 
     def _as_edited(self, table: pa.Table) -> pa.Table:
         """Apply the edits to rows, those of other prompts in their columns."""

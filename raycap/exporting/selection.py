@@ -13,7 +13,7 @@ from raycap.config import StorageConfig
 from raycap.errors import ConfigError
 from raycap.exporting.columns import Column, chosen_columns, described, split_columns
 from raycap.exporting.joining import JoinedTable, join_table
-from raycap.schema import IMAGE_ID
+from raycap.schema import EDIT_MARKS, IMAGE_ID
 from raycap.scratch import SqlError, confine, matching_rows, named_columns, scratch_database
 from raycap.storage.base import Store
 
@@ -170,7 +170,9 @@ def _whole(
 ) -> Selection:
     """Return all rows of an output, with the wanted columns."""
     columns = pa.schema([*output.columns, *(joined.columns if joined else ())])
-    types = dict(zip(columns.names, columns.types, strict=True)) | _prompt_types(output)
+    own = dict(zip(columns.names, columns.types, strict=True))
+    # Conditions on reviews hold for any output, whether somebody has reviewed it or not.
+    types = dict(zip(EDIT_MARKS.names, EDIT_MARKS.types, strict=True)) | own | _prompt_types(output)
     chosen = None if wanted is None else chosen_columns(wanted, types, columns.names)
     return Selection(
         output=output,

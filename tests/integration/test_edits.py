@@ -139,6 +139,11 @@ def test_what_reads_captions_reads_them_as_they_were_corrected(
     assert "edited" not in exported(output, edits="ignore")[NAMES[0]]
     only = exported(output, edits=EditsMode.ONLY)
     assert sorted(only) == NAMES[:2]
+    fine = exported(output, where="review is distinct from 'rejected'")
+    assert sorted(fine) == [*NAMES[:2], *NAMES[3:]]
+    assert fine[NAMES[0]]["caption"] == "Corrected by Ann."
+    shown = exported(output, columns="image_id, review", edits="ignore")
+    assert {row["review"] for row in shown.values()} == {None}
 
     references = output.parent / "references.jsonl"
     lines = [{"image_id": name, "caption": "Corrected by Ann."} for name in NAMES]
@@ -153,6 +158,8 @@ def test_what_reads_captions_reads_them_as_they_were_corrected(
     page = Path(raycap.report([output], output.parent / "report.html").path).read_text()
     assert "Corrected by Ann." in page
     assert "edited by people" in page
+    few = raycap.report([output], output.parent / "few.html", edits="only")
+    assert few.num_examples == 2
     plain = raycap.report([output], output.parent / "plain.html", edits="ignore")
     assert "Corrected by Ann." not in Path(plain.path).read_text()
 
