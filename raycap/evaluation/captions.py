@@ -56,6 +56,8 @@ class Captions:
     """Returns an iterator over FILE_NAMES tables; None if the file cannot have any."""
     model: dict[str, Any] = field(default_factory=dict)
     """The model that wrote the captions, if known."""
+    edits: str = ""
+    """How corrections were applied to them; "" if there are none, or they were ignored."""
 
 
 def open_captions(
@@ -185,7 +187,12 @@ def _open_output(name: str, source: str, config: StorageConfig, edits: EditsMode
             yield pa.table([page[_COLUMN_OF.get(name, name)] for name in ROWS.names], schema=ROWS)
 
     return Captions(
-        name=name, source=finished.store.uri, format=CaptionsFormat.RAYCAP, pages=pages, model=model
+        name=name,
+        source=finished.store.uri,
+        format=CaptionsFormat.RAYCAP,
+        pages=pages,
+        model=model,
+        edits=str(edits) if finished.is_edited else "",
     )
 
 

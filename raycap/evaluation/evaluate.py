@@ -110,6 +110,7 @@ def _system(
         format=str(captions.format),
         scores=found.scores,
         model=captions.model,
+        edits=captions.edits,
         matched_by=match.matched_by,
         num_images=len(found.sums.has_caption),
         num_missing=match.num_missing,

@@ -234,6 +234,7 @@ def _in_words(difference: float) -> str:
 def _coverage(system: System) -> Coverage:
     facts = [
         ("captions", f"{system.source} ({system.format})"),
+        *([("corrections by people", system.edits)] if system.edits else []),
         ("ids matched by", system.matched_by),
         ("images scored", integer(system.num_images)),
         ("images without a row", integer(system.num_missing)),

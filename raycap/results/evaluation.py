@@ -84,6 +84,8 @@ class System:
     """Key of its per-image scores, relative to the evaluation; "" if none were written."""
     model: dict[str, Any] = field(default_factory=dict)
     """The model that made the captions, if known."""
+    edits: str = ""
+    """`apply` or `only` if the captions are as people corrected them; "" for those of the model."""
     matched_by: str
     """How ids were matched with the references: `image_id`, `source_id`, `file name` or `stem`."""
     num_images: int

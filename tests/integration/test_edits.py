@@ -152,6 +152,7 @@ def test_what_reads_captions_reads_them_as_they_were_corrected(
     for mode in EditsMode:
         found = raycap.evaluate([output], references, edits=mode, missing="drop")
         bleu[mode] = found.systems[0].metrics[0].value or 0.0
+        assert found.systems[0].edits == ("" if mode is EditsMode.IGNORE else mode)
         assert found.num_images == (2 if mode is EditsMode.ONLY else 5)
     assert bleu[EditsMode.IGNORE] < bleu[EditsMode.APPLY] < bleu[EditsMode.ONLY]
 

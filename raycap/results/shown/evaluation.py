@@ -114,6 +114,11 @@ def evaluation_rows(found: Evaluation) -> Rows:
         share = f"{100 * found.confidence:g} %"
         rows.append(("intervals", f"{share}, from {found.num_resamples:,} resamples of the images"))
     rows.append(("tokenizer", found.tokenizer))
+    rows += [
+        ("corrections", f"{system.name}: {system.edits}")
+        for system in found.systems
+        if system.edits
+    ]
     warnings = [("warning", warning) for warning in found.warnings]
     return [*rows, *skipped_rows(found.systems), *left_over_rows(found), *warnings]
 

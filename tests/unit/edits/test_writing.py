@@ -159,6 +159,15 @@ def test_what_a_reviewer_did_since_a_time_is_undone_at_once(folder: Store) -> No
     assert reread(folder).state("a.jpg").text == "ann's"
 
 
+def test_captions_are_corrected_while_a_run_holds_the_output(store: Store) -> None:
+    with store.lock("lock.json") as held:
+        held.store.write("captions/part-000000.parquet", b"x")
+        EditWriter(store, by="ann").save([text("a.jpg", None, "text")])
+        held.store.write("captions/part-000001.parquet", b"x")
+        held.ensure()
+    assert reread(store).state("a.jpg").text == "text"
+
+
 def test_two_edits_of_a_caption_at_once_and_an_empty_name_are_refused(folder: Store) -> None:
     writer = EditWriter(folder, by="ann")
     with pytest.raises(ConfigError):
