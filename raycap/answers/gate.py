@@ -126,9 +126,11 @@ class Gate:
                 and its type shows whether it is complete.
         """
         text, has_reasoning = without_reasoning(answer)
+        if finish == FINISH_FILTERED:
+            return self.found(ErrorCode.REFUSED, text, finish=finish)
         if not _has_content(without_special_tokens(text)):
             return self.found(_emptiness(text, has_reasoning), text, finish=finish)
-        if finish == FINISH_FILTERED or is_refusal(text):
+        if is_refusal(text):
             return self.found(ErrorCode.REFUSED, text, finish=finish)
         if is_copy(text, prompt):
             return self.found(ErrorCode.COPIED_PROMPT, text, finish=finish)

@@ -33,6 +33,7 @@ _UNSUPPORTED = {
     "response_format": "Invalid parameter: 'response_format' is not supported",
     "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
     "'max_completion_tokens' instead.",
+    "temperature": "Unsupported value: 'temperature' does not support 0.0 with this model.",
 }
 
 
@@ -61,7 +62,8 @@ class Plan:
     """Its model; None: whatever is asked for."""
     rejected: tuple[str, ...] = ()
     """Digests of images that get 400."""
-    supports: tuple[str, ...] = ("image", "logprobs", "max_tokens", "response_format")
+    supports: tuple[str, ...] = ("image", *_UNSUPPORTED)
+    unsupported_status: int = 400
     answer: dict[str, Any] | None = None
     """Updates the message of the answer."""
     finish: str = "stop"
@@ -124,7 +126,7 @@ class EndpointServer:
             return _error(400, "This model does not support image input.")
         for name, refusal in _UNSUPPORTED.items():
             if name in body and name not in self.plan.supports:
-                return _error(400, refusal)
+                return _error(self.plan.unsupported_status, refusal)
         digest = image_digest(body)
         if digest in self.plan.rejected:
             return _error(400, "The image cannot be processed.")

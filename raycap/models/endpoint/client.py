@@ -6,6 +6,7 @@ failed, was refused or timed out.
 """
 
 import asyncio
+import logging
 import random
 import ssl
 import time
@@ -30,6 +31,8 @@ from raycap.models.endpoint.messages import (
 )
 from raycap.models.endpoint.pool import Answered, Endpoint, Patience, Pool, Ticket
 from raycap.models.endpoint.secrets import Secrets
+
+logger = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 4  # of one request that servers fail on while they answer others
 _FIRST_BACKOFF_S = 0.2
@@ -157,6 +160,8 @@ class EndpointClient:
             body = self._asking.body(picture, question, dialect)
             caption = await self._post(endpoint.url, body)
         except Refusal as refusal:
+            if refusal.says_unsupported and dialect.understood(refusal.reason) is not None:
+                refusal.fault = Fault.REQUEST  # some servers answer 403 or 500
             self._note(endpoint, ticket, refusal)
             raise
         except BaseException:
@@ -221,8 +226,11 @@ class EndpointClient:
         if dialect != self._dialect:
             return True  # learned while this request was on its way
         found = dialect.understood(refusal.reason)
-        if found is None or (self._config.logprobs and not found.logprobs):
+        if found is None or not self._asking.allows(found):
             return False
+        if self._config.logprobs and not found.logprobs:
+            return False
+        logger.warning("endpoint_asked_without reason=%s", self._secrets.hidden(refusal.reason))
         self._dialect = found
         return True
 
@@ -258,7 +266,6 @@ class EndpointClient:
             402: ("endpoint.api_key_env", "add credit to the account"),
             403: ("endpoint.api_key_env", "check what its key may do"),
             404: ("model.name", "check model.name, and endpoint.urls"),
-            429: ("endpoint.api_key_env", "add credit to the account"),
         }.get(refusal.status, ("endpoint.urls", "check endpoint.urls"))
         return ModelError(
             f"{self._told(endpoint, refusal)}: {remedy}", setting=setting, uri=endpoint.url

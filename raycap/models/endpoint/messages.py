@@ -1,8 +1,8 @@
 """Requests to chat completions and their answers, as OpenAI defined them. Does no I/O.
 
 Servers differ in what they support, and answer what they refuse with a text. Only what raycap can
-do without is recognised in such texts: log-probabilities, JSON schemas, and the old name of
-`max_completion_tokens`.
+do without is recognised in such texts: log-probabilities, JSON schemas, seeds, the temperature of
+greedy search, and the old name of `max_completion_tokens`.
 """
 
 import base64
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from raycap.answers.gate import FINISH_FILTERED
 from raycap.answers.typed import answer_type
 from raycap.config import GenerationConfig
 from raycap.images.encoding import media_type
@@ -25,10 +26,38 @@ INSTRUCTION = "Describe this image in one sentence."
 """The prompt if none is set, as for vision-language models that run in raycap."""
 
 _COMPLETIONS = "/chat/completions"
-_FINISHES = ("stop", "length", "content_filter")
+_FINISHES = {
+    "stop": "stop",
+    "eos": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": FINISH_FILTERED,
+    "safety": FINISH_FILTERED,
+    "refusal": FINISH_FILTERED,
+}
+"""What ended an answer, by the words of servers in small letters."""
+_OVERLOADED = 529  # not of HTTP, but Anthropic and others use it
 _SEED_BITS = 31  # llama.cpp reads 32 bits, and OpenAI a signed number
 _MESSAGE_CHARS = 300
 _NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|credit balance", re.IGNORECASE)
+_WRONG_KEY = re.compile(
+    r"(invalid|incorrect) api.?key|api.?key (is )?(not valid|invalid)", re.IGNORECASE
+)
+_TOO_LONG = re.compile(r"too large|context length", re.IGNORECASE)
+_UNSUPPORTED: Mapping[str, re.Pattern[str]] = {
+    "logprobs": re.compile(r"log_?prob", re.IGNORECASE),
+    "schemas": re.compile(
+        r"response_format|json.?schema|grammar|structured.?output|guided", re.IGNORECASE
+    ),
+    "temperature": re.compile(r"\btemperature\b", re.IGNORECASE),
+    "seed": re.compile(r"\bseed\b", re.IGNORECASE),
+}
+"""How refusals name what raycap can do without, by fields of Dialect."""
+_SAYS_SO = re.compile(
+    r"support|allow|permit|deprecat|invalid|unknown|unexpected|unrecogni", re.IGNORECASE
+)
+_MARKUP = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +70,23 @@ class Dialect:
     """The field for the maximum number of tokens."""
     schemas: bool = True
     """Whether to send JSON schemas; answers are checked anyway."""
+    temperature: bool = True
+    """Whether to send the temperature."""
+    seed: bool = True
+    """Whether to send seeds."""
 
     def understood(self, refusal: str) -> "Dialect | None":
         """Return the dialect without what a server has refused; None if that is the same one."""
         if self.length_field == "max_tokens" and "max_completion_tokens" in refusal:
-            return replace(self, length_field="max_completion_tokens")
-        if self.logprobs and re.search(r"log_?prob", refusal, re.IGNORECASE):
-            return replace(self, logprobs=False)
-        if self.schemas and re.search(r"response_format|json_schema", refusal, re.IGNORECASE):
-            return replace(self, schemas=False)
+            # vLLM names both fields if the number does not fit into the context.
+            is_name = _TOO_LONG.search(refusal) is None
+            return replace(self, length_field="max_completion_tokens") if is_name else None
+        for name, pattern in _UNSUPPORTED.items():
+            is_common = name in ("temperature", "seed")  # a word of prompts, which servers quote
+            if is_common and not _SAYS_SO.search(refusal):
+                continue
+            if getattr(self, name) and pattern.search(refusal):
+                return replace(self, **{name: False})
         return None
 
 
@@ -84,6 +121,11 @@ class Refusal(Exception):
         self.wait_s = wait_s
         self.status = status
 
+    @property
+    def says_unsupported(self) -> bool:
+        """Whether its words are those for something unsupported, whatever its status is."""
+        return self.status >= 400 and _SAYS_SO.search(self.reason) is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
@@ -112,6 +154,10 @@ class Asking:
     generation: GenerationConfig
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
+    def allows(self, dialect: Dialect) -> bool:
+        """Whether the settings do without what a dialect leaves out."""
+        return dialect.temperature or not self.generation.sampling.enabled
+
     def body(self, picture: Picture, question: Question, dialect: Dialect) -> bytes:
         """Return the body of a request.
 
@@ -127,6 +173,10 @@ class Asking:
             dialect.length_field: question.max_new_tokens or self.generation.max_new_tokens,
             **self._search(picture, question),
         }
+        if not dialect.temperature:
+            del fields["temperature"]
+        if not dialect.seed:
+            fields.pop("seed", None)
         if dialect.logprobs:
             fields["logprobs"] = True
         if question.json_schema is not None and dialect.schemas:
@@ -172,12 +222,15 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Caption
         raise _refusal(status, headers, body)
     try:
         answer = json.loads(body)
+        error = _error_within(answer)
+        if error is not None:
+            raise _refusal(_status_of(error), headers, json.dumps({"error": error}).encode())
         choice = answer["choices"][0]
-        text = _text(choice["message"])
+        finish = _finish(choice)
+        text = _text(choice.get("message") or ({} if finish == FINISH_FILTERED else None))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         reason = f"not an answer of chat completions: {_brief(body)}"
         raise Refusal(Fault.SERVER, reason, status=status) from None
-    finish = choice.get("finish_reason")
     usage = answer.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     logprob = _logprob(choice)
@@ -185,7 +238,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Caption
         text=text,
         logprob=logprob,
         has_logprob=not math.isnan(logprob),
-        finish=finish if finish in _FINISHES else None,
+        finish=finish,
         num_tokens=_count(usage.get("completion_tokens")),
         num_prompt_tokens=_count(usage.get("prompt_tokens")),
     )
@@ -197,11 +250,42 @@ def one_line(text: str) -> str:
     return joined if len(joined) <= _MESSAGE_CHARS else f"{joined[: _MESSAGE_CHARS - 3]}..."
 
 
+def _error_within(answer: Any) -> Any:
+    """Return the error that an answer with status 200 holds; None if there is none.
+
+    Routers in front of other servers answer so when it is too late for a status.
+    """
+    if not isinstance(answer, dict):
+        return None
+    choices = answer.get("choices")
+    if not choices:
+        return answer.get("error")
+    choice = choices[0]
+    if choice.get("finish_reason") != "error":
+        return None
+    return choice.get("error") or answer.get("error") or "finish_reason: error"
+
+
+def _status_of(error: Any) -> int:
+    code = error.get("code") if isinstance(error, dict) else None
+    is_status = isinstance(code, int) and 400 <= code < 600
+    return code if is_status else 500  # type: ignore[return-value]  # not narrowed by is_status
+
+
+def _finish(choice: dict[str, Any]) -> str | None:
+    """Return how an answer ended; one that a server replaced by a refusal was withheld."""
+    message = choice.get("message")
+    if isinstance(message, dict) and message.get("refusal"):
+        return FINISH_FILTERED
+    reason = str(choice.get("finish_reason")).lower()
+    return _FINISHES.get(reason.partition(":")[0].strip())
+
+
 def _text(message: dict[str, Any]) -> str:
     """Return the text of an answer; reasoning only if there is nothing else, in its usual tags."""
     content = message.get("content") or message.get("refusal") or ""
     if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content)
+        content = "".join(part.get("text") or part.get("refusal") or "" for part in content)
     text = str(content).strip()
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     return f"<think>{reasoning}</think>" if reasoning and not text else text
@@ -227,9 +311,11 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     reason = f"HTTP {status}: {_message(body)}"
     wait_s = retry_after_s(headers.get("Retry-After"))
     fault = Fault.SERVER
-    if status == 429 and _NO_MONEY.search(reason + _brief(body)):
-        fault = Fault.SETTINGS
-    elif status in (429, 503):
+    if 400 <= status < 500 and _NO_MONEY.search(reason + _brief(body)):
+        fault, status = Fault.SETTINGS, 402
+    elif status == 400 and _WRONG_KEY.search(reason):
+        fault, status = Fault.SETTINGS, 401
+    elif status in (429, 503, _OVERLOADED):
         fault = Fault.BUSY
     elif status in (400, 413, 415, 422):
         fault = Fault.REQUEST
@@ -252,9 +338,13 @@ def _message(body: bytes) -> str:
     if isinstance(found, dict):
         found = found.get("error") or found.get("message") or found.get("detail") or found
     if isinstance(found, dict):
-        found = found.get("message") or found
+        message, field_name = found.get("message"), found.get("param")
+        found = message or found
+        if isinstance(message, str) and isinstance(field_name, str) and field_name not in message:
+            found = f"{message} ({field_name})"
     return one_line(found if isinstance(found, str) else json.dumps(found))
 
 
 def _brief(body: bytes) -> str:
-    return one_line(body[: 4 * _MESSAGE_CHARS].decode(errors="replace")) or "an empty answer"
+    text = body[: 16 * _MESSAGE_CHARS].decode(errors="replace")
+    return one_line(_MARKUP.sub(" ", text)) or one_line(text) or "an empty answer"

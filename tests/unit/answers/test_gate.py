@@ -166,6 +166,7 @@ def test_the_second_of_two_equal_answers_is_kept() -> None:
 
 def test_an_answer_that_the_server_withheld_is_refused() -> None:
     assert judge("A dog", "content_filter").code == ErrorCode.REFUSED
+    assert judge("", "content_filter").code == ErrorCode.REFUSED  # not asked again, and paid again
 
 
 def test_a_json_value_may_repeat_itself() -> None:

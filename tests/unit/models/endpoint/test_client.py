@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raycap.config import EndpointConfig, GenerationConfig
+from raycap.config import EndpointConfig, GenerationConfig, SamplingConfig
 from raycap.errors import ErrorCode, ImageError, ModelError, RaycapError, RunStopped
 from raycap.models.base import Caption, Question
 from raycap.models.endpoint.client import EndpointClient
@@ -234,10 +234,11 @@ def test_a_server_that_asks_to_wait_for_a_day_stops_the_run_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("lacks", ["logprobs", "max_tokens"])
-def test_what_a_server_does_not_support_is_left_out(lacks: str) -> None:
-    supports = tuple({"image", "logprobs", "max_tokens"} - {lacks})
-    with endpoint_server(supports=supports) as (server, url):
+@pytest.mark.parametrize("status", [400, 403, 500])
+@pytest.mark.parametrize("lacks", ["logprobs", "max_tokens", "temperature"])
+def test_what_a_server_does_not_support_is_left_out(lacks: str, status: int) -> None:
+    supports = tuple({"image", "logprobs", "max_tokens", "temperature"} - {lacks})
+    with endpoint_server(supports=supports, unsupported_status=status) as (server, url):
         answers = ask(url)
     assert_answered(answers)
     scores = {
@@ -247,6 +248,19 @@ def test_what_a_server_does_not_support_is_left_out(lacks: str) -> None:
     }
     assert scores == {None if lacks == "logprobs" else -0.25}
     assert ("max_completion_tokens" in server.asked[-1]) == (lacks == "max_tokens")
+    assert ("temperature" in server.asked[-1]) == (lacks != "temperature")
+
+
+def test_a_server_may_support_almost_nothing() -> None:
+    with endpoint_server(supports=("image",)) as (server, url):
+        assert_answered(ask(url))
+    assert set(server.asked[-1]) == {"model", "messages", "max_completion_tokens"}
+
+
+def test_a_temperature_that_is_set_is_not_left_out() -> None:
+    sampled = GenerationConfig(num_beams=1, sampling=SamplingConfig(enabled=True))
+    with endpoint_server(supports=("image", "logprobs", "max_tokens")) as (_, url):
+        assert isinstance(error_of(url, generation=sampled), ModelError)
 
 
 def test_a_server_without_json_schemas_is_asked_without() -> None:

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.answers.typed import answer_type
@@ -107,6 +107,7 @@ def test_a_question_may_have_its_own_length_and_schema() -> None:
         ({"content": "a cat", "reasoning_content": "it is"}, "a cat"),
         ({"content": None, "reasoning_content": "it is"}, "<think>it is</think>"),
         ({"content": None, "refusal": "I cannot"}, "I cannot"),
+        ({"content": [{"type": "refusal", "refusal": "I cannot"}]}, "I cannot"),
         ({"content": None}, ""),
     ],
 )
@@ -114,10 +115,99 @@ def test_the_text_of_an_answer(message: dict[str, Any], text: str) -> None:
     assert answer_of(message).text == text
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
-def test_how_an_answer_ended(reason: str) -> None:
-    assert answer_of({"content": "a"}, finish_reason=reason).finish == reason
-    assert answer_of({"content": "a"}, finish_reason="other").finish is None
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("stop", "stop"),
+        ("eos", "stop"),
+        ("length", "length"),
+        ("MAX_TOKENS", "length"),
+        ("content_filter", "content_filter"),
+        ("content_filter: SAFETY", "content_filter"),
+        ("other", None),
+        (None, None),
+    ],
+)
+def test_how_an_answer_ended(reason: str | None, finish: str | None) -> None:
+    assert answer_of({"content": "a"}, finish_reason=reason).finish == finish
+
+
+def test_an_answer_that_was_withheld_may_have_no_message() -> None:
+    refusal = {"content": None, "refusal": "This is not something to describe."}
+    assert answer_of(refusal, finish_reason="stop").finish == "content_filter"
+    body = json.dumps({"choices": [{"finish_reason": "content_filter"}]}).encode()
+    withheld = read_answer(200, {}, body)
+    assert (withheld.text, withheld.finish) == ("", "content_filter")
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        ({"message": "Provider returned error", "code": 502}, Fault.SERVER),
+        ({"message": "Rate limit exceeded", "code": 429}, Fault.BUSY),
+        ({"message": "No cookie auth credentials", "code": 401}, Fault.SETTINGS),
+        ({"message": "The image is too small", "code": 400}, Fault.REQUEST),
+        ("model runner has unexpectedly stopped", Fault.SERVER),
+    ],
+)
+def test_an_error_may_come_with_status_200(error: Any, fault: Fault) -> None:
+    choice = {"finish_reason": "error", "error": error, "message": {"content": "a ca"}}
+    for answer in ({"error": error}, {"choices": [choice]}):
+        found = outcome(200, {}, json.dumps(answer).encode())
+        assert isinstance(found, Refusal)
+        assert found.fault is fault
+        assert (error if isinstance(error, str) else error["message"]) in found.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "fault"),
+    [
+        (400, "Your credit balance is too low", Fault.SETTINGS),
+        (400, "API key not valid. Please pass a valid API key.", Fault.SETTINGS),
+        (400, "The image is too small", Fault.REQUEST),
+        (429, "You exceeded your current quota", Fault.BUSY),
+        (529, "Overloaded", Fault.BUSY),
+    ],
+)
+def test_whom_an_error_is_about(status: int, message: str, fault: Fault) -> None:
+    found = outcome(status, {}, json.dumps([{"error": {"message": message}}]).encode())
+    assert isinstance(found, Refusal)
+    assert found.fault is fault
+
+
+def test_a_page_is_quoted_without_its_markup() -> None:
+    page = b"<html><style>h1 {}</style><h1>413 Request Entity Too Large</h1></html>"
+    found = outcome(413, {}, page)
+    assert isinstance(found, Refusal)
+    assert "Too Large" in found.reason
+    assert "<" not in found.reason
+
+
+@pytest.mark.parametrize(
+    ("refusal", "change"),
+    [
+        ("Use 'max_completion_tokens' instead.", {"length_field": "max_completion_tokens"}),
+        ("'max_tokens' or 'max_completion_tokens' is too large: 800.", None),
+        ("You are not allowed to request logprobs from this model", {"logprobs": False}),
+        ("Failed to parse grammar", {"schemas": False}),
+        ("Unsupported value: 'temperature' does not support 0", {"temperature": False}),
+        ("`temperature` is deprecated for this model.", {"temperature": False}),
+        ("Unrecognized request argument supplied: seed", {"seed": False}),
+        ("cannot answer: which seed is this, at which temperature?", None),
+    ],
+)
+def test_what_a_refusal_says_about_the_server(refusal: str, change: dict[str, Any] | None) -> None:
+    assert Dialect().understood(refusal) == (None if change is None else Dialect(**change))
+
+
+def test_the_temperature_of_sampling_is_never_left_out() -> None:
+    sampled = GenerationConfig(num_beams=1, sampling=SamplingConfig(enabled=True))
+    dialect = Dialect(temperature=False, seed=False)
+    assert not Asking(model="tiny", generation=sampled).allows(dialect)
+    greedy = Asking(model="tiny", generation=GenerationConfig(num_beams=1))
+    assert greedy.allows(dialect)
+    body = json.loads(greedy.body(PICTURE, Question(text="what?"), dialect))
+    assert not {"temperature", "seed"} & set(body)
 
 
 def test_a_score_is_the_mean_over_tokens_or_missing() -> None:
@@ -147,7 +237,10 @@ json_values = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "message", "content", "error", "usage", "logprobs", "text", "logprob"]
+                [
+                    *("choices", "message", "content", "error", "usage", "logprobs"),
+                    *("text", "logprob", "finish_reason", "refusal", "code"),
+                ]
             ),
             inner,
             max_size=4,
@@ -157,6 +250,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     status=st.sampled_from([200, 301, 400, 401, 404, 413, 418, 429, 500, 503]),
     body=st.binary(max_size=50) | json_values.map(lambda value: json.dumps(value).encode()),
@@ -175,9 +269,12 @@ def test_whatever_a_server_sends_is_a_caption_or_a_refusal(
         assert not math.isinf(found.logprob)
 
 
-@given(message=json_values, usage=json_values, logprobs=json_values)
-def test_odd_parts_of_an_answer_are_no_bug(message: Any, usage: Any, logprobs: Any) -> None:
-    choice = {"message": message, "logprobs": logprobs}
+@settings(deadline=None)
+@given(message=json_values, usage=json_values, logprobs=json_values, finish=json_values)
+def test_odd_parts_of_an_answer_are_no_bug(
+    message: Any, usage: Any, logprobs: Any, finish: Any
+) -> None:
+    choice = {"message": message, "logprobs": logprobs, "finish_reason": finish}
     body = json.dumps({"choices": [choice], "usage": usage}).encode()
     found = outcome(200, {}, body)
     assert isinstance(found, Caption) or found.fault is Fault.SERVER
