@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -69,6 +70,10 @@ class Plan:
     finish: str = "stop"
     hangs_on: str | None = None
     """A question that is never answered."""
+    fails_on: str | None = None
+    """A field of requests to which it answers 500."""
+    rejects_from: int | None = None
+    """The first request from which on it answers 400."""
 
 
 class EndpointServer:
@@ -127,6 +132,10 @@ class EndpointServer:
         for name, refusal in _UNSUPPORTED.items():
             if name in body and name not in self.plan.supports:
                 return _error(self.plan.unsupported_status, refusal)
+        if self.plan.fails_on in body:
+            return _error(500, "Internal server error")
+        if self._num_requests >= (self.plan.rejects_from or math.inf):
+            return _error(400, "No models loaded.")
         digest = image_digest(body)
         if digest in self.plan.rejected:
             return _error(400, "The image cannot be processed.")

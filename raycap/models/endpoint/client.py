@@ -10,6 +10,7 @@ import logging
 import random
 import ssl
 import time
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +36,7 @@ from raycap.models.endpoint.secrets import Secrets
 logger = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 4  # of one request that servers fail on while they answer others
+_MAX_REJECTIONS = 16  # of a question in a row; then a grey image shows whether it is still answered
 _FIRST_BACKOFF_S = 0.2
 _MAX_CONNECT_S = 30.0
 _MAX_ANSWER_BYTES = 16 * 2**20
@@ -51,6 +53,21 @@ class CountsAnswers(Protocol):
 
     def count(self, answer: Caption) -> None:
         """Count an answer."""
+
+
+@dataclass(slots=True)
+class _Tries:
+    """The attempts of one question about one image."""
+
+    question: Question
+    plain: Question
+    """Without what was filled in for the image."""
+    begun_s: float = field(default_factory=time.monotonic)
+    sent_s: float = 0.0
+    """When the last attempt was sent."""
+    num_failures: int = 0
+    failed_at: Endpoint | None = None
+    """The endpoint that failed last."""
 
 
 class EndpointClient:
@@ -88,6 +105,9 @@ class EndpointClient:
         self._dialect = Dialect(logprobs=config.logprobs is not False)
         self._session = _session(config, secrets)
         self._checking = asyncio.Lock()
+        self._num_rejections: dict[tuple[str, str], int] = {}
+        """Since the last answer, by endpoint and question; none for those never answered."""
+        self._has_followed_schema = False
         self._meter = meter
 
     @property
@@ -121,29 +141,48 @@ class EndpointClient:
             ModelError: the endpoints refuse whatever is asked: for their key, model or address.
             RunStopped: no endpoint answers for too long.
         """
-        failed_at: Endpoint | None = None
         last = last or Answered()
-        num_attempts, begun_s = 0, time.monotonic()
+        tries = _Tries(question, plain or question)
         while True:
             endpoint, ticket = await self._pool.place(
-                avoided=failed_at, preferred=last.endpoint, is_first=last.endpoint is None
+                avoided=tries.failed_at, preferred=last.endpoint, is_first=last.endpoint is None
             )
-            last.endpoint = endpoint
-            dialect = self._dialect
+            last.endpoint, dialect = endpoint, self._dialect
+            tries.sent_s = time.monotonic()
             try:
-                return await self._ask(endpoint, ticket, picture, question, dialect)
+                caption = await self._ask(endpoint, ticket, picture, question, dialect)
             except Refusal as refusal:
-                if refusal.fault is Fault.REQUEST:
-                    if self._adapt(dialect, refusal):
-                        continue
-                    if await self._is_images_own(endpoint, plain or question):
-                        return ImageError(ErrorCode.MODEL_REJECTED, self._told(endpoint, refusal))
-                if refusal.fault is Fault.SERVER:
-                    failed_at = endpoint
-                    num_attempts += refusal.status != _UNREACHABLE
-                    if num_attempts >= _MAX_ATTEMPTS and self._pool.worked_s > begun_s:
-                        return ImageError(_code(refusal), self._told(endpoint, refusal))
-                    await asyncio.sleep(random.uniform(0, _FIRST_BACKOFF_S * 2**num_attempts))
+                error = await self._error_of_image(endpoint, refusal, dialect, tries)
+                if error is not None:
+                    return error
+            else:
+                self._num_rejections[endpoint.url, tries.plain.text] = 0
+                return caption
+
+    async def _error_of_image(
+        self, endpoint: Endpoint, refusal: Refusal, dialect: Dialect, tries: _Tries
+    ) -> ImageError | None:
+        """Return why an image has no answer; None if it is to be asked about again."""
+        if refusal.fault is Fault.REQUEST and not self._adapt(dialect, refusal):
+            if await self._is_images_own(endpoint, tries.plain):
+                return ImageError(ErrorCode.MODEL_REJECTED, self._told(endpoint, refusal))
+        elif refusal.fault is Fault.SERVER:
+            tries.failed_at = endpoint
+            tries.num_failures += refusal.status != _UNREACHABLE
+            if await self._fails_on_it(endpoint, refusal, tries):
+                return ImageError(_code(refusal), self._told(endpoint, refusal))
+            await asyncio.sleep(random.uniform(0, _FIRST_BACKOFF_S * 2**tries.num_failures))
+        return None
+
+    async def _fails_on_it(self, endpoint: Endpoint, refusal: Refusal, tries: _Tries) -> bool:
+        """Return whether endpoints have failed on a request for good, while they answer others."""
+        is_last = tries.num_failures >= _MAX_ATTEMPTS
+        if refusal.status == _TIMEOUT:
+            # So long a silence would end the run before the last attempt.
+            is_own = await self._answers_others(endpoint, tries.sent_s)
+        else:
+            is_own = is_last and await self._answers_others(endpoint, tries.begun_s)
+        return is_last and is_own and not self._leave_out_schema(tries.question, refusal)
 
     async def _ask(
         self,
@@ -170,6 +209,7 @@ class EndpointClient:
             raise
         if self._meter is not None:
             self._meter.count(caption)
+        self._has_followed_schema |= question.json_schema is not None and dialect.schemas
         endpoint.worked(ticket, time.monotonic(), is_caption=True)
         self._pool.note_answer()
         return caption
@@ -230,20 +270,26 @@ class EndpointClient:
             return False
         if self._config.logprobs and not found.logprobs:
             return False
-        logger.warning("endpoint_asked_without reason=%s", self._secrets.hidden(refusal.reason))
-        self._dialect = found
+        self._learn(found, refusal)
         return True
+
+    def _learn(self, dialect: Dialect, refusal: Refusal) -> None:
+        logger.warning("endpoint_asked_otherwise reason=%s", self._secrets.hidden(refusal.reason))
+        self._dialect = dialect
 
     async def _is_images_own(self, endpoint: Endpoint, question: Question) -> bool:
         """Return whether a rejection is due to the image: whether the endpoint takes another one.
 
+        It does if it has answered the question before, unless it has rejected many images since.
         False if the endpoint fails before it can tell.
 
         Raises:
             ModelError: the endpoint rejects a plain grey image too.
         """
+        key = endpoint.url, question.text
         async with self._checking:
-            if endpoint.has_worked:
+            if (num_before := self._num_rejections.get(key, _MAX_REJECTIONS)) < _MAX_REJECTIONS:
+                self._num_rejections[key] = num_before + 1
                 return True
             ticket = endpoint.send(time.monotonic())
             try:
@@ -258,7 +304,32 @@ class EndpointClient:
                     setting="model.name",
                     uri=endpoint.url,
                 ) from None
+            self._num_rejections[key] = 0
             return True
+
+    async def _answers_others(self, endpoint: Endpoint, since_s: float) -> bool:
+        """Return whether endpoints answer other requests than the one that failed.
+
+        If none was answered since a time, a grey image is asked about: otherwise one image that a
+        server fails on would look like a server that is gone, and end the run.
+        """
+        async with self._checking:
+            if self._pool.worked_s > since_s:
+                return True
+            ticket = endpoint.send(time.monotonic())
+            try:
+                await self._ask(endpoint, ticket, _grey(), Question(text=""), self._dialect)
+            except Refusal as refusal:
+                return refusal.fault is Fault.REQUEST
+            return True
+
+    def _leave_out_schema(self, question: Question, refusal: Refusal) -> bool:
+        """Leave out JSON schemas from now on if a server only fails on those; whether it does."""
+        is_suspect = question.json_schema is not None and refusal.status >= 500
+        if not is_suspect or not self._dialect.schemas or self._has_followed_schema:
+            return False
+        self._learn(replace(self._dialect, schemas=False), refusal)
+        return True
 
     def _fatal(self, endpoint: Endpoint, refusal: Refusal) -> ModelError:
         setting, remedy = {

@@ -280,6 +280,50 @@ def test_a_server_without_json_schemas_is_asked_without() -> None:
     assert "response_format" not in server.asked[-1]
 
 
+def answer_one(url: str, question: Question, **settings: Any) -> Caption | ImageError:
+    """Ask about a single image."""
+
+    async def run() -> Caption | ImageError:
+        asking = Asking(model="tiny", generation=GREEDY)
+        config = EndpointConfig(urls=(url,), **settings)
+        client = EndpointClient(asking, config, Secrets(), Patience(later_s=3.0))
+        try:
+            return await client.answer(PICTURES[0], question)
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def test_a_server_that_fails_on_every_json_schema_is_asked_without() -> None:
+    with endpoint_server(fails_on="response_format") as (server, url):
+        answer = answer_one(url, Question(text="tags?", json_schema=TAGS))
+    assert isinstance(answer, Caption)
+    assert "response_format" not in server.asked[-1]
+
+
+def test_the_only_image_may_be_the_one_on_which_a_server_fails() -> None:
+    with endpoint_server(hangs_on="hang") as (server, url):
+        answer = answer_one(url, Question(text="hang"), timeout_s=0.3)
+    assert isinstance(answer, ImageError)
+    assert answer.code == ErrorCode.TIMEOUT
+    assert len(server.paid_images) <= 4  # grey ones
+
+
+def test_a_server_that_begins_to_reject_everything_stops_the_run() -> None:
+    with endpoint_server(rejects_from=30) as (server, url):
+        error = error_of(url, num_images=100, max_in_flight=4)
+    assert isinstance(error, ModelError)
+    assert len(server.headers) < 60
+
+
+def test_many_images_may_be_rejected_one_after_the_other() -> None:
+    with endpoint_server(rejected=tuple(DIGESTS[20:80])) as (server, url):
+        answers = ask(url, num_images=100)
+    assert [isinstance(one, ImageError) for one in answers[20:80]] == [True] * 60
+    assert len(server.paid_images) <= 40 + 60 // 16 + 2
+
+
 def test_logprobs_that_are_asked_for_are_required() -> None:
     with endpoint_server(supports=("image", "max_tokens")) as (_, url):
         assert isinstance(error_of(url, logprobs=True), ModelError)
