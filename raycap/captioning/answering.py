@@ -104,7 +104,7 @@ class AnswerRules:
         """Return a question to ask once more: with twice the tokens, and another seed."""
         num_tokens = question.max_new_tokens or self._generation.max_new_tokens
         seed = self._generation.sampling.seed if question.seed is None else question.seed
-        return replace(question, max_new_tokens=2 * num_tokens, seed=seed + 1)
+        return replace(question, max_new_tokens=2 * num_tokens, is_shortened=True, seed=seed + 1)
 
     def _verdict(self, caption: Caption, asked: str, *, is_typed: bool = False) -> Verdict:
         return self.gate.judge(caption.text, finish=caption.finish, prompt=asked, is_typed=is_typed)

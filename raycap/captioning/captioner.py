@@ -248,7 +248,7 @@ def _ask_again(
     asked: list[Asked] = [((), [question]) for question in questions]
     for group, of_group in alike(asked, [images.shapes[place] for place in places]):
         pixels = images.pixels([places[index] for index in group])
-        found = caption_all(captioner, Batch(pixels, of_group), size, num_lanes)
+        found = caption_again(captioner, Batch(pixels, of_group), size, num_lanes)
         for index, one in zip(group, found, strict=True):
             answers[index] = one if isinstance(one, ImageError) else one[0]
     return [answers[index] for index in range(len(places))]
@@ -365,6 +365,20 @@ def caption_all(
             elif len(found) == size * num_lanes:
                 batch_size.note(len(found), time.perf_counter() - started)
     return results
+
+
+def caption_again(
+    captioner: AnswersBatches, images: Batch, batch_size: BatchSize, num_lanes: int
+) -> list[Outcome]:
+    """Caption as `caption_all` images that the model has captioned before, with longer answers.
+
+    If it fails on all of them, the length is at fault: it is not broken, and the run goes on.
+    """
+    try:
+        return caption_all(captioner, images, batch_size, num_lanes)
+    except ModelError as error:
+        logger.warning("second_answer_failed images=%d reason=%s", len(images), error)
+        return [ImageError(ErrorCode.MODEL_REJECTED, one_line(error))] * len(images)
 
 
 def _caption_batch(captioner: AnswersBatches, images: Batch) -> tuple[list[Outcome], list[int]]:

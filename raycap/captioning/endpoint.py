@@ -91,7 +91,7 @@ class Meter:
         self._spending.check()
 
     def count(self, answer: Caption) -> None:
-        """Count an answer."""
+        """Count an answer. Raises ModelError as `Spending.count`."""
         self._num_prompt_tokens += answer.num_prompt_tokens or 0
         self._num_tokens += answer.num_tokens or 0
         self._spending.count(answer)

@@ -5,7 +5,7 @@ were paid and lost, as those of parts that an interrupted run had not committed.
 """
 
 from raycap.config import EndpointConfig
-from raycap.errors import RunStopped
+from raycap.errors import ModelError, RunStopped
 from raycap.models.base import Caption
 from raycap.progress import Spent
 
@@ -34,7 +34,12 @@ class Spending:
         self._num_prompt_tokens, self._num_tokens = num_prompt_tokens, num_tokens
 
     def count(self, answer: Caption) -> None:
-        """Count the tokens of an answer."""
+        """Count the tokens of an answer.
+
+        Raises:
+            ModelError: the server does not say how many, and a bound depends on them.
+        """
+        self._check_counted(answer)
         self.add(answer.num_prompt_tokens or 0, answer.num_tokens or 0)
 
     @property
@@ -61,5 +66,21 @@ class Spending:
                 raise RunStopped(
                     f"endpoint.{name}={most:,} is reached, with {num_tokens:,} tokens; committed "
                     "parts are kept: raise it, and run the same command to continue",
+                    setting=f"endpoint.{name}",
+                )
+
+    def _check_counted(self, answer: Caption) -> None:
+        """Make sure that an answer has its tokens, if a bound depends on them.
+
+        Raises:
+            ModelError: the server does not say how many.
+        """
+        if answer.num_tokens is not None or answer.num_prompt_tokens is not None:
+            return
+        for name in ("max_cost", "max_tokens_total"):
+            if getattr(self._endpoint, name) is not None:
+                raise ModelError(
+                    f"endpoint.{name}: the server does not say how many tokens it used (`usage`), "
+                    "so that nothing would stop the run: unset it, and watch the cost there",
                     setting=f"endpoint.{name}",
                 )

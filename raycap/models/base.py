@@ -52,6 +52,8 @@ class Question:
     """As `generation.prompt`, instead of it."""
     max_new_tokens: int | None = None
     """Instead of `generation.max_new_tokens`, if set."""
+    is_shortened: bool = False
+    """Whether a model whose length is too small for so many tokens writes as many as it can."""
     seed: int | None = None
     """Instead of `generation.sampling.seed`, if set."""
     json_schema: str | None = None

@@ -169,11 +169,23 @@ class BlipCaptioner:
             )
         return [text.bos_token_id, *prompt]
 
+    def _asked(self, question: Question) -> GenerationConfig:
+        """Return the settings with which a question is answered."""
+        asked = asked_generation(self._generation, question)
+        if not question.is_shortened:
+            return asked
+        (prompt,) = self._tokenizer.encode([question.text])
+        most = self._model.config.text_config.max_position_embeddings - len(prompt)
+        if not 0 < most < asked.max_new_tokens:
+            return asked
+        least = min(asked.min_new_tokens, most)
+        return asked.model_copy(update={"max_new_tokens": most, "min_new_tokens": least})
+
     def _starts(
         self, questions: Sequence[Question]
     ) -> tuple[list[GenerationConfig], list[list[int]]]:
         """Return the settings and first tokens of answers. Raises ValueError as `answer`."""
-        asked = [asked_generation(self._generation, question) for question in questions]
+        asked = [self._asked(question) for question in questions]
         try:
             return asked, [self._start_tokens(generation) for generation in asked]
         except ModelError as error:

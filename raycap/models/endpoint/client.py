@@ -42,6 +42,7 @@ _MAX_CONNECT_S = 30.0
 _MAX_ANSWER_BYTES = 16 * 2**20
 _UNREACHABLE = -1
 _TIMEOUT = 408
+_TOO_LARGE = 413
 
 
 @runtime_checkable  # the type checks of the test run use isinstance
@@ -52,7 +53,7 @@ class CountsAnswers(Protocol):
         """Raise RunStopped if no more may be asked; called before each request."""
 
     def count(self, answer: Caption) -> None:
-        """Count an answer."""
+        """Count an answer. Raises ModelError if that is impossible, and a bound needs it."""
 
 
 @dataclass(slots=True)
@@ -165,7 +166,10 @@ class EndpointClient:
         """Return why an image has no answer; None if it is to be asked about again."""
         if refusal.fault is Fault.REQUEST and not self._adapt(dialect, refusal):
             if await self._is_images_own(endpoint, tries.plain):
-                return ImageError(ErrorCode.MODEL_REJECTED, self._told(endpoint, refusal))
+                told = self._told(endpoint, refusal)
+                is_large = refusal.status == _TOO_LARGE
+                hint = ": lower image.max_pixels_model or endpoint.quality" if is_large else ""
+                return ImageError(ErrorCode.MODEL_REJECTED, told + hint)
         elif refusal.fault is Fault.SERVER:
             tries.failed_at = endpoint
             tries.num_failures += refusal.status != _UNREACHABLE

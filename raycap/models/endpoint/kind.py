@@ -9,6 +9,7 @@ from raycap.images.decoding import Target
 from raycap.images.encoding import target_within
 from raycap.images.grids import Grid, PatchGrid
 from raycap.models.base import BatchRange, Captioner, CaptionerKind, ModelSource
+from raycap.models.endpoint.messages import completions_url
 from raycap.models.endpoint.secrets import read_secrets
 from raycap.models.generation import check_single_search
 from raycap.storage.address import redact
@@ -123,5 +124,5 @@ def _check_urls(urls: tuple[str, ...], section: str) -> None:
                 "output: use endpoint.api_key_env or endpoint.headers",
                 setting="endpoint.urls",
             )
-    if len(set(urls)) < len(urls):
+    if len({completions_url(url) for url in urls}) < len(urls):
         raise ConfigError("endpoint.urls: names a server twice", setting="endpoint.urls")

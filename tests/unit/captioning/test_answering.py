@@ -103,9 +103,13 @@ def test_an_empty_caption_of_a_model_with_a_fixed_style_stays_as_it_is() -> None
 
 def test_a_question_is_repeated_with_twice_the_tokens_and_another_seed() -> None:
     asked = rules(generation={"num_beams": 1, "max_new_tokens": 50, "sampling": {"seed": 3}})
-    assert asked.again(Question(text="What?")) == Question(text="What?", max_new_tokens=100, seed=4)
+    assert asked.again(Question(text="What?")) == Question(
+        text="What?", max_new_tokens=100, is_shortened=True, seed=4
+    )
     again = asked.again(Question(text="What?", max_new_tokens=8, seed=1, json_schema="{}"))
-    assert again == Question(text="What?", max_new_tokens=16, seed=2, json_schema="{}")
+    assert again == Question(
+        text="What?", max_new_tokens=16, is_shortened=True, seed=2, json_schema="{}"
+    )
 
 
 class Model:

@@ -17,6 +17,7 @@ from raycap.captioning.captioner import (
     Batch,
     CaptionActor,
     IsolatedCaptioner,
+    caption_again,
     caption_all,
 )
 from raycap.captioning.loading import RunSpec
@@ -366,3 +367,25 @@ def test_a_child_process_gets_nothing_that_needs_ray() -> None:
     finally:
         isolated.close()
     assert isinstance(outcomes[0], Caption)
+
+
+class Shortish(Picky):
+    """A captioner that writes short answers, all cut off, and breaks on longer ones."""
+
+    def answer(
+        self, pixels: UInt8[np.ndarray, "b h w 3"], questions: Questions
+    ) -> list[list[Caption]]:
+        if any(question.max_new_tokens for (question,) in questions):
+            raise IndexError("index out of range in self")
+        cut_off = Caption(text="a dog. And a", logprob=-1.0, finish="length")
+        return [[cut_off] for _ in pixels]
+
+
+def test_an_image_keeps_its_answer_if_the_model_cannot_write_a_longer_one() -> None:
+    again = caption_again(
+        Answering(Shortish()),
+        Batch(numbered(3), [[Question(text="", max_new_tokens=40)]] * 3),
+        BatchSize(BatchRange.fixed(2)),
+        1,
+    )
+    assert [one.code for one in again if isinstance(one, ImageError)] == ["model_rejected"] * 3

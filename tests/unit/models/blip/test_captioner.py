@@ -193,3 +193,17 @@ def test_a_question_that_is_too_long_is_told(
     captioner = load(GenerationConfig(num_beams=1))
     with pytest.raises(ValueError, match="tokens at most"):
         captioner.answer(pixels[:1], [[Question(text="a dog " * 200)]])
+
+
+def test_a_question_may_ask_for_as_many_tokens_as_there_is_room_for(
+    load: Load, pixels: UInt8[np.ndarray, "b h w 3"]
+) -> None:
+    captioner = load(GenerationConfig(num_beams=1))
+    prompt = "a dog " * 3
+    (num_prompt,) = captioner.count_tokens([prompt])
+    room = captioner._model.config.text_config.max_position_embeddings - num_prompt
+    asked = [
+        Question(text=prompt, max_new_tokens=most, is_shortened=True) for most in (10_000, room)
+    ]
+    longest, fits = (captioner.answer(pixels[:1], [[question]]) for question in asked)
+    assert longest == fits

@@ -317,6 +317,14 @@ def test_a_server_that_begins_to_reject_everything_stops_the_run() -> None:
     assert len(server.headers) < 60
 
 
+def test_an_image_that_is_too_large_is_a_row_that_says_what_to_do() -> None:
+    with endpoint_server(fault="413", first=5, last=6) as (_, url):
+        answers = ask(url)
+    (failed,) = [one for one in answers if isinstance(one, ImageError)]
+    assert failed.code == ErrorCode.MODEL_REJECTED
+    assert "image.max_pixels_model" in str(failed)
+
+
 def test_many_images_may_be_rejected_one_after_the_other() -> None:
     with endpoint_server(rejected=tuple(DIGESTS[20:80])) as (server, url):
         answers = ask(url, num_images=100)

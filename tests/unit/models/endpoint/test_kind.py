@@ -33,6 +33,7 @@ def refused(
         ({"urls": "host:8000"}, "endpoint.urls"),
         ({"urls": "http://"}, "endpoint.urls"),
         ({"urls": f"{URL},{URL}"}, "endpoint.urls"),
+        ({"urls": f"{URL},{URL}/v1/"}, "endpoint.urls"),
         ({"urls": "https://me:s3cret@host"}, "endpoint.urls"),
         ({"api_key_env": "sk-s3cret"}, "endpoint.api_key_env"),
         ({"api_key_env": "NOT_SET_ANYWHERE"}, "endpoint.api_key_env"),
