@@ -336,12 +336,15 @@ class EndpointClient:
         return True
 
     def _fatal(self, endpoint: Endpoint, refusal: Refusal) -> ModelError:
+        named = self._config.api_key_env
+        key = f"check the key in {named}" if named else "set endpoint.api_key_env to its variable"
         setting, remedy = {
-            401: ("endpoint.api_key_env", "set endpoint.api_key_env to the variable with its key"),
+            401: ("endpoint.api_key_env", key),
             402: ("endpoint.api_key_env", "add credit to the account"),
             403: ("endpoint.api_key_env", "check what its key may do"),
             404: ("model.name", "check model.name, and endpoint.urls"),
-        }.get(refusal.status, ("endpoint.urls", "check endpoint.urls"))
+            405: ("endpoint.urls", "check endpoint.urls: it does not lead to chat completions"),
+        }.get(refusal.status, ("endpoint.urls", "write that address into endpoint.urls"))
         return ModelError(
             f"{self._told(endpoint, refusal)}: {remedy}", setting=setting, uri=endpoint.url
         )

@@ -86,7 +86,8 @@ class Dialect:
             if is_common and not _SAYS_SO.search(refusal):
                 continue
             if getattr(self, name) and pattern.search(refusal):
-                return replace(self, **{name: False})
+                without: dict[str, Any] = {name: False}
+                return replace(self, **without)
         return None
 
 
@@ -227,7 +228,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes) -> Caption
             raise _refusal(_status_of(error), headers, json.dumps({"error": error}).encode())
         choice = answer["choices"][0]
         finish = _finish(choice)
-        text = _text(choice.get("message") or ({} if finish == FINISH_FILTERED else None))
+        is_withheld = finish == FINISH_FILTERED and not choice.get("message")
+        text = "" if is_withheld else _text(choice["message"])
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         reason = f"not an answer of chat completions: {_brief(body)}"
         raise Refusal(Fault.SERVER, reason, status=status) from None
