@@ -60,6 +60,8 @@ class Opened:
         return self.page.get_by_label("Caption", exact=True).input_value()
 
 
+expect.set_options(timeout=30_000)  # the first picture starts a process, on busy cores
+
 Open = Callable[..., Opened]
 
 

@@ -47,16 +47,26 @@ export function loadAhead(item, size) {
 
 function loadNext() {
   for (const image of loading) {
-    if (!image.isConnected) {
-      image.removeAttribute("src"); // no longer shown: do not wait for it
-      loading.delete(image);
+    if (!image.checkVisibility()) {
+      image.removeAttribute("src"); // nobody sees it now: others need not wait for it
+      putOff(image);
     }
   }
   while (loading.size < AT_ONCE && waiting.length) {
     const image = waiting.pop(); // what has come into view last is looked at
-    if (image.isConnected) {
+    if (image.checkVisibility()) {
       load(image);
+    } else {
+      putOff(image);
     }
+  }
+}
+
+// Load a picture once it is seen again, if it is still on the page.
+function putOff(image) {
+  loading.delete(image);
+  if (image.isConnected) {
+    watcher.observe(image);
   }
 }
 
@@ -66,8 +76,8 @@ function load(image) {
     loading.delete(image);
     loadNext();
   };
-  image.addEventListener("load", ended, { once: true });
-  image.addEventListener("error", () => showReason(image).then(ended), { once: true });
+  image.onload = ended;
+  image.onerror = () => showReason(image).then(ended);
   image.src = image.dataset.address;
 }
 
