@@ -94,6 +94,7 @@ bench: $(STAMP)           # all benchmarks; about two hours on idle cores
 	$(BIN)/python -m bench.prepare
 	$(BIN)/python -m bench.train
 	$(BIN)/python -m bench.finetune
+	$(BIN)/python -m bench.review
 
 # Needs no network if .venv is installed. Every row is printed and written as soon as it is known.
 gpu: $(STAMP)             # on a machine with a GPU: its tests and BLIP's speed, in at most ten minutes

@@ -1,7 +1,8 @@
 """`raycap review` of a large output: time until the page can be opened, and of what it asks for.
 
 The captions are made up of random words; the images do not exist, and none is shown. Times are
-those of HTTP requests to the real server, the first of each kind and the median of the next ones.
+those of HTTP requests to the real server: the first of each kind, the median of the next ones, and
+the processor time of those, which other programs do not lengthen much.
 
     python -m bench.review [--rows 1000000] [--edits 0] [--folder FOLDER]
 """
@@ -127,8 +128,8 @@ class Page:
         return found
 
 
-def measure(page: Page, num_rows: int) -> Iterator[tuple[str, float, float]]:
-    """Yield each request by name, with the seconds of the first and the median of the next ones."""
+def measure(page: Page, num_rows: int) -> Iterator[tuple[str, float, float, float]]:
+    """Yield each request by name, with its seconds as `timed` returns them."""
     deep = num_rows * 9 // 10
     asked = {
         "first page": "/api/items?anew=1",
@@ -160,14 +161,15 @@ def measure(page: Page, num_rows: int) -> Iterator[tuple[str, float, float]]:
     yield "saving a caption", *timed(edit)
 
 
-def timed(work: Callable[[], Any], num_repeats: int = NUM_REPEATS) -> tuple[float, float]:
-    """Return the seconds of the first call, and the median of further ones."""
-    taken = []
+def timed(work: Callable[[], Any], num_repeats: int = NUM_REPEATS) -> tuple[float, float, float]:
+    """Return the seconds of the first call, the median of further ones, and that of their CPU."""
+    taken, computed = [], []
     for _ in range(num_repeats + 1):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         work()
         taken.append(time.perf_counter() - started)
-    return taken[0], statistics.median(taken[1:] or taken)
+        computed.append(time.process_time() - used)
+    return taken[0], statistics.median(taken[1:] or taken), statistics.median(computed)
 
 
 @contextmanager
@@ -192,12 +194,13 @@ def main() -> None:
             write_output(folder, arguments.rows)
         if arguments.edits:
             write_edits(folder, arguments.edits)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
 
         def on_ready(server: Server) -> None:
             print(f"{'until the page can be opened':32} {time.perf_counter() - started:8.2f} s")
-            for name, first_s, next_s in measure(Page(server), arguments.rows):
-                print(f"{name:32} {first_s * 1000:8.0f} ms {next_s * 1000:8.0f} ms")
+            print(f"{'of processor time':32} {time.process_time() - used:8.2f} s")
+            for name, *seconds in measure(Page(server), arguments.rows):
+                print(f"{name:32}", *(f"{taken * 1000:8.0f} ms" for taken in seconds))
             server.stop()
 
         review(folder, config=ReviewConfig(open_browser=False), on_ready=on_ready)
