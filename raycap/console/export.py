@@ -31,6 +31,11 @@ from raycap.errors import EXIT_STOPPED
 if TYPE_CHECKING:
     from raycap.results.captioning import ExportCounts
 
+_CHOICE = "Images and columns"
+_BESIDE = "Files beside images (sidecar, metadata, xmp)"
+_TARS = "Tars (webdataset)"
+_HUB = "Dataset of the Hugging Face Hub (hf)"
+
 
 def export(
     output: CaptionsArg,
@@ -52,31 +57,27 @@ def export(
             "(overwrite), or keep all captions in them and add what they lack (import).",
         ),
     ] = Existing.REFUSE,
-    same_stem: Annotated[
-        SameStem,
-        typer.Option(
-            "--same-stem",
-            help="Sidecars of `x.jpg` and `x.png`: `x.jpg.txt` and `x.png.txt` (suffix), only "
-            "`x.txt`, for the first of them (first), or stop before anything is written (error).",
-        ),
-    ] = SameStem.SUFFIX,
     gone: Annotated[
         Gone,
         typer.Option(
             "--gone",
+            rich_help_panel=_CHOICE,
             help="Keep or drop images that were no longer in the source when it was last listed.",
         ),
     ] = Gone.KEEP,
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="Named prompt whose answers to export.", show_default="the first of the run"
+            rich_help_panel=_CHOICE,
+            help="Named prompt whose answers to export.",
+            show_default="the first of the run",
         ),
     ] = None,
     edits: EditsOption = None,
     where: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHOICE,
             help="Export only images that meet a condition in SQL, such as `logprob > -1 and "
             "num_words >= 8`.",
             show_default=False,
@@ -85,6 +86,7 @@ def export(
     columns: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHOICE,
             help="What to write, in this order, such as `image_id, caption as text, "
             "short.caption`; `*` is all that is written by default.",
             show_default=False,
@@ -93,6 +95,7 @@ def export(
     join: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHOICE,
             metavar="TABLE",
             help="Add the columns of a table (.parquet, .csv, .tsv, .json or .jsonl), one row per "
             "image.",
@@ -102,17 +105,32 @@ def export(
     on: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_CHOICE,
             help="Column by which the table is joined, or `ours=theirs`.",
             show_default="image_id",
         ),
     ] = None,
+    same_stem: Annotated[
+        SameStem,
+        typer.Option(
+            "--same-stem",
+            rich_help_panel=_BESIDE,
+            help="Sidecars of `x.jpg` and `x.png`: `x.jpg.txt` and `x.png.txt` (suffix), only "
+            "`x.txt`, for the first of them (first), or stop before anything is written (error).",
+        ),
+    ] = SameStem.SUFFIX,
     suffix: Annotated[
         str | None,
-        typer.Option(help="Suffix of sidecars, such as `.caption`.", show_default=".txt"),
+        typer.Option(
+            rich_help_panel=_BESIDE,
+            help="Suffix of sidecars, such as `.caption`.",
+            show_default=".txt",
+        ),
     ] = None,
     naming: Annotated[
         Naming | None,
         typer.Option(
+            rich_help_panel=_BESIDE,
             help="Replace the suffix of the image (stem) or add one (full), for sidecar and xmp.",
             show_default="stem for sidecar, full for xmp",
         ),
@@ -120,6 +138,7 @@ def export(
     layout: Annotated[
         Layout | None,
         typer.Option(
+            rich_help_panel=_BESIDE,
             help="One metadata.jsonl for all images (root), or one in each folder (folder).",
             show_default="root",
         ),
@@ -128,6 +147,7 @@ def export(
         Shards | None,
         typer.Option(
             "--shards",
+            rich_help_panel=_TARS,
             help="Tars of `webdataset`: one per part of the output (parts); or if the source is "
             "tars, one for each of them, with the samples that have a caption (whole), or with "
             "the captions alone (captions).",
@@ -138,24 +158,33 @@ def export(
         HubImages | None,
         typer.Option(
             "--images",
+            rich_help_panel=_HUB,
             help="Store the images in the dataset (embed), or only their addresses (hf).",
             show_default="embed",
         ),
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option("--license", help="License for the dataset card, such as `cc-by-4.0` (hf)."),
+        typer.Option(
+            "--license",
+            rich_help_panel=_HUB,
+            help="License for the dataset card, such as `cc-by-4.0` (hf).",
+        ),
     ] = None,
     push: Annotated[
         str | None,
         typer.Option(
             "--push",
+            rich_help_panel=_HUB,
             help="Upload the dataset to `user/name` on the Hugging Face Hub, which is created as a "
             "private repository unless it exists (hf).",
         ),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Create that repository as a public one.")
+        bool,
+        typer.Option(
+            "--public", rich_help_panel=_HUB, help="Create that repository as a public one."
+        ),
     ] = False,
     config: ConfigOption = None,
     settings: StorageSetOption = None,
