@@ -16,7 +16,6 @@ from raycap.console.options import (
     set_option,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.shown.experiments import calibration_rows
 
 if TYPE_CHECKING:
     from raycap.results.calibration import Calibration, ScoredSetting
@@ -65,6 +64,8 @@ def calibrate(
 
 def print_calibration(found: "Calibration") -> None:
     """Print the trials from the shortest captions to the longest, then the choice."""
+    from raycap.results.shown.experiments import calibration_rows
+
     Console().print(trial_table(found))
     print_rows(calibration_rows(found))
     Console().print(

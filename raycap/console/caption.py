@@ -27,7 +27,6 @@ from raycap.reporting.numbers import (
     plural,
 )
 from raycap.results.display import Rows
-from raycap.results.shown.captioning import edit_rows, forecast_rows, summary_rows
 from raycap.text import amount, duration
 
 if TYPE_CHECKING:
@@ -173,6 +172,7 @@ def _check_alone(*others: object) -> None:
 
 def _print_forecast(source: str, output: str, choice: dict[str, Any]) -> None:
     from raycap.captioning.run import forecast
+    from raycap.results.shown.captioning import forecast_rows
 
     print_rows(forecast_rows(forecast(source, output, **choice)))
 
@@ -181,6 +181,7 @@ def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -
     """Run the captioning, print the summary, and return the share of failed images."""
     from raycap.captioning.run import caption as caption_images
     from raycap.console.progress import show_progress
+    from raycap.results.shown.captioning import summary_rows
 
     with show_progress(stderr()) as on_progress:
         summary = caption_images(source, output, on_progress=on_progress, debug=debug, **choice)
@@ -194,6 +195,7 @@ def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -
 def _edit_rows(output: str, storage: StorageConfig) -> Rows:
     """Return a row about the corrections in an output; the run is complete, whatever they are."""
     from raycap.captioning.status import read_status
+    from raycap.results.shown.captioning import edit_rows
 
     try:
         return edit_rows(read_status(output, storage=storage).edits)

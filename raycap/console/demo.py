@@ -14,7 +14,6 @@ from raycap.console.options import DebugOption
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
 from raycap.progress import Progress
-from raycap.results.shown.captioning import summary_rows, verification_rows
 
 if TYPE_CHECKING:
     from raycap.demo.outcome import DemoResult
@@ -65,6 +64,8 @@ def _training(stage: str) -> Iterator["OnTrainingProgress"]:
 
 def print_demo(result: "DemoResult") -> None:
     """Print the summary, both models beside people, sample captions, and what to try next."""
+    from raycap.results.shown.captioning import summary_rows, verification_rows
+
     print_rows([*summary_rows(result.summary), *verification_rows(result.verification)[-2:]])
     Console().print(_comparison(result))
     Console().print(_samples(result))

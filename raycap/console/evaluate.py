@@ -18,11 +18,10 @@ from raycap.console.options import (
     set_option,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.labels import metric_label
-from raycap.results.shown.evaluation import Figures, evaluation_rows, system_figures
 
 if TYPE_CHECKING:
     from raycap.results.evaluation import Comparison, Evaluation, System
+    from raycap.results.shown.evaluation import Figures
 
 
 def evaluate(
@@ -108,6 +107,8 @@ _PAIR_NAME_WIDTH = 16
 
 def print_evaluation(found: "Evaluation") -> None:
     """Print the systems side by side, their differences, and notes."""
+    from raycap.results.shown.evaluation import evaluation_rows
+
     console = Console()
     for table in _score_tables(found.systems, console.width):
         console.print(table)
@@ -121,6 +122,8 @@ def print_evaluation(found: "Evaluation") -> None:
 
 def _score_tables(systems: "Sequence[System]", width: int) -> list[Table]:
     """Build tables of as many systems as fit side by side; shorten intervals if needed."""
+    from raycap.results.shown.evaluation import system_figures
+
     figures = system_figures(systems, is_short=False)
     if len(_grouped(systems, figures, width)) > 1:
         figures = system_figures(systems, is_short=True)
@@ -138,7 +141,7 @@ def _score_tables(systems: "Sequence[System]", width: int) -> list[Table]:
     return tables
 
 
-def _grouped(systems: "Sequence[System]", figures: Figures, width: int) -> list[list[int]]:
+def _grouped(systems: "Sequence[System]", figures: "Figures", width: int) -> list[list[int]]:
     """Split the systems, by index, into groups that fit the width."""
     label_width = max(len(label) for label, _ in figures)
     groups: list[list[int]] = []
@@ -153,7 +156,7 @@ def _grouped(systems: "Sequence[System]", figures: Figures, width: int) -> list[
     return groups
 
 
-def _width(figures: Figures, system: int) -> int:
+def _width(figures: "Figures", system: int) -> int:
     return max(len(cells[system]) for _, cells in figures)
 
 
@@ -163,6 +166,8 @@ def _abridged(name: str) -> str:
 
 def _comparison_table(comparisons: "Sequence[Comparison]") -> Table:
     """Build the table of differences, first system minus second."""
+    from raycap.results.labels import metric_label
+
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("difference", overflow="fold")
     for title in ("", "", "interval", "p"):

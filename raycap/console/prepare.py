@@ -15,7 +15,6 @@ from raycap.console.options import (
     set_option,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.shown.work import dataset_rows
 
 FormatOption = Annotated[
     AnnotationFormatName | None,
@@ -66,6 +65,8 @@ def prepare(
     Exit codes: 0 complete; 1 stopped; 2 wrong usage or settings.
     """
     with told_errors(debug=debug):
+        from raycap.results.shown.work import dataset_rows
+
         resolved = load_config(PrepareConfig, config, settings, {"subset": subset, "edits": edits})
         from raycap.console.progress import show_progress
         from raycap.exporting.dataset import prepare as prepare_dataset

@@ -16,8 +16,6 @@ from raycap.console.options import (
 )
 from raycap.console.terminal import print_rows, told_errors
 from raycap.errors import EXIT_STOPPED
-from raycap.results.shown.captioning import status_rows
-from raycap.results.shown.work import work_rows
 
 if TYPE_CHECKING:
     from raycap.results.captioning import OutputStatus
@@ -43,6 +41,8 @@ def status(
     with told_errors(debug=debug):
         from raycap.inspection import status as read_status
         from raycap.results.outputs import WorkStatus
+        from raycap.results.shown.captioning import status_rows
+        from raycap.results.shown.work import work_rows
 
         found = read_status(output, storage=load_storage(config, settings))
         if json:

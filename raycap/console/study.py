@@ -22,7 +22,6 @@ from raycap.console.options import (
 )
 from raycap.console.progress import LINE_EVERY_S, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.shown.experiments import STUDY_HEADINGS, study_cells, study_rows
 from raycap.results.status import Status
 from raycap.text import brief
 
@@ -62,12 +61,16 @@ _REASON_CHARS = 40
 
 def print_study(found: "Study") -> None:
     """Print the systems and the recommendation."""
+    from raycap.results.shown.experiments import study_rows
+
     Console().print(study_table(found, {}))
     print_rows(study_rows(found))
 
 
 def study_table(found: "Study", stages: Mapping[str, tuple[str, float]]) -> Table:
     """Build the table of systems: scores where available, otherwise the status."""
+    from raycap.results.shown.experiments import STUDY_HEADINGS, study_cells
+
     table = Table(*STUDY_HEADINGS, box=None)
     for system in found.systems:
         table.add_row(*study_cells(system), _state(system, found, stages))

@@ -18,7 +18,6 @@ from raycap.console.options import (
     TrainSetOption,
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.shown.experiments import EPOCH_HEADINGS, epoch_cells, training_rows
 
 if TYPE_CHECKING:
     from raycap.results.training import EpochRecord, Training
@@ -56,6 +55,8 @@ def train(
 
 def print_training(found: "Training") -> None:
     """Print the epochs, the summary, and what to try next."""
+    from raycap.results.shown.experiments import training_rows
+
     Console().print(epoch_table(found.history, best=found.best.epoch))
     print_rows(training_rows(found))
     Console().print(
@@ -68,6 +69,8 @@ def print_training(found: "Training") -> None:
 
 def epoch_table(history: "Sequence[EpochRecord]", *, best: int) -> Table:
     """Build the table of losses and scores, one row per epoch."""
+    from raycap.results.shown.experiments import EPOCH_HEADINGS, epoch_cells
+
     table = Table(*EPOCH_HEADINGS, box=None, padding=(0, 1, 0, 0))
     for record in history:
         table.add_row(*epoch_cells(record, best=best))

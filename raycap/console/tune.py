@@ -25,12 +25,6 @@ from raycap.console.options import (
 )
 from raycap.console.progress import short_duration, stages_shown
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.results.shown.experiments import (
-    describe_params,
-    search_rows,
-    show,
-    shown_trials,
-)
 from raycap.results.status import Status
 from raycap.text import brief, duration
 
@@ -73,6 +67,7 @@ _SHOWN_REASON_CHARS = 60
 def print_search(found: "Search") -> None:
     """Print the trials, best first, and what to try next."""
     from raycap.experiments.tuning.record import BEST, MODEL
+    from raycap.results.shown.experiments import search_rows
 
     Console().print(search_table(found))
     print_rows(search_rows(found))
@@ -89,6 +84,8 @@ def print_search(found: "Search") -> None:
 
 def search_table(found: "Search") -> Table:
     """Build the table of trials: running ones first, then by value."""
+    from raycap.results.shown.experiments import show, shown_trials
+
     names = short_names(found)
     table = Table("trial", *names.values(), "epochs", found.metric, "gap", "status", box=None)
     for trial in shown_trials(found):
@@ -170,6 +167,8 @@ class Pace:
 
 def _log_trial(progress: "SearchProgress", pace: Pace) -> None:
     """Log the state of a trial, and the best trial so far."""
+    from raycap.results.shown.experiments import describe_params
+
     search, trial = progress.search, progress.trial
     if trial is None:
         return

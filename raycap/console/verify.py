@@ -17,8 +17,6 @@ from raycap.console.options import (
 )
 from raycap.console.terminal import print_rows, stderr, told_errors
 from raycap.errors import EXIT_STOPPED
-from raycap.results.shown.captioning import verification_rows
-from raycap.results.shown.work import completeness_rows
 
 if TYPE_CHECKING:
     from raycap.results.captioning import Verification
@@ -44,6 +42,8 @@ def verify(
     with told_errors(debug=debug):
         from raycap.inspection import verify as verify_output
         from raycap.results.outputs import Completeness
+        from raycap.results.shown.captioning import verification_rows
+        from raycap.results.shown.work import completeness_rows
 
         found = verify_output(output, storage=load_storage(config, settings))
         if json:
