@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,7 +41,12 @@ def list_edits(
         str | None, typer.Option("--by", help="Only edits of this reviewer.", show_default=False)
     ] = None,
     last: Annotated[
-        int, typer.Option("--last", min=1, help="Show this many edits, the latest.")
+        int,
+        typer.Option(
+            "--last",
+            min=1,
+            help="Show this many edits, the latest. In the table, a batch counts as one.",
+        ),
     ] = 50,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -62,24 +68,40 @@ def list_edits(
             shown = [{**asdict(one.edit), "is_undone": one.is_undone} for one in found[-last:]]
             print_json({"num_edits": len(found), "edits": shown})
             return
-        Console().print(edits_table(found[-last:]))
-        if len(found) > last:
-            stderr().print(f"{len(found) - last:,} earlier edits: raise --last to see them")
+        savings = [list(group) for _, group in groupby(found, lambda one: _name(one.edit))]
+        Console().print(edits_table(savings[-last:]))
+        if len(savings) > last:
+            num_earlier = sum(map(len, savings[:-last]))
+            stderr().print(f"{num_earlier:,} earlier edits: raise --last to see them")
 
 
-def edits_table(found: "list[ListedEdit]") -> Table:
-    """Build the table of edits, the latest last."""
+def _name(edit: "Edit") -> str:
+    """Return the id that undoes all that was saved with an edit."""
+    return edit.batch or edit.edit_id
+
+
+def edits_table(savings: "list[list[ListedEdit]]") -> Table:
+    """Build the table of single edits and of batches, the latest last."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for title in ("edit", "saved (UTC)", "by", "image", "what"):
-        table.add_column(title, overflow="fold")
-    for one in found:
-        edit = one.edit
+        is_copied = title in ("edit", "saved (UTC)")  # into `raycap edits undo`
+        table.add_column(title, overflow="fold", no_wrap=is_copied)
+    for saved in savings:
+        edit = saved[0].edit
         image = edit.image_id if edit.prompt is None else f"{edit.image_id} ({edit.prompt})"
-        what = _what(edit) + (" [undone]" if one.is_undone else "")
-        named = edit.edit_id if edit.batch is None else f"{edit.edit_id} {edit.batch}"
-        cells = (named, edit.at[:19].replace("T", " "), edit.by, image, what)
+        if len(saved) > 1:
+            image = f"{len(saved):,} images, such as {image}"
+        what = _what(edit) + _undone(saved)
+        cells = (_name(edit), edit.at[:16].replace("T", " "), edit.by, image, what)
         table.add_row(*map(escape, cells))
     return table
+
+
+def _undone(saved: "list[ListedEdit]") -> str:
+    num_undone = sum(one.is_undone for one in saved)
+    if num_undone in (0, len(saved)):
+        return " [undone]" if num_undone else ""
+    return f" [{num_undone:,} of them undone]"
 
 
 def _what(edit: "Edit") -> str:
@@ -131,7 +153,7 @@ def undo(
 
         storage = load_storage(config, settings)
         undone = undo_edits(output, edits or [], by=by, since=since, storage=storage)
-        names = ", ".join(dict.fromkeys(edit.batch or edit.edit_id for edit in undone))
+        names = ", ".join(dict.fromkeys(map(_name, undone)))
         print_rows([("undone", f"{len(undone):,}"), ("undo that with", names)])
 
 

@@ -47,12 +47,28 @@ def test_edits_are_listed_as_json_and_as_a_table(output: Path, cli: InProcess) -
     assert found["num_edits"] == 3
     assert [one["image_id"] for one in found["edits"]] == ["b.jpg", "c.jpg"]
     assert not any(one["is_undone"] for one in found["edits"])
-    code, out, err = cli("edits", "list", output, "--by", "ann", "--last", 2)
+    code, out, err = cli("edits", "list", output, "--by", "ann", "--last", 1)
     assert code == 0
     assert "b.jpg" in out
     assert "1 earlier" in err
     assert [one.edit.image_id for one in raycap.list_edits(output, image="c.jpg")] == ["c.jpg"]
     assert raycap.list_edits(output, by="bob") == []
+
+
+def test_a_batch_is_one_row_with_an_id_that_can_be_copied(output: Path, cli: InProcess) -> None:
+    first, second, _ = raycap.list_edits(output)
+    _, out, err = cli("edits", "list", output)
+    rows = out.splitlines()
+    assert [line.split()[0] for line in rows if line[0] != " "] == [
+        "edit",
+        first.edit.edit_id,
+        second.edit.batch,
+    ]
+    assert "c.jpg" not in out
+    assert "earlier" not in err
+    cli("edits", "undo", output, second.edit.edit_id)
+    assert "1 of them" in cli("edits", "list", output)[1]
+    assert "1 of them" not in cli("edits", "list", output, "--image", "b.jpg")[1]
 
 
 def test_an_edit_a_batch_and_all_of_a_reviewer_are_undone(output: Path, cli: InProcess) -> None:
