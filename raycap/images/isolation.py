@@ -107,6 +107,11 @@ class Isolated(Generic[A, R]):
             return found
         raise result
 
+    def start(self) -> None:
+        """Start the process now, so that the first call does not wait for it."""
+        if self._connection is None:
+            self._start()
+
     def close(self) -> None:
         """End the process."""
         if self._connection is not None:

@@ -76,6 +76,19 @@ class Pictures:
             self._cache.put(name, found)
         return found
 
+    def start(self) -> None:
+        """Start the processes ahead: the first images would wait for seconds."""
+        # Ctrl-C is for the process that starts them; see `_Shrinker`, which is not made yet.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            for _ in range(_NUM_PROCESSES):
+                process = self._processes.get()
+                if process is not None:
+                    process.start()
+                self._processes.put(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def close(self) -> None:
         """End the processes, and what waits for one."""
         for _ in range(_NUM_PROCESSES):

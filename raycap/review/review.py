@@ -71,22 +71,21 @@ def review(
     sources = open_sources(addresses, config.storage)
     writer = EditWriter(sources.output.store, config.reviewer)
     announce("reading captions")
-    with (
-        open_index(
+    with open_pictures(sources.output, config) as pictures:
+        pictures.start()
+        with open_index(
             sources.output,
             states=partial(states_of, writer.history),
             beside=sources.beside,
             scores=sources.scores,
             memory_bytes=config.memory_bytes,
             on_progress=on_progress,
-        ) as index,
-        open_pictures(sources.output, config) as pictures,
-    ):
-        session = Session(output=sources.output, index=index, writer=writer)
-        session.selections.prepare(LOGPROB)
-        with serve(session, pictures, config) as server:
-            _wait(server, config, on_ready)
-        return _summary(session)
+        ) as index:
+            session = Session(output=sources.output, index=index, writer=writer)
+            session.selections.prepare(LOGPROB)
+            with serve(session, pictures, config) as server:
+                _wait(server, config, on_ready)
+            return _summary(session)
 
 
 def _wait(server: Server, config: ReviewConfig, on_ready: Callable[[Server], None] | None) -> None:

@@ -61,6 +61,14 @@ def test_calls_are_answered_by_one_other_process(isolated: Isolated[str, str]) -
     assert isolated("c") != f"c by {pid}"
 
 
+def test_a_process_can_be_started_ahead(isolated: Isolated[str, str]) -> None:
+    isolated.start()
+    assert isolated.is_running
+    (child,) = [it for it in psutil.Process().children() if "spawn_main" in " ".join(it.cmdline())]
+    isolated.start()  # not another one
+    assert isolated("a") == f"a by {child.pid}"
+
+
 @pytest.mark.parametrize(
     ("what", "told"),
     [
