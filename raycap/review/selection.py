@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool
 from pydantic import Field
 
 from raycap.config import Section
@@ -107,6 +108,10 @@ class Selections:
             while len(self._made) > _KEPT_SELECTIONS:
                 self._made.popitem(last=False)
         return made
+
+    def of_state(self, state: State) -> Bool[np.ndarray, " items"]:
+        """Return whether each item is in a state now, whatever selections were made before."""
+        return self._index.where(f"({_STATES[state]})", [])
 
     def prepare(self, name: str) -> None:
         """Sort by a value ahead, because the first to ask would wait for it."""

@@ -235,7 +235,11 @@ class Session:
         numbers = self.selections.get(wanted)
         changes: list[tuple[int, str]] = []
         num_kept = 0
-        for item, text in replaced(rule, self._captions(numbers.tolist())):
+        searched, num_rejected = numbers, 0
+        if wanted.state != "rejected":  # a text would take the rejection back
+            is_rejected = self.selections.of_state("rejected")[numbers]
+            searched, num_rejected = numbers[~is_rejected], int(is_rejected.sum())
+        for item, text in replaced(rule, self._captions(searched.tolist())):
             if text is None:
                 num_kept += 1
                 continue
@@ -252,6 +256,7 @@ class Session:
             "num_searched": len(numbers),
             "num_changes": len(changes),
             "num_kept": num_kept,
+            "num_rejected": num_rejected,
             "changes": [
                 {
                     "image_id": rows[item][schema.IMAGE_ID],
@@ -383,7 +388,9 @@ class Session:
 
     def _captions(self, items: Sequence[int]) -> Iterable[tuple[int, str | None]]:
         for first in range(0, len(items), _NUM_CAPTIONS):
-            yield from self.index.captions(items[first : first + _NUM_CAPTIONS])
+            chunk = items[first : first + _NUM_CAPTIONS]
+            found = dict(self.index.captions(chunk))
+            yield from ((item, found[item]) for item in chunk)
 
 
 def _finite(value: float | None) -> float | None:

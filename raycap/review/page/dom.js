@@ -64,7 +64,8 @@ export function showMarks(list, item, labels) {
   if (item.flag) {
     marks.push(element("li", { text: item.flag, kind: "state flag" }));
   }
-  const facts = [["log-probability", item.logprob?.toFixed(2)], ["words", item.num_words]];
+  const certainty = item.caption === item.original ? item.logprob?.toFixed(2) : null;
+  const facts = [["log-probability", certainty], ["words", item.num_words]];
   for (const [name, value] of Object.entries(item.scores)) {
     facts.push([labels[name] ?? name, value.toFixed(3)]);
   }

@@ -61,9 +61,12 @@ export class Replace {
     const kept = found.num_kept
       ? ` ${number(found.num_kept)} stay as they are: nothing would be left of them, or they take too long to search.`
       : "";
+    const rejected = found.num_rejected
+      ? ` ${number(found.num_rejected)} rejected ${found.num_rejected === 1 ? "caption is" : "captions are"} left out.`
+      : "";
     const more = found.num_changes > found.changes.length ? ` The first ${found.changes.length}:` : "";
     find("result").textContent =
-      `${number(found.num_changes)} of ${number(found.num_searched)} captions change.${kept}${more}`;
+      `${number(found.num_changes)} of ${number(found.num_searched)} captions change.${rejected}${kept}${more}`;
     this.apply.disabled = found.num_changes === 0;
     this.apply.textContent = `Replace in ${number(found.num_changes)} captions`;
     find("changes").replaceChildren(...found.changes.map(changeRow));

@@ -96,11 +96,12 @@ export class Single {
   }
 
   fillFacts(item) {
+    const isOfModel = item.caption === item.original;
     const facts = [
       ["size", item.width_px ? `${item.width_px} × ${item.height_px} px` : null],
-      ["model", item.model],
+      ["model", isOfModel ? item.model : null],
       ["prompt", item.prompt],
-      ["finish", item.finish],
+      ["finish", isOfModel ? item.finish : null],
       ["last edit", item.by ? `${item.by}, ${item.at.slice(0, 16).replace("T", " ")} UTC` : null],
       ...Object.entries(item.kept),
     ];

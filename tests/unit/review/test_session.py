@@ -138,6 +138,25 @@ def test_find_and_replace_changes_only_what_the_filter_shows(session: Session) -
     assert captions(session) == ["a cat", "the dog", "a cat on a mat", None]
 
 
+def test_find_and_replace_shows_changes_in_the_order_of_the_page(session: Session) -> None:
+    wanted = Filter(sort="num_words", descending=True)
+    shown = session.preview(wanted, Rule(find="a ", replacement="the "))
+    assert [change["image_id"] for change in shown["changes"]] == ["c", "a", "b"]
+
+
+def test_find_and_replace_leaves_rejected_captions_rejected(session: Session) -> None:
+    rule = Rule(find="a ", replacement="the ")
+    save(session, 0, "reject")
+    shown = session.preview(EVERYTHING, rule)
+    assert (shown["num_changes"], shown["num_rejected"]) == (2, 1)
+    session.replace(shown["name"])
+    assert captions(session) == ["a cat", "the dog", "the cat on the mat", None]
+    assert session.counts() == {"edited": 2, "rejected": 1, "unreviewed": 1}
+    # Who asks for rejected captions gets them.
+    shown = session.preview(Filter(state="rejected"), rule)
+    assert (shown["num_changes"], shown["num_rejected"]) == (1, 0)
+
+
 def test_find_and_replace_is_refused_if_a_caption_has_changed_since(session: Session) -> None:
     shown = session.preview(EVERYTHING, Rule(find="cat", replacement="lion"))
     with open_session(session.output.store.uri, by="bob") as other:
