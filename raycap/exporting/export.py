@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from raycap.captioning.output import open_finished
 from raycap.config import (
     EditsMode,
@@ -24,11 +26,13 @@ from raycap.config import (
     choose,
     renamed_flags,
 )
+from raycap.edits.records import Review
 from raycap.errors import ConfigError
 from raycap.exporting import files, hf, metadata, sidecars, tars, xmp
 from raycap.exporting.jobs import Exporter, ExportJob, HubOptions
 from raycap.exporting.selection import Selection, selected
 from raycap.results.captioning import ExportCounts
+from raycap.schema import REVIEW, STALE
 
 EXPORTERS: Mapping[ExportFormat, Exporter] = {
     **files.EXPORTERS,
@@ -150,12 +154,37 @@ def export(  # noqa: PLR0913  the public call: all but two by keyword
             ),
         )
         counts = exporter.write(job)
+        reviewed = _describe_reviews(rows)
     return replace(
         counts,
         num_gone_skipped=source.num_dropped,
         num_left_out=rows.num_left_out,
-        notes=(*counts.notes, *_describe_join(rows)),
+        notes=(*counts.notes, *_describe_join(rows), *reviewed),
     )
+
+
+def _describe_reviews(rows: Selection) -> list[str]:
+    """Say which of the exported captions a reviewer would not expect there."""
+    output = rows.output
+    marks = [name for name in (REVIEW, STALE) if name in output.marks]
+    if output.edits is not EditsMode.APPLY or len(marks) < 2:  # a field of the run has the name
+        return []
+    num_rejected = num_stale = 0
+    for page in rows.pages(marks):
+        num_rejected += pc.sum(pc.equal(page[REVIEW], Review.REJECTED)).as_py() or 0
+        num_stale += pc.sum(page[STALE]).as_py() or 0
+    notes = []
+    if num_rejected:
+        notes.append(
+            f"rejected: reviewers have rejected {num_rejected:,} of the exported captions; "
+            "leave them out with --where \"review is distinct from 'rejected'\""
+        )
+    if num_stale:
+        notes.append(
+            f"stale: {num_stale:,} images or captions have changed since they were reviewed, and "
+            "have the caption of the run; review them again (state: stale)"
+        )
+    return notes
 
 
 def _describe_join(rows: Selection) -> tuple[str, ...]:

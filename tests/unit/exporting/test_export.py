@@ -23,6 +23,8 @@ from raycap.captioning.parts import (
     read_part,
 )
 from raycap.config import ExportFormat, StorageConfig
+from raycap.edits.records import Edit, EditAction
+from raycap.edits.writing import EditWriter
 from raycap.errors import ConfigError
 from raycap.exporting import formats
 from raycap.exporting.export import export
@@ -54,6 +56,31 @@ def test_json_lines_hold_every_column_of_every_row_in_order(two_parts: str, tmp_
     assert [item[schema.LOGPROB] for item in read] == [-0.3, None, -0.3, -0.3]
     assert read[2][schema.ALTERNATIVES] == [{"caption": "one\tmore", "logprob": -0.7}]
     assert pa.Table.from_pylist(read, schema=schema.CAPTIONS).to_pylist() == rows_of(two_parts)
+
+
+def test_notes_count_exported_captions_that_are_rejected_or_stale(
+    output: Callable[..., str], tmp_path: Path
+) -> None:
+    uri = output([row("a"), row("b")], [row("c")])
+
+    def notes(**options: Any) -> list[str]:
+        file = tmp_path / "x.csv"
+        counts = export(uri, file, to=ExportFormat.CSV, existing="overwrite", **options)
+        return [note.partition(":")[0] for note in counts.notes]
+
+    assert notes() == []
+    old = row("a")["caption"]
+    writer = EditWriter(open_store(uri, StorageConfig()), by="ann")
+    reject = {"action": EditAction.REJECT, "old": old, "etag": row("a")["etag"]}
+    writer.save([Edit(image_id=name, **reject) for name in "ac"])  # type: ignore[arg-type]
+    assert notes() == ["rejected"]
+    assert "2 of" in export(uri, tmp_path / "y.csv", to=ExportFormat.CSV).notes[0]
+    assert notes(where="review is distinct from 'rejected'") == []
+    assert notes(edits="ignore") == notes(edits="only") == []
+    text = Edit(image_id="b", action=EditAction.TEXT, old=old, new="a dog", etag="another")
+    writer.save([text])
+    assert notes() == ["rejected", "stale"]
+    assert notes(columns=["caption"], where="image_id = 'b'") == ["stale"]
 
 
 def test_json_lines_stay_json_where_a_model_gave_no_number(
