@@ -182,6 +182,25 @@ def test_two_windows_never_overwrite_each_other(scenes: str, serving: Serve, ope
     expect(theirs.page.locator(".history li")).to_have_count(2)
 
 
+def test_a_conflict_with_another_window_of_the_same_reviewer_says_so(
+    scenes: str, serving: Serve, opened: Open
+) -> None:
+    address = serving(scenes)
+    first, second = opened(address), opened(address)
+    for view in (first, second):
+        view.press("j", "e")
+        expect(view.page.get_by_label("Caption", exact=True)).to_be_focused()
+    for view, text in ((second, "there"), (first, "here")):
+        view.page.get_by_label("Caption", exact=True).fill(text)
+        view.page.get_by_role("button", name="Save", exact=True).click()
+    expect(first.page.get_by_role("alert")).to_contain_text("in another window")
+    first.page.get_by_role("button", name="Save this instead").click()
+    first.is_saved("Saved.")
+    # What a person wrote has no log-probability, and is not the model's.
+    expect(first.page.locator("[data-single] [data-marks]")).not_to_contain_text("log-probability")
+    expect(second.page.locator("[data-single] [data-facts]")).not_to_contain_text("model")
+
+
 def test_find_and_replace_is_shown_first_and_undone_at_once(
     scenes: str, serving: Serve, opened: Open
 ) -> None:
@@ -206,6 +225,15 @@ def test_find_and_replace_is_shown_first_and_undone_at_once(
     view.is_saved(f"Undone: {num_found} captions.")
     expect(view.page.locator(".card .caption").first).to_contain_text("background")
     assert view.captions == found
+    view.page.locator("[data-open]").first.focus()
+    view.press("x")
+    view.is_saved("Rejected.")
+    view.press("r")
+    expect(view.page.get_by_label("Find", exact=True)).to_be_focused()
+    view.press("Enter")
+    view.is_saved(
+        f"{num_found - 1} of {num_found} captions change. 1 rejected caption is left out."
+    )
 
 
 def test_the_address_keeps_filter_page_and_image(

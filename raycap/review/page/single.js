@@ -206,19 +206,21 @@ export class Single {
     const box = this.part("conflict");
     const state = conflict.review ? ` (${conflict.review})` : "";
     const yours = action === "text" || this.isDirty ? text : `${ACTIONS[action]}: ${text}`;
+    const isOwn = by === this.about.reviewer; // in another window, or somebody of the same name
+    const told = isOwn ? `This caption was changed in another window, as ${by}.` : `${by} changed this caption meanwhile.`;
     box.replaceChildren(
-      element("p", {}, element("strong", { text: `${by} changed this caption meanwhile.` })),
+      element("p", {}, element("strong", { text: told })),
       element("dl", {},
-        element("dt", { text: `Theirs${state}` }), element("dd", { text: conflict.caption ?? "no caption", dir: "auto" }),
-        element("dt", { text: "Yours" }), element("dd", { text: yours, dir: "auto" })),
+        element("dt", { text: `${isOwn ? "There" : "Theirs"}${state}` }), element("dd", { text: conflict.caption ?? "no caption", dir: "auto" }),
+        element("dt", { text: isOwn ? "Here" : "Yours" }), element("dd", { text: yours, dir: "auto" })),
       element("div", { kind: "acts" },
-        button("Keep theirs", () => {
+        button(isOwn ? "Keep the other" : "Keep theirs", () => {
           this.drafts.delete(conflict.item);
           this.fill(conflict);
           this.fillDetails(conflict);
           this.part("text").focus();
         }),
-        button("Save mine instead", () => {
+        button(isOwn ? "Save this instead" : "Save mine instead", () => {
           this.item = conflict;
           this.part("text").value = text;
           box.hidden = true;
