@@ -72,7 +72,7 @@ def test_notes_count_exported_captions_that_are_rejected_or_stale(
     old = row("a")["caption"]
     writer = EditWriter(open_store(uri, StorageConfig()), by="ann")
     reject = {"action": EditAction.REJECT, "old": old, "etag": row("a")["etag"]}
-    writer.save([Edit(image_id=name, **reject) for name in "ac"])  # type: ignore[arg-type]
+    writer.save([Edit(image_id=name, **reject) for name in "ac"])
     assert notes() == ["rejected"]
     assert "2 of" in export(uri, tmp_path / "y.csv", to=ExportFormat.CSV).notes[0]
     assert notes(where="review is distinct from 'rejected'") == []
