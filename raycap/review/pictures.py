@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -78,7 +79,9 @@ class Pictures:
 
     def start(self) -> None:
         """Start the processes ahead: the first images would wait for seconds."""
-        # Ctrl-C is for the process that starts them; see `_Shrinker`, which is not made yet.
+        # Ctrl-C is for the process that starts them; see `_Shrinker`, which is not made yet. They
+        # inherit that it is blocked, but starting Python's resource tracker would unblock it.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             for _ in range(_NUM_PROCESSES):

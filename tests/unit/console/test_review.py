@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.request import HTTPCookieProcessor, build_opener
 
+import pytest
+
 from tests.conftest import MakeJpeg
 from tests.support import outputs
 from tests.support.outputs import row
@@ -16,8 +18,9 @@ from tests.support.outputs import row
 output = outputs.output
 
 
+@pytest.mark.parametrize("is_shown", [True, False], ids=["a-picture-shown", "none-shown"])
 def test_it_serves_the_printed_address_until_ctrl_c(
-    output: Callable[..., str], tmp_path: Path, make_jpeg: MakeJpeg
+    output: Callable[..., str], tmp_path: Path, make_jpeg: MakeJpeg, is_shown: bool
 ) -> None:
     make_jpeg(tmp_path / "a.jpg")
     rows = [row("a.jpg", source_uri=str(tmp_path / "a.jpg"), etag=None), row("b.jpg")]
@@ -40,8 +43,9 @@ def test_it_serves_the_printed_address_until_ctrl_c(
     opener = build_opener(HTTPCookieProcessor())
     with opener.open(address) as page:
         assert b"<main" in page.read()
-    with opener.open(address.partition("?")[0] + "pictures/small/0") as picture:
-        assert picture.read().startswith(b"RIFF")
+    if is_shown:
+        with opener.open(address.partition("?")[0] + "pictures/small/0") as picture:
+            assert picture.read().startswith(b"RIFF")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the decoders get it too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
