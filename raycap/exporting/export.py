@@ -181,8 +181,8 @@ def _describe_reviews(rows: Selection) -> list[str]:
         )
     if num_stale:
         notes.append(
-            f"stale: {num_stale:,} images or captions have changed since they were reviewed, and "
-            "have the caption of the run; review them again (state: stale)"
+            "stale: reviews that do not count, because the image or its caption has changed since: "
+            f"{num_stale:,}; look at them again in raycap review (state: stale)"
         )
     return notes
 
