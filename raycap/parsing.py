@@ -1,6 +1,7 @@
-"""Parsing JSON and YAML that users and other programs wrote: whatever is wrong is a ValueError."""
+"""Parsing what users and other programs wrote: JSON and YAML (a fault is a ValueError), lists."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -35,3 +36,10 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(_TOO_DEEP) from None
     except (yaml.YAMLError, *_OF_VALUES) as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def split_names(given: Sequence[str] | str | None) -> list[str] | None:
+    """Return the names of an argument: a list, or a text with commas between them."""
+    if given is None:
+        return None
+    return [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)

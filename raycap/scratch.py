@@ -60,6 +60,11 @@ def _hide_progress(connection: "duckdb.DuckDBPyConnection") -> None:
 class SqlError(ValueError):
     """What SQL cannot compute; its message is one line."""
 
+    def __init__(self, message: str, *, is_of_names: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_names = is_of_names
+        """Whether it is about a name or a type: the names of the columns help then."""
+
 
 @cache
 def condition_database() -> "duckdb.DuckDBPyConnection":
@@ -113,7 +118,10 @@ def sql_errors() -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise SqlError(lines[0] if lines else type(error).__name__) from error
+        raise SqlError(
+            lines[0].rstrip("!") if lines else type(error).__name__,
+            is_of_names=isinstance(error, duckdb.BinderException),
+        ) from error
 
 
 def relation_of(

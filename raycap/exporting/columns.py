@@ -47,13 +47,6 @@ class Column:
         return found
 
 
-def split_columns(given: Sequence[str] | str | None) -> list[str] | None:
-    """Return the columns of an argument: a list, or a text with commas between them."""
-    if given is None:
-        return None
-    return [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
-
-
 def chosen_columns(
     wanted: Sequence[str], types: Mapping[str, pa.DataType], all_names: Sequence[str]
 ) -> tuple[Column, ...]:

@@ -11,8 +11,9 @@ import pyarrow as pa
 from raycap.captioning.output import FinishedOutput
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.exporting.columns import Column, chosen_columns, described, split_columns
+from raycap.exporting.columns import Column, chosen_columns, described
 from raycap.exporting.joining import JoinedTable, join_table
+from raycap.parsing import split_names
 from raycap.schema import EDIT_MARKS, IMAGE_ID
 from raycap.scratch import SqlError, confine, matching_rows, named_columns, scratch_database
 from raycap.storage.base import Store
@@ -153,7 +154,7 @@ def selected(
     """
     if on is not None and join is None:
         raise ConfigError("--on: is the column of --join; give a table to join", setting="on")
-    wanted = split_columns(columns)
+    wanted = split_names(columns)
     if where is None and join is None:
         yield _whole(output, wanted)
         return
@@ -221,4 +222,5 @@ def _matching(
     try:
         return matching_rows(database, page, condition)
     except SqlError as error:
-        raise ConfigError(f"--where: {error}; {described(types)}", setting="where") from error
+        names = f"; {described(types)}" if error.is_of_names else ""
+        raise ConfigError(f"--where: {error}{names}", setting="where") from error

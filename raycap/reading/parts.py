@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycap.errors import ConfigError
+from raycap.parsing import split_names
 from raycap.schema import IMAGE_ID
 from raycap.scratch import SqlError, condition_database, matching_rows, named_columns
 
@@ -112,13 +113,13 @@ class PartReader:
         return None
 
 
-def choose_columns(content: Content, columns: Sequence[str] | None, uri: str) -> list[str]:
+def choose_columns(content: Content, columns: Sequence[str] | str | None, uri: str) -> list[str]:
     """Return the columns to read.
 
     Raises:
         ConfigError: there is no such column.
     """
-    names = list(content.default_columns if columns is None else columns)
+    names = split_names(columns) or list(content.default_columns if columns is None else ())
     for name in names:
         if name not in content.schema.names:
             raise ConfigError(
@@ -141,11 +142,8 @@ def check_where(content: Content, where: str | None, uri: str) -> None:
     try:
         matching_rows(condition_database(), content.schema.empty_table(), where)
     except SqlError as error:
-        raise ConfigError(
-            f"{uri}: where: {error}; the columns are: {', '.join(content.schema.names)}",
-            uri=uri,
-            setting="where",
-        ) from error
+        names = f"; the columns are: {', '.join(content.schema.names)}" if error.is_of_names else ""
+        raise ConfigError(f"{uri}: where: {error}{names}", uri=uri, setting="where") from error
 
 
 def _matching(table: pa.Table, where: str) -> pa.Table:

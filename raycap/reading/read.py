@@ -30,7 +30,7 @@ def read(
     output: str | Path,
     prompt: str | None = None,
     *,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] | str | None = None,
     where: str | None = None,
     edits: EditsMode | str = EditsMode.APPLY,
     storage: StorageConfig | None = None,
@@ -43,7 +43,8 @@ def read(
             image.
         prompt: The named prompt whose answers are the columns `caption`, `status` and so on; None
             for the first. The answers to each prompt are also a column with the name of the prompt.
-        columns: The columns to read; None for all, of a dataset for all but `bytes`.
+        columns: The columns to read, as a list or with commas between them; None for all, of a
+            dataset for all but `bytes`.
         where: Only rows for which this condition holds: an expression of SQL, as of `raycap export
             --where`, such as `status = 'failed'`. It may name columns that are not read.
         edits: `apply` gives captions as reviewers left them, and if there are edits, what they made
@@ -93,7 +94,7 @@ def read(
 
 def _reader(
     content: Content,
-    columns: Sequence[str] | None,
+    columns: Sequence[str] | str | None,
     where: str | None,
     store: Store,
 ) -> PartReader:

@@ -103,8 +103,14 @@ class Rows(Displayed):
 
         Raises:
             KeyError: there is none.
+            TypeError: it is no image id: rows have no numbers.
             ConfigError: images have a row for each of several systems.
         """
+        if not isinstance(image_id, str):
+            raise TypeError(
+                f"rows are found by image id, not by {type(image_id).__name__}: use head(n) for "
+                "the first ones, or to_arrow() for rows by number"
+            )
         found = self._find(image_id)
         if found is None:
             raise KeyError(image_id)
@@ -124,7 +130,13 @@ class Rows(Displayed):
         return self._reader.find(self._parts, image_id)
 
     def head(self, n: int = 5) -> list[dict[str, Any]]:
-        """Return the first rows; no more parts are read than it takes."""
+        """Return the first rows; no more parts are read than it takes.
+
+        Raises:
+            ConfigError: the number is negative.
+        """
+        if n < 0:
+            raise ConfigError(f"n={n}: give the number of rows, 0 or more", setting="n")
         return list(islice((row for part in self._parts for row in self._rows_of(part)), n))
 
     def _rows_of(self, part: Part) -> Iterator[dict[str, Any]]:

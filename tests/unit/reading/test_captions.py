@@ -128,11 +128,22 @@ def test_the_first_rows_are_read_from_the_first_parts(two_parts: str) -> None:
     Path(two_parts, part_key(CAPTIONS, 1)).unlink()
     assert [item[schema.IMAGE_ID] for item in rows.head(2)] == NAMES[:2]
     assert rows.head(0) == []
+    with pytest.raises(ConfigError) as caught:
+        rows.head(-1)
+    assert caught.value.setting == "n"
+
+
+def test_rows_have_no_numbers(two_parts: str) -> None:
+    rows: Any = raycap.read(two_parts)
+    for number in (0, slice(2)):
+        with pytest.raises(TypeError, match="image id"):
+            rows[number]
 
 
 def test_columns_and_a_condition_choose_what_is_read(two_parts: str) -> None:
     rows = raycap.read(two_parts, columns=["caption", "image_id"], where=f"NOT {IS_FAILED}")
     assert [list(item) for item in rows] == [["caption", "image_id"]] * 3
+    assert raycap.read(two_parts, columns="caption, image_id").columns == rows.columns
     assert len(rows) == 3
     assert rows["a/1.jpg"] == {"caption": "a cat on a mat", "image_id": "a/1.jpg"}
     assert "a/2.jpg" not in rows
