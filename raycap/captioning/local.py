@@ -78,7 +78,7 @@ class Captioner:
     """A loaded model that captions images, by the same settings and rules as `raycap caption`.
 
     It also is a stage of Ray Data: `dataset.map_batches(raycap.Captioner,
-    fn_constructor_kwargs={"model": "demo"}, concurrency=1)`.
+    fn_constructor_kwargs={"model": "demo"}, compute=ActorPoolStrategy(size=1))`.
     """
 
     def __init__(
@@ -145,10 +145,11 @@ class Captioner:
             file_of(images)  # raises
         each: Iterable[Any] = [images] if is_one else images
         if bool(self._wanted.names) != (fields is not None):
-            names = ", ".join(self._wanted.names) or "none"
+            names = ", ".join(self._wanted.names)
             raise ConfigError(
-                f"fields: the prompts name {names}: give a mapping of values per image for "
-                "these, and nothing without them",
+                f"fields: the prompts name {names}: give a mapping of values per image"
+                if names
+                else "fields: no prompt names a field: leave them out",
                 setting="fields",
             )
         known = [fields] if isinstance(fields, Mapping) else fields

@@ -247,8 +247,11 @@ def _check_unique(database: "duckdb.DuckDBPyConnection", uri: str, key: str) -> 
     if num_repeated:
         rows = database.execute(f"{repeated} ORDER BY {_KEY} LIMIT {_NUM_SHOWN}").fetchall()
         more = ", ..." if num_repeated > len(rows) else ""
+        values = f"{num_repeated:,} values of {key!r} are"
+        if num_repeated == 1:
+            values = f"a value of {key!r} is"
         raise DatasetError(
-            f"{uri}: {num_repeated:,} values of {key!r} are in several rows "
+            f"{uri}: {values} in several rows "
             f"({', '.join(repr(value) for (value,) in rows)}{more}); keep one row of each",
             uri=uri,
             setting="on",

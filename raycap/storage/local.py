@@ -325,7 +325,9 @@ def _mapped_errors(path: Path | str, *, is_ours: bool = False) -> Iterator[None]
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         named = str(_named(error, path, is_ours))
-        raise ObjectNotFound(f"{named}: no such file", uri=named) from error
+        is_folder = isinstance(error, IsADirectoryError)
+        told = "is a folder, not a file" if is_folder else "no such file"
+        raise ObjectNotFound(f"{named}: {told}", uri=named) from error
     except OSError as error:
         named = str(_named(error, path, is_ours))
         told = f"{named}: {error.strerror or error}"

@@ -82,6 +82,7 @@ def test_a_bad_image_is_a_result_and_spares_the_others(
 ) -> None:
     (tmp_path / "cut.png").write_bytes(png("red", (400, 300))[:-60])
     bad: list[Any] = [b"", b"no image", tmp_path / "gone.jpg", "", None, tmp_path / "cut.png"]
+    assert "folder" in str(stub.caption(tmp_path)[0].error)
     with Image.open(tmp_path / "cut.png") as cut:
         found = stub.caption([png("red"), *bad, cut, png("blue")])
     codes = [
