@@ -13,7 +13,8 @@ from itertools import chain
 Rows = list[tuple[str, str]]
 """Names and values."""
 
-_LEFT = ' style="text-align:left"'
+# Leading spaces are those of rows that belong to the one above.
+_LEFT = ' style="text-align:left;white-space:pre-wrap"'
 _GAP = "  "
 
 

@@ -129,6 +129,12 @@ def test_texts_of_users_are_escaped() -> None:
     assert "&lt;img" in html
 
 
+def test_rows_of_a_row_are_indented_in_html_too() -> None:
+    found = replace(summary(3), failed={"too_large": 1})
+    assert "  too_large" in texts_of(found._repr_html_())
+    assert "white-space:pre-wrap" in found._repr_html_()
+
+
 def test_an_evaluation_shows_each_system_with_intervals(tmp_path: Path) -> None:
     found = evaluation(tmp_path)
     table = found.shown().tables[0]
