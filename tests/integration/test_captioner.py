@@ -109,7 +109,10 @@ def test_a_pipeline_of_ray_data_gets_captions(photos: Path, tmp_path: Path) -> N
     settings = {"model": "demo", "column": "bytes"}
     files = ray.data.read_binary_files(str(photos), include_paths=True)
     found = files.map_batches(
-        raycap.Captioner, fn_constructor_kwargs=settings, batch_size=4, concurrency=1
+        raycap.Captioner,
+        fn_constructor_kwargs=settings,
+        batch_size=4,
+        compute=ray.data.ActorPoolStrategy(size=1),
     ).take_all()
     assert len(found) == len(expected)
     for row in found:
@@ -126,7 +129,8 @@ def test_columns_of_paths_and_of_pixels_are_captioned(photos: Path, batch_format
     scenes = sorted(photos.glob("*.png")) or sorted(photos.glob("scene*"))
     captioner = raycap.load_captioner("stub")
     texts = [one.text for one in captioner.caption(scenes)]
-    shared: dict[str, Any] = {"batch_format": batch_format, "concurrency": 1, "batch_size": 4}
+    actors = ray.data.ActorPoolStrategy(size=1)
+    shared: dict[str, Any] = {"batch_format": batch_format, "compute": actors, "batch_size": 4}
     paths = ray.data.from_items([{"path": str(path)} for path in scenes])
     named = paths.map_batches(
         raycap.Captioner, fn_constructor_kwargs={"model": "stub", "column": "path"}, **shared
