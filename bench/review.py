@@ -34,8 +34,8 @@ from raycap.captioning.parts import (
 from raycap.config import ReviewConfig, StorageConfig
 from raycap.edits.records import Edit, EditAction
 from raycap.edits.writing import EditWriter
-from raycap.review.review import review
-from raycap.review.server import Server
+from raycap.reviewing.review import review
+from raycap.reviewing.server import Server
 from raycap.storage.parts import part_key
 from raycap.storage.stores import open_store
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from raycap.reporting.report import report
     from raycap.results.caption_result import CaptionResult
     from raycap.results.captioning import Summary
-    from raycap.review.review import review
+    from raycap.reviewing.review import review
     from raycap.training.run import train
 
 _SOURCES = {
@@ -82,7 +82,7 @@ _SOURCES = {
     "prepare": "raycap.exporting.dataset",
     "read": "raycap.reading.read",
     "report": "raycap.reporting.report",
-    "review": "raycap.review.review",
+    "review": "raycap.reviewing.review",
     "status": "raycap.inspection",
     "study": "raycap.experiments.study.run",
     "train": "raycap.training.run",

@@ -8,8 +8,8 @@ from raycap.console.options import ConfigOption, DebugOption, argument, set_opti
 from raycap.console.terminal import print_rows, stderr, told_errors
 
 if TYPE_CHECKING:
-    from raycap.review.review import ReviewSummary
-    from raycap.review.server import Server
+    from raycap.reviewing.review import ReviewSummary
+    from raycap.reviewing.server import Server
 
 
 def review(
@@ -39,7 +39,7 @@ def review(
     with told_errors(debug=debug):
         resolved = load_config(ReviewConfig, config, settings)
         from raycap.console.progress import show_progress
-        from raycap.review.review import review as review_output
+        from raycap.reviewing.review import review as review_output
 
         with show_progress(stderr()) as on_progress:
             found = review_output(

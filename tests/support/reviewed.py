@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from raycap.config import ReviewConfig
 from raycap.edits.writing import EditWriter
-from raycap.review.index import open_index
-from raycap.review.pictures import open_pictures
-from raycap.review.server import Server, serve
-from raycap.review.session import Session, states_of
-from raycap.review.sources import open_sources
+from raycap.reviewing.index import open_index
+from raycap.reviewing.pictures import open_pictures
+from raycap.reviewing.server import Server, serve
+from raycap.reviewing.session import Session, states_of
+from raycap.reviewing.sources import open_sources
 
 MEMORY_BYTES = 200_000_000
 

@@ -22,10 +22,10 @@ from raycap.edits.records import Edit, EditAction, EditState
 from raycap.edits.writing import EditConflict, EditWriter, new_batch
 from raycap.errors import ConfigError
 from raycap.results.labels import METRIC_LABELS
-from raycap.review.index import ITEM, ORIGINAL, REVIEW, STALE, STATES, VERSION, Index, untouched
-from raycap.review.pictures import picture_name
-from raycap.review.replacing import Rule, replaced
-from raycap.review.selection import Filter, Selections
+from raycap.reviewing.index import ITEM, ORIGINAL, REVIEW, STALE, STATES, VERSION, Index, untouched
+from raycap.reviewing.pictures import picture_name
+from raycap.reviewing.replacing import Rule, replaced
+from raycap.reviewing.selection import Filter, Selections
 from raycap.text import count_words
 
 REFRESH_S = 2.0

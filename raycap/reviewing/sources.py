@@ -15,7 +15,7 @@ from raycap.datasets.dataset import open_dataset
 from raycap.errors import DatasetError, RaycapError
 from raycap.evaluation.captions import Captions, check_files, open_captions
 from raycap.results.evaluation import EVALUATION, Evaluation, System, read_evaluation
-from raycap.review.index import TEXTS, Beside, Scores
+from raycap.reviewing.index import TEXTS, Beside, Scores
 from raycap.storage.base import Store
 from raycap.storage.stores import open_store
 

@@ -26,10 +26,10 @@ from pydantic import ValidationError
 from raycap.config import ReviewConfig
 from raycap.edits.writing import EditConflict
 from raycap.errors import ConfigError, RaycapError
-from raycap.review.pictures import NoPicture, Pictures
-from raycap.review.replacing import Rule
-from raycap.review.selection import Filter
-from raycap.review.session import Change, Session, describe_conflict
+from raycap.reviewing.pictures import NoPicture, Pictures
+from raycap.reviewing.replacing import Rule
+from raycap.reviewing.selection import Filter
+from raycap.reviewing.session import Change, Session, describe_conflict
 from raycap.storage.address import redact_text
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ _PICTURE_LIMIT_S = 60.0  # to read and to decode
 _PICTURE_THREADS = 6
 _MAX_REQUEST_BYTES = 1_000_000
 _MAX_COUNT = 500
-_PAGE = files("raycap.review") / "page"
+_PAGE = files("raycap.reviewing") / "page"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 

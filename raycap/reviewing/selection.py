@@ -18,7 +18,7 @@ from pydantic import Field
 
 from raycap.config import Section
 from raycap.errors import ConfigError
-from raycap.review.index import Index, Numbers
+from raycap.reviewing.index import Index, Numbers
 from raycap.schema import ERROR_CODE, FINISH, FLAG, LOGPROB, NUM_WORDS, STATUS_FAILED, STATUS_OK
 
 _KEPT_SELECTIONS = 8

@@ -12,9 +12,9 @@ from raycap.config import StorageConfig
 from raycap.edits.records import Edit, EditAction
 from raycap.edits.writing import EditConflict, EditWriter
 from raycap.errors import ConfigError, DatasetError
-from raycap.review.replacing import Rule, replaced
-from raycap.review.selection import Filter
-from raycap.review.session import Change, Session, describe_conflict
+from raycap.reviewing.replacing import Rule, replaced
+from raycap.reviewing.selection import Filter
+from raycap.reviewing.session import Change, Session, describe_conflict
 from raycap.storage.stores import open_store
 from tests.conftest import S3
 from tests.support import outputs

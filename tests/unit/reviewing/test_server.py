@@ -13,9 +13,9 @@ from PIL import Image
 from raycap.config import ReviewConfig, StorageConfig
 from raycap.errors import ConfigError
 from raycap.images.isolation import Isolated
-from raycap.review.pictures import DiskCache, NoPicture, Pictures, open_pictures
-from raycap.review.review import review
-from raycap.review.server import POLICY, Server
+from raycap.reviewing.pictures import DiskCache, NoPicture, Pictures, open_pictures
+from raycap.reviewing.review import review
+from raycap.reviewing.server import POLICY, Server
 from raycap.storage.stores import open_store
 from tests.conftest import MakeJpeg
 from tests.support import outputs
@@ -273,7 +273,7 @@ def test_an_image_that_hangs_its_decoder_is_only_without_a_picture(
 ) -> None:
     make_jpeg(tmp_path / "a.jpg")
     uri = output([row("a", source_uri=str(tmp_path / "a.jpg"), etag=None)])
-    monkeypatch.setattr("raycap.review.pictures._DECODE_LIMIT_S", 0.5)
+    monkeypatch.setattr("raycap.reviewing.pictures._DECODE_LIMIT_S", 0.5)
     with open_session(uri) as session:
         pictures = Pictures(session.output, ReviewConfig(), tmp_path)
         for _ in range(2):

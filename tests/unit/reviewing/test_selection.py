@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from raycap import schema
 from raycap.config import StorageConfig
 from raycap.errors import ConfigError
-from raycap.review.selection import Filter, Selections
-from raycap.review.session import Change, Session
+from raycap.reviewing.selection import Filter, Selections
+from raycap.reviewing.session import Change, Session
 from raycap.storage.stores import open_store
 from tests.support import outputs
 from tests.support.outputs import failed, row, write_output

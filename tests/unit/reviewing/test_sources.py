@@ -12,10 +12,10 @@ from raycap import schema
 from raycap.captioning.parts import CAPTIONS, encode_captions
 from raycap.config import ReviewConfig
 from raycap.errors import ConfigError, DatasetError
-from raycap.review.pictures import NoPicture, open_pictures
-from raycap.review.replacing import Rule
-from raycap.review.selection import Filter
-from raycap.review.session import Change
+from raycap.reviewing.pictures import NoPicture, open_pictures
+from raycap.reviewing.replacing import Rule
+from raycap.reviewing.selection import Filter
+from raycap.reviewing.session import Change
 from raycap.storage.parts import part_key
 from tests.support import outputs
 from tests.support.outputs import row
