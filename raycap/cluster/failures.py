@@ -1,7 +1,11 @@
 """Errors of the cluster as raycap's errors: Ray wraps what its workers raise."""
 
+import gc
 import re
+import traceback
 from collections.abc import Iterator
+from contextlib import suppress
+from types import FrameType, TracebackType
 
 from raycap.errors import RaycapError, RunStopped
 
@@ -27,10 +31,13 @@ def find_error(error: BaseException) -> RaycapError | None:
 def explain(error: BaseException, remedy: str) -> RaycapError:
     """Turn an error of Ray into an error of raycap, with a message of one line.
 
+    The actors of the work that failed end, so that their CPUs and GPUs are free.
+
     Args:
         error: as Ray raised it.
         remedy: what the user can do, for an error that raycap did not raise.
     """
+    _release(error)
     found = find_error(error)
     if found is not None:
         return found
@@ -39,6 +46,33 @@ def explain(error: BaseException, remedy: str) -> RaycapError:
         f"the cluster failed ({type(error).__name__}: {first_line}); {remedy}, with --debug to "
         "see the workers' own output"
     )
+
+
+def _release(error: BaseException) -> None:
+    """Let go of the actors that the frames of an error hold.
+
+    Ray Data ends actors by forgetting them. Whoever keeps the error, as a notebook does, would keep
+    CPUs and GPUs that the next run needs.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            _clear(found.__traceback__)
+            waiting += [found.__cause__, found.__context__]
+    gc.collect()
+
+
+def _clear(trace: TracebackType | None) -> None:
+    """Forget the values of all frames of a traceback, and of their callers, which they hold."""
+    for frame, _ in traceback.walk_tb(trace):
+        caller: FrameType | None = frame
+        while caller is not None:
+            with suppress(RuntimeError):  # it is running
+                caller.clear()
+            caller = caller.f_back
 
 
 def _unwrapped(error: BaseException) -> Iterator[BaseException]:
