@@ -16,7 +16,7 @@ def review(
     outputs: Annotated[
         list[str],
         argument(
-            "OUTPUT...",
+            "OUTPUTS",
             "The output of `raycap caption` to review; then further outputs or files of captions "
             "to show beside it, and an evaluation of it, whose scores you can filter and sort by.",
         ),
