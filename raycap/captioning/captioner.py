@@ -540,4 +540,5 @@ def one_line(error: Exception) -> str:
     """Describe an error of a model in one line, for a row."""
     if isinstance(error, ProcessDied):
         return f"the model failed on this image: {error}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    text = " ".join([str(error), *getattr(error, "__notes__", ())])
+    return f"{type(error).__name__}: {' '.join(text.split())}"[:300]

@@ -10,7 +10,9 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,7 +152,8 @@ class CustomCaptioner:
             ModelError: the class returns something else than a caption per image.
         """
         # A copy, because the pixels of a run are read-only, which torch warns of.
-        found = self._made.caption(pixels.copy())
+        with _placed(self._made):
+            found = self._made.caption(pixels.copy())
         return [self._caption(one) for one in self._each(found, len(pixels), "caption", "image")]
 
     def _each(self, found: Any, count: int, method: str, what: str) -> Sequence[Any]:
@@ -198,12 +201,28 @@ class CustomAnsweringCaptioner(CustomCaptioner):
         Raises:
             ModelError: the class returns something else than an answer per question.
         """
-        found = self._made.answer(pixels.copy(), questions)
+        with _placed(self._made):
+            found = self._made.answer(pixels.copy(), questions)
         of_images = self._each(found, len(pixels), "answer", "image")
         return [
             [self._caption(one) for one in self._each(answers, len(asked), "answer", "question")]
             for answers, asked in zip(of_images, questions, strict=True)
         ]
+
+
+@contextmanager
+def _placed(made: Any) -> Iterator[None]:
+    """Note where in the module of an object an error was raised, for the one line that tells it."""
+    try:
+        yield
+    except Exception as error:
+        file = getattr(sys.modules.get(type(made).__module__), "__file__", None)
+        lines = [
+            n for f, n in traceback.walk_tb(error.__traceback__) if f.f_code.co_filename == file
+        ]
+        if lines:
+            error.add_note(f"({Path(str(file)).name}, line {lines[-1]})")
+        raise
 
 
 def find_custom(model: ModelConfig) -> ModelSource | None:

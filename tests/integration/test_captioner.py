@@ -1,5 +1,6 @@
 """Captioners in this process and in Ray Data: the captions are those of `raycap caption`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,8 @@ def test_an_image_that_breaks_a_class_of_ones_own_is_a_failed_row(
     settings = own("scored:Scored", model={"args": {"bad": 30}})
     summary = raycap.caption(photos, tmp_path / "out", config=settings)
     assert (summary.num_ok, summary.failed) == (4, {"model_rejected": 1})
+    failed = next(row for row in rows_of(tmp_path / "out") if row["status"] == "failed")
+    assert re.search(r"no image of 30 \(\w*scored\.py, line 18\)$", failed["error_message"])
     assert [row["caption"] for row in rows_of(tmp_path / "out")][:2] == [
         "image of 10",
         "image of 20",
