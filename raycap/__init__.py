@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from raycap.experiments.study.run import study
     from raycap.experiments.tuning.run import tune
     from raycap.exporting.dataset import prepare
-    from raycap.exporting.edits import export_edits, list_edits, undo_edits
+    from raycap.exporting.edits import copy_edits, export_edits, list_edits, undo_edits
     from raycap.exporting.export import export
     from raycap.images.decoding import Target
     from raycap.inspection import status, verify
@@ -60,9 +60,9 @@ _SOURCES = {
     "EvaluateConfig": "raycap.config",
     "PrepareConfig": "raycap.config",
     "RaycapError": "raycap.errors",
-    "Rows": "raycap.reading.rows",
     "ReportConfig": "raycap.config",
     "ReviewConfig": "raycap.config",
+    "Rows": "raycap.reading.rows",
     "StudyConfig": "raycap.config",
     "Summary": "raycap.results.captioning",
     "Target": "raycap.images.decoding",
@@ -70,6 +70,7 @@ _SOURCES = {
     "TuneConfig": "raycap.config",
     "calibrate": "raycap.experiments.calibration.run",
     "caption": "raycap.captioning.run",
+    "copy_edits": "raycap.exporting.edits",
     "doctor": "raycap.diagnostics",
     "evaluate": "raycap.evaluation.evaluate",
     "export": "raycap.exporting.export",
@@ -114,6 +115,7 @@ __all__ = [
     "TuneConfig",
     "calibrate",
     "caption",
+    "copy_edits",
     "doctor",
     "evaluate",
     "export",

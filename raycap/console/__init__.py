@@ -60,7 +60,7 @@ for command in COMMANDS:
 edits = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="List, undo and export the corrections that people made to captions.",
+    help="List, undo, export and copy the corrections that people made to captions.",
 )
 for name, edits_command in EDITS_COMMANDS.items():
     edits.command(name, cls=Command)(edits_command)

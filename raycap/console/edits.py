@@ -1,4 +1,4 @@
-"""`raycap edits`: the commands `list`, `undo` and `export`."""
+"""`raycap edits`: the commands `list`, `undo`, `export` and `copy`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -187,9 +187,44 @@ def export_edits(
         print_rows([("edits", f"{num_edits:,}"), ("written to", destination)])
 
 
+def copy(
+    source: Annotated[
+        str, argument("SOURCE", "The output of `raycap caption` with the corrections.")
+    ],
+    output: Annotated[
+        str, argument("OUTPUT", "The output that gets them, such as one of another model.")
+    ],
+    config: ConfigOption = None,
+    settings: StorageSetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Copy the texts that people wrote to the same images in another output.
+
+    Captions that have edits there keep them; images that differ are counted. Approvals and
+    rejections of captions that a model wrote are not copied: the other output has other captions.
+
+    Example: `raycap edits copy captions/ better/`
+
+    Exit codes: 0 copied; 1 stopped; 2 wrong usage or settings.
+    """
+    with told_errors(debug=debug):
+        from raycap.exporting.edits import copy_edits
+
+        found = copy_edits(source, output, storage=load_storage(config, settings))
+        rows = [("copied", f"{found.num_copied:,}")]
+        for name, count in (
+            ("edited there", found.num_reviewed),
+            ("image differs", found.num_changed),
+            ("not there", found.num_missing),
+        ):
+            rows += [(name, f"{count:,}")] if count else []
+        print_rows([*rows, ("undo that with", found.batch)] if found.batch else rows)
+
+
 EDITS_COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_edits,
     "undo": undo,
     "export": export_edits,
+    "copy": copy,
 }
 """The commands below `raycap edits`, by name."""

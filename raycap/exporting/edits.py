@@ -1,22 +1,25 @@
-"""`raycap edits`: the corrections of an output listed, undone and exported."""
+"""`raycap edits`: the corrections of an output listed, undone, exported, and copied to another."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from raycap.config import Existing, StorageConfig, choose
+from raycap.captioning.output import open_finished
+from raycap.config import EditsMode, Existing, StorageConfig, choose
 from raycap.edits.history import History
 from raycap.edits.log import EditLog
-from raycap.edits.records import Edit
-from raycap.edits.writing import EditWriter
+from raycap.edits.records import Edit, EditAction, EditState, Review, version_differs
+from raycap.edits.writing import EditWriter, new_batch
 from raycap.errors import ConfigError
 from raycap.exporting.values import quoted
 from raycap.results.captioning import read_caption_run
+from raycap.schema import CAPTION, DIGEST, ETAG, IMAGE_ID
 from raycap.storage.base import Store
 from raycap.storage.stores import open_file, open_store
 
@@ -175,6 +178,117 @@ def export_edits(
             uri=store.address(key),
         )
     return len(history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedEdits:
+    """Result of copying corrections to another output."""
+
+    batch: str
+    """Name of the copied edits, which undoes them; empty if there are none."""
+    num_copied: int = 0
+    num_reviewed: int = 0
+    """Captions that have edits of their own there, which remain."""
+    num_changed: int = 0
+    """Images that differ there from those that were corrected."""
+    num_missing: int = 0
+    """Images, or prompts about them, that are not there."""
+
+
+def copy_edits(
+    source: str | Path,
+    output: str | Path,
+    *,
+    reviewer: str | None = None,
+    storage: StorageConfig | None = None,
+) -> CopiedEdits:
+    """Copy the texts that people wrote to another output, such as one of another model.
+
+    They are copied to the same images and prompts. Approvals of these texts are copied too, but not
+    reviews of captions that a model wrote: the other output has other captions.
+
+    Args:
+        source: the output of `raycap caption` with the corrections.
+        output: the output that gets them, finished.
+        reviewer: whose edits they are there; None for the login name.
+        storage: how stores are accessed; None for the defaults.
+
+    Raises:
+        DatasetError: one is not an output of `raycap caption`, its edits are damaged, or `output`
+            is unfinished.
+        EditConflict: somebody edits the same captions at this time.
+        StorageError: a store refuses.
+    """
+    config = storage or StorageConfig()
+    states: defaultdict[str | None, dict[str, EditState]] = defaultdict(dict)
+    for state in _read(source, config).states():
+        if state.text is not None:
+            states[state.prompt][state.image_id] = state
+    writer = EditWriter(_open(output, config), reviewer)
+    counts: Counter[str] = Counter()
+    copies: list[tuple[Edit, EditState]] = []
+    for prompt, of_prompt in states.items():
+        copies += _copies(_rows_of(str(output), config, prompt), of_prompt, writer.history, counts)
+    batch = new_batch() if copies else ""
+    texts = [replace(edit, batch=batch) for edit, _ in copies]
+    approvals = [
+        replace(edit, action=EditAction.APPROVE, old=edit.new, new=None, batch=batch)
+        for edit, state in copies
+        if state.review is Review.APPROVED
+    ]
+    for edits in (texts, approvals):
+        writer.save(edits)
+    num_texts = sum(map(len, states.values()))
+    return CopiedEdits(
+        batch=batch,
+        num_copied=len(copies),
+        num_reviewed=counts[_REVIEWED],
+        num_changed=counts[_CHANGED],
+        num_missing=num_texts - len(copies) - counts.total(),
+    )
+
+
+_REVIEWED, _CHANGED = "reviewed", "changed"
+_SEEN = (IMAGE_ID, ETAG, DIGEST, CAPTION)
+
+
+def _rows_of(output: str, config: StorageConfig, prompt: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an output, with its answers to a prompt; none if it was not asked that."""
+    rows = open_finished(output, config, edits=EditsMode.IGNORE)
+    if prompt != rows.prompt:
+        if prompt not in rows.prompts:
+            return
+        rows = open_finished(output, config, prompt=prompt, edits=EditsMode.IGNORE)
+    for page in rows.pages(list(_SEEN)):
+        yield from page.to_pylist()
+
+
+def _copies(
+    rows: Iterable[dict[str, Any]],
+    states: Mapping[str, EditState],
+    history: History,
+    counts: Counter[str],
+) -> Iterator[tuple[Edit, EditState]]:
+    """Yield the edits that copy texts to rows; count the rows that do not get theirs."""
+    for row in rows:
+        state = states.get(row[IMAGE_ID])
+        if state is None:
+            continue
+        if version_differs(state.digest, state.etag, row[DIGEST], row[ETAG]):
+            counts[_CHANGED] += 1
+        elif history.state(state.image_id, state.prompt).last:
+            counts[_REVIEWED] += 1
+        else:
+            edit = Edit(
+                image_id=state.image_id,
+                prompt=state.prompt,
+                action=EditAction.TEXT,
+                old=row[CAPTION],
+                new=state.text,
+                digest=row[DIGEST],
+                etag=row[ETAG],
+            )
+            yield edit, state
 
 
 def _as_json_lines(rows: Iterable[dict[str, Any]]) -> bytes:

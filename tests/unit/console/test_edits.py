@@ -129,3 +129,40 @@ def test_edits_are_exported_and_no_file_is_overwritten(output: Path, cli: InProc
 def test_only_outputs_of_captioning_have_edits(output: Path, cli: InProcess) -> None:
     assert cli("edits", "list", output / "captions")[0] == 1
     assert cli("edits", "list", output.parent / "nothing")[0] == 2
+
+
+def test_texts_are_copied_to_the_same_images_of_another_output(
+    output: Path, tmp_path: Path, cli: InProcess
+) -> None:
+    writer = EditWriter(open_store(str(output), StorageConfig()), by="ann")
+    approved = Edit(image_id="b.jpg", action=EditAction.APPROVE, old="A dog.", etag="1-2")
+    writer.save([approved])
+    other = open_store(str(tmp_path / "other"), StorageConfig())
+    changed = {**row("c.jpg", "a boat"), "etag": "9-9"}
+    write_output(other, [row("a.jpg", "a boat"), row("b.jpg", "a boat"), changed])
+    code, out, _ = cli("edits", "copy", output, tmp_path / "other")
+    assert code == 0
+    assert out.split()[:5] == ["copied", "2", "image", "differs", "1"]
+    assert captions(tmp_path / "other") == ["=SUM(1)", "A dog.", "a boat"]
+    states = {one.edit.image_id: one.edit for one in raycap.list_edits(tmp_path / "other")}
+    assert {name: edit.action for name, edit in states.items()} == {
+        "a.jpg": EditAction.TEXT,
+        "b.jpg": EditAction.APPROVE,
+    }
+    assert raycap.copy_edits(output, tmp_path / "other").num_reviewed == 2
+    cli("edits", "undo", tmp_path / "other", states["a.jpg"].batch)
+    assert captions(tmp_path / "other") == ["a boat"] * 3
+
+
+def test_copied_texts_leave_edits_that_are_there(
+    output: Path, tmp_path: Path
+) -> None:
+    other = open_store(str(tmp_path / "other"), StorageConfig())
+    write_output(other, [row("a.jpg", "a boat"), row("d.jpg", "a boat")])
+    writer = EditWriter(other, by="bob")
+    own = Edit(image_id="a.jpg", action=EditAction.TEXT, old="a boat", new="A ship.", etag="1-2")
+    writer.save([own])
+    found = raycap.copy_edits(output, tmp_path / "other", reviewer="eve")
+    assert (found.num_copied, found.num_reviewed, found.num_missing) == (0, 1, 2)
+    assert found.batch == ""
+    assert captions(tmp_path / "other") == ["A ship.", "a boat"]
