@@ -154,9 +154,7 @@ def test_texts_are_copied_to_the_same_images_of_another_output(
     assert captions(tmp_path / "other") == ["a boat"] * 3
 
 
-def test_copied_texts_leave_edits_that_are_there(
-    output: Path, tmp_path: Path
-) -> None:
+def test_copied_texts_leave_edits_that_are_there(output: Path, tmp_path: Path) -> None:
     other = open_store(str(tmp_path / "other"), StorageConfig())
     write_output(other, [row("a.jpg", "a boat"), row("d.jpg", "a boat")])
     writer = EditWriter(other, by="bob")
