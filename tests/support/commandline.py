@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 RAYCAP = str(Path(sys.executable).parent / "raycap")
@@ -68,7 +69,9 @@ def wait_until(
     """Wait for something that a running command does, or a job somewhere else."""
     deadline = time.monotonic() + 400  # a busy machine starts Ray Train in minutes
     while not happened():
-        assert process is None or process.poll() is None, "the command ended before it happened"
+        if process is not None and process.poll() is not None:
+            said = process.communicate(timeout=60)[1]
+            pytest.fail(f"the command ended before it happened, with {process.returncode}: {said}")
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
 
