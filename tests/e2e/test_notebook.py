@@ -63,7 +63,7 @@ def test_a_notebook_captions_is_interrupted_goes_on_and_reads(
         assert any("starting Ray" in html for html in bars)
         assert any(f"/{_NUM_IMAGES} " in html for html in bars)
         assert "" in done.html  # the bar has vanished
-        assert f'>{_NUM_IMAGES}</td>' in done.html[-1]
+        assert f">{_NUM_IMAGES}</td>" in done.html[-1]
         assert "captioned" in done.text
         changed = "print([(a, b) for a, b in zip(before, settings()) if a != b])"
         assert kernel.run(changed).printed.strip() == "[]"
