@@ -62,7 +62,7 @@ def with_member_files(
         num_threads: Spans to read at a time; twice as many are in memory.
 
     Yields:
-        Rows with their file, or with None if it is to be read by itself, which tells what is wrong.
+        Rows with their file, or with None if it must be read by itself, which reports the error.
 
     Raises:
         StorageError: no tar of a store can be read.

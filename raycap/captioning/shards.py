@@ -208,7 +208,7 @@ def _shards_of(store: Store, pages: Iterator[pa.Table]) -> Iterator[Shard]:
 
 
 def _web_shards(source: str, patterns: list[str], config: StorageConfig) -> ShardSource:
-    """Return tars at web addresses; a server tells their sizes, but not which there are."""
+    """Return tars at web addresses; a server gives their sizes, but no list of them."""
     shown = redact(source)
     if any(WILDCARD.search(path_of(pattern)) for pattern in patterns):
         raise ConfigError(

@@ -127,7 +127,7 @@ class TarIndex:
         return table if self.damage is None else self._with_damage(table, shard, self.damage)
 
     def _with_damage(self, images: pa.Table, shard: Shard, damage: str) -> pa.Table:
-        """Add a row that fails, so that the damage is told and counted."""
+        """Add a failed row, so that the damage is reported and counted."""
         reason = f"{damage}; the {len(images):,} images before that are rows of their own"
         name, address = f"{shard.key}/{DAMAGED}", unusable(shard.uri, reason)
         columns = [[name], [address], [None], [shard.etag], [None]]

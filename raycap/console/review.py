@@ -54,7 +54,7 @@ def _print_address(server: "Server") -> None:
 
 
 def review_rows(found: "ReviewSummary") -> list[tuple[str, str]]:
-    """Return what a review has come to as names and values."""
+    """Return the result of a review as names and values."""
     rows = [
         ("saved", f"{found.num_saved:,} edits by {found.reviewer}"),
         ("approved", f"{found.num_approved:,}"),

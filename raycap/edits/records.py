@@ -109,7 +109,7 @@ class EditState:
     image_id: str
     prompt: str | None = None
     text: str | None = None
-    """The text that a reviewer wrote; None if the caption of the run stands."""
+    """The text that a reviewer wrote; None if the caption of the run counts."""
     review: Review | None = None
     seen: str | None = None
     """Of an approval or rejection of the run's caption: that caption."""
@@ -166,7 +166,7 @@ class EditState:
 def version_differs(
     digest: str | None, etag: str | None, other_digest: str | None, other_etag: str | None
 ) -> bool:
-    """Return whether two versions of an image differ; not where nothing tells.
+    """Return whether two versions of an image differ; False if that is unknown.
 
     Digests decide if both are known: a store gives another ETag to a file that was only touched.
     """

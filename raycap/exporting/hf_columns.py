@@ -1,4 +1,4 @@
-"""Columns of a dataset for the Hugging Face Hub, and how `datasets` is told their types.
+"""Columns of a dataset for the Hugging Face Hub, and the metadata with which `datasets` types them.
 
 A run without named prompts has the columns of its captions. A run with named prompts has a column
 per prompt: a text, or the value of a typed answer.

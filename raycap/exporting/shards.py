@@ -265,7 +265,7 @@ def _samples(
 
 
 def _until_damage(data: "BufferedReader[Any]") -> Iterator[TarMember]:
-    """Yield the members of a tar before its damage, whose row in the output tells of it."""
+    """Yield the members of a tar before its damage, which has a row in the output."""
     with suppress(DamagedTar):
         yield from tar_members(data)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from raycap.config import ImageConfig
 from raycap.images.decoding import Target, decode
 
-_PROBE = Target(width_px=1, height_px=1, resample="nearest")  # cheap, and tells the image's size
+_PROBE = Target(width_px=1, height_px=1, resample="nearest")  # cheap, and gives the image's size
 _QUALITIES = (80, 60, 40)
 _BYTES_PER_PX = 0.33  # of a square thumbnail: 200 of 320 pixels stay below 10 MB, even white noise
 _LEAST_BYTES = 4_000

@@ -41,7 +41,7 @@ class Caption:
     num_prompt_tokens: int | None = None
     """Tokens that the model read, those of the image included; None if unknown."""
     has_logprob: bool = True
-    """Whether `logprob` is told. If so, NaN means that the model broke."""
+    """Whether the model gives a `logprob`. If so, NaN means that the model broke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,7 +212,7 @@ class CustomAnsweringCaptioner(CustomCaptioner):
 
 @contextmanager
 def _placed(made: Any) -> Iterator[None]:
-    """Note where in the module of an object an error was raised, for the one line that tells it."""
+    """Add the place in the object's module to an error, for its one-line message."""
     try:
         yield
     except Exception as error:

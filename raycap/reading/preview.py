@@ -34,7 +34,7 @@ _MAX_CHARS = 100
 def preview(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], prompts: Sequence[str]
 ) -> Table | None:
-    """Return some rows with their most telling columns; None if there is no row.
+    """Return some rows with their most important columns; None if there is no row.
 
     Args:
         rows: The first rows.

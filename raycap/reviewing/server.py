@@ -174,7 +174,7 @@ class _Pages:
         return app
 
     def prepare(self) -> asyncio.Event:
-        """Belong to the running loop; return what tells its server to end."""
+        """Bind to the running loop; return the event that ends its server."""
         self._loop = asyncio.get_running_loop()
         return self._stopped
 

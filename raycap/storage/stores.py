@@ -255,7 +255,7 @@ class ImageReader:
         return version
 
     def tar_version(self, uri: str) -> str | None:
-        """Return the version of a tar; raises as `read` does. The web tells one of these, too."""
+        """Return the version of a tar; raises as `read` does. Web servers give one, too."""
         address = Address.parse(uri)
         if address.is_web:
             return self._web(address.scheme).describe(uri).version

@@ -93,7 +93,7 @@ def sample_key(name: str) -> str:
 
 
 def _is_cut(header: TarInfo, num_bytes: int) -> bool:
-    # The size of a sparse file is that of the file, not what it takes in the tar.
+    # The size of a sparse file is that of the file, not its size in the tar.
     return not header.issparse() and header.offset_data + header.size > num_bytes
 
 

@@ -65,7 +65,7 @@ class Answer:
 
 
 class Client:
-    """A client that sends just what it is told to, and no cookie of its own."""
+    """A client that sends exactly the given headers, and no cookie of its own."""
 
     def __init__(self, server: Server) -> None:
         parts = urlsplit(server.address)
