@@ -126,15 +126,25 @@ def read_status(output: str | Path, *, storage: StorageConfig | None = None) -> 
     beat = read_if_any(_BEAT_FORM, store, PROGRESS, _REMEDY)
     age_s = _age_of(run) if beat is None else _seconds_since(store, beat)
     plan = read_plan_record(store)
-    reviews = History(EditLog(store, config.list_threads).read_new()).counts()
     return OutputStatus(
         state=_state(store, beat, age_s, plan),
         beat=beat,
         age_s=None if beat is None else age_s,
         num_gone=0 if plan is None else plan.num_gone,
         skipped=read_skipped(store),
-        edits={str(review): reviews[review] for review in sorted(reviews)},
+        edits=count_reviews(store, config),
     )
+
+
+def count_reviews(store: Store, config: StorageConfig) -> dict[str, int]:
+    """Count the captions of an output by what reviewers have made of them.
+
+    Raises:
+        DatasetError: a file of the edits is missing or damaged.
+        StorageError: it cannot be read.
+    """
+    reviews = History(EditLog(store, config.list_threads).read_new()).counts()
+    return {str(review): reviews[review] for review in sorted(reviews)}
 
 
 def _state(store: Store, beat: Beat | None, age_s: float, plan: PlanRecord | None) -> str:

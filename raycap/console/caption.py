@@ -17,7 +17,7 @@ from raycap.console.options import (
 )
 from raycap.console.renamed import Command
 from raycap.console.terminal import print_rows, stderr, told_errors
-from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError, DatasetError
+from raycap.errors import EXIT_TOO_MANY_FAILED, ConfigError, DatasetError, StorageError
 from raycap.reporting.numbers import (
     brief,
     decimal,
@@ -194,12 +194,13 @@ def _caption(source: str, output: str, choice: dict[str, Any], *, debug: bool) -
 
 def _edit_rows(output: str, storage: StorageConfig) -> Rows:
     """Return a row about the corrections in an output; the run is complete, whatever they are."""
-    from raycap.captioning.status import read_status
+    from raycap.captioning.status import count_reviews
     from raycap.results.shown.captioning import edit_rows
+    from raycap.storage.stores import open_store
 
     try:
-        return edit_rows(read_status(output, storage=storage).edits)
-    except DatasetError as error:
+        return edit_rows(count_reviews(open_store(output, storage), storage))
+    except (DatasetError, StorageError) as error:
         return [("corrections", str(error))]
 
 
