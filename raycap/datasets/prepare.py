@@ -241,10 +241,7 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
 ) -> DatasetRecord:
     """Convert annotations and their images to a Parquet caption dataset.
 
-    The same call continues an interrupted run, with the annotations as they were when it began,
-    and does nothing if the dataset is complete. Images that fail for a transient reason (network,
-    throttled, timeout) are not rejected: everything else is built, then the run stops, and the
-    same call fetches only these.
+    `raycap.prepare` also takes outputs of `raycap caption`, and describes the other arguments.
 
     Args:
         source: annotations, in a folder or bucket, or opened.
@@ -256,16 +253,8 @@ def prepare(  # noqa: PLR0913  the public call: all but two by keyword
         on_progress: called as images are done; never if there is nothing to do.
         debug: show the output of Ray and of the workers.
 
-    Returns:
-        the record, as written to `dataset.json`.
-
     Raises:
-        ConfigError: a setting, the source or the output is wrong.
-        DatasetError: the annotations are damaged, or no image can be read.
-        RunConflict: the output is another dataset, or another run writes it, or the annotations of
-            a complete one have changed.
-        RunStopped: the run was interrupted, or images failed for a transient reason.
-        StorageError: a store refuses.
+        RaycapError: as `raycap.prepare`.
     """
     config = override(config or PrepareConfig(), {"subset": subset})
     root = None if images is None else str(images)
